@@ -1,0 +1,98 @@
+# Set up, run and test. Everything is set up on the way, and nothing is done twice:
+# `make run` and `make test` are all that a fresh clone needs.
+
+VENV ?= .venv
+PYTHON ?=
+# The sources of everything that is checked.
+SOURCES := streamer sandboxes tests examples setup.py
+PYTEST_ARGS ?=
+
+export PYTHON
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
+PIP_INSTALL := $(PIP) install --require-hashes --root-user-action ignore
+INIT := streamer/init/streamer-init
+UV_OPTIONS := --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header --no-annotate
+UV_COMPILE := build/lock/bin/uv pip compile $(UV_OPTIONS) pyproject.toml
+UV_GROUP := build/lock/bin/uv pip compile $(UV_OPTIONS) --group
+
+# Which system packages .ci/system-packages sees to.
+NEEDS := run
+setup test test-fast: NEEDS := test
+
+.PHONY: help setup run test test-fast lint lock wheel clean system
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.dev $(VENV)/.project ## set everything up for work on the code
+
+run: $(VENV)/.project ## start the service on 127.0.0.1:8080 and show a program's live output
+	@exec $(BIN)/streamer serve --demo examples/ticks.py
+
+test: setup ## run the whole suite; PYTEST_ARGS="-k stream" for a part of it
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-fast: setup ## run the suite without the slow tests
+	@$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev $(VENV)/.project ## check style, format and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/python -m mypy $(SOURCES)
+
+wheel: $(VENV)/.dev ## build dist/*.tar.gz, and from it dist/*.whl
+	@rm -rf dist
+	@output=$$(CFLAGS='-Werror $(CFLAGS)' $(BIN)/python -m build --no-isolation \
+		--outdir dist . 2>&1) || { printf '%s\n' "$$output" >&2; exit 1; }
+	@ls dist/*
+
+lock: $(VENV)/.created ## renew requirements/*.txt: newest versions, with their hashes
+	@test -d build/lock || $(BIN)/python -m venv build/lock
+	@build/lock/bin/python -m pip -qq --disable-pip-version-check \
+		install --require-hashes -r requirements/lock.txt
+	$(UV_COMPILE) --all-extras --group dev -o requirements/dev.txt
+	$(UV_COMPILE) -c requirements/dev.txt -o requirements/runtime.txt
+	$(UV_GROUP) build -c requirements/dev.txt -o requirements/build.txt
+	$(UV_GROUP) lock -o requirements/lock.txt
+
+clean: ## remove everything that was made here
+	rm -rf .venv build dist *.egg-info $(INIT) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+system:
+	@.ci/system-packages $(NEEDS)
+
+# The stamps: each is as new as the last time its step was done in full.
+
+$(VENV)/.created: | system
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+		echo 'setup: making $(VENV)'; \
+		python=$$(.ci/find-python) && "$$python" -m venv $(VENV); }
+	@touch $@
+
+$(VENV)/.runtime: requirements/runtime.txt requirements/build.txt $(VENV)/.created
+	@echo 'setup: installing the Python packages'
+	@$(PIP_INSTALL) -r requirements/build.txt -r requirements/runtime.txt
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
+	@echo 'setup: installing the test tools'
+	@$(PIP_INSTALL) -r requirements/dev.txt
+	@touch $@
+
+# A stamp that names another place comes from a clone that was copied or moved.
+ifneq ($(shell cat $(VENV)/.project 2>/dev/null),$(CURDIR))
+.PHONY: $(VENV)/.project
+endif
+$(VENV)/.project: pyproject.toml setup.py $(INIT).c $(INIT) $(VENV)/.runtime
+	@echo 'setup: installing streamer from this folder'
+	@CFLAGS='-Werror $(CFLAGS)' $(PIP) install --root-user-action ignore --no-deps \
+		--no-build-isolation -e .
+	@echo '$(CURDIR)' > $@
+
+# Made by the step above; one that is missing makes it run again.
+$(INIT): ;

@@ -1,0 +1,134 @@
+"""Build the init, the one C program of this package, beside its source.
+
+Everything else about the distribution is said in pyproject.toml.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from setuptools import Command, Distribution, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build import build
+from setuptools.errors import CompileError
+
+SOURCE = Path("streamer/init/streamer-init.c")
+PROGRAM = SOURCE.with_suffix("")
+
+
+def compiler() -> list[str]:
+    """Return the command of the C compiler: ``$CC``, else the first one on the path."""
+    if chosen := shlex.split(os.environ.get("CC", "")):
+        return chosen
+    for name in ("cc", "gcc", "clang"):
+        if found := shutil.which(name):
+            return [found]
+    raise CompileError(
+        f"{SOURCE}: no C compiler found; install one (Debian, Ubuntu: "
+        "sudo apt-get install -y gcc libc6-dev) or name it in the variable CC"
+    )
+
+
+def run(argv: list[str]) -> str | None:
+    """Run a compiler command; return None, or what it said when it failed."""
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    except OSError as error:
+        return f"{argv[0]}: {error.strerror}"
+    return None if done.returncode == 0 else f"{shlex.join(argv)}\n{done.stderr.strip()}"
+
+
+def compile_init(target: Path) -> None:
+    """Compile the init to `target`, static where the host's C library allows it.
+
+    A static program starts faster and runs in a sandbox that shows no library. Warnings
+    are errors only with ``CFLAGS=-Werror``: a later compiler may warn of more, and that
+    must not stop an installation.
+    """
+    cc = compiler()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        compiled, linked = f"{scratch}/init.o", f"{scratch}/init"
+        flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra"]
+        flags += shlex.split(os.environ.get("CFLAGS", ""))
+        if problem := run([*cc, *flags, "-c", "-o", compiled, str(SOURCE)]):
+            raise CompileError(
+                f"{SOURCE} does not compile; on Debian and Ubuntu the compiler's headers come "
+                f"with: sudo apt-get install -y gcc libc6-dev\n{problem}"
+            )
+        if run([*cc, "-static", "-s", "-o", linked, compiled]) and (
+            problem := run([*cc, "-s", "-o", linked, compiled])
+        ):
+            raise CompileError(f"{SOURCE} does not link\n{problem}")
+        # A sandbox may run as another user than the one who installs.
+        Path(linked).chmod(0o755)
+        # Renamed into place, so that a service that runs the old one is not disturbed.
+        staged = target.with_name(f".{target.name}.new")
+        shutil.copy2(linked, staged)
+        staged.replace(target)
+
+
+class BuildInit(Command):
+    """Compile the init into the build folder, or in place for an editable installation."""
+
+    description = "compile the init that runs inside every sandbox"
+    user_options = [("build-lib=", "b", "the build folder")]
+
+    def initialize_options(self) -> None:
+        """Declare the options, as setuptools asks."""
+        self.build_lib = ""
+        self.editable_mode = False
+
+    def finalize_options(self) -> None:
+        """Take the build folder from the command that lays out the packages."""
+        if not self.build_lib:
+            self.build_lib = self.get_finalized_command("build_py").build_lib
+
+    def run(self) -> None:
+        """Compile."""
+        compile_init(PROGRAM if self.editable_mode else self.build_lib / PROGRAM)
+
+    def get_source_files(self) -> list[str]:
+        """Name what the source distribution must carry."""
+        return [str(SOURCE)]
+
+    def get_outputs(self) -> list[str]:
+        """Name what is made."""
+        return [os.path.join(self.build_lib, PROGRAM)]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        """Name the outputs that are copies of a source: none."""
+        return {}
+
+
+class Build(build):
+    """Build the packages, then the init."""
+
+    sub_commands = [*build.sub_commands, ("build_init", None)]
+
+
+class PlatformWheel(bdist_wheel):
+    """Tag the wheel for the platform and any Python: the init does not touch Python."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """Return the three parts of the tag."""
+        return "py3", "none", super().get_tag()[2]
+
+
+class PlatformDistribution(Distribution):
+    """A distribution whose files depend on the platform."""
+
+    def has_ext_modules(self) -> bool:
+        """Say yes, for the init; setuptools itself only knows Python extensions."""
+        return True
+
+
+setup(
+    distclass=PlatformDistribution,
+    cmdclass={"build": Build, "build_init": BuildInit, "bdist_wheel": PlatformWheel},
+)
