@@ -1,0 +1,170 @@
+"""Say what went wrong, and whose fault it was.
+
+::
+
+    StreamerError
+     +-- CallerError           the request is at fault (4xx)
+     |    +-- InvalidJob       400  malformed, unknown field, value out of range
+     |    +-- Unauthorized     401  no or wrong credentials
+     |    +-- Forbidden        403  the configuration does not allow it
+     |    +-- UnknownJob       404  no such job, or not the caller's
+     |    +-- Conflict         409  the job is not in a state that allows it
+     |    +-- Gone             410  it existed and has expired
+     |    +-- TooLarge         413  the body is over the limit
+     +-- CapacityError         nobody is at fault, try again (429, 503)
+     |    +-- Busy             429  the queue, or the caller's share of it, is full
+     |    +-- Draining         503  the service is shutting down
+     +-- ServiceError          ours (5xx, or the service does not start)
+          +-- BackendUnavailable  503  the sandbox is missing or failed its probe
+          +-- SandboxFailure      a sandbox that worked before could not run a job
+          +-- ConfigError         config.toml, the environment or an option is wrong
+          +-- PluginError         a plugin is broken or clashes with another
+
+Messages of `CallerError` and `CapacityError` are shown to callers and so never
+hold a path of the server, an argument vector or a traceback.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BackendUnavailable",
+    "Busy",
+    "CallerError",
+    "CapacityError",
+    "ConfigError",
+    "Conflict",
+    "Draining",
+    "Forbidden",
+    "Gone",
+    "InvalidJob",
+    "PluginError",
+    "SandboxFailure",
+    "ServiceError",
+    "StreamerError",
+    "TooLarge",
+    "Unauthorized",
+    "UnknownJob",
+]
+
+
+class StreamerError(Exception):
+    """Base of everything this package raises on purpose.
+
+    `code` is the machine-readable name of the problem, `status` the HTTP status
+    that carries it (RFC 9457).
+    """
+
+    code: str = "internal"
+    status: int = 500
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        if code is not None:
+            self.code = code
+
+
+class CallerError(StreamerError):
+    """The request is at fault; `path` is the place in it (``$.limits.wallTimeS``)."""
+
+    code = "invalid_request"
+    status = 400
+
+    def __init__(self, message: str, *, path: str | None = None, code: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self.path = path
+
+
+class InvalidJob(CallerError):
+    """The job is malformed, names something unknown, or asks for too much."""
+
+
+class Unauthorized(CallerError):
+    """The caller did not say who they are, or not believably."""
+
+    code = "unauthorized"
+    status = 401
+
+
+class Forbidden(CallerError):
+    """The configuration does not let this caller do this."""
+
+    code = "forbidden"
+    status = 403
+
+
+class UnknownJob(CallerError):
+    """There is no such job for this caller."""
+
+    code = "not_found"
+    status = 404
+
+
+class Conflict(CallerError):
+    """The job is not in a state in which this can be done."""
+
+    code = "conflict"
+    status = 409
+
+
+class Gone(CallerError):
+    """It was here and has expired."""
+
+    code = "gone"
+    status = 410
+
+
+class TooLarge(CallerError):
+    """The body is larger than the configuration allows."""
+
+    code = "payload_too_large"
+    status = 413
+
+
+class CapacityError(StreamerError):
+    """There is no room now; `retry_after_s` says when to try again, in seconds."""
+
+    code = "queue_full"
+    status = 429
+
+    def __init__(
+        self, message: str, *, retry_after_s: float = 1.0, code: str | None = None
+    ) -> None:
+        super().__init__(message, code=code)
+        self.retry_after_s = retry_after_s
+
+
+class Busy(CapacityError):
+    """The queue, or the caller's share of it, is full."""
+
+
+class Draining(CapacityError):
+    """The service is shutting down and takes no new jobs."""
+
+    code = "shutting_down"
+    status = 503
+
+
+class ServiceError(StreamerError):
+    """Our fault, or the host's."""
+
+
+class BackendUnavailable(ServiceError):
+    """The sandbox backend is missing or did not pass its probe."""
+
+    code = "sandbox_unavailable"
+    status = 503
+
+
+class SandboxFailure(ServiceError):
+    """The sandbox could not be set up for a job; the message is for the operator's log."""
+
+    code = "sandbox_error"
+
+
+class ConfigError(ServiceError):
+    """A configuration value is unknown, of the wrong type or impossible."""
+
+
+class PluginError(ServiceError):
+    """A plugin cannot be loaded, is malformed, or clashes with another."""

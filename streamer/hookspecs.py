@@ -1,0 +1,50 @@
+"""Declare every hook a plugin may implement.
+
+Hooks register; they run once, at start-up, and they are plain functions: pluggy
+does not await. A plugin is found by the entry-point group ``aiohttp_streamer.plugins``
+or passed as ``plugins=`` to `streamer.setup` and `streamer.create_app`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from streamer.spi import hookspec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aiohttp import web
+
+    from streamer.config import Config
+    from streamer.engine import Engine, JobView
+    from streamer.spi import Backend
+
+__all__ = ["streamer_authorize", "streamer_backends", "streamer_engine", "streamer_job_finished"]
+
+
+@hookspec
+def streamer_backends() -> Sequence[type[Backend]]:  # type: ignore[empty-body]
+    """Return backend classes; every plugin's are collected.
+
+    A name given twice stops the start and names both modules.
+    """
+
+
+@hookspec(firstresult=True)
+def streamer_engine(config: Config) -> Engine | None:
+    """Return the engine for ``engine.url``, or None to leave it to the next plugin."""
+
+
+@hookspec(firstresult=True)
+def streamer_authorize(request: web.Request, action: str, job: JobView | None) -> bool | str | None:
+    """Decide whether the request may do `action` (``submit``, ``read``, ``cancel``, ...).
+
+    True or a tenant's name allows it, as that tenant; False refuses; None leaves the
+    decision to the next plugin. `job` is the job concerned, if there is one.
+    """
+
+
+@hookspec
+def streamer_job_finished(job: JobView) -> None:
+    """Hear of every finished job, once. An exception is logged and changes nothing."""

@@ -1,0 +1,150 @@
+"""Hold what is known of a job, as plain frozen values.
+
+A job crosses two borders as data. The caller's wish is a `JobSpec`; the service
+resolves it against the configuration into a `ResolvedJob`, the only form that
+an engine stores and a worker runs.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+__all__ = [
+    "JobSpec",
+    "Limits",
+    "Phase",
+    "ResolvedJob",
+    "SourceFile",
+    "Step",
+    "TerminalSize",
+    "Usage",
+]
+
+MIB = 1024 * 1024
+
+
+class Phase(enum.StrEnum):
+    """What the sandbox is doing for the job."""
+
+    COMPILE = "compile"
+    RUN = "run"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Say how much a job may use. Times in seconds, sizes in bytes.
+
+    `wall_time_s` and `cpu_time_s` count from the start of each phase; CPU time and
+    memory are those of the whole tree of processes, `processes` is this job's
+    own number, `file_bytes` the size of one file, `disk_bytes` all it may write,
+    `output_bytes` standard output and standard error together.
+    """
+
+    wall_time_s: float = 60.0
+    cpu_time_s: float = 60.0
+    memory_bytes: int = 256 * MIB
+    processes: int = 64
+    open_files: int = 256
+    file_bytes: int = 64 * MIB
+    disk_bytes: int = 128 * MIB
+    output_bytes: int = 16 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One file laid into the workspace before the first phase.
+
+    `name` is a relative path with ``/`` between its parts, already checked to stay
+    inside the workspace; `mode` holds permission bits only.
+    """
+
+    name: str
+    content: bytes
+    mode: int = 0o644
+
+
+@dataclass(frozen=True, slots=True)
+class TerminalSize:
+    """The size of a job's pseudo-terminal, in characters."""
+
+    cols: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """Describe a job as its submitter wants it; what is left out is the configuration's.
+
+    One of `language` and `command` says what runs. `limits` maps names of `Limits`
+    fields to lower values than the configured ones. `idempotency_key` makes a repeated
+    submission return the first job.
+    """
+
+    language: str | None = None
+    command: tuple[str, ...] = ()
+    code: str | None = None
+    files: tuple[SourceFile, ...] = ()
+    project_id: str | None = None
+    entry: str | None = None
+    args: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    stdin: bytes | None = None
+    interactive: bool = False
+    terminal: TerminalSize | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)
+    network: bool = False
+    sandbox: str | None = None
+    artifacts: tuple[str, ...] = ()
+    output_encoding: Literal["utf-8", "base64"] = "utf-8"
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One program that the sandbox runs for the job: `argv` under `limits`."""
+
+    phase: Phase
+    argv: tuple[str, ...]
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedJob:
+    """A job that was accepted: everything is decided, nothing is looked up later.
+
+    `steps` run in turn in one sandbox and the first that does not exit with 0 is
+    the last. `env` is the whole environment of the program. `read_only` are host
+    paths that the runtime needs beyond the system's own.
+    """
+
+    job_id: str
+    language: str | None
+    backend: str
+    steps: tuple[Step, ...]
+    files: tuple[SourceFile, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    stdin: bytes | None = None
+    interactive: bool = False
+    network: bool = False
+    read_only: tuple[str, ...] = ()
+    output_encoding: Literal["utf-8", "base64"] = "utf-8"
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of the job's own program, its last step."""
+        return self.steps[-1].limits
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a phase used, from the kernel: CPU in microseconds, memory in bytes.
+
+    `peak_memory_bytes` is None where the backend cannot measure it.
+    """
+
+    cpu_time_us: int = 0
+    peak_memory_bytes: int | None = None

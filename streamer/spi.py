@@ -1,0 +1,172 @@
+"""Everything that the author of a sandbox backend may import.
+
+A backend says *how a program is confined*: it turns a job into the command that
+starts the sandbox. Everything dangerous is done once, for all backends, elsewhere:
+starting, feeding, limiting, killing, reaping, and telling the verdict.
+
+**The init.** What a backend starts inside its sandbox is not the job's program but
+our own small init (`SandboxJob.argv` is its command). The init holds the other end of
+a control socket, which is *standard input* of whatever the backend starts: that
+is all a wrapper must pass on. Through it the init gets the files, the program,
+its limits and its three standard descriptors, and it reports the wait status and the
+resource usage from the kernel. The job cannot reach that socket. A backend that
+cannot run the init inside (another machine, another architecture) sets
+`gated = False`, and `SandboxJob.argv` is then the program itself.
+"""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import pluggy
+
+from streamer.errors import BackendUnavailable
+from streamer.jobs import Limits
+
+__all__ = [
+    "Backend",
+    "BackendUnavailable",
+    "Host",
+    "Identity",
+    "Isolation",
+    "LaunchPlan",
+    "Limits",
+    "SandboxJob",
+    "hookimpl",
+    "hookspec",
+]
+
+hookspec = pluggy.HookspecMarker("streamer")
+hookimpl = pluggy.HookimplMarker("streamer")
+
+
+class Isolation(enum.IntEnum):
+    """How much a backend keeps a job away from the host; ``auto`` takes the highest.
+
+    `NONE` runs only where the configuration names the backend.
+    """
+
+    NONE = 0
+    DENY_LIST = 1
+    """The host is visible but for what is hidden (firejail)."""
+    NAMESPACES = 2
+    """The job sees only what it was given (bwrap)."""
+    VIRTUAL_MACHINE = 3
+    """The job has a kernel of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The unprivileged user and group that a sandbox is started as, by number."""
+
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What a backend is told about the host once, when it is set up.
+
+    `init` is the path of our init; `rootfs` a prepared read-only root directory with
+    mount points for the system's folders, for `etc` and a synthetic rest of ``/etc``;
+    `etc` are the paths of the host's own that programs need; `root` tells that the
+    service runs as root, and then every job has an `Identity` of its own.
+    """
+
+    init: Path
+    rootfs: Path
+    etc: tuple[str, ...]
+    root: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxJob:
+    """What a backend is told about one job.
+
+    `argv` is what must run inside. `env` is the environment of the program, the caller's
+    choice: the init sets it. Never start a *wrapper* with it (think of LD_PRELOAD); a
+    backend without the init hands it on by the wrapper's own means. `identity` is None
+    when the service is an ordinary user, and the sandbox then runs as that user.
+    """
+
+    job_id: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    limits: Limits
+    network: bool
+    read_only: tuple[str, ...]
+    identity: Identity | None
+    host: Host
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchPlan:
+    """The command that starts the sandbox: never a shell, never the service's environment.
+
+    `workspace` is where the job's files are *inside* the sandbox. `start_as` is the
+    user the command itself is started as when the service is root.
+    """
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str = "/"
+    workspace: str = "/work"
+    start_as: Identity | None = None
+    own_pid_namespace: bool = False
+    """Start the command as the first process of a process-id namespace of its own,
+    so that it and everything it started can be ended together."""
+
+
+class Backend(ABC):
+    """One way to confine a program. Derive a frozen dataclass; its fields are its options.
+
+    They are filled from ``[sandbox.NAME]`` of the configuration and checked against
+    their types, so an option is declared, documented and validated in one place.
+    """
+
+    name: ClassVar[str]
+    isolation: ClassVar[Isolation]
+    gated: ClassVar[bool] = True
+    """Whether `SandboxJob.argv` is our init (see the module) or the program itself."""
+    host_workspace: ClassVar[bool] = True
+    """Whether the job's files lie in a folder of the host that we make and remove;
+    else the sandbox has a private one of its own at `LaunchPlan.workspace`."""
+
+    @abstractmethod
+    def plan(self, job: SandboxJob, workspace: Path) -> LaunchPlan:
+        """Return the command for one job. Pure: no I/O, no clock, no randomness.
+
+        `workspace` is the job's folder on the host; it does not exist for a backend
+        without `host_workspace`.
+        """
+
+    def run_as(self, slot: Identity | None) -> Identity | None:
+        """Return the user of a job's sandbox: the one lent to the job, or one of its own.
+
+        `slot` is None when the service is an ordinary user; nothing else is possible then.
+        """
+        return slot
+
+    async def probe(self, host: Host) -> None:
+        """Check what the backend needs, before a real program is run through `plan`.
+
+        Raises `BackendUnavailable` with the reason and the remedy.
+        """
+
+    @asynccontextmanager
+    async def session(self, job: SandboxJob, workspace: Path) -> AsyncIterator[LaunchPlan]:
+        """Hold what one job needs besides its process. The default holds nothing."""
+        yield self.plan(job, workspace)
+
+    def explain(self, wrapper_exit: int, wrapper_stderr: str) -> str | None:
+        """Say, for the operator, why the sandbox did not come up, or None.
+
+        Called only when the init never answered; the job has then not run.
+        """
+        return None
