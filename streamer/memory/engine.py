@@ -1,0 +1,285 @@
+"""The engine without a server: jobs, logs and workers in one process and its memory.
+
+It holds to the same promises as every other (`streamer.engine`) and is the default of a
+service that stands alone. What it cannot do is outlive its process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Final, Literal
+
+from streamer.engine import (
+    CancelResult,
+    Eof,
+    Idempotency,
+    Input,
+    JobState,
+    JobView,
+    Lease,
+    Signal,
+    Stats,
+    Submitted,
+)
+from streamer.errors import Busy, Draining
+from streamer.events import Complete, Error, encode
+from streamer.jobs import ResolvedJob
+from streamer.memory.jobtable import JobTable, Record
+from streamer.memory.lease import MemoryLease
+from streamer.log import JobLog
+
+__all__ = ["MemoryEngine"]
+
+CLAIM_WAIT_S: Final = 1.0
+MAX_RETRY_AFTER_S: Final = 60.0
+
+WORKER_LOST: Final = Error("worker_lost", "the worker that ran the job is gone")
+SHUT_DOWN: Final = Error("shutting_down", "the service stopped before the job was over")
+
+
+class MemoryEngine:
+    """Broker and runner of one process; see `streamer.engine.Engine`. Close it after use.
+
+    `max_waiting` bounds the queue and `max_per_client` each tenant's share of it. A log
+    is kept for `retention_s` seconds after the job's end; over `retention_bytes` for all
+    jobs the ones that ended first go earlier, and then the oldest events of the largest
+    logs. A lease ends `lease_s` seconds after its last heartbeat. `on_finished` hears of
+    every job that is over; what it raises is logged and changes nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_waiting: int,
+        max_per_client: int,
+        retention_s: float,
+        retention_bytes: int,
+        lease_s: float = 15.0,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        on_finished: Callable[[JobView], None] | None = None,
+    ) -> None:
+        self._max_waiting = max_waiting
+        self._max_per_client = max_per_client
+        self._lease_s = lease_s
+        self._clock = clock
+        self._table = JobTable(
+            retention_s=retention_s,
+            retention_bytes=retention_bytes,
+            clock=clock,
+            wall_clock=wall_clock,
+            on_finished=on_finished,
+        )
+        self._bell = asyncio.Event()
+        self._draining = False
+        self._closed = False
+
+    def __del__(self) -> None:
+        # Without jobs it holds nothing: an application may be made and never run.
+        if not getattr(self, "_closed", True) and self._table.inboxes:
+            warnings.warn(
+                f"unclosed {self!r}: the readers of its unfinished jobs wait for ever",
+                ResourceWarning,
+                source=self,
+                stacklevel=2,
+            )
+
+    async def submit(
+        self, job: ResolvedJob, *, tenant: str = "", idempotency: Idempotency | None = None
+    ) -> Submitted:
+        """Accept a job and start its log; the same `job_id` again is the same job."""
+        first = None if idempotency is None else self._table.repeated(tenant, idempotency)
+        if first is None and self._table.find(job.job_id) is not None:
+            first = job.job_id
+        if first is not None:
+            return Submitted(first, created=False)
+        if self._draining:
+            raise Draining("the service is shutting down and takes no new jobs")
+        self._check_room(tenant)
+        self._table.add(job, tenant, idempotency)
+        self._bell.set()
+        return Submitted(job.job_id, created=True)
+
+    async def open(self, job_id: str) -> JobLog:
+        """Return the job's log. Raises `UnknownJob`."""
+        return self._table.get(job_id).log
+
+    async def status(self, job_id: str) -> JobView | None:
+        """Return a snapshot of the job, or None if there is none."""
+        record = self._table.find(job_id)
+        return None if record is None else record.view()
+
+    async def jobs(
+        self,
+        *,
+        tenant: str,
+        state: JobState | None = None,
+        limit: int = 50,
+        before: str | None = None,
+    ) -> Sequence[JobView]:
+        """Return the tenant's jobs, newest first; none if it has no job `before` any more."""
+        records = self._table.of_tenant(tenant)
+        if before is not None:
+            any(record.job.job_id == before for record in records)  # steps up to it
+        wanted = (record for record in records if state is None or record.state == state)
+        return tuple(record.view() for record in itertools.islice(wanted, limit))
+
+    async def position(self, job_id: str) -> int | None:
+        """Return the job's place among the waiting, from 1; None if it does not wait."""
+        record = self._table.find(job_id)
+        if record is None or not record.waiting:
+            return None
+        return self._table.queue.position(record.tenant, job_id)
+
+    async def cancel(self, job_id: str) -> CancelResult:
+        """End a queued job now, or ask the worker of a running one."""
+        record = self._table.find(job_id)
+        if record is None:
+            return "unknown"
+        if record.over:
+            return "done"
+        if record.waiting:
+            self._table.end(record, [encode(_cancelled(record.job))])
+            return "cancelled"
+        self._table.inboxes[job_id].cancel()
+        return "requested"
+
+    async def send(
+        self, job_id: str, control: Input | Eof | Signal
+    ) -> Literal["accepted", "closed"]:
+        """Hand something to the job's program; input only to an interactive one.
+
+        Raises `UnknownJob`, `Busy` when too much is pending, `TooLarge`.
+        """
+        record = self._table.get(job_id)
+        takes = record.job.interactive or isinstance(control, Signal)
+        if record.over or not takes or not self._table.inboxes[job_id].put(control):
+            return "closed"
+        return "accepted"
+
+    async def purge(self, job_id: str) -> bool:
+        """Forget a finished job; False if it is not finished. Raises `UnknownJob`."""
+        record = self._table.get(job_id)
+        if not record.over:
+            return False
+        self._table.forget(record)
+        return True
+
+    async def stats(self) -> Stats:
+        """Return how busy the engine is."""
+        self._table.expire()
+        return Stats(
+            waiting=len(self._table.queue),
+            running=len(self._table.running),
+            oldest_wait_s=self._table.oldest_wait_s(),
+            logs=len(self._table),
+            log_bytes=self._table.log_bytes,
+        )
+
+    async def ready(self) -> bool:
+        """Tell whether jobs are accepted and the queue has room."""
+        return not self._draining and len(self._table.queue) < self._max_waiting
+
+    async def drain(self) -> None:
+        """Accept no more jobs, and end those that wait; running ones go on."""
+        self._draining = True
+        self._table.end_waiting([encode(SHUT_DOWN)])
+
+    async def close(self) -> None:
+        """End every job, so that every reader comes to an end."""
+        await self.drain()
+        for record in tuple(self._table.running.values()):
+            self._table.end(record, [encode(SHUT_DOWN)])
+        self._closed = True
+        self._bell.set()
+
+    @property
+    def heartbeat_s(self) -> float:
+        """How often `heartbeat` is due, in seconds."""
+        return self._lease_s / 3
+
+    async def claim(self, worker: str, free: int) -> Sequence[Lease]:
+        """Wait up to a second for jobs and return at most `free` of them."""
+        if free > 0 and not self._table.queue and not self._closed:
+            self._bell.clear()
+            try:
+                async with asyncio.timeout(CLAIM_WAIT_S):
+                    await self._bell.wait()
+            except TimeoutError:
+                return ()
+        claimed = min(free, len(self._table.queue))
+        return [self._lease(self._table.take()) for _ in range(claimed)]
+
+    async def heartbeat(self, leases: Sequence[Lease]) -> None:
+        """Keep the leases that are not lost yet."""
+        until = self._clock() + self._lease_s
+        for lease in leases:
+            record = self._table.running.get(lease.job.job_id)
+            if record is not None and record.holder is lease:
+                record.lease_until = until
+
+    async def reap(self) -> int:
+        """End jobs whose lease has run out; return how many."""
+        self._table.expire()
+        now = self._clock()
+        lost = [record for record in self._table.running.values() if record.lease_until <= now]
+        for record in lost:
+            self._table.end(record, [encode(WORKER_LOST)])
+        return len(lost)
+
+    def _lease(self, record: Record) -> Lease:
+        inbox = self._table.inboxes[record.job.job_id]
+        lease = MemoryLease(record, inbox, self._table, self._requeue)
+        record.holder = lease
+        record.lease_until = self._clock() + self._lease_s
+        return lease
+
+    def _requeue(self, record: Record) -> None:
+        if self._table.inboxes[record.job.job_id].cancelled:
+            self._table.end(record, [encode(_cancelled(record.job))])
+        elif self._draining:
+            self._table.end(record, [encode(SHUT_DOWN)])
+        else:
+            self._table.put_back(record)
+            self._bell.set()
+
+    def _check_room(self, tenant: str) -> None:
+        waiting = len(self._table.queue)
+        if waiting >= self._max_waiting:
+            raise Busy(
+                f"the queue is full: {waiting} jobs wait; try again later",
+                retry_after_s=self._retry_after_s(1),
+            )
+        own = self._table.queue.count(tenant)
+        if own >= self._max_per_client:
+            # A turn of ours comes after one of each other tenant, at worst.
+            raise Busy(
+                f"you have {own} jobs waiting, as many as you may; try again later",
+                retry_after_s=self._retry_after_s(waiting - own + 1),
+            )
+
+    def _retry_after_s(self, jobs: int) -> float:
+        """Return about how long `jobs` jobs take to leave the queue, in whole seconds."""
+        return min(max(math.ceil(jobs * self._table.pace_s()), 1), MAX_RETRY_AFTER_S)
+
+
+def _cancelled(job: ResolvedJob) -> Complete:
+    return Complete(
+        reason="cancelled",
+        exit_code=None,
+        signal=None,
+        duration_ms=0,
+        cpu_time_ms=0,
+        peak_memory_bytes=None,
+        timed_out=False,
+        oom_killed=False,
+        output_bytes=0,
+        output_truncated=False,
+        sandbox=job.backend,
+        phase="run",
+    )

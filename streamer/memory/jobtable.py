@@ -1,0 +1,271 @@
+"""Hold the jobs of one process: their state, their logs, and how long they are kept.
+
+Nothing here waits, so every method is one step for whoever runs on the event loop. That
+is what makes the promises of `streamer.engine` hold: a job is in one place at a time
+(waiting, running or finished), and `JobTable.end` is the only way to the last of them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
+
+from streamer.engine import Idempotency, JobState, JobView
+from streamer.errors import Conflict, UnknownJob
+from streamer.events import Status, decode, encode
+from streamer.memory.fairqueue import FairQueue
+from streamer.memory.inbox import Inbox
+from streamer.jobs import ResolvedJob
+from streamer.log import JobLog
+
+__all__ = ["JobTable", "Record"]
+
+log: Final = logging.getLogger(__name__)
+
+RECORD_BYTES: Final = 3072
+"""About what a finished job takes besides its log: 2.2 kB measured, and some environment."""
+
+
+@dataclass(slots=True, eq=False)
+class Record:
+    """One job; `holder` is the lease that may write its events."""
+
+    job: ResolvedJob
+    tenant: str
+    key: str | None
+    accepted_at: float
+    created_at: float
+    log: JobLog = field(default_factory=JobLog)
+    state: JobState = "queued"
+    holder: object | None = None
+    lease_until: float = 0.0
+    started_at: float | None = None
+    finished_at: float | None = None
+    keep_until: float = 0.0
+    result: tuple[str, bytes] | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether its terminal event is written."""
+        return self.result is not None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it is in the queue."""
+        return self.holder is None and not self.over
+
+    def view(self) -> JobView:
+        """Return what the outside may know."""
+        return JobView(
+            job=self.job,
+            tenant=self.tenant,
+            state=self.state,
+            created_at=self.created_at,
+            started_at=self.started_at,
+            finished_at=self.finished_at,
+            result=None if self.result is None else decode(*self.result),
+        )
+
+
+class JobTable:
+    """All jobs, by id, by tenant and by idempotency key."""
+
+    def __init__(
+        self,
+        *,
+        retention_s: float,
+        retention_bytes: int,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+        on_finished: Callable[[JobView], None] | None,
+    ) -> None:
+        self.queue = FairQueue()
+        self.running: dict[str, Record] = {}
+        self.inboxes: dict[str, Inbox] = {}
+        """What was sent to the jobs that are not over."""
+        self.log_bytes = 0
+        self._retention_s = retention_s
+        self._retention_bytes = retention_bytes
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._on_finished = on_finished
+        self._records: dict[str, Record] = {}
+        self._finished: OrderedDict[str, Record] = OrderedDict()
+        self._tenants: dict[str, dict[str, Record]] = {}
+        self._keys: dict[tuple[str, str], tuple[str, bytes]] = {}
+        self._ends: deque[float] = deque([clock()], maxlen=64)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def find(self, job_id: str) -> Record | None:
+        """Return the job, or None if there is none or it has expired."""
+        self.expire()
+        return self._records.get(job_id)
+
+    def get(self, job_id: str) -> Record:
+        """Return the job. Raises `UnknownJob`."""
+        record = self.find(job_id)
+        if record is None:
+            raise UnknownJob(f"there is no job {job_id!r}, or not any more")
+        return record
+
+    def repeated(self, tenant: str, idempotency: Idempotency) -> str | None:
+        """Return the id of the job that came first with this key, if there is one.
+
+        Raises `Conflict` when that was another request.
+        """
+        self.expire()
+        job_id, digest = self._keys.get((tenant, idempotency.key), (None, b""))
+        if job_id is not None and digest != idempotency.digest:
+            raise Conflict(
+                f"the idempotency key {idempotency.key!r} came with another request before: "
+                "use a new key for a new job"
+            )
+        return job_id
+
+    def of_tenant(self, tenant: str) -> Iterator[Record]:
+        """Return the tenant's jobs, newest first."""
+        self.expire()
+        return reversed(self._tenants.get(tenant, {}).values())
+
+    def add(self, job: ResolvedJob, tenant: str, idempotency: Idempotency | None) -> None:
+        """Accept a job: let it wait and start its log."""
+        self.expire()
+        key = None if idempotency is None else idempotency.key
+        record = Record(job, tenant, key, self._clock(), self._wall_clock())
+        self._records[job.job_id] = record
+        self._tenants.setdefault(tenant, {})[job.job_id] = record
+        self.inboxes[job.job_id] = Inbox()
+        if idempotency is not None:
+            self._keys[tenant, idempotency.key] = (job.job_id, idempotency.digest)
+        self.queue.push(tenant, job.job_id)
+        self._tell_place(record)
+
+    def take(self) -> Record:
+        """Take the job whose turn it is out of the queue; there must be one."""
+        record = self._records[self.queue.pop()]
+        self.running[record.job.job_id] = record
+        record.started_at = self._wall_clock()
+        return record
+
+    def end_waiting(self, events: Sequence[tuple[str, bytes]]) -> None:
+        """End every job in the queue with these events."""
+        while self.queue:
+            self.end(self._records[next(self.queue.heads())], events)
+
+    def put_back(self, record: Record) -> None:
+        """Let a job wait again, as the first of its tenant."""
+        del self.running[record.job.job_id]
+        record.holder = record.started_at = None
+        record.state = "queued"
+        self.queue.push_back(record.tenant, record.job.job_id)
+        self._tell_place(record)
+
+    def advance(self, record: Record, state: Literal["preparing", "compiling", "running"]) -> None:
+        """Record how far the job is, and tell its readers."""
+        record.state = state
+        self.write(record, [encode(Status(state, t=self._elapsed_ms(record)))])
+
+    def write(self, record: Record, events: Sequence[tuple[str, bytes]]) -> None:
+        """Append to the job's log."""
+        before = record.log.size_bytes
+        record.log.append(events)
+        self.log_bytes += record.log.size_bytes - before
+        self._make_room()
+
+    def end(self, record: Record, events: Sequence[tuple[str, bytes]]) -> None:
+        """End the job with these events, the last of them terminal.
+
+        Its source files and its given input are forgotten with it.
+        """
+        job_id = record.job.job_id
+        if self.running.pop(job_id, None) is None:
+            self.queue.remove(record.tenant, job_id)
+        now = self._clock()
+        self._ends.append(now)
+        record.result = events[-1]
+        record.state = "complete" if record.result[0] == "complete" else "error"
+        record.finished_at = self._wall_clock()
+        record.keep_until = now + self._retention_s
+        self._finished[job_id] = record
+        self.write(record, events)
+        record.holder = None
+        self.inboxes.pop(job_id).news.set()
+        if self._on_finished is not None:
+            try:
+                self._on_finished(record.view())
+            except Exception:
+                log.exception("job %s: the callback for finished jobs failed", job_id)
+        if record.job.files or record.job.stdin:
+            record.job = replace(record.job, files=(), stdin=None)
+        self.expire()
+
+    def forget(self, record: Record) -> None:
+        """Remove a finished job. Who reads its log still reads it to the end."""
+        job_id = record.job.job_id
+        del self._records[job_id], self._finished[job_id]
+        siblings = self._tenants[record.tenant]
+        del siblings[job_id]
+        if not siblings:
+            del self._tenants[record.tenant]
+        if record.key is not None:
+            del self._keys[record.tenant, record.key]
+        self.log_bytes -= record.log.size_bytes
+
+    def expire(self) -> None:
+        """Forget the finished jobs whose time is over."""
+        now = self._clock()
+        while self._finished:
+            oldest = next(iter(self._finished.values()))
+            if oldest.keep_until > now:
+                break
+            self.forget(oldest)
+
+    def pace_s(self) -> float:
+        """Return the mean time between the ends of jobs since the oldest waiting one came."""
+        now = self._clock()
+        since = max(now - self.oldest_wait_s(), self._ends[0])
+        return (now - since) / max(sum(end > since for end in self._ends), 1)
+
+    def oldest_wait_s(self) -> float:
+        """Return how long the job that came first of the waiting ones has waited."""
+        accepted = (self._records[job_id].accepted_at for job_id in self.queue.heads())
+        now = self._clock()
+        return now - min(accepted, default=now)
+
+    def _elapsed_ms(self, record: Record) -> int:
+        return int((self._clock() - record.accepted_at) * 1000)
+
+    def _tell_place(self, record: Record) -> None:
+        place = self.queue.position(record.tenant, record.job.job_id)
+        status = Status(
+            "queued", t=self._elapsed_ms(record), position=place, job_id=record.job.job_id
+        )
+        self.write(record, [encode(status)])
+
+    def _make_room(self) -> None:
+        while (
+            len(self._finished) > 1  # the newest stays, for those who wait for its end
+            and self.log_bytes + len(self._records) * RECORD_BYTES > self._retention_bytes
+        ):
+            self.forget(next(iter(self._finished.values())))
+        excess = self.log_bytes - self._retention_bytes
+        if excess <= 0:
+            return
+        # Some more than needed, or a job in full flow would pay for it at every append.
+        excess += self._retention_bytes // 16
+        kept = (*self.running.values(), *self._finished.values())
+        for record in sorted(kept, key=_log_size, reverse=True):
+            if excess <= 0:
+                break
+            dropped = record.log.drop(excess)
+            self.log_bytes -= dropped
+            excess -= dropped
+
+
+def _log_size(record: Record) -> int:
+    return record.log.size_bytes

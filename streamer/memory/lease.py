@@ -1,0 +1,120 @@
+"""One job in the hands of one worker of this process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Literal
+
+from streamer.engine import Cancel, Control, Eof, Input, LeaseLost, Lost
+from streamer.events import TERMINAL_KINDS
+from streamer.memory.inbox import Inbox
+from streamer.jobs import ResolvedJob
+from streamer.memory.jobtable import JobTable, Record
+
+__all__ = ["MemoryLease"]
+
+
+class MemoryLease:
+    """One claimed job; see `streamer.engine.Lease`.
+
+    Signals and input are handed out once the job is compiling or running: before that
+    the worker may release it, and they belong to the next one.
+    """
+
+    def __init__(
+        self, record: Record, inbox: Inbox, table: JobTable, requeue: Callable[[Record], None]
+    ) -> None:
+        self._job = record.job
+        self._record = record
+        self._inbox = inbox
+        self._table = table
+        self._requeue = requeue
+        self._given_up = False
+
+    @property
+    def job(self) -> ResolvedJob:
+        """The job to run."""
+        return self._job
+
+    @property
+    def accepted_at(self) -> float:
+        """When the job was accepted, on the engine's clock."""
+        return self._record.accepted_at
+
+    async def append(self, events: Sequence[tuple[str, bytes]]) -> None:
+        """Write encoded events. Raises `LeaseLost`, and ValueError for a terminal event."""
+        self._check()
+        if any(kind in TERMINAL_KINDS for kind, _ in events):
+            raise ValueError("a terminal event ends the job: write it with Lease.finish")
+        self._table.write(self._record, events)
+
+    async def state(self, state: Literal["preparing", "compiling", "running"]) -> None:
+        """Record how far the job is, and append the status event. Raises `LeaseLost`."""
+        self._check()
+        self._table.advance(self._record, state)
+        self._inbox.news.set()
+
+    async def finish(self, events: Sequence[tuple[str, bytes]]) -> bool:
+        """End the job with these events; False if it was over or is not ours any more.
+
+        Raises ValueError unless the last of them, and no other, is terminal.
+        """
+        terminal = [kind in TERMINAL_KINDS for kind, _ in events]
+        if sum(terminal) != 1 or not terminal[-1]:
+            raise ValueError("Lease.finish takes one terminal event, and takes it last")
+        if not self._held:
+            return False
+        self._given_up = True
+        self._table.end(self._record, events)
+        return True
+
+    async def release(self) -> bool:
+        """Give the job back; False if it is not ours any more or its sandbox has started."""
+        if not self._held or self._started:
+            return False
+        self._given_up = True
+        self._requeue(self._record)
+        self._inbox.news.set()
+        return True
+
+    async def control(self) -> AsyncIterator[Control]:
+        """Yield what is asked of the job; after `Lost` nothing more comes."""
+        told = False
+        while True:
+            self._inbox.news.clear()
+            if not self._held:
+                break
+            if self._inbox.cancelled and not told:
+                told = True
+                yield Cancel()
+            elif self._started and (signal := self._inbox.take_signal()) is not None:
+                yield signal
+            else:
+                await self._inbox.news.wait()
+        if not self._given_up:
+            yield Lost()
+
+    async def inputs(self) -> AsyncIterator[Input | Eof]:
+        """Yield the program's standard input, to its end or that of the job."""
+        item: Input | Eof | None = None
+        while not isinstance(item, Eof):
+            self._inbox.news.clear()
+            if not self._held:
+                return
+            item = self._inbox.take_input() if self._started else None
+            if item is None:
+                await self._inbox.news.wait()
+            else:
+                yield item
+
+    @property
+    def _held(self) -> bool:
+        return self._record.holder is self
+
+    @property
+    def _started(self) -> bool:
+        return self._record.state in ("compiling", "running")
+
+    def _check(self) -> None:
+        if not self._held:
+            raise LeaseLost(f"the lease of job {self._job.job_id} is over")

@@ -1,0 +1,80 @@
+"""What the suites of the engines share: jobs, events, and short ways to a state."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+
+from streamer.engine import Engine, Lease
+from streamer.events import TERMINAL_KINDS, Complete, Output, Reason, encode
+from streamer.jobs import Limits, Phase, ResolvedJob, Step
+from streamer.log import Event
+
+Encoded = tuple[str, bytes]
+
+_numbers = itertools.count(1)
+
+
+def make_job(job_id: str | None = None, *, interactive: bool = True) -> ResolvedJob:
+    """Return a job with an id that no other has."""
+    return ResolvedJob(
+        job_id=job_id or f"job{next(_numbers):06}",
+        language="python",
+        backend="bwrap",
+        steps=(Step(Phase.RUN, ("python3", "main.py"), Limits()),),
+        interactive=interactive,
+    )
+
+
+def output(text: str) -> Encoded:
+    return encode(Output("stdout", text, 0, "run"))
+
+
+def complete(reason: Reason = "exited") -> Encoded:
+    return encode(
+        Complete(
+            reason=reason,
+            exit_code=0 if reason == "exited" else None,
+            signal=None,
+            duration_ms=1,
+            cpu_time_ms=1,
+            peak_memory_bytes=None,
+            timed_out=False,
+            oom_killed=False,
+            output_bytes=0,
+            output_truncated=False,
+            sandbox="bwrap",
+            phase="run",
+        )
+    )
+
+
+async def submit(engine: Engine, *tenants: str) -> list[str]:
+    """Submit one job for each name; return their ids."""
+    return [(await engine.submit(make_job(), tenant=tenant)).job_id for tenant in tenants]
+
+
+async def claim_one(engine: Engine) -> Lease:
+    [lease] = await engine.claim("worker", 1)
+    return lease
+
+
+async def start(engine: Engine, tenant: str = "") -> Lease:
+    """Submit a job and bring it to the state ``running``; no other job may wait."""
+    await engine.submit(make_job(), tenant=tenant)
+    lease = await claim_one(engine)
+    await lease.state("running")
+    return lease
+
+
+async def events_of(engine: Engine, job_id: str) -> list[Event]:
+    """Return what the log holds now, after a check of what holds for every log."""
+    events = list((await engine.open(job_id)).entries())
+    assert [event.id for event in events] == list(range(1, len(events) + 1))
+    assert not [event for event in events[:-1] if event.kind in TERMINAL_KINDS]
+    return events
+
+
+def texts(events: Iterable[Event]) -> str:
+    """Return the output among the events as one text."""
+    return "".join(event.data.data for event in events if isinstance(event.data, Output))

@@ -1,0 +1,73 @@
+"""Run the suite against every engine: one `Bench` each."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol, TypedDict, Unpack
+
+import pytest
+
+from streamer.engine import Engine
+from streamer.memory.engine import MemoryEngine
+
+
+class Options(TypedDict, total=False):
+    """What a test may set; sizes in bytes, times in seconds."""
+
+    max_waiting: int
+    max_per_client: int
+    retention_s: float
+    retention_bytes: int
+    lease_s: float
+
+
+DEFAULTS = Options(
+    max_waiting=1000,
+    max_per_client=1000,
+    retention_s=600.0,
+    retention_bytes=64 * 1024 * 1024,
+    lease_s=15.0,
+)
+
+
+class Bench(Protocol):
+    """One kind of engine, and its time in the hands of the test."""
+
+    async def make(self, **options: Unpack[Options]) -> Engine:
+        """Return a new engine; the fixture closes it."""
+
+    async def pass_time(self, seconds: float) -> None:
+        """Let leases and retention grow older."""
+
+    async def close(self) -> None:
+        """Close what `make` made."""
+
+
+class MemoryBench:
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self._engines: list[MemoryEngine] = []
+
+    async def make(self, **options: Unpack[Options]) -> Engine:
+        engine = MemoryEngine(**(DEFAULTS | options), clock=lambda: self.now)
+        self._engines.append(engine)
+        return engine
+
+    async def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+
+    async def close(self) -> None:
+        for engine in self._engines:
+            await engine.close()
+
+
+@pytest.fixture(params=[pytest.param(MemoryBench, id="memory")])
+async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+    bench: Bench = request.param()
+    yield bench
+    await bench.close()
+
+
+@pytest.fixture
+async def engine(bench: Bench) -> Engine:
+    return await bench.make()

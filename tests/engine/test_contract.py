@@ -1,0 +1,372 @@
+"""What `streamer.engine` promises for every engine: the log, its end, and leases."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import pytest
+
+from streamer.engine import Cancel, Engine, Lease, LeaseLost, Lost
+from streamer.errors import UnknownJob
+from streamer.events import TERMINAL_KINDS, Complete, Error, Status
+from streamer.log import Event, JobLog
+
+from . import claim_one, complete, events_of, make_job, output, start, submit, texts
+from .conftest import Bench
+
+
+async def follow(log: JobLog, after: int = 0) -> list[Event]:
+    return [event async for event in log.events(after)]
+
+
+async def test_a_log_tells_the_whole_life_of_a_job(engine: Engine, bench: Bench) -> None:
+    job = make_job()
+    await engine.submit(job)
+    lease = await claim_one(engine)
+    assert lease.job == job
+    await bench.pass_time(0.25)
+    await lease.state("preparing")
+    await lease.state("compiling")
+    await lease.state("running")
+    await lease.append([output("a"), output("b")])
+    assert await lease.finish([output("c"), complete()])
+    events = await events_of(engine, job.job_id)
+    assert [event.data for event in events[:4]] == [
+        Status("queued", t=0, position=1, job_id=job.job_id),
+        Status("preparing", t=250),
+        Status("compiling", t=250),
+        Status("running", t=250),
+    ]
+    assert texts(events) == "abc"
+    assert isinstance(events[-1].data, Complete)
+
+
+async def test_the_state_is_followed_and_the_result_kept(engine: Engine) -> None:
+    [job_id] = await submit(engine, "tenant")
+    view = await engine.status(job_id)
+    assert view is not None
+    assert (view.state, view.tenant, view.started_at, view.result) == (
+        "queued",
+        "tenant",
+        None,
+        None,
+    )
+    lease = await claim_one(engine)
+    await lease.state("preparing")
+    view = await engine.status(job_id)
+    assert view is not None
+    assert (view.state, view.finished_at) == ("preparing", None)
+    assert view.started_at is not None
+    assert view.started_at >= view.created_at
+    await lease.finish([complete()])
+    view = await engine.status(job_id)
+    assert view is not None
+    assert view.state == "complete"
+    assert view.finished_at is not None
+    assert isinstance(view.result, Complete)
+    assert view.result.reason == "exited"
+
+
+async def test_an_append_that_returned_is_seen_by_every_later_read(engine: Engine) -> None:
+    lease = await start(engine)
+    for number in range(50):
+        await lease.append([output(str(number))])
+        events = await events_of(engine, lease.job.job_id)
+        assert events[-1].data.data == str(number)  # type: ignore[union-attr]
+        data, last = (await engine.open(lease.job.job_id)).read(events[-2].id)
+        assert b'"data":"%d"' % number in data
+        assert last == events[-1].id
+
+
+async def test_a_log_may_be_opened_before_during_and_after_the_run(engine: Engine) -> None:
+    [job_id] = await submit(engine, "")
+    readers = [asyncio.create_task(follow(await engine.open(job_id)))]
+    await asyncio.sleep(0)
+    lease = await claim_one(engine)
+    await lease.append([output("a")])
+    readers.append(asyncio.create_task(follow(await engine.open(job_id))))
+    await asyncio.sleep(0)
+    await lease.append([output("b")])
+    await lease.finish([complete()])
+    readers.append(asyncio.create_task(follow(await engine.open(job_id))))
+    before, during, after = await asyncio.gather(*readers)
+    assert before == during == after == await events_of(engine, job_id)
+
+
+async def test_a_reader_resumes_after_every_event_without_gap_or_repetition(
+    engine: Engine,
+) -> None:
+    lease = await start(engine)
+    for number in range(30):
+        await lease.append([output(f"{number}\n")])
+    await lease.finish([complete()])
+    log = await engine.open(lease.job.job_id)
+    whole, end = log.read(0)
+    first = whole.split(b"\n\n")
+    for cut in range(end + 1):
+        data, last = log.read(cut)
+        assert data == b"".join(frame + b"\n\n" for frame in first[cut:-1])
+        assert last == end
+
+
+async def test_a_reader_that_does_not_read_delays_nobody(engine: Engine) -> None:
+    lease = await start(engine)
+    log = await engine.open(lease.job.job_id)
+    release = asyncio.Event()
+
+    async def stalled() -> list[Event]:
+        events = []
+        async for event in log.events():
+            events.append(event)
+            await release.wait()
+        return events
+
+    slow = [asyncio.create_task(stalled()) for _ in range(3)]
+    fast = [asyncio.create_task(follow(log)) for _ in range(20)]
+    for number in range(500):
+        await lease.append([output(f"{number}\n")])
+    await lease.finish([complete()])
+    seen = await asyncio.gather(*fast)
+    assert not any(task.done() for task in slow)
+    release.set()
+    late = await asyncio.gather(*slow)
+    expected = await events_of(engine, lease.job.job_id)
+    assert all(events == expected for events in [*seen, *late])
+
+
+async def test_nothing_follows_the_terminal_event(engine: Engine) -> None:
+    lease = await start(engine)
+    await lease.finish([complete()])
+    before = await events_of(engine, lease.job.job_id)
+    with pytest.raises(LeaseLost):
+        await lease.append([output("late")])
+    with pytest.raises(LeaseLost):
+        await lease.state("running")
+    assert not await lease.finish([complete("signaled")])
+    assert not await lease.release()
+    assert await engine.cancel(lease.job.job_id) == "done"
+    assert await engine.reap() == 0
+    assert await events_of(engine, lease.job.job_id) == before
+
+
+async def test_only_finish_writes_a_terminal_event_and_only_as_the_last(engine: Engine) -> None:
+    lease = await start(engine)
+    before = await events_of(engine, lease.job.job_id)
+    with pytest.raises(ValueError, match="terminal"):
+        await lease.append([complete()])
+    for events in ([], [output("a")], [complete(), output("a")], [complete(), complete()]):
+        with pytest.raises(ValueError, match="terminal"):
+            await lease.finish(events)
+    assert await events_of(engine, lease.job.job_id) == before
+    assert await lease.finish([complete()])
+
+
+async def test_there_is_one_terminal_event_whatever_races(bench: Bench) -> None:
+    chance = random.Random(20)  # noqa: S311 - a plan that is the same each time
+    engine = await bench.make(lease_s=10.0)
+    outcomes = set()
+    for _ in range(1000):
+        [job_id] = await submit(engine, "")
+        lease = await claim_one(engine)
+        acts: list[Callable[[], Awaitable[object]]] = [
+            partial(engine.cancel, job_id),
+            partial(engine.cancel, job_id),
+            partial(lease.finish, [output("end"), complete()]),
+            partial(lease.finish, [output("end"), complete()]),
+            partial(_write_some, lease),
+            lease.release,
+            partial(_lose, engine, bench),
+        ]
+        await asyncio.gather(*(_after(chance.randrange(4), act) for act in chance.sample(acts, 4)))
+        if await engine.cancel(job_id) == "requested":
+            await lease.finish([complete("cancelled")])
+        events = await events_of(engine, job_id)
+        assert events[-1].kind in TERMINAL_KINDS
+        outcomes.add(getattr(events[-1].data, "reason", events[-1].kind))
+        with pytest.raises(LeaseLost):
+            await lease.append([output("late")])
+        assert await events_of(engine, job_id) == events
+    assert outcomes == {"exited", "cancelled", "error"}, "the runs met every end"
+    stats = await engine.stats()
+    assert (stats.waiting, stats.running, stats.oldest_wait_s) == (0, 0, 0.0)
+
+
+async def _after(turns: int, act: Callable[[], Awaitable[object]]) -> None:
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    with contextlib.suppress(LeaseLost):  # the right answer for a writer that came too late
+        await act()
+
+
+async def _write_some(lease: Lease) -> None:
+    for number in range(3):
+        await lease.append([output(str(number))])
+        await asyncio.sleep(0)
+
+
+async def _lose(engine: Engine, bench: Bench) -> None:
+    await bench.pass_time(11.0)
+    await asyncio.sleep(0)
+    await engine.reap()
+
+
+async def test_the_shutdown_races_with_the_end_of_jobs(bench: Bench) -> None:
+    chance = random.Random(7)  # noqa: S311 - as above
+    for _ in range(100):
+        engine = await bench.make()
+        job_ids = await submit(engine, *"abcdef")
+        logs = [await engine.open(job_id) for job_id in job_ids]
+        readers = [asyncio.create_task(follow(log)) for log in logs]
+        leases = await engine.claim("worker", 4)
+        acts: list[Callable[[], Awaitable[object]]] = [
+            *(partial(lease.finish, [complete()]) for lease in leases),
+            *(partial(engine.cancel, job_id) for job_id in job_ids),
+            engine.drain,
+            engine.close,
+        ]
+        await asyncio.gather(*(_after(chance.randrange(3), act) for act in acts))
+        for events in await asyncio.gather(*readers):
+            assert [event.kind in TERMINAL_KINDS for event in events].count(True) == 1
+            assert events[-1].kind in TERMINAL_KINDS
+
+
+async def test_a_lost_worker_is_reported_and_fenced(engine: Engine, bench: Bench) -> None:
+    lease = await start(engine)
+    control = lease.control()
+    waiting = asyncio.ensure_future(anext(control))
+    await asyncio.sleep(0)
+    await bench.pass_time(14.9)
+    assert await engine.reap() == 0
+    await bench.pass_time(0.2)
+    assert await engine.reap() == 1
+    assert await waiting == Lost()
+    assert [item async for item in control] == []
+    with pytest.raises(LeaseLost):
+        await lease.append([output("from the dead")])
+    assert not await lease.finish([complete()])
+    assert not await lease.release()
+    last = (await events_of(engine, lease.job.job_id))[-1]
+    assert isinstance(last.data, Error)
+    assert last.data.code == "worker_lost"
+    view = await engine.status(lease.job.job_id)
+    assert view is not None
+    assert (view.state, view.result) == ("error", last.data)
+    assert await engine.reap() == 0
+
+
+async def test_heartbeats_keep_a_lease_and_do_not_bring_one_back(
+    engine: Engine, bench: Bench
+) -> None:
+    await submit(engine, "", "")
+    kept, lost = await engine.claim("worker", 2)
+    assert 0 < engine.heartbeat_s <= 5.0
+    for _ in range(10):
+        await bench.pass_time(engine.heartbeat_s)
+        await engine.heartbeat([kept])
+        await engine.reap()
+    await engine.heartbeat([kept, lost])
+    await kept.append([output("alive")])
+    with pytest.raises(LeaseLost):
+        await lost.append([output("dead")])
+
+
+async def test_a_job_is_released_before_it_starts_and_run_by_another(engine: Engine) -> None:
+    first, second = await submit(engine, "", "")
+    lease = await claim_one(engine)
+    await lease.state("preparing")
+    assert await lease.release()
+    view = await engine.status(first)
+    assert view is not None
+    assert (view.state, view.started_at) == ("queued", None)
+    assert await engine.position(first) == 1
+    assert await engine.position(second) == 2
+    with pytest.raises(LeaseLost):
+        await lease.append([output("not mine")])
+    assert not await lease.finish([complete()])
+    assert not await lease.release()
+    assert [item async for item in lease.control()] == []
+    again = await claim_one(engine)
+    assert again.job.job_id == first
+    with pytest.raises(LeaseLost):
+        await lease.append([output("not mine")])
+    assert not await lease.finish([complete()])
+    assert await again.finish([complete()])
+    states = [e.data.state for e in await events_of(engine, first) if isinstance(e.data, Status)]
+    assert states == ["queued", "preparing", "queued"]
+
+
+async def test_a_heartbeat_keeps_only_the_lease_it_is_for(engine: Engine, bench: Bench) -> None:
+    [job_id] = await submit(engine, "")
+    old = await claim_one(engine)
+    await old.release()
+    new = await claim_one(engine)
+    await bench.pass_time(10)
+    await engine.heartbeat([old])
+    await bench.pass_time(10)
+    assert await engine.reap() == 1
+    with pytest.raises(LeaseLost):
+        await new.append([output("too late")])
+    assert (await events_of(engine, job_id))[-1].kind == "error"
+
+
+@pytest.mark.parametrize("state", ["compiling", "running"])
+async def test_a_job_that_has_started_is_not_released(engine: Engine, state: str) -> None:
+    await submit(engine, "")
+    lease = await claim_one(engine)
+    await lease.state(state)  # type: ignore[arg-type]
+    assert not await lease.release()
+    await lease.append([output("goes on")])
+
+
+async def test_a_released_job_that_should_be_cancelled_is_over(engine: Engine) -> None:
+    [job_id] = await submit(engine, "")
+    lease = await claim_one(engine)
+    assert await engine.cancel(job_id) == "requested"
+    assert await anext(aiter(lease.control())) == Cancel()
+    assert await lease.release()
+    last = (await events_of(engine, job_id))[-1].data
+    assert isinstance(last, Complete)
+    assert last.reason == "cancelled"
+    assert (await engine.stats()).waiting == 0
+
+
+async def test_a_finished_job_expires_with_all_that_belongs_to_it(
+    engine: Engine, bench: Bench
+) -> None:
+    lease = await start(engine)
+    job_id = lease.job.job_id
+    await bench.pass_time(10_000)
+    await engine.heartbeat([lease])
+    log = await engine.open(job_id)
+    await lease.finish([complete()])
+    await bench.pass_time(599)
+    assert await engine.status(job_id) is not None
+    await bench.pass_time(2)
+    assert await engine.status(job_id) is None
+    with pytest.raises(UnknownJob):
+        await engine.open(job_id)
+    with pytest.raises(UnknownJob):
+        await engine.purge(job_id)
+    assert await engine.cancel(job_id) == "unknown"
+    assert await engine.jobs(tenant="") == ()
+    stats = await engine.stats()
+    assert (stats.logs, stats.log_bytes) == (0, 0)
+    assert (await follow(log))[-1].kind == "complete", "who has the log reads it to its end"
+
+
+async def test_a_job_is_purged_once_it_is_over(engine: Engine) -> None:
+    [job_id] = await submit(engine, "")
+    assert not await engine.purge(job_id)
+    lease = await claim_one(engine)
+    assert not await engine.purge(job_id)
+    await lease.finish([complete()])
+    assert await engine.purge(job_id)
+    with pytest.raises(UnknownJob):
+        await engine.purge(job_id)
+    with pytest.raises(UnknownJob):
+        await engine.open(job_id)
+    assert (await engine.stats()).logs == 0

@@ -1,0 +1,240 @@
+"""What is the memory engine's own: its bounds, its callback, its clock."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import tracemalloc
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+
+from streamer.engine import JobView
+from streamer.errors import Busy, UnknownJob
+from streamer.events import Complete, Gap, Output
+from streamer.jobs import SourceFile
+from streamer.log import Event, JobLog
+from streamer.memory.engine import MemoryEngine
+
+from . import claim_one, complete, events_of, make_job, output, start, submit
+
+KIB = 1024
+
+
+def make_engine(**options: object) -> MemoryEngine:
+    settings = {
+        "max_waiting": 100,
+        "max_per_client": 100,
+        "retention_s": 600.0,
+        "retention_bytes": 1024 * KIB,
+    }
+    return MemoryEngine(**{**settings, **options})  # type: ignore[arg-type]
+
+
+async def run_job(engine: MemoryEngine, size: int = 0, tenant: str = "") -> str:
+    lease = await start(engine, tenant)
+    await lease.append([output("x" * size)])
+    await lease.finish([complete()])
+    return lease.job.job_id
+
+
+async def test_over_its_bytes_it_forgets_the_jobs_that_ended_first() -> None:
+    engine = make_engine(retention_bytes=100 * KIB)
+    job_ids = [await run_job(engine, 20 * KIB) for _ in range(10)]
+    kept = [job_id for job_id in job_ids if await engine.status(job_id) is not None]
+    assert kept == job_ids[-4:], "four logs of 20 KiB with their records"
+    assert (await engine.stats()).log_bytes <= 100 * KIB
+    with pytest.raises(UnknownJob):
+        await engine.open(job_ids[0])
+    await engine.close()
+
+
+async def test_it_forgets_nothing_that_runs_but_the_oldest_events_of_the_largest() -> None:
+    engine = make_engine(retention_bytes=100 * KIB)
+    finished = await run_job(engine, 1 * KIB)
+    last = await run_job(engine, 1 * KIB)
+    small, large = await start(engine), await start(engine)
+    for number in range(10):
+        await small.append([output(str(number))])
+    for number in range(40):
+        await large.append([output(f"{number:04}" + "x" * 4 * KIB)])
+        assert (await engine.stats()).log_bytes <= 100 * KIB
+    assert await engine.status(finished) is None
+    assert await engine.status(last) is not None
+    assert len(await events_of(engine, small.job.job_id)) == 12
+    log = await engine.open(large.job.job_id)
+    gap, *rest = [event async for event in _until_now(log)]
+    assert gap.data == Gap(from_=1, to=log.first_id - 1)
+    assert [event.id for event in rest] == list(range(log.first_id, 43))
+    newest = rest[-1].data
+    assert isinstance(newest, Output)
+    assert newest.data.startswith("0039")
+    await engine.close()
+
+
+async def _until_now(log: JobLog) -> AsyncIterator[Event]:
+    last = log.last_id
+    async for event in log.events():
+        yield event
+        if event.id == last:
+            return
+
+
+async def test_a_job_larger_than_all_still_tells_its_end() -> None:
+    engine = make_engine(retention_bytes=8 * KIB)
+    job_id = await run_job(engine, 20 * KIB)
+    log = await engine.open(job_id)
+    assert [event.kind for event in log.entries()] == ["complete"]
+    assert (await engine.stats()).log_bytes == log.size_bytes
+    await engine.close()
+
+
+async def test_it_does_not_grow_over_many_jobs() -> None:
+    engine = make_engine(retention_bytes=512 * KIB)
+    numbers = itertools.count()
+
+    async def many(count: int) -> None:
+        for _ in range(count):
+            await run_job(engine, 100, tenant=f"tenant{next(numbers)}")
+
+    await many(500)
+    tracemalloc.start()
+    try:
+        await many(500)
+        before, _ = tracemalloc.get_traced_memory()
+        await many(2000)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 128 * KIB, "2000 jobs more would be 5 MB"
+    assert (await engine.stats()).logs < 200
+    await engine.close()
+
+
+async def test_the_retention_counts_what_a_job_takes() -> None:
+    """The budget would be a lie if jobs with small logs were free."""
+    engine = make_engine(retention_bytes=1024 * KIB)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(1000):
+            job = replace(make_job(), files=(SourceFile("main.py", bytes(10 * KIB)),))
+            await engine.submit(job)
+            await (await claim_one(engine)).finish([complete()])
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 1024 * KIB
+    assert (await engine.stats()).logs > 200
+    await engine.close()
+
+
+async def test_a_finished_job_keeps_no_sources() -> None:
+    engine = make_engine()
+    job = replace(make_job(), files=(SourceFile("main.py", b"print(1)"),), stdin=b"given")
+    await engine.submit(job)
+    lease = await claim_one(engine)
+    await lease.finish([complete()])
+    view = await engine.status(job.job_id)
+    assert view is not None
+    assert view.job == replace(job, files=(), stdin=None)
+    assert lease.job == job
+    await engine.close()
+
+
+async def test_it_tells_of_every_finished_job_once() -> None:
+    heard: list[JobView] = []
+    engine = make_engine(on_finished=heard.append)
+    lease = await start(engine)
+    await lease.finish([complete()])
+    await lease.finish([complete()])
+    [cancelled] = await submit(engine, "a")
+    await engine.cancel(cancelled)
+    await engine.cancel(cancelled)
+    running = await start(engine)
+    await engine.close()
+    await engine.close()
+    assert [(view.job.job_id, view.state) for view in heard] == [
+        (lease.job.job_id, "complete"),
+        (cancelled, "complete"),
+        (running.job.job_id, "error"),
+    ]
+    assert isinstance(heard[1].result, Complete)
+
+
+async def test_what_the_callback_raises_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(view: JobView) -> None:
+        raise LookupError(view.job.job_id)
+
+    engine = make_engine(on_finished=fail)
+    with caplog.at_level(logging.ERROR):
+        job_id = await run_job(engine)
+    assert job_id in caplog.text
+    assert "LookupError" in caplog.text
+    assert (await events_of(engine, job_id))[-1].kind == "complete"
+    assert (await engine.stats()).running == 0
+    await engine.close()
+
+
+async def test_the_advice_when_to_come_back_follows_the_pace() -> None:
+    now = 0.0
+    engine = make_engine(max_waiting=50, max_per_client=20, clock=lambda: now)
+    now = 100_000.0  # a long idle time says nothing
+    await submit(engine, *"a" * 20, *"b" * 20)
+    with pytest.raises(Busy) as refused:
+        await submit(engine, "a")
+    assert refused.value.retry_after_s == 1
+    for _ in range(10):  # a job every two seconds
+        now += 2.0
+        await (await claim_one(engine)).finish([complete()])
+    await submit(engine, *"ab" * 5)
+    with pytest.raises(Busy) as refused:
+        await submit(engine, "a")
+    assert refused.value.retry_after_s == 42, "a turn of each of the 20 jobs of b, and ours"
+    await submit(engine, *"c" * 10)
+    with pytest.raises(Busy) as refused:
+        await submit(engine, "d")
+    assert refused.value.retry_after_s == 2
+    now += 100_000.0
+    with pytest.raises(Busy) as refused:
+        await submit(engine, "d")
+    assert refused.value.retry_after_s == 60
+    await engine.close()
+
+
+async def test_times_come_from_the_clocks_it_was_given() -> None:
+    now = 50.0
+    engine = make_engine(clock=lambda: now, wall_clock=lambda: now + 1e9)
+    [job_id] = await submit(engine, "a")
+    now = 51.0
+    lease = await claim_one(engine)
+    assert lease.accepted_at == 50.0
+    now = 52.5
+    await lease.finish([complete()])
+    view = await engine.status(job_id)
+    assert view is not None
+    assert (view.created_at, view.started_at, view.finished_at) == (
+        1e9 + 50.0,
+        1e9 + 51.0,
+        1e9 + 52.5,
+    )
+    await engine.close()
+
+
+async def test_an_engine_that_is_dropped_with_unfinished_jobs_warns() -> None:
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        await submit(make_engine(), "a")
+    make_engine()  # nobody waits for this one
+
+
+async def test_close_wakes_a_worker_that_waits() -> None:
+    engine = make_engine()
+    claiming = asyncio.create_task(engine.claim("worker", 1))
+    await asyncio.sleep(0)
+    await engine.close()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert claiming.done()
+    assert len(claiming.result()) == 0

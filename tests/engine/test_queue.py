@@ -1,0 +1,285 @@
+"""What every engine promises: admission, turns, listing, and the shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from streamer.engine import Engine, Idempotency, LeaseLost, Lost, Submitted
+from streamer.errors import Busy, Conflict, Draining
+from streamer.events import Error, Status
+
+from . import claim_one, complete, events_of, make_job, output, start, submit
+from .conftest import Bench
+
+
+async def test_one_key_gives_one_job(engine: Engine) -> None:
+    first, second = make_job(), make_job()
+    key = Idempotency("key", b"digest")
+    assert await engine.submit(first, tenant="a", idempotency=key) == Submitted(
+        first.job_id, created=True
+    )
+    assert await engine.submit(second, tenant="a", idempotency=key) == Submitted(
+        first.job_id, created=False
+    )
+    assert await engine.status(second.job_id) is None
+    assert (await engine.stats()).waiting == 1
+
+
+async def test_one_key_gives_one_job_to_many_at_once(engine: Engine) -> None:
+    key = Idempotency("key", b"digest")
+    answers = await asyncio.gather(
+        *(engine.submit(make_job(), tenant="a", idempotency=key) for _ in range(20))
+    )
+    assert len({answer.job_id for answer in answers}) == 1
+    assert [answer.created for answer in answers].count(True) == 1
+
+
+async def test_a_key_belongs_to_its_tenant_and_to_one_request(engine: Engine) -> None:
+    await engine.submit(make_job(), tenant="a", idempotency=Idempotency("key", b"one"))
+    with pytest.raises(Conflict, match="'key'"):
+        await engine.submit(make_job(), tenant="a", idempotency=Idempotency("key", b"two"))
+    other = await engine.submit(make_job(), tenant="b", idempotency=Idempotency("key", b"two"))
+    assert other.created
+    assert (await engine.stats()).waiting == 2
+
+
+async def test_a_key_is_free_again_when_its_job_is_forgotten(engine: Engine, bench: Bench) -> None:
+    key = Idempotency("key", b"digest")
+    first = await engine.submit(make_job(), idempotency=key)
+    await (await claim_one(engine)).finish([complete()])
+    assert await engine.submit(make_job(), idempotency=key) == Submitted(
+        first.job_id, created=False
+    )
+    await bench.pass_time(601)
+    again = await engine.submit(make_job(), idempotency=Idempotency("key", b"other"))
+    assert again.created
+
+
+async def test_a_job_that_is_submitted_twice_is_one(engine: Engine) -> None:
+    job = make_job()
+    assert (await engine.submit(job)).created
+    assert not (await engine.submit(job)).created
+    assert not (await engine.submit(job, idempotency=Idempotency("key", b""))).created
+    assert (await engine.stats()).waiting == 1
+
+
+async def test_a_full_queue_refuses_at_once_and_has_room_again(bench: Bench) -> None:
+    engine = await bench.make(max_waiting=3)
+    key = Idempotency("key", b"digest")
+    first = await engine.submit(make_job(), tenant="a", idempotency=key)
+    await submit(engine, "b")
+    assert await engine.ready()
+    await submit(engine, "c")
+    assert not await engine.ready()
+    with pytest.raises(Busy) as refused:
+        await submit(engine, "d")
+    assert 1 <= refused.value.retry_after_s <= 60
+    repeated = await engine.submit(make_job(), tenant="a", idempotency=key)
+    assert repeated == Submitted(first.job_id, created=False), "a repetition takes no room"
+    assert (await engine.stats()).waiting == 3
+    await claim_one(engine)
+    assert await engine.ready()
+    await submit(engine, "d")
+
+
+async def test_a_tenant_has_no_more_than_its_share(bench: Bench) -> None:
+    engine = await bench.make(max_per_client=2)
+    first, _ = await submit(engine, "a", "a")
+    with pytest.raises(Busy) as refused:
+        await submit(engine, "a")
+    assert refused.value.retry_after_s >= 1
+    await submit(engine, "b")
+    await engine.cancel(first)
+    await submit(engine, "a")
+    with pytest.raises(Busy):
+        await submit(engine, "a")
+
+
+async def test_tenants_take_turns_and_each_has_its_order(engine: Engine) -> None:
+    flood = await submit(engine, *"a" * 50)
+    b = await submit(engine, *"bb")
+    c = await submit(engine, "c")
+    leases = await engine.claim("worker", 8)
+    assert [lease.job.job_id for lease in leases] == [
+        *(flood[0], b[0], c[0]),
+        *(flood[1], b[1]),
+        *flood[2:5],
+    ]
+    [late] = await submit(engine, "d")
+    next_ids = [lease.job.job_id for lease in await engine.claim("worker", 2)]
+    assert late in next_ids, "whoever comes into a flood has the next turn but one"
+
+
+async def test_the_position_is_the_number_of_claims_to_come(engine: Engine) -> None:
+    waiting = await submit(engine, *"aaabbcaddb")
+    places = {job_id: await engine.position(job_id) for job_id in waiting}
+    order = [lease.job.job_id for lease in await engine.claim("worker", 20)]
+    assert [places[job_id] for job_id in order] == list(range(1, 11))
+    assert [await engine.position(job_id) for job_id in waiting] == [None] * 10
+    assert await engine.position("nobody") is None
+
+
+async def test_the_first_event_tells_the_position(engine: Engine) -> None:
+    places = []
+    for tenant in "aab":
+        [job_id] = await submit(engine, tenant)
+        [event] = await events_of(engine, job_id)
+        assert isinstance(event.data, Status)
+        places.append(event.data.position)
+    assert places == [1, 2, 2]
+
+
+async def test_claim_gives_no_more_than_asked(engine: Engine) -> None:
+    await submit(engine, *"abc")
+    assert len(await engine.claim("worker", 0)) == 0
+    assert len(await engine.claim("worker", 2)) == 2
+    assert len(await engine.claim("worker", 2)) == 1
+
+
+async def test_a_cancelled_job_is_never_claimed(engine: Engine) -> None:
+    first, second, third = await submit(engine, *"aab")
+    await engine.cancel(first)
+    await engine.cancel(third)
+    [lease] = await engine.claim("worker", 3)
+    assert lease.job.job_id == second
+
+
+async def test_claim_waits_for_a_job(engine: Engine) -> None:
+    claiming = asyncio.create_task(engine.claim("worker", 1))
+    await asyncio.sleep(0)
+    [job_id] = await submit(engine, "a")
+    [lease] = await claiming
+    assert lease.job.job_id == job_id
+
+
+async def test_claim_waits_for_a_job_that_is_given_back(engine: Engine) -> None:
+    [job_id] = await submit(engine, "a")
+    lease = await claim_one(engine)
+    claiming = asyncio.create_task(engine.claim("worker", 1))
+    await asyncio.sleep(0)
+    await lease.release()
+    [again] = await claiming
+    assert again.job.job_id == job_id
+
+
+async def test_claim_waits_about_a_second_at_most(engine: Engine) -> None:
+    await start(engine)
+    started = time.monotonic()
+    assert len(await engine.claim("worker", 1)) == 0
+    assert 0.5 < time.monotonic() - started < 10
+
+
+async def test_no_job_is_claimed_twice(engine: Engine) -> None:
+    claiming = [asyncio.create_task(engine.claim(f"worker{n}", 2)) for n in range(8)]
+    await asyncio.sleep(0)
+    expected = await submit(engine, *"abcdefgh")
+    claimed = [lease for leases in await asyncio.gather(*claiming) for lease in leases]
+    while len(claimed) < len(expected):
+        claimed += await engine.claim("worker", 8)
+    assert sorted(lease.job.job_id for lease in claimed) == sorted(expected)
+
+
+async def test_a_claim_that_is_given_up_loses_no_job(engine: Engine) -> None:
+    claiming = asyncio.create_task(engine.claim("worker", 1))
+    await asyncio.sleep(0)
+    [job_id] = await submit(engine, "a")
+    claiming.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await claiming
+    assert (await claim_one(engine)).job.job_id == job_id
+
+
+async def test_jobs_are_listed_newest_first_by_tenant(engine: Engine) -> None:
+    a = await submit(engine, *"aaaaa")
+    [b] = await submit(engine, "b")
+    lease = await claim_one(engine)
+    await lease.finish([complete()])
+
+    async def listed(tenant: str = "a", **wanted: object) -> list[str]:
+        views = await engine.jobs(tenant=tenant, **wanted)  # type: ignore[arg-type]
+        assert all(view.tenant == tenant for view in views)
+        return [view.job.job_id for view in views]
+
+    assert await listed() == a[::-1]
+    assert await listed("b") == [b]
+    assert await listed("nobody") == []
+    assert await listed(state="complete") == [a[0]]
+    assert await listed(state="queued") == a[:0:-1]
+    assert await listed(limit=2) == [a[4], a[3]]
+    assert await listed(limit=2, before=a[3]) == [a[2], a[1]]
+    assert await listed(before=a[0]) == []
+    assert await listed(before=b) == [], "another tenant's job is no place in the list"
+    assert await listed(before=a[2], state="complete") == [a[0]]
+
+
+async def test_the_counters_follow_and_return_to_zero(engine: Engine, bench: Bench) -> None:
+    await submit(engine, "a")
+    await bench.pass_time(3)
+    await submit(engine, "b", "a")
+    await bench.pass_time(2)
+    stats = await engine.stats()
+    assert (stats.waiting, stats.running, stats.logs) == (3, 0, 3)
+    assert stats.oldest_wait_s == pytest.approx(5, abs=0.5)
+    assert stats.log_bytes > 0
+    first, second = await engine.claim("worker", 2)
+    stats = await engine.stats()
+    assert (stats.waiting, stats.running) == (1, 2)
+    assert stats.oldest_wait_s == pytest.approx(2, abs=0.5)
+    assert await second.release()
+    await first.finish([complete()])
+    for lease in await engine.claim("worker", 2):
+        await lease.append([output("x" * 1000)])
+        await lease.finish([complete()])
+    stats = await engine.stats()
+    assert (stats.waiting, stats.running, stats.oldest_wait_s) == (0, 0, 0)
+    assert stats.log_bytes > 2000
+    for view in [*await engine.jobs(tenant="a"), *await engine.jobs(tenant="b")]:
+        assert await engine.purge(view.job.job_id)
+    stats = await engine.stats()
+    assert (stats.logs, stats.log_bytes) == (0, 0)
+
+
+async def test_drain_refuses_new_jobs_and_lets_running_ones_end(engine: Engine) -> None:
+    key = Idempotency("key", b"digest")
+    lease = await start(engine)
+    prepared = make_job()
+    await engine.submit(prepared, idempotency=key)
+    preparing = await claim_one(engine)
+    [queued] = await submit(engine, "a")
+    await engine.drain()
+    await engine.drain()
+    assert not await engine.ready()
+    with pytest.raises(Draining):
+        await submit(engine, "a")
+    repeated = await engine.submit(make_job(), idempotency=key)
+    assert repeated == Submitted(prepared.job_id, created=False)
+    last = (await events_of(engine, queued))[-1].data
+    assert isinstance(last, Error)
+    assert last.code == "shutting_down"
+    await lease.append([output("still here")])
+    assert await lease.finish([complete()])
+    assert await preparing.release()
+    last = (await events_of(engine, prepared.job_id))[-1].data
+    assert isinstance(last, Error), "nobody would run it any more"
+
+
+async def test_close_ends_every_log_and_every_lease(engine: Engine) -> None:
+    lease = await start(engine)
+    [queued] = await submit(engine, "a")
+    logs = [await engine.open(job_id) for job_id in (lease.job.job_id, queued)]
+    waiting = asyncio.ensure_future(anext(aiter(lease.control())))
+    await asyncio.sleep(0)
+    await engine.close()
+    assert await waiting == Lost()
+    with pytest.raises(LeaseLost):
+        await lease.append([output("late")])
+    assert not await lease.finish([complete()])
+    for log in logs:
+        last = [event async for event in log.events()][-1].data
+        assert isinstance(last, Error)
+        assert last.code == "shutting_down"
+    with pytest.raises(Draining):
+        await submit(engine, "a")

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamer.memory.fairqueue import FairQueue
+
+tenants = st.sampled_from("abcd")
+steps = st.lists(
+    st.tuples(st.sampled_from(["push", "push", "pop", "push_back", "remove"]), tenants),
+    max_size=60,
+)
+
+
+class Naive:
+    """The same in the plainest way: a list of tenants in turn, each with a list of jobs."""
+
+    def __init__(self) -> None:
+        self.ring: list[tuple[str, list[str]]] = []
+
+    def line(self, tenant: str) -> list[str]:
+        for name, line in self.ring:
+            if name == tenant:
+                return line
+        self.ring.append((tenant, []))
+        return self.ring[-1][1]
+
+    def clean(self) -> None:
+        self.ring = [(name, line) for name, line in self.ring if line]
+
+    def pop(self) -> tuple[str, str]:
+        name, line = self.ring.pop(0)
+        job = line.pop(0)
+        self.ring.append((name, line))
+        self.clean()
+        return name, job
+
+    def order(self) -> list[tuple[str, str]]:
+        rest = Naive()
+        rest.ring = [(name, list(line)) for name, line in self.ring]
+        found = []
+        while rest.ring:
+            found.append(rest.pop())
+        return found
+
+
+@given(steps)
+def test_turns_and_positions_are_those_of_a_plain_round_robin(plan: list[tuple[str, str]]) -> None:
+    queue, naive = FairQueue(), Naive()
+    popped: list[tuple[str, str]] = []
+    for number, (step, tenant) in enumerate(plan):
+        job_id = str(number)
+        if step == "push":
+            queue.push(tenant, job_id)
+            naive.line(tenant).append(job_id)
+        elif step == "pop" and naive.ring:
+            popped.append(naive.pop())
+            assert queue.pop() == popped[-1][1]
+        elif step == "push_back" and popped:
+            owner, last = popped.pop()
+            queue.push_back(owner, last)
+            naive.line(owner).insert(0, last)
+        elif step == "remove" and queue.count(tenant):
+            job_id = naive.line(tenant)[-1]
+            queue.remove(tenant, job_id)
+            naive.line(tenant).remove(job_id)
+            naive.clean()
+        order = naive.order()
+        assert len(queue) == len(order)
+        assert [queue.position(*job) for job in order] == list(range(1, len(order) + 1))
+        assert sorted(queue.heads()) == sorted(line[0] for _, line in naive.ring)
+        assert {name: queue.count(name) for name in "abcd"} == {
+            name: sum(job[0] == name for job in order) for name in "abcd"
+        }
