@@ -1,0 +1,1 @@
+"""The sandbox backends that come with streamer, one module each."""

@@ -1,0 +1,109 @@
+"""Confine programs with bubblewrap: they see only what they are given.
+
+bubblewrap is a toolkit whose protection is "entirely determined by the arguments passed"
+(its SECURITY.md); every argument here says what it is for.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from streamer.spi import (
+    Backend,
+    BackendUnavailable,
+    Host,
+    Isolation,
+    LaunchPlan,
+    SandboxJob,
+    hookimpl,
+)
+
+__all__ = ["Bwrap"]
+
+SYSTEM_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+
+
+@dataclass(frozen=True)
+class Bwrap(Backend):
+    """bubblewrap with namespaces of its own for everything, and a private workspace.
+
+    Options: `path` of the command, `tmp_bytes` for /tmp and `shm_bytes` for /dev/shm.
+    """
+
+    name: ClassVar[str] = "bwrap"
+    isolation: ClassVar[Isolation] = Isolation.NAMESPACES
+    host_workspace: ClassVar[bool] = False
+
+    path: str = "/usr/bin/bwrap"
+    tmp_bytes: int = 64 * 1024 * 1024
+    shm_bytes: int = 16 * 1024 * 1024
+
+    async def probe(self, host: Host) -> None:
+        """Check that the command is there; the trial run tells whether it works."""
+        if not os.access(self.path, os.X_OK):
+            raise BackendUnavailable(
+                f"{self.path} is not installed: install the package bubblewrap, "
+                "or set sandbox.bwrap.path"
+            )
+
+    def explain(self, wrapper_exit: int, wrapper_stderr: str) -> str | None:
+        """Name the usual reason: the host forbids unprivileged user namespaces."""
+        if "namespace" in wrapper_stderr or "uid map" in wrapper_stderr:
+            return (
+                f"{wrapper_stderr.strip()}: this host does not let an ordinary user make user "
+                "namespaces; allow it (sysctl user.max_user_namespaces, on Debian "
+                "kernel.unprivileged_userns_clone=1, on Ubuntu 24.04 and later an AppArmor "
+                "profile for bwrap or kernel.apparmor_restrict_unprivileged_userns=0)"
+            )
+        return None
+
+    def plan(self, job: SandboxJob, workspace: Path) -> LaunchPlan:
+        """Return the command line; later arguments lie over earlier ones."""
+        root = job.host.rootfs
+        arguments: list[str] = [
+            self.path,
+            "--unshare-user",  # no user and no capability of the host
+            "--unshare-pid",  # sees its own processes only; they all die with the first
+            "--unshare-ipc",  # no System V IPC or message queues of the host
+            "--unshare-uts",  # a host name of its own
+            "--unshare-cgroup",  # does not see where it is in the cgroup tree
+            *(() if job.network else ("--unshare-net",)),  # no network, abstract sockets
+            "--disable-userns",  # no nested user namespace: most kernel attack surface
+            "--die-with-parent",  # ends when the service is killed
+            "--new-session",  # no terminal to push characters into (TIOCSTI)
+            "--as-pid-1",  # our init reaps and reports, bwrap's own would lose the usage
+            "--cap-drop", "ALL",  # nothing privileged inside its namespaces either
+            "--uid", "65534", "--gid", "65534",  # nobody
+            "--hostname", "sandbox",
+            "--ro-bind", str(root), "/",  # a prepared root: synthetic /etc, nothing else
+            "--ro-bind", "/usr", "/usr",  # the system's programs and libraries
+        ]  # fmt: skip
+        for name in SYSTEM_FOLDERS:
+            folder = Path("/", name)
+            if (root / name).is_dir() and not (root / name).is_symlink():
+                arguments += ["--ro-bind", str(folder), str(folder)]  # not merged into /usr
+        for path in job.host.etc:
+            arguments += ["--ro-bind", path, path]  # what programs need of the host's /etc
+        for path in job.read_only:
+            arguments += ["--ro-bind", path, path]  # what the runtime asked for
+        arguments += [
+            "--ro-bind", str(job.host.init), "/init",  # the only program of ours inside
+            "--proc", "/proc",  # of its own process-id namespace
+            "--dev", "/dev",  # null, zero, full, random, urandom, tty
+            "--size", str(self.shm_bytes), "--tmpfs", "/dev/shm",  # limited; else RAM-sized
+            "--remount-ro", "/dev",  # a tmpfs without limit otherwise
+            "--size", str(self.tmp_bytes), "--tmpfs", "/tmp",
+            "--size", str(job.limits.disk_bytes), "--tmpfs", "/work",  # private, limited
+            "--chdir", "/work",
+            "--", "/init", *job.argv[1:],
+        ]  # fmt: skip
+        return LaunchPlan(argv=tuple(arguments), workspace="/work", start_as=job.identity)
+
+
+@hookimpl
+def streamer_backends() -> list[type[Backend]]:
+    """Register the backend."""
+    return [Bwrap]

@@ -1,0 +1,123 @@
+"""Confine programs with firejail: the host stays visible but for what is hidden.
+
+Second choice to bwrap, and said so: firejail is setuid root, with a history of local
+root holes (CVE-2017-5180, CVE-2020-17368, CVE-2021-26910, CVE-2022-31214); its model is a
+deny list; and where it finds itself in a container it runs the program *without any
+sandbox* and says so only in a warning that ``--quiet`` hides. So it never runs as root,
+and the probe looks at what the program really got.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from streamer.spi import (
+    Backend,
+    BackendUnavailable,
+    Host,
+    Identity,
+    Isolation,
+    LaunchPlan,
+    SandboxJob,
+    hookimpl,
+)
+
+__all__ = ["Firejail"]
+
+
+@dataclass(frozen=True)
+class Firejail(Backend):
+    """firejail without profile, by explicit arguments.
+
+    Options: `path` of the command; `user`, the account that sandboxes run as when the
+    service is root, since firejail refuses users that /etc/passwd does not list.
+    """
+
+    name: ClassVar[str] = "firejail"
+    isolation: ClassVar[Isolation] = Isolation.DENY_LIST
+
+    path: str = "/usr/bin/firejail"
+    user: str = "streamer"
+
+    async def probe(self, host: Host) -> None:
+        """Check that the command and, for a root service, the account are there."""
+        if not os.access(self.path, os.X_OK):
+            raise BackendUnavailable(
+                f"{self.path} is not installed: install the package firejail, "
+                "or set sandbox.firejail.path"
+            )
+        if host.root:
+            self._account()
+
+    def run_as(self, slot: Identity | None) -> Identity | None:
+        """Return the account instead of the slot's own user, which has no passwd entry."""
+        return None if slot is None else self._account()
+
+    def explain(self, wrapper_exit: int, wrapper_stderr: str) -> str | None:
+        """Name the usual reason: the account may not use firejail."""
+        if "not allowed to use Firejail" in wrapper_stderr:
+            return "the user is not listed in /etc/firejail/firejail.users (man firejail-users)"
+        return None
+
+    def plan(self, job: SandboxJob, workspace: Path) -> LaunchPlan:
+        """Return the command line."""
+        home = self._home(job.identity)
+        arguments = [
+            self.path,
+            "--quiet",  # no banner
+            "--noprofile",  # a profile found by name would be somebody else's choice
+            f"--private={workspace}",  # the job's folder is its home; the real one is hidden
+            "--private-cwd",  # start there
+            "--private-dev",  # a few device nodes
+            f"--whitelist={job.host.init}",  # an empty /tmp but for our init
+            *(() if job.network else ("--net=none",)),  # no network, abstract sockets
+            "--caps.drop=all",
+            "--nonewprivs",  # setuid programs gain nothing
+            "--noroot",  # no root in its user namespace
+            "--nogroups",
+            "--noinput",
+            "--x11=none",
+            "--nodbus",
+            "--ipc-namespace",
+            "--hostname=sandbox",
+            "--restrict-namespaces",  # no nested user namespace
+            "--protocol=unix,inet,inet6",  # no netlink, packet or vsock sockets
+            "--seccomp=io_uring_setup,io_uring_enter,io_uring_register",  # besides its own list
+            "--blacklist=/sys",
+            "--blacklist=/mnt",
+            "--blacklist=/srv",
+            "--blacklist=/boot",
+            "--",
+            *job.argv,
+        ]
+        return LaunchPlan(
+            argv=tuple(arguments),
+            # firejail starts its helper programs by the user's shell and PATH.
+            env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "SHELL": "/bin/sh", "HOME": home},
+            workspace=home,
+            start_as=job.identity,
+        )
+
+    def _account(self) -> Identity:
+        try:
+            entry = pwd.getpwnam(self.user)
+        except KeyError:
+            raise BackendUnavailable(
+                f"sandbox.firejail.user = {self.user!r} does not exist: `useradd --system "
+                f"--create-home --home-dir /var/lib/{self.user} --shell /bin/sh {self.user}`, "
+                "or run the service as an ordinary user"
+            ) from None
+        return Identity(entry.pw_uid, entry.pw_gid)
+
+    def _home(self, identity: Identity | None) -> str:
+        return pwd.getpwuid(os.getuid() if identity is None else identity.uid).pw_dir
+
+
+@hookimpl
+def streamer_backends() -> list[type[Backend]]:
+    """Register the backend."""
+    return [Firejail]

@@ -1,0 +1,225 @@
+"""Speak with the init inside a sandbox (``init/streamer-init.c``).
+
+Frames on a Unix stream socket, both ways: u32 length of what follows, u8 type,
+payload; integers are little endian. To the init: ``F`` a file, ``A`` more of it, ``D``
+(descriptors attached), ``R`` run a program, ``S`` signal it, ``K`` kill everything. From
+it: ``H`` hello, ``S`` started, ``X`` the program's end, ``E`` a failure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import socket
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, TypeVar
+
+from streamer.errors import SandboxFailure
+from streamer.jobs import Limits, SourceFile
+
+__all__ = ["InitChannel", "ProgramEnd", "rlimits"]
+
+_FILE_CHUNK: Final = 256 * 1024
+_END: Final = struct.Struct("<cIQQQQ")
+_CREDENTIALS: Final = struct.Struct("iII")
+_U64_MAX: Final = 2**64 - 1
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramEnd:
+    """How one program ended, from the kernel.
+
+    `status` is the raw wait status (wait(2)); `cause` says who ended it: itself
+    (None), the init because a limit of the whole tree was passed, or we (``killed``).
+    Times in microseconds, sizes in bytes; None where nobody could measure it.
+    """
+
+    status: int
+    cause: Literal["cpu_time", "memory", "killed"] | None
+    cpu_time_us: int | None
+    peak_memory_bytes: int | None
+    wall_us: int
+
+
+_CAUSES: Final[dict[bytes, Literal["cpu_time", "memory", "killed"] | None]] = {
+    b"-": None,
+    b"c": "cpu_time",
+    b"m": "memory",
+    b"k": "killed",
+}
+
+
+def rlimits(limits: Limits) -> list[tuple[int, int, int]]:
+    """Return the (resource, soft, hard) triples of setrlimit(2) that stand for `limits`.
+
+    They bound single processes and back up what is watched for the whole tree. There
+    is none for memory: RLIMIT_AS counts reservations and kills the JVM and Node.js.
+    """
+    cpu = int(limits.cpu_time_s) + 1
+    return [
+        (resource.RLIMIT_CPU, cpu, cpu + 1),
+        (resource.RLIMIT_FSIZE, limits.file_bytes, limits.file_bytes),
+        (resource.RLIMIT_NOFILE, limits.open_files, limits.open_files),
+        # The init counts too: it has the same user.
+        (resource.RLIMIT_NPROC, limits.processes + 1, limits.processes + 1),
+        (resource.RLIMIT_CORE, 0, 0),
+    ]
+
+
+class InitChannel:
+    """Our end of the socket of one init. Owned by one sandbox, which closes it."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self._sock = sock
+        self._loop = asyncio.get_running_loop()
+        self._buffer = bytearray()
+        self._busy = False
+        self._hello: asyncio.Future[int] = self._loop.create_future()
+        self._end: asyncio.Future[ProgramEnd] = self._loop.create_future()
+        self.gone = asyncio.Event()
+        """Set when the init is no longer there."""
+        self.is_pid_1 = False
+        self._loop.add_reader(sock.fileno(), self._receive)
+
+    async def hello(self) -> int:
+        """Wait for the init and return its process id, as this process sees it.
+
+        Raises `SandboxFailure` when the sandbox ended without it.
+        """
+        return await asyncio.shield(self._hello)
+
+    async def put_files(self, files: Sequence[SourceFile]) -> None:
+        """Write files into the workspace; before the first `start` only."""
+        for file in files:
+            head = struct.pack("<I", file.mode) + file.name.encode() + b"\0"
+            await self._send(b"F", head + file.content[:_FILE_CHUNK])
+            for at in range(_FILE_CHUNK, len(file.content), _FILE_CHUNK):
+                await self._send(b"A", file.content[at : at + _FILE_CHUNK])
+
+    async def start(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: str,
+        limits: Limits,
+        stdio: tuple[int, int, int],
+    ) -> None:
+        """Run a program with these standard descriptors; they stay the caller's to close."""
+        if self.gone.is_set():
+            self._end.result()
+        self._end = self._loop.create_future()
+        triples = rlimits(limits)
+        variables = [f"{name}={value}" for name, value in env.items()]
+        strings = b"".join(os.fsencode(text) + b"\0" for text in (cwd, *argv, *variables))
+        payload = struct.pack(
+            "<QQIII",
+            min(int(limits.cpu_time_s * 1e6), _U64_MAX),
+            limits.memory_bytes,
+            len(triples),
+            len(argv),
+            len(variables),
+        )
+        payload += b"".join(struct.pack("<IQQ", *triple) for triple in triples)
+        descriptors = struct.pack("<I", 1) + b"D"
+        socket.send_fds(self._sock, [descriptors], stdio)
+        await self._send(b"R", payload + strings)
+
+    async def end(self) -> ProgramEnd:
+        """Wait for the end of the program; everything it started is dead by then.
+
+        Raises `SandboxFailure` when the init vanished or could not run it.
+        """
+        return await asyncio.shield(self._end)
+
+    def signal(self, number: int) -> bool:
+        """Send a signal to the program's process group."""
+        return self._post(b"S", struct.pack("<I", number))
+
+    def kill(self) -> bool:
+        """Kill the program and everything it started; `end` tells when it is done."""
+        return self._post(b"K")
+
+    def close(self) -> None:
+        """Hang up: the init kills whatever is left and ends."""
+        if self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock.fileno())
+            self._sock.close()
+        self._fail("the channel was closed")
+
+    def _post(self, kind: bytes, payload: bytes = b"") -> bool:
+        """Send a short frame now; False when it would cut into another frame."""
+        if self._busy or self._sock.fileno() < 0:
+            return False
+        frame = struct.pack("<I", 1 + len(payload)) + kind + payload
+        try:
+            return self._sock.send(frame) == len(frame)
+        except OSError:
+            return False
+
+    async def _send(self, kind: bytes, payload: bytes) -> None:
+        self._busy = True
+        try:
+            await self._loop.sock_sendall(
+                self._sock, struct.pack("<I", 1 + len(payload)) + kind + payload
+            )
+        except OSError as error:
+            raise SandboxFailure(f"the init hung up: {error}") from error
+        self._busy = False
+
+    def _receive(self) -> None:
+        try:
+            data, ancillary, _, _ = self._sock.recvmsg(
+                65536, socket.CMSG_SPACE(_CREDENTIALS.size)
+            )
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data, ancillary = b"", []
+        if not data:
+            self._loop.remove_reader(self._sock.fileno())
+            self._fail("the init ended")
+            return
+        self._buffer += data
+        while len(self._buffer) >= 4:
+            size = int.from_bytes(self._buffer[:4], "little")
+            if len(self._buffer) < 4 + size:
+                break
+            frame = bytes(self._buffer[4 : 4 + size])
+            del self._buffer[: 4 + size]
+            self._handle(frame[:1], frame[1:], ancillary)
+
+    def _handle(
+        self, kind: bytes, payload: bytes, ancillary: list[tuple[int, int, bytes]]
+    ) -> None:
+        if kind == b"H":
+            self.is_pid_1 = payload[1:2] == b"\1"
+            for level, type_, data in ancillary:
+                if (level, type_) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+                    _settle(self._hello, _CREDENTIALS.unpack(data)[0])
+        elif kind == b"X":
+            cause, status, cpu, peak_process, peak_tree, wall = _END.unpack(payload)
+            end = ProgramEnd(status, _CAUSES[cause], cpu, max(peak_process, peak_tree), wall)
+            _settle(self._end, end)
+        elif kind == b"E":
+            stage, number = chr(payload[0]), int.from_bytes(payload[1:5], "little")
+            what = {"f": "write a file", "r": "start the program"}.get(stage, "follow the protocol")
+            self._fail(f"the init could not {what}: {os.strerror(number)}")
+
+    def _fail(self, why: str) -> None:
+        self.gone.set()
+        for future in (self._hello, self._end):
+            if not future.done():
+                future.set_exception(SandboxFailure(why))
+                future.exception()  # retrieved here: nobody may be waiting
+
+
+def _settle(future: asyncio.Future[T], value: T) -> None:
+    if not future.done():
+        future.set_result(value)

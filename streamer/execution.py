@@ -1,0 +1,311 @@
+"""Run one job: lay out its files, run its steps, watch its limits, tell its verdict.
+
+The route: lease -> workspace -> sandbox -> for each step pipes, program, output events
+-> the end as the kernel tells it -> one terminal event. Whatever happens on the way,
+everything the job started is dead before that event, and there is exactly one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from streamer.control import ProgramEnd
+from streamer.engine import Cancel, Eof, Input, Lease, LeaseLost, Lost, Signal
+from streamer.errors import SandboxFailure
+from streamer.events import Complete, Error, JobEvent, Reason, encode
+from streamer.feed import InputFeed
+from streamer.jobs import Phase, Step
+from streamer.output import Budget, OutputPump
+from streamer.sandbox import Sandbox, open_sandbox
+from streamer.slots import UidSlots
+from streamer.spi import Backend, Identity, SandboxJob
+from streamer.workspace import StateFolder
+
+__all__ = ["Execution", "ExecutionSettings"]
+
+log: Final = logging.getLogger(__name__)
+
+EOF_GRACE_S: Final = 0.25
+"""A backend without our init may leave somebody with the pipe; then we stop reading."""
+
+StopReason = Literal["cancelled", "wall_time", "output_limit", "shutting_down", "lost"]
+GENTLE: Final = frozenset({"cancelled", "wall_time", "shutting_down"})
+"""Stops that give the program SIGTERM and a moment first."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionSettings:
+    """What the configuration says about running: times in seconds."""
+
+    path: str
+    kill_grace_s: float
+    on_output_limit: Literal["kill", "truncate"]
+
+
+class Execution:
+    """One run of one leased job."""
+
+    def __init__(
+        self,
+        lease: Lease,
+        backend: Backend,
+        folder: StateFolder,
+        slots: UidSlots | None,
+        settings: ExecutionSettings,
+    ) -> None:
+        self._lease = lease
+        self._job = lease.job
+        self._backend = backend
+        self._folder = folder
+        self._slots = slots
+        self._settings = settings
+        self._budget = Budget(self._job.limits.output_bytes)
+        self._stop: asyncio.Future[StopReason] = asyncio.get_running_loop().create_future()
+        self._sandbox: Sandbox | None = None
+        self._feed: asyncio.Future[InputFeed] = asyncio.get_running_loop().create_future()
+        self.outcome = ""
+        """The reason or the error code the job ended with, once it has."""
+
+    def stop(self, reason: StopReason) -> None:
+        """Ask for the end of the job; the first reason stands."""
+        if not self._stop.done():
+            self._stop.set_result(reason)
+
+    async def run(self) -> None:
+        """Run the job and write its terminal event. Raises only `asyncio.CancelledError`."""
+        verdict: Complete | Error
+        listening = [
+            asyncio.create_task(self._listen()),
+            asyncio.create_task(self._take_input()),
+        ]
+        try:
+            verdict = await self._run_confined()
+        except SandboxFailure as failure:
+            log.error("job %s: %s: %s", self._job.job_id, self._backend.name, failure)
+            verdict = Error("sandbox_error", "the sandbox could not run the job")
+        except LeaseLost:
+            return
+        except asyncio.CancelledError:
+            # The sandbox is gone by now; the readers must learn that the job is too.
+            await self._finish(Error("shutting_down", "the service stopped"))
+            raise
+        except Exception:
+            log.exception("job %s: unexpected failure", self._job.job_id)
+            verdict = Error("internal", "the job failed by an internal error")
+        finally:
+            for task in listening:
+                task.cancel()
+            await asyncio.gather(*listening, return_exceptions=True)
+        await self._finish(verdict)
+
+    async def _finish(self, verdict: Complete | Error) -> None:
+        events: list[JobEvent] = [*self._budget.truncated(), verdict]
+        with contextlib.suppress(LeaseLost):
+            if await self._lease.finish([encode(event) for event in events]):
+                self.outcome = verdict.reason if isinstance(verdict, Complete) else verdict.code
+
+    async def _listen(self) -> None:
+        async for control in self._lease.control():
+            match control:
+                case Cancel():
+                    self.stop("cancelled")
+                case Lost():
+                    self.stop("lost")
+                case Signal(number):
+                    if self._sandbox is not None:
+                        self._sandbox.signal(number)
+
+    async def _take_input(self) -> None:
+        if not self._job.interactive:
+            return
+        feed = await self._feed
+        async for item in self._lease.inputs():
+            match item:
+                case Input(data):
+                    await feed.write(data)
+                case Eof():
+                    feed.end()
+
+    async def _run_confined(self) -> Complete | Error:
+        async with contextlib.AsyncExitStack() as stack:
+            identity = None
+            if self._slots is not None:
+                identity = await stack.enter_async_context(self._slots.lend())
+            identity = self._backend.run_as(identity)
+            await self._lease.state("preparing")
+            workspace = await stack.enter_async_context(
+                self._folder.workspace(
+                    self._job.job_id, identity, on_host=self._backend.host_workspace
+                )
+            )
+
+            def describe(argv: tuple[str, ...]) -> SandboxJob:
+                return self._describe(argv, identity, workspace)
+
+            sandbox = await stack.enter_async_context(
+                open_sandbox(self._backend, self._folder.host, workspace, describe)
+            )
+            self._sandbox = sandbox
+            await sandbox.put_files(self._job.files)
+            return await self._run_steps(sandbox)
+
+    def _describe(
+        self, argv: tuple[str, ...], identity: Identity | None, workspace: Path
+    ) -> SandboxJob:
+        return SandboxJob(
+            job_id=self._job.job_id,
+            argv=argv,
+            env=self._environment(str(workspace)),
+            limits=self._job.limits,
+            network=self._job.network,
+            read_only=self._job.read_only,
+            identity=identity,
+            host=self._folder.host,
+        )
+
+    async def _run_steps(self, sandbox: Sandbox) -> Complete | Error:
+        cpu_us, wall_us, peak = 0, 0, 0
+        measured = True
+        for step in self._job.steps:
+            await self._lease.state("compiling" if step.phase is Phase.COMPILE else "running")
+            end = await self._run_step(sandbox, step)
+            wall_us += end.wall_us
+            measured = measured and end.cpu_time_us is not None
+            cpu_us += end.cpu_time_us or 0
+            peak = max(peak, end.peak_memory_bytes or 0)
+            if end.status != 0 or self._stop.done():
+                break
+        reason = self._reason(end)
+        if reason == "shutting_down":
+            return Error("shutting_down", "the service stopped before the job was over")
+        exited = os.WIFEXITED(end.status)
+        return Complete(
+            reason=reason,
+            exit_code=os.WEXITSTATUS(end.status) if exited else None,
+            signal=None if exited else _signal_name(os.WTERMSIG(end.status)),
+            duration_ms=wall_us // 1000,
+            cpu_time_ms=cpu_us // 1000 if measured else None,
+            peak_memory_bytes=peak if measured else None,
+            timed_out=reason in ("wall_time", "cpu_time"),
+            oom_killed=reason == "memory",
+            output_bytes=self._budget.taken,
+            output_truncated=self._budget.exceeded,
+            sandbox=self._backend.name,
+            phase=step.phase.value,
+        )
+
+    def _reason(self, end: ProgramEnd) -> Reason | Literal["shutting_down"]:
+        """Tell why the program ended: by itself, by a limit of the tree, or by us."""
+        if end.cause in ("cpu_time", "memory"):
+            return end.cause
+        if self._stop.done():
+            stopped = self._stop.result()
+            if stopped == "lost":
+                raise LeaseLost
+            return stopped
+        return "exited" if os.WIFEXITED(end.status) else "signaled"
+
+    async def _run_step(self, sandbox: Sandbox, step: Step) -> ProgramEnd:
+        pump = OutputPump(
+            phase=step.phase.value,
+            budget=self._budget,
+            as_base64=self._job.output_encoding == "base64",
+            elapsed_ms=self._elapsed_ms,
+            write=self._write,
+            on_exceeded=self._output_exceeded,
+        )
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+            ours.callback(pump.close)
+            stdin = self._standard_input(step, ours, theirs)
+            stdout, stderr = pump.pipe("stdout"), pump.pipe("stderr")
+            theirs.callback(os.close, stdout)
+            theirs.callback(os.close, stderr)
+            await sandbox.start(step, self._environment(sandbox.home), (stdin, stdout, stderr))
+            # Ours would keep the pipes open after the program's end.
+            theirs.close()
+            pumping = asyncio.create_task(pump.run())
+            pumping.add_done_callback(self._pump_ended)
+            try:
+                end = await self._supervise(sandbox, step)
+                pump.hurry()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(None if self._backend.gated else EOF_GRACE_S):
+                        await pumping
+                return end
+            finally:
+                pumping.cancel()
+                await asyncio.gather(pumping, return_exceptions=True)
+
+    async def _supervise(self, sandbox: Sandbox, step: Step) -> ProgramEnd:
+        """Wait for the program's end, or bring it about when it is asked for or due."""
+        ending = asyncio.create_task(sandbox.end())
+        watched: set[asyncio.Future[Any]] = {ending, self._stop}
+        try:
+            await asyncio.wait(
+                watched, timeout=step.limits.wall_time_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not ending.done():
+                self.stop("wall_time")  # unless another reason was first
+                if self._stop.result() in GENTLE:
+                    sandbox.signal(signal.SIGTERM)
+                    await asyncio.wait({ending}, timeout=self._settings.kill_grace_s)
+            if not ending.done():
+                await sandbox.kill()
+            return await ending
+        except asyncio.CancelledError:
+            await sandbox.kill()
+            raise
+        finally:
+            ending.cancel()
+
+    def _standard_input(
+        self, step: Step, ours: contextlib.ExitStack, theirs: contextlib.ExitStack
+    ) -> int:
+        given = self._job.stdin
+        if step.phase is Phase.COMPILE or (given is None and not self._job.interactive):
+            null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            theirs.callback(os.close, null)
+            return null
+        feed = InputFeed()
+        ours.callback(feed.close)
+        theirs.callback(feed.handed_over)
+        if given:
+            feed.offer(given)
+        if not self._job.interactive:
+            feed.end()
+        self._feed.set_result(feed)
+        return feed.reading
+
+    def _environment(self, home: str) -> dict[str, str]:
+        base = {"PATH": self._settings.path, "HOME": home, "LANG": "C.UTF-8"}
+        return {**base, **self._job.env}
+
+    def _elapsed_ms(self) -> int:
+        return int((time.monotonic() - self._lease.accepted_at) * 1000)
+
+    async def _write(self, events: Sequence[JobEvent]) -> None:
+        await self._lease.append([encode(event) for event in events])
+
+    def _pump_ended(self, pumping: asyncio.Task[None]) -> None:
+        # Nobody would read the program's output any more; `_run_step` raises the reason.
+        if not pumping.cancelled() and pumping.exception() is not None:
+            self.stop("lost")
+
+    def _output_exceeded(self) -> None:
+        if self._settings.on_output_limit == "kill":
+            self.stop("output_limit")
+
+
+def _signal_name(number: int) -> str:
+    with contextlib.suppress(ValueError):
+        return signal.Signals(number).name
+    return f"SIG{number}"

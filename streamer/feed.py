@@ -1,0 +1,91 @@
+"""Write to a program's standard input without ever waiting for the program."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Final
+
+__all__ = ["InputFeed"]
+
+MAX_BACKLOG_BYTES: Final = 1024 * 1024
+"""What is kept for a program that does not read; more waits where it comes from."""
+
+
+class InputFeed:
+    """The writing end of a program's standard input, and what waits to be written."""
+
+    def __init__(self) -> None:
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(writing, False)
+        self.reading = reading
+        """The end for the program."""
+        self._fd = writing
+        self._backlog = bytearray()
+        self._ending = False
+        self._watching = False
+        self._loop = asyncio.get_running_loop()
+        self._room = asyncio.Event()
+        self._room.set()
+
+    def offer(self, data: bytes) -> None:
+        """Take bytes, however many.
+
+        What comes after the end, or after the program closed its input, is dropped.
+        """
+        if self._fd >= 0 and not self._ending:
+            self._backlog += data
+            self._flush()
+
+    async def write(self, data: bytes) -> None:
+        """Take bytes, then wait while more than `MAX_BACKLOG_BYTES` are pending."""
+        self.offer(data)
+        if len(self._backlog) > MAX_BACKLOG_BYTES and self._fd >= 0:
+            self._room.clear()
+            await self._room.wait()
+
+    def end(self) -> None:
+        """Close the program's input once everything is written."""
+        self._ending = True
+        self._flush()
+
+    def handed_over(self) -> None:
+        """Close our copy of the reading end: the program has its own now."""
+        if self.reading >= 0:
+            os.close(self.reading)
+            self.reading = -1
+
+    def close(self) -> None:
+        """Drop what is pending and close both ends."""
+        self.handed_over()
+        self._close_writing()
+
+    def _close_writing(self) -> None:
+        self._room.set()
+        if self._fd >= 0:
+            if self._watching:
+                self._loop.remove_writer(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+    def _flush(self) -> None:
+        if self._fd < 0:
+            return
+        try:
+            while self._backlog:
+                del self._backlog[: os.write(self._fd, self._backlog[:65536])]
+        except BlockingIOError:
+            pass
+        except BrokenPipeError:
+            self._close_writing()
+            return
+        if len(self._backlog) <= MAX_BACKLOG_BYTES:
+            self._room.set()
+        if self._backlog and not self._watching:
+            self._watching = True
+            self._loop.add_writer(self._fd, self._flush)
+        elif not self._backlog and self._watching:
+            self._watching = False
+            self._loop.remove_writer(self._fd)
+        if self._ending and not self._backlog:
+            self._close_writing()

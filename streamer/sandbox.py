@@ -1,0 +1,318 @@
+"""Drive one sandbox: start it, run programs in it one after another, end it.
+
+`Sandbox` is what the runner of a job sees. There are two: `GatedSandbox` has our init
+inside, so it knows the kernel's verdict and ends exactly what the program started;
+`DirectSandbox` serves backends that cannot take the init: one process a program, ended by
+its process group.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Final, Protocol
+
+from streamer.control import InitChannel, ProgramEnd
+from streamer.errors import SandboxFailure
+from streamer.jobs import SourceFile, Step
+from streamer.spawn import Spawned, spawn
+from streamer.spi import Backend, Host, LaunchPlan, SandboxJob
+
+__all__ = ["DirectSandbox", "GatedSandbox", "Sandbox", "open_sandbox"]
+
+log: Final = logging.getLogger(__name__)
+
+START_TIMEOUT_S: Final = 20.0
+"""A sandbox that is not up by then never will be; a loaded machine needs some seconds."""
+
+END_TIMEOUT_S: Final = 5.0
+"""For the kernel to take down what was killed."""
+
+STDERR_BYTES: Final = 4096
+
+SessionFactory = Callable[[tuple[str, ...]], AbstractAsyncContextManager[LaunchPlan]]
+"""Opens the backend's session for a command; what it yields starts the sandbox."""
+
+
+class Sandbox(Protocol):
+    """One job's sandbox, open."""
+
+    @property
+    def home(self) -> str:
+        """The job's folder as the job sees it."""
+
+    async def put_files(self, files: Sequence[SourceFile]) -> None:
+        """Write the job's files; before the first program."""
+
+    async def start(
+        self, step: Step, env: Mapping[str, str], stdio: tuple[int, int, int]
+    ) -> None:
+        """Start a program with these descriptors, which stay the caller's to close."""
+
+    async def end(self) -> ProgramEnd:
+        """Wait until the program and all that it started are dead, and tell how it ended."""
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the program."""
+
+    async def kill(self) -> None:
+        """Kill the program and all that it started, by ever harder means."""
+
+
+class GatedSandbox:
+    """A sandbox with our init inside."""
+
+    def __init__(self, wrapper: Spawned, channel: InitChannel, plan: LaunchPlan) -> None:
+        self._wrapper = wrapper
+        self._channel = channel
+        self._plan = plan
+        self._init_pidfd = -1
+
+    @property
+    def home(self) -> str:
+        """The job's folder as the job sees it."""
+        return self._plan.workspace
+
+    async def come_up(self) -> None:
+        """Wait for the init. Raises `SandboxFailure` if the sandbox ends without it."""
+        exited = asyncio.ensure_future(self._wrapper.wait())
+        hello = asyncio.ensure_future(self._channel.hello())
+        try:
+            await asyncio.wait(
+                {exited, hello}, timeout=START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not hello.done():
+                raise SandboxFailure("the sandbox did not come up")
+            # The init waits for us, so this number is not yet anybody else's.
+            self._init_pidfd = os.pidfd_open(hello.result())
+        finally:
+            exited.cancel()
+            hello.cancel()
+
+    async def put_files(self, files: Sequence[SourceFile]) -> None:
+        """Have the init write the files, as the job's user, below its working directory."""
+        await self._channel.put_files(files)
+
+    async def start(
+        self, step: Step, env: Mapping[str, str], stdio: tuple[int, int, int]
+    ) -> None:
+        """Have the init start a program."""
+        await self._channel.start(
+            step.argv, env=env, cwd=self.home, limits=step.limits, stdio=stdio
+        )
+
+    async def end(self) -> ProgramEnd:
+        """Wait for the init's report."""
+        return await self._channel.end()
+
+    def signal(self, number: int) -> None:
+        """Signal the program's process group."""
+        self._channel.signal(number)
+
+    async def kill(self) -> None:
+        """Ask the init, which keeps the usage; if it does not answer, take the sandbox down."""
+        if self._channel.kill():
+            ended = asyncio.ensure_future(self._channel.end())
+            await asyncio.wait({ended}, timeout=1.0)
+            if ended.done():
+                ended.exception()
+                return
+            ended.cancel()
+        await self._take_down()
+
+    async def close(self) -> None:
+        """End the sandbox and wait until nothing of it is left."""
+        # The init sees the end of its socket, kills what is left, and ends; then so does
+        # the wrapper. Only if that takes too long is it done from outside.
+        self._channel.close()
+        try:
+            async with asyncio.timeout(1.0):
+                await self._wrapper.wait()
+                await self._init_gone()
+        except TimeoutError:
+            await self._take_down()
+        finally:
+            if self._init_pidfd >= 0:
+                os.close(self._init_pidfd)
+                self._init_pidfd = -1
+
+    async def _take_down(self) -> None:
+        """Kill from outside: the init first, so that its namespace dies with it."""
+        if self._init_pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._init_pidfd, signal.SIGKILL)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(END_TIMEOUT_S):
+                    await self._init_gone()
+        self._wrapper.kill()
+        try:
+            async with asyncio.timeout(END_TIMEOUT_S):
+                await self._wrapper.wait()
+        except TimeoutError:
+            log.error("sandbox process %d does not end after SIGKILL", self._wrapper.pid)
+
+    async def _init_gone(self) -> None:
+        """Wait for the init's pidfd: pid 1 is gone only after its whole namespace."""
+        if self._init_pidfd < 0:
+            return
+        loop = asyncio.get_running_loop()
+        gone = asyncio.Event()
+        loop.add_reader(self._init_pidfd, gone.set)
+        try:
+            await gone.wait()
+        finally:
+            loop.remove_reader(self._init_pidfd)
+
+
+class DirectSandbox:
+    """A sandbox without our init: each program is a command of its own."""
+
+    def __init__(self, session: SessionFactory, workspace: Path) -> None:
+        self._session = session
+        self._workspace = workspace
+        self._open = contextlib.AsyncExitStack()
+        self._process: Spawned | None = None
+        self._started = 0.0
+        self._killed = False
+
+    @property
+    def home(self) -> str:
+        """The job's folder on the host; a backend that moves it sets the directory itself."""
+        return str(self._workspace)
+
+    async def put_files(self, files: Sequence[SourceFile]) -> None:
+        """Write the files into the folder on the host; no program has run in it yet."""
+        for file in files:
+            path = self._workspace / file.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(file.content)
+            path.chmod(file.mode)
+
+    async def start(
+        self, step: Step, env: Mapping[str, str], stdio: tuple[int, int, int]
+    ) -> None:
+        """Start the command that the backend plans for the program."""
+        plan = await self._open.enter_async_context(self._session(step.argv))
+        self._started = time.monotonic()
+        try:
+            self._process = spawn(
+                plan.argv,
+                # Not `env`, which the caller chose: a wrapper would obey its LD_PRELOAD.
+                env=plan.env,
+                cwd=plan.cwd if plan.cwd != "/" else str(self._workspace),
+                stdin=stdio[0],
+                stdout=stdio[1],
+                stderr=stdio[2],
+            )
+        except OSError as error:
+            raise SandboxFailure(f"{plan.argv[0]} cannot be started: {error}") from error
+
+    async def end(self) -> ProgramEnd:
+        """Wait for the command, then kill what is left of its process group."""
+        assert self._process is not None
+        code = await self._process.wait()
+        status = code << 8 if code >= 0 else -code
+        wall_us = int((time.monotonic() - self._started) * 1e6)
+        return ProgramEnd(status, "killed" if self._killed else None, None, None, wall_us)
+
+    def signal(self, number: int) -> None:
+        """Signal the command's process group."""
+        if self._process is not None:
+            self._process.signal_group(number)
+
+    async def kill(self) -> None:
+        """Kill the command's process group."""
+        if self._process is not None and self._process.exit_code is None:
+            self._killed = True
+            self._process.signal_group(signal.SIGKILL)
+            await self._process.wait()
+
+    async def close(self) -> None:
+        """Kill what is left and close the backend's sessions."""
+        await self.kill()
+        await self._open.aclose()
+
+
+@asynccontextmanager
+async def open_sandbox(
+    backend: Backend,
+    host: Host,
+    workspace: Path,
+    describe: Callable[[tuple[str, ...]], SandboxJob],
+) -> AsyncIterator[Sandbox]:
+    """Start a sandbox of `backend` for one job, and leave nothing of it behind.
+
+    `describe` makes what the backend is told of a given command. Raises `SandboxFailure`
+    with what the wrapper said, for the operator.
+    """
+
+    def session(argv: tuple[str, ...]) -> AbstractAsyncContextManager[LaunchPlan]:
+        return backend.session(describe(argv), workspace)
+
+    if not backend.gated:
+        direct = DirectSandbox(session, workspace)
+        try:
+            yield direct
+        finally:
+            await direct.close()
+        return
+    async with session((str(host.init), "serve")) as plan:
+        ours, theirs = socket.socketpair()
+        complaints, stderr = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            channel = InitChannel(ours)
+            try:
+                with theirs, open(os.devnull, "wb") as devnull:
+                    wrapper = spawn(
+                        _start_command(plan, host),
+                        env=plan.env,
+                        cwd=plan.cwd,
+                        stdin=theirs.fileno(),
+                        stdout=devnull.fileno(),
+                        stderr=stderr,
+                    )
+            except OSError as error:
+                channel.close()
+                raise SandboxFailure(f"{plan.argv[0]} cannot be started: {error}") from error
+            sandbox = GatedSandbox(wrapper, channel, plan)
+            try:
+                try:
+                    await sandbox.come_up()
+                except SandboxFailure as failure:
+                    await sandbox.close()
+                    text = _read_some(complaints)
+                    code = wrapper.exit_code
+                    why = backend.explain(-1 if code is None else code, text) or text.strip()
+                    raise SandboxFailure(f"{failure} (exit {code}): {why}") from None
+                yield sandbox
+            finally:
+                await sandbox.close()
+        finally:
+            os.close(stderr)
+            os.close(complaints)
+
+
+def _start_command(plan: LaunchPlan, host: Host) -> tuple[str, ...]:
+    options: list[str] = []
+    if plan.start_as is not None and host.root:
+        options += [f"--uid={plan.start_as.uid}", f"--gid={plan.start_as.gid}"]
+    if plan.own_pid_namespace:
+        options.append("--pid-namespace")
+    if not options:
+        return plan.argv
+    return (str(host.init), "enter", *options, "--", *plan.argv)
+
+
+def _read_some(fd: int) -> str:
+    try:
+        return os.read(fd, STDERR_BYTES).decode(errors="replace")
+    except BlockingIOError:
+        return ""

@@ -1,0 +1,69 @@
+"""Lend an unprivileged user of its own to each running job, when the service is root.
+
+A job under a uid that nobody else has cannot signal the service, read another job's
+files, or count against another job's number of processes, in any backend. The uids come
+from 60706-61183, which systemd's allocation (UIDS-GIDS.md) leaves to nobody and which
+exists inside a container that maps 65536 uids. Services on one host share the range,
+so each uid in use is held by a lock (flock(2)) that ends with its service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from streamer.errors import ConfigError
+from streamer.spi import Identity
+
+__all__ = ["UID_COUNT", "UidSlots"]
+
+UID_COUNT: Final = 478
+LOCK_FOLDER: Final = Path("/run/streamer-uids")
+
+
+class UidSlots:
+    """The uids of one service: as many as it may run jobs at once. Root only."""
+
+    def __init__(self, first_uid: int, count: int) -> None:
+        self._locks: dict[int, int] = {}
+        self._free: asyncio.Queue[int] = asyncio.Queue()
+        LOCK_FOLDER.mkdir(mode=0o700, exist_ok=True)
+        for uid in range(first_uid, first_uid + UID_COUNT):
+            if len(self._locks) == count:
+                break
+            fd = os.open(LOCK_FOLDER / str(uid), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(fd)
+                continue
+            self._locks[uid] = fd
+            self._free.put_nowait(uid)
+        if len(self._locks) < count:
+            found = len(self._locks)
+            self.close()
+            raise ConfigError(
+                f"queue.concurrency = {count} needs as many users from sandbox.uid_base = "
+                f"{first_uid} on, and only {found} of {UID_COUNT} are free: lower it, or stop "
+                "another service that runs as root on this host"
+            )
+
+    @asynccontextmanager
+    async def lend(self) -> AsyncIterator[Identity]:
+        """Lend one identity for the time of one job."""
+        uid = await self._free.get()
+        try:
+            yield Identity(uid, uid)
+        finally:
+            self._free.put_nowait(uid)
+
+    def close(self) -> None:
+        """Give the uids back to the host."""
+        for fd in self._locks.values():
+            os.close(fd)
+        self._locks.clear()

@@ -1,0 +1,88 @@
+"""Start processes, from the event loop's own thread, and wait for them.
+
+`subprocess.Popen` uses vfork(2) as long as it gets no ``preexec_fn``, ``user`` or
+``group``: 0.3 ms at any size of this process, where a fork takes 30 ms at 500 MiB.
+The thread matters too: PR_SET_PDEATHSIG (prctl(2)) fires when the *thread* that
+spawned ends, so an executor's thread would take its sandboxes with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+
+__all__ = ["Spawned", "spawn"]
+
+
+class Spawned:
+    """A child process held by a pidfd (pidfd_open(2)), so that no signal meets a reused pid."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.pid = process.pid
+        self._process = process
+        self._pidfd = os.pidfd_open(process.pid)
+        self._loop = asyncio.get_running_loop()
+        self._exit: asyncio.Future[int] = self._loop.create_future()
+        self._loop.add_reader(self._pidfd, self._reap)
+
+    def _reap(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._pidfd = -1
+        self._exit.set_result(self._process.wait())
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code, negative for a signal as in `subprocess`, or None while it runs."""
+        return self._exit.result() if self._exit.done() else None
+
+    async def wait(self) -> int:
+        """Wait until the process has ended and was reaped."""
+        return await asyncio.shield(self._exit)
+
+    def kill(self) -> None:
+        """Send SIGKILL, unless it is over."""
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def signal_group(self, number: int) -> None:
+        """Send a signal to the process group it leads, unless the leader was reaped.
+
+        The leader's number cannot be reused before it is reaped, and that is done by us.
+        """
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
+
+
+def spawn(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: str,
+    stdin: int,
+    stdout: int,
+    stderr: int,
+) -> Spawned:
+    """Start a command with exactly these three descriptors and this environment.
+
+    It leads a session, and so a process group, of its own. Raises OSError if it cannot
+    be started.
+    """
+    return Spawned(
+        subprocess.Popen(
+            argv,
+            env=env,
+            cwd=cwd,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            close_fds=True,
+            start_new_session=True,
+        )
+    )
