@@ -1,0 +1,82 @@
+"""Serve the playground: one page at ``/`` and its assets, and nothing they do not name.
+
+The page is hand-written and has no part from elsewhere. Its policy lets it load its own
+scripts and styles, speak to its own origin and do nothing else, so that even a mistake
+in it cannot turn a program's output into markup or send it away. All its addresses are
+relative: it works below any prefix at which the service is mounted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from importlib.resources import files
+from typing import Final
+
+from aiohttp import ETag, hdrs, web
+
+__all__ = ["page_routes"]
+
+_ASSETS: Final = {
+    "ansi.js": "text/javascript",
+    "api.js": "text/javascript",
+    "follow.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+    "output.js": "text/javascript",
+    "playground.css": "text/css",
+    "playground.js": "text/javascript",
+    "samples.js": "text/javascript",
+    "screen.js": "text/javascript",
+    "tab.js": "text/javascript",
+    "verdict.js": "text/javascript",
+}
+
+_HEADERS: Final = {
+    hdrs.CACHE_CONTROL: "no-cache",
+    # The trusted-types pair makes the browser refuse every way from text to markup.
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+        "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        "require-trusted-types-for 'script'; trusted-types 'none'"
+    ),
+    # The address of the page may hold the id of a job, which is all it takes to read it.
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def page_routes() -> list[web.RouteDef]:
+    """Return the routes of the page; its files are read now, once."""
+    return [
+        web.get("/", _serve("index.html", "text/html")),
+        # A mounted application's "/" is "/prefix/", and its "" is "/prefix": the page's relative
+        # addresses need the slash. Where nothing is mounted, "" is "/" and so must come second.
+        web.get("", _add_slash),
+        *(
+            web.get(f"/static/playground/{name}", _serve(name, content_type))
+            for name, content_type in _ASSETS.items()
+        ),
+    ]
+
+
+async def _add_slash(request: web.Request) -> web.Response:
+    # Relative, for a proxy in front may add a prefix; "./", for a name may hold a colon.
+    raise web.HTTPTemporaryRedirect(f"./{request.rel_url.raw_name}/")
+
+
+def _serve(name: str, content_type: str) -> Callable[[web.Request], Awaitable[web.Response]]:
+    body = files("streamer").joinpath("static", name).read_bytes()
+    etag = ETag(hashlib.sha256(body).hexdigest()[:32])
+
+    async def serve(request: web.Request) -> web.Response:
+        known = request.if_none_match or ()
+        if any(tag.value in (etag.value, "*") for tag in known):
+            response = web.Response(status=304, headers=_HEADERS)
+        else:
+            response = web.Response(
+                body=body, content_type=content_type, charset="utf-8", headers=_HEADERS
+            )
+        response.etag = etag
+        return response
+
+    return serve

@@ -1,0 +1,116 @@
+// Follows one job's events to their end, over any number of lost connections.
+
+import { Problem, problemOf, streamAddress } from "./api.js";
+
+const KINDS = ["status", "output", "truncated", "gap", "artifact", "complete", "error"];
+const TERMINAL = new Set(["complete", "error"]);
+const FIRST_RETRY_MS = 1000;
+const LONGEST_RETRY_MS = 15000;
+
+/**
+ * One reader of a job. `on` has
+ *   event(kind, data)   each event once, in order; the last is "complete" or "error"
+ *   connection(state)   "connecting", "open", "reconnecting" or "closed"
+ *   failure(problem)    the service refuses the stream; nothing follows
+ */
+export class Follower {
+  #jobId;
+  #on;
+  #source = null;
+  #lastId = 0;
+  #retry = FIRST_RETRY_MS;
+  #timer = null;
+  #closed = false;
+
+  constructor(jobId, on) {
+    this.#jobId = jobId;
+    this.#on = on;
+    on.connection("connecting");
+    this.#open();
+  }
+
+  close() {
+    if (!this.#closed) {
+      this.#closed = true;
+      clearTimeout(this.#timer);
+      this.#source.close();
+      this.#on.connection("closed");
+    }
+  }
+
+  #address() {
+    // A new EventSource cannot send Last-Event-ID, so the address says it.
+    return streamAddress(this.#jobId, this.#lastId);
+  }
+
+  #open() {
+    this.#source = new EventSource(this.#address());
+    this.#source.addEventListener("open", () => {
+      this.#retry = FIRST_RETRY_MS;
+      this.#on.connection("open");
+    });
+    for (const kind of KINDS) {
+      this.#source.addEventListener(kind, (event) => this.#receive(kind, event));
+    }
+  }
+
+  #receive(kind, event) {
+    if (typeof event.data !== "string") {
+      this.#connectionLost(); // the browser calls its own trouble "error" too, without data
+      return;
+    }
+    const id = Number(event.lastEventId);
+    if (id <= this.#lastId) {
+      return;
+    }
+    this.#lastId = id;
+    if (TERMINAL.has(kind)) {
+      this.close();
+    }
+    this.#on.event(kind, JSON.parse(event.data));
+  }
+
+  #connectionLost() {
+    this.#on.connection("reconnecting");
+    if (this.#source.readyState === EventSource.CLOSED) {
+      // Any answer but 200 ends an EventSource for good, a restarting proxy's 502 as well.
+      this.#diagnose();
+    }
+  }
+
+  async #diagnose() {
+    const problem = await this.#askWhy();
+    if (this.#closed) {
+      return;
+    }
+    if (problem === null) {
+      this.#timer = setTimeout(() => this.#open(), this.#retry * (0.75 + Math.random() / 2));
+      this.#retry = Math.min(this.#retry * 2, LONGEST_RETRY_MS);
+    } else {
+      this.close();
+      this.#on.failure(problem);
+    }
+  }
+
+  /** Return what stands against a further attempt, or null if there may be one. */
+  async #askWhy() {
+    const patience = new AbortController();
+    const timer = setTimeout(() => patience.abort(), LONGEST_RETRY_MS);
+    try {
+      const response = await fetch(this.#address(), {
+        headers: { Accept: "text/event-stream" },
+        signal: patience.signal,
+      });
+      if (response.status === 204) {
+        return new Problem({ title: "Over", detail: "The job is over and has no more to tell." });
+      }
+      const final = [400, 401, 403, 404, 410].includes(response.status);
+      return final ? await problemOf(response) : null;
+    } catch {
+      return null; // not reachable now
+    } finally {
+      clearTimeout(timer);
+      patience.abort(); // of an answer that is a stream only the status was wanted
+    }
+  }
+}

@@ -1,0 +1,61 @@
+"""Fail when something users meet is not in the documents."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import streamer
+from streamer import errors, hookspecs
+from streamer.app import SERVICE
+from streamer.events import KINDS
+
+ROOT = Path(__file__).parents[2]
+HTTP = (ROOT / "docs" / "http.md").read_text()
+BACKENDS = (ROOT / "docs" / "backends.md").read_text()
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+
+
+def test_every_route_is_documented() -> None:
+    app = streamer.create_app()
+    routes = set()
+    for route in app.router.routes():
+        info = route.resource.get_info() if route.resource else {}
+        path = info.get("path") or info.get("formatter", "")
+        if route.method != "HEAD" and "/static/" not in path and path:
+            routes.add(f"{route.method} {path}")
+    assert app[SERVICE] is not None
+    assert sorted(route for route in routes if f"`{route}`" not in HTTP) == []
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_every_event_and_its_fields_are_documented(kind: str) -> None:
+    (row,) = [line for line in HTTP.splitlines() if line.startswith(f"| `{kind}` |")]
+    fields = KINDS[kind].__struct_encode_fields__
+    missing = [name for name in fields if f"`{name}`" not in row and name != "t"]
+    assert missing == []
+
+
+@pytest.mark.parametrize("hook", hookspecs.__all__)
+def test_every_hook_is_documented_with_its_arguments(hook: str) -> None:
+    arguments = ", ".join(inspect.signature(getattr(hookspecs, hook)).parameters)
+    assert f"`{hook}({arguments})`" in BACKENDS
+
+
+def test_every_error_code_is_documented() -> None:
+    codes = {
+        value.code
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, errors.StreamerError)
+    }
+    # A SandboxFailure becomes an event, and never an answer.
+    assert sorted(code for code in codes if f"`{code}`" not in HTTP) == []
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))])
+def test_links_lead_somewhere(path: Path) -> None:
+    targets = [path.parent / target for target in LINK.findall(path.read_text())]
+    assert [target for target in targets if not target.exists()] == []

@@ -1,0 +1,152 @@
+"""Run what the documents show: every example, against a service that listens."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiohttp import ClientSession
+from aiohttp.test_utils import TestServer
+
+import streamer
+
+ROOT = Path(__file__).parents[2]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SNIPPETS = [
+    pytest.param(language, code, id=f"{path.stem}-{number}-{language}")
+    for path in DOCUMENTS
+    for number, (language, code) in enumerate(FENCE.findall(path.read_text()), 1)
+]
+KNOWN = {"sh", "python", "json", "toml", "js", "text"}
+"""Languages of snippets; ``text`` shows what another one printed."""
+
+EVENT_SOURCE = ROOT / "tests" / "docs" / "eventsource.mjs"
+
+
+def of(*languages: str) -> list[object]:
+    return [snippet for snippet in SNIPPETS if snippet.values[0] in languages]
+
+
+@pytest.fixture
+async def address() -> AsyncIterator[str]:
+    """Return host and port of a service, in place of the README's."""
+    server = TestServer(streamer.create_app({"streams": {"grace_s": 0.1}}))
+    await server.start_server()
+    yield f"127.0.0.1:{server.port}"
+    await server.close()
+
+
+async def check(program: list[str], text: str, folder: Path) -> str:
+    """Run a program on a snippet and return what it printed."""
+    environ = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HOME": str(folder),
+        "LANG": "C.UTF-8",
+    }
+    process = await asyncio.create_subprocess_exec(
+        *program,
+        cwd=folder,
+        env=environ,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(text.encode()), 60)
+    assert process.returncode == 0, f"{text}\n{out.decode()}\n{err.decode()}"
+    return out.decode()
+
+
+def test_every_snippet_says_what_it_is() -> None:
+    assert {snippet.values[0] for snippet in SNIPPETS} <= KNOWN
+
+
+@pytest.mark.parametrize(("language", "code"), of("python"))
+async def test_python(language: str, code: str, address: str, tmp_path: Path) -> None:
+    # What only a program does stays out: here it is run as a module would be imported.
+    program = code.replace("127.0.0.1:8080", address).replace("__main__", "__never__")
+    await check([sys.executable, "-W", "error", "-"], program, tmp_path)
+
+
+@pytest.mark.parametrize(("language", "code"), of("sh"))
+async def test_shell(language: str, code: str, address: str, tmp_path: Path) -> None:
+    if code.startswith("make "):
+        assert [line.split()[:2] for line in code.splitlines()] == [["make", "run"], ["make", "test"]]
+        return
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    printed = await check(
+        ["bash", "-euo", "pipefail"], code.replace("127.0.0.1:8080", address), tmp_path
+    )
+    assert printed
+    if "curl" in code:
+        assert "event: complete" in printed
+
+
+@pytest.mark.parametrize(("language", "code"), of("json"))
+async def test_json_is_a_job_that_is_taken(language: str, code: str, address: str) -> None:
+    headers = {"Prefer": "wait=30"}
+    async with (
+        ClientSession() as session,
+        session.post(f"http://{address}/api/execute", data=code, headers=headers) as response,
+    ):
+        job = await response.json()
+        assert (response.status, job["result"]["exitCode"]) == (200, 0), job
+
+
+@pytest.mark.parametrize(("language", "code"), of("toml"))
+def test_toml_is_configuration(language: str, code: str, tmp_path: Path) -> None:
+    if "[project." in code:
+        assert '[project.entry-points."aiohttp_streamer.plugins"]' in code
+        return
+    file = tmp_path / "config.toml"
+    file.write_text(code)
+    assert streamer.load_config(file, environ={}) != streamer.Config()
+
+
+@pytest.mark.parametrize(("language", "code"), of("js"))
+async def test_javascript(language: str, code: str, address: str, tmp_path: Path) -> None:
+    async with (
+        ClientSession() as session,
+        session.post(
+            f"http://{address}/api/execute", json={"language": "python", "code": "print(42)"}
+        ) as response,
+    ):
+        job_id = (await response.json())["jobId"]
+    prelude = EVENT_SOURCE.read_text() + f'\nbase = "http://{address}"; const jobId = "{job_id}";\n'
+    printed = await check(["node", "--input-type=module", "-"], prelude + code, tmp_path)
+    assert printed == "42\n\nended: exited\n"
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "examples").glob("*.py")))
+async def test_example_starts(name: str, tmp_path: Path) -> None:
+    path = ROOT / "examples" / name
+    if "app = " not in path.read_text():
+        assert "line 10" in await check([sys.executable, str(path)], "", tmp_path)
+        return
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-u", str(path), "0", stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    line = (await process.stdout.readline()).decode()
+    found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
+    assert found, line
+    async with ClientSession(f"http://127.0.0.1:{found[1]}") as session:
+        prefix = "" if name == "standalone.py" else "/code"
+        headers = {"Prefer": "wait=30"}
+        body = {"language": "python", "code": "print(6 * 7)"}
+        async with session.post(f"{prefix}/api/execute", json=body, headers=headers) as response:
+            assert (await response.json())["stdout"] == "42\n"
+        if name == "submit.py":
+            async with session.post("/reverse", data="live") as response:
+                assert await response.text() == "evil\n"
+        if name == "mount.py":
+            async with session.get("/") as response:
+                assert "/code/" in await response.text()
+    process.terminate()
+    assert await asyncio.wait_for(process.wait(), 20) == 0
