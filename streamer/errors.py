@@ -9,7 +9,6 @@
      |    +-- Forbidden        403  the configuration does not allow it
      |    +-- UnknownJob       404  no such job, or not the caller's
      |    +-- Conflict         409  the job is not in a state that allows it
-     |    +-- Gone             410  it existed and has expired
      |    +-- TooLarge         413  the body is over the limit
      +-- CapacityError         nobody is at fault, try again (429, 503)
      |    +-- Busy             429  the queue, or the caller's share of it, is full
@@ -35,7 +34,6 @@ __all__ = [
     "Conflict",
     "Draining",
     "Forbidden",
-    "Gone",
     "InvalidJob",
     "PluginError",
     "SandboxFailure",
@@ -105,13 +103,6 @@ class Conflict(CallerError):
 
     code = "conflict"
     status = 409
-
-
-class Gone(CallerError):
-    """It was here and has expired."""
-
-    code = "gone"
-    status = 410
 
 
 class TooLarge(CallerError):

@@ -1,0 +1,36 @@
+"""Run programs in pluggable sandboxes and stream their output as Server-Sent Events.
+
+In an aiohttp application::
+
+    import streamer
+
+    streamer.setup(app, {"limits": {"default": {"wall_time_s": 10}}}, prefix="/code")
+
+Importing this package has no side effect; nothing starts before the application does.
+"""
+
+from __future__ import annotations
+
+from streamer.app import create_app, get_service, setup
+from streamer.client import Client
+from streamer.config import Config
+from streamer.jobs import JobSpec, Limits, SourceFile
+from streamer.log import Event
+from streamer.settings import load_config
+from streamer.spi import hookimpl
+
+__all__ = [
+    "Client",
+    "Config",
+    "Event",
+    "JobSpec",
+    "Limits",
+    "SourceFile",
+    "create_app",
+    "get_service",
+    "hookimpl",
+    "load_config",
+    "setup",
+]
+
+__version__ = "0.1.0"

@@ -1,0 +1,222 @@
+"""Compose the application: configuration, plugins, engine, service, routes, lifetime."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pluggy
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+from multidict import CIMultiDict
+
+import streamer.wire as wire
+from streamer.access import Access, check_origin
+from streamer.backends import Backends
+from streamer.config import Config
+from streamer.engine import Engine
+from streamer.errors import CallerError, CapacityError, ConfigError, StreamerError, UnknownJob
+from streamer.handlers import Handler, Handlers
+from streamer.memory.engine import MemoryEngine
+from streamer.page import page_routes
+from streamer.plugins import load_backends, load_plugins
+from streamer.runtimes import by_name, missing_tools
+from streamer.service import JobService
+from streamer.sessions import SessionMap
+from streamer.settings import load_config
+
+__all__ = ["SERVICE", "SESSIONS", "create_app", "get_service", "setup"]
+
+log: Final = logging.getLogger(__name__)
+
+SERVICE: Final = web.AppKey("streamer-service", JobService)
+SESSIONS: Final = web.AppKey("streamer-sessions", SessionMap)
+CORS_HEADERS: Final = {
+    "Access-Control-Allow-Methods": "GET, POST, DELETE, OPTIONS",
+    "Access-Control-Allow-Headers": (
+        "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Prefer"
+    ),
+    "Access-Control-Expose-Headers": "Location, X-Job-Id, Retry-After",
+    "Access-Control-Max-Age": "600",
+}
+
+ConfigLike = Config | Mapping[str, Any] | str | Path | None
+
+
+def create_app(
+    config: ConfigLike = None,
+    *,
+    plugins: Iterable[object] = (),
+    middlewares: Iterable[Middleware] = (),
+) -> web.Application:
+    """Return an application that stands alone, or that a host mounts with `add_subapp`.
+
+    `config` is a `Config`, a nested mapping, or the path of a TOML file; the environment
+    is not read. `middlewares` run inside ours. The sandbox is tried at start-up, which
+    raises `BackendUnavailable` if it does not work. Raises `ConfigError`, `PluginError`.
+    """
+    settings = _config(config)
+    manager = load_plugins(plugins, settings.plugins.disabled)
+    backends = Backends(
+        load_backends(manager, settings.sandbox.options),
+        settings.sandbox.backend,
+        settings.sandbox.path,
+    )
+    engine: Engine | None = manager.hook.streamer_engine(config=settings)
+    if engine is None:
+        engine = _memory_engine(settings, manager.hook)
+    runtimes = by_name(settings.runtimes)
+    service = JobService(
+        settings, engine, backends, runtimes, missing_tools(settings.runtimes, settings.sandbox.path)
+    )
+    sessions = SessionMap(settings.streams.max_readers_per_job)
+    handlers = Handlers(service, sessions, Access(settings, manager.hook))
+    app = web.Application(middlewares=[_problems, _cross_origin(settings), *middlewares])
+    app[SERVICE] = service
+    app[SESSIONS] = sessions
+    app.add_routes(handlers.routes())
+    app.add_routes(page_routes())
+    app.cleanup_ctx.append(_run_service)
+    app.on_response_prepare.append(_send_cors)
+    app.on_shutdown.append(_drain)
+    return app
+
+
+def setup(
+    app: web.Application,
+    config: ConfigLike = None,
+    *,
+    prefix: str = "/streamer",
+    plugins: Iterable[object] = (),
+    middlewares: Iterable[Middleware] = (),
+) -> JobService:
+    """Mount the service into a host application below `prefix` and return it.
+
+    Reads no environment, configures no logging, starts nothing before the host starts. The
+    host's middlewares run around ours. Raises RuntimeError when called twice on one
+    application, ValueError for an empty prefix.
+    """
+    if SERVICE in app:
+        raise RuntimeError(
+            "streamer.setup() was called on this application before; for a second mount use "
+            "create_app() and add_subapp()"
+        )
+    mounted = create_app(config, plugins=plugins, middlewares=middlewares)
+    app.add_subapp(prefix, mounted)
+    app[SERVICE] = mounted[SERVICE]
+    app[SESSIONS] = mounted[SESSIONS]
+    return mounted[SERVICE]
+
+
+def get_service(source: web.Application | web.Request) -> JobService:
+    """Return the service of an application, or of the one that a request came to.
+
+    Raises RuntimeError if there is none.
+    """
+    found = source.config_dict if isinstance(source, web.Request) else source
+    try:
+        return found[SERVICE]
+    except KeyError:
+        raise RuntimeError(
+            "this application has no streamer: call streamer.setup(app, ...) first"
+        ) from None
+
+
+def _config(config: ConfigLike) -> Config:
+    if isinstance(config, Config):
+        return config
+    if config is None:
+        return Config()
+    if isinstance(config, Mapping):
+        return Config.from_mapping(config)
+    return load_config(config, environ={})
+
+
+def _memory_engine(config: Config, hook: pluggy.HookRelay) -> MemoryEngine:
+    if config.engine.url != "memory://":
+        scheme = config.engine.url.partition(":")[0]
+        raise ConfigError(
+            f"engine.url: no plugin serves {scheme}://; the built-in engine is memory://"
+        )
+    return MemoryEngine(
+        max_waiting=config.queue.max_waiting,
+        max_per_client=config.queue.max_per_client or config.queue.max_waiting,
+        retention_s=config.streams.retention_s,
+        retention_bytes=config.streams.retention_bytes,
+        on_finished=lambda view: hook.streamer_job_finished(job=view),
+    )
+
+
+async def _run_service(app: web.Application) -> AsyncIterator[None]:
+    async with app[SERVICE]:
+        yield
+
+
+async def _drain(app: web.Application) -> None:
+    # Before the handlers are awaited: each stream ends by itself once its log has.
+    await app[SERVICE].drain(app[SERVICE].config.server.drain_s)
+
+
+@web.middleware
+async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer errors as problem documents (RFC 9457); nothing internal gets out."""
+    try:
+        return await handler(request)
+    except StreamerError as error:
+        if not isinstance(error, CallerError | CapacityError):
+            log.error("%s %s: %s", request.method, request.path, error)
+        return _problem(error)
+    except web.HTTPException as error:
+        if error.status < 400 or error.content_type == "application/problem+json":
+            raise
+        converted = UnknownJob(
+            f"there is no {request.path}" if error.status == 404 else error.reason,
+            code={404: "not_found", 413: "payload_too_large"}.get(error.status, "invalid_request"),
+        )
+        converted.status = error.status
+        response = _problem(converted)
+        if "Allow" in error.headers:
+            response.headers["Allow"] = error.headers["Allow"]
+        return response
+    except Exception:
+        log.exception("%s %s failed", request.method, request.path)
+        return _problem(StreamerError("internal"))
+
+
+def _problem(error: StreamerError) -> web.Response:
+    headers: CIMultiDict[str] = CIMultiDict()
+    if isinstance(error, CapacityError):
+        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return web.Response(
+        body=wire.dump(wire.problem(error)),
+        status=error.status,
+        headers=headers,
+        content_type="application/problem+json",
+    )
+
+
+def _cross_origin(config: Config) -> Middleware:
+    @web.middleware
+    async def cross_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
+        origin = check_origin(request, config)
+        if origin is None:
+            return await handler(request)
+        headers = {"Access-Control-Allow-Origin": origin, "Vary": "Origin", **CORS_HEADERS}
+        if request.method == "OPTIONS":
+            return web.Response(status=204, headers=headers)
+        request[CORS] = headers
+        return await handler(request)
+
+    return cross_origin
+
+
+CORS: Final = web.RequestKey("streamer-cors", dict[str, str])
+
+
+async def _send_cors(request: web.Request, response: web.StreamResponse) -> None:
+    # A stream's headers are out before a middleware sees the response.
+    response.headers.update(request.get(CORS, {}))

@@ -1,0 +1,304 @@
+"""The command line: options become a `Config`, a `Config` becomes an application.
+
+Errors go to standard error in one line; 2 is the exit code for usage and configuration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NoReturn, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+import streamer
+from streamer.app import SERVICE, create_app
+from streamer.config import Config
+from streamer.demo import show_demo
+from streamer.errors import CallerError, ConfigError, StreamerError
+from streamer.local import EXIT_NOT_RUN, run_local, run_remote
+from streamer.logs import configure_logging
+from streamer.runtimes import by_name
+from streamer.serve import serve as serve_forever
+from streamer.settings import check_exposure, effective, load_with_origins
+from streamer.submission import submission
+
+__all__ = ["main"]
+
+EXIT_USAGE: Final = 2
+DEFAULT_FILE: Final = "config.toml"
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run a command and exit with its code."""
+    try:
+        code = cli.main(args=args, prog_name="streamer", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as shown:
+        click.echo(shown.format_message())
+        code = EXIT_USAGE
+    except click.ClickException as error:
+        click.echo(f"streamer: {error.format_message()}", err=True)
+        code = EXIT_USAGE
+    except StreamerError as error:
+        where = f" ({error.path})" if isinstance(error, CallerError) and error.path else ""
+        click.echo(f"streamer: {error}{where}".replace("\n", " "), err=True)
+        code = EXIT_USAGE
+    except (click.Abort, KeyboardInterrupt):
+        code = 130
+    sys.exit(code or 0)
+
+
+def _config_options(function: F) -> F:
+    for option in reversed(
+        [
+            click.option(
+                "--config",
+                "file",
+                metavar="FILE",
+                help=f"Configuration file; default $STREAMER_CONFIG, else {DEFAULT_FILE} if it is here.",
+            ),
+            click.option("--profile", metavar="NAME", help="Use [profiles.NAME] of the file."),
+            click.option(
+                "--set",
+                "overrides",
+                multiple=True,
+                metavar="SECTION.KEY=VALUE",
+                help="Override one value; repeatable.",
+            ),
+            click.option("--sandbox", metavar="NAME", help="The sandbox backend, or auto."),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
+def _load(
+    file: str | None,
+    profile: str | None,
+    overrides: Sequence[str],
+    sandbox: str | None = None,
+) -> tuple[Config, Mapping[str, str]]:
+    named = file or os.environ.get("STREAMER_CONFIG")
+    path = Path(named) if named else Path(DEFAULT_FILE)
+    more = [f"sandbox.backend={sandbox}"] if sandbox else []
+    return load_with_origins(
+        path if named or path.is_file() else None,
+        environ=os.environ,
+        overrides=[*overrides, *more],
+        profile=profile,
+    )
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Run programs in sandboxes and stream their output as Server-Sent Events."""
+
+
+@cli.command()
+@_config_options
+@click.option("--host", metavar="ADDRESS", help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on.")
+@click.option(
+    "--role",
+    type=click.Choice(["all", "api", "worker"]),
+    default="all",
+    help="What this process does; the memory engine does all.",
+)
+@click.option("--workers", type=click.IntRange(1), metavar="N", help="Jobs to run at once.")
+@click.option("--demo", metavar="FILE", help="Run a program once it listens, and show it.")
+def serve(
+    file: str | None,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    sandbox: str | None,
+    host: str | None,
+    port: int | None,
+    role: str,
+    workers: int | None,
+    demo: str | None,
+) -> None:
+    """Run the service until Ctrl-C or SIGTERM."""
+    options = [
+        f"{key}={value}"
+        for key, value in (
+            ("server.host", host),
+            ("server.port", port),
+            ("queue.concurrency", workers),
+        )
+        if value is not None
+    ]
+    config, _ = _load(file, profile, [*overrides, *options], sandbox)
+    if role != "all":
+        raise click.UsageError(
+            f"--role {role} needs an engine that several processes share; "
+            f"engine.url is {config.engine.url!r}"
+        )
+    check_exposure(config)
+    configure_logging(config.logging)
+    if demo is not None and not Path(demo).is_file():
+        raise click.UsageError(f"--demo {demo}: there is no such file")
+    app = create_app(config)
+
+    async def on_ready(address: str) -> None:
+        click.echo(f"streamer {streamer.__version__} listens on {address}/", err=True)
+        if demo is not None:
+            await show_demo(address, Path(demo))
+
+    asyncio.run(serve_forever(app, config, on_ready))
+
+
+@cli.command()
+@_config_options
+@click.argument("program", metavar="FILE|-")
+@click.argument("args", nargs=-1, metavar="[-- ARGS]")
+@click.option("--language", metavar="L", help="Default: by the file's name.")
+@click.option("--url", metavar="URL", help="Run it on the service at URL, not here.")
+@click.option("--token", metavar="TOKEN", envvar="STREAMER_TOKEN", help="Token for --url.")
+@click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help="As wall_time_s=5.")
+@click.option("--file", "files", multiple=True, metavar="F", help="Another file to lay beside it.")
+@click.option("--env", "env", multiple=True, metavar="NAME=VALUE", help="A variable for it.")
+def run(
+    file: str | None,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    sandbox: str | None,
+    program: str,
+    args: tuple[str, ...],
+    language: str | None,
+    url: str | None,
+    token: str | None,
+    limits: tuple[str, ...],
+    files: tuple[str, ...],
+    env: tuple[str, ...],
+) -> int:
+    """Run one program, live: its output here, its input from here, Ctrl-C cancels.
+
+    Exits with the program's code; 124 after a time limit, 128+N after signal N, 137 when it
+    was killed for another limit, 130 after Ctrl-C, 125 when it could not be run.
+    """
+    config, _ = _load(file, profile, overrides, None if url else sandbox)
+    spec = submission(
+        program,
+        runtimes=by_name(config.runtimes),
+        language=language,
+        args=args,
+        files=files,
+        limits=limits,
+        env=env,
+    )
+    # Standard input that was the program's text is used up.
+    forward = program != "-"
+    try:
+        if url:
+            return asyncio.run(run_remote(url, token, spec, sandbox, forward_stdin=forward))
+        logging.getLogger("streamer").setLevel(logging.ERROR)
+        return asyncio.run(run_local(config, spec, forward_stdin=forward))
+    except StreamerError as error:
+        if isinstance(error, CallerError | ConfigError):
+            raise
+        click.echo(f"streamer: {error}", err=True)
+        return EXIT_NOT_RUN
+    except OSError as error:
+        click.echo(f"streamer: {url or program}: {error}", err=True)
+        return EXIT_NOT_RUN
+
+
+@cli.command("config")
+@_config_options
+@click.option("--show-origin", is_flag=True, help="Tell where each value comes from.")
+def show_config(
+    file: str | None,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    sandbox: str | None,
+    *,
+    show_origin: bool,
+) -> None:
+    """Print the effective configuration, secrets hidden."""
+    config, origins = _load(file, profile, overrides, sandbox)
+    for key, value in effective(config).items():
+        line = f"{key} = {json.dumps(value, ensure_ascii=False, default=list)}"
+        click.echo(f"{line}  # {origins.get(key, 'default')}" if show_origin else line)
+
+
+@cli.command()
+@_config_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def runtimes(
+    file: str | None,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    sandbox: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """List the languages and whether this host has them."""
+    config, _ = _load(file, profile, overrides, sandbox)
+    service = create_app(config)[SERVICE]
+    known = {runtime.name: runtime for runtime in service.runtimes.values()}
+    rows = [
+        {
+            "name": name,
+            "aliases": ", ".join(runtime.aliases),
+            "entry": runtime.entry,
+            "available": name not in service.missing_runtimes,
+            "reason": service.missing_runtimes.get(name, ""),
+        }
+        for name, runtime in sorted(known.items())
+    ]
+    _print_rows(rows, as_json=as_json)
+
+
+@cli.command()
+@_config_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def sandboxes(
+    file: str | None,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    sandbox: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """List the sandbox backends; each is tried by running a program in it."""
+    config, _ = _load(file, profile, overrides, sandbox)
+    _print_rows(asyncio.run(_try_sandboxes(config)), as_json=as_json)
+
+
+@cli.command()
+def version() -> None:
+    """Print the version."""
+    click.echo(streamer.__version__)
+
+
+async def _try_sandboxes(config: Config) -> list[dict[str, Any]]:
+    service = create_app(config)[SERVICE]
+    async with service.trial() as backends:
+        reasons = await backends.reasons()
+    return [
+        {
+            "name": name,
+            "isolation": backend.isolation.name.lower(),
+            "available": not reasons[name],
+            "reason": reasons[name],
+        }
+        for name, backend in sorted(backends.items())
+    ]
+
+
+def _print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    table = Table(*rows[0], box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*({True: "yes", False: "no"}.get(v, v) for v in row.values()))
+    Console(soft_wrap=True).print(table)

@@ -1,0 +1,170 @@
+"""Load plugins and turn what their hooks return into checked registries.
+
+The built-in backends are imported first and by name, so an uninstalled checkout works,
+and only from beside this package: another distribution with a package ``sandboxes``
+would otherwise decide, without a word, which sandbox runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import pluggy
+
+from streamer import hookspecs
+from streamer.errors import ConfigError, PluginError
+from streamer.spi import Backend, Isolation
+
+__all__ = ["ENTRY_POINT_GROUP", "load_backends", "load_plugins"]
+
+ENTRY_POINT_GROUP: Final = "aiohttp_streamer.plugins"
+BUILTIN: Final = {"plain": "sandboxes.plain", "bwrap": "sandboxes.bwrap", "firejail": "sandboxes.firejail"}
+HOOK_PREFIX: Final = "streamer_"
+
+
+def load_plugins(
+    plugins: Iterable[object] = (), disabled: Sequence[str] = ()
+) -> pluggy.PluginManager:
+    """Return a plugin manager with the built-ins, the installed plugins and `plugins`.
+
+    Raises `PluginError` for a plugin that cannot be imported, clashes with another, or
+    has a hook that does not exist or is asynchronous.
+    """
+    manager = pluggy.PluginManager("streamer")
+    manager.add_hookspecs(hookspecs)
+    _check_sandboxes_are_ours()
+    for module in BUILTIN.values():
+        manager.register(importlib.import_module(module), module)
+    found = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
+    for point in found:
+        if point.name in disabled or _distribution(point) in disabled:
+            continue
+        if manager.has_plugin(point.name):
+            raise PluginError(
+                f"two plugins are named {point.name!r}, one of them from {_distribution(point)}: "
+                "uninstall one, or list the distribution in plugins.disabled"
+            )
+        try:
+            plugin = point.load()
+        except Exception as error:
+            raise PluginError(
+                f"plugin {point.name!r} of {_distribution(point)} cannot be imported: {error}: "
+                f"mend or uninstall it, or list {point.name!r} in plugins.disabled"
+            ) from error
+        _register(manager, plugin, point.name)
+    for plugin in plugins:
+        _register(manager, plugin, None)
+    return manager
+
+
+def load_backends(
+    manager: pluggy.PluginManager, options: Mapping[str, Mapping[str, object]]
+) -> dict[str, Backend]:
+    """Return every backend by name, with its options from ``[sandbox.NAME]`` filled in.
+
+    Raises `PluginError` for a malformed or doubly named backend, `ConfigError` for an option
+    that is unknown or of the wrong type.
+    """
+    classes: dict[str, type[Backend]] = {}
+    # pluggy calls the last registered first; the built-ins come first here.
+    for group in reversed(manager.hook.streamer_backends()):
+        for cls in group:
+            _check_backend(cls)
+            if cls.name in classes:
+                raise PluginError(
+                    f"two backends are named {cls.name!r}: in {classes[cls.name].__module__} "
+                    f"and in {cls.__module__}: uninstall one"
+                )
+            classes[cls.name] = cls
+    missing = sorted(BUILTIN.keys() - classes.keys())
+    if missing:
+        raise PluginError(f"the built-in backends {missing} are not there: reinstall the package")
+    for name in options:
+        if name not in classes:
+            raise ConfigError(
+                f"sandbox.{name}: there is no such key and no backend of this name"
+                f"{_did_you_mean(name, classes)}; backends here: {', '.join(sorted(classes))}"
+            )
+    return {name: _configure(cls, options.get(name, {})) for name, cls in classes.items()}
+
+
+def _register(manager: pluggy.PluginManager, plugin: object, name: str | None) -> None:
+    label = name or getattr(plugin, "__name__", repr(plugin))
+    for attribute in dir(plugin):
+        if not attribute.startswith(HOOK_PREFIX):
+            continue
+        hook = getattr(plugin, attribute)
+        if not hasattr(hook, "streamer_impl"):
+            continue
+        if not hasattr(hookspecs, attribute):
+            raise PluginError(
+                f"plugin {label}: there is no hook {attribute}"
+                f"{_did_you_mean(attribute, hookspecs.__all__)}"
+            )
+        if inspect.iscoroutinefunction(hook):
+            raise PluginError(f"plugin {label}: {attribute} is async; hooks are plain functions")
+    try:
+        manager.register(plugin, name)
+    except (ValueError, pluggy.PluginValidationError) as error:
+        raise PluginError(f"plugin {label} cannot be registered: {error}") from error
+
+
+def _check_sandboxes_are_ours() -> None:
+    spec = importlib.util.find_spec("sandboxes")
+    ours = Path(__file__).resolve().parent.parent / "sandboxes"
+    found = [Path(place).resolve() for place in (spec and spec.submodule_search_locations) or ()]
+    if found != [ours]:
+        raise PluginError(
+            f"the package sandboxes is {[str(place) for place in found]}, not {ours}: another "
+            "distribution or the working directory shadows the sandboxes of streamer; "
+            "remove it, or start from another directory"
+        )
+
+
+def _check_backend(cls: object) -> None:
+    if not (isinstance(cls, type) and issubclass(cls, Backend)):
+        raise PluginError(f"streamer_backends returned {cls!r}, which is no subclass of Backend")
+    where = f"backend {cls.__module__}.{cls.__qualname__}"
+    if not isinstance(getattr(cls, "name", None), str):
+        raise PluginError(f"{where} has no name: set `name: ClassVar[str] = ...`")
+    if not isinstance(getattr(cls, "isolation", None), Isolation):
+        raise PluginError(f"{where} has no isolation: set `isolation: ClassVar[Isolation] = ...`")
+    if inspect.isabstract(cls):
+        raise PluginError(f"{where} does not implement {sorted(cls.__abstractmethods__)}")
+
+
+def _configure(cls: type[Backend], options: Mapping[str, object]) -> Backend:
+    if not dataclasses.is_dataclass(cls):
+        if options:
+            raise ConfigError(f"sandbox.{cls.name}.{next(iter(options))}: it takes no options")
+        return cls()
+    names = [field.name for field in dataclasses.fields(cls) if field.init]
+    for key in options:
+        if key not in names:
+            raise ConfigError(
+                f"sandbox.{cls.name}.{key}: unknown option{_did_you_mean(key, names)}; "
+                f"it has: {', '.join(names) or 'none'}"
+            )
+    try:
+        backend: Backend = msgspec.convert(dict(options), cls)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"sandbox.{cls.name}: {error}") from error
+    return backend
+
+
+def _distribution(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else "an unknown distribution"
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -1,0 +1,295 @@
+"""Resolve what a caller wants against the configuration into a job that can run.
+
+Everything that can be wrong with a job is found here, before it is accepted: each refusal
+names the place in the request, in the notation of the HTTP interface.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields, replace
+from typing import Final
+
+from streamer.config import Config
+from streamer.errors import BackendUnavailable, Forbidden, InvalidJob
+from streamer.jobs import JobSpec, Limits, Phase, ResolvedJob, SourceFile, Step
+from streamer.runtimes import Runtime, build_steps
+
+__all__ = ["Resolver", "camel"]
+
+MAX_FILES: Final = 10_000
+MAX_NAME_BYTES: Final = 1024
+MAX_PART_BYTES: Final = 255
+"""NAME_MAX of every file system in question (limits.h)."""
+MAX_ARGUMENT_BYTES: Final = 128 * 1024 - 1
+"""MAX_ARG_STRLEN of the kernel (execve(2))."""
+MAX_ARGUMENTS_BYTES: Final = 1024 * 1024
+"""All arguments and variables; a quarter of the stack limit (execve(2)) is 2 MiB."""
+MAX_METADATA_BYTES: Final = 16 * 1024
+VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+LEAST: Final = Limits(
+    wall_time_s=0.1,
+    cpu_time_s=0.1,
+    memory_bytes=4 * 1024 * 1024,
+    processes=1,
+    open_files=8,
+    file_bytes=1,
+    disk_bytes=4096,
+    output_bytes=1,
+)
+"""Below these nothing could run."""
+
+
+def camel(name: str) -> str:
+    """Return the name that the HTTP interface uses for a field: ``wallTimeS``."""
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
+class Resolver:
+    """The configuration as far as it decides about jobs."""
+
+    def __init__(
+        self, config: Config, runtimes: Mapping[str, Runtime], missing: Mapping[str, str]
+    ) -> None:
+        """`runtimes` by name and alias; `missing` says why a runtime cannot be used here."""
+        self._config = config
+        self._runtimes = runtimes
+        self._missing = missing
+
+    def resolve(
+        self, spec: JobSpec, job_id: str, *, default_backend: str, unavailable: Mapping[str, str]
+    ) -> ResolvedJob:
+        """Return the job to run.
+
+        `unavailable` maps every known backend that cannot be used to its reason, or to
+        ``""`` if it can. Raises `InvalidJob`, `Forbidden` or `BackendUnavailable`.
+        """
+        self._refuse_unsupported(spec)
+        backend = self._backend(spec.sandbox, default_backend, unavailable)
+        files = _check_files(spec.files)
+        _check_arguments(spec)
+        if spec.network and not self._config.sandbox.allow_network:
+            raise Forbidden(
+                "network access is not allowed by the configuration (sandbox.allow_network)",
+                path="$.network",
+            )
+        if spec.language is None:
+            limits = self._limits(spec.limits, self._config.limits.default)
+            steps: tuple[Step, ...] = (Step(Phase.RUN, self._command(spec), limits),)
+            runtime_env: Mapping[str, str] = {}
+            read_only: tuple[str, ...] = ()
+        else:
+            runtime = self._runtime(spec)
+            entry, files = _entry_and_files(spec, files, runtime)
+            base = self._raised(runtime)
+            limits = self._limits(spec.limits, base)
+            compile_argv, run_argv = build_steps(runtime, entry, [file.name for file in files])
+            steps = (Step(Phase.RUN, (*run_argv, *spec.args), limits),)
+            if compile_argv:
+                # The operator's limits, not the caller's lowered ones: two seconds for a
+                # program that runs for one are no reason not to compile it.
+                compiling = replace(base, output_bytes=limits.output_bytes)
+                steps = (Step(Phase.COMPILE, compile_argv, compiling), *steps)
+            runtime_env, read_only = runtime.env, runtime.read_only
+        size = sum(len(file.content) for file in files)
+        if size > limits.disk_bytes:
+            raise InvalidJob(
+                f"the files are {size} bytes together and diskBytes allows {limits.disk_bytes}",
+                path="$.files",
+            )
+        return ResolvedJob(
+            job_id=job_id,
+            language=spec.language if spec.language is None else runtime.name,
+            backend=backend,
+            steps=steps,
+            files=files,
+            env={**runtime_env, **spec.env},
+            stdin=spec.stdin,
+            interactive=spec.interactive,
+            network=spec.network,
+            read_only=read_only,
+            output_encoding=spec.output_encoding,
+            metadata=dict(spec.metadata),
+        )
+
+    def _refuse_unsupported(self, spec: JobSpec) -> None:
+        if (spec.language is None) == (not spec.command):
+            raise InvalidJob("give one of language and command", path="$")
+        if spec.project_id is not None:
+            raise InvalidJob(
+                f"there is no project {spec.project_id!r}", path="$.projectId", code="unknown_project"
+            )
+        if spec.terminal is not None:
+            raise InvalidJob("this service offers no terminal", path="$.terminal")
+        if spec.artifacts:
+            raise InvalidJob("this service collects no artifacts", path="$.artifacts")
+
+    def _backend(
+        self, wanted: str | None, default: str, unavailable: Mapping[str, str]
+    ) -> str:
+        if wanted is None or wanted == default:
+            return default
+        if wanted not in unavailable:
+            raise InvalidJob(
+                f"there is no sandbox {wanted!r}; there are {', '.join(sorted(unavailable))}",
+                path="$.sandbox",
+            )
+        if wanted not in self._config.sandbox.allow:
+            raise Forbidden(
+                f"the sandbox {wanted!r} is not allowed by the configuration (sandbox.allow)",
+                path="$.sandbox",
+            )
+        if unavailable[wanted]:
+            raise BackendUnavailable(f"the sandbox {wanted!r} is not available on this host")
+        return wanted
+
+    def _command(self, spec: JobSpec) -> tuple[str, ...]:
+        if not self._config.sandbox.allow_command:
+            raise Forbidden(
+                "commands are not allowed by the configuration (sandbox.allow_command)",
+                path="$.command",
+            )
+        if spec.code is not None or spec.entry is not None:
+            raise InvalidJob(
+                "code and entry go with language; with command give files",
+                path="$.code" if spec.code is not None else "$.entry",
+            )
+        if not spec.command[0]:
+            raise InvalidJob("the command is empty", path="$.command[0]")
+        return (*spec.command, *spec.args)
+
+    def _runtime(self, spec: JobSpec) -> Runtime:
+        name = spec.language or ""
+        runtime = self._runtimes.get(name)
+        if runtime is None:
+            known = ", ".join(sorted({known.name for known in self._runtimes.values()}))
+            raise InvalidJob(
+                f"unknown language {name!r}; known are {known}",
+                path="$.language",
+                code="unknown_language",
+            )
+        if runtime.name in self._missing:
+            raise InvalidJob(
+                f"the language {runtime.name!r} is not available here: "
+                f"{self._missing[runtime.name]}",
+                path="$.language",
+                code="unknown_language",
+            )
+        return runtime
+
+    def _raised(self, runtime: Runtime) -> Limits:
+        """Return the default limits with what the runtime needs more of, within the ceiling."""
+        values = asdict(self._config.limits.default)
+        ceiling = asdict(self._config.limits.max)
+        for name, value in runtime.limits.items():
+            values[name] = min(max(values[name], value), ceiling[name])
+        return Limits(**values)
+
+    def _limits(self, wanted: Mapping[str, float], base: Limits) -> Limits:
+        names = {field.name for field in fields(Limits)}
+        changes: dict[str, float] = {}
+        for name, value in wanted.items():
+            path = f"$.limits.{camel(name)}"
+            if name not in names:
+                raise InvalidJob("unknown limit", path=path)
+            least, most = getattr(LEAST, name), getattr(self._config.limits.max, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise InvalidJob("expected a number", path=path)
+            if not name.endswith("_s") and not isinstance(value, int):
+                raise InvalidJob("expected a whole number", path=path)
+            if not math.isfinite(value) or not least <= value <= most:
+                raise InvalidJob(
+                    f"{value} is out of range: from {least} to {most} is allowed", path=path
+                )
+            changes[name] = value
+        return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def _entry_and_files(
+    spec: JobSpec, files: tuple[SourceFile, ...], runtime: Runtime
+) -> tuple[str, tuple[SourceFile, ...]]:
+    entry = spec.entry if spec.entry is not None else runtime.entry
+    _check_name(entry, "$.entry")
+    names = {file.name for file in files}
+    if spec.code is not None:
+        if entry in names:
+            raise InvalidJob(f"code is {entry!r}, which files has too", path="$.files")
+        files = _check_files((*files, SourceFile(entry, spec.code.encode("utf-8", "surrogatepass"))))
+    elif not files:
+        raise InvalidJob("give code or files", path="$.code")
+    elif entry not in names:
+        raise InvalidJob(f"there is no file {entry!r} to run", path="$.entry")
+    return entry, files
+
+
+def _check_files(files: Iterable[SourceFile]) -> tuple[SourceFile, ...]:
+    files = tuple(files)
+    if len(files) > MAX_FILES:
+        raise InvalidJob(f"{len(files)} files are too many: {MAX_FILES} at most", path="$.files")
+    seen: set[str] = set()
+    folders: set[str] = set()
+    for index, file in enumerate(files):
+        path = f"$.files[{index}].name"
+        _check_name(file.name, path)
+        if file.name in seen:
+            raise InvalidJob(f"the file {file.name!r} is there twice", path=path)
+        seen.add(file.name)
+        parts = file.name.split("/")
+        folders.update("/".join(parts[:depth]) for depth in range(1, len(parts)))
+    both = sorted(seen & folders)
+    if both:
+        raise InvalidJob(f"{both[0]!r} is both a file and a folder", path="$.files")
+    return files
+
+
+def _check_name(name: str, path: str) -> None:
+    """Refuse every name that is not plainly below the workspace (zip slip and its kin)."""
+    try:
+        raw = name.encode()
+    except UnicodeEncodeError:
+        raise InvalidJob("the name is not valid Unicode", path=path) from None
+    parts = name.split("/")
+    if not name or len(raw) > MAX_NAME_BYTES:
+        raise InvalidJob(f"a name has 1 to {MAX_NAME_BYTES} bytes", path=path)
+    if "\0" in name or "\\" in name:
+        raise InvalidJob("a name has no NUL and no backslash", path=path)
+    if any(part in ("", ".", "..") for part in parts):
+        raise InvalidJob("a name is relative, without empty, . or .. parts", path=path)
+    if any(len(part.encode()) > MAX_PART_BYTES for part in parts):
+        raise InvalidJob(f"a part of a name has at most {MAX_PART_BYTES} bytes", path=path)
+
+
+def _check_arguments(spec: JobSpec) -> None:
+    total = 0
+    groups = (("args", spec.args), ("command", spec.command))
+    for group, words in groups:
+        for index, word in enumerate(words):
+            total += _check_word(word, f"$.{group}[{index}]")
+    for name, value in spec.env.items():
+        if not VARIABLE.fullmatch(name):
+            raise InvalidJob(
+                "a variable's name has letters, digits and _ only", path=f"$.env[{name!r}]"
+            )
+        total += len(name) + 1 + _check_word(value, f"$.env.{name}")
+    if total > MAX_ARGUMENTS_BYTES:
+        raise InvalidJob(
+            f"arguments and variables are {total} bytes: {MAX_ARGUMENTS_BYTES} at most", path="$.args"
+        )
+    if sum(len(k) + len(v) for k, v in spec.metadata.items()) > MAX_METADATA_BYTES:
+        raise InvalidJob(f"metadata has at most {MAX_METADATA_BYTES} bytes", path="$.metadata")
+
+
+def _check_word(word: str, path: str) -> int:
+    try:
+        size = len(word.encode())
+    except UnicodeEncodeError:
+        raise InvalidJob("the text is not valid Unicode", path=path) from None
+    if "\0" in word:
+        raise InvalidJob("the text has a NUL", path=path)
+    if size > MAX_ARGUMENT_BYTES:
+        raise InvalidJob(f"{size} bytes are too many: {MAX_ARGUMENT_BYTES} at most", path=path)
+    return size + 1

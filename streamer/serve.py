@@ -1,0 +1,91 @@
+"""Run the service on its own: listen, wait for a signal, stop in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from aiohttp import web
+from aiohttp.abc import AbstractAccessLogger
+
+from streamer.app import SERVICE
+from streamer.config import Config
+from streamer.errors import ConfigError
+
+__all__ = ["serve"]
+
+log: Final = logging.getLogger(__name__)
+
+HANDLERS_END_S: Final = 5.0
+"""Once every log has ended, what is left of a stream is its last write."""
+
+Ready = Callable[[str], Awaitable[None]]
+
+
+async def serve(app: web.Application, config: Config, on_ready: Ready | None = None) -> None:
+    """Serve an application of `create_app` until SIGTERM or SIGINT, then drain it.
+
+    While draining the streams go on; a second signal ends the running jobs at once. `on_ready`
+    is given the address once requests are answered. Raises `ConfigError` when the address
+    cannot be listened on, and what the application's start-up raises.
+    """
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    service = app[SERVICE]
+
+    def stop() -> None:
+        if stopping.is_set():
+            service.hurry()
+        stopping.set()
+
+    # A client that leaves cancels its handler at once: for streams that is the only notice.
+    # Jobs are not their handlers' and go on.
+    runner = web.AppRunner(
+        app,
+        handler_cancellation=True,
+        shutdown_timeout=HANDLERS_END_S,
+        access_log=logging.getLogger("streamer.access") if config.logging.access else None,
+        access_log_class=_AccessLog,
+        keepalive_timeout=75.0,
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    try:
+        await runner.setup()
+        site = web.TCPSite(runner, config.server.host, config.server.port)
+        try:
+            await site.start()
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {config.server.host}:{config.server.port}: "
+                f"{error.strerror or error}; set server.port or use --port"
+            ) from error
+        host, port = runner.addresses[0][:2]
+        address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        log.info("listening on %s, sandbox %s", address, service.backends.default)
+        following = asyncio.ensure_future(on_ready(address)) if on_ready else None
+        await stopping.wait()
+        log.info("draining: up to %g s for running jobs", config.server.drain_s)
+        await service.drain(config.server.drain_s)
+        if following is not None:
+            following.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await following
+    finally:
+        await runner.cleanup()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+class _AccessLog(AbstractAccessLogger):
+    """One line a request, with the path alone: a query may hold a token."""
+
+    def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
+        """Write the line; for a stream that is when it ends."""
+        self.logger.info(
+            '%s "%s %s" %d %.3fs', request.remote, request.method, request.path, response.status, time
+        )

@@ -1,0 +1,298 @@
+"""Accept jobs, run them on a bounded number of workers, and stop in good order.
+
+Knows no HTTP. One `JobService` is one application's: its engine, its backends, its
+workers. Jobs enter by `submit` and are followed through the `Job` it returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import logging
+import os
+import secrets
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final, Literal, Self
+
+from streamer.backends import Backends
+from streamer.config import Config
+from streamer.engine import (
+    CancelResult,
+    Engine,
+    Eof,
+    Idempotency,
+    Input,
+    JobView,
+    Lease,
+    Signal,
+    Stats,
+)
+from streamer.errors import Draining, UnknownJob
+from streamer.events import Complete, Error
+from streamer.execution import Execution, ExecutionSettings
+from streamer.jobs import JobSpec
+from streamer.log import Event, JobLog
+from streamer.resolve import Resolver
+from streamer.runtimes import Runtime
+from streamer.slots import UidSlots
+from streamer.workspace import StateFolder, state_folder
+
+__all__ = ["Job", "JobService"]
+
+log: Final = logging.getLogger(__name__)
+
+CLAIM_RETRY_S: Final = 1.0
+
+
+class Job:
+    """A handle on one accepted job."""
+
+    def __init__(self, engine: Engine, job_id: str) -> None:
+        self._engine = engine
+        self.id = job_id
+
+    async def log(self) -> JobLog:
+        """Return the job's log. Raises `UnknownJob` once it has expired."""
+        return await self._engine.open(self.id)
+
+    async def events(self, after: int = 0) -> AsyncIterator[Event]:
+        """Yield the job's events after number `after`, then live ones, to the terminal one."""
+        async for event in (await self.log()).events(after):
+            yield event
+
+    async def view(self) -> JobView:
+        """Return a snapshot. Raises `UnknownJob` once it has expired."""
+        view = await self._engine.status(self.id)
+        if view is None:
+            raise UnknownJob(f"there is no job {self.id!r}")
+        return view
+
+    async def result(self) -> Complete | Error:
+        """Wait for the end of the job and return its terminal event."""
+        job_log = await self.log()
+        while not job_log.done:
+            await job_log.wait(job_log.last_id)
+        (last,) = job_log.entries(job_log.last_id - 1)
+        assert isinstance(last.data, Complete | Error)
+        return last.data
+
+    async def cancel(self) -> CancelResult:
+        """End the job if it is queued, or ask for its end. Idempotent."""
+        return await self._engine.cancel(self.id)
+
+    async def write(self, data: bytes) -> Literal["accepted", "closed"]:
+        """Send bytes to the program's standard input; ``closed`` when it takes none."""
+        return await self._engine.send(self.id, Input(data))
+
+    async def end_input(self) -> Literal["accepted", "closed"]:
+        """End the program's standard input."""
+        return await self._engine.send(self.id, Eof())
+
+    async def signal(self, number: int) -> Literal["accepted", "closed"]:
+        """Send a signal to the program."""
+        return await self._engine.send(self.id, Signal(number))
+
+
+class JobService:
+    """The service behind one application. Use it as an asynchronous context manager.
+
+    Entering it finds the sandbox and starts the workers: it raises `BackendUnavailable`
+    when the configured sandbox does not work here, and falls back to no weaker one.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        engine: Engine,
+        backends: Backends,
+        runtimes: Mapping[str, Runtime],
+        missing_runtimes: Mapping[str, str],
+    ) -> None:
+        self.config = config
+        self.engine = engine
+        self.backends = backends
+        self.runtimes = runtimes
+        self.missing_runtimes = missing_runtimes
+        self.concurrency = config.queue.concurrency or 2 * (os.cpu_count() or 1)
+        self.outcomes: Counter[str] = Counter()
+        """How many jobs this process has run to which reason or error code."""
+        self.draining = asyncio.Event()
+        self._resolver = Resolver(config, runtimes, missing_runtimes)
+        self._settings = ExecutionSettings(
+            path=config.sandbox.path,
+            kill_grace_s=config.sandbox.kill_grace_s,
+            on_output_limit=config.streams.on_output_limit,
+        )
+        self._running: dict[asyncio.Task[None], Execution] = {}
+        self._leases: dict[str, Lease] = {}
+        self._hurried = asyncio.Event()
+        self._mean_run_s = 0.0
+        self._resources = contextlib.AsyncExitStack()
+        self._folder: StateFolder | None = None
+        self._slots: UidSlots | None = None
+        self._claiming: asyncio.Task[None] | None = None
+        self._beating: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        async with contextlib.AsyncExitStack() as stack:
+            self._folder, self._slots = stack.enter_context(self._place(self.concurrency))
+            await self.backends.find_default()
+            self._resources = stack.pop_all()
+        self._claiming = asyncio.create_task(self._claim_jobs(), name="streamer-claim")
+        self._beating = asyncio.create_task(self._keep_leases(), name="streamer-leases")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.drain(0)
+        for task in (self._claiming, self._beating):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        await self.engine.close()
+        await self._resources.aclose()
+
+    @asynccontextmanager
+    async def trial(self) -> AsyncIterator[Backends]:
+        """Lend the backends for trying them, without starting the service."""
+        with self._place(1):
+            yield self.backends
+
+    @contextmanager
+    def _place(self, slots: int) -> Iterator[tuple[StateFolder, UidSlots | None]]:
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(state_folder(self.config.server.state_dir))
+            uids = None
+            if folder.host.root:
+                uids = UidSlots(self.config.sandbox.uid_base, slots)
+                stack.callback(uids.close)
+            self.backends.settle(folder, uids)
+            yield folder, uids
+
+    @property
+    def ready(self) -> bool:
+        """Whether jobs are taken: started, with a sandbox that works, and not draining."""
+        return self._claiming is not None and not self.draining.is_set()
+
+    async def submit(
+        self,
+        spec: JobSpec,
+        *,
+        tenant: str = "",
+        idempotency: Idempotency | None = None,
+    ) -> Job:
+        """Accept a job and return at once.
+
+        Raises `InvalidJob`, `Forbidden` or `Conflict` when the job is at fault, `Busy` when
+        the queue is full, `Draining` when the service is shutting down.
+        """
+        if not self.ready:
+            raise Draining("the service is shutting down and takes no new jobs", retry_after_s=5.0)
+        job = self._resolver.resolve(
+            spec,
+            _new_job_id(),
+            default_backend=self.backends.default,
+            unavailable=await self.backends.reasons(self.config.sandbox.allow),
+        )
+        submitted = await self.engine.submit(job, tenant=tenant, idempotency=idempotency)
+        return Job(self.engine, submitted.job_id)
+
+    def job(self, job_id: str) -> Job:
+        """Return a handle on a job by its id; the handle's methods say if there is none."""
+        return Job(self.engine, job_id)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no more jobs, end the queued ones, and give the running ones `timeout_s`.
+
+        After that the running ones are killed. Every log has its terminal event when this
+        returns. `hurry` cuts the time short. Idempotent.
+        """
+        self.draining.set()
+        await self.engine.drain()
+        if self._claiming is not None:
+            self._claiming.cancel()
+            await asyncio.gather(self._claiming, return_exceptions=True)
+        if self._running and timeout_s > 0:
+            hurried = asyncio.ensure_future(self._hurried.wait())
+            finished = asyncio.ensure_future(asyncio.wait(set(self._running)))
+            await asyncio.wait(
+                {hurried, finished}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            hurried.cancel()
+            finished.cancel()
+        for execution in self._running.values():
+            execution.stop("shutting_down")
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    def hurry(self) -> None:
+        """Let a `drain` that is under way wait no longer."""
+        self._hurried.set()
+
+    async def estimated_wait_s(self) -> float:
+        """Return how long a job submitted now would wait, judging by the last ones, in seconds."""
+        stats = await self.engine.stats()
+        if stats.running < self.concurrency:
+            return 0.0
+        return round((stats.waiting + 1) * self._mean_run_s / self.concurrency, 2)
+
+    async def stats(self) -> Stats:
+        """Return how busy the engine is."""
+        return await self.engine.stats()
+
+    async def _claim_jobs(self) -> None:
+        worker = secrets.token_hex(8)
+        while True:
+            free = self.concurrency - len(self._running)
+            if free <= 0:
+                await asyncio.wait(set(self._running), return_when=asyncio.FIRST_COMPLETED)
+                continue
+            try:
+                leases: Sequence[Lease] = await self.engine.claim(worker, free)
+            except Exception:
+                log.exception("the engine gave no jobs; trying again")
+                await asyncio.sleep(CLAIM_RETRY_S)
+                continue
+            for lease in leases:
+                self._start(lease)
+
+    def _start(self, lease: Lease) -> None:
+        assert self._folder is not None
+        execution = Execution(
+            lease,
+            self.backends[lease.job.backend],
+            self._folder,
+            self._slots,
+            self._settings,
+        )
+        task = asyncio.create_task(execution.run(), name=f"streamer-job-{lease.job.job_id}")
+        self._running[task] = execution
+        self._leases[lease.job.job_id] = lease
+
+        started = time.monotonic()
+
+        def ended(task: asyncio.Task[None]) -> None:
+            # A moving mean over about the last ten.
+            self._mean_run_s += 0.1 * (time.monotonic() - started - self._mean_run_s)
+            del self._running[task]
+            del self._leases[lease.job.job_id]
+            if execution.outcome:
+                self.outcomes[execution.outcome] += 1
+
+        task.add_done_callback(ended)
+
+    async def _keep_leases(self) -> None:
+        while True:
+            await asyncio.sleep(self.engine.heartbeat_s)
+            try:
+                await self.engine.heartbeat(list(self._leases.values()))
+                await self.engine.reap()
+            except Exception:
+                log.exception("the engine did not take the heartbeat")
+
+
+def _new_job_id() -> str:
+    """Return 128 random bits as 26 letters and digits: who has it may read the job."""
+    return base64.b32encode(secrets.token_bytes(16)).decode().rstrip("=").lower()

@@ -1,0 +1,95 @@
+"""Make a job of what a command line names: files, arguments, limits."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+
+from streamer.errors import InvalidJob
+from streamer.jobs import JobSpec, SourceFile
+from streamer.runtimes import Runtime
+
+__all__ = ["submission"]
+
+
+def submission(
+    program: str,
+    *,
+    runtimes: Mapping[str, Runtime],
+    language: str | None = None,
+    args: Sequence[str] = (),
+    files: Sequence[str] = (),
+    limits: Sequence[str] = (),
+    env: Sequence[str] = (),
+) -> JobSpec:
+    """Return the job that runs the file `program`, or standard input for ``-``.
+
+    `files` are laid beside it under their relative paths, or their names when they lie
+    elsewhere. `limits` and `env` are ``NAME=VALUE``. Raises `InvalidJob`.
+    """
+    if program == "-":
+        if language is None:
+            raise InvalidJob("with - say which language it is: --language")
+        content, entry = sys.stdin.buffer.read(), None
+        sources: list[SourceFile] = []
+        try:
+            code = content.decode()
+        except UnicodeDecodeError:
+            raise InvalidJob("standard input is not UTF-8 text") from None
+    else:
+        main = _read(program)
+        entry, code = main.name, None
+        sources = [main]
+        if language is None:
+            language = _language_of(main.name, runtimes)
+    sources += [_read(name) for name in files]
+    return JobSpec(
+        language=language,
+        code=code,
+        files=tuple(sources),
+        entry=entry,
+        args=tuple(args),
+        env=dict(_pair(text, "--env") for text in env),
+        limits=dict(_limit(text) for text in limits),
+        output_encoding="base64",  # the program's own bytes, not our decoding of them
+    )
+
+
+def _read(name: str) -> SourceFile:
+    path = Path(name)
+    try:
+        content = path.read_bytes()
+        mode = stat.S_IMODE(path.stat().st_mode) & 0o755
+    except OSError as error:
+        raise InvalidJob(f"{name}: {error.strerror}") from error
+    relative = PurePosixPath(os.path.normpath(name))
+    inside = not relative.is_absolute() and ".." not in relative.parts
+    return SourceFile(str(relative) if inside else relative.name, content, mode)
+
+
+def _language_of(name: str, runtimes: Mapping[str, Runtime]) -> str:
+    suffix = PurePosixPath(name).suffix
+    for runtime in runtimes.values():
+        patterns = [f"*{PurePosixPath(runtime.entry).suffix}", *runtime.sources]
+        if suffix and any(fnmatchcase(name, pattern) for pattern in patterns):
+            return runtime.name
+    raise InvalidJob(f"{name}: its name does not tell the language; say it with --language")
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise InvalidJob(f"{option} {text}: write NAME=VALUE")
+    return name, value
+
+
+def _limit(text: str) -> tuple[str, float]:
+    name, value = _pair(text, "--limit")
+    try:
+        return name, int(value) if value.lstrip("-").isdigit() else float(value)
+    except ValueError:
+        raise InvalidJob(f"--limit {text}: {value!r} is not a number") from None

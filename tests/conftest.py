@@ -1,0 +1,91 @@
+"""Share what tests of every kind need: which backends must work here, and a real service."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+import streamer
+from streamer.app import SERVICE
+
+BACKENDS = ("plain", "bwrap", "firejail")
+ISOLATING = ("bwrap", "firejail")
+
+Start = Callable[..., Awaitable[TestClient[Any, Any]]]
+
+
+def required_backends() -> frozenset[str]:
+    """Return the backends whose absence fails here instead of skipping."""
+    return frozenset(filter(None, os.environ.get("STREAMER_REQUIRE_BACKENDS", "").split(",")))
+
+
+@pytest.fixture(scope="session")
+def backend_reasons() -> Mapping[str, str]:
+    """Try every backend once and return why each cannot be used, or an empty text."""
+
+    async def attempt() -> Mapping[str, str]:
+        service = streamer.create_app()[SERVICE]
+        async with service.trial() as backends:
+            reasons = await backends.reasons()
+        await service.engine.close()
+        return reasons
+
+    return asyncio.run(attempt())
+
+
+@pytest.fixture
+def need(backend_reasons: Mapping[str, str]) -> Callable[[str], str]:
+    """Return a function that skips the test, or fails it, where a backend does not work."""
+
+    def check(name: str) -> str:
+        reason = backend_reasons[name]
+        if reason and name in required_backends():
+            pytest.fail(f"{name} is required here (STREAMER_REQUIRE_BACKENDS): {reason}")
+        if reason:
+            pytest.skip(f"{name}: {reason}")
+        return name
+
+    return check
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest, need: Callable[[str], str]) -> str:
+    """Return each backend that works here, in turn."""
+    return need(request.param)
+
+
+@pytest.fixture(params=ISOLATING)
+def isolating_backend(request: pytest.FixtureRequest, need: Callable[[str], str]) -> str:
+    """Return each backend that promises isolation, in turn."""
+    return need(request.param)
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Start]:
+    """Return a function that starts a service on a real socket and returns a client of it.
+
+    Its arguments are sections of the configuration; commands are allowed, since tests say
+    what runs.
+    """
+    async with AsyncExitStack() as stack:
+
+        async def start_service(
+            *, plugins: tuple[object, ...] = (), **sections: Mapping[str, Any]
+        ) -> TestClient[Any, Any]:
+            sandbox = {"backend": "bwrap", "allow_command": True, **sections.pop("sandbox", {})}
+            config = {"sandbox": sandbox, "streams": {"grace_s": 0.05}, **sections}
+            app = streamer.create_app(config, plugins=plugins)
+            # As `streamer serve` does; a test's client leaves streams at will.
+            server = TestServer(app)
+            client = TestClient(server)
+            await server.start_server()
+            stack.push_async_callback(client.close)
+            return client
+
+        yield start_service

@@ -1,0 +1,89 @@
+"""Read streams as a client would, and look at the host as an operator would."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aiohttp import ClientResponse
+from aiohttp.test_utils import TestClient
+
+from streamer.client import EventParser
+
+AnyClient = TestClient[Any, Any]
+
+
+@dataclass(frozen=True)
+class Received:
+    """One event as it came over the wire."""
+
+    id: int
+    kind: str
+    data: dict[str, Any]
+
+
+async def received(response: ClientResponse) -> AsyncIterator[Received]:
+    """Yield the events of an open stream until it ends."""
+    parser = EventParser()
+    async for chunk in response.content.iter_any():
+        for number, kind, data in parser.feed(chunk):
+            yield Received(int(number), kind, json.loads(data))
+
+
+async def submit(client: AnyClient, **job: Any) -> str:
+    """Submit a job and return its id."""
+    async with client.post("/api/execute", json=job) as response:
+        body = await response.json()
+        assert response.status == 202, body
+        return str(body["jobId"])
+
+
+async def follow(client: AnyClient, job_id: str, after: int | None = None) -> list[Received]:
+    """Return all events of a job, from after one of them, to the end of the stream."""
+    headers = {} if after is None else {"Last-Event-ID": str(after)}
+    async with client.get(f"/api/stream/{job_id}", headers=headers) as response:
+        assert response.status == 200, await response.text()
+        return [event async for event in received(response)]
+
+
+async def run(client: AnyClient, **job: Any) -> list[Received]:
+    """Submit a job and return all its events."""
+    return await follow(client, await submit(client, **job))
+
+
+def text(events: Iterable[Received], stream: str = "stdout") -> str:
+    """Return what a program wrote."""
+    return "".join(
+        event.data["data"]
+        for event in events
+        if event.kind == "output" and event.data["stream"] == stream
+    )
+
+
+def verdict(events: list[Received]) -> dict[str, Any]:
+    """Return the data of the one terminal event, which must be the last."""
+    terminal = [event for event in events if event.kind in ("complete", "error")]
+    assert terminal == events[-1:], events
+    return terminal[0].data
+
+
+def processes_with(mark: str) -> list[str]:
+    """Return the command lines of all processes on this host whose environment or command
+    line holds a mark.
+    """
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            line = (entry / "cmdline").read_bytes()
+            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if mark.encode() in line and state != "Z":
+            found.append(line.replace(b"\0", b" ").decode(errors="replace"))
+    return found
