@@ -7,6 +7,7 @@ import sys
 from aiohttp import web
 
 import streamer
+from streamer.events import Output
 
 
 async def reverse(request: web.Request) -> web.Response:
@@ -19,7 +20,7 @@ async def reverse(request: web.Request) -> web.Response:
             limits={"wall_time_s": 5},
         )
     )
-    printed = [event.data.data async for event in job.events() if event.kind == "output"]
+    printed = [event.data.data async for event in job.events() if isinstance(event.data, Output)]
     return web.Response(text="".join(printed))
 
 

@@ -52,6 +52,14 @@ class Firejail(Backend):
             )
         if host.root:
             self._account()
+            return
+        try:
+            self._home(None)
+        except KeyError:
+            raise BackendUnavailable(
+                f"firejail refuses uid {os.getuid()}, which /etc/passwd does not list: "
+                "run the service as an account of this host"
+            ) from None
 
     def run_as(self, slot: Identity | None) -> Identity | None:
         """Return the account instead of the slot's own user, which has no passwd entry."""

@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 from multidict import CIMultiDict
 
-import streamer.wire as wire
+from streamer import wire
 from streamer.access import Access, check_origin
 from streamer.backends import Backends
 from streamer.config import Config
@@ -69,7 +69,11 @@ def create_app(
         engine = _memory_engine(settings, manager.hook)
     runtimes = by_name(settings.runtimes)
     service = JobService(
-        settings, engine, backends, runtimes, missing_tools(settings.runtimes, settings.sandbox.path)
+        settings,
+        engine,
+        backends,
+        runtimes,
+        missing_tools(settings.runtimes, settings.sandbox.path),
     )
     sessions = SessionMap(settings.streams.max_readers_per_job)
     handlers = Handlers(service, sessions, Access(settings, manager.hook))

@@ -130,11 +130,11 @@ class Backends(Mapping[str, Backend]):
                 sandbox = await stack.enter_async_context(
                     open_sandbox(backend, folder.host, workspace, describe)
                 )
-                with open(os.devnull, "r+b") as null:
-                    stdio = (null.fileno(), null.fileno(), null.fileno())
-                    argv = ("/bin/sh", "-c", f"exit {TRIAL_EXIT}")
-                    await sandbox.start(Step(Phase.RUN, argv, Limits()), env, stdio)
-                    end = await sandbox.end()
+                null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+                stack.callback(os.close, null)
+                argv = ("/bin/sh", "-c", f"exit {TRIAL_EXIT}")
+                await sandbox.start(Step(Phase.RUN, argv, Limits()), env, (null, null, null))
+                end = await sandbox.end()
                 if os.waitstatus_to_exitcode(end.status) != TRIAL_EXIT:
                     return f"a trial program ended with wait status {end.status:#x}"
         except BackendUnavailable as unavailable:

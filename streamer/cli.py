@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -63,7 +63,7 @@ def _config_options(function: F) -> F:
                 "--config",
                 "file",
                 metavar="FILE",
-                help=f"Configuration file; default $STREAMER_CONFIG, else {DEFAULT_FILE} if it is here.",
+                help=f"Configuration file; default $STREAMER_CONFIG, else {DEFAULT_FILE} if here.",
             ),
             click.option("--profile", metavar="NAME", help="Use [profiles.NAME] of the file."),
             click.option(
@@ -152,7 +152,7 @@ def serve(
         if demo is not None:
             await show_demo(address, Path(demo))
 
-    asyncio.run(serve_forever(app, config, on_ready))
+    _event_loop()(serve_forever(app, config, on_ready))
 
 
 @cli.command()
@@ -277,6 +277,15 @@ def sandboxes(
 def version() -> None:
     """Print the version."""
     click.echo(streamer.__version__)
+
+
+def _event_loop() -> Callable[[Coroutine[Any, Any, None]], None]:
+    """Return what runs the service: uvloop where it is installed (the extra ``uvloop``)."""
+    try:
+        import uvloop  # noqa: PLC0415 - it is optional
+    except ImportError:
+        return asyncio.run
+    return uvloop.run
 
 
 async def _try_sandboxes(config: Config) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
@@ -249,7 +249,9 @@ def _fill_runtimes(section: object) -> object:
             raise ConfigError(f"runtimes.{name}: expected a table")
         for key in given:
             if key not in known - {"name"}:
-                raise ConfigError(f"runtimes.{name}.{key}: unknown key; known are {', '.join(sorted(known))}")
+                raise ConfigError(
+                    f"runtimes.{name}.{key}: unknown key; known are {', '.join(sorted(known))}"
+                )
         filled[name] = {**filled.get(name, {}), "name": name, **given}
     return filled
 

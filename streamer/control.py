@@ -127,8 +127,7 @@ class InitChannel:
             len(variables),
         )
         payload += b"".join(struct.pack("<IQQ", *triple) for triple in triples)
-        descriptors = struct.pack("<I", 1) + b"D"
-        socket.send_fds(self._sock, [descriptors], stdio)
+        await self._send_descriptors(stdio)
         await self._send(b"R", payload + strings)
 
     async def end(self) -> ProgramEnd:
@@ -173,11 +172,29 @@ class InitChannel:
             raise SandboxFailure(f"the init hung up: {error}") from error
         self._busy = False
 
+    async def _send_descriptors(self, stdio: tuple[int, int, int]) -> None:
+        frame = struct.pack("<I", 1) + b"D"
+        while True:
+            try:
+                socket.send_fds(self._sock, [frame], stdio)
+            except BlockingIOError:  # files fill the socket up to here
+                await self._writable()
+            except OSError as error:
+                raise SandboxFailure(f"the init hung up: {error}") from error
+            else:
+                return
+
+    async def _writable(self) -> None:
+        ready: asyncio.Future[None] = self._loop.create_future()
+        self._loop.add_writer(self._sock.fileno(), _settle, ready, None)
+        try:
+            await ready
+        finally:
+            self._loop.remove_writer(self._sock.fileno())
+
     def _receive(self) -> None:
         try:
-            data, ancillary, _, _ = self._sock.recvmsg(
-                65536, socket.CMSG_SPACE(_CREDENTIALS.size)
-            )
+            data, ancillary, _, _ = self._sock.recvmsg(65536, socket.CMSG_SPACE(_CREDENTIALS.size))
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -195,9 +212,7 @@ class InitChannel:
             del self._buffer[: 4 + size]
             self._handle(frame[:1], frame[1:], ancillary)
 
-    def _handle(
-        self, kind: bytes, payload: bytes, ancillary: list[tuple[int, int, bytes]]
-    ) -> None:
+    def _handle(self, kind: bytes, payload: bytes, ancillary: list[tuple[int, int, bytes]]) -> None:
         if kind == b"H":
             self.is_pid_1 = payload[1:2] == b"\1"
             for level, type_, data in ancillary:

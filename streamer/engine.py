@@ -161,7 +161,9 @@ class Broker(Protocol):
     async def cancel(self, job_id: str) -> CancelResult:
         """End a queued job now, or ask the worker of a running one. Idempotent."""
 
-    async def send(self, job_id: str, control: Input | Eof | Signal) -> Literal["accepted", "closed"]:
+    async def send(
+        self, job_id: str, control: Input | Eof | Signal
+    ) -> Literal["accepted", "closed"]:
         """Hand something to the job's program; kept while the job is queued.
 
         Raises `Busy` when the input buffer is full, `UnknownJob`.

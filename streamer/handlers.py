@@ -12,7 +12,7 @@ from typing import Final
 
 from aiohttp import web
 
-import streamer.wire as wire
+from streamer import wire
 from streamer.access import Access
 from streamer.config import Config
 from streamer.engine import Idempotency, JobState, JobView
@@ -81,7 +81,9 @@ class Handlers:
         if waited:
             seconds = min(float(waited.group(1)), MAX_WAIT_S)
             if await _ends_within(job, seconds):
-                return _json(await self._document(request, job), headers=self._job_headers(request, job))
+                return _json(
+                    await self._document(request, job), headers=self._job_headers(request, job)
+                )
         links = self._links(request, job.id)
         accepted = {"jobId": job.id, "status": "queued", "links": links}
         return _json(accepted, status=202, headers=self._job_headers(request, job))
@@ -111,7 +113,8 @@ class Handlers:
             before=request.query.get("cursor"),
         )
         jobs = [
-            wire.job_document(view, None, self._links(request, view.job.job_id), 0) for view in views
+            wire.job_document(view, None, self._links(request, view.job.job_id), 0)
+            for view in views
         ]
         cursor = views[-1].job.job_id if len(views) == limit else None
         return _json({"jobs": jobs, "nextCursor": cursor})

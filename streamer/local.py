@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Final
 
+import click
+
 from streamer.app import SERVICE, create_app
 from streamer.client import Client
 from streamer.config import Config
@@ -119,10 +121,10 @@ async def _show(
         await asyncio.gather(*cancelling, *filter(None, [feeding]), return_exceptions=True)
     assert end is not None
     if isinstance(end, Error):
-        print(f"streamer: {end.code}: {end.message}", file=sys.stderr)
+        click.echo(f"streamer: {end.code}: {end.message}", err=True)
     elif end.reason != "exited":
         name = f" by {end.signal}" if end.signal else ""
-        print(f"streamer: ended: {end.reason}{name} ({end.phase})", file=sys.stderr)
+        click.echo(f"streamer: ended: {end.reason}{name} ({end.phase})", err=True)
     return exit_code(end)
 
 

@@ -150,7 +150,7 @@ class JobLog:
         waiter: asyncio.Future[bool] = loop.create_future()
         timer = None
         if timeout_s is not None:
-            timer = loop.call_later(timeout_s, _settle, waiter, False)
+            timer = loop.call_later(timeout_s, _expire, waiter)
         self._waiters.add(waiter)
         try:
             return await waiter
@@ -175,10 +175,11 @@ class JobLog:
 
     def _wake(self) -> None:
         for waiter in self._waiters:
-            _settle(waiter, True)
+            if not waiter.done():
+                waiter.set_result(True)
         self._waiters.clear()
 
 
-def _settle(waiter: asyncio.Future[bool], value: bool) -> None:
+def _expire(waiter: asyncio.Future[bool]) -> None:
     if not waiter.done():
-        waiter.set_result(value)
+        waiter.set_result(False)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import codecs
+import contextlib
 import fcntl
 import os
 from collections.abc import Awaitable, Callable, Sequence
@@ -115,10 +116,9 @@ class OutputPump:
         """Make the pipe of a stream and return its writing end, the caller's to close."""
         reading, writing = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(reading, False)
-        try:
+        # Refused when the user's share of pipe memory is used up (pipe(7)): smaller will do.
+        with contextlib.suppress(PermissionError):
             fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        except PermissionError:
-            pass  # the user's share of pipe memory is used up (pipe(7)): the default will do
         self._pipes[reading] = (stream, TextDecoder())
         return writing
 
@@ -173,9 +173,7 @@ class OutputPump:
             for fd in watched:
                 loop.remove_reader(fd)
 
-    async def _read(
-        self, loop: asyncio.AbstractEventLoop, fd: int, events: list[JobEvent]
-    ) -> int:
+    async def _read(self, loop: asyncio.AbstractEventLoop, fd: int, events: list[JobEvent]) -> int:
         stream, decoder = self._pipes[fd]
         data = _read_some(fd)
         if data is None:

@@ -27,7 +27,11 @@ from streamer.spi import Backend, Isolation
 __all__ = ["ENTRY_POINT_GROUP", "load_backends", "load_plugins"]
 
 ENTRY_POINT_GROUP: Final = "aiohttp_streamer.plugins"
-BUILTIN: Final = {"plain": "sandboxes.plain", "bwrap": "sandboxes.bwrap", "firejail": "sandboxes.firejail"}
+BUILTIN: Final = {
+    "plain": "sandboxes.plain",
+    "bwrap": "sandboxes.bwrap",
+    "firejail": "sandboxes.firejail",
+}
 HOOK_PREFIX: Final = "streamer_"
 
 

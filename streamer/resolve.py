@@ -121,16 +121,16 @@ class Resolver:
             raise InvalidJob("give one of language and command", path="$")
         if spec.project_id is not None:
             raise InvalidJob(
-                f"there is no project {spec.project_id!r}", path="$.projectId", code="unknown_project"
+                f"there is no project {spec.project_id!r}",
+                path="$.projectId",
+                code="unknown_project",
             )
         if spec.terminal is not None:
             raise InvalidJob("this service offers no terminal", path="$.terminal")
         if spec.artifacts:
             raise InvalidJob("this service collects no artifacts", path="$.artifacts")
 
-    def _backend(
-        self, wanted: str | None, default: str, unavailable: Mapping[str, str]
-    ) -> str:
+    def _backend(self, wanted: str | None, default: str, unavailable: Mapping[str, str]) -> str:
         if wanted is None or wanted == default:
             return default
         if wanted not in unavailable:
@@ -218,7 +218,9 @@ def _entry_and_files(
     if spec.code is not None:
         if entry in names:
             raise InvalidJob(f"code is {entry!r}, which files has too", path="$.files")
-        files = _check_files((*files, SourceFile(entry, spec.code.encode("utf-8", "surrogatepass"))))
+        files = _check_files(
+            (*files, SourceFile(entry, spec.code.encode("utf-8", "surrogatepass")))
+        )
     elif not files:
         raise InvalidJob("give code or files", path="$.code")
     elif entry not in names:
@@ -277,7 +279,8 @@ def _check_arguments(spec: JobSpec) -> None:
         total += len(name) + 1 + _check_word(value, f"$.env.{name}")
     if total > MAX_ARGUMENTS_BYTES:
         raise InvalidJob(
-            f"arguments and variables are {total} bytes: {MAX_ARGUMENTS_BYTES} at most", path="$.args"
+            f"arguments and variables are {total} bytes: {MAX_ARGUMENTS_BYTES} at most",
+            path="$.args",
         )
     if sum(len(k) + len(v) for k, v in spec.metadata.items()) > MAX_METADATA_BYTES:
         raise InvalidJob(f"metadata has at most {MAX_METADATA_BYTES} bytes", path="$.metadata")

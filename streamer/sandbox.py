@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -52,9 +53,7 @@ class Sandbox(Protocol):
     async def put_files(self, files: Sequence[SourceFile]) -> None:
         """Write the job's files; before the first program."""
 
-    async def start(
-        self, step: Step, env: Mapping[str, str], stdio: tuple[int, int, int]
-    ) -> None:
+    async def start(self, step: Step, env: Mapping[str, str], stdio: tuple[int, int, int]) -> None:
         """Start a program with these descriptors, which stay the caller's to close."""
 
     async def end(self) -> ProgramEnd:
@@ -75,6 +74,8 @@ class GatedSandbox:
         self._channel = channel
         self._plan = plan
         self._init_pidfd = -1
+        self._started = 0.0
+        self._taken_down = False
 
     @property
     def home(self) -> str:
@@ -101,17 +102,22 @@ class GatedSandbox:
         """Have the init write the files, as the job's user, below its working directory."""
         await self._channel.put_files(files)
 
-    async def start(
-        self, step: Step, env: Mapping[str, str], stdio: tuple[int, int, int]
-    ) -> None:
+    async def start(self, step: Step, env: Mapping[str, str], stdio: tuple[int, int, int]) -> None:
         """Have the init start a program."""
+        self._started = time.monotonic()
         await self._channel.start(
             step.argv, env=env, cwd=self.home, limits=step.limits, stdio=stdio
         )
 
     async def end(self) -> ProgramEnd:
-        """Wait for the init's report."""
-        return await self._channel.end()
+        """Wait for the init's report, or say what we did if it was killed without one."""
+        try:
+            return await self._channel.end()
+        except SandboxFailure:
+            if not self._taken_down:
+                raise
+            wall_us = int((time.monotonic() - self._started) * 1e6)
+            return ProgramEnd(signal.SIGKILL, "killed", None, None, wall_us)
 
     def signal(self, number: int) -> None:
         """Signal the program's process group."""
@@ -126,6 +132,7 @@ class GatedSandbox:
                 ended.exception()
                 return
             ended.cancel()
+        self._taken_down = True
         await self._take_down()
 
     async def close(self) -> None:
@@ -175,9 +182,10 @@ class GatedSandbox:
 class DirectSandbox:
     """A sandbox without our init: each program is a command of its own."""
 
-    def __init__(self, session: SessionFactory, workspace: Path) -> None:
+    def __init__(self, session: SessionFactory, workspace: Path, host: Host) -> None:
         self._session = session
         self._workspace = workspace
+        self._host = host
         self._open = contextlib.AsyncExitStack()
         self._process: Spawned | None = None
         self._started = 0.0
@@ -190,21 +198,25 @@ class DirectSandbox:
 
     async def put_files(self, files: Sequence[SourceFile]) -> None:
         """Write the files into the folder on the host; no program has run in it yet."""
+        owner = self._workspace.stat()
         for file in files:
             path = self._workspace / file.name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(file.content)
             path.chmod(file.mode)
+            # To whom the folder was given; a no-op for an ordinary user.
+            for made in (path, *path.parents):
+                if made == self._workspace:
+                    break
+                os.chown(made, owner.st_uid, owner.st_gid)
 
-    async def start(
-        self, step: Step, env: Mapping[str, str], stdio: tuple[int, int, int]
-    ) -> None:
+    async def start(self, step: Step, env: Mapping[str, str], stdio: tuple[int, int, int]) -> None:
         """Start the command that the backend plans for the program."""
         plan = await self._open.enter_async_context(self._session(step.argv))
         self._started = time.monotonic()
         try:
             self._process = spawn(
-                plan.argv,
+                _start_command(plan, self._host),
                 # Not `env`, which the caller chose: a wrapper would obey its LD_PRELOAD.
                 env=plan.env,
                 cwd=plan.cwd if plan.cwd != "/" else str(self._workspace),
@@ -216,7 +228,7 @@ class DirectSandbox:
             raise SandboxFailure(f"{plan.argv[0]} cannot be started: {error}") from error
 
     async def end(self) -> ProgramEnd:
-        """Wait for the command, then kill what is left of its process group."""
+        """Wait for the command; what is left of its process group dies with it."""
         assert self._process is not None
         code = await self._process.wait()
         status = code << 8 if code >= 0 else -code
@@ -258,7 +270,7 @@ async def open_sandbox(
         return backend.session(describe(argv), workspace)
 
     if not backend.gated:
-        direct = DirectSandbox(session, workspace)
+        direct = DirectSandbox(session, workspace, host)
         try:
             yield direct
         finally:
@@ -270,13 +282,13 @@ async def open_sandbox(
         try:
             channel = InitChannel(ours)
             try:
-                with theirs, open(os.devnull, "wb") as devnull:
+                with theirs:
                     wrapper = spawn(
                         _start_command(plan, host),
                         env=plan.env,
                         cwd=plan.cwd,
                         stdin=theirs.fileno(),
-                        stdout=devnull.fileno(),
+                        stdout=subprocess.DEVNULL,
                         stderr=stderr,
                     )
             except OSError as error:

@@ -87,5 +87,10 @@ class _AccessLog(AbstractAccessLogger):
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
         """Write the line; for a stream that is when it ends."""
         self.logger.info(
-            '%s "%s %s" %d %.3fs', request.remote, request.method, request.path, response.status, time
+            '%s "%s %s" %d %.3fs',
+            request.remote,
+            request.method,
+            request.path,
+            response.status,
+            time,
         )

@@ -175,8 +175,7 @@ def _toml_value(text: str, where: str) -> Any:
         if "sandbox" in where.lower() and not text.startswith(("[", "{", '"', "'")):
             return text
         raise ConfigError(
-            f"{where}: {text!r} is no value in TOML; write a number, true, false or "
-            '["a", "b"]'
+            f'{where}: {text!r} is no value in TOML; write a number, true, false or ["a", "b"]'
         ) from None
 
 

@@ -19,7 +19,10 @@ __all__ = ["Spawned", "spawn"]
 
 
 class Spawned:
-    """A child process held by a pidfd (pidfd_open(2)), so that no signal meets a reused pid."""
+    """A child process held by a pidfd (pidfd_open(2)), so that no signal meets a reused pid.
+
+    Its process group ends with it.
+    """
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.pid = process.pid
@@ -30,6 +33,8 @@ class Spawned:
         self._loop.add_reader(self._pidfd, self._reap)
 
     def _reap(self) -> None:
+        # It is a zombie now, so its number still means its group: what it left there ends too.
+        self.signal_group(signal.SIGKILL)
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         self._pidfd = -1
@@ -56,7 +61,8 @@ class Spawned:
         The leader's number cannot be reused before it is reaped, and that is done by us.
         """
         if self._pidfd >= 0:
-            with contextlib.suppress(ProcessLookupError):
+            # EPERM: nobody in it but what runs as another user (kill(2)).
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
 
 

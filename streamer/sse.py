@@ -88,20 +88,7 @@ async def follow(
     try:
         await response.prepare(request)
         with sessions.track(session):
-            # No blank line after it: alone it would be an empty message to some clients.
-            # The spread keeps clients from coming back all at once after a restart.
-            pending = b"retry: %d\n" % random.randint(1000, 3000)
-            while True:
-                data, session.position = log.read(session.position)
-                if pending or data:
-                    async with asyncio.timeout(settings.write_timeout_s):
-                        await response.write(pending + data)
-                pending = b""
-                if not data:
-                    if log.done and session.position >= log.last_id:
-                        break
-                    if not await log.wait(session.position, settings.heartbeat_s):
-                        pending = HEARTBEAT
+            await _send_log(session, log, settings)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(settings.grace_s):
                     await draining.wait()
@@ -114,3 +101,21 @@ async def follow(
         if response.is_connected():
             response.stop_streaming()  # ends the ping task of aiohttp-sse
     return response
+
+
+async def _send_log(session: Session, log: JobLog, settings: StreamsConfig) -> None:
+    """Send everything from the session's position on. Raises TimeoutError, ConnectionResetError."""
+    # No blank line after it: alone it would be an empty message to some clients. The spread
+    # keeps clients from coming back all at once after a restart.
+    pending = b"retry: %d\n" % random.randint(1000, 3000)
+    while True:
+        data, position = log.read(session.position)
+        if pending or data:
+            async with asyncio.timeout(settings.write_timeout_s):
+                await session.response.write(pending + data)
+            session.position = position
+            pending = b""
+        elif log.done:
+            return
+        elif not await log.wait(session.position, settings.heartbeat_s):
+            pending = HEARTBEAT

@@ -149,7 +149,9 @@ def problem(error: StreamerError) -> dict[str, object]:
     return document
 
 
-def job_document(view: JobView, log: JobLog | None, links: Mapping[str, str], text_bytes: int) -> object:
+def job_document(
+    view: JobView, log: JobLog | None, links: Mapping[str, str], text_bytes: int
+) -> object:
     """Return the JSON document of a job.
 
     `stdout` and `stderr` hold what the program wrote so far, at most `text_bytes` bytes of

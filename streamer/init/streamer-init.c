@@ -215,8 +215,13 @@ static int receive(void)
         return errno == EINTR || errno == EAGAIN;
     for (struct cmsghdr *c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c))
         if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
-            in.fd_count = (int)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-            memcpy(in.fds, CMSG_DATA(c), (size_t)in.fd_count * sizeof(int));
+            size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+            if (count != 3 || in.fd_count) {
+                errno = EPROTO;
+                die("the service sent descriptors that nobody asked for");
+            }
+            memcpy(in.fds, CMSG_DATA(c), sizeof in.fds);
+            in.fd_count = 3;
         }
     in.used += (size_t)got;
     return got > 0;
@@ -280,27 +285,38 @@ static int read_stat(const char *pid, pid_t *parent, uint64_t *cpu_us)
     return 1;
 }
 
-/* Private memory; with `exact`, shared pages are divided among their users, so that
- * forked workers do not count their common pages many times over. */
+/* A line of /proc/PID/status or smaps_rollup, in bytes; 0 where there is none. */
+static uint64_t kib_line(const char *text, const char *name)
+{
+    const char *line = strstr(text, name);
+    return line ? strtoull(line + strlen(name), NULL, 10) * 1024 : 0;
+}
+
+/* All but mapped files: what a program may share with its children (MAP_SHARED) is memory
+ * too. With `exact`, shared pages are divided among their users, so that forked workers
+ * do not count their common pages many times over; a process that made itself
+ * undumpable cannot be asked, and has only itself to blame. */
 static uint64_t memory_of(const char *pid, int exact)
 {
-    char text[2048];
-    unsigned long resident, shared, pss_kib;
-    if (exact && slurp(pid, "smaps_rollup", text, sizeof text) > 0) {
-        char *line = strstr(text, "\nPss:");
-        if (line && sscanf(line, "\nPss: %lu", &pss_kib) == 1)
-            return (uint64_t)pss_kib * 1024;
-    }
-    if (slurp(pid, "statm", text, sizeof text) <= 0
-        || sscanf(text, "%*u %lu %lu", &resident, &shared) != 2 || shared > resident)
+    char text[4096];
+    if (exact && slurp(pid, "smaps_rollup", text, sizeof text) > 0)
+        return kib_line(text, "\nPss_Anon:") + kib_line(text, "\nPss_Shmem:");
+    if (slurp(pid, "status", text, sizeof text) <= 0)
         return 0;
-    return (uint64_t)(resident - shared) * (uint64_t)sysconf(_SC_PAGESIZE);
+    return kib_line(text, "\nRssAnon:") + kib_line(text, "\nRssShmem:");
+}
+
+/* Whether /proc shows our process-id namespace, and not the host's (see `enter`). */
+static int proc_is_ours(void)
+{
+    char self[16] = "";
+    return readlink("/proc/self", self, sizeof self - 1) > 0 && atol(self) == getpid();
 }
 
 /* Sum over every process here but pid 1 and ourselves. */
 static void survey(int exact, uint64_t *cpu_us, uint64_t *memory)
 {
-    DIR *proc = opendir("/proc");
+    DIR *proc = proc_is_ours() ? opendir("/proc") : NULL;
     struct dirent *entry;
     *cpu_us = *memory = 0;
     if (!proc)
@@ -421,35 +437,47 @@ static void watch_limits(void)
 
 /* ---- starting ---------------------------------------------------------------------- */
 
+static int file = -1; /* the one that is being written */
+
+/* Before a program runs: one that is open for writing cannot be executed (execve(2)). */
+static void close_file(void)
+{
+    if (file >= 0)
+        close(file);
+    file = -1;
+}
+
 /* 'F' u32 mode, path NUL, content; 'A' content for the file before. The service has
  * checked the path; no program has run yet, so there is no link to be led astray by. */
 static int put_file(unsigned char type, unsigned char *data, size_t size)
 {
-    static int fd = -1;
     size_t done = 0;
     if (type == 'F') {
-        if (size < 5)
+        if (size < 5) {
+            errno = EPROTO;
             return 0;
+        }
         char *path = (char *)data + 4;
         size_t length = strnlen(path, size - 4);
         mode_t mode = (mode_t)get32(data) & 0777;
-        if (4 + length >= size)
+        if (4 + length >= size) {
+            errno = EPROTO;
             return 0;
-        if (fd >= 0)
-            close(fd);
+        }
+        close_file();
         for (char *slash = path; (slash = strchr(slash + 1, '/'));) {
             *slash = 0;
             if (mkdir(path, 0755) && errno != EEXIST)
                 return 0;
             *slash = '/';
         }
-        fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
-        if (fd < 0 || fchmod(fd, mode))
+        file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+        if (file < 0 || fchmod(file, mode))
             return 0;
         done = 4 + length + 1;
     }
     while (done < size) {
-        ssize_t wrote = write(fd, data + done, size - done);
+        ssize_t wrote = write(file, data + done, size - done);
         if (wrote < 0)
             return 0;
         done += (size_t)wrote;
@@ -545,6 +573,7 @@ static int start_job(unsigned char *data, size_t size)
         return 0;
     }
     p.cwd = cwd[0];
+    close_file();
     memset(&job, 0, sizeof job);
     job.cause = '-';
     job.cpu_limit_us = get64(data);

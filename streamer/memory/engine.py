@@ -29,9 +29,9 @@ from streamer.engine import (
 from streamer.errors import Busy, Draining
 from streamer.events import Complete, Error, encode
 from streamer.jobs import ResolvedJob
+from streamer.log import JobLog
 from streamer.memory.jobtable import JobTable, Record
 from streamer.memory.lease import MemoryLease
-from streamer.log import JobLog
 
 __all__ = ["MemoryEngine"]
 

@@ -16,10 +16,10 @@ from typing import Final, Literal
 from streamer.engine import Idempotency, JobState, JobView
 from streamer.errors import Conflict, UnknownJob
 from streamer.events import Status, decode, encode
-from streamer.memory.fairqueue import FairQueue
-from streamer.memory.inbox import Inbox
 from streamer.jobs import ResolvedJob
 from streamer.log import JobLog
+from streamer.memory.fairqueue import FairQueue
+from streamer.memory.inbox import Inbox
 
 __all__ = ["JobTable", "Record"]
 

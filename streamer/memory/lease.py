@@ -7,8 +7,8 @@ from typing import Literal
 
 from streamer.engine import Cancel, Control, Eof, Input, LeaseLost, Lost
 from streamer.events import TERMINAL_KINDS
-from streamer.memory.inbox import Inbox
 from streamer.jobs import ResolvedJob
+from streamer.memory.inbox import Inbox
 from streamer.memory.jobtable import JobTable, Record
 
 __all__ = ["MemoryLease"]
