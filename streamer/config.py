@@ -8,17 +8,22 @@ and options is in `streamer.settings`.
 from __future__ import annotations
 
 import ipaddress
+import json
 import math
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, fields
-from typing import Annotated, Any, Literal, Self
+from dataclasses import fields
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Final, Literal, Self, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
 
+from streamer.checked import check_keys, explain, merge
 from streamer.errors import ConfigError
-from streamer.jobs import Limits
-from streamer.runtimes import DEFAULT_RUNTIMES, Runtime
+from streamer.jobs import MIB, Limits
+from streamer.presets import PRESETS
+from streamer.runtimes import DEFAULT_RUNTIMES, Runtime, by_name, extended
 
 __all__ = [
     "AuthConfig",
@@ -34,26 +39,41 @@ __all__ = [
     "StreamsConfig",
     "TokenConfig",
     "is_loopback",
+    "with_preset",
+    "without_password",
 ]
 
-MIB = 1024 * 1024
-
+Text = Annotated[str, Meta(min_length=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
-Positive = Annotated[int, Meta(ge=1)]
-NotNegative = Annotated[int, Meta(ge=0)]
-Seconds = Annotated[float, Meta(gt=0, le=1e9)]
-SecondsOrNone = Annotated[float, Meta(ge=0, le=1e9)]
-HexDigest = Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")]
+Positive = Annotated[int, Meta(ge=1, le=2**50)]
+NotNegative = Annotated[int, Meta(ge=0, le=2**50)]
+# NaN passes no comparison, and 1e8 seconds are three years.
+Seconds = Annotated[float, Meta(gt=0, le=1e8)]
+SecondsOrNone = Annotated[float, Meta(ge=0, le=1e8)]
+HEX_DIGEST: Final = re.compile("[0-9a-fA-F]{64}")
+ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[^][\s/?#@:A-Z]+)(:[0-9]+)?")
+"""What a browser sends as Origin: in small letters and without a path (RFC 6454)."""
+URL: Final = re.compile("[a-z][a-z0-9+.-]*://.*")
 
 
 class Section(Struct, frozen=True, forbid_unknown_fields=True):
     """One table of the file; an unknown key is an error."""
 
+    def __post_init__(self) -> None:
+        """Check, and convert, what is given in Python: a constructor does neither."""
+        for field in msgspec.structs.fields(self):
+            try:
+                value = msgspec.convert(getattr(self, field.name), field.type)
+            except msgspec.ValidationError as error:
+                key, wrong = explain(error, f"{type(self).__name__}.{field.name}")
+                raise ConfigError(f"{key}: {wrong}") from None
+            msgspec.structs.force_setattr(self, field.name, value)
+
 
 class ServerConfig(Section, frozen=True):
     """``[server]``: where the service listens and how it stops."""
 
-    host: str = "127.0.0.1"
+    host: Text = "127.0.0.1"
     port: Port = 8080
     max_body_bytes: Positive = 8 * MIB
     body_timeout_s: Seconds = 10.0
@@ -61,19 +81,50 @@ class ServerConfig(Section, frozen=True):
     allowed_origins: tuple[str, ...] = ()
     state_dir: str = ""
 
+    def __post_init__(self) -> None:
+        """Check that an allowed origin is one a browser can send."""
+        super().__post_init__()
+        for origin in self.allowed_origins:
+            if origin != "*" and not ORIGIN.fullmatch(origin):
+                raise ConfigError(
+                    f"server.allowed_origins: {origin!r} is no origin of a web page; write "
+                    "scheme, host and port only, such as https://example.org, or *"
+                )
+
 
 class SandboxConfig(Section, frozen=True):
     """``[sandbox]``: which backend runs jobs, and what callers may ask for."""
 
-    backend: str = "auto"
-    allow: tuple[str, ...] = ()
+    preset: Literal["strict", "balanced", "dev"] = "balanced"
+    backend: Text = "auto"
+    allow: tuple[Text, ...] = ()
     allow_command: bool = False
     allow_network: bool = False
     kill_grace_s: SecondsOrNone = 0.2
     uid_base: Annotated[int, Meta(ge=1000, le=2**31)] = 60706
-    path: str = "/usr/local/bin:/usr/bin:/bin"
-    options: dict[str, dict[str, Any]] = {}
+    path: Text = "/usr/local/bin:/usr/bin:/bin"
+    cgroup: Text = "auto"
+    require: tuple[Text, ...] = ()
+    options: Mapping[str, Mapping[str, Any]] = {}
     """The sub-tables ``[sandbox.NAME]``, for the backends to check."""
+
+    def __post_init__(self) -> None:
+        """Check the paths; a relative part of PATH would be a folder of the job's own."""
+        super().__post_init__()
+        for folder in self.path.split(":"):
+            if not PurePosixPath(folder).is_absolute():
+                raise ConfigError(
+                    f"sandbox.path: {folder!r}: write absolute folders between colons"
+                )
+        if self.cgroup not in ("auto", "off") and not PurePosixPath(self.cgroup).is_absolute():
+            raise ConfigError(
+                f"sandbox.cgroup: {self.cgroup!r}: write auto, off, or the absolute path of a group"
+            )
+
+    def __repr__(self) -> str:
+        """Hide the backends' options: what is secret in them is not known here."""
+        values = msgspec.structs.asdict(self) | {"options": sorted(self.options)}
+        return f"SandboxConfig({', '.join(f'{key}={value!r}' for key, value in values.items())})"
 
 
 class LimitsConfig(Section, frozen=True):
@@ -91,11 +142,27 @@ class LimitsConfig(Section, frozen=True):
         output_bytes=1024 * MIB,
     )
 
+    def __post_init__(self) -> None:
+        """Check that the numbers are possible and the defaults within the maximum."""
+        super().__post_init__()
+        for field in fields(Limits):
+            default, ceiling = getattr(self.default, field.name), getattr(self.max, field.name)
+            for name, value in (("default", default), ("max", ceiling)):
+                if not (math.isfinite(value) and value > 0):
+                    raise ConfigError(
+                        f"limits.{name}.{field.name}: {value} is not a positive number"
+                    )
+            if default > ceiling:
+                raise ConfigError(
+                    f"limits: default.{field.name} is {default} and max.{field.name} only "
+                    f"{ceiling}; lower the one or raise the other"
+                )
+
 
 class QueueConfig(Section, frozen=True):
     """``[queue]``: how many jobs run and wait. 0: twice the cores; no bound of its own."""
 
-    concurrency: NotNegative = 0
+    concurrency: Annotated[int, Meta(ge=0, le=10_000)] = 0
     max_waiting: Positive = 1000
     max_per_client: NotNegative = 0
 
@@ -118,6 +185,12 @@ class EngineConfig(Section, frozen=True):
 
     url: str = "memory://"
 
+    def __post_init__(self) -> None:
+        """Check that it is a URL at all; the rest is for the engine to say."""
+        super().__post_init__()
+        if not URL.fullmatch(self.url):
+            raise ConfigError("engine.url: this is no URL; write scheme://, such as memory://")
+
     def __repr__(self) -> str:
         """Hide a password that the URL may hold."""
         return f"EngineConfig(url={without_password(self.url)!r})"
@@ -126,8 +199,17 @@ class EngineConfig(Section, frozen=True):
 class TokenConfig(Section, frozen=True):
     """``[[auth.tokens]]``: the digest of a token and whom it belongs to."""
 
-    tenant: str
-    sha256: HexDigest
+    tenant: Text
+    sha256: str
+
+    def __post_init__(self) -> None:
+        """Check that it is a digest and not, by mistake, the token."""
+        super().__post_init__()
+        if not HEX_DIGEST.fullmatch(self.sha256):
+            raise ConfigError(
+                f"auth.tokens: sha256 of {self.tenant!r} is not 64 hexadecimal digits; take those "
+                'of: printf %s "$TOKEN" | sha256sum'
+            )
 
     def __repr__(self) -> str:
         """Hide the digest: it can be guessed at offline."""
@@ -139,11 +221,23 @@ class AuthConfig(Section, frozen=True):
 
     tokens: tuple[TokenConfig, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Check that a token says who its owner is."""
+        super().__post_init__()
+        owners: dict[str, str] = {}
+        for token in self.tokens:
+            other = owners.setdefault(token.sha256.lower(), token.tenant)
+            if other != token.tenant:
+                raise ConfigError(
+                    f"auth.tokens: {other!r} and {token.tenant!r} have the same token; make each "
+                    "its own"
+                )
+
 
 class PluginsConfig(Section, frozen=True):
     """``[plugins]``: installed plugins that are not to be loaded."""
 
-    disabled: tuple[str, ...] = ()
+    disabled: tuple[Text, ...] = ()
 
 
 class MetricsConfig(Section, frozen=True):
@@ -166,7 +260,7 @@ class Config(Section, frozen=True):
     server: ServerConfig = ServerConfig()
     sandbox: SandboxConfig = SandboxConfig()
     limits: LimitsConfig = LimitsConfig()
-    runtimes: dict[str, Runtime] = msgspec.field(default_factory=lambda: dict(DEFAULT_RUNTIMES))
+    runtimes: Mapping[str, Runtime] = msgspec.field(default_factory=lambda: dict(DEFAULT_RUNTIMES))
     queue: QueueConfig = QueueConfig()
     streams: StreamsConfig = StreamsConfig()
     engine: EngineConfig = EngineConfig()
@@ -175,6 +269,11 @@ class Config(Section, frozen=True):
     metrics: MetricsConfig = MetricsConfig()
     logging: LoggingConfig = LoggingConfig()
 
+    def __post_init__(self) -> None:
+        """Check that no two runtimes share a name."""
+        super().__post_init__()
+        by_name(self.runtimes)
+
     @classmethod
     def from_mapping(cls, tree: Mapping[str, Any]) -> Self:
         """Return the configuration of a nested mapping, as config.toml would hold it.
@@ -182,16 +281,21 @@ class Config(Section, frozen=True):
         What is left out has its default; a partial ``[runtimes.NAME]`` extends the built-in
         one. Raises `ConfigError` that names the key.
         """
-        prepared = {**tree}
-        prepared["sandbox"] = _gather_options(tree.get("sandbox", {}))
-        prepared["limits"] = _fill_limits(tree.get("limits", {}))
-        prepared.pop("runtimes", None)
+        check_keys(tree, cls.__struct_fields__)
+        tree = with_preset(tree)
+        prepared = {name: _section(name, table) for name, table in tree.items()}
         try:
-            config = msgspec.convert(prepared, cls)
+            return msgspec.convert(prepared, cls)
         except msgspec.ValidationError as error:
-            raise ConfigError(_readable(str(error))) from None
-        _check_limits(config.limits)
-        return config
+            key, wrong = explain(error)
+            raise ConfigError(f"{key}: {wrong}{_remedy(key)}") from None
+
+
+def with_preset(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the tree over the preset that it chooses, if it chooses one that there is."""
+    section = tree.get("sandbox")
+    name = section.get("preset") if isinstance(section, Mapping) else None
+    return merge(PRESETS[name], tree) if isinstance(name, str) and name in PRESETS else tree
 
 
 def is_loopback(host: str) -> bool:
@@ -209,70 +313,38 @@ def without_password(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     login, at, place = rest.rpartition("@")
     user, colon, _ = login.partition(":")
-    return f"{scheme}{separator}{user}:***@{place}" if at and colon else url
+    hidden = f"{scheme}{separator}{user}:***@{place}" if at and colon else url
+    return re.sub(r"(?i)([?&][^=&]*(?:password|secret|token)[^=&]*=)[^&]*", r"\1***", hidden)
 
 
-def _gather_options(section: object) -> object:
-    """Put the sub-tables ``[sandbox.NAME]`` where `SandboxConfig` keeps them."""
-    if not isinstance(section, Mapping):
-        return section
-    plain = {key: value for key, value in section.items() if not isinstance(value, Mapping)}
-    options = {key: dict(value) for key, value in section.items() if isinstance(value, Mapping)}
-    return {**plain, "options": options}
+def _section(name: str, table: object) -> object:
+    """Check the keys of a section and fill in what its partial tables leave out."""
+    if name == "runtimes":
+        return extended(check_keys(table, table if isinstance(table, Mapping) else (), name))
+    known = set(type(getattr(Config(), name)).__struct_fields__) - {"options"}
+    if name == "sandbox" and isinstance(table, Mapping):
+        options = {
+            key: value
+            for key, value in table.items()
+            if key not in known and isinstance(value, Mapping)
+        }
+        plain = {key: value for key, value in table.items() if key not in options}
+        return {**check_keys(plain, known, name), "options": options}
+    table = check_keys(table, known, name)
+    if name == "limits":
+        limits = [field.name for field in fields(Limits)]
+        for which in table:
+            check_keys(table[which], limits, f"limits.{which}")
+        return merge(msgspec.to_builtins(LimitsConfig()), table)
+    return table
 
 
-def _fill_limits(section: object) -> object:
-    """Check the keys of a partial table and fill in the rest (dataclasses ignore extra keys)."""
-    if not isinstance(section, Mapping):
-        return section
-    filled: dict[str, Any] = dict(section)
-    defaults = LimitsConfig()
-    known = {field.name for field in fields(Limits)}
-    for name in ("default", "max"):
-        given = section.get(name, {})
-        if not isinstance(given, Mapping):
-            continue
-        for key in given:
-            if key not in known:
-                raise ConfigError(f"limits.{name}.{key}: unknown key; known are {', '.join(known)}")
-        filled[name] = {**asdict(getattr(defaults, name)), **given}
-    return filled
-
-
-def _fill_runtimes(section: object) -> object:
-    if not isinstance(section, Mapping):
-        return section
-    known = {field.name for field in fields(Runtime)}
-    filled: dict[str, Any] = {name: asdict(runtime) for name, runtime in DEFAULT_RUNTIMES.items()}
-    for name, given in section.items():
-        if not isinstance(given, Mapping):
-            raise ConfigError(f"runtimes.{name}: expected a table")
-        for key in given:
-            if key not in known - {"name"}:
-                raise ConfigError(
-                    f"runtimes.{name}.{key}: unknown key; known are {', '.join(sorted(known))}"
-                )
-        filled[name] = {**filled.get(name, {}), "name": name, **given}
-    return filled
-
-
-def _check_limits(limits: LimitsConfig) -> None:
-    for field in fields(Limits):
-        default, ceiling = getattr(limits.default, field.name), getattr(limits.max, field.name)
-        for name, value in (("default", default), ("max", ceiling)):
-            if not (math.isfinite(value) and value > 0):
-                raise ConfigError(f"limits.{name}.{field.name}: {value} is not a positive number")
-        if default > ceiling:
-            raise ConfigError(
-                f"limits.default.{field.name}: {default} is over limits.max.{field.name}, {ceiling}; "
-                "raise the one or lower the other"
-            )
-
-
-def _readable(message: str) -> str:
-    """Turn msgspec's ``... - at `$.server.port``` into ``server.port: ...``."""
-    text, separator, path = message.rpartition(" - at `")
-    if not separator:
-        return message
-    key = path.rstrip("`").removeprefix("$").removeprefix(".")
-    return f"{key}: {text}" if key else text
+def _remedy(key: str) -> str:
+    """Say what could stand at a key, from its type or its default."""
+    section, _, name = key.partition("[")[0].partition(".")
+    for field in msgspec.structs.fields(type(getattr(Config(), section))):
+        if field.name == name and get_origin(field.type) is Literal:
+            return f"; known: {', '.join(get_args(field.type))}"
+        if field.name == name and isinstance(field.default, str | int | float):
+            return f"; the default is {json.dumps(field.default)}"
+    return ""

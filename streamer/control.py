@@ -22,6 +22,10 @@ from streamer.jobs import Limits, SourceFile
 
 __all__ = ["InitChannel", "ProgramEnd", "rlimits"]
 
+BYTES_PER_INODE: Final = 4096
+MIN_INODES: Final = 10_000
+"""As many files as the disk limit has pages, and never fewer than a project needs."""
+
 _FILE_CHUNK: Final = 256 * 1024
 _END: Final = struct.Struct("<cIQQQQ")
 _CREDENTIALS: Final = struct.Struct("iII")
@@ -39,16 +43,17 @@ class ProgramEnd:
     """
 
     status: int
-    cause: Literal["cpu_time", "memory", "killed"] | None
+    cause: Literal["cpu_time", "memory", "disk", "killed"] | None
     cpu_time_us: int | None
     peak_memory_bytes: int | None
     wall_us: int
 
 
-_CAUSES: Final[dict[bytes, Literal["cpu_time", "memory", "killed"] | None]] = {
+_CAUSES: Final[dict[bytes, Literal["cpu_time", "memory", "disk", "killed"] | None]] = {
     b"-": None,
     b"c": "cpu_time",
     b"m": "memory",
+    b"d": "disk",
     b"k": "killed",
 }
 
@@ -110,8 +115,13 @@ class InitChannel:
         cwd: str,
         limits: Limits,
         stdio: tuple[int, int, int],
+        walk_disk: bool,
     ) -> None:
-        """Run a program with these standard descriptors; they stay the caller's to close."""
+        """Run a program with these standard descriptors; they stay the caller's to close.
+
+        `walk_disk` says that the workspace is a folder among others of the host, so that
+        its use has to be counted; else it is a mount of its own.
+        """
         if self.gone.is_set():
             self._end.result()
         self._end = self._loop.create_future()
@@ -119,9 +129,12 @@ class InitChannel:
         variables = [f"{name}={value}" for name, value in env.items()]
         strings = b"".join(os.fsencode(text) + b"\0" for text in (cwd, *argv, *variables))
         payload = struct.pack(
-            "<QQIII",
+            "<QQQIIIII",
             min(int(limits.cpu_time_s * 1e6), _U64_MAX),
             limits.memory_bytes,
+            limits.disk_bytes,
+            max(MIN_INODES, limits.disk_bytes // BYTES_PER_INODE),
+            walk_disk,
             len(triples),
             len(argv),
             len(variables),

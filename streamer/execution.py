@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from streamer.cgroups import CgroupTree, JobCgroup
 from streamer.control import ProgramEnd
 from streamer.engine import Cancel, Eof, Input, Lease, LeaseLost, Lost, Signal
 from streamer.errors import SandboxFailure
@@ -37,7 +38,7 @@ log: Final = logging.getLogger(__name__)
 EOF_GRACE_S: Final = 0.25
 """A backend without our init may leave somebody with the pipe; then we stop reading."""
 
-StopReason = Literal["cancelled", "wall_time", "output_limit", "shutting_down", "lost"]
+StopReason = Literal["cancelled", "wall_time", "memory", "output_limit", "shutting_down", "lost"]
 GENTLE: Final = frozenset({"cancelled", "wall_time", "shutting_down"})
 """Stops that give the program SIGTERM and a moment first."""
 
@@ -60,6 +61,7 @@ class Execution:
         backend: Backend,
         folder: StateFolder,
         slots: UidSlots | None,
+        cgroups: CgroupTree | None,
         settings: ExecutionSettings,
     ) -> None:
         self._lease = lease
@@ -67,10 +69,12 @@ class Execution:
         self._backend = backend
         self._folder = folder
         self._slots = slots
+        self._cgroups = cgroups
         self._settings = settings
         self._budget = Budget(self._job.limits.output_bytes)
         self._stop: asyncio.Future[StopReason] = asyncio.get_running_loop().create_future()
         self._sandbox: Sandbox | None = None
+        self._cgroup: JobCgroup | None = None
         self._feed: asyncio.Future[InputFeed] = asyncio.get_running_loop().create_future()
         self.outcome = ""
         """The reason or the error code the job ended with, once it has."""
@@ -148,11 +152,16 @@ class Execution:
                 )
             )
 
+            if self._cgroups is not None:
+                self._cgroup = await stack.enter_async_context(
+                    self._cgroups.job(self._job.job_id, lambda: self.stop("memory"))
+                )
+
             def describe(argv: tuple[str, ...]) -> SandboxJob:
                 return self._describe(argv, identity, workspace)
 
             sandbox = await stack.enter_async_context(
-                open_sandbox(self._backend, self._folder.host, workspace, describe)
+                open_sandbox(self._backend, self._folder.host, workspace, describe, self._cgroup)
             )
             self._sandbox = sandbox
             await sandbox.put_files(self._job.files)
@@ -205,8 +214,11 @@ class Execution:
 
     def _reason(self, end: ProgramEnd) -> Reason | Literal["shutting_down"]:
         """Tell why the program ended: by itself, by a limit of the tree, or by us."""
-        if end.cause in ("cpu_time", "memory"):
+        if end.cause in ("cpu_time", "memory", "disk"):
             return end.cause
+        # The kernel's notice may come after the program's end.
+        if self._cgroup is not None and os.WIFSIGNALED(end.status) and self._cgroup.oom_kills():
+            return "memory"
         if self._stop.done():
             stopped = self._stop.result()
             if stopped == "lost":
@@ -229,6 +241,8 @@ class Execution:
             stdout, stderr = pump.pipe("stdout"), pump.pipe("stderr")
             theirs.callback(os.close, stdout)
             theirs.callback(os.close, stderr)
+            if self._cgroup is not None:
+                self._cgroup.set_limits(step.limits)
             await sandbox.start(step, self._environment(sandbox.home), (stdin, stdout, stderr))
             # Ours would keep the pipes open after the program's end.
             theirs.close()

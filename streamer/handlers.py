@@ -15,9 +15,11 @@ from aiohttp import web
 from streamer import wire
 from streamer.access import Access
 from streamer.config import Config
+from streamer.enforcement import enforcement
 from streamer.engine import Idempotency, JobState, JobView
 from streamer.errors import Conflict, InvalidJob, TooLarge, UnknownJob
 from streamer.metrics import exposition
+from streamer.resolve import camel
 from streamer.runtimes import Runtime
 from streamer.service import Job, JobService
 from streamer.sessions import SessionMap
@@ -178,6 +180,10 @@ class Handlers:
                 "isolation": backend.isolation.name.lower(),
                 "default": name == default,
                 "selectable": name == default or name in allow,
+                "enforces": {
+                    camel(limit): level
+                    for limit, level in enforcement(backend, self.service.cgroup_level).items()
+                },
             }
             for name, backend in sorted(backends.items())
         ]

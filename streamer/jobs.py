@@ -132,6 +132,9 @@ class ResolvedJob:
     read_only: tuple[str, ...] = ()
     output_encoding: Literal["utf-8", "base64"] = "utf-8"
     metadata: Mapping[str, str] = field(default_factory=dict)
+    preset: str = ""
+    policy: str = ""
+    """SHA-256 of what confines it (`streamer.policy`); `preset` is the one it began from."""
 
     @property
     def limits(self) -> Limits:

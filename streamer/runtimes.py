@@ -12,8 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
-from typing import Final
+from typing import Any, Final
 
+import msgspec
+
+from streamer.checked import check_keys, explain, merge
 from streamer.errors import ConfigError
 from streamer.jobs import MIB, Limits
 
@@ -23,11 +26,13 @@ __all__ = [
     "Tool",
     "build_steps",
     "by_name",
+    "extended",
     "find_tool",
     "missing_tools",
 ]
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9+#_-]*")
+"""No dots, so that the dotted name of a setting is never ambiguous."""
 VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 PLACEHOLDER: Final = re.compile(r"\{\w+\}")
 
@@ -149,6 +154,24 @@ DEFAULT_RUNTIMES: Final[Mapping[str, Runtime]] = {
         ),
     )
 }
+
+
+def extended(tables: Mapping[str, Any]) -> dict[str, Runtime]:
+    """Return the built-in runtimes with the tables ``[runtimes.NAME]`` laid over them.
+
+    Raises `ConfigError` that names the key.
+    """
+    known = {key.name for key in fields(Runtime)} - {"name"}
+    runtimes = dict(DEFAULT_RUNTIMES)
+    for name, table in tables.items():
+        place = f"runtimes.{name}"
+        below = msgspec.to_builtins(runtimes[name]) if name in runtimes else {"name": name}
+        try:
+            runtimes[name] = msgspec.convert(merge(below, check_keys(table, known, place)), Runtime)
+        except msgspec.ValidationError as error:
+            key, wrong = explain(error, place)
+            raise ConfigError(f"{key}: {wrong}") from None
+    return runtimes
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
+from streamer.cgroups import JobCgroup
 from streamer.control import InitChannel, ProgramEnd
 from streamer.errors import SandboxFailure
 from streamer.jobs import SourceFile, Step
@@ -69,10 +70,13 @@ class Sandbox(Protocol):
 class GatedSandbox:
     """A sandbox with our init inside."""
 
-    def __init__(self, wrapper: Spawned, channel: InitChannel, plan: LaunchPlan) -> None:
+    def __init__(
+        self, wrapper: Spawned, channel: InitChannel, plan: LaunchPlan, *, walk_disk: bool
+    ) -> None:
         self._wrapper = wrapper
         self._channel = channel
         self._plan = plan
+        self._walk_disk = walk_disk
         self._init_pidfd = -1
         self._started = 0.0
         self._taken_down = False
@@ -106,7 +110,12 @@ class GatedSandbox:
         """Have the init start a program."""
         self._started = time.monotonic()
         await self._channel.start(
-            step.argv, env=env, cwd=self.home, limits=step.limits, stdio=stdio
+            step.argv,
+            env=env,
+            cwd=self.home,
+            limits=step.limits,
+            stdio=stdio,
+            walk_disk=self._walk_disk,
         )
 
     async def end(self) -> ProgramEnd:
@@ -182,8 +191,11 @@ class GatedSandbox:
 class DirectSandbox:
     """A sandbox without our init: each program is a command of its own."""
 
-    def __init__(self, session: SessionFactory, workspace: Path, host: Host) -> None:
+    def __init__(
+        self, session: SessionFactory, workspace: Path, host: Host, cgroup: JobCgroup | None
+    ) -> None:
         self._session = session
+        self._cgroup = cgroup
         self._workspace = workspace
         self._host = host
         self._open = contextlib.AsyncExitStack()
@@ -216,7 +228,7 @@ class DirectSandbox:
         self._started = time.monotonic()
         try:
             self._process = spawn(
-                _start_command(plan, self._host),
+                _start_command(plan, self._host, self._cgroup),
                 # Not `env`, which the caller chose: a wrapper would obey its LD_PRELOAD.
                 env=plan.env,
                 cwd=plan.cwd if plan.cwd != "/" else str(self._workspace),
@@ -259,18 +271,20 @@ async def open_sandbox(
     host: Host,
     workspace: Path,
     describe: Callable[[tuple[str, ...]], SandboxJob],
+    cgroup: JobCgroup | None = None,
 ) -> AsyncIterator[Sandbox]:
     """Start a sandbox of `backend` for one job, and leave nothing of it behind.
 
-    `describe` makes what the backend is told of a given command. Raises `SandboxFailure`
-    with what the wrapper said, for the operator.
+    `describe` makes what the backend is told of a given command; everything that is started
+    is in `cgroup` from its first moment. Raises `SandboxFailure` with what the wrapper said,
+    for the operator.
     """
 
     def session(argv: tuple[str, ...]) -> AbstractAsyncContextManager[LaunchPlan]:
         return backend.session(describe(argv), workspace)
 
     if not backend.gated:
-        direct = DirectSandbox(session, workspace, host)
+        direct = DirectSandbox(session, workspace, host, cgroup)
         try:
             yield direct
         finally:
@@ -284,7 +298,7 @@ async def open_sandbox(
             try:
                 with theirs:
                     wrapper = spawn(
-                        _start_command(plan, host),
+                        _start_command(plan, host, cgroup),
                         env=plan.env,
                         cwd=plan.cwd,
                         stdin=theirs.fileno(),
@@ -294,7 +308,7 @@ async def open_sandbox(
             except OSError as error:
                 channel.close()
                 raise SandboxFailure(f"{plan.argv[0]} cannot be started: {error}") from error
-            sandbox = GatedSandbox(wrapper, channel, plan)
+            sandbox = GatedSandbox(wrapper, channel, plan, walk_disk=backend.host_workspace)
             try:
                 try:
                     await sandbox.come_up()
@@ -312,8 +326,8 @@ async def open_sandbox(
             os.close(complaints)
 
 
-def _start_command(plan: LaunchPlan, host: Host) -> tuple[str, ...]:
-    options: list[str] = []
+def _start_command(plan: LaunchPlan, host: Host, cgroup: JobCgroup | None) -> tuple[str, ...]:
+    options = [f"--cgroup={entrance}" for entrance in (cgroup.entrances if cgroup else ())]
     if plan.start_as is not None and host.root:
         options += [f"--uid={plan.start_as.uid}", f"--gid={plan.start_as.gid}"]
     if plan.own_pid_namespace:

@@ -16,10 +16,13 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import Final, Literal, Self
 
 from streamer.backends import Backends
+from streamer.cgroups import CgroupTree, cgroup_tree
 from streamer.config import Config
+from streamer.enforcement import check_required
 from streamer.engine import (
     CancelResult,
     Engine,
@@ -36,6 +39,7 @@ from streamer.events import Complete, Error
 from streamer.execution import Execution, ExecutionSettings
 from streamer.jobs import JobSpec
 from streamer.log import Event, JobLog
+from streamer.policy import policy_digest
 from streamer.resolve import Resolver
 from streamer.runtimes import Runtime
 from streamer.slots import UidSlots
@@ -134,13 +138,16 @@ class JobService:
         self._resources = contextlib.AsyncExitStack()
         self._folder: StateFolder | None = None
         self._slots: UidSlots | None = None
+        self._cgroups: CgroupTree | None = None
         self._claiming: asyncio.Task[None] | None = None
         self._beating: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
             self._folder, self._slots = stack.enter_context(self._place(self.concurrency))
+            self._cgroups = stack.enter_context(cgroup_tree(self.config.sandbox.cgroup))
             await self.backends.find_default()
+            self._check_required()
             self._resources = stack.pop_all()
         self._claiming = asyncio.create_task(self._claim_jobs(), name="streamer-claim")
         self._beating = asyncio.create_task(self._keep_leases(), name="streamer-leases")
@@ -154,6 +161,10 @@ class JobService:
                 await asyncio.gather(task, return_exceptions=True)
         await self.engine.close()
         await self._resources.aclose()
+
+    def _check_required(self) -> None:
+        for name in {self.backends.default, *self.config.sandbox.allow} & self.backends.keys():
+            check_required(self.config.sandbox.require, self.backends[name], self.cgroup_level)
 
     @asynccontextmanager
     async def trial(self) -> AsyncIterator[Backends]:
@@ -171,6 +182,11 @@ class JobService:
                 stack.callback(uids.close)
             self.backends.settle(folder, uids)
             yield folder, uids
+
+    @property
+    def cgroup_level(self) -> str | None:
+        """``cgroup-v1`` or ``cgroup-v2`` where jobs have control groups, once started."""
+        return None if self._cgroups is None else self._cgroups.level
 
     @property
     def ready(self) -> bool:
@@ -196,6 +212,12 @@ class JobService:
             _new_job_id(),
             default_backend=self.backends.default,
             unavailable=await self.backends.reasons(self.config.sandbox.allow),
+        )
+        backend = self.backends[job.backend]
+        job = replace(
+            job,
+            preset=self.config.sandbox.preset,
+            policy=policy_digest(job, backend, self.cgroup_level),
         )
         submitted = await self.engine.submit(job, tenant=tenant, idempotency=idempotency)
         return Job(self.engine, submitted.job_id)
@@ -265,6 +287,7 @@ class JobService:
             self.backends[lease.job.backend],
             self._folder,
             self._slots,
+            self._cgroups,
             self._settings,
         )
         task = asyncio.create_task(execution.run(), name=f"streamer-job-{lease.job.job_id}")

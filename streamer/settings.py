@@ -1,32 +1,40 @@
-"""Put the configuration together: defaults < file < profile < environment < options.
+"""Put the configuration together: defaults < preset < file < profile < environment < options.
 
 Every layer is a tree of tables; they are merged as trees and converted once, strictly. One
 grammar holds everywhere: ``STREAMER_SERVER__PORT=9`` and ``--set server.port=9`` are a path
-and a value; a key that is text takes the text as it is, any other reads it as TOML.
+and a value; a key that is text takes the text as it is, any other reads it as TOML. An option
+of a sandbox backend, whose type only the backend knows, is text where it is no TOML.
+
+A variable ``STREAMER_X`` without two underscores is somebody else's (``STREAMER_PORT`` is
+what Kubernetes gives a service named so), unless X is a section.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from streamer.config import Config, is_loopback, without_password
+from streamer.checked import Key, Tree, leaves, merge
+from streamer.config import Config, is_loopback, with_preset, without_password
 from streamer.errors import ConfigError
 
 __all__ = ["check_exposure", "effective", "load_config", "load_with_origins"]
 
-VARIABLE_PREFIX: Final = "STREAMER_"
-NOT_KEYS: Final = frozenset({"PROFILE", "CONFIG", "TOKEN", "REQUIRE_BACKENDS"})
-"""Variables that begin like ours and are read elsewhere."""
+PREFIX: Final = "STREAMER_"
+PROFILE: Final = "STREAMER_PROFILE"
+HIDDEN: Final = "***"
+SECRET: Final = re.compile(r"(?i)passw|secret|token|credential|api_?key|private_?key")
+"""What names a secret in tables whose keys are not ours."""
 
-Tree = dict[str, Any]
-Path_ = tuple[str, ...]
+Layer = tuple[str, Tree]
+"""A tree and the name of where it comes from."""
 
 
 def load_config(
@@ -47,7 +55,7 @@ def load_with_origins(
     overrides: Sequence[str] = (),
     profile: str | None = None,
 ) -> tuple[Config, Mapping[str, str]]:
-    """Return the configuration and, for each dotted key that was set, where that was.
+    """Return the configuration and where the value of each of its dotted keys is from.
 
     `path` is a TOML file or None for none; `environ` the variables to read, by default
     this process's; `overrides` are ``section.key=VALUE``; `profile` names a table
@@ -55,36 +63,37 @@ def load_with_origins(
     `ConfigError` that names the file, variable or option, the key, and the remedy.
     """
     environ = os.environ if environ is None else environ
-    profile = profile or environ.get("STREAMER_PROFILE")
-    tree: Tree = {}
-    origins: dict[Path_, str] = {}
-    for origin, layer in _layers(path, environ, overrides, profile):
-        for key, value in _leaves(layer):
-            _check_key(key, value, origin)
-            _put(tree, key, value)
-            origins[key] = origin
-    try:
-        config = Config.from_mapping(tree)
-    except ConfigError as error:
-        key = error.message.partition(":")[0]
-        # The message names a key, or one of its elements as ``auth.tokens[0].sha256``.
-        origin = next(
-            (where for at, where in origins.items() if f"{key}.".startswith(".".join(at))), ""
-        )
-        raise ConfigError(f"{origin}: {error.message}" if origin else error.message) from None
-    return config, {".".join(key): origin for key, origin in origins.items()}
+    file, profiles = ([], {}) if path is None else _read(Path(path))
+    for layer in profiles.values():
+        # A profile that nobody uses today must be right too.
+        _combine([*file, layer])
+    layers = [*file, *_from_environment(environ), *_from_options(overrides)]
+    wanted = profile or environ.get(PROFILE)
+    if wanted:
+        if wanted not in profiles:
+            where = "no configuration file is given" if path is None else f"{path}"
+            raise ConfigError(f"{where}: there is no [profiles.{wanted}]{_like(wanted, profiles)}")
+        layers.insert(len(file), profiles[wanted])
+    config, origins = _combine(layers)
+    named = {".".join(key): origin for key, origin in origins.items()}
+    return config, {key: named.get(key, "default") for key in effective(config)}
 
 
 def effective(config: Config) -> dict[str, object]:
     """Return every value under its dotted key, secrets hidden."""
     tree: Tree = msgspec.to_builtins(config)
-    options = tree["sandbox"].pop("options")
-    tree["sandbox"].update(options)
-    tree["engine"]["url"] = without_password(tree["engine"]["url"])
+    tree["sandbox"] |= tree["sandbox"].pop("options")
+    tree["engine"]["url"] = without_password(config.engine.url)
     tree["auth"]["tokens"] = [
-        {"tenant": token["tenant"], "sha256": "***"} for token in tree["auth"]["tokens"]
+        {"tenant": token.tenant, "sha256": HIDDEN} for token in config.auth.tokens
     ]
-    return {".".join(key): value for key, value in _leaves(tree)}
+    for runtime in tree["runtimes"].values():
+        del runtime["name"]
+    return {
+        ".".join(key): HIDDEN if len(key) > 2 and SECRET.search(key[-1]) else value
+        for key, value in leaves(tree)
+        if value != {}
+    }
 
 
 def check_exposure(config: Config) -> None:
@@ -97,126 +106,115 @@ def check_exposure(config: Config) -> None:
         )
 
 
-def _layers(
-    path: str | Path | None,
-    environ: Mapping[str, str],
-    overrides: Sequence[str],
-    profile: str | None,
-) -> Iterator[tuple[str, Tree]]:
-    document = _read_file(Path(path)) if path is not None else {}
-    profiles = document.pop("profiles", {})
-    yield str(path), document
-    if profile is not None:
-        if not isinstance(profiles, dict) or profile not in profiles:
-            raise ConfigError(
-                f"{path or 'no configuration file'}: there is no [profiles.{profile}]"
-                f"{_did_you_mean(profile, profiles)}"
-            )
-        yield f"{path} [profiles.{profile}]", _from_file(profiles[profile], path)
-    for name, text in sorted(environ.items()):
-        rest = name.removeprefix(VARIABLE_PREFIX)
-        if rest != name and rest not in NOT_KEYS:
-            yield f"environment {name}", _assignment(rest.lower().split("__"), text, name)
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {override}: write section.key=VALUE")
-        yield f"command line, {key}", _assignment(key.strip().split("."), text, f"--set {key}")
+def _combine(layers: Sequence[Layer]) -> tuple[Config, dict[Key, str]]:
+    """Convert the layers, merged, and tell which of them each key is from."""
+    tree: Tree = {}
+    origins: dict[Key, str] = {}
+    for origin, layer in layers:
+        tree = merge(tree, layer)
+        for key, _ in leaves(layer):
+            origins.pop(key, None)  # so that the latest comes last
+            origins[key] = origin
+    extended = with_preset(tree)
+    if extended is not tree:
+        for key, _ in leaves(extended):
+            origins.setdefault(key, f"preset {tree['sandbox']['preset']}")
+    try:
+        return Config.from_mapping(tree), origins
+    except ConfigError as error:
+        # The message begins with the key at fault.
+        origin = _origin(error.message.partition(": ")[0], origins)
+        raise ConfigError(f"{origin}: {error.message}" if origin else error.message) from None
 
 
-def _read_file(path: Path) -> Tree:
+def _origin(dotted: str, origins: Mapping[Key, str]) -> str:
+    """Return the latest layer that set a key, something in it, or what it is in."""
+    key = tuple(dotted.partition("[")[0].split("."))
+    inside = [origin for other, origin in origins.items() if other[: len(key)] == key]
+    around = [origin for other, origin in origins.items() if key[: len(other)] == other]
+    return next(reversed([*around, *inside]), "")
+
+
+def _read(path: Path) -> tuple[list[Layer], dict[str, Layer]]:
+    """Return the file as a layer, and its profiles as one each."""
     try:
         with path.open("rb") as file:
             document = tomllib.load(file)
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    return _from_file(document, path)
+        raise ConfigError(f"{path}: no valid TOML: {error}") from error
+    profiles = document.pop("profiles", {})
+    tables = profiles.values() if isinstance(profiles, dict) else [profiles]
+    if not all(isinstance(table, dict) for table in tables):
+        raise ConfigError(f"{path}: profiles: expected tables, as in [profiles.NAME.server]")
+    layers = {name: (f"{path} [profiles.{name}]", tree) for name, tree in profiles.items()}
+    for tree in (document, *profiles.values()):
+        server = tree.get("server")
+        if (
+            isinstance(server, dict)
+            and server.get("state_dir")
+            and type(server["state_dir"]) is str
+        ):
+            server["state_dir"] = str(path.parent.absolute() / server["state_dir"])
+    return [(str(path), document)], layers
 
 
-def _from_file(document: Tree, path: str | Path | None) -> Tree:
-    """Make paths in the file relative to the file."""
-    server = document.get("server")
-    folder = server.get("state_dir") if isinstance(server, dict) else None
-    if isinstance(server, dict) and isinstance(folder, str) and folder:
-        server["state_dir"] = str(Path(path or ".").parent / folder)
-    return document
+def _from_environment(environ: Mapping[str, str]) -> Iterator[Layer]:
+    for name, text in sorted(environ.items()):
+        if not name.upper().startswith(PREFIX):
+            continue
+        parts = name[len(PREFIX) :].split("__")
+        key = [part.lower() for part in parts]
+        if key[0] == "runtimes" and key[2:3] == ["env"]:
+            key[3:] = parts[3:]  # capitals matter in the names of a program's variables
+        if len(key) > 1:
+            yield f"environment {name}", _assignment(key, text, f"environment {name}")
+        elif key[0] in Config.__struct_fields__:
+            raise ConfigError(f"environment {name}: a section alone has no value; add __KEY")
+
+
+def _from_options(overrides: Sequence[str]) -> Iterator[Layer]:
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        parts = key.strip().split(".")
+        if not equals or len(parts) < 2 or not all(parts):
+            raise ConfigError(f"command line: {key}: write section.key=VALUE")
+        yield "command line", _assignment(parts, text, f"command line: {key}")
 
 
 def _assignment(key: Sequence[str], text: str, where: str) -> Tree:
-    if len(key) < 2 or not all(key):
-        raise ConfigError(f"{where}: a key is a section and a name, as in server.port")
-    value: Any = text if _is_text(key) else _toml_value(text, where)
+    value: Any = text if _is_text(key) else _parse(key, text, where)
     for name in reversed(key):
         value = {name: value}
     return dict(value)
 
 
 def _is_text(key: Sequence[str]) -> bool:
-    """Tell whether the value at a key is text, by its default."""
+    """Tell whether a key holds text: a runtime's entry and variables, else by the default."""
+    if key[0] == "runtimes":
+        return list(key[2:]) == ["entry"] or list(key[2:-1]) == ["env"]
     value: Any = Config()
     for name in key:
-        if isinstance(value, Mapping):
-            value = value.get(name)
-        else:
-            value = getattr(value, name, None)
-    if isinstance(value, str):
-        return True
-    # The options of a backend: text where they do not read as TOML.
-    return False
+        value = getattr(value, name, None)
+    return isinstance(value, str)
 
 
-def _toml_value(text: str, where: str) -> Any:
+def _parse(key: Sequence[str], text: str, where: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        document = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
-        # A backend's option, whose type is not known here, may well be plain text.
-        if "sandbox" in where.lower() and not text.startswith(("[", "{", '"', "'")):
-            return text
-        raise ConfigError(
-            f'{where}: {text!r} is no value in TOML; write a number, true, false or ["a", "b"]'
-        ) from None
+        document = {}
+    if document.keys() == {"value"}:
+        return document["value"]
+    if key[0] == "sandbox" and len(key) > 2:
+        return text
+    # The text itself may be a secret.
+    raise ConfigError(f'{where}: the value is no TOML; write it like 8080, true or ["a", "b"]')
 
 
-def _leaves(tree: Mapping[str, Any], at: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, (*at, name))
-        else:
-            yield (*at, name), value
-
-
-def _put(tree: Tree, key: Path_, value: Any) -> None:
-    for name in key[:-1]:
-        tree = tree.setdefault(name, {})
-    tree[key[-1]] = value
-
-
-def _check_key(key: Path_, value: object, origin: str) -> None:
-    """Name an unknown section or key, with the nearest one there is."""
-    sections = {field.name: field for field in msgspec.structs.fields(Config)}
-    section = key[0]
-    if section not in sections:
-        raise ConfigError(
-            f"{origin}: {section}: there is no such section{_did_you_mean(section, sections)}; "
-            f"there are {', '.join(sections)}"
-        )
-    if len(key) == 1:
-        if value == {}:
-            return
-        raise ConfigError(f"{origin}: {section}: expected a table")
-    if section in ("runtimes", "limits") or (section == "sandbox" and len(key) > 2):
-        return  # checked with their contents
-    default = getattr(Config(), section)
-    known = [name for name in default.__struct_fields__ if name != "options"]
-    if key[1] not in known and not (section == "sandbox" and value == {}):
-        raise ConfigError(
-            f"{origin}: {section}.{key[1]}: there is no such key{_did_you_mean(key[1], known)}; "
-            f"there are {', '.join(known)}"
-        )
-
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
+def _like(word: str, known: Mapping[str, object]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; known: {', '.join(known)}" if known else ""

@@ -162,6 +162,11 @@ def job_document(
         "status": view.state,
         "language": view.job.language,
         "sandbox": view.job.backend,
+        "policy": {
+            "backend": view.job.backend,
+            "preset": view.job.preset,
+            "sha256": view.job.policy,
+        },
         "metadata": view.job.metadata,
         "createdAt": _time(view.created_at),
         "startedAt": _time(view.started_at),

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
+import logging
 import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from importlib.resources import as_file, files
@@ -18,6 +22,8 @@ from streamer.spi import Host, Identity
 
 __all__ = ["StateFolder", "remove_tree", "state_folder"]
 
+log: Final = logging.getLogger(__name__)
+
 ETC: Final = {
     "passwd": "root:x:0:0:root:/root:/usr/sbin/nologin\n"
     "nobody:x:65534:65534:nobody:/work:/usr/sbin/nologin\n",
@@ -27,6 +33,9 @@ ETC: Final = {
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
 }
 """What a sandbox sees of /etc besides links into the host's: nothing of the host's users."""
+
+PREFIX: Final = "streamer-"
+SWEEP_AGE_S: Final = 1.0
 
 MOUNT_POINTS: Final = ("dev", "proc", "tmp", "work", "usr", "etc")
 SYSTEM_LINKS: Final = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
@@ -88,13 +97,44 @@ def state_folder(configured: str) -> Iterator[StateFolder]:
             )
         if configured:
             Path(configured).mkdir(parents=True, exist_ok=True)
-        path = Path(tempfile.mkdtemp(prefix="streamer-", dir=configured or None))
-        # Others pass through, to their own folder inside, and cannot list.
-        path.chmod(0o711)
+        path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=configured or None))
+        _sweep(path.parent)
+        with _locked(path) as ours:
+            assert ours
+            # Others pass through, to their own folder inside, and cannot list.
+            path.chmod(0o711)
+            try:
+                yield StateFolder(path, init)
+            finally:
+                remove_tree(path)
+
+
+def _sweep(parent: Path) -> None:
+    """Remove the folders of services that were killed; one in use is locked (flock(2))."""
+    for folder in parent.glob(f"{PREFIX}*"):
+        # Only what looks like ours, and was there before: a service makes, then locks.
+        with contextlib.suppress(OSError):
+            old = time.time() - folder.stat().st_mtime > SWEEP_AGE_S
+            if old and folder.stat().st_uid == os.geteuid() and (folder / "rootfs").is_dir():
+                with _locked(folder) as abandoned:
+                    if abandoned:
+                        log.warning("removing what a killed service left: %s", folder)
+                        remove_tree(folder)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a service's folder, if it is free."""
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
         try:
-            yield StateFolder(path, init)
-        finally:
-            remove_tree(path)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = True
+        except BlockingIOError:
+            ours = False
+        yield ours
+    finally:
+        os.close(lock)
 
 
 def remove_tree(path: Path) -> None:

@@ -10,14 +10,19 @@ from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+from msgspec.structs import replace
 
 import streamer
 from streamer.app import SERVICE
+from streamer.config import Config
+from streamer.runtimes import Runtime
+from streamer.service import JobService
 
 BACKENDS = ("plain", "bwrap", "firejail")
 ISOLATING = ("bwrap", "firejail")
 
 Start = Callable[..., Awaitable[TestClient[Any, Any]]]
+OpenService = Callable[..., Awaitable[JobService]]
 
 
 def required_backends() -> frozenset[str]:
@@ -79,13 +84,40 @@ async def start() -> AsyncIterator[Start]:
             *, plugins: tuple[object, ...] = (), **sections: Mapping[str, Any]
         ) -> TestClient[Any, Any]:
             sandbox = {"backend": "bwrap", "allow_command": True, **sections.pop("sandbox", {})}
-            config = {"sandbox": sandbox, "streams": {"grace_s": 0.05}, **sections}
+            streams = {"grace_s": 0.05, **sections.pop("streams", {})}
+            # A test is over when it is over: what it left running gets no time to end.
+            server = {"drain_s": 0, **sections.pop("server", {})}
+            config = {"sandbox": sandbox, "streams": streams, "server": server, **sections}
             app = streamer.create_app(config, plugins=plugins)
             # As `streamer serve` does; a test's client leaves streams at will.
-            server = TestServer(app)
-            client = TestClient(server)
-            await server.start_server()
+            listening = TestServer(app)
+            client = TestClient(listening)
+            await listening.start_server()
             stack.push_async_callback(client.close)
             return client
 
         yield start_service
+
+
+@pytest.fixture
+async def open_service() -> AsyncIterator[OpenService]:
+    """Return a function that starts a service without HTTP, of one backend.
+
+    Its other arguments are languages of the test's own and sections of the configuration.
+    """
+    async with AsyncExitStack() as stack:
+
+        async def open_one(
+            backend: str,
+            *,
+            plugins: tuple[object, ...] = (),
+            runtimes: tuple[Runtime, ...] = (),
+            **sections: Mapping[str, Any],
+        ) -> JobService:
+            sandbox = {"backend": backend, "allow_command": True, **sections.pop("sandbox", {})}
+            config = Config.from_mapping({"sandbox": sandbox, **sections})
+            languages = {**config.runtimes, **{runtime.name: runtime for runtime in runtimes}}
+            app = streamer.create_app(replace(config, runtimes=languages), plugins=plugins)
+            return await stack.enter_async_context(app[SERVICE])
+
+        yield open_one

@@ -21,7 +21,7 @@ ROOT = Path(streamer.__file__).parent.parent
 # Within a line the order is the order of dependence.
 LAYERS = (
     ("errors",),
-    ("jobs", "checked"),
+    ("jobs", "checked", "presets"),
     ("events", "spi"),
     ("log", "runtimes"),
     ("engine", "config"),
@@ -34,8 +34,8 @@ LAYERS = (
         "memory",
     ),
     ("settings", "logs", "hookspecs", "plugins"),
-    ("control", "spawn", "slots", "workspace", "output", "feed", "sandbox", "execution"),
-    ("backends", "resolve", "service"),
+    ("control", "spawn", "slots", "cgroups", "workspace", "output", "feed", "sandbox", "execution"),
+    ("enforcement", "backends", "resolve", "policy", "service"),
     ("sessions", "sse", "wire", "access", "metrics", "page", "handlers"),
     ("app", "client", "serve"),
     ("demo", "submission", "local"),

@@ -1,8 +1,9 @@
 /* The init of a sandbox: the only process of ours inside it.
  *
- *   streamer-init enter [--uid=N] [--gid=N] [--pid-namespace] -- COMMAND...
- *       Outside the sandbox: become the unprivileged user that the sandbox is started
- *       as, optionally the first process of a new process-id namespace, and execute.
+ *   streamer-init enter [--cgroup=FILE]... [--uid=N] [--gid=N] [--pid-namespace] -- COMMAND...
+ *       Outside the sandbox: enter control groups, become the unprivileged user that the
+ *       sandbox is started as, optionally the first process of a new process-id
+ *       namespace, and execute.
  *   streamer-init serve
  *       Inside the sandbox: speak with the service over the socket on standard input
  *       (see streamer/control.py), write the job's files, run its programs, account
@@ -24,6 +25,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <grp.h>
 #include <poll.h>
 #include <sched.h>
@@ -38,13 +40,14 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { CONTROL = 0, MAX_FRAME = 16 << 20, POLL_MS = 50 };
+enum { CONTROL = 0, MAX_FRAME = 16 << 20, POLL_MS = 50, WALK_TICKS = 4 };
 
 static void die(const char *what)
 {
@@ -99,6 +102,8 @@ static int enter(char **argv)
             uid = atol(*argv + 6);
         else if (!strncmp(*argv, "--gid=", 6))
             gid = atol(*argv + 6);
+        else if (!strncmp(*argv, "--cgroup=", 9))
+            write_file(*argv + 9, "0"); /* 0 is the writer itself: cgroups(7) */
         else if (!strcmp(*argv, "--pid-namespace"))
             own_pids = 1;
         else
@@ -233,8 +238,11 @@ static struct {
     pid_t pid;               /* the program, or 0 */
     int ended;               /* it was reaped: `status` holds */
     int status;
-    unsigned char cause;     /* '-', or why we ended it: 'c' CPU, 'm' memory, 'k' told to */
-    uint64_t cpu_limit_us, memory_limit;
+    unsigned char cause;     /* '-', or why we ended it: 'c' CPU, 'm' memory,
+                              * 'd' disk, 'k' told to */
+    uint64_t cpu_limit_us, memory_limit, disk_limit;
+    uint32_t inode_limit, walk_disk;
+    uint32_t ticks;
     uint64_t reaped_us;      /* CPU of everything reaped, its own reaped children included */
     uint64_t peak_process, peak_tree;
     struct timespec started;
@@ -421,6 +429,36 @@ static void finish_job(unsigned char cause)
     report_end();
 }
 
+static uint64_t walked_bytes, walked_inodes;
+
+static int count_entry(const char *path, const struct stat *entry, int type, struct FTW *at)
+{
+    (void)path, (void)type, (void)at;
+    walked_bytes += (uint64_t)entry->st_blocks * 512;
+    walked_inodes++;
+    return walked_bytes > job.disk_limit || walked_inodes > job.inode_limit;
+}
+
+/* Whether the workspace, our working directory, is over its limit. A mount of its own
+ * stops the job's writes by itself, so there the limit counts as reached when it is full:
+ * a program that ignores ENOSPC would go on for ever. */
+static int disk_is_full(void)
+{
+    struct statvfs fs;
+    if (!job.disk_limit)
+        return 0;
+    if (job.walk_disk) {
+        /* As long as a second job may take for it: the walk is bounded by the limits. */
+        if (++job.ticks % WALK_TICKS)
+            return 0;
+        walked_bytes = walked_inodes = 0;
+        return nftw(".", count_entry, 16, FTW_PHYS | FTW_MOUNT) > 0;
+    }
+    if (statvfs(".", &fs))
+        return 0;
+    return fs.f_bavail == 0 || fs.f_files - fs.f_ffree > job.inode_limit;
+}
+
 static void watch_limits(void)
 {
     uint64_t cpu, memory;
@@ -433,6 +471,8 @@ static void watch_limits(void)
         finish_job('m');
     else if (job.cpu_limit_us && job.reaped_us + cpu > job.cpu_limit_us)
         finish_job('c');
+    else if (disk_is_full())
+        finish_job('d');
 }
 
 /* ---- starting ---------------------------------------------------------------------- */
@@ -514,6 +554,12 @@ static void become_program(struct program *p, const int fds[3])
         if (dup2(fds[i], i) < 0)
             _exit(125);
     syscall(SYS_close_range, 3, ~0U, 0);
+    /* Out of memory, the kernel shall take the program and not us: we tell the verdict.
+     * Our own /proc files are root's while we are not dumpable, and a program is. */
+    prctl(PR_SET_DUMPABLE, 1);
+    int score = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+    if (score >= 0 && write(score, "1000", 4) == 4)
+        close(score);
     /* Where we are not pid 1 the program must not outlive us. */
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     umask(022);
@@ -545,21 +591,23 @@ static char **strings(unsigned char **at, unsigned char *end, uint32_t count)
     return list;
 }
 
-/* 'R' u64 CPU limit in us, u64 memory limit in bytes (0: none), u32 count of limits, u32
- * count of arguments, u32 count of variables; each limit u32 resource, u64 soft, u64 hard;
+/* 'R' u64 CPU limit in us, u64 memory limit and u64 disk limit in bytes (0: none), u32 limit
+ * of files in the workspace, u32 whether it has to be walked (else it is a mount of its own),
+ * u32 count of limits, u32 count of arguments, u32 count of variables; each limit u32
+ * resource, u64 soft, u64 hard;
  * then NUL-ended strings: working directory, arguments, variables. Standard input,
  * output and error came just before as descriptors. */
 static int start_job(unsigned char *data, size_t size)
 {
     struct program p;
     unsigned char *end = data + size, *at;
-    if (size < 28 || in.fd_count != 3 || job.pid) {
+    if (size < 44 || in.fd_count != 3 || job.pid) {
         errno = EPROTO;
         return 0;
     }
-    p.limit_count = get32(data + 16);
-    uint32_t arguments = get32(data + 20), variables = get32(data + 24);
-    p.limits = data + 28;
+    p.limit_count = get32(data + 32);
+    uint32_t arguments = get32(data + 36), variables = get32(data + 40);
+    p.limits = data + 44;
     at = p.limits + (size_t)p.limit_count * 20;
     if (at > end || arguments > size || variables > size) {
         errno = EPROTO;
@@ -578,6 +626,9 @@ static int start_job(unsigned char *data, size_t size)
     job.cause = '-';
     job.cpu_limit_us = get64(data);
     job.memory_limit = get64(data + 8);
+    job.disk_limit = get64(data + 16);
+    job.inode_limit = get32(data + 24);
+    job.walk_disk = get32(data + 28);
     clock_gettime(CLOCK_MONOTONIC, &job.started);
     job.pid = fork();
     if (job.pid == 0)
@@ -703,7 +754,7 @@ int main(int argc, char **argv)
         return enter(argv + 2);
     if (argc == 2 && !strcmp(argv[1], "serve"))
         return serve();
-    fprintf(stderr, "usage: streamer-init enter [--uid=N] [--gid=N] [--pid-namespace] -- "
-                    "COMMAND... | serve\n");
+    fprintf(stderr, "usage: streamer-init enter [--cgroup=FILE]... [--uid=N] [--gid=N] "
+                    "[--pid-namespace] -- COMMAND... | serve\n");
     return 125;
 }

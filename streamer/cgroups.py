@@ -1,0 +1,285 @@
+"""Bound a job's memory and number of processes by control groups, where there are any.
+
+Plain file I/O on cgroupfs: cgroups(7), the kernel's cgroup-v2.rst and cgroup-v1/*.rst. Two
+shapes are supported. Version 1: a root service makes groups below its own in the
+hierarchies ``memory`` and ``pids``. Version 2: the service's own group must be
+delegated to it (a systemd unit or scope with ``Delegate=yes``) with those controllers.
+
+The process that starts a sandbox puts itself into the job's groups before it executes
+anything (``streamer-init enter --cgroup``): so nothing of the job was ever outside. On
+version 1 it writes ``0`` to ``tasks``; ``cgroup.procs`` waits 10 ms for an RCU grace period.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import re
+import secrets
+import select
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from streamer.jobs import Limits
+
+__all__ = ["CgroupTree", "JobCgroup", "Level", "cgroup_tree"]
+
+log: Final = logging.getLogger(__name__)
+
+Level = Literal["cgroup-v1", "cgroup-v2"]
+
+PREFIX: Final = "streamer-"
+CONTROLLERS: Final = ("memory", "pids")
+REMOVE_TRIES: Final = 50
+OVERHEAD_PROCESSES: Final = 6
+"""The wrapper's own processes, which are in the job's group too: firejail has the most."""
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupTree:
+    """The service's group in each hierarchy, below which each job has its own."""
+
+    level: Level
+    roots: tuple[Path, ...]
+    """Version 1: one for each of `CONTROLLERS`, in order; version 2: one."""
+
+    @asynccontextmanager
+    async def job(self, job_id: str, on_oom: Callable[[], None]) -> AsyncIterator[JobCgroup]:
+        """Make the groups of one job; `on_oom` is called when the kernel kills for memory.
+
+        To be left when nothing of the job is alive.
+        """
+        folders = tuple(root / job_id for root in self.roots)
+        try:
+            for folder in folders:
+                folder.mkdir()
+            cgroup = JobCgroup(self.level, folders)
+            with cgroup.watching(on_oom):
+                yield cgroup
+        finally:
+            for folder in folders:
+                await _remove(folder)
+
+
+@dataclass(frozen=True, slots=True)
+class JobCgroup:
+    """The groups of one job."""
+
+    level: Level
+    folders: tuple[Path, ...]
+
+    @property
+    def entrances(self) -> tuple[str, ...]:
+        """The files to which a process writes ``0`` to enter."""
+        name = "tasks" if self.level == "cgroup-v1" else "cgroup.procs"
+        return tuple(str(folder / name) for folder in self.folders)
+
+    @property
+    def _memory(self) -> Path:
+        return self.folders[0]
+
+    def set_limits(self, limits: Limits) -> None:
+        """Set the limits of the step that comes next."""
+        memory = str(limits.memory_bytes)
+        _write(self.folders[-1] / "pids.max", str(limits.processes + OVERHEAD_PROCESSES))
+        if self.level == "cgroup-v2":
+            _write(self._memory / "memory.max", memory)
+            with contextlib.suppress(FileNotFoundError):  # where swap is not accounted
+                _write(self._memory / "memory.swap.max", "0")
+            return
+        # With swap the limit would be more; the sum may never be below the part, so the
+        # order depends on whether the limit grows.
+        names = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
+        present = [name for name in names if (self._memory / name).exists()]
+        try:
+            for name in present:
+                _write(self._memory / name, memory)
+        except OSError:
+            for name in reversed(present):
+                _write(self._memory / name, memory)
+
+    def oom_kills(self) -> int:
+        """Return how many processes the kernel has killed for the memory limit."""
+        name = "memory.oom_control" if self.level == "cgroup-v1" else "memory.events"
+        found = re.search(r"^oom_kill (\d+)$", (self._memory / name).read_text(), re.MULTILINE)
+        return int(found[1]) if found else 0
+
+    @contextmanager
+    def watching(self, on_oom: Callable[[], None]) -> Iterator[None]:
+        """Call `on_oom` on the loop when the kernel runs into the memory limit."""
+        loop = asyncio.get_running_loop()
+        with contextlib.ExitStack() as stack:
+            name = "memory.oom_control" if self.level == "cgroup-v1" else "memory.events"
+            control = os.open(self._memory / name, os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, control)
+            if self.level == "cgroup-v1":
+                # An eventfd registered for the file (cgroup-v1/memory.rst, 10): it tells of
+                # every run into the limit that nothing but a kill could resolve.
+                event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+                stack.callback(os.close, event)
+                _write(self._memory / "cgroup.event_control", f"{event} {control}")
+            else:
+                # The file is always readable; a change of it is an exceptional condition,
+                # until it is read again. It tells of lesser events too.
+                poll = stack.enter_context(select.epoll())
+                poll.register(control, select.EPOLLPRI)
+                event = poll.fileno()
+
+            def changed() -> None:
+                if self.level == "cgroup-v2" and b"oom_kill 0" in os.pread(control, 4096, 0):
+                    return
+                loop.remove_reader(event)
+                on_oom()
+
+            loop.add_reader(event, changed)
+            stack.callback(loop.remove_reader, event)
+            yield
+
+
+@contextmanager
+def cgroup_tree(configured: str) -> Iterator[CgroupTree | None]:
+    """Make the service's groups, or yield None where there is no way to.
+
+    `configured` is ``auto``, ``off``, or the path of a delegated group of version 2.
+    What killed services left behind is removed first. A group in use is held by a lock
+    on its folder, which ends with its service.
+    """
+    with contextlib.ExitStack() as stack:
+        tree = None
+        if configured != "off":
+            for level, parents in _candidates(configured):
+                name = PREFIX + secrets.token_hex(6)
+                try:
+                    for parent in parents:
+                        _sweep(parent)
+                    roots = tuple(
+                        stack.enter_context(_service_group(parent / name)) for parent in parents
+                    )
+                    if level == "cgroup-v2":
+                        _write(roots[0] / "cgroup.subtree_control", "+memory +pids")
+                except OSError as error:
+                    log.debug("no %s: %s", level, error)
+                    stack.close()
+                    continue
+                tree = CgroupTree(level, roots)
+                break
+        yield tree
+
+
+def _candidates(configured: str) -> Iterator[tuple[Level, tuple[Path, ...]]]:
+    """Yield where groups could be made, best first."""
+    if configured not in ("auto", "off"):
+        yield "cgroup-v2", (Path(configured),)
+        return
+    own = dict(_own_groups())
+    mounts = dict(_mounts())
+    if "" in own and "" in mounts:
+        folder = mounts[""] / own[""].lstrip("/")
+        with contextlib.suppress(OSError):
+            if set(CONTROLLERS) <= set((folder / "cgroup.controllers").read_text().split()):
+                yield "cgroup-v2", (folder,)
+    if all(name in own and name in mounts for name in CONTROLLERS):
+        folders = tuple(mounts[name] / own[name].lstrip("/") for name in CONTROLLERS)
+        yield "cgroup-v1", folders
+
+
+def _own_groups() -> Iterator[tuple[str, str]]:
+    """Yield (controller, path) of this process's groups; ``""`` is version 2 (cgroups(7))."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        for controller in controllers.split(","):
+            yield controller, path
+
+
+def _mounts() -> Iterator[tuple[str, Path]]:
+    """Yield (controller, mount point) of the mounted hierarchies (proc_pid_mountinfo(5))."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        kind, _, options = after.split(" ", 2)
+        place = Path(before.split(" ")[4])
+        if kind == "cgroup2":
+            yield "", place
+        elif kind == "cgroup":
+            for option in options.split(","):
+                yield option, place
+
+
+@contextmanager
+def _service_group(folder: Path) -> Iterator[Path]:
+    folder.mkdir()
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield folder
+    finally:
+        _clear(folder)
+        os.close(lock)
+
+
+def _sweep(parent: Path) -> None:
+    """Remove the groups of services that are gone, and whatever still runs in them."""
+    for folder in parent.glob(f"{PREFIX}*"):
+        try:
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(lock)
+        log.warning("removing what a killed service left: %s", folder.name)
+        _clear(folder)
+
+
+def _clear(folder: Path) -> None:
+    """Kill what is in a tree of groups and remove it."""
+    for path, _, _ in os.walk(folder, topdown=False):
+        group = Path(path)
+        for pid in _pids(group):
+            # From our own group's list, read just now; a group is ours alone.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, 9)
+        with contextlib.suppress(OSError):
+            group.rmdir()
+
+
+def _pids(group: Path) -> Sequence[int]:
+    with contextlib.suppress(OSError):
+        return [int(line) for line in (group / "cgroup.procs").read_text().split()]
+    return []
+
+
+async def _remove(folder: Path) -> None:
+    """Remove a group; its last process may take a moment to leave after it was reaped."""
+    for _ in range(REMOVE_TRIES):
+        try:
+            os.rmdir(folder)  # noqa: PTH106 - not blocking: a system call without I/O
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            for pid in _pids(folder):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, 9)
+            await asyncio.sleep(0.01)
+        else:
+            return
+    log.error("the cgroup %s cannot be removed: something in it does not end", folder)
+
+
+def _write(path: Path, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)

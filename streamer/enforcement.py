@@ -1,0 +1,72 @@
+"""Say how each limit is enforced on this host, honestly and per backend.
+
+``cgroup-v1`` and ``cgroup-v2``: by the kernel, for the whole job. ``rlimit``: by the kernel, for
+each process (setrlimit(2)); the number of processes is that of the job's own user or user
+namespace. ``polling``: the init looks every 50 ms and ends the job. ``tmpfs``: a mount of
+the job's own that has this size. ``timer`` and ``counter``: by the service itself. ``none``: not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from streamer.errors import ConfigError
+from streamer.spi import Backend
+
+__all__ = ["check_required", "enforcement"]
+
+REMEDIES: Final = {
+    "cgroup": "run the service as root (cgroup v1), or in a systemd unit or scope with "
+    "Delegate=yes (cgroup v2): systemd-run --user --scope -p Delegate=yes streamer serve",
+    "tmpfs": "use a backend with a private workspace (bwrap)",
+}
+
+
+def enforcement(backend: Backend, cgroup_level: str | None) -> dict[str, str]:
+    """Return how each field of `Limits` is enforced for a backend.
+
+    `cgroup_level` is ``cgroup-v1`` or ``cgroup-v2``, or None where there are no groups.
+    """
+    by_init = backend.gated
+    return {
+        "wall_time_s": "timer",
+        "cpu_time_s": "polling" if by_init else "none",
+        "memory_bytes": cgroup_level or ("polling" if by_init else "none"),
+        "processes": cgroup_level or ("rlimit" if by_init else "none"),
+        "open_files": "rlimit" if by_init else "none",
+        "file_bytes": "rlimit" if by_init else "none",
+        "disk_bytes": "none" if not by_init else "polling" if backend.host_workspace else "tmpfs",
+        "output_bytes": "counter",
+    }
+
+
+def check_required(required: Iterable[str], backend: Backend, cgroup_level: str | None) -> None:
+    """Check ``sandbox.require`` (``memory:cgroup``) for a backend.
+
+    A limit may be named without its unit; a level is one of the module's, or ``cgroup`` for
+    either version. Raises `ConfigError` with what is not met, and the remedy.
+    """
+    here = enforcement(backend, cgroup_level)
+    for requirement in required:
+        name, colon, level = requirement.partition(":")
+        limit = _limit_named(name, here)
+        if limit is None or not colon or not level:
+            raise ConfigError(
+                f"sandbox.require: {requirement!r}: write LIMIT:LEVEL, as memory:cgroup; "
+                f"limits are {', '.join(here)}"
+            )
+        found = here[limit]
+        if found != level and not (level == "cgroup" and found.startswith("cgroup-")):
+            remedy = REMEDIES.get(level.partition("-")[0], "require less, or use another backend")
+            raise ConfigError(
+                f"sandbox.require: {requirement!r} is not met: {backend.name} enforces {limit} "
+                f"here by {found}; {remedy}"
+            )
+
+
+def _limit_named(name: str, here: Mapping[str, str]) -> str | None:
+    for limit in here:
+        if name in (limit, limit.removesuffix("_bytes").removesuffix("_time_s").removesuffix("_s")):
+            return limit
+    return None

@@ -1,0 +1,40 @@
+"""Fingerprint the policy that a job runs under, so that its record can prove it.
+
+Two jobs with the same digest were confined alike: same backend with the same options, the
+same limits for each step, the same network, the same version of this package's rules.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, fields, is_dataclass
+from typing import Final
+
+import msgspec
+
+from streamer.jobs import ResolvedJob
+from streamer.spi import Backend
+
+__all__ = ["policy_digest"]
+
+RULES: Final = 1
+"""Raised by whoever changes what a backend's arguments or the filter of system calls allow."""
+
+
+def policy_digest(job: ResolvedJob, backend: Backend, cgroup_level: str | None) -> str:
+    """Return the SHA-256, in hexadecimal, of everything that confines the job."""
+    document = {
+        "rules": RULES,
+        "backend": backend.name,
+        "options": {name: getattr(backend, name) for name in _options(backend)},
+        "limits": [[step.phase, asdict(step.limits)] for step in job.steps],
+        "cgroup": cgroup_level,
+        "network": job.network,
+        "readOnly": job.read_only,
+    }
+    text = msgspec.json.encode(document, order="deterministic")
+    return hashlib.sha256(text).hexdigest()
+
+
+def _options(backend: object) -> list[str]:
+    return [field.name for field in fields(backend)] if is_dataclass(backend) else []

@@ -1,0 +1,54 @@
+"""Name whole policies, so that nobody has to set twenty values to begin.
+
+A preset is a tree of values as config.toml would hold it, between the built-in defaults and
+the file: everything in it can still be set one by one. ``sandbox.preset`` chooses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+__all__ = ["PRESETS"]
+
+MIB: Final = 1024 * 1024
+
+PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
+    # For strangers: small limits, and no start where memory and processes are only watched.
+    "strict": {
+        "sandbox": {"require": ["memory:cgroup", "processes:cgroup"]},
+        "limits": {
+            "default": {
+                "wall_time_s": 10.0,
+                "cpu_time_s": 5.0,
+                "memory_bytes": 128 * MIB,
+                "processes": 32,
+                "open_files": 64,
+                "file_bytes": 16 * MIB,
+                "disk_bytes": 32 * MIB,
+                "output_bytes": MIB,
+            },
+            "max": {
+                "wall_time_s": 30.0,
+                "cpu_time_s": 20.0,
+                "memory_bytes": 512 * MIB,
+                "processes": 64,
+                "open_files": 256,
+                "file_bytes": 32 * MIB,
+                "disk_bytes": 64 * MIB,
+                "output_bytes": 8 * MIB,
+            },
+        },
+        "queue": {"max_per_client": 10},
+    },
+    # The built-in defaults.
+    "balanced": {},
+    # For your own programs on your own machine.
+    "dev": {
+        "sandbox": {"allow": ["firejail", "plain"], "allow_command": True, "kill_grace_s": 2.0},
+        "limits": {
+            "default": {"wall_time_s": 600.0, "cpu_time_s": 600.0, "memory_bytes": 2048 * MIB},
+            "max": {"wall_time_s": 86400.0, "cpu_time_s": 86400.0, "memory_bytes": 16384 * MIB},
+        },
+    },
+}

@@ -1,0 +1,242 @@
+"""Speak with the init directly: what is malformed, cut short or out of turn harms nobody."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from tests.jobs import adopt_orphans, descendants
+
+INIT = str(files("streamer") / "init" / "streamer-init")
+
+
+@dataclass
+class Init:
+    """An init that is served by the test, not as pid 1."""
+
+    process: subprocess.Popen[bytes]
+    sock: socket.socket
+
+    def send(self, kind: bytes, payload: bytes = b"") -> None:
+        """Send one well-formed frame."""
+        self.sock.sendall(struct.pack("<I", 1 + len(payload)) + kind + payload)
+
+    def send_stdio(self, count: int = 3) -> None:
+        """Send descriptors of /dev/null, as standard input, output and error."""
+        null = os.open(os.devnull, os.O_RDWR)
+        socket.send_fds(self.sock, [struct.pack("<I", 1) + b"D"], [null] * count)
+        os.close(null)
+
+    def read(self) -> tuple[bytes, bytes]:
+        """Return the type and payload of the next frame; nothing when the init hung up."""
+        head = self.sock.recv(4, socket.MSG_WAITALL)
+        if not head:
+            return b"", b""
+        frame = self.sock.recv(int.from_bytes(head, "little"), socket.MSG_WAITALL)
+        return frame[:1], frame[1:]
+
+    def ends(self) -> int:
+        """Wait for its exit code."""
+        return self.process.wait(10)
+
+
+@pytest.fixture
+def init(tmp_path: Path) -> Iterator[Init]:
+    adopt_orphans()
+    ours, theirs = socket.socketpair()
+    ours.settimeout(10)
+    process = subprocess.Popen(
+        (INIT, "serve"), stdin=theirs, stderr=subprocess.DEVNULL, cwd=tmp_path
+    )
+    theirs.close()
+    served = Init(process, ours)
+    assert served.read()[0] == b"H"
+    yield served
+    ours.close()
+    served.ends()
+    assert descendants() == {}
+
+
+def run_frame(
+    *argv: str, arguments: int | None = None, limits: int = 0, variables: int = 0, tail: bytes = b""
+) -> bytes:
+    """Return the payload of a frame that runs a program, perhaps with false counts."""
+    strings = b"".join(word.encode() + b"\0" for word in ("/", *argv))
+    count = len(argv) if arguments is None else arguments
+    head = struct.pack("<QQQIIIII", 0, 0, 0, 0, 0, limits, count, variables)
+    return head + strings + tail
+
+
+def test_it_runs_a_program_and_tells_its_end(init: Init) -> None:
+    init.send_stdio()
+    init.send(b"R", run_frame("/bin/sh", "-c", "exit 137"))
+    assert init.read()[0] == b"S"
+    kind, payload = init.read()
+    assert kind == b"X"
+    assert os.waitstatus_to_exitcode(int.from_bytes(payload[1:5], "little")) == 137
+
+
+def test_it_runs_one_program_after_another(init: Init) -> None:
+    for _ in range(20):
+        init.send_stdio()
+        init.send(b"R", run_frame("/bin/true"))
+        assert (init.read()[0], init.read()[0]) == (b"S", b"X")
+
+
+@pytest.mark.parametrize("size", [0, 2**24 + 1, 2**31, 2**32 - 1])
+def test_it_hangs_up_on_an_impossible_length(init: Init, size: int) -> None:
+    init.sock.sendall(struct.pack("<I", size) + b"R")
+    assert init.ends() == 125
+
+
+def test_it_ends_when_a_frame_is_cut_short(init: Init) -> None:
+    init.sock.sendall(struct.pack("<I", 100) + b"Rxx")
+    init.sock.shutdown(socket.SHUT_WR)
+    assert init.ends() == 0
+
+
+def test_it_takes_a_frame_byte_by_byte(init: Init) -> None:
+    init.send_stdio()
+    payload = run_frame("/bin/true")
+    for byte in struct.pack("<I", 1 + len(payload)) + b"R" + payload:
+        init.sock.sendall(bytes([byte]))
+    assert (init.read()[0], init.read()[0]) == (b"S", b"X")
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"\0" * 27,
+        run_frame("/bin/true")[:-1],
+        run_frame("/bin/true", arguments=0),
+        run_frame("/bin/true", arguments=2),
+        run_frame("/bin/true", arguments=2**32 - 1),
+        run_frame("/bin/true", variables=2**32 - 1),
+        run_frame("/bin/true", limits=2**32 - 1),
+        run_frame("/bin/true", limits=2**28),
+    ],
+    ids=[
+        "empty",
+        "short",
+        "no-end",
+        "none",
+        "one-more",
+        "arguments",
+        "variables",
+        "limits",
+        "limits2",
+    ],
+)
+def test_it_refuses_a_malformed_program_and_goes_on(init: Init, payload: bytes) -> None:
+    init.send_stdio()
+    init.send(b"R", payload)
+    kind, what = init.read()
+    assert (kind, what[:1]) == (b"E", b"r")
+    init.send(b"R", run_frame("/bin/true"))
+    assert (init.read()[0], init.read()[0]) == (b"S", b"X")
+
+
+def test_it_refuses_a_program_without_descriptors(init: Init) -> None:
+    init.send(b"R", run_frame("/bin/true"))
+    assert init.read()[0] == b"E"
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 12])
+def test_it_takes_no_other_number_of_descriptors(init: Init, count: int) -> None:
+    init.send_stdio(count)
+    assert init.ends() == 125
+
+
+def test_it_refuses_a_second_program_beside_the_first(init: Init) -> None:
+    init.send_stdio()
+    init.send(b"R", run_frame("/bin/sleep", "600"))
+    assert init.read()[0] == b"S"
+    init.send_stdio()
+    init.send(b"R", run_frame("/bin/true"))
+    assert init.read()[0] == b"E"
+    init.send(b"K")
+    kind, payload = init.read()
+    assert (kind, payload[:1]) == (b"X", b"k")
+
+
+def test_it_says_that_it_does_not_know_a_frame(init: Init) -> None:
+    init.send(b"?", b"x")
+    kind, what = init.read()
+    assert (kind, what[:1]) == (b"E", b"p")
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"\0" * 4, b"\xa4\1\0\0name-without-end", b"\xa4\1\0\0\0"]
+)
+def test_it_refuses_a_malformed_file(init: Init, payload: bytes, tmp_path: Path) -> None:
+    init.send(b"F", payload)
+    assert init.read()[0] == b"E"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_writes_files_in_parts(init: Init, tmp_path: Path) -> None:
+    init.send(b"F", struct.pack("<I", 0o640) + b"a/b\0one ")
+    init.send(b"A", b"two")
+    init.send(b"F", struct.pack("<I", 0o6777) + b"c\0")
+    init.send(b"?")
+    assert init.read()[0] == b"E"  # it has come so far
+    assert (tmp_path / "a/b").read_bytes() == b"one two"
+    assert (tmp_path / "a/b").stat().st_mode & 0o7777 == 0o640
+    assert (tmp_path / "c").stat().st_mode & 0o7777 == 0o777
+
+
+def test_it_does_not_write_more_of_no_file(init: Init) -> None:
+    init.send(b"A", b"content")
+    assert init.read()[0] == b"E"
+
+
+def test_it_does_not_follow_a_link_where_a_file_goes(init: Init, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    init.send(b"F", struct.pack("<I", 0o644) + b"link\0content")
+    assert init.read()[0] == b"E"
+    assert not (tmp_path / "target").exists()
+
+
+def test_a_signal_or_a_kill_without_a_program_is_nothing(init: Init) -> None:
+    for _ in range(100):
+        init.send(b"S", struct.pack("<I", 9))
+        init.send(b"S", b"x")
+        init.send(b"K")
+    init.send_stdio()
+    init.send(b"R", run_frame("/bin/true"))
+    assert (init.read()[0], init.read()[0]) == (b"S", b"X")
+
+
+def test_an_impossible_signal_is_nothing(init: Init) -> None:
+    init.send_stdio()
+    init.send(b"R", run_frame("/bin/sleep", "600"))
+    init.send(b"S", struct.pack("<I", 2**31 + 5))
+    init.send(b"S", struct.pack("<I", 99))
+    init.send(b"K")
+    assert init.read()[0] == b"S"
+    assert init.read()[1][:1] == b"k"
+
+
+def test_it_ends_all_when_the_service_is_gone(init: Init) -> None:
+    init.send_stdio()
+    init.send(b"R", run_frame("/bin/sh", "-c", "setsid sleep 600 & trap '' TERM; sleep 600"))
+    assert init.read()[0] == b"S"
+    init.sock.close()
+    assert init.ends() == 0
+    assert descendants() == {}
+
+
+def test_it_says_how_it_is_called() -> None:
+    for words in ((), ("serve", "x"), ("enter",), ("enter", "true"), ("enter", "--"), ("other",)):
+        done = subprocess.run((INIT, *words), capture_output=True, timeout=10, check=False)
+        assert done.returncode == 125, words
+        assert b"streamer-init" in done.stderr, words

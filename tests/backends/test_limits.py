@@ -1,0 +1,372 @@
+"""Each limit holds, for one process and for a whole tree of them, and is told honestly."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import pytest
+
+from streamer.events import Output, Truncated
+from streamer.jobs import JobSpec
+from streamer.service import JobService
+from tests.backends.conftest import Run, checked_runs
+from tests.conftest import OpenService
+from tests.jobs import ended, program, run_job
+
+MIB = 2**20
+
+TREE_THAT_WILL_NOT_STOP = """
+    import os, signal, time
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    for _ in range(3):
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                os.setsid()
+            break
+    print("up", flush=True)
+    while True:
+        time.sleep(600)
+"""
+
+
+async def test_the_wall_limit_ends_a_tree_that_will_not_stop(run: Run) -> None:
+    complete = (await run(**program(TREE_THAT_WILL_NOT_STOP), limits={"wall_time_s": 1.0})).complete
+    assert (complete.reason, complete.timed_out) == ("wall_time", True)
+    assert complete.signal == "SIGKILL"
+    assert 1000 <= complete.duration_ms < 2000
+
+
+async def test_a_program_may_tidy_up_at_its_wall_limit(run: Run) -> None:
+    ran = await run(
+        **program("""
+            import signal, sys
+            signal.signal(signal.SIGTERM, lambda *_: (print("tidied", flush=True), sys.exit(7)))
+            signal.pause()
+        """),
+        limits={"wall_time_s": 0.5},
+    )
+    assert ran.text() == "tidied\n"
+    assert (ran.complete.reason, ran.complete.exit_code) == ("wall_time", 7)
+
+
+async def test_printing_does_not_extend_the_wall_limit(run: Run) -> None:
+    ran = await run(
+        command=("sh", "-c", "while :; do echo x; sleep 0.05; done"), limits={"wall_time_s": 0.5}
+    )
+    assert ran.complete.reason == "wall_time"
+    assert ran.complete.duration_ms < 1500
+
+
+async def test_a_program_that_stops_itself_meets_its_wall_limit(run: Run) -> None:
+    complete = (
+        await run(command=("sh", "-c", "kill -STOP 0; echo on"), limits={"wall_time_s": 0.5})
+    ).complete
+    assert complete.reason == "wall_time"
+
+
+async def test_the_cpu_limit_holds_for_one_process(run: Run) -> None:
+    complete = (await run(**program("while True: pass"), limits={"cpu_time_s": 1.0})).complete
+    assert (complete.reason, complete.timed_out) == ("cpu_time", True)
+    assert complete.cpu_time_ms is not None
+    assert 950 <= complete.cpu_time_ms < 1500
+
+
+async def test_the_cpu_limit_holds_for_children_together(run: Run) -> None:
+    complete = (
+        await run(
+            **program("""
+                import os
+                for _ in range(4):
+                    if os.fork() == 0:
+                        while True:
+                            pass
+                os.wait()
+            """),
+            limits={"cpu_time_s": 1.0},
+        )
+    ).complete
+    assert complete.reason == "cpu_time"
+    assert complete.cpu_time_ms is not None
+    assert 950 <= complete.cpu_time_ms < 2000
+
+
+async def test_the_cpu_limit_counts_children_that_ended(run: Run) -> None:
+    complete = (
+        await run(
+            **program("""
+                import os, time
+                while True:
+                    if os.fork() == 0:
+                        while time.process_time() < 0.2:
+                            pass
+                        os._exit(0)
+                    os.wait()
+            """),
+            limits={"cpu_time_s": 1.0, "wall_time_s": 20},
+        )
+    ).complete
+    assert complete.reason == "cpu_time"
+    assert complete.cpu_time_ms is not None
+    assert complete.cpu_time_ms < 2000
+
+
+async def test_ignoring_the_cpu_signal_does_not_help(run: Run) -> None:
+    complete = (
+        await run(
+            **program("""
+                import signal
+                signal.signal(signal.SIGXCPU, signal.SIG_IGN)
+                while True:
+                    pass
+            """),
+            limits={"cpu_time_s": 1.0},
+        )
+    ).complete
+    assert complete.reason == "cpu_time"
+
+
+ANONYMOUS = "mmap.mmap(-1, SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)"
+SHARED = "mmap.mmap(-1, SIZE, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)"
+
+
+@pytest.mark.parametrize("mapping", [ANONYMOUS, SHARED], ids=["private", "shared"])
+async def test_the_memory_limit_holds_for_one_process(run: Run, mapping: str) -> None:
+    ran = await run(
+        **program(f"""
+            import mmap, time
+            SIZE = 2**20
+            kept = []
+            for _ in range(400):
+                kept.append({mapping})
+                kept[-1].write(b"x" * SIZE)
+                time.sleep(0.002)
+            print("had 400 MiB")
+        """),
+        limits={"memory_bytes": 64 * MIB},
+    )
+    assert ran.text() == ""
+    assert (ran.complete.reason, ran.complete.oom_killed) == ("memory", True)
+    assert ran.complete.peak_memory_bytes is not None
+    assert ran.complete.peak_memory_bytes > 64 * MIB
+
+
+async def test_the_memory_limit_holds_for_processes_together(run: Run) -> None:
+    complete = (
+        await run(
+            **program("""
+                import os, time
+                for _ in range(8):
+                    if os.fork() == 0:
+                        kept = b"x" * 2**24
+                        time.sleep(600)
+                time.sleep(600)
+            """),
+            limits={"memory_bytes": 100 * MIB, "wall_time_s": 20},
+        )
+    ).complete
+    assert complete.reason == "memory"
+
+
+async def test_memory_that_children_share_counts_once(run: Run) -> None:
+    ran = await run(
+        **program("""
+            import os, time
+            kept = b"x" * (40 * 2**20)
+            children = []
+            for _ in range(8):
+                pid = os.fork()
+                if pid == 0:
+                    time.sleep(0.5)
+                    os._exit(0)
+                children.append(pid)
+            for pid in children:
+                os.waitpid(pid, 0)
+            print("done")
+        """),
+        limits={"memory_bytes": 100 * MIB},
+    )
+    assert ran.out == "done\n"
+
+
+async def test_reserved_memory_is_free(run: Run) -> None:
+    # As the JVM, Go and Node.js do; RLIMIT_AS would refuse it.
+    ran = await run(
+        **program("""
+            import mmap
+            kept = mmap.mmap(-1, 64 * 2**30, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000, prot=0)
+            print(len(kept) // 2**30)
+        """)
+    )
+    assert ran.out == "64\n"
+
+
+FORK_MANY = """
+    import os, time
+    made = 0
+    for _ in range(200):
+        try:
+            pid = os.fork()
+        except BlockingIOError:
+            break
+        if pid == 0:
+            time.sleep(600)
+        made += 1
+    print(made)
+"""
+
+
+async def test_the_limit_of_processes_holds(run: Run) -> None:
+    made = int((await run(**program(FORK_MANY), limits={"processes": 32})).out)
+    # The program itself is one of them; a wrapper's own process may be another.
+    assert 29 <= made <= 31
+
+
+async def test_each_job_has_processes_of_its_own(open_service: OpenService, backend: str) -> None:
+    service = await open_service(backend, queue={"concurrency": 3})
+    jobs = [
+        await service.submit(JobSpec(**program(FORK_MANY), limits={"processes": 32}))
+        for _ in range(3)
+    ]
+    counts = [int(ran.out) for ran in await asyncio.gather(*map(ended, jobs))]
+    assert all(29 <= made <= 31 for made in counts), counts
+
+
+async def test_threads_count_as_processes(run: Run) -> None:
+    ran = await run(
+        **program("""
+            import threading
+            stop, made = threading.Event(), 0
+            try:
+                for _ in range(100):
+                    threading.Thread(target=stop.wait, daemon=True).start()
+                    made += 1
+            except RuntimeError:
+                pass
+            print(made)
+        """),
+        limits={"processes": 16},
+    )
+    assert 12 <= int(ran.out) <= 15
+
+
+@pytest.mark.slow
+async def test_a_fork_bomb_stays_in_its_cage(open_service: OpenService, backend: str) -> None:
+    service = await open_service(backend, queue={"concurrency": 2})
+    # Only where it can reach nobody else: an unprivileged user, other processes not in sight.
+    canary = await run_job(
+        service, command=("sh", "-c", "test $(id -u) != 0 && ls /proc | grep -c '^[0-9]'")
+    )
+    assert int(canary.out) < 8
+    bomb = "import os\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        pass"
+    async for run in checked_runs(service):
+        job = await service.submit(
+            JobSpec(**program(bomb), limits={"processes": 64, "wall_time_s": 3.0})
+        )
+        log = await job.log()
+        while (await job.view()).state != "running":
+            await log.wait(log.last_id)
+        for _ in range(3):
+            other = await run_job(service, command=("echo", "still here"))
+            assert other.out == "still here\n"
+        assert (await ended(job)).complete.reason in ("wall_time", "memory", "cpu_time")
+        assert (await run(command=("echo", "and after"))).out == "and after\n"
+
+
+async def test_open_files_are_limited(run: Run) -> None:
+    ran = await run(
+        **program("""
+            import os
+            kept = []
+            try:
+                while True:
+                    kept.append(os.open("/dev/null", os.O_RDONLY))
+            except OSError as error:
+                print(error.errno, kept[-1])
+        """),
+        limits={"open_files": 50},
+    )
+    assert ran.out == "24 49\n"
+
+
+async def test_the_size_of_a_file_is_limited(run: Run) -> None:
+    complete = (
+        await run(
+            command=("sh", "-c", "exec head -c 3000000 /dev/zero > f"),
+            limits={"file_bytes": MIB},
+        )
+    ).complete
+    assert (complete.reason, complete.signal) == ("signaled", "SIGXFSZ")
+
+
+async def test_a_limit_cannot_be_raised_from_inside(run: Run) -> None:
+    ran = await run(
+        **program("""
+            import resource
+            for name in ("CPU", "FSIZE", "NOFILE", "NPROC", "CORE"):
+                which = getattr(resource, "RLIMIT_" + name)
+                hard = resource.getrlimit(which)[1]
+                assert hard != resource.RLIM_INFINITY, name
+                try:
+                    resource.setrlimit(which, (hard + 1, hard + 1))
+                    print(name, "was raised")
+                except ValueError:
+                    pass
+        """)
+    )
+    assert ran.out == ""
+
+
+async def test_too_much_output_ends_the_job(run: Run) -> None:
+    ran = await run(command=("yes",), limits={"output_bytes": 100_000, "wall_time_s": 20})
+    assert ran.complete.reason == "output_limit"
+    assert ran.complete.output_truncated
+    assert ran.complete.output_bytes == 100_000
+    assert ran.text() == "y\n" * 50_000
+    (truncated,) = [e.data for e in ran.events if isinstance(e.data, Truncated)]
+    assert truncated.stream == "stdout"
+    assert truncated.dropped_bytes > 0
+
+
+async def test_output_over_the_limit_can_be_dropped_instead(
+    open_service: OpenService, backend: str
+) -> None:
+    streams: Mapping[str, object] = {"on_output_limit": "truncate"}
+    service = await open_service(backend, streams=streams)
+    async for run in checked_runs(service):
+        ran = await run(
+            command=("sh", "-c", "head -c 500000 /dev/zero | tr '\\0' x; echo e >&2; exit 5"),
+            limits={"output_bytes": 100_000},
+        )
+        assert (ran.complete.reason, ran.complete.exit_code) == ("exited", 5)
+        assert ran.text() == "x" * 100_000
+        dropped = {
+            e.data.stream: e.data.dropped_bytes for e in ran.events if isinstance(e.data, Truncated)
+        }
+        assert dropped == {"stdout": 400_000, "stderr": 2}
+
+
+@pytest.mark.slow
+async def test_a_flood_that_nobody_reads_is_kept_within_bounds(service: JobService) -> None:
+    job = await service.submit(
+        JobSpec(command=("yes",), limits={"output_bytes": 4 * MIB, "wall_time_s": 20})
+    )
+    assert (await ended(job)).complete.reason == "output_limit"
+    log = await job.log()
+    assert log.size_bytes < 8 * MIB
+
+
+async def test_output_is_counted_over_both_streams(run: Run) -> None:
+    ran = await run(
+        command=(
+            "sh",
+            "-c",
+            "head -c 60000 /dev/zero | tr '\\0' a; head -c 60000 /dev/zero >&2; sleep 600",
+        ),
+        limits={"output_bytes": 100_000, "wall_time_s": 20},
+    )
+    assert ran.complete.reason == "output_limit"
+    outputs = [e.data for e in ran.events if isinstance(e.data, Output)]
+    assert sum(len(output.data) for output in outputs) == 100_000

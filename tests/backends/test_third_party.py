@@ -1,0 +1,218 @@
+"""Backends of other people: held to the same promises, and refused with a reason when broken."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
+
+import pytest
+
+from streamer import spi
+from streamer.errors import BackendUnavailable, PluginError
+from streamer.events import Error
+from tests.backends.conftest import checked_runs
+from tests.conftest import OpenService
+from tests.jobs import program, run_job, script
+
+
+def plugin(*backends: type[spi.Backend]) -> object:
+    """Return what a distribution of these backends would register."""
+
+    @spi.hookimpl
+    def streamer_backends() -> list[type[spi.Backend]]:
+        return list(backends)
+
+    return SimpleNamespace(streamer_backends=streamer_backends)
+
+
+@dataclass(frozen=True)
+class Wrapped(spi.Backend):
+    """A wrapper with a command of its own before the init, as most backends are."""
+
+    name: ClassVar[str] = "wrapped"
+    isolation: ClassVar[spi.Isolation] = spi.Isolation.NONE
+
+    path: str = "/usr/bin/env"
+
+    def plan(self, job: spi.SandboxJob, workspace: Path) -> spi.LaunchPlan:
+        return spi.LaunchPlan(
+            argv=(self.path, "-i", *job.argv),
+            cwd=str(workspace),
+            workspace=str(workspace),
+            start_as=job.identity,
+            own_pid_namespace=True,
+        )
+
+
+@dataclass(frozen=True)
+class Direct(Wrapped):
+    """The same for programs that cannot have the init beside them."""
+
+    name: ClassVar[str] = "direct"
+    gated: ClassVar[bool] = False
+
+    def plan(self, job: spi.SandboxJob, workspace: Path) -> spi.LaunchPlan:
+        variables = [f"{name}={value}" for name, value in job.env.items()]
+        return spi.LaunchPlan(
+            argv=(self.path, "-i", *variables, *job.argv),
+            cwd=str(workspace),
+            start_as=job.identity,
+            own_pid_namespace=True,
+        )
+
+
+@pytest.mark.parametrize("cls", [Wrapped, Direct])
+async def test_a_backend_of_a_plugin_runs_programs(
+    open_service: OpenService, cls: type[Wrapped]
+) -> None:
+    service = await open_service(cls.name, plugins=(plugin(cls),))
+    async for run in checked_runs(service):
+        files = (
+            script("run.sh", "#!/bin/sh\necho $1 $G; cat; id -u; echo e >&2; exit 7\n", 0o755),
+        )
+        ran = await run(command=("./run.sh", "a"), files=files, env={"G": "g"}, stdin=b"in\n")
+        lines = ran.text().split()
+        assert lines[:3] == ["a", "g", "in"]
+        assert (lines[3] == "0") is False
+        assert ran.text("stderr") == "e\n"
+        assert (ran.complete.reason, ran.complete.exit_code) == ("exited", 7)
+        assert ran.complete.sandbox == cls.name
+        assert (await run(command=("touch", "new", "run.sh"), files=files)).out == ""
+        ran = await run(
+            command=("sh", "-c", "trap '' TERM; sleep 600"), limits={"wall_time_s": 0.4}
+        )
+        assert ran.complete.reason == "wall_time"
+        ran = await run(command=("sh", "-c", "sleep 600 & echo started"))
+        assert ran.out == "started\n"
+        ran = await run(command=("yes",), limits={"output_bytes": 10_000})
+        assert ran.complete.reason == "output_limit"
+
+
+async def test_what_left_its_group_dies_with_the_namespace_of_a_direct_backend(
+    open_service: OpenService,
+) -> None:
+    service = await open_service("direct", plugins=(plugin(Direct),))
+    async for run in checked_runs(service):
+        ran = await run(command=("sh", "-c", "setsid sleep 600 & echo started"))
+        assert ran.out == "started\n"
+
+
+@dataclass(frozen=True)
+class Missing(Wrapped):
+    name: ClassVar[str] = "missing"
+    path: str = "/no/such/wrapper"
+
+
+@dataclass(frozen=True)
+class Raising(Wrapped):
+    name: ClassVar[str] = "raising"
+
+    async def probe(self, host: spi.Host) -> None:
+        raise BackendUnavailable("the flux is gone: refill it")
+
+
+@dataclass(frozen=True)
+class Crashing(Wrapped):
+    name: ClassVar[str] = "crashing"
+
+    async def probe(self, host: spi.Host) -> None:
+        raise ZeroDivisionError("by zero")
+
+
+@dataclass(frozen=True)
+class Quitting(Wrapped):
+    name: ClassVar[str] = "quitting"
+
+    def plan(self, job: spi.SandboxJob, workspace: Path) -> spi.LaunchPlan:
+        return spi.LaunchPlan(argv=("/bin/sh", "-c", "echo no thanks >&2; exit 3"))
+
+    def explain(self, wrapper_exit: int, wrapper_stderr: str) -> str | None:
+        return f"explained: {wrapper_exit} {wrapper_stderr.strip()}"
+
+
+@dataclass(frozen=True)
+class Lying(Direct):
+    """Ends with success whatever the program does."""
+
+    name: ClassVar[str] = "lying"
+
+    def plan(self, job: spi.SandboxJob, workspace: Path) -> spi.LaunchPlan:
+        return spi.LaunchPlan(argv=("/bin/true",))
+
+
+@dataclass(frozen=True)
+class Hanging(Wrapped):
+    """Never comes to our init."""
+
+    name: ClassVar[str] = "hanging"
+
+    def plan(self, job: spi.SandboxJob, workspace: Path) -> spi.LaunchPlan:
+        return spi.LaunchPlan(argv=("/bin/sleep", "600"))
+
+
+@pytest.mark.parametrize(
+    ("cls", "reason"),
+    [
+        (Missing, "/no/such/wrapper"),
+        (Raising, "the flux is gone: refill it"),
+        (Crashing, "ZeroDivisionError: by zero"),
+        (Quitting, "explained: 3 no thanks"),
+        (Lying, "a trial program ended with"),
+        (Hanging, "did not"),
+    ],
+)
+async def test_a_broken_backend_is_refused_with_its_reason(
+    open_service: OpenService,
+    monkeypatch: pytest.MonkeyPatch,
+    cls: type[spi.Backend],
+    reason: str,
+) -> None:
+    monkeypatch.setattr("streamer.sandbox.START_TIMEOUT_S", 0.5)
+    with pytest.raises(BackendUnavailable, match=cls.name) as caught:
+        await open_service(cls.name, plugins=(plugin(cls),))
+    assert reason in caught.value.message
+
+
+async def test_a_backend_that_breaks_later_fails_its_job_and_nothing_else(
+    open_service: OpenService, tmp_path: Path
+) -> None:
+    wrapper = tmp_path / "wrapper"
+    wrapper.symlink_to("/usr/bin/env")
+    for folder in (tmp_path, *tmp_path.parents):
+        if os.geteuid() == 0 and folder.stat().st_mode & 0o001 == 0:
+            folder.chmod(folder.stat().st_mode | 0o011)
+    sandbox = {"wrapped": {"path": str(wrapper)}}
+    service = await open_service("wrapped", plugins=(plugin(Wrapped),), sandbox=sandbox)
+    assert (await run_job(service, command=("echo", "1"))).out == "1\n"
+    wrapper.unlink()
+    broken = await run_job(service, command=("echo", "2"))
+    assert broken.end == Error("sandbox_error", "the sandbox could not run the job")
+    wrapper.symlink_to("/usr/bin/env")
+    assert (await run_job(service, command=("echo", "3"))).out == "3\n"
+
+
+async def test_a_plan_that_raises_fails_its_job_only(open_service: OpenService) -> None:
+    calls = []
+
+    @dataclass(frozen=True)
+    class Moody(Wrapped):
+        name: ClassVar[str] = "moody"
+
+        def plan(self, job: spi.SandboxJob, workspace: Path) -> spi.LaunchPlan:
+            calls.append(job.job_id)
+            if len(calls) == 2:
+                raise RuntimeError("not today")
+            return super().plan(job, workspace)
+
+    service = await open_service("moody", plugins=(plugin(Moody),))
+    assert isinstance((await run_job(service, command=("true",))).end, Error)
+    assert (await run_job(service, **program("print(1)"))).out == "1\n"
+
+
+async def test_two_backends_of_one_name_stop_the_start(open_service: OpenService) -> None:
+    other = type("Other", (Wrapped,), {"__module__": "elsewhere"})
+    with pytest.raises(PluginError, match="elsewhere"):
+        await open_service("wrapped", plugins=(plugin(Wrapped), plugin(other)))

@@ -1,0 +1,57 @@
+"""What the tests of the HTTP interface share: submissions, refusals, and short ways to a state."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from aiohttp import ClientResponse
+
+from tests.support import AnyClient, Received, received
+
+SLEEPER = {"command": ["sleep", "60"]}
+"""A job that is over only when it is ended."""
+
+
+def python(code: str, **fields: Any) -> dict[str, Any]:
+    """Return a job that runs Python code."""
+    return {"language": "python", "code": code, **fields}
+
+
+async def problem(response: ClientResponse, status: int, code: str) -> dict[str, Any]:
+    """Return a refusal, after a check that it is a complete problem document (RFC 9457)."""
+    text = await response.text()
+    assert response.status == status, text
+    assert response.content_type == "application/problem+json"
+    document: dict[str, Any] = json.loads(text)
+    assert {"type", "title", "status", "detail", "code"} <= document.keys()
+    assert (document["status"], document["code"]) == (status, code), text
+    assert document["title"]
+    assert document["detail"]
+    assert "Traceback" not in text
+    assert str(Path(__file__).parents[2]) not in text
+    return document
+
+
+async def until_output(events: AsyncIterator[Received], wanted: str) -> None:
+    """Read events until the program has written a text."""
+    so_far = ""
+    async for event in events:
+        if event.kind == "output":
+            so_far += event.data["data"]
+        if wanted in so_far:
+            return
+    raise AssertionError(f"the stream ended without {wanted!r}: {so_far!r}")
+
+
+async def until_state(client: AnyClient, job_id: str, *states: str) -> dict[str, Any]:
+    """Follow a job until it has reached one of these states; return its document."""
+    async with client.get(f"/api/stream/{job_id}") as response:
+        async for event in received(response):
+            if event.data.get("state", event.kind) in states:
+                break
+    async with client.get(f"/api/jobs/{job_id}") as response:
+        document: dict[str, Any] = await response.json()
+    return document

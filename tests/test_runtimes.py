@@ -1,0 +1,215 @@
+"""Languages are data: what it says is what runs, and only the jobs' PATH counts."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from streamer.config import Config
+from streamer.errors import ConfigError
+from streamer.runtimes import (
+    DEFAULT_RUNTIMES,
+    Runtime,
+    build_steps,
+    by_name,
+    find_tool,
+    missing_tools,
+)
+
+PATH = Config().sandbox.path
+
+PROGRAMS = {
+    "python": "import sys, time\nprint('first')\ntime.sleep(60)\n",
+    "javascript": "console.log('first'); setTimeout(() => {}, 60000)\n",
+    "bash": "echo first; read\n",
+    "c": '#include <stdio.h>\nint main(void) { puts("first"); getchar(); }\n',
+    "cpp": '#include <iostream>\nint main() { std::cout << "first\\n"; std::cin.get(); }\n',
+}
+
+
+def tool(folder: Path, name: str, mode: int = 0o755) -> str:
+    path = folder / name
+    path.write_text("#!/bin/sh\n")
+    path.chmod(mode)
+    return str(path)
+
+
+def test_every_built_in_runtime_has_a_program_here() -> None:
+    assert PROGRAMS.keys() == DEFAULT_RUNTIMES.keys()
+
+
+@pytest.mark.parametrize("name", DEFAULT_RUNTIMES)
+def test_output_is_live_through_a_pipe(name: str, tmp_path: Path) -> None:
+    """The first line arrives while the program goes on: nothing holds it back."""
+    runtime = DEFAULT_RUNTIMES[name]
+    reason = find_tool(runtime, PATH).reason
+    if reason:
+        pytest.skip(reason)
+    (tmp_path / runtime.entry).write_text(PROGRAMS[name])
+    compile_argv, run_argv = build_steps(runtime, runtime.entry, [runtime.entry])
+    env = {"PATH": PATH, **runtime.env}
+    if compile_argv:
+        subprocess.run(compile_argv, cwd=tmp_path, env=env, check=True)
+    with subprocess.Popen(
+        run_argv, cwd=tmp_path, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as program:
+        try:
+            assert program.stdout is not None
+            assert program.stdout.readline() == b"first\n"
+            assert program.poll() is None
+        finally:
+            program.kill()
+
+
+def test_python_leaves_no_cache_behind(tmp_path: Path) -> None:
+    runtime = DEFAULT_RUNTIMES["python"]
+    (tmp_path / "main.py").write_text("import other\n")
+    (tmp_path / "other.py").touch()
+    argv = build_steps(runtime, "main.py", [])[1]
+    subprocess.run(argv, cwd=tmp_path, env={"PATH": PATH, **runtime.env}, check=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"main.py", "other.py"}
+
+
+def test_a_program_of_several_files_is_compiled_whole(tmp_path: Path) -> None:
+    runtime = DEFAULT_RUNTIMES["c"]
+    reason = find_tool(runtime, PATH).reason
+    if reason:
+        pytest.skip(reason)
+    files = {
+        "main.c": "int twice(int); int main(void) { return twice(21); }\n",
+        "lib/-twice.c": '#include "twice.h"\nint twice(int n) { return n * FACTOR; }\n',
+        "lib/twice.h": "#define FACTOR 2\n",
+        "README": "no source\n",
+    }
+    (tmp_path / "lib").mkdir()
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    compile_argv, run_argv = build_steps(runtime, "main.c", list(files))
+    subprocess.run(compile_argv, cwd=tmp_path, env={"PATH": PATH}, check=True)
+    assert subprocess.run(run_argv, cwd=tmp_path, env={"PATH": PATH}, check=False).returncode == 42
+
+
+def test_sources_are_the_entry_and_then_the_others_in_order() -> None:
+    runtime = Runtime(name="c", run=("./a.out",), compile=("cc", "{sources}"), sources=("*.c",))
+    steps = build_steps(runtime, "z.c", ["b.c", "z.c", "note.txt", "a/b.c"])
+    assert steps == (("cc", "z.c", "a/b.c", "b.c"), ("./a.out",))
+
+
+def test_the_entry_may_stand_within_a_word_and_other_braces_stay() -> None:
+    runtime = Runtime(name="x", run=("x", "--file={entry}", "{entry}", "awk {print} {}", "{}"))
+    assert build_steps(runtime, "a b", [])[1] == ("x", "--file=a b", "a b", "awk {print} {}", "{}")
+
+
+def test_a_file_name_is_never_an_option() -> None:
+    runtime = Runtime(name="x", run=("x", "{entry}"), compile=("x", "{sources}"), sources=("*.x",))
+    assert build_steps(runtime, "-e.x", ["-e.x", "--o.x"]) == (
+        ("x", "./-e.x", "./--o.x"),
+        ("x", "./-e.x"),
+    )
+
+
+def test_interpreted_languages_have_no_compile_step() -> None:
+    assert build_steps(DEFAULT_RUNTIMES["bash"], "main.sh", ["main.sh"]) == (
+        (),
+        ("bash", "main.sh"),
+    )
+
+
+def test_only_the_path_of_the_jobs_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shims, system = tmp_path / "shims", tmp_path / "system"
+    shims.mkdir()
+    system.mkdir()
+    tool(shims, "python3")
+    monkeypatch.setenv("PATH", str(shims))
+    python = DEFAULT_RUNTIMES["python"]
+
+    missing = find_tool(python, str(system))
+    assert missing.path is None
+    assert missing.reason == f"python3 is not installed: looked for `python3` in {system}"
+
+    real = tool(system, "python3")
+    found = find_tool(python, f"{system}:{shims}")
+    assert (found.name, found.path, found.reason) == ("python3", real, "")
+
+
+def test_a_compiled_language_needs_the_compiler_and_what_runs_the_program(tmp_path: Path) -> None:
+    c = DEFAULT_RUNTIMES["c"]
+    assert find_tool(c, str(tmp_path)).name == "stdbuf"
+    tool(tmp_path, "stdbuf")
+    assert find_tool(c, str(tmp_path)).name == "cc"
+    compiler = tool(tmp_path, "cc")
+    assert find_tool(c, str(tmp_path)).path == compiler
+
+
+def test_what_cannot_be_executed_is_not_there(tmp_path: Path) -> None:
+    tool(tmp_path, "node", mode=0o644)
+    (tmp_path / "bash").mkdir()
+    missing = missing_tools(DEFAULT_RUNTIMES, str(tmp_path))
+    assert {"javascript", "bash"} <= missing.keys()
+
+
+def test_a_compiled_program_is_not_looked_for(tmp_path: Path) -> None:
+    path = tool(tmp_path, "cc")
+    own = Runtime(name="own", compile=("cc", "{entry}"), run=("./a.out",))
+    assert find_tool(own, str(tmp_path)).path == path
+    assert find_tool(Runtime(name="script", run=("{entry}",)), str(tmp_path)).reason == ""
+
+
+def test_a_tool_with_an_absolute_path_is_looked_for_there_only(tmp_path: Path) -> None:
+    path = tool(tmp_path, "lua")
+    assert find_tool(Runtime(name="lua", run=(path, "{entry}")), "/nowhere").path == path
+    gone = Runtime(name="lua", run=(f"{path}5", "{entry}"))
+    assert find_tool(gone, str(tmp_path)).reason == (
+        f"{path}5 is not installed: looked for `{path}5`"
+    )
+
+
+def test_missing_tools_names_only_what_is_missing(tmp_path: Path) -> None:
+    for name in ("bash", "node"):
+        tool(tmp_path, name)
+    assert missing_tools(DEFAULT_RUNTIMES, str(tmp_path)).keys() == {"python", "c", "cpp"}
+
+
+def test_runtimes_are_found_by_name_and_alias() -> None:
+    names = by_name(DEFAULT_RUNTIMES)
+    assert names["c++"] is names["cxx"] is names["cpp"]
+    assert names["node"].name == "javascript"
+    assert {"py", "shell", "gcc"} <= names.keys()
+
+
+def test_two_runtimes_with_one_name_are_refused() -> None:
+    other = Runtime(name="micropython", aliases=("py",), run=("micropython", "{entry}"))
+    with pytest.raises(ConfigError, match=r"^runtimes\.micropython\.aliases: 'py' .* 'python'"):
+        by_name({**DEFAULT_RUNTIMES, "micropython": other})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"name": "C++ "}, "runtimes.C++ .aliases: 'C++ '"),
+        ({"aliases": ("",)}, "runtimes.x.aliases: ''"),
+        ({"run": ()}, "runtimes.x.run: it is empty"),
+        ({"run": ("x", "{enrty}")}, "runtimes.x.run: {enrty} stands for nothing"),
+        ({"compile": ("x", "{sources}")}, "runtimes.x.sources: {sources} is used"),
+        ({"entry": "../main"}, "runtimes.x.entry: '../main'"),
+        ({"entry": "/main"}, "runtimes.x.entry: '/main'"),
+        ({"env": {"A-B": ""}}, "runtimes.x.env.A-B: a name has"),
+        ({"env": {"A": "\0"}}, "runtimes.x.env.A: a name has"),
+        ({"read_only": ("opt",)}, "runtimes.x.read_only: 'opt'"),
+        ({"limits": {"memory": 1}}, "runtimes.x.limits.memory: there is no such limit"),
+        ({"limits": {"processes": 1.5}}, "runtimes.x.limits.processes: expected a whole number"),
+        ({"limits": {"wall_time_s": float("nan")}}, "runtimes.x.limits.wall_time_s: nan is not"),
+        ({"limits": {"memory_bytes": 0}}, "runtimes.x.limits.memory_bytes: 0 is not"),
+    ],
+)
+def test_a_wrong_runtime_is_refused_by_key(wrong: dict[str, object], message: str) -> None:
+    values: dict[str, object] = {"name": "x", "run": ("x",), **wrong}
+    with pytest.raises(ConfigError) as refused:
+        Runtime(**values)  # type: ignore[arg-type]
+    assert refused.value.message.startswith(message)
+
+
+def test_the_environment_of_a_runtime_is_not_shown() -> None:
+    assert "hunter2" not in repr(Runtime(name="x", run=("x",), env={"KEY": "hunter2"}))
