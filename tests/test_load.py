@@ -1,0 +1,138 @@
+"""Run many jobs: at once, one after another, and over connections that break."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestServer
+
+import streamer
+from tests.conftest import Start
+from tests.support import AnyClient, follow, submit, text, verdict
+
+
+@pytest.mark.slow
+async def test_200_jobs_at_once_each_reader_its_own(start: Start) -> None:
+    client = await start()
+    program = "import sys\nfor n in range(50): print(sys.argv[1] * 20, n)"
+
+    async def one(number: int) -> None:
+        name = f"<{number}>"
+        job_id = await submit(client, language="python", code=program, args=[name])
+        events = await follow(client, job_id)
+        assert verdict(events)["exitCode"] == 0
+        assert text(events) == "".join(f"{name * 20} {n}\n" for n in range(50))
+
+    await asyncio.gather(*(one(number) for number in range(200)))
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names, and many
+
+
+def children() -> list[str]:
+    tasks = Path(f"/proc/{os.getpid()}/task").iterdir()
+    return [pid for task in tasks for pid in (task / "children").read_text().split()]
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_1000_jobs_in_a_row_leave_nothing(start: Start) -> None:
+    # Records go at once, so that what grows is what leaks.
+    client = await start(streams={"grace_s": 0, "retention_s": 0.001})
+    before: tuple[int, list[str], int] | None = None
+
+    async def one(client: AnyClient) -> None:
+        job = {"language": "bash", "code": "echo hello"}
+        headers = {"Accept": "text/event-stream"}
+        async with client.post("/api/execute", json=job, headers=headers) as response:
+            assert b'"exitCode":0' in await response.read()
+
+    for number in range(1000):
+        await one(client)
+        if number == 200:
+            gc.collect()
+            before = (open_files(), children(), resident_bytes())
+    gc.collect()
+    assert before is not None
+    files, processes, memory = before
+    assert abs(open_files() - files) <= 2  # a connection may be between two requests
+    assert children() == processes
+    assert resident_bytes() - memory < 8 * 1024 * 1024
+
+
+class BreakingProxy:
+    """A TCP proxy that cuts connections after a random number of bytes."""
+
+    def __init__(self, port: int, seed: int) -> None:
+        self._target = port
+        self._random = random.Random(seed)
+        self.cuts = 0
+
+    async def __aenter__(self) -> str:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self._target)
+
+        async def upstream() -> None:
+            while data := await reader.read(65536):
+                back.write(data)
+
+        sending = asyncio.create_task(upstream())
+        left = self._random.randrange(300, 3000)
+        try:
+            while left > 0 and (data := await there.read(min(left, 500))):
+                left -= len(data)
+                writer.write(data)
+                await writer.drain()
+            self.cuts += left <= 0
+        except ConnectionError:
+            pass
+        finally:
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+            for end in (writer, back):
+                end.transport.abort()
+
+
+async def test_the_client_resumes_by_itself() -> None:
+    server = TestServer(streamer.create_app({"streams": {"grace_s": 0.05}}))
+    await server.start_server()
+    assert server.port is not None
+    code = "import time\nfor n in range(300):\n    print(n)\n    time.sleep(0.002)"
+    proxy = BreakingProxy(server.port, seed=7)
+    events: list[Any] = []
+    async with proxy as url, streamer.Client(url) as client:
+        events.extend([event async for event in client.run(language="python", code=code)])
+    await server.close()
+    assert proxy.cuts >= 3
+    assert [event.id for event in events] == list(range(1, len(events) + 1))
+    printed = "".join(event.data.data for event in events if event.kind == "output")
+    assert printed == "".join(f"{n}\n" for n in range(300))
+
+
+async def test_a_refusal_of_the_service_is_an_exception(start: Start) -> None:
+    client = await start()
+    async with streamer.Client(str(client.make_url("/"))) as remote:
+        with pytest.raises(streamer.client.ServiceProblem, match="unknown language") as caught:
+            await remote.submit(language="klingon", code="")
+    assert (caught.value.status, caught.value.code, caught.value.path) == (
+        400,
+        "unknown_language",
+        "$.language",
+    )

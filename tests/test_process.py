@@ -1,0 +1,299 @@
+"""Start `streamer serve` as a process of its own, and end it in every way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession
+
+from tests.support import Received, processes_with, received
+
+FAST = {"streams": {"grace_s": 0.05}}
+
+
+class Server:
+    """One running service and a session with it."""
+
+    def __init__(self, process: asyncio.subprocess.Process, session: ClientSession) -> None:
+        self.process = process
+        self.session = session
+
+    async def submit(self, code: str) -> str:
+        job = {"language": "bash", "code": code}
+        async with self.session.post("/api/execute", json=job) as response:
+            body = await response.json()
+            assert response.status == 202, body
+            return str(body["jobId"])
+
+    async def events(self, job_id: str) -> list[Received]:
+        async with self.session.get(f"/api/stream/{job_id}") as response:
+            return [event async for event in received(response)]
+
+
+@contextlib.asynccontextmanager
+async def serving(folder: Path, *options: str) -> AsyncIterator[Server]:
+    """Start the service on a free port, with its own state below `folder`."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "streamer", "serve", "--port", "0"),
+        *("--set", f"server.state_dir={folder}", "--set", "streams.grace_s=0.05", *options),
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    found = None
+    while not found:
+        line = (await asyncio.wait_for(process.stderr.readline(), 30)).decode()
+        assert line, "the service ended at its start"
+        found = re.search(r"listens on (http://[\d.]+:\d+)", line)
+    # Read on, or the pipe fills; the rest is the operator's.
+    draining = asyncio.create_task(process.stderr.read())
+    async with ClientSession(found[1]) as session:
+        try:
+            yield Server(process, session)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+            await draining
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """Return a folder that every user may pass through, as jobs do on their way."""
+    folder = tmp_path / "state"
+    folder.mkdir()
+    for place in (folder, *folder.parents):
+        if place.owner() == folder.owner() and place != Path("/tmp"):
+            place.chmod(0o755)
+    return folder
+
+
+async def until_gone(mark: str) -> None:
+    """Wait until no process of the host bears a mark."""
+    for _ in range(500):
+        if not processes_with(mark):
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail(f"still alive: {processes_with(mark)}")
+
+
+async def test_sigterm_ends_every_stream_and_everything_started(state: Path) -> None:
+    mark = secrets.token_hex(8)
+    code = f"trap '' TERM; echo up; bash -c 'exec -a {mark} sleep 600' & sleep 600"
+    async with serving(state, "--workers", "2", "--set", "server.drain_s=0.2") as server:
+        jobs = [await server.submit(code) for _ in range(4)]
+        streams = [asyncio.create_task(server.events(job)) for job in jobs]
+        while len(processes_with(mark)) < 2:  # both are up, two are waiting
+            await asyncio.sleep(0.01)
+        server.process.terminate()
+        for stream in streams:
+            events = await asyncio.wait_for(stream, 20)
+            terminal = [event for event in events if event.kind in ("complete", "error")]
+            assert terminal == events[-1:]
+            assert terminal[0].data["code"] == "shutting_down"
+        assert await asyncio.wait_for(server.process.wait(), 20) == 0
+    assert processes_with(mark) == []
+    assert list(state.glob("streamer-*")) == []
+
+
+async def test_a_job_may_end_within_the_drain_time(state: Path) -> None:
+    async with serving(state) as server:
+        job = await server.submit("echo up; read -t 1; echo done")
+        stream = asyncio.create_task(server.events(job))
+        while (await (await server.session.get("/api/queue")).json())["running"] == 0:
+            await asyncio.sleep(0.01)
+        server.process.terminate()
+        events = await asyncio.wait_for(stream, 20)
+        assert events[-1].data["reason"] == "exited"
+        assert await asyncio.wait_for(server.process.wait(), 20) == 0
+
+
+async def test_while_it_drains_it_takes_nothing_new_and_a_second_signal_hurries(
+    state: Path,
+) -> None:
+    async with serving(state, "--set", "server.drain_s=600") as server:
+        job = await server.submit("echo up; sleep 600")
+        stream = asyncio.create_task(server.events(job))
+        while (await (await server.session.get("/api/queue")).json())["running"] == 0:
+            await asyncio.sleep(0.01)
+        server.process.terminate()
+        while (await server.session.get("/readyz")).status == 200:
+            await asyncio.sleep(0.01)
+        body = {"language": "bash", "code": "true"}
+        async with server.session.post("/api/execute", json=body) as response:
+            assert (response.status, (await response.json())["code"]) == (503, "shutting_down")
+            assert int(response.headers["Retry-After"]) >= 1
+        assert not stream.done()
+        server.process.terminate()
+        events = await asyncio.wait_for(stream, 20)
+        assert events[-1].kind == "error"
+        assert await asyncio.wait_for(server.process.wait(), 20) == 0
+
+
+async def test_a_killed_server_leaves_no_job_alive(
+    backend: str, need: Callable[[str], str], state: Path
+) -> None:
+    need(backend)
+    mark = secrets.token_hex(8)
+    code = f"""
+trap '' TERM HUP INT
+(setsid bash -c 'exec -a {mark} sleep 600' &)
+bash -c 'exec -a {mark} sleep 600' & echo up; wait"""
+    async with serving(state, "--sandbox", backend) as server:
+        await server.submit(code)
+        while len(processes_with(mark)) < 2:
+            await asyncio.sleep(0.01)
+        server.process.kill()
+        await server.process.wait()
+        await until_gone(mark)
+    # What it could not remove itself, the next one does.
+    left = list(state.glob("streamer-*"))
+    assert len(left) == 1
+    os.utime(left[0], (0, 0))
+    async with serving(state, "--sandbox", backend):
+        assert not left[0].exists()
+
+
+async def test_ctrl_c_in_the_middle(state: Path) -> None:
+    mark = secrets.token_hex(8)
+    async with serving(state, "--set", "server.drain_s=0.1") as server:
+        await server.submit(f"exec -a {mark} sleep 600")
+        while not processes_with(mark):
+            await asyncio.sleep(0.01)
+        server.process.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(server.process.wait(), 20) == 0
+    assert processes_with(mark) == []
+
+
+def streamer(*arguments: str, folder: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "streamer", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        **options,
+    )
+
+
+def test_a_port_in_use_is_one_line(state: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = streamer("serve", "--port", str(port), folder=state)
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert f"cannot listen on 127.0.0.1:{port}" in last
+    assert "--port" in last
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_configuration_is_one_line(state: Path) -> None:
+    file = state / "mine.toml"
+    file.write_text("[server]\nprot = 1\n")
+    done = streamer("serve", "--config", str(file), folder=state)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "mine.toml" in done.stderr
+    assert "server.prot" in done.stderr
+    assert "server.port" in done.stderr
+
+
+def test_an_open_door_is_refused(state: Path) -> None:
+    done = streamer("serve", "--host", "0.0.0.0", "--port", "0", folder=state)  # noqa: S104
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "auth.tokens" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "code", "out", "err"),
+    [
+        (
+            "import sys; print(sys.argv[1:]); sys.exit(3)",
+            ("--", "a", "--b"),
+            3,
+            "['a', '--b']\n",
+            "",
+        ),
+        ("print(input())", (), 0, "typed\n", ""),
+        ("import time; time.sleep(9)", ("--limit", "wall_time_s=0.3"), 124, "", "wall_time"),
+        ("import os; os.kill(os.getpid(), 9)", (), 137, "", "SIGKILL"),
+        ("import os; os.abort()", (), 134, "", "SIGABRT"),
+        ("print('x' * 9999)", ("--limit", "output_bytes=10"), 137, "x" * 10, "output_limit"),
+        ("print(open('more.txt').read())", ("--file", "more.txt"), 0, "more\n", ""),
+        ("", ("--limit", "walltime=3"), 2, "", "walltime"),
+        ("", ("--language", "klingon"), 2, "", "klingon"),
+        ("", ("--sandbox", "nothing"), 2, "", "nothing"),
+        ("", ("--set", "sandbox.bwrap.path='/nothing'"), 125, "", "install the package bubblewrap"),
+    ],
+)
+def test_run(
+    state: Path, program: str, arguments: tuple[str, ...], code: int, out: str, err: str
+) -> None:
+    (state / "main.py").write_text(program)
+    (state / "more.txt").write_text("more")
+    options = () if "--sandbox" in arguments else ("--sandbox", "bwrap")
+    done = streamer("run", "main.py", *options, *arguments, folder=state, input="typed\n")
+    assert (done.returncode, done.stdout) == (code, out), done.stderr
+    assert err in done.stderr
+    assert bool(err) == bool(done.stderr)
+
+
+def test_run_from_standard_input_and_at_a_service_that_is_not_there(state: Path) -> None:
+    done = streamer("run", "-", "--language", "bash", folder=state, input="echo $((6 * 7))")
+    assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
+    done = streamer("run", "-", folder=state, input="echo")
+    assert (done.returncode, "--language" in done.stderr) == (2, True)
+    url = "http://127.0.0.1:9"
+    done = streamer("run", "-", "--language", "bash", "--url", url, folder=state, input="echo")
+    assert (done.returncode, done.stderr.count("\n"), url in done.stderr) == (125, 1, True)
+
+
+async def test_run_at_a_service(state: Path) -> None:
+    (state / "main.py").write_text("import sys; print(sys.stdin.read()); sys.exit(5)")
+    async with serving(state) as server:
+        url = str(server.session._base_url)
+        done = await asyncio.to_thread(
+            streamer, "run", "main.py", "--url", url, folder=state, input="over there"
+        )
+    assert (done.returncode, done.stdout) == (5, "over there\n"), done.stderr
+
+
+async def test_ctrl_c_cancels_a_run(state: Path) -> None:
+    mark = secrets.token_hex(8)
+    (state / "main.sh").write_text(f"echo up; exec -a {mark} sleep 600")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "streamer", "run", "main.sh"),
+        cwd=state,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"up\n"
+    process.send_signal(signal.SIGINT)
+    assert await asyncio.wait_for(process.wait(), 20) == 130
+    assert processes_with(mark) == []
+
+
+@pytest.mark.parametrize(
+    "command", [(), ("serve",), ("run",), ("config",), ("runtimes",), ("sandboxes",), ("version",)]
+)
+def test_everything_has_help(state: Path, command: tuple[str, ...]) -> None:
+    done = streamer(*command, "--help", folder=state)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage:" in done.stdout
