@@ -1,0 +1,83 @@
+"""See what the service says of itself: its policies, how it enforces limits, its page."""
+
+from __future__ import annotations
+
+import pytest
+from aiohttp.test_utils import TestServer
+
+import streamer
+from streamer.errors import ConfigError
+from tests.conftest import Start
+
+HELLO = {"language": "python", "code": "print('hello')"}
+
+
+async def test_a_requirement_that_is_not_met_stops_the_start() -> None:
+    config = {"sandbox": {"cgroup": "off", "require": ["memory:cgroup"]}}
+    server = TestServer(streamer.create_app(config))
+    with pytest.raises(ConfigError, match=r"memory_bytes here by polling.*Delegate=yes"):
+        await server.start_server()
+    await server.close()
+
+
+@pytest.mark.parametrize("requirement", ["memory", "memory:", "brains:cgroup"])
+async def test_a_requirement_that_says_nothing_is_refused(requirement: str) -> None:
+    server = TestServer(streamer.create_app({"sandbox": {"require": [requirement]}}))
+    with pytest.raises(ConfigError, match="LIMIT:LEVEL"):
+        await server.start_server()
+    await server.close()
+
+
+async def test_presets_lie_under_what_is_set() -> None:
+    config = streamer.Config.from_mapping(
+        {"sandbox": {"preset": "strict"}, "limits": {"default": {"wall_time_s": 3}}}
+    )
+    assert config.limits.default.wall_time_s == 3
+    assert config.limits.default.processes == 32
+    assert config.sandbox.require == ("memory:cgroup", "processes:cgroup")
+    assert streamer.Config.from_mapping({"sandbox": {"preset": "dev"}}).sandbox.allow_command
+    with pytest.raises(ConfigError, match=r"sandbox\.preset"):
+        streamer.Config.from_mapping({"sandbox": {"preset": "lax"}})
+
+
+async def test_the_record_names_the_policy(start: Start) -> None:
+    client = await start()
+    digests = []
+    for limits in ({}, {}, {"wallTimeS": 5}):
+        headers = {"Prefer": "wait=20"}
+        job = {**HELLO, "limits": limits}
+        async with client.post("/api/execute", json=job, headers=headers) as response:
+            policy = (await response.json())["policy"]
+        assert (policy["backend"], policy["preset"]) == ("bwrap", "balanced")
+        digests.append(policy["sha256"])
+    assert digests[0] == digests[1] != digests[2]
+
+
+async def test_the_sandboxes_say_how_limits_are_enforced(start: Start) -> None:
+    client = await start(sandbox={"cgroup": "off"})
+    async with client.get("/api/sandboxes") as response:
+        listed = {box["name"]: box for box in (await response.json())["sandboxes"]}
+    assert listed["bwrap"]["enforces"] == {
+        "wallTimeS": "timer",
+        "cpuTimeS": "polling",
+        "memoryBytes": "polling",
+        "processes": "rlimit",
+        "openFiles": "rlimit",
+        "fileBytes": "rlimit",
+        "diskBytes": "tmpfs",
+        "outputBytes": "counter",
+    }
+    assert listed["plain"]["enforces"]["diskBytes"] == "polling"
+
+
+async def test_the_page_has_its_policy_and_its_parts(start: Start) -> None:
+    client = await start()
+    async with client.get("/") as response:
+        text = await response.text()
+        assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+        assert "<script>" not in text
+        etag = response.headers["ETag"]
+    async with client.get("/", headers={"If-None-Match": etag}) as response:
+        assert response.status == 304
+    async with client.get("/static/playground/playground.js") as response:
+        assert response.content_type == "text/javascript"

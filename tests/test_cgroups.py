@@ -1,0 +1,134 @@
+"""Bound jobs by control groups where this host lets us, and leave none behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import streamer
+from streamer.app import SERVICE
+from streamer.cgroups import CgroupTree, cgroup_tree
+from streamer.events import Complete
+
+ROOT = os.geteuid() == 0
+
+
+@pytest.fixture
+def tree() -> CgroupTree:
+    with cgroup_tree("auto") as found:
+        if found is None:
+            assert not (ROOT and Path("/sys/fs/cgroup/memory/tasks").exists()), "v1 is here"
+            pytest.skip("no cgroup is ours to divide: not root, and none is delegated")
+        return found
+
+
+def groups() -> list[str]:
+    return [str(path) for path in Path("/sys/fs/cgroup").glob("**/streamer-*/*") if path.is_dir()]
+
+
+async def end_of(
+    backend: str, code: str, cgroup: str = "auto", **limits: float
+) -> tuple[Complete, str]:
+    config = {"sandbox": {"backend": backend, "cgroup": cgroup}}
+    async with streamer.create_app(config)[SERVICE] as service:
+        job = await service.submit(streamer.JobSpec(language="python", code=code, limits=limits))
+        end = await job.result()
+        printed = [event.data.data async for event in job.events() if event.kind == "output"]
+    assert isinstance(end, Complete)
+    return end, "".join(printed)
+
+
+BOMB = "x = []\nwhile True: x.append(bytearray(10_000_000))"
+CHILD = f"""
+import os
+if os.fork() == 0:
+    {BOMB.replace(chr(10), chr(10) + "    ")}
+os.wait()
+print("the parent goes on as if nothing was")
+"""
+
+
+@pytest.mark.parametrize("cgroup", ["auto", "off"])
+@pytest.mark.parametrize("code", [BOMB, CHILD], ids=["one process", "a child"])
+async def test_memory_ends_the_job_with_its_verdict(backend: str, code: str, cgroup: str) -> None:
+    end, printed = await end_of(backend, code, cgroup, memory_bytes=64 * 1024 * 1024)
+    assert (end.reason, end.oom_killed, end.signal) == ("memory", True, "SIGKILL")
+    assert printed == ""
+
+
+async def test_a_reservation_is_no_use(backend: str) -> None:
+    code = (
+        "import mmap\n"
+        "flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE\n"
+        "big = mmap.mmap(-1, 64 << 30, flags=flags, prot=mmap.PROT_READ)\nprint('reserved')"
+    )
+    end, printed = await end_of(backend, code, memory_bytes=64 * 1024 * 1024)
+    assert (end.reason, end.exit_code, printed) == ("exited", 0, "reserved\n")
+
+
+async def test_a_group_holds_the_job_from_its_first_moment(tree: CgroupTree) -> None:
+    config = {"sandbox": {"backend": "bwrap"}}
+    async with streamer.create_app(config)[SERVICE] as service:
+        assert service.cgroup_level == tree.level
+        job = await service.submit(
+            streamer.JobSpec(language="bash", code="echo up; sleep 600", interactive=True)
+        )
+        async for event in job.events():
+            if event.kind == "output":
+                break
+        (group,) = [path for path in groups() if path.endswith(job.id) and "memory" in path] or [
+            path for path in groups() if path.endswith(job.id)
+        ]
+        inside = [
+            Path(f"/proc/{pid}/comm").read_text().strip()
+            for pid in (Path(group) / "cgroup.procs").read_text().split()
+        ]
+        assert {"bash", "sleep", "bwrap"} <= set(inside)
+        await job.cancel()
+        await job.result()
+        for _ in range(200):
+            if not [path for path in groups() if path.endswith(job.id)]:
+                break
+            await asyncio.sleep(0.01)
+        assert [path for path in groups() if path.endswith(job.id)] == []
+
+
+async def test_what_a_killed_service_left_is_swept(
+    tree: CgroupTree, need: Callable[[str], str]
+) -> None:
+    need("plain")
+    parents = [root.parent for root in tree.roots]
+    left = [parent / "streamer-0123456789ab" for parent in parents]
+    for folder in left:
+        (folder / "job").mkdir(parents=True)
+    with cgroup_tree("auto"):
+        assert [folder for folder in left if folder.exists()] == []
+
+
+async def test_a_full_disk_ends_the_job_with_its_verdict(backend: str) -> None:
+    code = """
+import time
+with open("big", "wb") as file:
+    try:
+        while True: file.write(bytes(1_000_000))
+    except OSError:
+        time.sleep(60)
+"""
+    end, _ = await end_of(backend, code, disk_bytes=20_000_000, wall_time_s=30)
+    assert (end.reason, end.timed_out) == ("disk", False)
+
+
+async def test_too_many_files_end_the_job_with_their_verdict(backend: str) -> None:
+    code = """
+import time
+try:
+    for n in range(100_000): open(f"file{n}", "w").close()
+except OSError: pass
+time.sleep(60)
+"""
+    end, _ = await end_of(backend, code, disk_bytes=20_000_000, wall_time_s=30)
+    assert end.reason == "disk"
