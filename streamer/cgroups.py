@@ -159,11 +159,13 @@ def cgroup_tree(configured: str) -> Iterator[CgroupTree | None]:
                 try:
                     for parent in parents:
                         _sweep(parent)
+                    if level == "cgroup-v2":
+                        _hand_down(parents[0], CONTROLLERS)
                     roots = tuple(
                         stack.enter_context(_service_group(parent / name)) for parent in parents
                     )
                     if level == "cgroup-v2":
-                        _write(roots[0] / "cgroup.subtree_control", "+memory +pids")
+                        _hand_down(roots[0], CONTROLLERS)
                 except OSError as error:
                     log.debug("no %s: %s", level, error)
                     stack.close()
@@ -209,6 +211,26 @@ def _mounts() -> Iterator[tuple[str, Path]]:
         elif kind == "cgroup":
             for option in options.split(","):
                 yield option, place
+
+
+def _hand_down(folder: Path, controllers: Sequence[str]) -> None:
+    """Give the groups below a group of version 2 its controllers.
+
+    A group that does so may hold no process itself (cgroup-v2.rst, "No Internal Process
+    Constraint"), so what is in it, if that is us alone, moves into a group ``main`` below it.
+    Raises OSError where that is not ours to do.
+    """
+    control = folder / "cgroup.subtree_control"
+    if set(controllers) <= set(control.read_text().split()):
+        return
+    inside = _pids(folder)
+    if inside:
+        if set(inside) != {os.getpid()}:
+            raise PermissionError(errno.EPERM, f"other processes are in {folder}")
+        main = folder / "main"
+        main.mkdir(exist_ok=True)
+        _write(main / "cgroup.procs", str(os.getpid()))
+    _write(control, " ".join(f"+{name}" for name in controllers))
 
 
 @contextmanager
