@@ -4,7 +4,7 @@
 VENV ?= .venv
 PYTHON ?=
 # The sources of everything that is checked.
-SOURCES := streamer sandboxes tests examples setup.py
+SOURCES := streamer sandboxes tests examples benchmarks setup.py
 PYTEST_ARGS ?=
 
 export PYTHON

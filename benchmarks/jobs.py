@@ -22,11 +22,37 @@ import streamer
 from streamer.client import EventParser
 
 PROGRAM = "print('hi')"
-BARE = (
-    "bwrap --unshare-all --die-with-parent --new-session --cap-drop ALL --ro-bind /usr /usr "
-    "--symlink usr/bin /bin --symlink usr/lib /lib --symlink usr/lib64 /lib64 --proc /proc "
-    "--dev /dev --tmpfs /tmp --chdir /tmp -- /usr/bin/python3 -c"
-).split()
+BARE = [
+    "bwrap",
+    "--unshare-all",
+    "--die-with-parent",
+    "--new-session",
+    "--cap-drop",
+    "ALL",
+    "--ro-bind",
+    "/usr",
+    "/usr",
+    "--symlink",
+    "usr/bin",
+    "/bin",
+    "--symlink",
+    "usr/lib",
+    "/lib",
+    "--symlink",
+    "usr/lib64",
+    "/lib64",
+    "--proc",
+    "/proc",
+    "--dev",
+    "/dev",
+    "--tmpfs",
+    "/tmp",
+    "--chdir",
+    "/tmp",
+    "--",
+    "/usr/bin/python3",
+    "-c",
+]
 LIVE = """
 import time
 for _ in range(200):

@@ -70,7 +70,10 @@ def check_origin(request: web.Request, config: Config) -> str | None:
     Origin must be configured, and a service on loopback answers to loopback names only.
     Raises `Forbidden`.
     """
-    host = urlsplit(f"//{request.host}").hostname or ""
+    try:
+        host = urlsplit(f"//{request.host}").hostname or ""
+    except ValueError:
+        raise Forbidden("the Host header is not a host name or address") from None
     allowed = config.server.allowed_origins
     allowed_hosts = {urlsplit(origin).hostname for origin in allowed}
     if is_loopback(config.server.host) and not is_loopback(host) and host not in allowed_hosts:

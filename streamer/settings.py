@@ -117,8 +117,9 @@ def _combine(layers: Sequence[Layer]) -> tuple[Config, dict[Key, str]]:
             origins[key] = origin
     extended = with_preset(tree)
     if extended is not tree:
-        for key, _ in leaves(extended):
-            origins.setdefault(key, f"preset {tree['sandbox']['preset']}")
+        preset = f"preset {tree['sandbox']['preset']}"
+        below = {key: preset for key, _ in leaves(extended) if key not in origins}
+        origins = {**below, **origins}  # the earliest comes first
     try:
         return Config.from_mapping(tree), origins
     except ConfigError as error:

@@ -118,6 +118,7 @@ async def open_service() -> AsyncIterator[OpenService]:
             config = Config.from_mapping({"sandbox": sandbox, **sections})
             languages = {**config.runtimes, **{runtime.name: runtime for runtime in runtimes}}
             app = streamer.create_app(replace(config, runtimes=languages), plugins=plugins)
-            return await stack.enter_async_context(app[SERVICE])
+            service: JobService = app[SERVICE]
+            return await stack.enter_async_context(service)
 
         yield open_one

@@ -311,6 +311,8 @@ def test_the_layer_at_fault_is_named_not_the_first(write: Write) -> None:
     assert message.startswith("command line: server.port: ")
     message = load_refusal(write("[server]\nport = -1\n[profiles.p.server]\n"), profile="p")
     assert message.startswith("config.toml: server.port: ")
+    strict = '[sandbox]\npreset = "strict"\n[limits.max]\nprocesses = 2\n'
+    assert load_refusal(write(strict)).startswith("config.toml: limits: default.processes is 32")
 
 
 @pytest.mark.parametrize(

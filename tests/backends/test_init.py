@@ -54,7 +54,7 @@ def init(tmp_path: Path) -> Iterator[Init]:
     ours, theirs = socket.socketpair()
     ours.settimeout(10)
     process = subprocess.Popen(
-        (INIT, "serve"), stdin=theirs, stderr=subprocess.DEVNULL, cwd=tmp_path
+        (INIT, "serve"), stdin=theirs.fileno(), stderr=subprocess.DEVNULL, cwd=tmp_path
     )
     theirs.close()
     served = Init(process, ours)

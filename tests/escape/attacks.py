@@ -465,6 +465,7 @@ FILES = [
                     escaped(path)
         held()
         """,
+        {"plain": "an ordinary user's jobs are that user"},
     ),
     Attack(
         "links out of its folder",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import signal
 
 import pytest
@@ -10,7 +11,9 @@ from tests.conftest import Start
 from tests.http import SLEEPER, problem, python, until_output, until_state
 from tests.support import AnyClient, follow, received, submit, text, verdict
 
-INTERACTIVE = "import sys\nfor line in sys.stdin: print('got', line, end='', flush=True)\nprint('end')"
+INTERACTIVE = (
+    "import sys\nfor line in sys.stdin: print('got', line, end='', flush=True)\nprint('end')"
+)
 
 
 async def cancel(client: AnyClient, job_id: str, status: int, query: str = "") -> None:
@@ -128,8 +131,6 @@ async def test_bytes_of_input_are_passed_as_they_are(start: Start) -> None:
     client = await start()
     code = "import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())"
     job_id = await submit(client, **python(code, interactive=True))
-    import hashlib
-
     digest = hashlib.sha256()
     for turn in range(8):
         piece = bytes(range(256)) * 1000 + bytes([turn])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import random
 import statistics
 import time
 from typing import Any
@@ -174,11 +175,13 @@ chance = random.Random(1)
 for _ in range(5):
     sys.stdout.write("".join(chance.choices("ab\\n\\t€😀\\"\\\\", k=500_000)))
 """
-    flood = __import__("random").Random(1)
+    flood = random.Random(1)
     expected = "".join("".join(flood.choices('ab\n\t€😀"\\', k=500_000)) for _ in range(5))
     assert len(expected.encode()) > 4_000_000
     events = await run(client, **python(code))
-    assert hashlib.sha256(text(events).encode()).digest() == hashlib.sha256(expected.encode()).digest()
+    assert (
+        hashlib.sha256(text(events).encode()).digest() == hashlib.sha256(expected.encode()).digest()
+    )
     end = verdict(events)
     assert end["outputBytes"] == len(expected.encode())
     assert not end["outputTruncated"]
@@ -222,7 +225,9 @@ async def test_output_over_the_limit_is_dropped_where_configured(start: Start) -
 
 async def test_a_line_is_there_when_it_is_printed(start: Start) -> None:
     client = await start()
-    code = "import time\nfor _ in range(15):\n    print(time.time_ns(), flush=True); time.sleep(0.2)"
+    code = (
+        "import time\nfor _ in range(15):\n    print(time.time_ns(), flush=True); time.sleep(0.2)"
+    )
     late_ms = []
     async with client.get(f"/api/stream/{await submit(client, **python(code))}") as response:
         async for event in received(response):

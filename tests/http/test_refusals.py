@@ -101,9 +101,7 @@ WRONG = [
     place("entry", language="python", files=[{"name": "a.py", "content": ""}]),
     place("code", language="python"),
     *(
-        place(
-            "files[0].content", **P, files=[{"name": "a", "content": c, "encoding": "base64"}]
-        )
+        place("files[0].content", **P, files=[{"name": "a", "content": c, "encoding": "base64"}])
         for c in ("a", "@@@@", "AAA=\n", "é")
     ),
     *(
@@ -145,7 +143,11 @@ async def test_what_is_wrong_is_said_with_its_place(client: AnyClient) -> None:
         data = io.BytesIO(json.dumps(body).encode())
         async with client.post("/api/execute", data=data) as response:
             document = json.loads(await response.text())
-            if (response.status, document.get("code"), document.get("path")) != (400, INVALID, path):
+            if (response.status, document.get("code"), document.get("path")) != (
+                400,
+                INVALID,
+                path,
+            ):
                 failed.append((str(body)[:100], path, document))
             else:
                 await problem(response, 400, INVALID)
@@ -339,7 +341,9 @@ async def test_a_wrong_method_is_405_and_says_which_are_right(
 async def test_an_unknown_route_is_404(client: AnyClient, path: str) -> None:
     from yarl import URL
 
-    async with client.session.get(URL(f"{client.make_url('/')}"[:-1] + path, encoded=True)) as response:
+    async with client.session.get(
+        URL(f"{client.make_url('/')}"[:-1] + path, encoded=True)
+    ) as response:
         await problem(response, 404, "not_found")
 
 

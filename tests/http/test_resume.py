@@ -59,9 +59,7 @@ async def test_random_disconnects_lose_and_double_nothing(start: Start) -> None:
     while True:
         # Anywhere: before the first byte, inside a frame, a number, a character.
         most = 1500 if cuts < 50 else 100_000
-        body = await read_for(
-            client, job_id, seen[-1][0] if seen else 0, chance.randrange(1, most)
-        )
+        body = await read_for(client, job_id, seen[-1][0] if seen else 0, chance.randrange(1, most))
         if body is None:
             break  # 204: the terminal event was seen
         cuts += 1
@@ -89,4 +87,3 @@ async def test_a_cut_after_every_single_event(start: Start) -> None:
     assert text(seen) == LINES
     assert verdict(seen)["exitCode"] == 0
     assert await follow(client, job_id) == seen
-

@@ -139,7 +139,23 @@ async def test_after_the_terminal_event_there_is_nothing(start: Start) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["", "x", "-1", "+1", "1.0", "1_0", " ", "0x1", "99", "9" * 5000, "٣", "१", "1,2", "None", "1 2"],
+    [
+        "",
+        "x",
+        "-1",
+        "+1",
+        "1.0",
+        "1_0",
+        " ",
+        "0x1",
+        "99",
+        "9" * 5000,
+        "٣",
+        "१",
+        "1,2",
+        "None",
+        "1 2",
+    ],
 )
 async def test_an_id_that_is_none_asks_for_everything(start: Start, value: str) -> None:
     client = await start()
@@ -228,12 +244,17 @@ async def test_the_session_map_shows_who_reads_what(start: Start) -> None:
         client.get(f"/api/stream/{jobs[0]}") as second,
         client.get(f"/api/stream/{jobs[1]}") as third,
     ):
-        for job_id, response in zip((jobs[0], jobs[0], jobs[1]), (first, second, third), strict=True):
+        for job_id, response in zip(
+            (jobs[0], jobs[0], jobs[1]), (first, second, third), strict=True
+        ):
             await write(client, job_id, "x\n")
             await until_output(received(response), "x")
         await sessions_of(client, 3)
         view = sessions.snapshot()
-        assert {job_id: len(readers) for job_id, readers in view.items()} == {jobs[0]: 2, jobs[1]: 1}
+        assert {job_id: len(readers) for job_id, readers in view.items()} == {
+            jobs[0]: 2,
+            jobs[1]: 1,
+        }
         document = await until_state(client, jobs[1], "running")
         (reader,) = view[jobs[1]]
         assert reader.job_id == jobs[1]

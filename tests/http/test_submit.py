@@ -212,4 +212,6 @@ async def test_lists_the_jobs_newest_first_page_by_page(start: Start) -> None:
         assert (await response.json())["jobs"] == []
     for query in ({"limit": "0"}, {"limit": "-1"}, {"limit": "1e3"}, {"status": "gone"}):
         async with client.get("/api/jobs", params=query) as response:
-            assert (await problem(response, 400, "invalid_request"))["path"] == f"?{next(iter(query))}"
+            assert (await problem(response, 400, "invalid_request"))[
+                "path"
+            ] == f"?{next(iter(query))}"

@@ -1,0 +1,223 @@
+"""`streamer.Client`: the same verbs, over connections that break."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+import streamer
+from streamer.client import EventParser, ServiceProblem
+from streamer.errors import UnknownJob
+from streamer.events import Complete, Output
+from streamer.log import Event
+from tests.conftest import Start
+from tests.http import SLEEPER, python
+from tests.support import AnyClient
+
+LINES = "".join(f"{number} é€😀\n" for number in range(4000))
+PACED = f"""
+import sys, time
+text = {LINES!r}
+for at in range(0, len(text), 1500):
+    sys.stdout.write(text[at:at + 1500])
+    sys.stdout.flush()
+    time.sleep(0.003)
+"""
+
+
+def address(client: AnyClient) -> str:
+    return str(client.make_url("/"))
+
+
+def printed(events: list[Event]) -> str:
+    return "".join(event.data.data for event in events if isinstance(event.data, Output))
+
+
+@asynccontextmanager
+async def cutting_proxy(client: AnyClient, seed: int) -> AsyncIterator[tuple[str, list[int]]]:
+    """Forward connections and cut each after some bytes of the answer; list those numbers.
+
+    A submission and its answer get through: what is tried is the following of a job.
+    """
+    chance = random.Random(seed)
+    cuts: list[int] = []
+    running: set[asyncio.Task[None]] = set()
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        running.add(task)
+        up_reader, up_writer = await asyncio.open_connection(client.host, client.port)
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            up_writer.write(head)
+            if head.startswith(b"GET /api/stream"):
+                left = chance.randrange(1, 20_000)
+                cuts.append(left)
+                while left and (data := await up_reader.read(left)):
+                    left -= len(data)
+                    writer.write(data)
+                    await writer.drain()
+                return
+            up_writer.write(await reader.readexactly(length_of(head)))
+            answer = await up_reader.readuntil(b"\r\n\r\n")
+            writer.write(answer + await up_reader.readexactly(length_of(answer)))
+            await writer.drain()
+        except (OSError, asyncio.IncompleteReadError):
+            pass  # either side may leave
+        finally:
+            running.discard(task)
+            for each in (writer, up_writer):
+                each.close()
+                with contextlib.suppress(OSError):
+                    await each.wait_closed()
+
+    server = await asyncio.start_server(forward, "127.0.0.1", 0)
+    try:
+        host, port = server.sockets[0].getsockname()
+        yield f"http://{host}:{port}", cuts
+    finally:
+        server.close()
+        for task in list(running):
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+def length_of(head: bytes) -> int:
+    for line in head.lower().split(b"\r\n"):
+        if line.startswith(b"content-length:"):
+            return int(line.split(b":")[1])
+    return 0
+
+
+async def test_runs_a_job_and_yields_its_events(start: Start) -> None:
+    server = await start()
+    async with streamer.Client(address(server)) as client:
+        events = [event async for event in client.run(**python("print('hi'); raise SystemExit(3)"))]
+    assert [event.id for event in events] == list(range(1, len(events) + 1))
+    assert printed(events) == "hi\n"
+    assert isinstance(events[-1].data, Complete)
+    assert events[-1].data.exit_code == 3
+
+
+async def test_resumes_by_itself_whenever_it_is_cut(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await start()
+    # Its pauses are for a network; here they would be most of the time.
+    monkeypatch.setattr("streamer.client.random.uniform", lambda low, high: 0.01)
+    async with (
+        cutting_proxy(server, 1) as (url, cuts),
+        streamer.Client(url) as client,
+    ):
+        async with asyncio.timeout(60):
+            events = [event async for event in client.run(**python(PACED))]
+    assert len(cuts) >= 5
+    assert [event.id for event in events] == list(range(1, len(events) + 1))
+    assert printed(events) == LINES
+    assert isinstance(events[-1].data, Complete)
+
+
+async def test_takes_up_a_job_where_it_is_told(start: Start) -> None:
+    server = await start()
+    async with streamer.Client(address(server)) as client:
+        job_id = await client.submit(**python("print('a')"))
+        events = [event async for event in client.events(job_id)]
+        for after in range(len(events)):
+            assert [event async for event in client.events(job_id, after=after)] == events[after:]
+        with pytest.raises(UnknownJob):
+            async for _ in client.events(job_id, after=events[-1].id):
+                pytest.fail("nothing follows the terminal event")
+
+
+async def test_a_refusal_is_an_error_that_says_what_and_where(start: Start) -> None:
+    server = await start()
+    async with streamer.Client(address(server)) as client:
+        with pytest.raises(ServiceProblem, match="out of range") as refused:
+            await client.submit(language="python", code="", limits={"wallTimeS": -1})
+        assert refused.value.status == 400
+        assert refused.value.code == "invalid_request"
+        assert refused.value.path == "$.limits.wallTimeS"
+        for call in (
+            client.job("nothing"),
+            client.cancel("nothing"),
+            client.write("nothing", b""),
+            client.signal("nothing", "SIGINT"),
+            anext(aiter(client.events("nothing"))),
+        ):
+            with pytest.raises(ServiceProblem) as missing:
+                await call
+            assert (missing.value.status, missing.value.code) == (404, "not_found")
+
+
+async def test_has_all_the_verbs(start: Start) -> None:
+    server = await start()
+    code = "import sys\nfor line in sys.stdin: print('got', line, end='', flush=True)"
+    async with streamer.Client(address(server)) as client:
+        job_id = await client.submit(**python(code, interactive=True))
+        seen = ""
+        async for event in client.events(job_id):
+            if (
+                event.kind == "status"
+                and not seen
+                and getattr(event.data, "state", "") == "running"
+            ):
+                await client.write(job_id, b"one\n")
+            if isinstance(event.data, Output):
+                seen += event.data.data
+                if seen == "got one\n":
+                    await client.write(job_id, b"two\n", close=True)
+        assert seen == "got one\ngot two\n"
+        document = await client.job(job_id)
+        assert (document["status"], document["result"]["stdout"]) == ("complete", seen)
+        await client.cancel(job_id)  # over already: nothing to do
+        job_id = await client.submit(**SLEEPER)
+        async for event in client.events(job_id):
+            if getattr(event.data, "state", "") == "running":
+                await client.signal(job_id, "SIGTERM")
+        assert isinstance(event.data, Complete)
+        assert event.data.signal == "SIGTERM"
+        job_id = await client.submit(**SLEEPER)
+        await client.cancel(job_id)
+        *_, last = [event async for event in client.events(job_id)]
+        assert isinstance(last.data, Complete)
+        assert last.data.reason == "cancelled"
+
+
+async def test_submits_what_is_large(start: Start) -> None:
+    server = await start()
+    files = [{"name": "big", "content": "x" * 3_000_000}]
+    async with streamer.Client(address(server)) as client:
+        job = python("print(len(open('big').read()))", files=files)
+        assert printed([event async for event in client.run(**job)]) == "3000000\n"
+
+
+async def test_works_below_a_prefix_and_with_a_token(start: Start) -> None:
+    token = {"tenant": "a", "sha256": hashlib.sha256(b"secret").hexdigest()}
+    server = await start(auth={"tokens": [token]})
+    async with streamer.Client(address(server), token="secret") as client:
+        assert printed([event async for event in client.run(**python("print(1)"))]) == "1\n"
+    async with streamer.Client(address(server)) as client:
+        with pytest.raises(ServiceProblem) as refused:
+            await client.submit(**SLEEPER)
+    assert refused.value.status == 401
+
+
+def test_the_parser_does_not_care_where_the_bytes_are_cut() -> None:
+    body = (
+        "retry: 10\nevent: output\ndata: é\ndata: 2\nid: 1\n\n:\n:x\nid: 2\n\n"
+        "data:no blank\nevent:\n\nevent: complete\ndata: {}\nid: 3\n\nevent: cut\ndata: x\n"
+    ).encode()
+    expected = [("1", "output", "é\n2"), ("2", "message", "no blank"), ("3", "complete", "{}")]
+    for step in range(1, len(body) + 1):
+        parser = EventParser()
+        found = [
+            event for at in range(0, len(body), step) for event in parser.feed(body[at : at + step])
+        ]
+        assert found == expected
