@@ -15,8 +15,9 @@ from typing import Any, Final
 import click
 
 from streamer.app import SERVICE, create_app
-from streamer.client import Client
+from streamer.client import Client, ServiceProblem
 from streamer.config import Config
+from streamer.errors import Busy
 from streamer.events import Complete, Error, Output
 from streamer.jobs import JobSpec
 from streamer.log import Event
@@ -28,6 +29,8 @@ EXIT_TIME_LIMIT: Final = 124
 EXIT_NOT_RUN: Final = 125
 EXIT_KILLED: Final = 137
 EXIT_INTERRUPTED: Final = 130
+
+INPUT_PAUSE_S: Final = 0.05
 
 Write = Callable[[bytes], Awaitable[object]]
 """Takes bytes for the program's standard input; none mean its end."""
@@ -162,6 +165,21 @@ async def _feed(write: Write) -> None:
     while True:
         data = await chunks.get()
         room.release()
-        await write(data)
+        await _write_patiently(write, data)
         if not data:
             return
+
+
+async def _write_patiently(write: Write, data: bytes) -> None:
+    """Write, again and again while the program has not read its earlier input yet."""
+    while True:
+        try:
+            await write(data)
+        except Busy:
+            pass
+        except ServiceProblem as problem:
+            if problem.status != Busy.status:
+                raise
+        else:
+            return
+        await asyncio.sleep(INPUT_PAUSE_S)

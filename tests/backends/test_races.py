@@ -80,7 +80,8 @@ async def test_hundreds_of_racing_ends_leave_one_verdict_each_and_nothing_else(
     assert descriptors() == files
     assert list((service._folder.path / "jobs").iterdir()) == []
     if backend == "firejail":
-        assert firejail_notes() - notes == set()
+        of_ended = {pid for pid in firejail_notes() - notes if not Path("/proc", pid).exists()}
+        assert of_ended == set()
 
 
 def firejail_notes() -> set[str]:

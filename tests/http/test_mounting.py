@@ -191,11 +191,18 @@ async def test_wrong_settings_are_refused_before_the_start() -> None:
 
 
 async def test_a_sandbox_that_does_not_work_stops_the_start() -> None:
-    app = streamer.create_app({"sandbox": {"backend": "nothing"}})
-    runner = web.AppRunner(app)
-    with pytest.raises(StreamerError, match="nothing"):
+    # Its options lead it to a program that is not there.
+    runner = web.AppRunner(
+        streamer.create_app({"sandbox": {"backend": "bwrap", "bwrap": {"path": "/nothing"}}})
+    )
+    with pytest.raises(StreamerError, match="bubblewrap"):
         await runner.setup()
     await runner.cleanup()
+
+
+async def test_a_sandbox_that_does_not_exist_is_named_before_the_start() -> None:
+    with pytest.raises(StreamerError, match=r"sandbox\.backend = 'nothing'"):
+        streamer.create_app({"sandbox": {"backend": "nothing"}})
 
 
 IMPORT = """

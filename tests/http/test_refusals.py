@@ -8,7 +8,9 @@ import json
 from typing import Any
 
 import pytest
+from yarl import URL
 
+from streamer.service import JobService
 from tests.conftest import Start
 from tests.http import problem, python
 from tests.support import AnyClient, run, submit, text
@@ -339,8 +341,6 @@ async def test_a_wrong_method_is_405_and_says_which_are_right(
     ],
 )
 async def test_an_unknown_route_is_404(client: AnyClient, path: str) -> None:
-    from yarl import URL
-
     async with client.session.get(
         URL(f"{client.make_url('/')}"[:-1] + path, encoded=True)
     ) as response:
@@ -370,7 +370,6 @@ async def test_an_internal_failure_says_nothing(
     start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = await start()
-    from streamer.service import JobService
 
     async def fail(self: JobService) -> float:
         raise ValueError("secret /etc/shadow")

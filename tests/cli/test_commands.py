@@ -1,0 +1,325 @@
+"""The commands as a shell sees them: what they print where, and their exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+import streamer
+from streamer.cli import main
+from tests.conftest import Start
+from tests.support import AnyClient
+
+ROOT = Path(__file__).parents[2]
+ENVIRON = {
+    **{name: value for name, value in os.environ.items() if not name.startswith("STREAMER_")},
+    "PYTHONPATH": str(ROOT),
+}
+COMMAND = (sys.executable, "-m", "streamer")
+
+
+def command(
+    folder: Path,
+    *arguments: str,
+    stdin: bytes = b"",
+    environ: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        cwd=folder,
+        env={**ENVIRON, **(environ or {})},
+        input=stdin,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def check_line(done: tuple[object, str, str], *words: str) -> None:
+    """Check that a command said in one line what was wrong, and nothing else."""
+    code, printed, line = done
+    assert (code, printed) == (2, "")
+    assert line.startswith("streamer: ")
+    assert line.count("\n") == 1
+    for word in words:
+        assert word in line
+
+
+def test_version(tmp_path: Path) -> None:
+    done = command(tmp_path, "version")
+    assert (done.returncode, done.stdout.decode()) == (0, f"{streamer.__version__}\n")
+
+
+def test_config_prints_what_holds_and_where_it_comes_from(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(
+        '[server]\nport = 1\nhost = "127.0.0.2"\n[queue]\nconcurrency = 3\n'
+        "[profiles.small.queue]\nconcurrency = 1\n"
+        f'[[auth.tokens]]\ntenant = "a"\nsha256 = "{"5" * 64}"\n'
+    )
+    options = ("--profile", "small", "--set", "streams.heartbeat_s=7")
+    environ = {"STREAMER_SERVER__PORT": "2", "STREAMER_STREAMS__HEARTBEAT_S": "5"}
+    done = command(tmp_path, "config", "--show-origin", *options, environ=environ)
+    assert (done.returncode, done.stderr) == (0, b"")
+    lines = done.stdout.decode().splitlines()
+    values = dict(line.split(" = ", 1) for line in lines)
+    assert values["server.host"] == '"127.0.0.2"  # config.toml'
+    assert values["server.port"] == "2  # environment STREAMER_SERVER__PORT"
+    assert values["queue.concurrency"] == "1  # config.toml [profiles.small]"
+    assert values["streams.heartbeat_s"].startswith("7.0  # command line")
+    assert values["server.max_body_bytes"] == "8388608  # default"
+    assert "5555" not in done.stdout.decode()  # a digest can be guessed at
+    plain = command(tmp_path, "config", *options, environ=environ).stdout.decode().splitlines()
+    assert plain == [line.rpartition("  # ")[0] for line in lines]
+
+
+def test_another_file_is_named_by_option_or_variable(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("[server]\nport = 1\n")
+    (tmp_path / "other.toml").write_text("[server]\nport = 9\n")
+    for arguments, environ in (
+        (("--config", "other.toml"), {}),
+        ((), {"STREAMER_CONFIG": "other.toml"}),
+        (("--config", "other.toml"), {"STREAMER_CONFIG": "config.toml"}),
+    ):
+        done = command(tmp_path, "config", *arguments, environ=environ)
+        assert "server.port = 9\n" in done.stdout.decode()
+
+
+@pytest.fixture
+def refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., None]:
+    """Return a function that checks a command's refusal, within this process: it is quicker."""
+    monkeypatch.chdir(tmp_path)
+
+    def check(arguments: str, *words: str) -> None:
+        with pytest.raises(SystemExit) as exited:
+            main(arguments.split())
+        check_line((exited.value.code, *capsys.readouterr()), *words)
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("config --config bad.toml", ("bad.toml", "server.port")),
+        ("config --config broken.toml", ("broken.toml", "line 1")),
+        ("config --config none.toml", ("none.toml", "No such file")),
+        ("config --profile p", ("profiles.p",)),
+        ("config --set server.prot=1", ("server.prot", "server.port")),
+        ("config --set x", ("section.key=VALUE",)),
+        ("nothing", ("nothing",)),
+        ("serve --port 70000", ("70000",)),
+        ("serve --role worker", ("engine.url",)),
+        ("run", ("FILE|-",)),
+        ("run none.py", ("none.py", "No such file")),
+        ("run x.unknown", ("x.unknown", "--language")),
+        ("run x.py --limit wall_time_s", ("NAME=VALUE",)),
+        ("run x.py --limit wall_time_s=x", ("number",)),
+        ("run x.py --limit wall_time_s=0", ("wallTimeS", "range")),
+        ("run x.py --limit wall_time_s=nan", ("wallTimeS",)),
+        ("run x.py --limit processes=1.5", ("processes",)),
+        ("run x.py --env A", ("NAME=VALUE",)),
+        ("run x.py --file none", ("none", "No such file")),
+    ],
+)
+def test_what_is_wrong_is_one_line(
+    tmp_path: Path, refused: Callable[..., None], arguments: str, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "bad.toml").write_text("[server]\nport = 'x'\n")
+    (tmp_path / "broken.toml").write_text("[server\n")
+    (tmp_path / "x.unknown").write_text("")
+    (tmp_path / "x.py").write_text("")
+    refused(arguments, *words)
+
+
+@pytest.mark.parametrize("name", ["STREAMER_SERVER__PORT", "STREAMER_SERVR__PORT"])
+def test_a_wrong_variable_is_one_line(
+    refused: Callable[..., None], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "x")
+    refused("config", name)
+
+
+def test_a_program_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+    done = command(tmp_path, "run", "-", "--language", "python", stdin=b"\xff")
+    check_line((done.returncode, done.stdout.decode(), done.stderr.decode()), "UTF-8")
+
+
+def test_without_arguments_there_is_help(tmp_path: Path) -> None:
+    done = command(tmp_path)
+    assert done.returncode == 2
+    assert b"Usage: streamer" in done.stdout
+
+
+def test_runtimes(tmp_path: Path) -> None:
+    done = command(tmp_path, "runtimes", "--json")
+    assert (done.returncode, done.stderr) == (0, b"")
+    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    for name in ("python", "javascript", "bash", "c", "cpp"):
+        assert name in rows
+    assert rows["python"]["available"]
+    assert "node" in rows["javascript"]["aliases"]
+    for row in rows.values():
+        assert row["available"] or row["reason"]
+    table = command(tmp_path, "runtimes").stdout.decode()
+    assert all(name in table for name in rows)
+
+
+def test_sandboxes(tmp_path: Path) -> None:
+    done = command(tmp_path, "sandboxes", "--json", "--set", "sandbox.bwrap.path='/nothing'")
+    assert done.returncode == 0, done.stderr
+    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    assert set(rows) >= {"plain", "bwrap", "firejail"}
+    assert not rows["bwrap"]["available"]
+    assert "bubblewrap" in rows["bwrap"]["reason"]
+    assert rows["plain"]["available"]
+    assert "bwrap" in command(tmp_path, "sandboxes").stdout.decode()
+
+
+def test_run_passes_every_byte_both_ways(tmp_path: Path) -> None:
+    (tmp_path / "cat.py").write_text(
+        "import os, sys\ndata = sys.stdin.buffer.read()\nos.write(2, data[:256])\n"
+        "sys.stdout.buffer.write(data)"
+    )
+    data = bytes(range(256)) * 8000
+    piped = command(tmp_path, "run", "cat.py", stdin=data)
+    assert (piped.returncode, piped.stdout, piped.stderr) == (0, data, data[:256])
+    (tmp_path / "data").write_bytes(data)
+    with (tmp_path / "data").open("rb") as file:
+        done = subprocess.run(
+            [*COMMAND, "run", "cat.py"],
+            cwd=tmp_path,
+            env=ENVIRON,
+            stdin=file,
+            capture_output=True,
+            check=False,
+            timeout=60,
+        )
+    assert (done.returncode, done.stdout) == (0, data)
+
+
+def test_run_takes_what_it_is_told(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "main.py").write_text(
+        "import os, sys, mine\nprint(sys.argv[1:], os.environ['A'], mine.X, sorted(os.listdir()))"
+    )
+    (tmp_path / "src" / "mine.py").write_text("X = 1")
+    done = command(
+        *(tmp_path, "run", "src/main.py", "--file", "src/mine.py", "--env", "A=b=c"),
+        *("--limit", "wall_time_s=5", "--", "--limit", "-x", "--"),
+    )
+    assert done.stderr == b""
+    assert done.stdout.decode().startswith("['--limit', '-x', '--'] b=c 1 ")
+
+
+def test_run_by_language_whatever_the_name(tmp_path: Path) -> None:
+    (tmp_path / "program").write_text("echo $0 $1")
+    done = command(tmp_path, "run", "program", "--language", "bash", "--", "x")
+    assert (done.returncode, done.stdout.decode().split()[1:]) == (0, ["x"]), done.stderr
+
+
+def test_run_shows_what_the_compiler_says(tmp_path: Path) -> None:
+    (tmp_path / "main.c").write_text("int main( {")
+    done = command(tmp_path, "run", "main.c")
+    assert done.returncode == 1
+    assert b"error" in done.stderr
+
+
+@pytest.fixture(params=["here", "at a service"])
+async def where(request: pytest.FixtureRequest, start: Start) -> AsyncIterator[tuple[str, ...]]:
+    """Return the options that run a program here, and those that run it at a service."""
+    if request.param == "here":
+        yield ()
+        return
+    client: AnyClient = await start()
+    yield ("--url", str(client.make_url("/")))
+
+
+@pytest.mark.parametrize(
+    ("program", "options", "code"),
+    [
+        ("exit 3", (), 3),
+        ("kill -9 $$", (), 137),
+        ("sleep 9", ("--limit", "wall_time_s=0.3"), 124),
+        ("while :; do :; done", ("--limit", "cpu_time_s=0.3"), 124),
+        ("yes", ("--limit", "output_bytes=1000"), 137),
+        ("", ("--limit", "wall_time_s=-1"), 2),
+    ],
+)
+async def test_exit_codes_are_the_same_everywhere(
+    tmp_path: Path, where: tuple[str, ...], program: str, options: tuple[str, ...], code: int
+) -> None:
+    (tmp_path / "main.sh").write_text(program)
+    done = await asyncio.to_thread(command, tmp_path, "run", "main.sh", *where, *options)
+    assert done.returncode == code, done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+async def test_input_is_forwarded_as_it_is_typed(tmp_path: Path, where: tuple[str, ...]) -> None:
+    (tmp_path / "echo.py").write_text(
+        "import sys\nfor line in sys.stdin: print('got', line, end='', flush=True)"
+    )
+    process = await asyncio.create_subprocess_exec(
+        *(*COMMAND, "run", "echo.py", *where),
+        cwd=tmp_path,
+        env=ENVIRON,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    async with asyncio.timeout(30):
+        for word in (b"one\n", b"two\n"):
+            process.stdin.write(word)
+            assert await process.stdout.readline() == b"got " + word
+        process.stdin.close()
+        assert await process.stdout.read() == b""
+        assert await process.wait() == 0
+
+
+async def test_ends_with_the_program_though_its_input_stays_open(
+    tmp_path: Path, where: tuple[str, ...]
+) -> None:
+    (tmp_path / "main.sh").write_text("echo done; exit 4")
+    process = await asyncio.create_subprocess_exec(
+        *(*COMMAND, "run", "main.sh", *where),
+        cwd=tmp_path,
+        env=ENVIRON,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(30):
+        assert await process.wait() == 4
+    assert process.stdin is not None
+    process.stdin.close()
+
+
+async def test_a_reader_of_its_output_may_leave(tmp_path: Path, where: tuple[str, ...]) -> None:
+    # As in `streamer run ... | head -1`.
+    (tmp_path / "main.sh").write_text("yes")
+    process = await asyncio.create_subprocess_exec(
+        *(*COMMAND, "run", "main.sh", *where),
+        cwd=tmp_path,
+        env=ENVIRON,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    async with asyncio.timeout(30):
+        assert await process.stdout.readline() == b"y\n"
+        process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]
+        errors = await process.stderr.read()
+        assert await process.wait() != 0
+    assert b"Traceback" not in errors
+    assert b"Exception ignored" not in errors
