@@ -1,0 +1,168 @@
+"""Decode, count and gather what a program writes, through real pipes."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import time
+from collections.abc import Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamer.events import JobEvent, Output
+from streamer.feed import MAX_BACKLOG_BYTES, InputFeed
+from streamer.output import MAX_EVENT_CHARS, Budget, OutputPump, TextDecoder
+
+
+@given(st.text(), st.lists(st.integers(0, 400)))
+def test_text_survives_every_way_of_cutting_it(text: str, cuts: list[int]) -> None:
+    data = text.encode()
+    places = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
+    decoder = TextDecoder()
+    parts = [decoder.decode(data[a:b]) for a, b in itertools.pairwise(places)] + [
+        decoder.decode(b"", final=True)
+    ]
+    assert "".join(part for part, _ in parts) == text
+    assert not any(lossy for _, lossy in parts)
+
+
+@given(st.binary(), st.integers(0, 100))
+def test_bytes_that_are_no_text_are_replaced_and_told(data: bytes, cut: int) -> None:
+    decoder = TextDecoder()
+    parts = [
+        decoder.decode(data[:cut]),
+        decoder.decode(data[cut:]),
+        decoder.decode(b"", final=True),
+    ]
+    assert "".join(part for part, _ in parts) == data.decode(errors="replace")
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        assert any(lossy for _, lossy in parts)
+    else:
+        assert not any(lossy for _, lossy in parts)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["stdout", "stderr"]), st.binary(max_size=50))))
+def test_a_budget_keeps_the_first_bytes_and_counts_the_rest(
+    writes: list[tuple[str, bytes]],
+) -> None:
+    budget = Budget(100)
+    kept = b"".join(budget.take(stream, data) for stream, data in writes)  # type: ignore[arg-type]
+    whole = b"".join(data for _, data in writes)
+    assert kept == whole[:100]
+    assert budget.taken == len(kept)
+    assert sum(event.dropped_bytes for event in budget.truncated()) == len(whole) - len(kept)
+    assert budget.exceeded == (len(whole) > 100)
+
+
+class Pumped:
+    """A pump whose events are kept, and the writing end of its standard output."""
+
+    def __init__(self, limit: int = 1 << 30) -> None:
+        self.events: list[Output] = []
+        self.batches = 0
+        self.exceeded = 0
+        self.pump = OutputPump(
+            phase="run",
+            budget=Budget(limit),
+            as_base64=False,
+            elapsed_ms=lambda: 0,
+            write=self.write,
+            on_exceeded=self.count,
+        )
+        self.stdout = self.pump.pipe("stdout")
+
+    async def write(self, events: Sequence[JobEvent]) -> None:
+        self.batches += 1
+        self.events += [event for event in events if isinstance(event, Output)]
+
+    def count(self) -> None:
+        self.exceeded += 1
+
+    @property
+    def text(self) -> str:
+        return "".join(event.data for event in self.events)
+
+
+async def test_a_line_is_passed_on_at_once_and_the_end_is_not_waited_for() -> None:
+    pumped = Pumped()
+    running = asyncio.create_task(pumped.pump.run())
+    os.write(pumped.stdout, b"one\n")
+    while not pumped.events:
+        await asyncio.sleep(0)
+    assert pumped.text == "one\n"
+    os.write(pumped.stdout, b"two")
+    os.close(pumped.stdout)
+    pumped.pump.hurry()
+    await asyncio.wait_for(running, 5)
+    assert pumped.text == "one\ntwo"
+
+
+async def test_small_writes_one_after_another_are_gathered() -> None:
+    pumped = Pumped()
+    running = asyncio.create_task(pumped.pump.run())
+
+    def write() -> None:
+        for number in range(2000):
+            os.write(pumped.stdout, b"%d\n" % number)
+            time.sleep(0.00001)
+        os.close(pumped.stdout)
+
+    await asyncio.to_thread(write)
+    await asyncio.wait_for(running, 5)
+    assert pumped.text == "".join(f"{number}\n" for number in range(2000))
+    assert pumped.batches < 500
+
+
+async def test_an_event_is_never_longer_than_it_may_be() -> None:
+    pumped = Pumped()
+    running = asyncio.create_task(pumped.pump.run())
+    await asyncio.to_thread(os.write, pumped.stdout, "é".encode() * 50_000)
+    os.close(pumped.stdout)
+    await asyncio.wait_for(running, 5)
+    assert pumped.text == "é" * 50_000
+    assert max(len(event.data) for event in pumped.events) <= MAX_EVENT_CHARS
+
+
+async def test_over_the_budget_it_reads_on_and_says_so_once() -> None:
+    pumped = Pumped(limit=10)
+    running = asyncio.create_task(pumped.pump.run())
+    await asyncio.to_thread(os.write, pumped.stdout, b"x" * 100_000)
+    await asyncio.to_thread(os.write, pumped.stdout, b"y" * 100_000)
+    os.close(pumped.stdout)
+    await asyncio.wait_for(running, 5)
+    assert (pumped.text, pumped.exceeded) == ("x" * 10, 1)
+
+
+async def test_input_waits_for_a_reader_and_arrives_whole() -> None:
+    feed = InputFeed()
+    reading = os.dup(feed.reading)
+    feed.handed_over()
+    data = os.urandom(MAX_BACKLOG_BYTES * 2)
+    writing = asyncio.create_task(feed.write(data))
+    await asyncio.sleep(0)
+    assert not writing.done()
+
+    def read() -> bytes:
+        parts = []
+        while part := os.read(reading, 65536):
+            parts.append(part)
+        return b"".join(parts)
+
+    result = asyncio.create_task(asyncio.to_thread(read))
+    await asyncio.wait_for(writing, 5)
+    feed.end()
+    assert await asyncio.wait_for(result, 5) == data
+    feed.close()
+    os.close(reading)
+
+
+async def test_input_to_a_program_that_has_closed_it_is_dropped() -> None:
+    feed = InputFeed()
+    feed.handed_over()  # the only reading end
+    await asyncio.wait_for(feed.write(b"x" * (2 * MAX_BACKLOG_BYTES)), 5)
+    feed.end()
+    feed.close()
