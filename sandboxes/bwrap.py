@@ -36,6 +36,7 @@ class Bwrap(Backend):
     name: ClassVar[str] = "bwrap"
     isolation: ClassVar[Isolation] = Isolation.NAMESPACES
     host_workspace: ClassVar[bool] = False
+    seccomp: ClassVar[bool] = True
 
     path: str = "/usr/bin/bwrap"
     tmp_bytes: int = 64 * 1024 * 1024

@@ -39,6 +39,7 @@ class Firejail(Backend):
 
     name: ClassVar[str] = "firejail"
     isolation: ClassVar[Isolation] = Isolation.DENY_LIST
+    seccomp: ClassVar[bool] = True
 
     path: str = "/usr/bin/firejail"
     user: str = "streamer"

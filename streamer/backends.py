@@ -61,6 +61,18 @@ class Backends(Mapping[str, Backend]):
         """The backend of jobs that name none."""
         return self._default
 
+    @property
+    def filtering(self) -> frozenset[str]:
+        """The backends that can hold a job to an allow-list of hosts.
+
+        It takes a network of the job's own, and our init inside to hand out its listener.
+        """
+        return frozenset(
+            backend.name
+            for backend in self._backends.values()
+            if backend.gated and backend.isolation is not Isolation.NONE
+        )
+
     def settle(self, folder: StateFolder, slots: UidSlots | None) -> None:
         """Say where trials run; before anything is tried."""
         self._place = (folder, slots)

@@ -36,7 +36,10 @@ log: Final = logging.getLogger(__name__)
 Level = Literal["cgroup-v1", "cgroup-v2"]
 
 PREFIX: Final = "streamer-"
+MAIN: Final = "main"
 CONTROLLERS: Final = ("memory", "pids")
+V1_HIERARCHIES: Final = (*CONTROLLERS, "cpuacct")
+"""In this order; version 2 accounts for CPU time in every group."""
 REMOVE_TRIES: Final = 50
 OVERHEAD_PROCESSES: Final = 6
 """The wrapper's own processes, which are in the job's group too: firejail has the most."""
@@ -48,7 +51,7 @@ class CgroupTree:
 
     level: Level
     roots: tuple[Path, ...]
-    """Version 1: one for each of `CONTROLLERS`, in order; version 2: one."""
+    """Version 1: one for each of `V1_HIERARCHIES`, in order; version 2: one."""
 
     @asynccontextmanager
     async def job(self, job_id: str, on_oom: Callable[[], None]) -> AsyncIterator[JobCgroup]:
@@ -88,7 +91,8 @@ class JobCgroup:
     def set_limits(self, limits: Limits) -> None:
         """Set the limits of the step that comes next."""
         memory = str(limits.memory_bytes)
-        _write(self.folders[-1] / "pids.max", str(limits.processes + OVERHEAD_PROCESSES))
+        pids = self.folders[CONTROLLERS.index("pids") if self.level == "cgroup-v1" else 0]
+        _write(pids / "pids.max", str(limits.processes + OVERHEAD_PROCESSES))
         if self.level == "cgroup-v2":
             _write(self._memory / "memory.max", memory)
             with contextlib.suppress(FileNotFoundError):  # where swap is not accounted
@@ -104,6 +108,19 @@ class JobCgroup:
         except OSError:
             for name in reversed(present):
                 _write(self._memory / name, memory)
+
+    def cpu_time_us(self) -> int:
+        """Return the CPU time of everything that was ever in it, in microseconds.
+
+        Complete where the rusage of processes is not: a child whose parent ignores SIGCHLD
+        is reaped by the kernel and counted to nobody (wait(2), notes).
+        """
+        if self.level == "cgroup-v1":
+            return int((self.folders[-1] / "cpuacct.usage").read_text()) // 1000
+        found = re.search(
+            r"^usage_usec (\d+)$", (self._memory / "cpu.stat").read_text(), re.MULTILINE
+        )
+        return int(found[1]) if found else 0
 
     def oom_kills(self) -> int:
         """Return how many processes the kernel has killed for the memory limit."""
@@ -185,10 +202,12 @@ def _candidates(configured: str) -> Iterator[tuple[Level, tuple[Path, ...]]]:
     if "" in own and "" in mounts:
         folder = mounts[""] / own[""].lstrip("/")
         with contextlib.suppress(OSError):
+            if folder.name == MAIN and _hands_down(folder.parent, CONTROLLERS):
+                folder = folder.parent  # this process has moved before
             if set(CONTROLLERS) <= set((folder / "cgroup.controllers").read_text().split()):
                 yield "cgroup-v2", (folder,)
-    if all(name in own and name in mounts for name in CONTROLLERS):
-        folders = tuple(mounts[name] / own[name].lstrip("/") for name in CONTROLLERS)
+    if all(name in own and name in mounts for name in V1_HIERARCHIES):
+        folders = tuple(mounts[name] / own[name].lstrip("/") for name in V1_HIERARCHIES)
         yield "cgroup-v1", folders
 
 
@@ -213,21 +232,25 @@ def _mounts() -> Iterator[tuple[str, Path]]:
                 yield option, place
 
 
+def _hands_down(folder: Path, controllers: Sequence[str]) -> bool:
+    return set(controllers) <= set((folder / "cgroup.subtree_control").read_text().split())
+
+
 def _hand_down(folder: Path, controllers: Sequence[str]) -> None:
     """Give the groups below a group of version 2 its controllers.
 
     A group that does so may hold no process itself (cgroup-v2.rst, "No Internal Process
-    Constraint"), so what is in it, if that is us alone, moves into a group ``main`` below it.
+    Constraint"), so what is in it, if that is us alone, moves into a group `MAIN` below it.
     Raises OSError where that is not ours to do.
     """
     control = folder / "cgroup.subtree_control"
-    if set(controllers) <= set(control.read_text().split()):
+    if _hands_down(folder, controllers):
         return
     inside = _pids(folder)
     if inside:
         if set(inside) != {os.getpid()}:
             raise PermissionError(errno.EPERM, f"other processes are in {folder}")
-        main = folder / "main"
+        main = folder / MAIN
         main.mkdir(exist_ok=True)
         _write(main / "cgroup.procs", str(os.getpid()))
     _write(control, " ".join(f"+{name}" for name in controllers))

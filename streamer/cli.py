@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 
 import click
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
@@ -22,7 +23,8 @@ import streamer
 from streamer.app import SERVICE, create_app
 from streamer.config import Config
 from streamer.demo import show_demo
-from streamer.errors import CallerError, ConfigError, StreamerError
+from streamer.doctor import examine, show
+from streamer.errors import BackendUnavailable, CallerError, ConfigError, StreamerError
 from streamer.local import EXIT_NOT_RUN, run_local, run_remote
 from streamer.logs import configure_logging
 from streamer.runtimes import by_name
@@ -271,6 +273,36 @@ def sandboxes(
     """List the sandbox backends; each is tried by running a program in it."""
     config, _ = _load(file, profile, overrides, sandbox)
     _print_rows(asyncio.run(_try_sandboxes(config)), as_json=as_json)
+
+
+@cli.command()
+@_config_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(
+    file: str | None,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    sandbox: str | None,
+    *,
+    as_json: bool,
+) -> int:
+    """Measure what each sandbox really holds here, and say how to mend what does not.
+
+    Exits with 1 when the configured sandbox, or one that callers may choose, does not hold all
+    that it promises.
+    """
+    config, _ = _load(file, profile, overrides, sandbox)
+    logging.getLogger("streamer").setLevel(logging.ERROR)
+    try:
+        report = asyncio.run(examine(config))
+    except BackendUnavailable as error:
+        click.echo(f"streamer: {error}", err=True)
+        return 1
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(report)))
+    else:
+        show(report, Console())
+    return 0 if report.ok else 1
 
 
 @cli.command()

@@ -23,6 +23,7 @@ from streamer.checked import check_keys, explain, merge
 from streamer.errors import ConfigError
 from streamer.jobs import MIB, Limits
 from streamer.presets import PRESETS
+from streamer.proxy_rules import HostRule
 from streamer.runtimes import DEFAULT_RUNTIMES, Runtime, by_name, extended
 
 __all__ = [
@@ -99,7 +100,8 @@ class SandboxConfig(Section, frozen=True):
     backend: Text = "auto"
     allow: tuple[Text, ...] = ()
     allow_command: bool = False
-    allow_network: bool = False
+    network: Literal["none", "allow-list", "open"] = "none"
+    allow_hosts: tuple[Text, ...] = ()
     kill_grace_s: SecondsOrNone = 0.2
     uid_base: Annotated[int, Meta(ge=1000, le=2**31)] = 60706
     path: Text = "/usr/local/bin:/usr/bin:/bin"
@@ -109,8 +111,13 @@ class SandboxConfig(Section, frozen=True):
     """The sub-tables ``[sandbox.NAME]``, for the backends to check."""
 
     def __post_init__(self) -> None:
-        """Check the paths; a relative part of PATH would be a folder of the job's own."""
+        """Check hosts and paths; a relative part of PATH would be a folder of the job's own."""
         super().__post_init__()
+        for entry in self.allow_hosts:
+            try:
+                HostRule.parse(entry)
+            except ConfigError as error:
+                raise ConfigError(f"sandbox.allow_hosts: {error.message}") from None
         for folder in self.path.split(":"):
             if not PurePosixPath(folder).is_absolute():
                 raise ConfigError(

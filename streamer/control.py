@@ -1,18 +1,21 @@
 """Speak with the init inside a sandbox (``init/streamer-init.c``).
 
 Frames on a Unix stream socket, both ways: u32 length of what follows, u8 type,
-payload; integers are little endian. To the init: ``F`` a file, ``A`` more of it, ``D``
-(descriptors attached), ``R`` run a program, ``S`` signal it, ``K`` kill everything. From
-it: ``H`` hello, ``S`` started, ``X`` the program's end, ``E`` a failure.
+payload; integers are little endian. To the init: ``B`` a filter of system calls for
+its programs, ``F`` a file, ``A`` more of it, ``D`` (descriptors attached), ``N`` listen on a
+port, ``R`` run a program, ``S`` signal it, ``K`` kill everything. From it: ``H`` hello, ``L``
+the listening socket (attached), ``S`` started, ``X`` the program's end, ``E`` a failure.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import resource
 import socket
 import struct
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
@@ -29,6 +32,10 @@ MIN_INODES: Final = 10_000
 _FILE_CHUNK: Final = 256 * 1024
 _END: Final = struct.Struct("<cIQQQQ")
 _CREDENTIALS: Final = struct.Struct("iII")
+_DESCRIPTOR: Final = struct.Struct("i")
+_ANCILLARY_BYTES: Final = sum(socket.CMSG_SPACE(part.size) for part in (_CREDENTIALS, _DESCRIPTOR))
+_SO_NETNS_COOKIE: Final = 71
+"""A number for each network namespace (asm-generic/socket.h); Python has no name for it."""
 _U64_MAX: Final = 2**64 - 1
 T = TypeVar("T")
 
@@ -55,6 +62,12 @@ _CAUSES: Final[dict[bytes, Literal["cpu_time", "memory", "disk", "killed"] | Non
     b"m": "memory",
     b"d": "disk",
     b"k": "killed",
+}
+_STAGES: Final = {
+    "b": "put the filter of system calls on the program, which did not run",
+    "f": "write a file",
+    "n": "listen for the proxy",
+    "r": "start the program",
 }
 
 
@@ -87,6 +100,8 @@ class InitChannel:
         self._busy = False
         self._hello: asyncio.Future[int] = self._loop.create_future()
         self._end: asyncio.Future[ProgramEnd] = self._loop.create_future()
+        self._listening: asyncio.Future[None] = self._loop.create_future()
+        self._descriptors: list[int] = []
         self.gone = asyncio.Event()
         """Set when the init is no longer there."""
         self.is_pid_1 = False
@@ -99,6 +114,13 @@ class InitChannel:
         """
         return await asyncio.shield(self._hello)
 
+    async def put_filter(self, program: bytes) -> None:
+        """Put a filter of system calls on every program; once, before the first `start`.
+
+        `program` is an array of ``struct sock_filter`` (seccomp(2)).
+        """
+        await self._send(b"B", program)
+
     async def put_files(self, files: Sequence[SourceFile]) -> None:
         """Write files into the workspace; before the first `start` only."""
         for file in files:
@@ -106,6 +128,23 @@ class InitChannel:
             await self._send(b"F", head + file.content[:_FILE_CHUNK])
             for at in range(_FILE_CHUNK, len(file.content), _FILE_CHUNK):
                 await self._send(b"A", file.content[at : at + _FILE_CHUNK])
+
+    async def listen(self, port: int) -> socket.socket:
+        """Have the init listen on a TCP port of its loopback, and return the socket.
+
+        Once for each init. The socket is the caller's to close. Raises `SandboxFailure`, also
+        when the init shares our network.
+        """
+        await self._send(b"N", struct.pack("<H", port))
+        await asyncio.shield(self._listening)
+        if not self._descriptors:
+            raise SandboxFailure("the init sent no socket")
+        with contextlib.ExitStack() as unless_it_serves:
+            listener = socket.socket(fileno=self._descriptors.pop())
+            unless_it_serves.callback(listener.close)
+            _check_own_network(listener)
+            unless_it_serves.pop_all()
+        return listener
 
     async def start(
         self,
@@ -163,6 +202,8 @@ class InitChannel:
         if self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock.fileno())
             self._sock.close()
+        while self._descriptors:
+            os.close(self._descriptors.pop())
         self._fail("the channel was closed")
 
     def _post(self, kind: bytes, payload: bytes = b"") -> bool:
@@ -207,7 +248,9 @@ class InitChannel:
 
     def _receive(self) -> None:
         try:
-            data, ancillary, _, _ = self._sock.recvmsg(65536, socket.CMSG_SPACE(_CREDENTIALS.size))
+            data, ancillary, _, _ = self._sock.recvmsg(
+                65536, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+            )
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -216,6 +259,10 @@ class InitChannel:
             self._loop.remove_reader(self._sock.fileno())
             self._fail("the init ended")
             return
+        for level, type_, attached in ancillary:
+            if (level, type_) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                whole = len(attached) - len(attached) % _DESCRIPTOR.size
+                self._descriptors += array("i", attached[:whole])
         self._buffer += data
         while len(self._buffer) >= 4:
             size = int.from_bytes(self._buffer[:4], "little")
@@ -231,21 +278,44 @@ class InitChannel:
             for level, type_, data in ancillary:
                 if (level, type_) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
                     _settle(self._hello, _CREDENTIALS.unpack(data)[0])
+        elif kind == b"L":
+            _settle(self._listening, None)
         elif kind == b"X":
             cause, status, cpu, peak_process, peak_tree, wall = _END.unpack(payload)
             end = ProgramEnd(status, _CAUSES[cause], cpu, max(peak_process, peak_tree), wall)
             _settle(self._end, end)
         elif kind == b"E":
             stage, number = chr(payload[0]), int.from_bytes(payload[1:5], "little")
-            what = {"f": "write a file", "r": "start the program"}.get(stage, "follow the protocol")
+            what = _STAGES.get(stage, "follow the protocol")
             self._fail(f"the init could not {what}: {os.strerror(number)}")
 
     def _fail(self, why: str) -> None:
         self.gone.set()
-        for future in (self._hello, self._end):
+        for future in (self._hello, self._listening, self._end):
             if not future.done():
                 future.set_exception(SandboxFailure(why))
                 future.exception()  # retrieved here: nobody may be waiting
+
+
+def _check_own_network(listener: socket.socket) -> None:
+    """Raise `SandboxFailure` unless a socket is in another network namespace than this process.
+
+    Otherwise the sandbox could reach all that we can, and go round the proxy.
+    """
+    with socket.socket() as ours:
+        try:
+            same = _network_of(ours) == _network_of(listener)
+        except OSError as error:
+            raise SandboxFailure(
+                "the allow-list of hosts needs Linux 5.14, to tell one network from another "
+                f"(SO_NETNS_COOKIE: {error.strerror})"
+            ) from None
+    if same:
+        raise SandboxFailure("the sandbox shares the host's network, so an allow-list is void")
+
+
+def _network_of(sock: socket.socket) -> bytes:
+    return sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
 
 
 def _settle(future: asyncio.Future[T], value: T) -> None:

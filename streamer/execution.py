@@ -14,7 +14,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -26,6 +26,8 @@ from streamer.events import Complete, Error, JobEvent, Reason, encode
 from streamer.feed import InputFeed
 from streamer.jobs import Phase, Step
 from streamer.output import Budget, OutputPump
+from streamer.proxy import PROXY_PORT, Outbound, Proxy, proxy_environment
+from streamer.proxy_rules import HostRule
 from streamer.sandbox import Sandbox, open_sandbox
 from streamer.slots import UidSlots
 from streamer.spi import Backend, Identity, SandboxJob
@@ -35,10 +37,14 @@ __all__ = ["Execution", "ExecutionSettings"]
 
 log: Final = logging.getLogger(__name__)
 
+CPU_WATCH_S: Final = 0.1
+
 EOF_GRACE_S: Final = 0.25
 """A backend without our init may leave somebody with the pipe; then we stop reading."""
 
-StopReason = Literal["cancelled", "wall_time", "memory", "output_limit", "shutting_down", "lost"]
+StopReason = Literal[
+    "cancelled", "wall_time", "cpu_time", "memory", "output_limit", "shutting_down", "lost"
+]
 GENTLE: Final = frozenset({"cancelled", "wall_time", "shutting_down"})
 """Stops that give the program SIGTERM and a moment first."""
 
@@ -50,6 +56,7 @@ class ExecutionSettings:
     path: str
     kill_grace_s: float
     on_output_limit: Literal["kill", "truncate"]
+    outbound: Outbound = field(default_factory=Outbound)
 
 
 class Execution:
@@ -164,6 +171,8 @@ class Execution:
                 open_sandbox(self._backend, self._folder.host, workspace, describe, self._cgroup)
             )
             self._sandbox = sandbox
+            if self._job.allow_hosts:
+                await stack.enter_async_context(await self._proxy(sandbox))
             await sandbox.put_files(self._job.files)
             return await self._run_steps(sandbox)
 
@@ -179,6 +188,14 @@ class Execution:
             read_only=self._job.read_only,
             identity=identity,
             host=self._folder.host,
+        )
+
+    async def _proxy(self, sandbox: Sandbox) -> Proxy:
+        return Proxy(
+            await sandbox.listen(PROXY_PORT),
+            [HostRule.parse(entry) for entry in self._job.allow_hosts],
+            job_id=self._job.job_id,
+            outbound=self._settings.outbound,
         )
 
     async def _run_steps(self, sandbox: Sandbox) -> Complete | Error:
@@ -248,6 +265,7 @@ class Execution:
             theirs.close()
             pumping = asyncio.create_task(pump.run())
             pumping.add_done_callback(self._pump_ended)
+            watching = asyncio.create_task(self._watch_cpu(step))
             try:
                 end = await self._supervise(sandbox, step)
                 pump.hurry()
@@ -256,8 +274,9 @@ class Execution:
                         await pumping
                 return end
             finally:
-                pumping.cancel()
-                await asyncio.gather(pumping, return_exceptions=True)
+                for task in (pumping, watching):
+                    task.cancel()
+                await asyncio.gather(pumping, watching, return_exceptions=True)
 
     async def _supervise(self, sandbox: Sandbox, step: Step) -> ProgramEnd:
         """Wait for the program's end, or bring it about when it is asked for or due."""
@@ -301,13 +320,27 @@ class Execution:
 
     def _environment(self, home: str) -> dict[str, str]:
         base = {"PATH": self._settings.path, "HOME": home, "LANG": "C.UTF-8"}
-        return {**base, **self._job.env}
+        proxy = proxy_environment() if self._job.allow_hosts else {}
+        return {**base, **proxy, **self._job.env}
 
     def _elapsed_ms(self) -> int:
         return int((time.monotonic() - self._lease.accepted_at) * 1000)
 
     async def _write(self, events: Sequence[JobEvent]) -> None:
         await self._lease.append([encode(event) for event in events])
+
+    async def _watch_cpu(self, step: Step) -> None:
+        """End the job over its CPU time where a control group counts what the init cannot."""
+        if self._cgroup is None:
+            return
+        limit_us = self._cgroup.cpu_time_us() + step.limits.cpu_time_s * 1e6
+        while True:
+            left_us = limit_us - self._cgroup.cpu_time_us()
+            if left_us <= 0:
+                break
+            # All processors together cannot use it up sooner.
+            await asyncio.sleep(max(CPU_WATCH_S, left_us / 1e6 / (os.cpu_count() or 1)))
+        self.stop("cpu_time")
 
     def _pump_ended(self, pumping: asyncio.Task[None]) -> None:
         # Nobody would read the program's output any more; `_run_step` raises the reason.

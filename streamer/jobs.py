@@ -117,7 +117,8 @@ class ResolvedJob:
 
     `steps` run in turn in one sandbox and the first that does not exit with 0 is
     the last. `env` is the whole environment of the program. `read_only` are host
-    paths that the runtime needs beyond the system's own.
+    paths that the runtime needs beyond the system's own. `network` shares the host's
+    network; else `allow_hosts` are entries of hosts that a proxy lets the job reach.
     """
 
     job_id: str
@@ -129,6 +130,7 @@ class ResolvedJob:
     stdin: bytes | None = None
     interactive: bool = False
     network: bool = False
+    allow_hosts: tuple[str, ...] = ()
     read_only: tuple[str, ...] = ()
     output_encoding: Literal["utf-8", "base64"] = "utf-8"
     metadata: Mapping[str, str] = field(default_factory=dict)

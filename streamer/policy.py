@@ -1,7 +1,8 @@
 """Fingerprint the policy that a job runs under, so that its record can prove it.
 
 Two jobs with the same digest were confined alike: same backend with the same options, the
-same limits for each step, the same network, the same version of this package's rules.
+same limits for each step, the same network, the same filter of system calls, the same
+version of the backends' arguments.
 """
 
 from __future__ import annotations
@@ -13,23 +14,27 @@ from typing import Final
 import msgspec
 
 from streamer.jobs import ResolvedJob
+from streamer.seccomp import deny_filter
 from streamer.spi import Backend
 
 __all__ = ["policy_digest"]
 
 RULES: Final = 1
-"""Raised by whoever changes what a backend's arguments or the filter of system calls allow."""
+"""Raised by whoever changes what a backend's arguments allow."""
 
 
 def policy_digest(job: ResolvedJob, backend: Backend, cgroup_level: str | None) -> str:
     """Return the SHA-256, in hexadecimal, of everything that confines the job."""
+    filtered = (deny_filter() if backend.seccomp else None) or b""
     document = {
         "rules": RULES,
         "backend": backend.name,
         "options": {name: getattr(backend, name) for name in _options(backend)},
         "limits": [[step.phase, asdict(step.limits)] for step in job.steps],
         "cgroup": cgroup_level,
+        "filter": hashlib.sha256(filtered).hexdigest(),
         "network": job.network,
+        "allowHosts": job.allow_hosts,
         "readOnly": job.read_only,
     }
     text = msgspec.json.encode(document, order="deterministic")

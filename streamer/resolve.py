@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, fields, replace
 from typing import Final
 
@@ -61,22 +61,25 @@ class Resolver:
         self._missing = missing
 
     def resolve(
-        self, spec: JobSpec, job_id: str, *, default_backend: str, unavailable: Mapping[str, str]
+        self,
+        spec: JobSpec,
+        job_id: str,
+        *,
+        default_backend: str,
+        unavailable: Mapping[str, str],
+        filtering: Collection[str],
     ) -> ResolvedJob:
         """Return the job to run.
 
         `unavailable` maps every known backend that cannot be used to its reason, or to
-        ``""`` if it can. Raises `InvalidJob`, `Forbidden` or `BackendUnavailable`.
+        ``""`` if it can; `filtering` are those that can hold a job to an allow-list of hosts.
+        Raises `InvalidJob`, `Forbidden` or `BackendUnavailable`.
         """
         self._refuse_unsupported(spec)
         backend = self._backend(spec.sandbox, default_backend, unavailable)
         files = _check_files(spec.files)
         _check_arguments(spec)
-        if spec.network and not self._config.sandbox.allow_network:
-            raise Forbidden(
-                "network access is not allowed by the configuration (sandbox.allow_network)",
-                path="$.network",
-            )
+        allow_hosts = self._allow_hosts(spec, backend, filtering)
         if spec.language is None:
             limits = self._limits(spec.limits, self._config.limits.default)
             steps: tuple[Step, ...] = (Step(Phase.RUN, self._command(spec), limits),)
@@ -110,7 +113,8 @@ class Resolver:
             env={**runtime_env, **spec.env},
             stdin=spec.stdin,
             interactive=spec.interactive,
-            network=spec.network,
+            network=spec.network and not allow_hosts,
+            allow_hosts=allow_hosts,
             read_only=read_only,
             output_encoding=spec.output_encoding,
             metadata=dict(spec.metadata),
@@ -146,6 +150,26 @@ class Resolver:
         if unavailable[wanted]:
             raise BackendUnavailable(f"the sandbox {wanted!r} is not available on this host")
         return wanted
+
+    def _allow_hosts(
+        self, spec: JobSpec, backend: str, filtering: Collection[str]
+    ) -> tuple[str, ...]:
+        """Return the hosts of a job with network access; none where that is not filtered."""
+        sandbox = self._config.sandbox
+        if not spec.network or sandbox.network == "open":
+            return ()
+        if sandbox.network == "none" or not sandbox.allow_hosts:
+            key = "sandbox.network" if sandbox.network == "none" else "sandbox.allow_hosts"
+            raise Forbidden(
+                f"network access is not allowed by the configuration ({key})", path="$.network"
+            )
+        if backend not in filtering:
+            raise Forbidden(
+                f"network access is allowed to some hosts only (sandbox.network), and the sandbox "
+                f"{backend!r} cannot hold a program to them",
+                path="$.network",
+            )
+        return sandbox.allow_hosts
 
     def _command(self, spec: JobSpec) -> tuple[str, ...]:
         if not self._config.sandbox.allow_command:

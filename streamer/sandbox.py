@@ -25,6 +25,7 @@ from streamer.cgroups import JobCgroup
 from streamer.control import InitChannel, ProgramEnd
 from streamer.errors import SandboxFailure
 from streamer.jobs import SourceFile, Step
+from streamer.seccomp import deny_filter
 from streamer.spawn import Spawned, spawn
 from streamer.spi import Backend, Host, LaunchPlan, SandboxJob
 
@@ -34,6 +35,9 @@ log: Final = logging.getLogger(__name__)
 
 START_TIMEOUT_S: Final = 20.0
 """A sandbox that is not up by then never will be; a loaded machine needs some seconds."""
+
+TIDY_TIMEOUT_S: Final = 0.25
+"""For a wrapper to end by itself once there is nothing in its sandbox."""
 
 END_TIMEOUT_S: Final = 5.0
 """For the kernel to take down what was killed."""
@@ -53,6 +57,12 @@ class Sandbox(Protocol):
 
     async def put_files(self, files: Sequence[SourceFile]) -> None:
         """Write the job's files; before the first program."""
+
+    async def listen(self, port: int) -> socket.socket:
+        """Return a socket that listens on the sandbox's own loopback; before the first program.
+
+        Raises `SandboxFailure` where the sandbox has none of its own.
+        """
 
     async def start(self, step: Step, env: Mapping[str, str], stdio: tuple[int, int, int]) -> None:
         """Start a program with these descriptors, which stay the caller's to close."""
@@ -105,6 +115,14 @@ class GatedSandbox:
     async def put_files(self, files: Sequence[SourceFile]) -> None:
         """Have the init write the files, as the job's user, below its working directory."""
         await self._channel.put_files(files)
+
+    async def listen(self, port: int) -> socket.socket:
+        """Have the init listen."""
+        try:
+            async with asyncio.timeout(END_TIMEOUT_S):
+                return await self._channel.listen(port)
+        except TimeoutError:
+            raise SandboxFailure("the init does not listen for the proxy") from None
 
     async def start(self, step: Step, env: Mapping[str, str], stdio: tuple[int, int, int]) -> None:
         """Have the init start a program."""
@@ -168,6 +186,10 @@ class GatedSandbox:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(END_TIMEOUT_S):
                     await self._init_gone()
+            # A wrapper that is killed cannot tidy up: firejail leaves its notes in /run.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TIDY_TIMEOUT_S):
+                    await self._wrapper.wait()
         self._wrapper.kill()
         try:
             async with asyncio.timeout(END_TIMEOUT_S):
@@ -221,6 +243,10 @@ class DirectSandbox:
                 if made == self._workspace:
                     break
                 os.chown(made, owner.st_uid, owner.st_gid)
+
+    async def listen(self, port: int) -> socket.socket:
+        """Refuse: there is nobody of ours inside who could listen."""
+        raise SandboxFailure("a backend without our init cannot have an allow-list of hosts")
 
     async def start(self, step: Step, env: Mapping[str, str], stdio: tuple[int, int, int]) -> None:
         """Start the command that the backend plans for the program."""
@@ -318,6 +344,8 @@ async def open_sandbox(
                     code = wrapper.exit_code
                     why = backend.explain(-1 if code is None else code, text) or text.strip()
                     raise SandboxFailure(f"{failure} (exit {code}): {why}") from None
+                if backend.seccomp and (program := deny_filter()) is not None:
+                    await channel.put_filter(program)
                 yield sandbox
             finally:
                 await sandbox.close()

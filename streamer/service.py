@@ -212,6 +212,7 @@ class JobService:
             _new_job_id(),
             default_backend=self.backends.default,
             unavailable=await self.backends.reasons(self.config.sandbox.allow),
+            filtering=self.backends.filtering,
         )
         backend = self.backends[job.backend]
         job = replace(

@@ -137,6 +137,9 @@ class Backend(ABC):
     host_workspace: ClassVar[bool] = True
     """Whether the job's files lie in a folder of the host that we make and remove;
     else the sandbox has a private one of its own at `LaunchPlan.workspace`."""
+    seccomp: ClassVar[bool] = False
+    """Whether the init puts our filter of system calls (`streamer.seccomp`) on each program;
+    besides any that the backend has itself. Not for a backend without the init."""
 
     @abstractmethod
     def plan(self, job: SandboxJob, workspace: Path) -> LaunchPlan:

@@ -21,7 +21,8 @@ ROOT = Path(streamer.__file__).parent.parent
 # Within a line the order is the order of dependence.
 LAYERS = (
     ("errors",),
-    ("jobs", "checked", "presets"),
+    ("seccomp.rules", "seccomp.generate", "seccomp"),
+    ("jobs", "checked", "presets", "proxy_rules", "proxy_request"),
     ("events", "spi"),
     ("log", "runtimes"),
     ("engine", "config"),
@@ -34,11 +35,22 @@ LAYERS = (
         "memory",
     ),
     ("settings", "logs", "hookspecs", "plugins"),
-    ("control", "spawn", "slots", "cgroups", "workspace", "output", "feed", "sandbox", "execution"),
+    (
+        "control",
+        "spawn",
+        "slots",
+        "cgroups",
+        "workspace",
+        "output",
+        "feed",
+        "sandbox",
+        "proxy",
+        "execution",
+    ),
     ("enforcement", "backends", "resolve", "policy", "service"),
     ("sessions", "sse", "wire", "access", "metrics", "page", "handlers"),
     ("app", "client", "serve"),
-    ("demo", "submission", "local"),
+    ("demo", "submission", "local", "hostfacts", "lures", "trial", "probes", "doctor"),
     ("", "cli", "__main__"),
 )
 RANK = {

@@ -64,6 +64,21 @@ async def test_memory_ends_the_job_with_its_verdict(backend: str, code: str, cgr
     assert printed == ""
 
 
+async def test_cpu_time_that_nobody_reaps_is_counted(tree: CgroupTree, backend: str) -> None:
+    code = """
+import os, signal, time
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+while True:
+    if os.fork() == 0:
+        end = time.monotonic() + 0.03
+        while time.monotonic() < end: pass
+        os._exit(0)
+    time.sleep(0.02)
+"""
+    end, _ = await end_of(backend, code, cpu_time_s=0.5, wall_time_s=20)
+    assert (end.reason, end.timed_out) == ("cpu_time", True)
+
+
 async def test_a_reservation_is_no_use(backend: str) -> None:
     code = (
         "import mmap\n"
@@ -91,7 +106,7 @@ async def test_a_group_holds_the_job_from_its_first_moment(tree: CgroupTree) -> 
             Path(f"/proc/{pid}/comm").read_text().strip()
             for pid in (Path(group) / "cgroup.procs").read_text().split()
         ]
-        assert {"bash", "sleep", "bwrap"} <= set(inside)
+        assert {"bash", "init", "bwrap"} <= set(inside)
         await job.cancel()
         await job.result()
         for _ in range(200):

@@ -100,7 +100,7 @@ def test_the_defaults_that_others_build_on() -> None:
     assert (config.server.host, config.server.port) == ("127.0.0.1", 8080)
     assert config.sandbox.backend == "auto"
     assert not config.sandbox.allow_command
-    assert not config.sandbox.allow_network
+    assert (config.sandbox.network, config.sandbox.allow_hosts) == ("none", ())
     assert config.limits.default == Limits()
     assert config.limits.default.memory_bytes == 256 * 2**20
     assert (config.limits.max.wall_time_s, config.limits.max.memory_bytes) == (600, 2 * 2**30)

@@ -27,6 +27,9 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <grp.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -542,8 +545,33 @@ struct program {
     char *cwd, **argv, **env;
 };
 
+static struct sock_fprog filter; /* of system calls, if the service sent one */
+
+/* 'B' an array of struct sock_filter (seccomp(2)): put on every program started from then
+ * on, never on ourselves. */
+static int keep_filter(const unsigned char *data, size_t size)
+{
+    size_t count = size / sizeof *filter.filter;
+    if (!count || size % sizeof *filter.filter || count > BPF_MAXINSNS || filter.filter) {
+        errno = EPROTO;
+        return 0;
+    }
+    filter.filter = malloc(size);
+    if (!filter.filter)
+        return 0;
+    memcpy(filter.filter, data, size);
+    filter.len = (unsigned short)count;
+    return 1;
+}
+
 static void become_program(struct program *p, const int fds[3])
 {
+    /* While the service can still be told that the program does not run: what follows
+     * replaces our end of the socket. It is all our own code up to the exec. */
+    if (filter.len && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter)) {
+        tell_failure('b');
+        _exit(125);
+    }
     sigset_t none;
     sigemptyset(&none);
     for (int i = 1; i < NSIG; i++)
@@ -647,6 +675,43 @@ static int start_job(unsigned char *data, size_t size)
     return 1;
 }
 
+/* ---- reaching out ------------------------------------------------------------------ */
+
+/* 'N' u16 port: listen on it on the loopback of this network namespace, and hand the socket
+ * to the service with an 'L': whoever connects to it here is served there. */
+static int hand_out_listener(const unsigned char *data, size_t size)
+{
+    union {
+        struct cmsghdr align;
+        char room[CMSG_SPACE(sizeof(int))];
+    } control = {0};
+    unsigned char frame[5] = {1, 0, 0, 0, 'L'};
+    struct iovec part = {frame, sizeof frame};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1,
+                             .msg_control = control.room, .msg_controllen = sizeof control.room};
+    struct cmsghdr *c = CMSG_FIRSTHDR(&message);
+    if (size != 2) {
+        errno = EPROTO;
+        return 0;
+    }
+    struct sockaddr_in address = {.sin_family = AF_INET,
+                                  .sin_port = htons((uint16_t)(data[0] | data[1] << 8)),
+                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (listener < 0)
+        return 0;
+    c->cmsg_level = SOL_SOCKET;
+    c->cmsg_type = SCM_RIGHTS;
+    c->cmsg_len = CMSG_LEN(sizeof listener);
+    memcpy(CMSG_DATA(c), &listener, sizeof listener);
+    int done = !bind(listener, (struct sockaddr *)&address, sizeof address)
+               && !listen(listener, SOMAXCONN) && sendmsg(CONTROL, &message, MSG_NOSIGNAL) > 0;
+    int failure = errno;
+    close(listener);
+    errno = failure;
+    return done;
+}
+
 /* ---- serve: inside the sandbox ----------------------------------------------------- */
 
 static void handle(unsigned char type, unsigned char *data, size_t size)
@@ -657,7 +722,18 @@ static void handle(unsigned char type, unsigned char *data, size_t size)
         if (!put_file(type, data, size))
             tell_failure('f');
         break;
+    case 'B':
+        if (!keep_filter(data, size)) {
+            tell_failure('b');
+            end_all(); /* a program may be asked for already: none runs without it */
+            _exit(125);
+        }
+        break;
     case 'D': /* only carries the descriptors */
+        break;
+    case 'N':
+        if (!hand_out_listener(data, size))
+            tell_failure('n');
         break;
     case 'R':
         if (!start_job(data, size))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -172,6 +173,35 @@ def test_it_says_that_it_does_not_know_a_frame(init: Init) -> None:
     init.send(b"?", b"x")
     kind, what = init.read()
     assert (kind, what[:1]) == (b"E", b"p")
+
+
+def test_it_listens_on_loopback_and_hands_out_the_socket(init: Init) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        init.send(b"N", struct.pack("<H", port))
+        kind, told = init.read()
+        assert (kind, told[:1]) == (b"E", b"n")
+        assert int.from_bytes(told[1:], "little") == errno.EADDRINUSE
+    init.send(b"N", struct.pack("<H", port))
+    frame, (descriptor,), _, _ = socket.recv_fds(init.sock, 64, 3)
+    assert frame == struct.pack("<I", 1) + b"L"
+    with socket.socket(fileno=descriptor) as listener:
+        assert listener.getsockname() == ("127.0.0.1", port)
+        with socket.create_connection(("127.0.0.1", port)) as caller:
+            accepted, address = listener.accept()
+            accepted.close()
+            assert address == caller.getsockname()
+    with pytest.raises(ConnectionRefusedError):  # the init has kept nothing of it
+        socket.create_connection(("127.0.0.1", port))
+
+
+@pytest.mark.parametrize("payload", [b"", b"\1", bytes(3)])
+def test_it_refuses_a_malformed_port(init: Init, payload: bytes) -> None:
+    init.send(b"N", payload)
+    kind, told = init.read()
+    assert (kind, told[:1]) == (b"E", b"n")
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ async def test_a_service_that_drains_takes_no_jobs_and_goes_on_answering(start: 
 
 
 async def test_what_a_drain_does_not_wait_for_has_its_end_too(start: Start) -> None:
-    client = await start()
+    client = await start(streams={"grace_s": 600})  # cut short, too
     job_id = await submit(client, **SLEEPER)
     await until_state(client, job_id, "running")
     async with client.get(f"/api/stream/{job_id}") as response:

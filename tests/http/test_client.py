@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 import streamer
 from streamer.client import EventParser, ServiceProblem
@@ -198,7 +200,7 @@ async def test_submits_what_is_large(start: Start) -> None:
         assert printed([event async for event in client.run(**job)]) == "3000000\n"
 
 
-async def test_works_below_a_prefix_and_with_a_token(start: Start) -> None:
+async def test_works_with_a_token(start: Start) -> None:
     token = {"tenant": "a", "sha256": hashlib.sha256(b"secret").hexdigest()}
     server = await start(auth={"tokens": [token]})
     async with streamer.Client(address(server), token="secret") as client:
@@ -207,6 +209,16 @@ async def test_works_below_a_prefix_and_with_a_token(start: Start) -> None:
         with pytest.raises(ServiceProblem) as refused:
             await client.submit(**SLEEPER)
     assert refused.value.status == 401
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+async def test_works_below_a_prefix(slash: str) -> None:
+    host = web.Application()
+    streamer.setup(host, {"sandbox": {"backend": "bwrap"}}, prefix="/its/code")
+    async with TestServer(host) as server:
+        url = str(server.make_url("/its/code")) + slash
+        async with streamer.Client(url) as client:
+            assert printed([event async for event in client.run(**python("print(1)"))]) == "1\n"
 
 
 def test_the_parser_does_not_care_where_the_bytes_are_cut() -> None:

@@ -1,0 +1,223 @@
+"""Find out by running probes what each sandbox holds on this host, and tell how to mend it.
+
+Each backend gets a service of its own in this process, with the operator's options for the
+backends and the built-in limits: the probes set limits of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from typing import Final, Literal
+
+import msgspec
+from msgspec.structs import replace
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from streamer.app import SERVICE, create_app
+from streamer.cgroups import cgroup_tree
+from streamer.config import Config, EngineConfig, LimitsConfig, QueueConfig, StreamsConfig
+from streamer.enforcement import enforcement
+from streamer.errors import BackendUnavailable, ConfigError
+from streamer.hostfacts import HostFacts, host_facts, remedies
+from streamer.lures import lay_lures
+from streamer.probes import PROBES, Probe
+from streamer.resolve import camel
+from streamer.spi import Backend
+from streamer.trial import Finding, ProbeFailed, Trial
+
+__all__ = ["BackendReport", "ProbeReport", "Report", "examine", "show"]
+
+CONCURRENCY: Final = 8
+PROBE_TIMEOUT_S: Final = 30.0
+KILL_GRACE_S: Final = 0.2
+
+
+Outcome = Literal["ok", "fails", "not promised"]
+STYLES: Final[Mapping[Outcome, str]] = {"ok": "green", "fails": "bold red", "not promised": "dim"}
+
+
+class ProbeReport(msgspec.Struct, frozen=True, rename="camel"):
+    """One probe's outcome. A promise that is not made is tried all the same: see `detail`."""
+
+    name: str
+    promise: str
+    outcome: Outcome
+    detail: str
+    enforced_by: str = ""
+    """For a limit, how it is enforced (`streamer.enforcement`)."""
+    remedy: str = ""
+
+
+class BackendReport(msgspec.Struct, frozen=True, rename="camel"):
+    """What is true of one backend here; without probes where it is not `available`."""
+
+    name: str
+    isolation: str
+    available: bool
+    reason: str = ""
+    remedies: tuple[str, ...] = ()
+    enforces: Mapping[str, str] = {}
+    """Each limit and how it is enforced (`streamer.enforcement`)."""
+    probes: tuple[ProbeReport, ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Whether it can be used and does all that it promises."""
+        return self.available and all(probe.outcome != "fails" for probe in self.probes)
+
+
+class Report(msgspec.Struct, frozen=True, rename="camel"):
+    """All that was found."""
+
+    host: HostFacts
+    configured: str
+    """``sandbox.backend``; `chosen` is what it comes to, or empty where nothing works."""
+    chosen: str
+    backends: tuple[BackendReport, ...]
+    ok: bool
+    """Whether the chosen backend, and each that callers may choose besides, holds."""
+
+
+async def examine(config: Config) -> Report:
+    """Try every backend, which takes some seconds.
+
+    Raises `ConfigError` and `PluginError` as `create_app` does, and `BackendUnavailable`
+    when nothing can be tried at all.
+    """
+    with cgroup_tree(config.sandbox.cgroup) as tree:
+        host = host_facts(tree.level if tree else None, config.sandbox.cgroup)
+    service = create_app(_trial_config(config, config.sandbox.backend))[SERVICE]
+    chosen = ""
+    async with service.trial() as backends:
+        reasons = await backends.reasons()
+        with contextlib.suppress(BackendUnavailable):
+            await backends.find_default()
+            chosen = backends.default
+    await service.engine.close()
+    offered = {chosen or config.sandbox.backend, *config.sandbox.allow}
+    reports = []
+    # One after another, so that the lures tell which backend it was.
+    for name, backend in sorted(backends.items(), key=lambda item: -item[1].isolation):
+        found = BackendReport(
+            name, backend.isolation.name.lower(), not reasons[name], reasons[name]
+        )
+        if found.available:
+            # Requirements are for what jobs may get.
+            own = _trial_config(config, name, required=name in offered)
+            found = await _try_backend(found, own)
+        if not found.available:
+            command = getattr(backend, "path", "")
+            found = replace(found, remedies=tuple(remedies(host, name, str(command))))
+        reports.append(found)
+    return Report(
+        host=host,
+        configured=config.sandbox.backend,
+        chosen=chosen,
+        backends=tuple(reports),
+        ok=bool(chosen) and all(report.holds for report in reports if report.name in offered),
+    )
+
+
+def show(report: Report, console: Console) -> None:
+    """Print a report for people."""
+    host = report.host
+    console.print(f"{host.system}, Linux {host.kernel}, {host.machine}", highlight=False)
+    groups = host.cgroup.level or f"none: {host.cgroup.reason}"
+    user = "root" if host.root else "an ordinary user"
+    console.print(f"running as {user}; control groups: {groups}", highlight=False)
+    if host.cgroup.remedy:
+        console.print(f"  to have them: {host.cgroup.remedy}", highlight=False, markup=False)
+    for backend in report.backends:
+        console.print()
+        _show_backend(backend, console, chosen=backend.name == report.chosen)
+    console.print()
+    if report.ok:
+        console.print(f"{report.chosen} holds all that it promises here.", style="green")
+    elif report.chosen:
+        console.print("The configured sandbox would not hold.", style="bold red")
+    else:
+        console.print(f"sandbox.backend = {report.configured}: no sandbox works.", style="bold red")
+
+
+def _show_backend(backend: BackendReport, console: Console, *, chosen: bool) -> None:
+    use = ", in use" if chosen else ""
+    console.print(f"{backend.name} ({backend.isolation}{use})", style="bold", highlight=False)
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    if not backend.available:
+        table.add_row("[bold red]not available", escape(backend.reason))
+        for remedy in backend.remedies:
+            table.add_row("remedy", escape(remedy))
+    for probe in backend.probes:
+        detail = f"{probe.enforced_by}; {probe.detail}" if probe.enforced_by else probe.detail
+        style = STYLES[probe.outcome]
+        # Without colours a failure must stand out too.
+        outcome = probe.outcome.upper() if probe.outcome == "fails" else probe.outcome
+        table.add_row(f"[{style}]{outcome}", probe.name, escape(detail))
+        if probe.remedy:
+            table.add_row("", "remedy", escape(probe.remedy))
+    console.print(table)
+
+
+def _trial_config(config: Config, backend: str, *, required: bool = False) -> Config:
+    return replace(
+        config,
+        sandbox=replace(
+            config.sandbox,
+            backend=backend,
+            allow=(),
+            allow_command=True,
+            kill_grace_s=KILL_GRACE_S,
+            require=config.sandbox.require if required else (),
+        ),
+        limits=LimitsConfig(),
+        queue=QueueConfig(concurrency=CONCURRENCY),
+        streams=StreamsConfig(),
+        engine=EngineConfig(),
+    )
+
+
+async def _try_backend(found: BackendReport, config: Config) -> BackendReport:
+    service = create_app(config)[SERVICE]
+    backend = service.backends[found.name]
+    try:
+        async with lay_lures() as lures, service:
+            enforces = enforcement(backend, service.cgroup_level)
+            trial = Trial(service, lures)
+            probes = await asyncio.gather(
+                *(_try_probe(probe, trial, backend, enforces) for probe in PROBES)
+            )
+    except (BackendUnavailable, ConfigError) as error:
+        return replace(found, available=False, reason=error.message)
+    return replace(
+        found,
+        enforces={camel(limit): level for limit, level in enforces.items()},
+        probes=tuple(probes),
+    )
+
+
+async def _try_probe(
+    probe: Probe, trial: Trial, backend: Backend, enforces: Mapping[str, str]
+) -> ProbeReport:
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            finding = await probe.attempt(trial)
+    except ProbeFailed as failure:
+        finding = Finding(False, str(failure))
+    except TimeoutError:
+        finding = Finding(False, f"it was not over after {PROBE_TIMEOUT_S:.0f} s")
+    enforced_by = enforces.get(probe.limit, "")
+    outcome: Outcome = "ok" if finding.held else "fails"
+    if not probe.promised_by(backend) or enforced_by == "none":
+        outcome = "not promised"
+    return ProbeReport(
+        name=probe.name,
+        promise=probe.promise,
+        outcome=outcome,
+        detail=finding.detail,
+        enforced_by=enforced_by,
+        remedy=probe.remedy if outcome == "fails" else "",
+    )

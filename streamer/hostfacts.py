@@ -1,0 +1,155 @@
+"""Read what of this host decides whether sandboxes can work on it, and say how to mend it.
+
+Sources: sysctl user.max_user_namespaces (user_namespaces(7)), Debian's
+kernel.unprivileged_userns_clone, AppArmor's restriction in Ubuntu 23.10 and later, the
+setuid bit and mount flags of a wrapper (execve(2)), and cgroups(7).
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+__all__ = ["CgroupFacts", "HostFacts", "UserNamespaces", "host_facts", "remedies"]
+
+SYSCTL: Final = Path("/proc/sys")
+CGROUP_V2: Final = Path("/sys/fs/cgroup")
+CGROUP_REMEDY: Final = (
+    "give the service a delegated group: Delegate=yes in its unit, or "
+    "`systemd-run --user --scope -p Delegate=yes streamer serve`"
+)
+APPARMOR_REMEDY: Final = (
+    "this host lets programs make user namespaces only by an AppArmor profile (Ubuntu 24.04 and "
+    "later): write a profile for {command} to /etc/apparmor.d/{name}, with the content "
+    "`abi <abi/4.0>, include <tunables/global> profile {name} {command} flags=(unconfined) "
+    "{{ userns, }}`, and load it with `apparmor_parser -r /etc/apparmor.d/{name}`; or, for every "
+    "program, `sysctl kernel.apparmor_restrict_unprivileged_userns=0`"
+)
+
+
+class UserNamespaces(msgspec.Struct, frozen=True, rename="camel"):
+    """The settings that decide who may make user namespaces; None where there is none."""
+
+    max_user_namespaces: int | None
+    unprivileged_userns_clone: int | None
+    apparmor_restrict_unprivileged_userns: int | None
+
+
+class CgroupFacts(msgspec.Struct, frozen=True, rename="camel"):
+    """Whether jobs get control groups here: `level`, or `reason` and `remedy` why not."""
+
+    level: str | None
+    reason: str = ""
+    remedy: str = ""
+
+
+class HostFacts(msgspec.Struct, frozen=True, rename="camel"):
+    """What there is to know before anything is tried."""
+
+    system: str
+    kernel: str
+    machine: str
+    root: bool
+    no_new_privs: bool
+    """Whether the service itself can gain no privileges: then no setuid wrapper works."""
+    user_namespaces: UserNamespaces
+    cgroup: CgroupFacts
+
+
+def host_facts(cgroup_level: str | None, cgroup_configured: str) -> HostFacts:
+    """Read the facts of this host and of this process.
+
+    `cgroup_level` is what jobs get here with ``sandbox.cgroup = cgroup_configured``, or None.
+    """
+    return HostFacts(
+        system=_system(),
+        kernel=platform.release(),
+        machine=platform.machine(),
+        root=os.geteuid() == 0,
+        no_new_privs="NoNewPrivs:\t1" in Path("/proc/self/status").read_text(),
+        user_namespaces=UserNamespaces(
+            max_user_namespaces=_setting("user/max_user_namespaces"),
+            unprivileged_userns_clone=_setting("kernel/unprivileged_userns_clone"),
+            apparmor_restrict_unprivileged_userns=_setting(
+                "kernel/apparmor_restrict_unprivileged_userns"
+            ),
+        ),
+        cgroup=_cgroup_facts(cgroup_level, cgroup_configured),
+    )
+
+
+def _cgroup_facts(level: str | None, configured: str) -> CgroupFacts:
+    if level is not None:
+        return CgroupFacts(level)
+    if configured == "off":
+        return CgroupFacts(None, "sandbox.cgroup is off", "set sandbox.cgroup to auto")
+    if configured != "auto":
+        return CgroupFacts(
+            None,
+            f"the group {configured} (sandbox.cgroup) cannot be used",
+            "it must exist, belong to the service's user, and have the controllers memory and pids",
+        )
+    if (CGROUP_V2 / "cgroup.controllers").exists():
+        reason = "the service's own group is not delegated to it with the controllers memory, pids"
+        return CgroupFacts(None, reason, CGROUP_REMEDY)
+    if os.geteuid() != 0:
+        reason = "the controllers are of version 1, in which only root may make groups"
+        return CgroupFacts(None, reason, "run the service as root, or boot with cgroup version 2")
+    return CgroupFacts(
+        None,
+        "no writable hierarchy with the controllers memory and pids is mounted",
+        "mount them (in a container: with its own cgroup namespace, writable)",
+    )
+
+
+def remedies(facts: HostFacts, name: str, command: str) -> Iterator[str]:
+    """Yield what on this host keeps a backend from working, each with how to mend it.
+
+    `command` is the path of the wrapper that the backend named `name` starts, or empty.
+    """
+    if not command or not os.access(command, os.X_OK):
+        return
+    mode = Path(command).stat().st_mode
+    setuid = bool(mode & stat.S_ISUID)
+    if setuid and facts.no_new_privs:
+        yield (
+            f"{command} is setuid and the service may gain no privileges: remove "
+            "NoNewPrivileges=yes from its unit, or no-new-privileges from its container"
+        )
+    if setuid and os.statvfs(command).f_flag & os.ST_NOSUID:
+        yield f"{command} is setuid on a file system mounted nosuid: mount that without nosuid"
+    if name == "firejail" and not setuid:
+        yield f"{command} is not setuid root, which firejail needs: `chmod u+s {command}`"
+    if setuid:
+        return
+    # Sandboxes of a root service are started by users without privileges too.
+    namespaces = facts.user_namespaces
+    if namespaces.max_user_namespaces == 0:
+        yield "user namespaces are switched off: `sysctl user.max_user_namespaces=10000`"
+    if namespaces.unprivileged_userns_clone == 0:
+        yield (
+            "this host keeps user namespaces from ordinary users: "
+            "`sysctl kernel.unprivileged_userns_clone=1`"
+        )
+    if namespaces.apparmor_restrict_unprivileged_userns == 1:
+        yield APPARMOR_REMEDY.format(name=name, command=command)
+
+
+def _setting(name: str) -> int | None:
+    try:
+        return int((SYSCTL / name).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _system() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return platform.system()

@@ -1,0 +1,105 @@
+"""Run a probe's shell script as a job of a started service, and hold what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from streamer.events import Complete, Error, Output
+from streamer.jobs import JobSpec
+from streamer.lures import Lures
+from streamer.service import Job, JobService
+
+__all__ = ["END", "Finding", "ProbeFailed", "Ran", "Trial"]
+
+END: Final = "probed"
+"""What a script prints last: without it a probe has proved nothing."""
+
+
+class ProbeFailed(Exception):
+    """The job of a probe did not run to where something could be told from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a probe found: whether the sandbox held, and what was seen."""
+
+    held: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A job that is over: its output and its verdict."""
+
+    out: str
+    err: str
+    end: Complete
+
+    @property
+    def lines(self) -> list[str]:
+        """Standard output of a script that came to its end, without the mark."""
+        lines = self.out.splitlines()
+        if lines[-1:] != [END]:
+            raise ProbeFailed(f"the script ended early: {self.verdict}: {self.err.strip()[:200]}")
+        return lines[:-1]
+
+    @property
+    def verdict(self) -> str:
+        """The verdict in a few words."""
+        end = self.end
+        return " ".join(
+            str(part) for part in (end.reason, end.signal or end.exit_code or "") if part
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Where probes run: a service whose default backend is the one on trial."""
+
+    service: JobService
+    lures: Lures
+
+    async def run(self, script: str, *arguments: str, **limits: float) -> Ran:
+        """Run a shell script as a job and wait for its end."""
+        return await _ended(await self._submit(script, arguments, limits, interactive=False))
+
+    @asynccontextmanager
+    async def running(self, script: str, *arguments: str) -> AsyncIterator[Job]:
+        """Run a script that prints a line once it is ready; it then gets the end of its input."""
+        job = await self._submit(script, arguments, {}, interactive=True)
+        async for event in job.events():
+            if isinstance(event.data, Output | Complete | Error):
+                break
+        try:
+            yield job
+        finally:
+            await job.end_input()
+            await job.result()
+
+    async def _submit(
+        self,
+        script: str,
+        arguments: tuple[str, ...],
+        limits: dict[str, float],
+        *,
+        interactive: bool,
+    ) -> Job:
+        command = ("/bin/sh", "-c", script, "sh", *arguments)
+        return await self.service.submit(
+            JobSpec(command=command, limits=limits, interactive=interactive)
+        )
+
+
+async def _ended(job: Job) -> Ran:
+    texts = {"stdout": "", "stderr": ""}
+    async for event in job.events():
+        if isinstance(event.data, Output):
+            texts[event.data.stream] += event.data.data
+        elif isinstance(event.data, Error):
+            raise ProbeFailed(f"the job could not be run: {event.data.code}: {event.data.message}")
+        elif isinstance(event.data, Complete):
+            return Ran(texts["stdout"], texts["stderr"], event.data)
+    raise ProbeFailed("the job has no verdict")

@@ -1,0 +1,55 @@
+"""Run a filter of system calls as the kernel would, for machines that are not this one."""
+
+from __future__ import annotations
+
+import operator
+import struct
+from collections.abc import Callable
+
+from streamer.seccomp.rules import Rule
+
+__all__ = ["HIGH", "arguments_for", "verdict"]
+
+HIGH = 0xDEAD_BEEF << 32
+"""What the kernel does not look at in an argument of 32 bits."""
+
+ALLOW = 0x7FFF0000
+ERRNO = 0x00050000
+LOAD, RETURN, AND, GO = 0x20, 0x06, 0x54, 0x05
+JUMPS: dict[int, Callable[[int, int], object]] = {
+    0x15: operator.eq,
+    0x25: operator.gt,
+    0x35: operator.ge,
+    0x45: operator.and_,
+}
+
+
+def verdict(program: bytes, architecture: int, number: int, *arguments: int) -> int:
+    """Return the errno that the call ends with, or 0 if it is let through."""
+    data = struct.pack("<IIQ6Q", number, architecture, 0, *arguments, *[0] * (6 - len(arguments)))
+    instructions: list[tuple[int, ...]] = list(struct.iter_unpack("<HBBI", program))
+    at = accumulator = 0
+    while True:
+        code, if_true, if_false, operand = instructions[at]
+        at += 1
+        if code == LOAD:
+            (accumulator,) = struct.unpack_from("<I", data, operand)
+        elif code == AND:
+            accumulator &= operand
+        elif code == GO:
+            at += operand
+        elif code in JUMPS:
+            at += if_true if JUMPS[code](accumulator, operand) else if_false
+        else:
+            assert code == RETURN, f"instruction {at - 1}: unknown code {code:#x}"
+            if operand == ALLOW:
+                return 0
+            assert operand & 0xFFFF0000 == ERRNO, f"instruction {at - 1}: {operand:#x}"
+            return operand & 0xFFFF
+
+
+def arguments_for(rule: Rule) -> list[int]:
+    """Return arguments that a rule is about."""
+    arguments = [0] * 6
+    arguments[rule.argument] = rule.value if rule.unless is None else rule.unless ^ 0x40_0000
+    return arguments

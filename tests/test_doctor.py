@@ -1,0 +1,303 @@
+"""Hold `streamer doctor` to what it says, on this host and against backends that leak."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+import streamer
+from streamer.hostfacts import CgroupFacts, HostFacts, UserNamespaces, remedies
+from streamer.lures import marked_processes
+
+ROOT = Path(streamer.__file__).parent.parent
+
+LEAKY = """
+import os
+from dataclasses import dataclass
+from typing import ClassVar
+
+from streamer.spi import Backend, Isolation, LaunchPlan, hookimpl
+
+
+@dataclass(frozen=True)
+class Leaky(Backend):
+    "Declares what it does not do."
+
+    name: ClassVar[str] = "leaky"
+    isolation: ClassVar[Isolation] = Isolation.NAMESPACES
+    seccomp: ClassVar[bool] = False
+
+    def plan(self, job, workspace):
+        return LaunchPlan(
+            argv=job.argv,
+            cwd=str(workspace),
+            workspace=str(workspace),
+            start_as=job.identity,
+            own_pid_namespace=True,
+        )
+
+
+@dataclass(frozen=True)
+class Careless(Backend):
+    "Has neither our init nor a user of the job's own."
+
+    name: ClassVar[str] = "careless"
+    isolation: ClassVar[Isolation] = Isolation.NONE
+    gated: ClassVar[bool] = False
+
+    def plan(self, job, workspace):
+        env = dict(os.environ)
+        return LaunchPlan(argv=job.argv, env=env, cwd=str(workspace), workspace=str(workspace))
+
+
+@hookimpl
+def streamer_backends():
+    return [Leaky, Careless]
+"""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What a run of the command printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The document of ``--json``."""
+        assert self.err == ""
+        document = json.loads(self.out)
+        assert isinstance(document, dict)
+        return document
+
+    def backend(self, name: str) -> dict[str, Any]:
+        """What is said about one backend."""
+        (found,) = [entry for entry in self.report["backends"] if entry["name"] == name]
+        assert isinstance(found, dict)
+        return found
+
+    def outcomes(self, name: str) -> dict[str, str]:
+        """The outcome of each probe of a backend."""
+        return {probe["name"]: probe["outcome"] for probe in self.backend(name)["probes"]}
+
+    def details(self, name: str) -> dict[str, str]:
+        """What each probe of a backend saw."""
+        return {probe["name"]: probe["detail"] for probe in self.backend(name)["probes"]}
+
+
+def diagnose(folder: Path, *arguments: str, paths: tuple[Path, ...] = ()) -> Diagnosis:
+    """Run the command in a folder without a configuration file."""
+    environ = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": ":".join(map(str, (ROOT, *paths))),
+        "HOME": str(folder),
+        "LANG": "C.UTF-8",
+    }
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "streamer", "doctor", *arguments],
+        cwd=folder,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=90,
+    )
+    return Diagnosis(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Diagnosis:
+    """Return what the command says about this host as it is configured by default."""
+    return diagnose(tmp_path_factory.mktemp("here"), "--json")
+
+
+@pytest.fixture(scope="module")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder in which a plugin with backends that leak is installed."""
+    folder = tmp_path_factory.mktemp("plugin")
+    (folder / "leaky.py").write_text(LEAKY)
+    info = folder / "leaky-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: leaky\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[aiohttp_streamer.plugins]\nleaky = leaky\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def leaking(plugin: Path) -> Diagnosis:
+    """Return what it says where a backend that leaks is configured."""
+    off = ("--set", "sandbox.cgroup=off")
+    return diagnose(plugin, "--json", "--sandbox", "leaky", *off, paths=(plugin,))
+
+
+def test_a_host_whose_sandbox_holds_is_told_so(here: Diagnosis, need: Callable[[str], str]) -> None:
+    need("bwrap")
+    assert here.code == 0
+    assert here.report["ok"] is True
+    assert (here.report["configured"], here.report["chosen"]) == ("auto", "bwrap")
+    assert set(here.outcomes("bwrap").values()) == {"ok"}, here.details("bwrap")
+
+
+def test_what_was_measured_is_what_the_backends_promise(here: Diagnosis, backend: str) -> None:
+    found = here.backend(backend)
+    assert found["available"] is True
+    assert [probe for probe in found["probes"] if probe["outcome"] == "fails"] == []
+    assert all(probe["detail"] for probe in found["probes"])
+    assert found["enforces"]["outputBytes"] == "counter"
+    enforced = {probe["name"]: probe["enforcedBy"] for probe in found["probes"]}
+    assert enforced["disk"] == found["enforces"]["diskBytes"]
+
+
+def test_the_probes_see_what_plain_leaves_open(here: Diagnosis, need: Callable[[str], str]) -> None:
+    need("plain")
+    outcomes, details = here.outcomes("plain"), here.details("plain")
+    open_names = {name for name, outcome in outcomes.items() if outcome == "not promised"}
+    assert {"read", "write", "loopback", "abstract", "seccomp"} <= open_names
+    assert "was read" in details["read"]
+    assert "/var/tmp" in details["write"]
+    assert "was reached" in details["loopback"]
+    assert "within reach" in details["abstract"]
+    assert "none" in details["seccomp"]
+
+
+def test_the_facts_of_the_host_are_told(here: Diagnosis) -> None:
+    host = here.report["host"]
+    assert host["kernel"] == os.uname().release
+    assert host["root"] is (os.geteuid() == 0)
+    cgroup = host["cgroup"]
+    assert cgroup["level"] in ("cgroup-v1", "cgroup-v2") or (cgroup["reason"] and cgroup["remedy"])
+    assert "maxUserNamespaces" in host["userNamespaces"]
+
+
+def test_a_configured_backend_that_leaks_fails(leaking: Diagnosis) -> None:
+    assert leaking.code == 1
+    assert leaking.report["ok"] is False
+    assert leaking.report["chosen"] == "leaky"
+    failed = {p["name"]: p for p in leaking.backend("leaky")["probes"] if p["outcome"] == "fails"}
+    assert {"read", "write", "loopback", "abstract"} <= failed.keys()
+    assert all(probe["remedy"] for probe in failed.values())
+    # What the init does, it does for every backend.
+    assert leaking.outcomes("leaky")["memory"] == "ok"
+    assert leaking.outcomes("leaky")["verdict"] == "ok"
+
+
+@pytest.mark.slow
+def test_a_backend_that_leaks_fails_where_callers_may_choose_it(
+    plugin: Path, need: Callable[[str], str]
+) -> None:
+    need("bwrap")
+    found = diagnose(plugin, "--json", "--set", 'sandbox.allow=["leaky"]', paths=(plugin,))
+    assert (found.code, found.report["chosen"], found.report["ok"]) == (1, "bwrap", False)
+
+
+def test_the_probes_see_what_the_init_and_a_user_of_its_own_are_for(leaking: Diagnosis) -> None:
+    outcomes = leaking.outcomes("careless")
+    failed = {name for name, outcome in outcomes.items() if outcome == "fails"}
+    assert {"processes", "signals", "environment", "privileges", "leftovers"} <= failed
+    assert ("user" in failed) is (os.geteuid() == 0)
+    assert "disk" not in failed  # nothing is promised where nothing enforces it
+    assert outcomes["memory"] == outcomes["cpu time"] == outcomes["disk"] == "not promised"
+    # It is neither configured nor offered, so this alone would not be the service's fault.
+    assert leaking.backend("bwrap")["probes"] == [] or "fails" not in set(
+        leaking.outcomes("bwrap").values()
+    )
+
+
+def test_nothing_of_it_is_left(here: Diagnosis, leaking: Diagnosis) -> None:
+    for diagnosis in (here, leaking):
+        assert diagnosis.report
+    for folder in ("/usr", "/etc", "/var/tmp", "/tmp"):
+        assert not [name for name in os.listdir(folder) if name.startswith("streamer-doctor-")]
+    assert marked_processes("sleep 20; :") == []
+
+
+def test_without_control_groups_a_requirement_of_them_fails_the_backend(
+    tmp_path: Path, need: Callable[[str], str]
+) -> None:
+    need("bwrap")
+    off = ("--set", "sandbox.cgroup=off", "--set", 'sandbox.require=["memory:cgroup"]')
+    found = diagnose(tmp_path, "--json", "--sandbox", "bwrap", *off)
+    assert found.code == 1
+    bwrap = found.backend("bwrap")
+    assert bwrap["available"] is False
+    assert "Delegate=yes" in bwrap["reason"]
+    assert found.report["host"]["cgroup"]["reason"] == "sandbox.cgroup is off"
+
+
+def test_a_missing_backend_is_told_with_its_remedy_and_people_can_read_it(tmp_path: Path) -> None:
+    nowhere = ("--set", "sandbox.bwrap.path=/nowhere/bwrap")
+    found = diagnose(tmp_path, "--sandbox", "bwrap", *nowhere)
+    assert found.code == 1
+    lines = found.out.splitlines()
+    text = " ".join(" ".join(lines).split())
+    assert "/nowhere/bwrap is not installed: install the package bubblewrap" in text
+    assert "sandbox.backend = bwrap: no sandbox works" in text
+    assert "\x1b" not in found.out
+    assert [line for line in lines if len(line) > 80] == []
+
+
+def test_an_unknown_backend_is_an_error_of_usage(tmp_path: Path) -> None:
+    found = diagnose(tmp_path, "--sandbox", "bwarp")
+    assert (found.code, found.out) == (2, "")
+    assert "there is no such backend" in found.err
+
+
+def facts(
+    settings: Mapping[str, int] = MappingProxyType({}), *, no_new_privs: bool = False
+) -> HostFacts:
+    names = (
+        "max_user_namespaces",
+        "unprivileged_userns_clone",
+        "apparmor_restrict_unprivileged_userns",
+    )
+    values: Mapping[str, int | None] = {name: settings.get(name) for name in names}
+    return HostFacts(
+        system="Linux",
+        kernel="6",
+        machine="x86_64",
+        root=False,
+        no_new_privs=no_new_privs,
+        user_namespaces=UserNamespaces(**values),
+        cgroup=CgroupFacts(None),
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "remedy"),
+    [
+        ("max_user_namespaces", 0, "sysctl user.max_user_namespaces="),
+        ("unprivileged_userns_clone", 0, "sysctl kernel.unprivileged_userns_clone=1"),
+        ("apparmor_restrict_unprivileged_userns", 1, "/etc/apparmor.d/bwrap"),
+    ],
+)
+def test_each_setting_that_forbids_user_namespaces_has_its_remedy(
+    tmp_path: Path, setting: str, value: int, remedy: str
+) -> None:
+    command = tmp_path / "bwrap"
+    command.touch(0o755)
+    (found,) = remedies(facts({setting: value}), "bwrap", str(command))
+    assert remedy in found
+    assert list(remedies(facts({setting: 1 - value}), "bwrap", str(command))) == []
+
+
+def test_setuid_wrappers_have_remedies_of_their_own(tmp_path: Path) -> None:
+    command = tmp_path / "firejail"
+    command.touch(0o755)
+    (found,) = remedies(facts(), "firejail", str(command))
+    assert "chmod u+s" in found
+    command.chmod(0o4755)
+    assert list(remedies(facts({"max_user_namespaces": 0}), "firejail", str(command))) == []
+    (found,) = remedies(facts(no_new_privs=True), "firejail", str(command))
+    assert "NoNewPrivileges" in found
