@@ -80,7 +80,9 @@ class Execution:
         self._settings = settings
         self._budget = Budget(self._job.limits.output_bytes)
         self._stop: asyncio.Future[StopReason] = asyncio.get_running_loop().create_future()
+        # Once a program has been started in it; signals that come earlier wait for it.
         self._sandbox: Sandbox | None = None
+        self._signals: list[int] = []
         self._cgroup: JobCgroup | None = None
         self._feed: asyncio.Future[InputFeed] = asyncio.get_running_loop().create_future()
         self.outcome = ""
@@ -132,8 +134,8 @@ class Execution:
                 case Lost():
                     self.stop("lost")
                 case Signal(number):
-                    if self._sandbox is not None:
-                        self._sandbox.signal(number)
+                    self._signals.append(number)
+                    self._pass_signals_on()
 
     async def _take_input(self) -> None:
         if not self._job.interactive:
@@ -170,7 +172,6 @@ class Execution:
             sandbox = await stack.enter_async_context(
                 open_sandbox(self._backend, self._folder.host, workspace, describe, self._cgroup)
             )
-            self._sandbox = sandbox
             if self._job.allow_hosts:
                 await stack.enter_async_context(await self._proxy(sandbox))
             await sandbox.put_files(self._job.files)
@@ -263,6 +264,8 @@ class Execution:
             await sandbox.start(step, self._environment(sandbox.home), (stdin, stdout, stderr))
             # Ours would keep the pipes open after the program's end.
             theirs.close()
+            self._sandbox = sandbox
+            self._pass_signals_on()
             pumping = asyncio.create_task(pump.run())
             pumping.add_done_callback(self._pump_ended)
             watching = asyncio.create_task(self._watch_cpu(step))
@@ -341,6 +344,12 @@ class Execution:
             # All processors together cannot use it up sooner.
             await asyncio.sleep(max(CPU_WATCH_S, left_us / 1e6 / (os.cpu_count() or 1)))
         self.stop("cpu_time")
+
+    def _pass_signals_on(self) -> None:
+        """Send what came for the program; before it has started, that waits."""
+        if self._sandbox is not None:
+            while self._signals:
+                self._sandbox.signal(self._signals.pop(0))
 
     def _pump_ended(self, pumping: asyncio.Task[None]) -> None:
         # Nobody would read the program's output any more; `_run_step` raises the reason.

@@ -52,18 +52,18 @@ class SessionMap:
         """Return how many sessions are open, over all jobs."""
         return sum(map(len, self._sessions.values()))
 
-    def reserve(self, job_id: str) -> None:
-        """Raise `Busy` if the job has as many readers as it may."""
-        if len(self._sessions.get(job_id, ())) >= self._max_per_job:
+    @contextmanager
+    def track(self, session: Session) -> Iterator[Session]:
+        """Keep a session in the map for as long as its response is open.
+
+        Raises `Busy` if the job has as many readers as it may.
+        """
+        if len(self._sessions.get(session.job_id, ())) >= self._max_per_job:
             raise Busy(
                 f"the job has {self._max_per_job} readers already, as many as it may",
                 code="rate_limited",
                 retry_after_s=5.0,
             )
-
-    @contextmanager
-    def track(self, session: Session) -> Iterator[Session]:
-        """Keep a session in the map for as long as its response is open."""
         self._sessions.setdefault(session.job_id, set()).add(session)
         try:
             yield session

@@ -77,7 +77,6 @@ async def follow(
     A client that takes nothing for `write_timeout_s` is dropped and may resume. After the
     terminal event the stream stays open for `grace_s`, for the client to leave first.
     """
-    sessions.reserve(job_id)
     response = EventStream(send_timeout=settings.write_timeout_s, headers=headers)
     if request.version < HttpVersion11:
         response.headers["Connection"] = "close"
@@ -85,21 +84,21 @@ async def follow(
     if request.transport is None:
         return response  # gone already; prepare() would fail an assertion
     session = Session(job_id, response, request.remote or "", after)
-    try:
-        await response.prepare(request)
-        with sessions.track(session):
+    with sessions.track(session):  # a refusal here is still an answer of its own
+        try:
+            await response.prepare(request)
             await _send_log(session, log, settings)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(settings.grace_s):
                     await draining.wait()
-    except TimeoutError:
-        if request.transport is not None:
-            request.transport.abort()
-    except ConnectionResetError:
-        pass  # the client left
-    finally:
-        if response.is_connected():
-            response.stop_streaming()  # ends the ping task of aiohttp-sse
+        except TimeoutError:
+            if request.transport is not None:
+                request.transport.abort()
+        except ConnectionResetError:
+            pass  # the client left
+        finally:
+            if response.is_connected():
+                response.stop_streaming()  # ends the ping task of aiohttp-sse
     return response
 
 
