@@ -81,3 +81,22 @@ async def test_the_page_has_its_policy_and_its_parts(start: Start) -> None:
         assert response.status == 304
     async with client.get("/static/playground/playground.js") as response:
         assert response.content_type == "text/javascript"
+
+
+async def test_a_language_whose_tool_is_missing_is_listed_with_its_reason(start: Start) -> None:
+    run = {"entry": "main.kl", "run": ["no-such-tool", "{entry}"]}
+    client = await start(runtimes={"klingon": run})
+    async with client.get("/api/runtimes") as response:
+        listed = {entry["name"]: entry for entry in (await response.json())["runtimes"]}
+    assert listed["python"]["available"]
+    assert not listed["klingon"]["available"]
+    assert "no-such-tool" in listed["klingon"]["reason"]
+    job = {"language": "klingon", "code": "Qapla'"}
+    async with client.post("/api/execute", json=job) as response:
+        problem = await response.json()
+    assert (response.status, problem["code"], problem["path"]) == (
+        400,
+        "unknown_language",
+        "$.language",
+    )
+    assert "no-such-tool" in problem["detail"]
