@@ -19,7 +19,7 @@ from aiohttp import ClientSession
 from aiohttp.test_utils import TestServer
 
 import streamer
-from streamer.client import EventParser
+from streamer.sse import EventParser
 
 PROGRAM = "print('hi')"
 BARE = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
@@ -20,12 +21,16 @@ from streamer.engine import Engine
 from streamer.errors import CallerError, CapacityError, ConfigError, StreamerError, UnknownJob
 from streamer.handlers import Handler, Handlers
 from streamer.memory.engine import MemoryEngine
+from streamer.memory.retention import RetentionLimits
 from streamer.page import page_routes
 from streamer.plugins import load_backends, load_plugins
 from streamer.runtimes import by_name, missing_tools
 from streamer.service import JobService
-from streamer.sessions import SessionMap
 from streamer.settings import load_config
+from streamer.sse.response import StreamOptions
+from streamer.sse.session import SessionMap
+from streamer.sse.spool import Spool
+from streamer.watching import CancelUnwatched
 
 __all__ = ["SERVICE", "SESSIONS", "create_app", "get_service", "setup"]
 
@@ -75,7 +80,9 @@ def create_app(
         runtimes,
         missing_tools(settings.runtimes, settings.sandbox.path),
     )
-    sessions = SessionMap(settings.streams.max_readers_per_job)
+    sessions = _session_map(settings, service.draining)
+    if settings.streams.on_disconnect == "cancel":
+        sessions.listen(CancelUnwatched(service, sessions, settings.streams.disconnect_delay_s))
     handlers = Handlers(service, sessions, Access(settings, manager.hook))
     app = web.Application(middlewares=[_problems, _cross_origin(settings), *middlewares])
     app[SERVICE] = service
@@ -148,8 +155,30 @@ def _memory_engine(config: Config, hook: pluggy.HookRelay) -> MemoryEngine:
         max_waiting=config.queue.max_waiting,
         max_per_client=config.queue.max_per_client or config.queue.max_waiting,
         retention_s=config.streams.retention_s,
-        retention_bytes=config.streams.retention_bytes,
+        retention=RetentionLimits(
+            memory=config.streams.retention_bytes,
+            log_memory=config.streams.log_memory_bytes,
+            log=config.streams.log_bytes,
+            on_full=config.streams.on_full,
+        ),
+        spool=Spool(config.streams.disk_bytes),
         on_finished=lambda view: hook.streamer_job_finished(job=view),
+    )
+
+
+def _session_map(config: Config, leaving: asyncio.Event) -> SessionMap:
+    options = StreamOptions(
+        heartbeat_s=config.streams.heartbeat_s,
+        write_timeout_s=config.streams.write_timeout_s,
+        grace_s=config.streams.grace_s,
+        retry_ms=config.streams.retry_ms,
+        retry_jitter_ms=config.streams.retry_jitter_ms,
+    )
+    return SessionMap(
+        options,
+        max_per_key=config.streams.max_readers_per_job,
+        max_sessions=config.streams.max_readers,
+        leaving=leaving,
     )
 
 

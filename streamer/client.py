@@ -22,8 +22,9 @@ from yarl import URL
 from streamer.errors import CallerError, StreamerError, UnknownJob
 from streamer.events import KINDS, TERMINAL_KINDS, decode
 from streamer.log import Event
+from streamer.sse.frames import EventParser
 
-__all__ = ["Client", "EventParser", "ServiceProblem"]
+__all__ = ["Client", "ServiceProblem"]
 
 CONNECT_TIMEOUT_S: Final = 10.0
 READ_TIMEOUT_S: Final = 100.0
@@ -41,37 +42,6 @@ class ServiceProblem(CallerError):
             str(detail), path=document.get("path"), code=str(document.get("code", "internal"))
         )
         self.status = status
-
-
-class EventParser:
-    """Turn bytes of an event stream into (id, event name, data), as WHATWG HTML 9.2 says."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-        self._kind = ""
-        self._data: list[str] = []
-        self._id = ""
-
-    def feed(self, data: bytes) -> list[tuple[str, str, str]]:
-        """Return the events that these bytes complete."""
-        # Our service ends lines with LF only, and a proxy does not change that.
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        events: list[tuple[str, str, str]] = []
-        for raw in lines:
-            line = raw.removesuffix(b"\r").decode(errors="replace")
-            field, _, value = line.partition(":")
-            value = value.removeprefix(" ")
-            if not line:
-                if self._data:
-                    events.append((self._id, self._kind or "message", "\n".join(self._data)))
-                self._kind, self._data = "", []
-            elif field == "event":
-                self._kind = value
-            elif field == "data":
-                self._data.append(value)
-            elif field == "id" and "\0" not in value:
-                self._id = value
-        return events
 
 
 class Client:

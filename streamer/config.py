@@ -180,9 +180,18 @@ class StreamsConfig(Section, frozen=True):
     heartbeat_s: Seconds = 30.0
     retention_s: Seconds = 600.0
     retention_bytes: Positive = 256 * MIB
+    log_memory_bytes: Positive = 4 * MIB
+    disk_bytes: NotNegative = 4096 * MIB
+    log_bytes: Positive = 2048 * MIB
+    on_full: Literal["drop", "wait"] = "drop"
     grace_s: SecondsOrNone = 1.0
     max_readers_per_job: Positive = 1000
+    max_readers: Positive = 20_000
     write_timeout_s: Seconds = 30.0
+    retry_ms: Annotated[int, Meta(ge=1, le=3_600_000)] = 1000
+    retry_jitter_ms: Annotated[int, Meta(ge=0, le=3_600_000)] = 2000
+    on_disconnect: Literal["keep", "cancel"] = "keep"
+    disconnect_delay_s: SecondsOrNone = 10.0
     on_output_limit: Literal["kill", "truncate"] = "kill"
     result_text_bytes: Positive = MIB
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 from streamer.events import JobEvent
@@ -81,13 +82,17 @@ class JobView:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """How busy the engine is. `oldest_wait_s` is 0 when nothing waits."""
+    """How busy the engine is. `oldest_wait_s` is 0 when nothing waits.
+
+    `log_bytes` is what the logs take in memory and `disk_bytes` what they take on disk.
+    """
 
     waiting: int
     running: int
     oldest_wait_s: float
     logs: int
     log_bytes: int
+    disk_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +221,13 @@ class Lease(Protocol):
     async def append(self, events: Sequence[tuple[str, bytes]]) -> None:
         """Write encoded events in order, idempotently. Raises `LeaseLost`."""
 
+    @property
+    def full(self) -> bool:
+        """Whether the program has to be held before it writes more: see `room`."""
+
+    async def room(self) -> None:
+        """Wait until there is room for more events. What is appended all the same is kept."""
+
     async def state(self, state: Literal["preparing", "compiling", "running"]) -> None:
         """Record how far the job is, and append the status event that says so."""
 
@@ -241,3 +253,9 @@ class Lease(Protocol):
 
 class Engine(Broker, Runner, Protocol):
     """Both sides in one object, as an embedded engine is."""
+
+    async def start(self, folder: Path) -> None:
+        """Begin, before any job: connect, or whatever it takes.
+
+        `folder` is one of this process's own, for what need not outlive it.
+        """

@@ -9,6 +9,7 @@
      |    +-- Forbidden        403  the configuration does not allow it
      |    +-- UnknownJob       404  no such job, or not the caller's
      |    +-- Conflict         409  the job is not in a state that allows it
+     |    +-- Gone             410  what was asked for is not kept any more
      |    +-- TooLarge         413  the body is over the limit
      +-- CapacityError         nobody is at fault, try again (429, 503)
      |    +-- Busy             429  the queue, or the caller's share of it, is full
@@ -34,6 +35,7 @@ __all__ = [
     "Conflict",
     "Draining",
     "Forbidden",
+    "Gone",
     "InvalidJob",
     "PluginError",
     "SandboxFailure",
@@ -103,6 +105,13 @@ class Conflict(CallerError):
 
     code = "conflict"
     status = 409
+
+
+class Gone(CallerError):
+    """What was asked for was there and is not kept any more."""
+
+    code = "gone"
+    status = 410
 
 
 class TooLarge(CallerError):

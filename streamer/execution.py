@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -83,6 +83,7 @@ class Execution:
         # Once a program has been started in it; signals that come earlier wait for it.
         self._sandbox: Sandbox | None = None
         self._signals: list[int] = []
+        self._program_ended = asyncio.Event()
         self._cgroup: JobCgroup | None = None
         self._feed: asyncio.Future[InputFeed] = asyncio.get_running_loop().create_future()
         self.outcome = ""
@@ -261,6 +262,7 @@ class Execution:
             theirs.callback(os.close, stderr)
             if self._cgroup is not None:
                 self._cgroup.set_limits(step.limits)
+            self._program_ended.clear()
             await sandbox.start(step, self._environment(sandbox.home), (stdin, stdout, stderr))
             # Ours would keep the pipes open after the program's end.
             theirs.close()
@@ -271,6 +273,7 @@ class Execution:
             watching = asyncio.create_task(self._watch_cpu(step))
             try:
                 end = await self._supervise(sandbox, step)
+                self._program_ended.set()
                 pump.hurry()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(None if self._backend.gated else EOF_GRACE_S):
@@ -331,6 +334,9 @@ class Execution:
 
     async def _write(self, events: Sequence[JobEvent]) -> None:
         await self._lease.append([encode(event) for event in events])
+        if self._lease.full and not self._program_ended.is_set():
+            # Nothing is read meanwhile, so the program's writes block; a dead one has little left.
+            await _first_of(self._lease.room(), self._program_ended.wait())
 
     async def _watch_cpu(self, step: Step) -> None:
         """End the job over its CPU time where a control group counts what the init cannot."""
@@ -359,6 +365,17 @@ class Execution:
     def _output_exceeded(self) -> None:
         if self._settings.on_output_limit == "kill":
             self.stop("output_limit")
+
+
+async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
+    """Wait for one of several things and give up the others."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _signal_name(number: int) -> str:

@@ -22,8 +22,9 @@ from streamer.metrics import exposition
 from streamer.resolve import camel
 from streamer.runtimes import Runtime
 from streamer.service import Job, JobService
-from streamer.sessions import SessionMap
-from streamer.sse import follow, last_event_id
+from streamer.sse.session import SessionMap
+from streamer.streams import StreamHandlers
+from streamer.transcript import output_text
 
 __all__ = ["Handlers"]
 
@@ -45,6 +46,11 @@ class Handlers:
     access: Access
 
     @property
+    def streams(self) -> StreamHandlers:
+        """The handlers that follow jobs."""
+        return StreamHandlers(self.service, self.sessions, self.access)
+
+    @property
     def config(self) -> Config:
         """The application's configuration."""
         return self.service.config
@@ -54,7 +60,7 @@ class Handlers:
         job = r"{job_id:[0-9a-z]{1,64}}"
         return [
             web.post("/api/execute", self.execute),
-            web.get(f"/api/stream/{job}", self.stream, name="streamer-stream", allow_head=False),
+            *self.streams.routes(job),
             web.get("/api/jobs", self.list_jobs),
             web.get(f"/api/jobs/{job}", self.show_job, name="streamer-job"),
             web.delete(f"/api/jobs/{job}", self.delete_job),
@@ -78,7 +84,7 @@ class Handlers:
             wire.parse_job(body), tenant=tenant, idempotency=_idempotency(request, body)
         )
         if "text/event-stream" in request.headers.get("Accept", ""):
-            return await self._follow(request, job, after=0)
+            return await self.streams.follow(request, job)
         waited = PREFER_WAIT.search(request.headers.get("Prefer", ""))
         if waited:
             seconds = min(float(waited.group(1)), MAX_WAIT_S)
@@ -89,15 +95,6 @@ class Handlers:
         links = self._links(request, job.id)
         accepted = {"jobId": job.id, "status": "queued", "links": links}
         return _json(accepted, status=202, headers=self._job_headers(request, job))
-
-    async def stream(self, request: web.Request) -> web.StreamResponse:
-        """Follow a job's log from where the client left it."""
-        job, _ = await self._job(request, "read")
-        log = await job.log()
-        after = last_event_id(request, log)
-        if log.done and after == log.last_id:
-            return web.Response(status=204)  # makes a browser's EventSource stop for good
-        return await self._follow(request, job, after=after)
 
     async def show_job(self, request: web.Request) -> web.Response:
         """Show one job."""
@@ -115,8 +112,7 @@ class Handlers:
             before=request.query.get("cursor"),
         )
         jobs = [
-            wire.job_document(view, None, self._links(request, view.job.job_id), 0)
-            for view in views
+            wire.job_document(view, {}, self._links(request, view.job.job_id)) for view in views
         ]
         cursor = views[-1].job.job_id if len(views) == limit else None
         return _json({"jobs": jobs, "nextCursor": cursor})
@@ -232,25 +228,9 @@ class Handlers:
         self.access.require(request, action, view)
         return job, view
 
-    async def _follow(self, request: web.Request, job: Job, *, after: int) -> web.StreamResponse:
-        return await follow(
-            request,
-            await job.log(),
-            job_id=job.id,
-            after=after,
-            sessions=self.sessions,
-            settings=self.config.streams,
-            draining=self.service.draining,
-            headers={"X-Job-Id": job.id},
-        )
-
     async def _document(self, request: web.Request, job: Job) -> object:
-        return wire.job_document(
-            await job.view(),
-            await job.log(),
-            self._links(request, job.id),
-            self.config.streams.result_text_bytes,
-        )
+        text = await output_text(await job.log(), self.config.streams.result_text_bytes)
+        return wire.job_document(await job.view(), text, self._links(request, job.id))
 
     def _links(self, request: web.Request, job_id: str) -> dict[str, str]:
         # From the router, so that they hold under any prefix of the host application.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from streamer.engine import Stats
 from streamer.service import JobService
-from streamer.sessions import SessionMap
+from streamer.sse.session import SessionMap
 
 __all__ = ["exposition"]
 
@@ -18,6 +18,7 @@ def exposition(stats: Stats, service: JobService, sessions: SessionMap) -> str:
         ("streamer_oldest_wait_seconds", "Age of the oldest waiting job.", stats.oldest_wait_s),
         ("streamer_logs", "Job logs that are kept.", stats.logs),
         ("streamer_log_bytes", "Size of all logs in memory.", stats.log_bytes),
+        ("streamer_log_disk_bytes", "Size of all logs on disk.", stats.disk_bytes),
         ("streamer_streams_open", "Event streams that are open.", len(sessions)),
     ]
     lines: list[str] = []

@@ -80,9 +80,9 @@ class Job:
         job_log = await self.log()
         while not job_log.done:
             await job_log.wait(job_log.last_id)
-        (last,) = job_log.entries(job_log.last_id - 1)
-        assert isinstance(last.data, Complete | Error)
-        return last.data
+        end = job_log.end
+        assert isinstance(end, Complete | Error)
+        return end
 
     async def cancel(self) -> CancelResult:
         """End the job if it is queued, or ask for its end. Idempotent."""
@@ -148,6 +148,7 @@ class JobService:
             self._cgroups = stack.enter_context(cgroup_tree(self.config.sandbox.cgroup))
             await self.backends.find_default()
             self._check_required()
+            await self.engine.start(self._folder.path)
             self._resources = stack.pop_all()
         self._claiming = asyncio.create_task(self._claim_jobs(), name="streamer-claim")
         self._beating = asyncio.create_task(self._keep_leases(), name="streamer-leases")

@@ -17,11 +17,9 @@ import msgspec
 
 from streamer.engine import JobView
 from streamer.errors import CallerError, CapacityError, InvalidJob, StreamerError
-from streamer.events import Output
 from streamer.jobs import JobSpec, SourceFile, TerminalSize
-from streamer.log import JobLog
 
-__all__ = ["dump", "job_document", "parse_job", "parse_signal", "problem"]
+__all__ = ["dump", "job_document", "parse_job", "parse_signal", "problem", "timestamp"]
 
 TITLES: Final = {
     400: "Bad request",
@@ -30,6 +28,7 @@ TITLES: Final = {
     404: "Not found",
     405: "Method not allowed",
     409: "Conflict",
+    410: "Gone",
     413: "Payload too large",
     429: "Too many requests",
     500: "Internal error",
@@ -149,13 +148,11 @@ def problem(error: StreamerError) -> dict[str, object]:
     return document
 
 
-def job_document(
-    view: JobView, log: JobLog | None, links: Mapping[str, str], text_bytes: int
-) -> object:
+def job_document(view: JobView, text: Mapping[str, object], links: Mapping[str, str]) -> object:
     """Return the JSON document of a job.
 
-    `stdout` and `stderr` hold what the program wrote so far, at most `text_bytes` bytes of
-    each, with a flag if there was more; the result of a finished job repeats them.
+    `text` is what `streamer.transcript` tells of its output; the result of a finished job repeats
+    it.
     """
     document: dict[str, Any] = {
         "jobId": view.job.job_id,
@@ -168,44 +165,19 @@ def job_document(
             "sha256": view.job.policy,
         },
         "metadata": view.job.metadata,
-        "createdAt": _time(view.created_at),
-        "startedAt": _time(view.started_at),
-        "finishedAt": _time(view.finished_at),
+        "createdAt": timestamp(view.created_at),
+        "startedAt": timestamp(view.started_at),
+        "finishedAt": timestamp(view.finished_at),
         "links": links,
     }
-    text = {} if log is None else _output_text(log, text_bytes)
     document.update(text)
     if view.result is not None:
         document["result"] = {**msgspec.to_builtins(view.result), **text}
     return document
 
 
-def _output_text(log: JobLog, limit: int) -> dict[str, object]:
-    parts: dict[str, list[str]] = {"stdout": [], "stderr": []}
-    sizes = {"stdout": 0, "stderr": 0}
-    cut = {"stdout": log.first_id > 1, "stderr": log.first_id > 1}
-    for event in log.entries():
-        if not isinstance(event.data, Output):
-            continue
-        name, data = event.data.stream, event.data.data
-        if event.data.encoding == "base64":
-            data = base64.b64decode(data).decode(errors="replace")
-        room = limit - sizes[name]
-        size = len(data.encode())
-        if size > room:
-            data = data.encode()[:room].decode(errors="ignore")
-            cut[name] = True
-        sizes[name] += min(size, room)
-        parts[name].append(data)
-    return {
-        "stdout": "".join(parts["stdout"]),
-        "stderr": "".join(parts["stderr"]),
-        "stdoutTruncated": cut["stdout"],
-        "stderrTruncated": cut["stderr"],
-    }
-
-
-def _time(seconds: float | None) -> str | None:
+def timestamp(seconds: float | None) -> str | None:
+    """Return a time since the epoch in ISO 8601, UTC, to the millisecond."""
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient
 
-from streamer.client import EventParser
+from streamer.sse import EventParser
 
 AnyClient = TestClient[Any, Any]
 

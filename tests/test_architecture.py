@@ -24,12 +24,13 @@ LAYERS = (
     ("seccomp.rules", "seccomp.generate", "seccomp"),
     ("jobs", "checked", "presets", "proxy_rules", "proxy_request"),
     ("events", "spi"),
-    ("log", "runtimes"),
+    ("sse.frames", "sse.spool", "sse.log", "log", "runtimes"),
     ("engine", "config"),
     (
         "memory.inbox",
         "memory.fairqueue",
         "memory.jobtable",
+        "memory.retention",
         "memory.lease",
         "memory.engine",
         "memory",
@@ -48,7 +49,18 @@ LAYERS = (
         "execution",
     ),
     ("enforcement", "backends", "resolve", "policy", "service"),
-    ("sessions", "sse", "wire", "access", "metrics", "page", "handlers"),
+    ("sse.response", "sse.session", "sse.sources", "sse.channel", "sse"),
+    (
+        "watching",
+        "transcript",
+        "replay",
+        "wire",
+        "access",
+        "metrics",
+        "page",
+        "streams",
+        "handlers",
+    ),
     ("app", "client", "serve"),
     ("demo", "submission", "local", "hostfacts", "lures", "trial", "probes", "doctor"),
     ("", "cli", "__main__"),
@@ -123,7 +135,7 @@ def test_backends_import_only_what_a_stranger_may(module: str) -> None:
     assert set(ours) <= {"streamer.spi"}
 
 
-@pytest.mark.parametrize("module", [m for m in STREAMER if RANK[short(m)] < RANK["sessions"]])
+@pytest.mark.parametrize("module", [m for m in STREAMER if RANK[short(m)] < RANK["sse.response"]])
 def test_the_core_knows_no_http(module: str) -> None:
     assert not [name for name in imports_of(module) if name.split(".")[0] in WEB]
 

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given, settings
@@ -16,7 +19,12 @@ from hypothesis.stateful import (
 )
 
 from streamer.events import Complete, Error, Gap, JobEvent, Output, Status, decode, encode
-from streamer.log import MAX_BATCH_BYTES, Event, JobLog
+from streamer.log import Event, JobLog
+from streamer.sse.log import BLOCK_BYTES, Ledger
+from streamer.sse.spool import SEGMENT_BYTES, Spool
+from tests.jobs import descriptors
+
+T = TypeVar("T")
 
 texts = st.text(max_size=40) | st.text(alphabet="\r\n\x00\x85\u2028\u2029:\n data", max_size=40)
 sizes = st.sampled_from([0, 1, 100, 5_000, 70_000])
@@ -67,11 +75,11 @@ def parse_stream(data: bytes) -> Iterator[tuple[int, str, JobEvent]]:
     assert not fields, "the last event is cut"
 
 
-def read_all(log: JobLog, after: int) -> list[tuple[int, str, JobEvent]]:
+async def read_all(log: JobLog, after: int) -> list[tuple[int, str, JobEvent]]:
     """Follow the log by `read` until there is nothing new."""
     found: list[tuple[int, str, JobEvent]] = []
     while True:
-        data, last = log.read(after)
+        data, last = await log.read(after)
         if not data:
             return found
         batch = list(parse_stream(data))
@@ -83,11 +91,32 @@ def read_all(log: JobLog, after: int) -> list[tuple[int, str, JobEvent]]:
 
 
 class LogModel(RuleBasedStateMachine):
-    """A log and a plain list of what was appended to it, with readers at any place."""
+    """A log and a plain list of what was appended to it, with readers at any place.
 
-    @initialize()
-    def start(self) -> None:
-        self.log = JobLog()
+    Old events go to disk and come back, or find no room there.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.folder = tempfile.TemporaryDirectory()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(coroutine)
+
+    def teardown(self) -> None:
+        self.log.retire()
+        assert (self.ledger.memory, self.ledger.disk) == (0, 0)
+        self.spool.close()
+        assert self.spool.used_bytes == 0
+        self.runner.close()
+        self.folder.cleanup()
+
+    @initialize(room=st.sampled_from([0, 100_000, 200_000, 10_000_000]))
+    def start(self, room: int) -> None:
+        self.ledger = Ledger()
+        self.spool = Spool(room, Path(self.folder.name))
+        self.log = JobLog(spool=self.spool, ledger=self.ledger)
         self.events: list[JobEvent] = []
         self.dropped = 0
         self.readers: dict[int, list[tuple[int, str, JobEvent]]] = {}
@@ -112,6 +141,14 @@ class LogModel(RuleBasedStateMachine):
             self.log.append([encode(event)])
 
     @rule(size=st.integers(min_value=0, max_value=200_000))
+    def spill(self, size: int) -> None:
+        memory, disk = self.log.memory_bytes, self.log.disk_bytes
+        moved = self.run(self.log.spill(size))
+        assert self.log.disk_bytes == disk + moved
+        # Frames that are joined cost less than apart, so even without room it may be less.
+        assert self.log.memory_bytes <= memory - moved
+
+    @rule(size=st.integers(min_value=0, max_value=200_000))
     def drop(self, size: int) -> None:
         before = self.log.size_bytes
         dropped = self.log.drop(size)
@@ -122,7 +159,7 @@ class LogModel(RuleBasedStateMachine):
     @rule(data=st.data())
     def read_from_anywhere(self, data: st.DataObject) -> None:
         after = data.draw(st.integers(min_value=0, max_value=len(self.events) + 2))
-        found = read_all(self.log, after)
+        found = self.run(read_all(self.log, after))
         if after >= len(self.events):
             assert found == []
         elif after < self.dropped and found[0][1] == "gap":
@@ -140,7 +177,7 @@ class LogModel(RuleBasedStateMachine):
         """One step of a reader that stays: its events are dense, or a gap says what is not."""
         after = data.draw(st.sampled_from([0, *self.readers]))
         seen = self.readers.pop(after, [])
-        batch, last = self.log.read(after)
+        batch, last = self.run(self.log.read(after))
         if batch:
             seen = seen + list(parse_stream(batch))
             self.readers[last] = seen
@@ -162,12 +199,24 @@ class LogModel(RuleBasedStateMachine):
     def counts_hold(self) -> None:
         assert self.log.last_id == len(self.events)
         assert self.log.first_id == self.dropped + 1
-        kept = list(self.log.entries())
+        kept = self.run(collect(self.log.entries(self.dropped)))
         assert [(e.id, e.data) for e in kept] == list(
             enumerate(self.events[self.dropped :], self.dropped + 1)
         )
-        assert self.log.size_bytes == sum(len(frame) for frame in self.log._frames)
+        assert (self.ledger.memory, self.ledger.disk) == (
+            self.log.memory_bytes,
+            self.log.disk_bytes,
+        )
+        blocks = self.log._blocks
+        assert self.log.memory_bytes == self.log._tail_bytes + sum(
+            len(block.data) for block in blocks if block.data is not None
+        )
+        assert self.log.disk_bytes == sum(b.size for b in blocks if b.extent is not None)
         assert not self.events or kept, "the newest event always stays"
+
+
+async def collect(events: AsyncIterator[Event]) -> list[Event]:
+    return [event async for event in events]
 
 
 LogModel.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
@@ -178,7 +227,7 @@ TestLogModel = LogModel.TestCase
 def test_output_cannot_forge_a_frame(text: str) -> None:
     log = JobLog()
     log.append([encode(Output("stdout", text, 0, "run"))])
-    data, _ = log.read(0)
+    data, _ = asyncio.run(log.read(0))
     [(number, kind, event)] = parse_stream(data)
     assert (number, kind) == (1, "output")
     assert isinstance(event, Output)
@@ -187,41 +236,132 @@ def test_output_cannot_forge_a_frame(text: str) -> None:
     assert len(data.decode().splitlines()) == 4
 
 
-def test_a_batch_ends_soon_after_its_size() -> None:
+async def test_a_read_ends_soon_after_its_size() -> None:
     log = JobLog()
     for number in range(100):
         log.append([encode(Output("stdout", "x" * 8000, number, "run"))])
-    data, _ = log.read(0)
-    assert MAX_BATCH_BYTES <= len(data) < MAX_BATCH_BYTES + 9000
+    data, _ = await log.read(0)
+    assert BLOCK_BYTES - 9000 <= len(data) < BLOCK_BYTES + 9000
 
 
-def test_the_gap_of_one_reader_is_not_shown_to_another() -> None:
+async def test_readers_in_step_are_given_the_same_bytes() -> None:
+    log = JobLog()
+    log.append([encode(Output("stdout", "x" * 8000, number, "run")) for number in range(12)])
+    for after in (0, 9):
+        first, _ = await log.read(after)
+        second, _ = await log.read(after)
+        assert first is second
+
+
+async def test_the_gap_of_one_reader_is_not_shown_to_another() -> None:
     log = JobLog()
     log.append([encode(Output("stdout", "x" * 8000, number, "run")) for number in range(50)])
     log.drop(10_000)
-    late = next(parse_stream(log.read(0)[0]))
-    in_step = next(parse_stream(log.read(log.first_id - 1)[0]))
+    late = next(parse_stream((await log.read(0))[0]))
+    in_step = next(parse_stream((await log.read(log.first_id - 1))[0]))
     assert (late[1], in_step[1]) == ("gap", "output")
     assert in_step[0] == log.first_id
 
 
-def test_what_follows_the_terminal_event_in_one_append_is_not_kept() -> None:
+async def test_what_follows_the_terminal_event_in_one_append_is_not_kept() -> None:
     log = JobLog()
     log.append([encode(complete()), encode(Output("stdout", "late", 0, "run"))])
-    assert [event.kind for event in log.entries()] == ["complete"]
+    assert [event.kind async for event in log.entries()] == ["complete"]
     assert log.done
+    assert log.end == complete()
 
 
-def test_entries_keep_their_numbers_when_old_ones_are_dropped_meanwhile() -> None:
-    log = JobLog()
-    log.append([encode(Output("stdout", str(number), 0, "run")) for number in range(1, 6)])
-    entries = log.entries()
-    seen = [next(entries)]
+async def test_events_that_are_dropped_under_a_reader_are_said_to_be_gone(tmp_path: Path) -> None:
+    spool = Spool(10_000_000, tmp_path)
+    log = JobLog(spool=spool)
+    log.append([encode(Output("stdout", "x" * 8000, number, "run")) for number in range(100)])
+    assert await log.spill(400_000) >= 400_000
+    reading = asyncio.create_task(log.read(0))
+    await asyncio.sleep(0)  # it is at the disk now
     log.drop(log.size_bytes)
-    seen += entries
-    assert [(event.id, event.data) for event in seen] == [
-        (number, Output("stdout", str(number), 0, "run")) for number in range(1, 6)
-    ]
+    data, last = await reading
+    numbers = [number for number, kind, _ in parse_stream(data) if kind == "output"]
+    assert numbers == list(range(1, last + 1)), "what was being read is read"
+    assert [event.kind async for event in log.entries(last)] == ["gap", "output"]
+    log.retire()
+    spool.close()
+
+
+async def test_a_retired_log_is_kept_for_who_reads_it_and_no_longer(tmp_path: Path) -> None:
+    spool, ledger = Spool(10_000_000, tmp_path), Ledger()
+    log = JobLog(spool=spool, ledger=ledger)
+    log.append([encode(Output("stdout", "x" * 8000, number, "run")) for number in range(100)])
+    log.append([encode(complete())])
+    await log.spill(400_000)
+    with log.cursor() as cursor:
+        log.retire()
+        seen: list[int] = []
+        while not cursor.at_end:
+            data, last = await cursor.read()
+            seen += [number for number, _, _ in parse_stream(data)]
+            cursor.advance(last)
+        assert seen == list(range(1, 102))
+        assert ledger.disk > 0
+    assert (ledger.memory, ledger.disk) == (0, 0)
+    spool.close()
+    assert spool.used_bytes == 0
+    assert not open_nameless_files(tmp_path)
+
+
+async def test_the_disk_is_given_back_when_nothing_in_a_file_is_needed(tmp_path: Path) -> None:
+    spool = Spool(2 * SEGMENT_BYTES, tmp_path)
+    piece = b"x" * (SEGMENT_BYTES // 4)
+    extents = await spool.write([piece] * 9)
+    assert len(extents) == 8, "there is room for two files of four"
+    assert spool.used_bytes == 2 * SEGMENT_BYTES
+    for extent in extents[:3]:
+        spool.free(extent)
+    assert len(open_nameless_files(tmp_path)) == 2
+    assert await spool.read(extents[3]) == piece
+    spool.free(extents[3])
+    assert len(open_nameless_files(tmp_path)) == 1
+    assert spool.used_bytes == SEGMENT_BYTES
+    assert len(await spool.write([piece])) == 1
+    spool.close()
+    assert not open_nameless_files(tmp_path)
+
+
+async def test_a_disk_that_fails_is_told_by_a_gap(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = Spool(10_000_000, tmp_path)
+    log = JobLog(spool=spool)
+    log.append([encode(Output("stdout", "x" * 8000, number, "run")) for number in range(100)])
+    await log.spill(200_000)
+    spool.close()
+    (first, *rest) = [event async for event in log.entries()]
+    assert first.kind == "gap"
+    assert [event.id for event in rest] == list(range(first.id + 1, 101))
+    gone = Spool(10_000_000, tmp_path / "missing")
+    assert await gone.write([b"x"]) == []
+    assert await gone.write([b"x"]) == []
+    assert caplog.text.count("cannot be kept on disk") == 1
+
+
+async def test_who_stops_waiting_for_the_disk_leaves_nothing_there(tmp_path: Path) -> None:
+    spool, ledger = Spool(10_000_000, tmp_path), Ledger()
+    log = JobLog(spool=spool, ledger=ledger)
+    log.append([encode(Output("stdout", "x" * 8000, number, "run")) for number in range(100)])
+    for _ in range(20):
+        spilling = asyncio.create_task(log.spill(100_000))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        spilling.cancel()
+        await asyncio.gather(spilling, return_exceptions=True)
+    assert [event.id async for event in log.entries()] == list(range(1, 101))
+    assert (ledger.memory, ledger.disk) == (log.memory_bytes, log.disk_bytes)
+    log.retire()
+    spool.close()
+    assert (ledger.memory, ledger.disk) == (0, 0)
+
+
+def open_nameless_files(folder: Path) -> list[str]:
+    return [name for name in descriptors().values() if name.startswith(str(folder))]
 
 
 async def test_events_follow_a_live_log_to_its_end() -> None:

@@ -12,6 +12,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final, Literal
 
 from streamer.engine import (
@@ -32,6 +33,8 @@ from streamer.jobs import ResolvedJob
 from streamer.log import JobLog
 from streamer.memory.jobtable import JobTable, Record
 from streamer.memory.lease import MemoryLease
+from streamer.memory.retention import Retention, RetentionLimits
+from streamer.sse.spool import Spool
 
 __all__ = ["MemoryEngine"]
 
@@ -45,11 +48,11 @@ SHUT_DOWN: Final = Error("shutting_down", "the service stopped before the job wa
 class MemoryEngine:
     """Broker and runner of one process; see `streamer.engine.Engine`. Close it after use.
 
-    `max_waiting` bounds the queue and `max_per_client` each tenant's share of it. A log
-    is kept for `retention_s` seconds after the job's end; over `retention_bytes` for all
-    jobs the ones that ended first go earlier, and then the oldest events of the largest
-    logs. A lease ends `lease_s` seconds after its last heartbeat. `on_finished` hears of
-    every job that is over; what it raises is logged and changes nothing.
+    `max_waiting` bounds the queue and `max_per_client` each tenant's share of it. A log is kept for
+    `retention_s` seconds after the job's end, and by the bounds of `retention`
+    (streamer.memory.retention), on disk as far as `spool` has room. A lease ends `lease_s` seconds
+    after its last heartbeat. `on_finished` hears of every job that is over; what it raises is
+    logged and changes nothing.
     """
 
     def __init__(
@@ -58,7 +61,8 @@ class MemoryEngine:
         max_waiting: int,
         max_per_client: int,
         retention_s: float,
-        retention_bytes: int,
+        retention: RetentionLimits,
+        spool: Spool | None = None,
         lease_s: float = 15.0,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
@@ -68,13 +72,15 @@ class MemoryEngine:
         self._max_per_client = max_per_client
         self._lease_s = lease_s
         self._clock = clock
+        self._spool = Spool(0) if spool is None else spool
         self._table = JobTable(
             retention_s=retention_s,
-            retention_bytes=retention_bytes,
+            spool=self._spool,
             clock=clock,
             wall_clock=wall_clock,
             on_finished=on_finished,
         )
+        self._retention = Retention(self._table, retention)
         self._bell = asyncio.Event()
         self._draining = False
         self._closed = False
@@ -89,6 +95,10 @@ class MemoryEngine:
                 stacklevel=2,
             )
 
+    async def start(self, folder: Path) -> None:
+        """Take `folder` for what does not fit into memory."""
+        self._spool.settle(folder)
+
     async def submit(
         self, job: ResolvedJob, *, tenant: str = "", idempotency: Idempotency | None = None
     ) -> Submitted:
@@ -101,8 +111,9 @@ class MemoryEngine:
         if self._draining:
             raise Draining("the service is shutting down and takes no new jobs")
         self._check_room(tenant)
-        self._table.add(job, tenant, idempotency)
+        record = self._table.add(job, tenant, idempotency)
         self._bell.set()
+        await self._retention.settle(record)
         return Submitted(job.job_id, created=True)
 
     async def open(self, job_id: str) -> JobLog:
@@ -145,6 +156,7 @@ class MemoryEngine:
             return "done"
         if record.waiting:
             self._table.end(record, [encode(_cancelled(record.job))])
+            await self._retention.settle(record)
             return "cancelled"
         self._table.inboxes[job_id].cancel()
         return "requested"
@@ -178,7 +190,8 @@ class MemoryEngine:
             running=len(self._table.running),
             oldest_wait_s=self._table.oldest_wait_s(),
             logs=len(self._table),
-            log_bytes=self._table.log_bytes,
+            log_bytes=self._table.ledger.memory,
+            disk_bytes=self._table.ledger.disk,
         )
 
     async def ready(self) -> bool:
@@ -197,6 +210,7 @@ class MemoryEngine:
             self._table.end(record, [encode(SHUT_DOWN)])
         self._closed = True
         self._bell.set()
+        self._spool.close()
 
     @property
     def heartbeat_s(self) -> float:
@@ -230,11 +244,12 @@ class MemoryEngine:
         lost = [record for record in self._table.running.values() if record.lease_until <= now]
         for record in lost:
             self._table.end(record, [encode(WORKER_LOST)])
+            await self._retention.settle(record)
         return len(lost)
 
     def _lease(self, record: Record) -> Lease:
         inbox = self._table.inboxes[record.job.job_id]
-        lease = MemoryLease(record, inbox, self._table, self._requeue)
+        lease = MemoryLease(record, inbox, self._table, self._retention, self._requeue)
         record.holder = lease
         record.lease_until = self._clock() + self._lease_s
         return lease

@@ -7,10 +7,11 @@ is what makes the promises of `streamer.engine` hold: a job is in one place at a
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from streamer.engine import Idempotency, JobState, JobView
@@ -20,6 +21,8 @@ from streamer.jobs import ResolvedJob
 from streamer.log import JobLog
 from streamer.memory.fairqueue import FairQueue
 from streamer.memory.inbox import Inbox
+from streamer.sse.log import Ledger
+from streamer.sse.spool import Spool
 
 __all__ = ["JobTable", "Record"]
 
@@ -38,7 +41,7 @@ class Record:
     key: str | None
     accepted_at: float
     created_at: float
-    log: JobLog = field(default_factory=JobLog)
+    log: JobLog
     state: JobState = "queued"
     holder: object | None = None
     lease_until: float = 0.0
@@ -77,7 +80,7 @@ class JobTable:
         self,
         *,
         retention_s: float,
-        retention_bytes: int,
+        spool: Spool,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
         on_finished: Callable[[JobView], None] | None,
@@ -86,14 +89,17 @@ class JobTable:
         self.running: dict[str, Record] = {}
         self.inboxes: dict[str, Inbox] = {}
         """What was sent to the jobs that are not over."""
-        self.log_bytes = 0
+        self.ledger = Ledger()
+        """What all logs take."""
+        self._spool = spool
         self._retention_s = retention_s
-        self._retention_bytes = retention_bytes
         self._clock = clock
         self._wall_clock = wall_clock
         self._on_finished = on_finished
         self._records: dict[str, Record] = {}
         self._finished: OrderedDict[str, Record] = OrderedDict()
+        self._unspilled: OrderedDict[str, Record] = OrderedDict()
+        """The finished jobs whose logs are in memory, as far as is known."""
         self._tenants: dict[str, dict[str, Record]] = {}
         self._keys: dict[tuple[str, str], tuple[str, bytes]] = {}
         self._ends: deque[float] = deque([clock()], maxlen=64)
@@ -132,11 +138,12 @@ class JobTable:
         self.expire()
         return reversed(self._tenants.get(tenant, {}).values())
 
-    def add(self, job: ResolvedJob, tenant: str, idempotency: Idempotency | None) -> None:
+    def add(self, job: ResolvedJob, tenant: str, idempotency: Idempotency | None) -> Record:
         """Accept a job: let it wait and start its log."""
         self.expire()
         key = None if idempotency is None else idempotency.key
-        record = Record(job, tenant, key, self._clock(), self._wall_clock())
+        log = JobLog(spool=self._spool, ledger=self.ledger)
+        record = Record(job, tenant, key, self._clock(), self._wall_clock(), log)
         self._records[job.job_id] = record
         self._tenants.setdefault(tenant, {})[job.job_id] = record
         self.inboxes[job.job_id] = Inbox()
@@ -144,6 +151,7 @@ class JobTable:
             self._keys[tenant, idempotency.key] = (job.job_id, idempotency.digest)
         self.queue.push(tenant, job.job_id)
         self._tell_place(record)
+        return record
 
     def take(self) -> Record:
         """Take the job whose turn it is out of the queue; there must be one."""
@@ -172,10 +180,7 @@ class JobTable:
 
     def write(self, record: Record, events: Sequence[tuple[str, bytes]]) -> None:
         """Append to the job's log."""
-        before = record.log.size_bytes
         record.log.append(events)
-        self.log_bytes += record.log.size_bytes - before
-        self._make_room()
 
     def end(self, record: Record, events: Sequence[tuple[str, bytes]]) -> None:
         """End the job with these events, the last of them terminal.
@@ -191,7 +196,7 @@ class JobTable:
         record.state = "complete" if record.result[0] == "complete" else "error"
         record.finished_at = self._wall_clock()
         record.keep_until = now + self._retention_s
-        self._finished[job_id] = record
+        self._finished[job_id] = self._unspilled[job_id] = record
         self.write(record, events)
         record.holder = None
         self.inboxes.pop(job_id).news.set()
@@ -208,13 +213,14 @@ class JobTable:
         """Remove a finished job. Who reads its log still reads it to the end."""
         job_id = record.job.job_id
         del self._records[job_id], self._finished[job_id]
+        self._unspilled.pop(job_id, None)
         siblings = self._tenants[record.tenant]
         del siblings[job_id]
         if not siblings:
             del self._tenants[record.tenant]
         if record.key is not None:
             del self._keys[record.tenant, record.key]
-        self.log_bytes -= record.log.size_bytes
+        record.log.retire()
 
     def expire(self) -> None:
         """Forget the finished jobs whose time is over."""
@@ -224,6 +230,34 @@ class JobTable:
             if oldest.keep_until > now:
                 break
             self.forget(oldest)
+
+    def forget_oldest(self, *, on_disk: bool = False) -> bool:
+        """Forget the job that ended first, or the first with events on disk; False if none.
+
+        The newest stays, for those who wait for its end.
+        """
+        for record in itertools.islice(self._finished.values(), max(len(self._finished) - 1, 0)):
+            if record.log.disk_bytes or not on_disk:
+                self.forget(record)
+                return True
+        return False
+
+    def next_to_spill(self) -> Record | None:
+        """Return the job whose events leave memory next: finished ones first, then large ones."""
+        while self._unspilled:
+            oldest = next(iter(self._unspilled.values()))
+            if oldest.log.spillable_bytes:
+                return oldest
+            del self._unspilled[oldest.job.job_id]
+        return max(
+            (record for record in self.running.values() if record.log.spillable_bytes),
+            key=lambda record: record.log.spillable_bytes,
+            default=None,
+        )
+
+    def kept(self) -> Iterator[Record]:
+        """Yield every job that has had a worker."""
+        return itertools.chain(self.running.values(), self._finished.values())
 
     def pace_s(self) -> float:
         """Return the mean time between the ends of jobs since the oldest waiting one came."""
@@ -246,26 +280,3 @@ class JobTable:
             "queued", t=self._elapsed_ms(record), position=place, job_id=record.job.job_id
         )
         self.write(record, [encode(status)])
-
-    def _make_room(self) -> None:
-        while (
-            len(self._finished) > 1  # the newest stays, for those who wait for its end
-            and self.log_bytes + len(self._records) * RECORD_BYTES > self._retention_bytes
-        ):
-            self.forget(next(iter(self._finished.values())))
-        excess = self.log_bytes - self._retention_bytes
-        if excess <= 0:
-            return
-        # Some more than needed, or a job in full flow would pay for it at every append.
-        excess += self._retention_bytes // 16
-        kept = (*self.running.values(), *self._finished.values())
-        for record in sorted(kept, key=_log_size, reverse=True):
-            if excess <= 0:
-                break
-            dropped = record.log.drop(excess)
-            self.log_bytes -= dropped
-            excess -= dropped
-
-
-def _log_size(record: Record) -> int:
-    return record.log.size_bytes

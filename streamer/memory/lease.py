@@ -10,6 +10,7 @@ from streamer.events import TERMINAL_KINDS
 from streamer.jobs import ResolvedJob
 from streamer.memory.inbox import Inbox
 from streamer.memory.jobtable import JobTable, Record
+from streamer.memory.retention import Retention
 
 __all__ = ["MemoryLease"]
 
@@ -22,12 +23,18 @@ class MemoryLease:
     """
 
     def __init__(
-        self, record: Record, inbox: Inbox, table: JobTable, requeue: Callable[[Record], None]
+        self,
+        record: Record,
+        inbox: Inbox,
+        table: JobTable,
+        retention: Retention,
+        requeue: Callable[[Record], None],
     ) -> None:
         self._job = record.job
         self._record = record
         self._inbox = inbox
         self._table = table
+        self._retention = retention
         self._requeue = requeue
         self._given_up = False
 
@@ -47,6 +54,16 @@ class MemoryLease:
         if any(kind in TERMINAL_KINDS for kind, _ in events):
             raise ValueError("a terminal event ends the job: write it with Lease.finish")
         self._table.write(self._record, events)
+        await self._retention.settle(self._record)
+
+    @property
+    def full(self) -> bool:
+        """Whether the program has to be held before it writes more."""
+        return self._retention.full(self._record)
+
+    async def room(self) -> None:
+        """Wait until the program may write more."""
+        await self._retention.room(self._record)
 
     async def state(self, state: Literal["preparing", "compiling", "running"]) -> None:
         """Record how far the job is, and append the status event. Raises `LeaseLost`."""
@@ -66,6 +83,7 @@ class MemoryLease:
             return False
         self._given_up = True
         self._table.end(self._record, events)
+        await self._retention.settle(self._record)
         return True
 
     async def release(self) -> bool:

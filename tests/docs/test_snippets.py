@@ -91,7 +91,7 @@ async def test_shell(code: str, address: str, tmp_path: Path) -> None:
         ["bash", "-euo", "pipefail"], code.replace("127.0.0.1:8080", address), tmp_path
     )
     assert printed
-    if "curl" in code:
+    if "/api/stream/" in code or "text/event-stream" in code:
         assert "event: complete" in printed
 
 
@@ -127,7 +127,9 @@ async def test_javascript(code: str, address: str, tmp_path: Path) -> None:
         job_id = (await response.json())["jobId"]
     prelude = EVENT_SOURCE.read_text() + f'\nbase = "http://{address}"; const jobId = "{job_id}";\n'
     printed = await check(["node", "--input-type=module", "-"], prelude + code, tmp_path)
-    assert printed == "42\n\nended: exited\n"
+    # On a busy machine the line may come in two events, and each is a line of the console.
+    assert printed.split("\n")[0] == "42"
+    assert printed.split() == ["42", "ended:", "exited"]
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "examples").glob("*.py")))

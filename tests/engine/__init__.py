@@ -69,7 +69,7 @@ async def start(engine: Engine, tenant: str = "") -> Lease:
 
 async def events_of(engine: Engine, job_id: str) -> list[Event]:
     """Return what the log holds now, after a check of what holds for every log."""
-    events = list((await engine.open(job_id)).entries())
+    events = [event async for event in (await engine.open(job_id)).entries()]
     assert [event.id for event in events] == list(range(1, len(events) + 1))
     assert not [event for event in events[:-1] if event.kind in TERMINAL_KINDS]
     return events

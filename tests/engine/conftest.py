@@ -9,6 +9,7 @@ import pytest
 
 from streamer.engine import Engine
 from streamer.memory.engine import MemoryEngine
+from streamer.memory.retention import RetentionLimits
 
 
 class Options(TypedDict, total=False):
@@ -49,7 +50,15 @@ class MemoryBench:
         self._engines: list[MemoryEngine] = []
 
     async def make(self, **options: Unpack[Options]) -> Engine:
-        engine = MemoryEngine(**(DEFAULTS | options), clock=lambda: self.now)
+        chosen = DEFAULTS | options
+        engine = MemoryEngine(
+            max_waiting=chosen["max_waiting"],
+            max_per_client=chosen["max_per_client"],
+            retention_s=chosen["retention_s"],
+            retention=RetentionLimits(memory=chosen["retention_bytes"]),
+            lease_s=chosen["lease_s"],
+            clock=lambda: self.now,
+        )
         self._engines.append(engine)
         return engine
 

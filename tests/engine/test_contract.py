@@ -77,7 +77,7 @@ async def test_an_append_that_returned_is_seen_by_every_later_read(engine: Engin
         await lease.append([output(str(number))])
         events = await events_of(engine, lease.job.job_id)
         assert events[-1].data.data == str(number)  # type: ignore[union-attr]
-        data, last = (await engine.open(lease.job.job_id)).read(events[-2].id)
+        data, last = await (await engine.open(lease.job.job_id)).read(events[-2].id)
         assert b'"data":"%d"' % number in data
         assert last == events[-1].id
 
@@ -105,10 +105,10 @@ async def test_a_reader_resumes_after_every_event_without_gap_or_repetition(
         await lease.append([output(f"{number}\n")])
     await lease.finish([complete()])
     log = await engine.open(lease.job.job_id)
-    whole, end = log.read(0)
+    whole, end = await log.read(0)
     first = whole.split(b"\n\n")
     for cut in range(end + 1):
-        data, last = log.read(cut)
+        data, last = await log.read(cut)
         assert data == b"".join(frame + b"\n\n" for frame in first[cut:-1])
         assert last == end
 

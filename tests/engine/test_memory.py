@@ -17,6 +17,7 @@ from streamer.events import Complete, Gap, Output
 from streamer.jobs import SourceFile
 from streamer.log import Event, JobLog
 from streamer.memory.engine import MemoryEngine
+from streamer.memory.retention import RetentionLimits
 
 from . import claim_one, complete, events_of, make_job, output, start, submit
 
@@ -28,7 +29,7 @@ def make_engine(**options: object) -> MemoryEngine:
         "max_waiting": 100,
         "max_per_client": 100,
         "retention_s": 600.0,
-        "retention_bytes": 1024 * KIB,
+        "retention": RetentionLimits(memory=options.pop("retention_bytes", 1024 * KIB)),  # type: ignore[arg-type]
     }
     return MemoryEngine(**{**settings, **options})  # type: ignore[arg-type]
 
@@ -86,7 +87,7 @@ async def test_a_job_larger_than_all_still_tells_its_end() -> None:
     engine = make_engine(retention_bytes=8 * KIB)
     job_id = await run_job(engine, 20 * KIB)
     log = await engine.open(job_id)
-    assert [event.kind for event in log.entries()] == ["complete"]
+    assert [event.kind async for event in log.entries()] == ["gap", "complete"]
     assert (await engine.stats()).log_bytes == log.size_bytes
     await engine.close()
 

@@ -14,10 +14,11 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 import streamer
-from streamer.client import EventParser, ServiceProblem
+from streamer.client import ServiceProblem
 from streamer.errors import UnknownJob
 from streamer.events import Complete, Output
 from streamer.log import Event
+from streamer.sse import EventParser
 from tests.conftest import Start
 from tests.http import SLEEPER, python
 from tests.support import AnyClient

@@ -1,0 +1,115 @@
+"""Tell a run again: at the pace at which it happened, or as a recording for other programs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+import msgspec
+
+from streamer.events import Output
+from streamer.log import JobLog
+from streamer.sse.frames import HEARTBEAT, split_frames
+from streamer.sse.log import Cursor
+from streamer.transcript import TextOfStream
+
+__all__ = ["PacedSource", "asciicast"]
+
+NAP_S: Final = 0.25
+"""How long a paced stream sleeps at a time, so that it can be closed in between."""
+
+
+class _Timed(msgspec.Struct):
+    t: int | None = None
+
+
+_timed: Final = msgspec.json.Decoder(_Timed)
+
+
+class PacedSource:
+    """A log's events with the pauses that were between them, divided by `speed`.
+
+    An event without a time, such as the terminal one, comes when the run ended, `end_ms` after the
+    job was accepted. A client that resumes goes on from the event it names.
+    """
+
+    def __init__(
+        self, cursor: Cursor, *, speed: float, end_ms: int | None, heartbeat_s: float
+    ) -> None:
+        self._cursor = cursor
+        self._speed = speed
+        self._end_ms = end_ms
+        self._heartbeat_s = heartbeat_s
+        self._held: deque[tuple[int, int, bytes]] = deque()
+        self._read_to = cursor.position
+        self._next = cursor.position
+        self._origin: float | None = None
+        self._spoke_at = time.monotonic()
+        self.cursors: Sequence[Cursor] = (cursor,)
+
+    async def read(self) -> bytes:
+        """Return the frames whose time has come."""
+        if not self._held and not await self._fetch():
+            return b""
+        if self._origin is None:
+            self._origin = time.monotonic() - self._held[0][0] / 1000 / self._speed
+        due = (time.monotonic() - self._origin) * 1000 * self._speed
+        frames = []
+        while self._held and self._held[0][0] <= due:
+            _, self._next, made = self._held.popleft()
+            frames.append(made)
+        if frames:
+            self._spoke_at = time.monotonic()
+            return b"".join(frames)
+        if time.monotonic() - self._spoke_at >= self._heartbeat_s:
+            self._spoke_at = time.monotonic()
+            return HEARTBEAT
+        await asyncio.sleep(min((self._held[0][0] - due) / 1000 / self._speed, NAP_S))
+        return b""
+
+    def sent(self) -> None:
+        """Move the cursor on."""
+        if self._next != self._cursor.position:
+            self._cursor.advance(self._next)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the log has ended and all of it was sent."""
+        return not self._held and self._cursor.at_end
+
+    async def _fetch(self) -> bool:
+        data, self._read_to = await self._cursor.log.read(self._read_to)
+        last_ms = 0
+        for number, _, body, made in split_frames(data):
+            t = _timed.decode(body).t
+            if t is None:
+                t = last_ms if self._end_ms is None else max(self._end_ms, last_ms)
+            last_ms = t
+            self._held.append((t, number, made))
+        return bool(data)
+
+
+async def asciicast(log: JobLog, *, created_at: float, title: str) -> AsyncIterator[bytes]:
+    """Yield a recording in asciicast v2 (docs.asciinema.org), live to the end of the job.
+
+    Both streams are output of the one terminal; a program without a terminal ends lines with LF
+    only, which a player would take for a staircase, so a CR is put before each.
+    """
+    header = {
+        "version": 2,
+        "width": 80,
+        "height": 24,
+        "timestamp": int(created_at),
+        "title": title,
+        "env": {"TERM": "xterm-256color"},
+    }
+    yield json.dumps(header).encode() + b"\n"
+    texts = {"stdout": TextOfStream(), "stderr": TextOfStream()}
+    async for event in log.events():
+        if isinstance(event.data, Output):
+            text = texts[event.data.stream].decode(event.data).replace("\n", "\r\n")
+            yield json.dumps([event.data.t / 1000, "o", text]).encode() + b"\n"

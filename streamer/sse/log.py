@@ -1,0 +1,381 @@
+"""Keep events: an append-only log that any number of readers follow.
+
+A frame is made once, when its event is appended. A reader is a `Cursor`, which is an integer: the
+number of the last event it has. So a slow reader costs nothing but itself, and resuming is a slice.
+Frames that are old enough are joined into blocks of about one write; a block is in memory or in a
+`Spool` on disk, and read back from there for those who come late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import contextlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from streamer.sse.frames import frame, gap_frame
+from streamer.sse.spool import Extent, Spool
+
+__all__ = ["BLOCK_BYTES", "Cursor", "EventLog", "Ledger"]
+
+BLOCK_BYTES: Final = 64 * 1024
+"""One read returns about this much, so that a stalled reader holds no more."""
+
+FRAME_OVERHEAD: Final = 33
+"""What a `bytes` object takes besides its bytes; small frames are mostly that."""
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What some logs take together, in bytes."""
+
+    memory: int = 0
+    disk: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class _Block:
+    """The frames of the events `first` to `last`, in memory or on disk, or on their way there."""
+
+    first: int
+    last: int
+    size: int
+    data: bytes | None
+    extent: Extent | None = None
+    moving: bool = False
+
+
+class Cursor:
+    """One reader's place in a log: it has every event up to `position`."""
+
+    __slots__ = ("_log", "position")
+
+    def __init__(self, log: EventLog, position: int) -> None:
+        self._log = log
+        self.position = position
+
+    @property
+    def log(self) -> EventLog:
+        """The log it is in."""
+        return self._log
+
+    @property
+    def lag(self) -> int:
+        """How many events there are that it does not have."""
+        return max(self._log.last_id - self.position, 0)
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the log has ended and it has everything."""
+        return self._log.done and self.position >= self._log.last_id
+
+    async def read(self) -> tuple[bytes, int]:
+        """Return what follows, ready to send, and the number to `advance` to once it was sent."""
+        return await self._log.read(self.position)
+
+    def advance(self, position: int) -> None:
+        """Say that everything up to `position` was taken."""
+        self.position = position
+        self._log.reader_moved()
+
+
+class EventLog:
+    """Events numbered densely from `first`.
+
+    Everything but `read`, `wait` and `spill` is plain, and all of it runs on one event loop. What
+    it takes is also counted in `ledger`.
+    """
+
+    def __init__(
+        self, *, first: int = 1, spool: Spool | None = None, ledger: Ledger | None = None
+    ) -> None:
+        self._spool = spool
+        self._ledger = ledger or Ledger()
+        self._blocks: list[_Block] = []
+        self._tail: list[bytes] = []
+        self._tail_first = first
+        self._tail_bytes = 0
+        self._waiters: set[asyncio.Future[bool]] = set()
+        self._cursors: set[Cursor] = set()
+        self._moved: asyncio.Future[bool] | None = None
+        self._memo: tuple[int, int, bytes] = (-1, -1, b"")
+        self._retired = False
+        self.memory_bytes = 0
+        self.disk_bytes = 0
+        self.done = False
+
+    @property
+    def last_id(self) -> int:
+        """The number of the newest event; one less than `first` while there is none."""
+        return self._tail_first + len(self._tail) - 1
+
+    @property
+    def first_id(self) -> int:
+        """The number of the oldest event that is still kept."""
+        return self._blocks[0].first if self._blocks else self._tail_first
+
+    @property
+    def size_bytes(self) -> int:
+        """What is kept, in memory and on disk."""
+        return self.memory_bytes + self.disk_bytes
+
+    @property
+    def newest(self) -> bytes:
+        """The frame of the newest event, which is always in memory; there must be one."""
+        return self._tail[-1]
+
+    def append(self, events: Sequence[tuple[str, bytes]], *, end: bool = False) -> None:
+        """Number the events, each its name and its data of one line, and wake the readers.
+
+        `end` ends the log. Raises RuntimeError if it has ended.
+        """
+        if self.done:
+            raise RuntimeError("the log has ended: nothing follows the terminal event")
+        number = self.last_id
+        for kind, data in events:
+            number += 1
+            made = frame(kind, data, number)
+            if self._tail_bytes >= BLOCK_BYTES:
+                self._seal()  # before, so that the newest event is never in a block
+            self._tail.append(made)
+            self._tail_bytes += len(made) + FRAME_OVERHEAD
+            self._count(memory=len(made) + FRAME_OVERHEAD)
+        self.done = end
+        self.wake()
+
+    async def read(self, after: int) -> tuple[bytes, int]:
+        """Return frames that follow event `after`, ready to send, and the last one's number.
+
+        About `BLOCK_BYTES` at a time; empty when there is nothing new. If events are gone a
+        ``gap`` comes first and says which.
+        """
+        memo_after, memo_last, memo = self._memo
+        if memo_after == after and memo_last == self.last_id:
+            return memo, memo_last  # readers in step ask for the same slice: join it once
+        gap = b""
+        while True:
+            if after + 1 < self.first_id:
+                gap = gap_frame(after, self.first_id - 1)
+                after = self.first_id - 1
+            if after + 1 >= self._tail_first:
+                break
+            block = self._blocks[bisect.bisect(self._blocks, after + 1, key=_first) - 1]
+            data = block.data
+            if data is None:
+                try:
+                    data = await self._from_disk(block)
+                except OSError:
+                    # The disk lost it; a moment ago it may also have been dropped.
+                    self._drop_blocks(self._blocks.index(block) + 1 if block in self._blocks else 0)
+                    continue
+            return gap + _after(data, block, after), block.last
+        data = b"".join(self._tail[after + 1 - self._tail_first :])
+        if data and not gap:
+            self._memo = (after, self.last_id, data)
+        return gap + data, max(after, self.last_id) if data else after
+
+    async def wait(self, after: int, timeout_s: float | None = None) -> bool:
+        """Wait for an event that follows number `after`, or for the end of the log.
+
+        Returns False when `timeout_s` seconds passed first.
+        """
+        if self.done or self.last_id > after:
+            return True
+        with self.waiting(asyncio.get_running_loop().create_future()) as waiter:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    return await waiter
+            except TimeoutError:
+                return False
+
+    @contextmanager
+    def waiting(self, waiter: asyncio.Future[bool]) -> Iterator[asyncio.Future[bool]]:
+        """Have a future set when something is appended.
+
+        Each reader brings one of its own: cancelling one must not cancel the others.
+        """
+        self._waiters.add(waiter)
+        try:
+            yield waiter
+        finally:
+            self._waiters.discard(waiter)
+
+    def wake(self) -> None:
+        """Wake every reader that waits."""
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(True)
+        self._waiters.clear()
+
+    @contextmanager
+    def cursor(self, after: int = 0) -> Iterator[Cursor]:
+        """Open a reader's place. What the log has on disk stays at least until it is closed."""
+        cursor = Cursor(self, after)
+        self._cursors.add(cursor)
+        self.reader_moved()
+        try:
+            yield cursor
+        finally:
+            self._cursors.discard(cursor)
+            self.reader_moved()
+            self._give_up()
+
+    @property
+    def taken_by_all(self) -> int:
+        """The number up to which every open reader has everything; 0 with no reader."""
+        return min((cursor.position for cursor in self._cursors), default=0)
+
+    def reader_moved(self) -> None:
+        """Wake `progress`."""
+        if self._moved is not None and not self._moved.done():
+            self._moved.set_result(True)
+
+    async def progress(self, timeout_s: float) -> None:
+        """Wait until a reader has moved, come or gone, `timeout_s` seconds at most."""
+        if self._moved is None or self._moved.done():
+            self._moved = asyncio.get_running_loop().create_future()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await asyncio.shield(self._moved)
+
+    def drop(self, size: int, up_to: int | None = None) -> int:
+        """Forget the oldest events, about `size` bytes of them; return how many bytes.
+
+        Only those up to number `up_to`, if it is given. The newest event always stays, so that
+        an ended log still tells its end.
+        """
+        before = self.size_bytes
+        count = dropped = 0
+        for block in self._blocks:
+            if dropped >= size or (up_to is not None and block.last > up_to):
+                break
+            dropped += block.size
+            count += 1
+        self._drop_blocks(count)
+        while (
+            dropped < size
+            and not self._blocks
+            and len(self._tail) > 1
+            and (up_to is None or self._tail_first <= up_to)
+        ):
+            gone = len(self._tail.pop(0)) + FRAME_OVERHEAD
+            self._tail_first += 1
+            self._tail_bytes -= gone
+            self._count(memory=-gone)
+            dropped += gone
+        return before - self.size_bytes
+
+    def drop_before(self, number: int) -> None:
+        """Forget the events before `number`, by blocks, as far as they are the oldest."""
+        count = sum(block.last < number for block in self._blocks)
+        self._drop_blocks(count)
+        if not self._blocks:
+            gone = min(max(number - self._tail_first, 0), len(self._tail) - 1)
+            size = sum(len(made) + FRAME_OVERHEAD for made in self._tail[:gone])
+            del self._tail[:gone]
+            self._tail_first += gone
+            self._tail_bytes -= size
+            self._count(memory=-size)
+
+    def retire(self) -> None:
+        """Give up what it takes once nobody reads it any more."""
+        self._retired = True
+        self._give_up()
+
+    @property
+    def spillable_bytes(self) -> int:
+        """What `spill` could move to disk now."""
+        sealed = sum(b.size for b in self._blocks if b.data is not None and not b.moving)
+        return sealed + (self._tail_bytes if self.done and len(self._tail) > 1 else 0)
+
+    async def spill(self, size: int) -> int:
+        """Move the oldest frames in memory to disk, about `size` bytes; return how many.
+
+        Less than could be moved means that there is no room on disk.
+        """
+        if self._spool is None:
+            return 0
+        if self.done and len(self._tail) > 1:
+            newest = self._tail.pop()
+            size = len(newest) + FRAME_OVERHEAD
+            self._tail_bytes -= size
+            self._seal()
+            self._tail.append(newest)
+            self._tail_bytes = size
+        chosen: list[_Block] = []
+        for block in self._blocks:
+            if sum(block.size for block in chosen) >= size:
+                break
+            if block.data is not None and not block.moving:
+                block.moving = True
+                chosen.append(block)
+        extents: list[Extent] = []
+        try:
+            extents = await self._spool.write([block.data for block in chosen if block.data])
+        finally:
+            for block in chosen:
+                block.moving = False
+            moved = 0
+            for block, extent in zip(chosen, extents, strict=False):
+                if block.data is None:
+                    self._spool.free(extent)  # dropped meanwhile
+                    continue
+                block.data, block.extent = None, extent
+                self._count(memory=-block.size, disk=block.size)
+                moved += block.size
+        return moved
+
+    def _give_up(self) -> None:
+        if self._retired and not self._cursors:
+            self._drop_blocks(len(self._blocks))
+            self._count(memory=-self.memory_bytes)
+
+    async def _from_disk(self, block: _Block) -> bytes:
+        assert self._spool is not None
+        if block.extent is None:
+            raise OSError  # dropped
+        return await self._spool.read(block.extent)
+
+    def _seal(self) -> None:
+        """Join the tail into a block."""
+        data = b"".join(self._tail)
+        last = self._tail_first + len(self._tail) - 1
+        self._blocks.append(_Block(self._tail_first, last, len(data), data))
+        self._count(memory=len(data) - self._tail_bytes)
+        self._tail.clear()
+        self._tail_first = last + 1
+        self._tail_bytes = 0
+
+    def _drop_blocks(self, count: int) -> None:
+        for block in self._blocks[:count]:
+            if block.extent is not None:
+                assert self._spool is not None
+                self._spool.free(block.extent)
+                block.extent = None
+                self._count(disk=-block.size)
+            elif block.data is not None:
+                block.data = None
+                self._count(memory=-block.size)
+        del self._blocks[:count]
+
+    def _count(self, *, memory: int = 0, disk: int = 0) -> None:
+        self.memory_bytes += memory
+        self.disk_bytes += disk
+        self._ledger.memory += memory
+        self._ledger.disk += disk
+
+
+def _first(block: _Block) -> int:
+    return block.first
+
+
+def _after(data: bytes, block: _Block, after: int) -> bytes:
+    """Return what of a block's frames follows event `after`."""
+    if after < block.first:
+        return data
+    # The end of a frame: data holds no line of its own, so it cannot stand elsewhere.
+    end = b"\nid: %d\n\n" % after
+    return data[data.index(end) + len(end) :]

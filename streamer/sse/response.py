@@ -1,0 +1,111 @@
+"""Answer a request with an event stream: the response class and what a client may ask for.
+
+aiohttp-sse's `EventSourceResponse` is the response; frames are ready bytes and go out by
+`write`. What its documentation does not say: its ping is a comment *with* a blank line, which
+some clients take for an empty message, and comes whatever the traffic, so it is switched off
+and the heartbeat is ours; and it sets its own headers over those that it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from aiohttp import HttpVersion11, web
+from aiohttp_sse import EventSourceResponse
+
+from streamer.sse.frames import padding, preamble, retry
+
+__all__ = ["EventStream", "StreamOptions", "client_id", "id_number"]
+
+NEVER_S: Final = 1e7
+MAX_ID_DIGITS: Final = 15
+ID_PARAMETERS: Final = ("lastEventId", "last_event_id", "evs_last_event_id")
+"""For clients that cannot set the header: ours, and those of polyfills."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    """How streams are sent. Times in seconds, but for `retry_ms` and `retry_jitter_ms`.
+
+    A silent stream carries a comment every `heartbeat_s`. A client that takes nothing for
+    `write_timeout_s` is dropped and may resume. After the last event the stream stays open for
+    `grace_s`, for the client to leave first. `retry_ms`, and at random up to `retry_jitter_ms`
+    more, is when a client comes back after a lost connection; None sends no such line. With
+    `trust_client_ids` a client resumes after the id that it sends, otherwise it begins anew.
+    `headers` are added to the response and stand over the built-in ones.
+    """
+
+    heartbeat_s: float = 30.0
+    write_timeout_s: float = 30.0
+    grace_s: float = 1.0
+    retry_ms: int | None = 1000
+    retry_jitter_ms: int = 2000
+    trust_client_ids: bool = True
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class EventStream(EventSourceResponse):
+    """An `EventSourceResponse` that no proxy may store or transform."""
+
+    def __init__(
+        self,
+        request: web.BaseRequest,
+        options: StreamOptions,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(
+            sep="\n",
+            send_timeout=options.write_timeout_s,
+            ping_interval=NEVER_S,
+            allow_all_methods=True,  # a POST may ask for the stream itself
+        )
+        self.headers["Cache-Control"] = "no-cache, no-transform"
+        # The base class sets its own after what it is given.
+        self.headers.update({**options.headers, **(headers or {})})
+        if request.version < HttpVersion11:
+            # Not chunked: the end of the connection is the only mark of the end.
+            self.headers["Connection"] = "close"
+            self.force_close()
+        self._asked = request.query
+
+    def abort(self) -> None:
+        """Cut the connection: a client that does not read would never see it close."""
+        if self._req is not None and self._req.transport is not None:
+            self._req.transport.abort()
+
+    def opening(self, options: StreamOptions) -> bytes:
+        """Return what is sent before the first frame; none of it is a message."""
+        parts = (
+            [] if options.retry_ms is None else [retry(options.retry_ms, options.retry_jitter_ms)]
+        )
+        if "padding" in self._asked:
+            parts.append(padding())
+        if "evs_preamble" in self._asked:
+            parts.append(preamble())
+        return b"".join(parts)
+
+
+def client_id(request: web.BaseRequest, options: StreamOptions) -> str:
+    """Return the id that the client sends to resume after, or ``""``.
+
+    The header wins over the query: a reconnecting browser sends the newer header beside the query
+    it began with.
+    """
+    if not options.trust_client_ids:
+        return ""
+    text = request.headers.get("Last-Event-ID")
+    if text is None:
+        found = (request.query[name] for name in ID_PARAMETERS if name in request.query)
+        text = next(found, "")
+    return text
+
+
+def id_number(text: str, last_id: int) -> int:
+    """Return the event number that an id names; 0, for everything, if there is no such event."""
+    # int() takes "+1", "1_0" and other scripts' digits, and refuses 5000 of them.
+    if not (text.isascii() and text.isdigit() and len(text) <= MAX_ID_DIGITS):
+        return 0
+    number = int(text)
+    return number if number <= last_id else 0

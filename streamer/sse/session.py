@@ -1,0 +1,325 @@
+"""Follow logs on one response, and keep the map of who follows what.
+
+A `Session` is one open response and the `Source` it reads from. Its coroutine, the handler's own,
+is the only one that writes to the response, so nothing is ever written into a frame. It is woken by
+its logs, by the pulse when it has been silent for the heartbeat, and by `close`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, Final, Literal, Protocol
+
+from aiohttp import web
+
+from streamer.sse.frames import HEARTBEAT, comment, retry
+from streamer.sse.log import Cursor
+from streamer.sse.response import EventStream, StreamOptions
+
+__all__ = ["Full", "Session", "SessionMap", "SessionView", "Source"]
+
+log: Final = logging.getLogger(__name__)
+
+PULSES_A_HEARTBEAT: Final = 8
+_numbers: Final = count(1)
+
+Change = Literal["opened", "closed"]
+Listener = Callable[["Session", Change], None]
+
+
+class Full(Exception):
+    """There are as many sessions as there may be; the message says of what."""
+
+
+class Source(Protocol):
+    """Where a session's bytes come from."""
+
+    @property
+    def cursors(self) -> Sequence[Cursor]:
+        """The places in logs that it reads from."""
+
+    async def read(self) -> bytes:
+        """Return what is next, ready to send, or nothing when there is nothing new."""
+
+    def sent(self) -> None:
+        """Say that what `read` returned was sent."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing will ever follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionView:
+    """A snapshot of a session.
+
+    `since` is in seconds since the epoch, `peer` the client's address, `position` the last event it
+    was sent and `lag` how many there are that it was not.
+    """
+
+    number: int
+    job_id: str
+    peer: str
+    since: float
+    position: int
+    lag: int
+
+
+@dataclass(eq=False)
+class Session:
+    """One open response. `keys` name what it follows; `state` is for the application."""
+
+    keys: tuple[str, ...]
+    response: EventStream
+    peer: str
+    source: Source
+    state: dict[str, Any] = field(default_factory=dict)
+    number: int = field(default_factory=lambda: next(_numbers))
+    since: float = field(default_factory=time.time)
+    active_at: float = field(default_factory=time.monotonic)
+    """When something was last written, on the monotonic clock."""
+    _waiter: asyncio.Future[bool] | None = None
+    _closing: bool = False
+    _urgent: bytes = b""
+
+    @property
+    def position(self) -> int:
+        """The number of the last event it was sent, in the first log it follows."""
+        return self.source.cursors[0].position
+
+    @property
+    def lag(self) -> int:
+        """How many events there are that it was not sent."""
+        return sum(cursor.lag for cursor in self.source.cursors)
+
+    @property
+    def closing(self) -> bool:
+        """Whether `close` was called."""
+        return self._closing
+
+    def close(self) -> None:
+        """End the stream after what is being written. A client comes back unless it gets a 204."""
+        self._closing = True
+        self._wake(True)
+
+    def comment(self, text: str = "") -> None:
+        """Send a comment, which no client shows."""
+        self._urgent += comment(text)
+        self._wake(True)
+
+    def retry(self, milliseconds: int) -> None:
+        """Tell the client when to come back after a lost connection."""
+        self._urgent += retry(milliseconds)
+        self._wake(True)
+
+    def beat(self) -> None:
+        """Have it send a heartbeat, if it is waiting."""
+        self._wake(False)
+
+    async def run(self, options: StreamOptions, leaving: asyncio.Event) -> None:
+        """Send everything to the end of what it reads from, then wait for the grace period.
+
+        `leaving` cuts that short. Raises TimeoutError when the client takes nothing,
+        ConnectionResetError when it is gone.
+        """
+        pending = self.response.opening(options)
+        while not self._closing:
+            data = await self.source.read()
+            pending += self._urgent
+            self._urgent = b""
+            if pending or data:
+                async with asyncio.timeout(options.write_timeout_s):
+                    await self.response.write(pending + data)
+                self.source.sent()
+                self.active_at = time.monotonic()
+                pending = b""
+            elif self.source.ended:
+                await self._linger(options.grace_s, leaving)
+                return
+            elif not await self._wait():
+                pending = HEARTBEAT
+
+    async def _wait(self) -> bool:
+        """Wait for something to do; False when it is a heartbeat."""
+        waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        with contextlib.ExitStack() as stack:
+            for cursor in self.source.cursors:
+                stack.enter_context(cursor.log.waiting(waiter))
+            # What came while `read` was at the disk woke nobody.
+            if self._closing or self._urgent or any(c.lag for c in self.source.cursors):
+                return True
+            self._waiter = waiter
+            try:
+                return await waiter
+            finally:
+                self._waiter = None
+
+    async def _linger(self, grace_s: float, leaving: asyncio.Event) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + grace_s
+        left = asyncio.ensure_future(leaving.wait())
+        try:
+            while not self._closing and not left.done() and loop.time() < until:
+                self._waiter = loop.create_future()  # a heartbeat ends it too
+                watched: set[asyncio.Future[Any]] = {left, self._waiter}
+                await asyncio.wait(
+                    watched,
+                    timeout=until - loop.time(),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+        finally:
+            self._waiter = None
+            left.cancel()
+
+    def _wake(self, value: bool) -> None:  # noqa: FBT001 - the result of a wait
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(value)
+
+
+class SessionMap:
+    """The open sessions, by what they follow.
+
+    At most `max_per_key` follow one thing and `max_sessions` all together. Once `leaving` is set no
+    stream stays open after its last event. Listeners hear of every
+    session that comes and goes; what one raises is logged and changes nothing.
+    """
+
+    def __init__(
+        self,
+        options: StreamOptions | None = None,
+        *,
+        max_per_key: int = 1000,
+        max_sessions: int = 20_000,
+        leaving: asyncio.Event | None = None,
+    ) -> None:
+        self.options = options or StreamOptions()
+        self._max_per_key = max_per_key
+        self._max_sessions = max_sessions
+        self._sessions: dict[str, set[Session]] = {}
+        self._all: set[Session] = set()
+        self._listeners: list[Listener] = []
+        self._pulse: asyncio.TimerHandle | None = None
+        self._leaving = leaving or asyncio.Event()
+
+    def __len__(self) -> int:
+        """Return how many sessions are open."""
+        return len(self._all)
+
+    def of(self, key: str) -> Sequence[Session]:
+        """Return the open sessions that follow something, oldest first."""
+        return sorted(self._sessions.get(key, ()), key=_number)
+
+    def listen(self, listener: Listener) -> None:
+        """Call `listener(session, "opened" or "closed")` for every session from now on."""
+        self._listeners.append(listener)
+
+    def snapshot(self) -> Mapping[str, Sequence[SessionView]]:
+        """Return what is open now, by what is followed, oldest first."""
+        return {key: self.views(key) for key in self._sessions}
+
+    def views(self, key: str) -> Sequence[SessionView]:
+        """Return what is open now on one thing, oldest first."""
+        return [
+            SessionView(s.number, key, s.peer, s.since, s.position, s.lag) for s in self.of(key)
+        ]
+
+    def close(self, key: str | None = None) -> None:
+        """Close every session, or those that follow one thing."""
+        for session in tuple(self._all) if key is None else self.of(key):
+            session.close()
+
+    async def follow(
+        self,
+        request: web.BaseRequest,
+        keys: Sequence[str],
+        source: Source,
+        *,
+        headers: Mapping[str, str] | None = None,
+        state: dict[str, Any] | None = None,
+    ) -> web.StreamResponse:
+        """Answer a request with what `source` gives, and return the response once it is over.
+
+        Raises `Full` before anything is sent.
+        """
+        response = EventStream(request, self.options, headers)
+        if request.transport is None:
+            return response  # gone already; prepare() would fail an assertion
+        shared = {} if state is None else state
+        session = Session(tuple(keys), response, request.remote or "", source, shared)
+        with self.tracked(session):
+            await response.prepare(request)
+            await self.serve(session)
+        return response
+
+    async def serve(self, session: Session) -> None:
+        """Run a session whose response is prepared; a client that is gone or stalls ends it."""
+        try:
+            await session.run(self.options, self._leaving)
+        except TimeoutError:
+            session.response.abort()
+        except ConnectionResetError:
+            pass  # the client left
+        finally:
+            if session.response.is_connected():
+                session.response.stop_streaming()  # ends the ping task of aiohttp-sse
+
+    @contextmanager
+    def tracked(self, session: Session) -> Iterator[None]:
+        """Keep a session in the map. Raises `Full`."""
+        if len(self._all) >= self._max_sessions:
+            raise Full(f"{self._max_sessions} streams are open, as many as may be")
+        for key in session.keys:
+            if len(self._sessions.get(key, ())) >= self._max_per_key:
+                raise Full(f"{key} has {self._max_per_key} readers already, as many as it may")
+        self._all.add(session)
+        for key in session.keys:
+            self._sessions.setdefault(key, set()).add(session)
+        self._keep_pulse()
+        self._tell(session, "opened")
+        try:
+            yield
+        finally:
+            self._all.discard(session)
+            for key in session.keys:
+                remaining = self._sessions[key]
+                remaining.discard(session)
+                if not remaining:
+                    del self._sessions[key]
+            self._tell(session, "closed")
+
+    def _tell(self, session: Session, change: Change) -> None:
+        for listener in self._listeners:
+            try:
+                listener(session, change)
+            except Exception:
+                log.exception("a listener for sessions failed")
+
+    def _keep_pulse(self) -> None:
+        """Look for silent sessions from time to time, as long as there are any.
+
+        One timer for all of them: ten thousand idle streams cost a walk over a set now and then,
+        and no timer each.
+        """
+        if self._pulse is None:
+            interval_s = self.options.heartbeat_s / PULSES_A_HEARTBEAT
+            self._pulse = asyncio.get_running_loop().call_later(interval_s, self._beat)
+
+    def _beat(self) -> None:
+        self._pulse = None
+        silent_since = time.monotonic() - self.options.heartbeat_s
+        for session in self._all:
+            if session.active_at <= silent_since:
+                session.beat()
+        if self._all:
+            self._keep_pulse()
+
+
+def _number(session: Session) -> int:
+    return session.number

@@ -1,0 +1,225 @@
+"""Answer the requests that follow a job: its stream, several in one, its bytes, a recording."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+
+from streamer import wire
+from streamer.access import Access
+from streamer.errors import Busy, Gone, InvalidJob, UnknownJob
+from streamer.events import StreamName
+from streamer.log import JobLog
+from streamer.replay import PacedSource, asciicast
+from streamer.service import Job, JobService
+from streamer.sse.log import EventLog
+from streamer.sse.response import client_id, id_number
+from streamer.sse.session import Full, SessionMap, Source
+from streamer.sse.sources import LogSource, MergedSource, merged_positions
+from streamer.transcript import EventsGone, output_bytes
+
+__all__ = ["StreamHandlers"]
+
+MAX_MERGED: Final = 100
+"""How many jobs one stream may follow: each makes every id of it longer."""
+
+MAX_SPEED: Final = 1000.0
+
+
+@dataclass(frozen=True)
+class StreamHandlers:
+    """The handlers that follow jobs, and what they need."""
+
+    service: JobService
+    sessions: SessionMap
+    access: Access
+
+    def routes(self, job: str) -> list[web.RouteDef]:
+        """Return their routes; `job` is the pattern of a job's id."""
+        return [
+            web.get("/api/stream", self.stream_many, allow_head=False),
+            web.get(f"/api/stream/{job}", self.stream, name="streamer-stream", allow_head=False),
+            web.get(
+                f"/api/jobs/{job}/output/{{stream:stdout|stderr}}", self.output, allow_head=False
+            ),
+            web.get(f"/api/jobs/{job}/cast", self.cast, allow_head=False),
+            web.get(f"/api/jobs/{job}/sessions", self.list_sessions),
+        ]
+
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        """Follow a job's log from where the client left it, or tell it again at its pace."""
+        job = await self._job(request)
+        log = await job.log()
+        after = id_number(client_id(request, self.sessions.options), log.last_id)
+        if log.done and after == log.last_id:
+            return web.Response(status=204)  # makes a browser's EventSource stop for good
+        return await self.follow(request, job, after=after, speed=_speed(request))
+
+    async def follow(
+        self, request: web.Request, job: Job, *, after: int = 0, speed: float = 0.0
+    ) -> web.StreamResponse:
+        """Answer with a job's events after one of them; `speed` 0 is as fast as can be."""
+        log, view = await job.log(), await job.view()
+        with log.cursor(after) as cursor:
+            source: Source = LogSource(cursor)
+            if speed > 0:
+                end_ms = None
+                if view.finished_at is not None:
+                    end_ms = int((view.finished_at - view.created_at) * 1000)
+                beat_s = self.sessions.options.heartbeat_s
+                source = PacedSource(cursor, speed=speed, end_ms=end_ms, heartbeat_s=beat_s)
+            return await self._answer(request, (job.id,), source, {"X-Job-Id": job.id})
+
+    async def stream_many(self, request: web.Request) -> web.StreamResponse:
+        """Follow several jobs in one stream, for browsers that may only open a few."""
+        job_ids = tuple(dict.fromkeys(request.query.getall("job", [])))
+        if not 1 <= len(job_ids) <= MAX_MERGED:
+            raise InvalidJob(f"name 1 to {MAX_MERGED} jobs: ?job=ID&job=ID", path="?job")
+        text = client_id(request, self.sessions.options)
+        found = {job_id: await self._find(request, job_id) for job_id in job_ids}
+        logs: dict[str, EventLog] = {}
+        for job_id, asked in zip(job_ids, _asked(text, len(job_ids)), strict=True):
+            log = found[job_id]
+            if log is None and (not any(found.values()) or not asked):
+                raise UnknownJob(f"there is no job {job_id!r}", path="?job")
+            logs[job_id] = _expired(asked) if log is None else log
+        positions = merged_positions(text, tuple(logs.values()))
+        pairs = tuple(zip(logs.values(), positions, strict=True))
+        if all(log.done and after >= log.last_id for log, after in pairs):
+            return web.Response(status=204)
+        with ExitStack() as stack:
+            cursors = {
+                job_id: stack.enter_context(log.cursor(after))
+                for job_id, (log, after) in zip(logs, pairs, strict=True)
+            }
+            return await self._answer(request, job_ids, MergedSource(cursors, _with_job_id), {})
+
+    async def output(self, request: web.Request) -> web.StreamResponse:
+        """Send what the program wrote to one stream as it is, to its end."""
+        job = await self._job(request)
+        stream: StreamName = "stderr" if request.match_info["stream"] == "stderr" else "stdout"
+        follow = request.query.get("follow", "1") not in ("0", "false")
+        log = await job.log()
+        return await self._download(
+            request, log, output_bytes(log, stream, follow=follow), "application/octet-stream",
+            f"{job.id}.{stream}",
+        )  # fmt: skip
+
+    async def cast(self, request: web.Request) -> web.StreamResponse:
+        """Send a recording of the run."""
+        job = await self._job(request)
+        view, log = await job.view(), await job.log()
+        title = view.job.language or "command"
+        parts = asciicast(log, created_at=view.created_at, title=title)
+        return await self._download(
+            request, log, parts, "application/x-asciicast", f"{job.id}.cast"
+        )
+
+    async def list_sessions(self, request: web.Request) -> web.Response:
+        """List who follows a job."""
+        job = await self._job(request)
+        sessions = [
+            {
+                "id": view.number,
+                "peer": view.peer,
+                "since": wire.timestamp(view.since),
+                "position": view.position,
+                "lag": view.lag,
+            }
+            for view in self.sessions.views(job.id)
+        ]
+        return web.Response(body=wire.dump({"sessions": sessions}), content_type="application/json")
+
+    async def _job(self, request: web.Request) -> Job:
+        job = self.service.job(request.match_info["job_id"])
+        self.access.require(request, "read", await job.view())
+        return job
+
+    async def _find(self, request: web.Request, job_id: str) -> JobLog | None:
+        job = self.service.job(job_id)
+        try:
+            self.access.require(request, "read", await job.view())
+            return await job.log()
+        except UnknownJob:
+            return None
+
+    async def _answer(
+        self,
+        request: web.Request,
+        job_ids: tuple[str, ...],
+        source: Source,
+        headers: Mapping[str, str],
+    ) -> web.StreamResponse:
+        try:
+            return await self.sessions.follow(request, job_ids, source, headers=headers)
+        except Full as full:
+            raise Busy(str(full), code="rate_limited", retry_after_s=5.0) from None
+
+    async def _download(
+        self,
+        request: web.Request,
+        log: JobLog,
+        parts: AsyncIterator[bytes],
+        content_type: str,
+        name: str,
+    ) -> web.StreamResponse:
+        if log.first_id > 1:
+            raise Gone("the beginning of the output is not kept any more (streams.log_bytes)")
+        response = web.StreamResponse(
+            headers={
+                "Content-Type": content_type,
+                "Content-Disposition": f'attachment; filename="{name}"',
+                "Cache-Control": "no-store",
+                # A program's output is never a page of ours.
+                "X-Content-Type-Options": "nosniff",
+                "Content-Security-Policy": "sandbox",
+                "X-Accel-Buffering": "no",
+            }
+        )
+        await response.prepare(request)
+        try:
+            async for part in parts:
+                await response.write(part)
+        except EventsGone:
+            # The only way to say that the rest is missing: a body without its end.
+            if request.transport is not None:
+                request.transport.abort()
+        except ConnectionResetError:
+            pass  # the client left
+        return response
+
+
+def _speed(request: web.Request) -> float:
+    text = request.query.get("speed", "0")
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = -1.0
+    if not 0 <= speed <= MAX_SPEED:
+        raise InvalidJob(f"speed is a number from 0 to {MAX_SPEED:g}", path="?speed")
+    return speed
+
+
+def _asked(text: str, count: int) -> list[int]:
+    """Return the positions that a client names, of jobs that may have expired."""
+    parts = text.split(".")
+    return [id_number(part, 10**15) for part in parts] if len(parts) == count else [0] * count
+
+
+def _expired(after: int) -> EventLog:
+    """Return a log that says that the rest of it is gone."""
+    log = EventLog(first=after + 1)
+    log.append([("gap", b'{"from":%d,"to":null,"reason":"expired"}' % (after + 1))], end=True)
+    return log
+
+
+def _with_job_id(job_id: str, data: bytes) -> bytes:
+    # Every event's data is an object with at least one field. In a string a quote is escaped, so
+    # this can only be the field itself.
+    if b'"jobId":"%b"' % job_id.encode() in data:
+        return data
+    return b'{"jobId":"%b",' % job_id.encode() + data[1:]

@@ -1,0 +1,45 @@
+"""Cancel jobs that nobody watches any more, where the configuration says so."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Literal
+
+from streamer.errors import StreamerError
+from streamer.service import JobService
+from streamer.sse.session import Session, SessionMap
+
+__all__ = ["CancelUnwatched"]
+
+
+class CancelUnwatched:
+    """A listener of the session map.
+
+    `delay_s` after the last reader of a job has left, and no other has come, the job is cancelled.
+    A job that nobody has read yet goes on.
+    """
+
+    def __init__(self, service: JobService, sessions: SessionMap, delay_s: float) -> None:
+        self._service = service
+        self._sessions = sessions
+        self._delay_s = delay_s
+        self._cancelling: set[asyncio.Task[None]] = set()
+
+    def __call__(self, session: Session, change: Literal["opened", "closed"]) -> None:
+        """Hear of a session."""
+        if change == "closed" and not self._service.draining.is_set():
+            for job_id in session.keys:
+                if not self._sessions.of(job_id):
+                    loop = asyncio.get_running_loop()
+                    loop.call_later(self._delay_s, self._look_again, job_id)
+
+    def _look_again(self, job_id: str) -> None:
+        if not self._sessions.of(job_id):
+            task = asyncio.get_running_loop().create_task(self._cancel(job_id))
+            self._cancelling.add(task)
+            task.add_done_callback(self._cancelling.discard)
+
+    async def _cancel(self, job_id: str) -> None:
+        with contextlib.suppress(StreamerError):  # it may have expired
+            await self._service.job(job_id).cancel()
