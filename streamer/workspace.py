@@ -17,7 +17,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Final
 
-from streamer.errors import BackendUnavailable
+from streamer.errors import BackendUnavailable, ConfigError
 from streamer.spi import Host, Identity
 
 __all__ = ["StateFolder", "remove_tree", "state_folder"]
@@ -97,6 +97,7 @@ def state_folder(configured: str) -> Iterator[StateFolder]:
             )
         if configured:
             Path(configured).mkdir(parents=True, exist_ok=True)
+            _check_passable(Path(configured))
         path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=configured or None))
         _sweep(path.parent)
         with _locked(path) as ours:
@@ -107,6 +108,18 @@ def state_folder(configured: str) -> Iterator[StateFolder]:
                 yield StateFolder(path, init)
             finally:
                 remove_tree(path)
+
+
+def _check_passable(folder: Path) -> None:
+    """Raise `ConfigError` where the users that jobs of a root service run as cannot get in."""
+    if os.geteuid() != 0:
+        return
+    for place in (folder.resolve(), *folder.resolve().parents):
+        if not place.stat().st_mode & 0o001:
+            raise ConfigError(
+                f"server.state_dir: {place} is closed to other users, and jobs run as one; "
+                f"`chmod o+x {place}` lets them pass, or choose another folder"
+            )
 
 
 def _sweep(parent: Path) -> None:

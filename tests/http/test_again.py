@@ -1,0 +1,181 @@
+"""A run told again: its raw output, a recording, and its events at their pace."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+
+import pytest
+
+from tests.conftest import Start
+from tests.http import SLEEPER, problem, python, until_output
+from tests.support import Received, follow, received, submit, text, verdict
+
+JUNK = bytes(range(256)) * 40 + "é€😀".encode()
+
+
+def printing(data: bytes, stream: str = "stdout") -> str:
+    return f"import sys\nsys.{stream}.buffer.write({data!r})"
+
+
+async def test_the_raw_output_of_a_base64_job_is_its_very_bytes(start: Start) -> None:
+    client = await start()
+    for stream, other in (("stdout", "stderr"), ("stderr", "stdout")):
+        job_id = await submit(client, **python(printing(JUNK, stream), outputEncoding="base64"))
+        async with client.get(f"/api/jobs/{job_id}/output/{stream}") as response:
+            assert response.status == 200
+            assert await response.read() == JUNK
+            assert response.headers["X-Content-Type-Options"] == "nosniff"
+            assert response.headers["Content-Disposition"].startswith("attachment")
+        async with client.get(f"/api/jobs/{job_id}/output/{other}") as response:
+            assert await response.read() == b""
+
+
+async def test_the_raw_output_of_a_text_job_is_its_text(start: Start) -> None:
+    client = await start()
+    job_id = await submit(client, **python(printing(JUNK)))
+    async with client.get(f"/api/jobs/{job_id}/output/stdout") as response:
+        assert await response.read() == JUNK.decode(errors="replace").encode()
+
+
+async def test_it_can_be_read_while_the_job_runs(start: Start) -> None:
+    client = await start()
+    echo = "import sys\nprint('up', flush=True)\nfor line in sys.stdin: print(line, end='', flush=True)"
+    job_id = await submit(client, **python(echo, interactive=True))
+    async with client.get(f"/api/jobs/{job_id}/output/stdout") as response:
+        assert await response.content.readline() == b"up\n"
+        async with client.get(f"/api/jobs/{job_id}/output/stdout?follow=0") as now:
+            assert await now.read() == b"up\n"
+        async with client.post(f"/api/jobs/{job_id}/stdin?close=1", data=b"more\n"):
+            pass
+        assert await response.read() == b"more\n"
+
+
+async def test_what_is_gone_of_it_is_said(start: Start) -> None:
+    client = await start(
+        streams={"log_bytes": 100_000, "disk_bytes": 0}, limits={"default": {"output_bytes": 10**7}}
+    )
+    job_id = await submit(client, **python("print('x' * 1_000_000)"))
+    events = await follow(client, job_id)
+    assert verdict(events)["outputBytes"] == 1_000_001
+    for target in ("output/stdout", "output/stderr", "cast"):
+        async with client.get(f"/api/jobs/{job_id}/{target}") as response:
+            await problem(response, 410, "gone")
+    (first, *_) = await follow(client, job_id)
+    assert first.kind == "gap"
+    async with client.get(f"/api/jobs/{job_id}") as response:
+        document = await response.json()
+    assert document["stdoutTruncated"] is True
+    assert len(document["stdout"]) < 1_000_000
+
+
+async def test_a_recording_can_be_played(start: Start) -> None:
+    client = await start()
+    code = "import sys\nprint('\\x1b[31mred\\x1b[0m')\nprint('é', file=sys.stderr)"
+    job_id = await submit(client, **python(code))
+    events = await follow(client, job_id)
+    async with client.get(f"/api/jobs/{job_id}/cast") as response:
+        assert response.content_type == "application/x-asciicast"
+        header, *lines = [json.loads(line) for line in (await response.text()).splitlines()]
+    assert (header["version"], header["width"], header["height"]) == (2, 80, 24)
+    assert {kind for _, kind, _ in lines} == {"o"}
+    times = [when for when, _, _ in lines]
+    assert times == sorted(times)
+    played = "".join(data for _, _, data in lines)
+    written = text(events, "stdout") + text(events, "stderr")
+    assert sorted(played) == sorted(written.replace("\n", "\r\n"))
+
+
+async def test_a_character_that_two_events_share_is_whole_in_a_recording(start: Start) -> None:
+    client = await start()
+    code = (
+        'import os, sys\nfor byte in "é€😀".encode():\n'
+        "    os.write(1, bytes([byte]))\n    sys.stdin.buffer.read(1)"
+    )
+    job_id = await submit(client, **python(code, outputEncoding="base64", interactive=True))
+    async with client.get(f"/api/stream/{job_id}") as response:
+        async for event in received(response):
+            if event.kind == "output":  # each byte is an event of its own
+                async with client.post(f"/api/jobs/{job_id}/stdin", data=b"x"):
+                    pass
+    async with client.get(f"/api/jobs/{job_id}/cast") as response:
+        _, *lines = [json.loads(line) for line in (await response.text()).splitlines()]
+    assert "".join(data for _, _, data in lines) == "é€😀"
+
+
+async def test_a_run_is_told_again_at_its_pace(start: Start) -> None:
+    client = await start()
+    code = "import time\nfor n in range(4):\n    print(n, flush=True)\n    time.sleep(0.1)"
+    job_id = await submit(client, **python(code))
+    events = await follow(client, job_id)
+    spans = {}
+    for speed in ("0", "1", "4"):
+        began = time.monotonic()
+        async with client.get(f"/api/stream/{job_id}?speed={speed}") as response:
+            assert [event async for event in received(response)] == events
+        spans[speed] = time.monotonic() - began
+    lasted = (events[-2].data["t"] - events[0].data["t"]) / 1000
+    # At least so long: never faster than told. How much longer is the machine's business.
+    assert spans["1"] >= lasted
+    assert spans["4"] >= lasted / 4
+
+
+async def test_a_paced_stream_resumes_where_it_was_cut(start: Start) -> None:
+    client = await start()
+    job_id = await submit(client, **python("for n in range(20): print(n, flush=True)"))
+    events = await follow(client, job_id)
+    seen: list[Received] = []
+    while True:
+        headers = {"Last-Event-ID": str(seen[-1].id)} if seen else {}
+        async with client.get(f"/api/stream/{job_id}?speed=50", headers=headers) as response:
+            if response.status == 204:
+                break
+            seen.append(await anext(received(response)))
+            response.close()
+    assert seen == events
+
+
+async def test_a_paced_stream_of_a_running_job_goes_on_live(start: Start) -> None:
+    client = await start()
+    echo = "import sys\nprint('up', flush=True)\nfor line in sys.stdin: print(line, end='', flush=True)"
+    job_id = await submit(client, **python(echo, interactive=True))
+    async with client.get(f"/api/stream/{job_id}?speed=10") as response:
+        events = received(response)
+        await until_output(events, "up\n")
+        async with client.post(f"/api/jobs/{job_id}/stdin?close=1", data=b"more\n"):
+            pass
+        rest = [event async for event in events]
+    assert text(rest) == "more\n"
+    assert verdict(rest)["exitCode"] == 0
+
+
+async def test_silence_in_a_paced_stream_has_heartbeats(start: Start) -> None:
+    client = await start(streams={"heartbeat_s": 0.05})
+    job_id = await submit(client, **python("import time\ntime.sleep(0.5)\nprint(1)"))
+    await follow(client, job_id)
+    async with client.get(f"/api/stream/{job_id}?speed=1") as response:
+        body = await response.read()
+    assert body.count(b"\n:\n") >= 1
+
+
+@pytest.mark.parametrize("speed", ["-1", "x", "nan", "inf", "1001", ""])
+async def test_a_speed_that_is_none_is_refused(start: Start, speed: str) -> None:
+    client = await start()
+    job_id = await submit(client, command=["true"])
+    await follow(client, job_id)
+    async with client.get(f"/api/stream/{job_id}", params={"speed": speed}) as response:
+        assert (await problem(response, 400, "invalid_request"))["path"] == "?speed"
+
+
+async def test_nobody_elses_job_is_told_again(start: Start) -> None:
+    client = await start()
+    for target in ("output/stdout", "output/stderr", "cast", "sessions"):
+        async with client.get(f"/api/jobs/{'a' * 26}/{target}") as response:
+            await problem(response, 404, "not_found")
+    job_id = await submit(client, **SLEEPER)
+    async with client.get(f"/api/jobs/{job_id}/output/stdin") as response:
+        await problem(response, 404, "not_found")
+    leaving = asyncio.create_task(client.get(f"/api/jobs/{job_id}/output/stdout").__aenter__())
+    response = await leaving
+    response.close()  # while it waits for output
