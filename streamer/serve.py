@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -33,6 +34,7 @@ async def serve(app: web.Application, config: Config, on_ready: Ready | None = N
     is given the address once requests are answered. Raises `ConfigError` when the address
     cannot be listened on, and what the application's start-up raises.
     """
+    _allow_descriptors()
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     service = app[SERVICE]
@@ -79,6 +81,17 @@ async def serve(app: web.Application, config: Config, on_ready: Ready | None = N
         await runner.cleanup()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+
+
+def _allow_descriptors() -> None:
+    """Raise the limit of open files as far as may be: each stream takes one.
+
+    Most systems set 1024, for programs that use select(2); a job gets a limit of its own.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):  # a container may forbid it
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class _AccessLog(AbstractAccessLogger):
