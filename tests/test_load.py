@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import hashlib
+import json
 import os
 import random
+import resource
+import socket
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +18,8 @@ import pytest
 from aiohttp.test_utils import TestServer
 
 import streamer
+from streamer.app import SESSIONS
+from streamer.sse import EventParser
 from tests.conftest import Start
 from tests.support import AnyClient, follow, submit, text, verdict
 
@@ -69,6 +76,62 @@ async def test_1000_jobs_in_a_row_leave_nothing(start: Start) -> None:
     assert abs(open_files() - files) <= 2  # a connection may be between two requests
     assert children() == processes
     assert resident_bytes() - memory < 8 * 1024 * 1024
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_1000_readers_of_one_job_beside_one_that_never_reads(start: Start) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # both ends are in this process
+    client = await start(
+        streams={"max_readers_per_job": 1001, "heartbeat_s": 600, "write_timeout_s": 600}
+    )
+    code = """
+        import sys
+        sys.stdin.readline()
+        for number in range(1000):
+            print(number, "x" * 90, flush=number % 10 == 0)
+        print("y" * 5_000_000)
+    """
+    job_id = await submit(client, language="python", code=textwrap.dedent(code), interactive=True)
+    request = f"GET /api/stream/{job_id} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+    expected = hashlib.sha256()
+    for number in range(1000):
+        expected.update(f"{number} {'x' * 90}\n".encode())
+    expected.update(b"y" * 5_000_000 + b"\n")
+
+    async def read(opened: asyncio.Event) -> bytes:
+        reader, writer = await asyncio.open_connection(client.host, client.port, limit=2**20)
+        writer.write(request)
+        await reader.readuntil(b"\r\n\r\n")
+        opened.set()
+        parser, digest = EventParser(), hashlib.sha256()
+        kinds = []
+        while size := int(await reader.readline(), 16):
+            for _, kind, data in parser.feed(await reader.readexactly(size)):
+                kinds.append(kind)
+                if kind == "output":
+                    digest.update(json.loads(data)["data"].encode())
+            await reader.readline()
+        writer.close()
+        assert kinds[-1] == "complete"
+        return digest.digest()
+
+    with socket.socket() as stalled:
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stalled.connect((client.host, client.port))
+        stalled.sendall(request)
+        opened = [asyncio.Event() for _ in range(1000)]
+        readers = [asyncio.create_task(read(event)) for event in opened]
+        for event in opened:
+            await event.wait()
+        async with client.post(f"/api/jobs/{job_id}/stdin?close=1", data=b"go\n") as answer:
+            assert answer.status == 202
+        digests = await asyncio.gather(*readers)
+        assert set(digests) == {expected.digest()}
+        (session,) = client.app[SESSIONS].views(job_id)
+        assert session.lag > 0, "the stalled one is still where it was"
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 class BreakingProxy:

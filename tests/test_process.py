@@ -81,6 +81,39 @@ def state(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
+async def test_a_flood_to_a_reader_that_hardly_reads_stays_out_of_memory(state: Path) -> None:
+    mib = 1024 * 1024
+    settings = {
+        "streams.retention_bytes": 8 * mib,
+        "streams.log_memory_bytes": 2 * mib,
+        "limits.default.output_bytes": 256 * mib,
+    }
+    options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    async with serving(state, *options) as server:
+        for event in await server.events(await server.submit("echo warm")):
+            assert event.kind != "error"
+        before = peak_bytes(server.process.pid)
+        job_id = await server.submit(f"yes {'x' * 200} | head -c {200 * mib}")
+        async with server.session.get(f"/api/stream/{job_id}") as slow:
+            assert await slow.content.read(1024)  # and no more
+            size = 0
+            async with server.session.get(f"/api/jobs/{job_id}/output/stdout") as quick:
+                async for chunk in quick.content.iter_any():
+                    size += len(chunk)
+        assert size == 200 * mib
+        # The bound that the configuration names, a few reads and writes under way, and what the
+        # allocator does not give back.
+        assert peak_bytes(server.process.pid) - before < 40 * mib
+
+
+def peak_bytes(pid: int) -> int:
+    """Return the most memory that a process ever had resident."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return int(found[1]) * 1024
+
+
 async def until_gone(mark: str) -> None:
     """Wait until no process of the host bears a mark."""
     for _ in range(500):
