@@ -11,7 +11,7 @@ Importing this package has no side effect; nothing starts before the application
 
 from __future__ import annotations
 
-from streamer.app import create_app, get_service, setup
+from streamer.app import create_app, get_service, get_sessions, setup
 from streamer.client import Client
 from streamer.config import Config
 from streamer.jobs import JobSpec, Limits, SourceFile
@@ -28,6 +28,7 @@ __all__ = [
     "SourceFile",
     "create_app",
     "get_service",
+    "get_sessions",
     "hookimpl",
     "load_config",
     "setup",

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import pluggy
 from aiohttp import web
@@ -32,7 +32,9 @@ from streamer.sse.session import SessionMap
 from streamer.sse.spool import Spool
 from streamer.watching import CancelUnwatched
 
-__all__ = ["SERVICE", "SESSIONS", "create_app", "get_service", "setup"]
+__all__ = ["SERVICE", "SESSIONS", "create_app", "get_service", "get_sessions", "setup"]
+
+T = TypeVar("T")
 
 log: Final = logging.getLogger(__name__)
 
@@ -126,9 +128,21 @@ def get_service(source: web.Application | web.Request) -> JobService:
 
     Raises RuntimeError if there is none.
     """
+    return _of(source, SERVICE)
+
+
+def get_sessions(source: web.Application | web.Request) -> SessionMap:
+    """Return the open streams of an application, or of the one that a request came to.
+
+    Raises RuntimeError if there is no service.
+    """
+    return _of(source, SESSIONS)
+
+
+def _of(source: web.Application | web.Request, key: web.AppKey[T]) -> T:
     found = source.config_dict if isinstance(source, web.Request) else source
     try:
-        return found[SERVICE]
+        return found[key]
     except KeyError:
         raise RuntimeError(
             "this application has no streamer: call streamer.setup(app, ...) first"

@@ -162,6 +162,7 @@ def test_the_public_face_is_what_is_documented() -> None:
         "SourceFile",
         "create_app",
         "get_service",
+        "get_sessions",
         "hookimpl",
         "load_config",
         "setup",

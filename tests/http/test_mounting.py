@@ -92,6 +92,7 @@ async def test_lives_below_a_prefix_and_leaves_the_host_alone(serve: Serve) -> N
     host.router.add_get("/own", own)
     service = streamer.setup(host, CONFIG, prefix="/code")
     assert streamer.get_service(host) is service
+    assert len(streamer.get_sessions(host)) == 0
     client = await serve(host)
     await print_one(client, "/code")
     async with client.get("/") as response:
@@ -183,6 +184,8 @@ async def test_an_empty_prefix_is_refused_and_changes_nothing(serve: Serve, pref
 async def test_without_setup_there_is_no_service() -> None:
     with pytest.raises(RuntimeError, match=r"streamer\.setup"):
         streamer.get_service(web.Application())
+    with pytest.raises(RuntimeError, match=r"streamer\.setup"):
+        streamer.get_sessions(web.Application())
 
 
 async def test_wrong_settings_are_refused_before_the_start() -> None:
