@@ -88,7 +88,7 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
 ifneq ($(shell cat $(VENV)/.project 2>/dev/null),$(CURDIR))
 .PHONY: $(VENV)/.project
 endif
-$(VENV)/.project: pyproject.toml setup.py $(INIT).c $(INIT) $(VENV)/.runtime
+$(VENV)/.project: pyproject.toml setup.py $(wildcard streamer/init/*.[ch]) $(INIT) $(VENV)/.runtime
 	@echo 'setup: installing streamer from this folder'
 	@CFLAGS='-Werror $(CFLAGS)' $(PIP) install --root-user-action ignore --no-deps \
 		--no-build-isolation -e .

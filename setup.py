@@ -17,8 +17,9 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build import build
 from setuptools.errors import CompileError
 
-SOURCE = Path("streamer/init/streamer-init.c")
-PROGRAM = SOURCE.with_suffix("")
+FOLDER = Path("streamer/init")
+SOURCES = sorted(FOLDER.glob("*.c"))
+PROGRAM = FOLDER / "streamer-init"
 
 
 def compiler() -> list[str]:
@@ -29,7 +30,7 @@ def compiler() -> list[str]:
         if found := shutil.which(name):
             return [found]
     raise CompileError(
-        f"{SOURCE}: no C compiler found; install one (Debian, Ubuntu: "
+        f"{FOLDER}: no C compiler found; install one (Debian, Ubuntu: "
         "sudo apt-get install -y gcc libc6-dev) or name it in the variable CC"
     )
 
@@ -53,18 +54,21 @@ def compile_init(target: Path) -> None:
     cc = compiler()
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        compiled, linked = f"{scratch}/init.o", f"{scratch}/init"
+        linked = f"{scratch}/init"
         flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra"]
         flags += shlex.split(os.environ.get("CFLAGS", ""))
-        if problem := run([*cc, *flags, "-c", "-o", compiled, str(SOURCE)]):
-            raise CompileError(
-                f"{SOURCE} does not compile; on Debian and Ubuntu the compiler's headers come "
-                f"with: sudo apt-get install -y gcc libc6-dev\n{problem}"
-            )
-        if run([*cc, "-static", "-s", "-o", linked, compiled]) and (
-            problem := run([*cc, "-s", "-o", linked, compiled])
+        objects = []
+        for source in SOURCES:
+            objects.append(f"{scratch}/{source.stem}.o")
+            if problem := run([*cc, *flags, "-c", "-o", objects[-1], str(source)]):
+                raise CompileError(
+                    f"{source} does not compile; on Debian and Ubuntu the compiler's headers come "
+                    f"with: sudo apt-get install -y gcc libc6-dev\n{problem}"
+                )
+        if run([*cc, "-static", "-s", "-o", linked, *objects]) and (
+            problem := run([*cc, "-s", "-o", linked, *objects])
         ):
-            raise CompileError(f"{SOURCE} does not link\n{problem}")
+            raise CompileError(f"{PROGRAM} does not link\n{problem}")
         # A sandbox may run as another user than the one who installs.
         Path(linked).chmod(0o755)
         # Renamed into place, so that a service that runs the old one is not disturbed.
@@ -95,7 +99,7 @@ class BuildInit(Command):
 
     def get_source_files(self) -> list[str]:
         """Name what the source distribution must carry."""
-        return [str(SOURCE)]
+        return [str(source) for source in (*SOURCES, FOLDER / "init.h")]
 
     def get_outputs(self) -> list[str]:
         """Name what is made."""

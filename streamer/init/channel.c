@@ -1,0 +1,122 @@
+/* The socket to the service: frames, and the descriptors that come and go with them. */
+#define _GNU_SOURCE
+#include "init.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+struct channel in;
+
+void put32(unsigned char *to, uint32_t value)
+{
+    for (int i = 0; i < 4; i++)
+        to[i] = (unsigned char)(value >> (8 * i));
+}
+
+void put64(unsigned char *to, uint64_t value)
+{
+    for (int i = 0; i < 8; i++)
+        to[i] = (unsigned char)(value >> (8 * i));
+}
+
+uint32_t get32(const unsigned char *from)
+{
+    return from[0] | from[1] << 8 | from[2] << 16 | (uint32_t)from[3] << 24;
+}
+
+uint64_t get64(const unsigned char *from)
+{
+    return get32(from) | (uint64_t)get32(from + 4) << 32;
+}
+
+void tell(unsigned char type, const unsigned char *payload, size_t size)
+{
+    unsigned char out[64];
+    put32(out, (uint32_t)size + 1);
+    out[4] = type;
+    if (size)
+        memcpy(out + 5, payload, size);
+    /* A few dozen bytes on an empty socket: never a short write. A failure means that
+     * the service is gone, and the next read says so. */
+    if (send(CONTROL, out, size + 5, MSG_NOSIGNAL) < 0)
+        return;
+}
+
+void tell_failure(unsigned char stage)
+{
+    unsigned char out[5] = {stage};
+    put32(out + 1, (uint32_t)errno);
+    tell('E', out, sizeof out);
+}
+
+/* Read what is there; 0 when the service is gone. */
+int receive(void)
+{
+    union {
+        struct cmsghdr align;
+        char room[CMSG_SPACE(3 * sizeof(int)) + CMSG_SPACE(sizeof(struct ucred))];
+    } control;
+    if (in.room - in.used < 65536) {
+        in.room = in.room ? in.room * 2 : 1 << 17;
+        in.bytes = realloc(in.bytes, in.room);
+        if (!in.bytes)
+            die("out of memory");
+    }
+    struct iovec part = {in.bytes + in.used, in.room - in.used};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1,
+                             .msg_control = control.room, .msg_controllen = sizeof control.room};
+    ssize_t got = recvmsg(CONTROL, &message, MSG_CMSG_CLOEXEC);
+    if (got < 0)
+        return errno == EINTR || errno == EAGAIN;
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c))
+        if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
+            size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+            if (count != 3 || in.fd_count) {
+                errno = EPROTO;
+                die("the service sent descriptors that nobody asked for");
+            }
+            memcpy(in.fds, CMSG_DATA(c), sizeof in.fds);
+            in.fd_count = 3;
+        }
+    in.used += (size_t)got;
+    return got > 0;
+}
+
+/* 'N' u16 port: listen on it on the loopback of this network namespace, and hand the socket
+ * to the service with an 'L': whoever connects to it here is served there. */
+int hand_out_listener(const unsigned char *data, size_t size)
+{
+    union {
+        struct cmsghdr align;
+        char room[CMSG_SPACE(sizeof(int))];
+    } control = {0};
+    unsigned char frame[5] = {1, 0, 0, 0, 'L'};
+    struct iovec part = {frame, sizeof frame};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1,
+                             .msg_control = control.room, .msg_controllen = sizeof control.room};
+    struct cmsghdr *c = CMSG_FIRSTHDR(&message);
+    if (size != 2) {
+        errno = EPROTO;
+        return 0;
+    }
+    struct sockaddr_in address = {.sin_family = AF_INET,
+                                  .sin_port = htons((uint16_t)(data[0] | data[1] << 8)),
+                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (listener < 0)
+        return 0;
+    c->cmsg_level = SOL_SOCKET;
+    c->cmsg_type = SCM_RIGHTS;
+    c->cmsg_len = CMSG_LEN(sizeof listener);
+    memcpy(CMSG_DATA(c), &listener, sizeof listener);
+    int done = !bind(listener, (struct sockaddr *)&address, sizeof address)
+               && !listen(listener, SOMAXCONN) && sendmsg(CONTROL, &message, MSG_NOSIGNAL) > 0;
+    int failure = errno;
+    close(listener);
+    errno = failure;
+    return done;
+}

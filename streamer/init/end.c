@@ -1,0 +1,120 @@
+/* The end of a program, by itself or by us, with all that it started. */
+#define _GNU_SOURCE
+#include "init.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+struct job job;
+
+static uint64_t micros(const struct timeval *t)
+{
+    return (uint64_t)t->tv_sec * 1000000 + (uint64_t)t->tv_usec;
+}
+
+/* As pid 1, kill(2) with -1 reaches everything in our namespace but us, at once and
+ * without a race against fork. Otherwise it would reach the user's other processes, so
+ * we end our children; as a subreaper we inherit theirs, until none is left. */
+static void kill_all(void)
+{
+    if (getpid() == 1) {
+        kill(-1, SIGKILL);
+        return;
+    }
+    DIR *proc = opendir("/proc");
+    struct dirent *entry;
+    if (!proc)
+        return;
+    while ((entry = readdir(proc))) {
+        pid_t parent, pid = (pid_t)atol(entry->d_name);
+        uint64_t cpu;
+        if (pid > 1 && read_stat(entry->d_name, &parent, &cpu) && parent == getpid())
+            kill(pid, SIGKILL);
+    }
+    closedir(proc);
+}
+
+static void account(pid_t pid, int status, const struct rusage *usage)
+{
+    uint64_t peak = (uint64_t)usage->ru_maxrss * 1024;
+    job.reaped_us += micros(&usage->ru_utime) + micros(&usage->ru_stime);
+    if (peak > job.peak_process)
+        job.peak_process = peak;
+    if (pid == job.pid) {
+        job.ended = 1;
+        job.status = status;
+        job.wall_us = since_start();
+    }
+}
+
+void reap(void)
+{
+    struct rusage usage;
+    int status;
+    pid_t pid;
+    while ((pid = wait4(-1, &status, WNOHANG, &usage)) > 0)
+        account(pid, status, &usage);
+}
+
+/* Leave nothing alive: returns when the kernel says that we have no child left. */
+void end_all(void)
+{
+    struct rusage usage;
+    int status;
+    for (;;) {
+        kill_all();
+        pid_t pid = wait4(-1, &status, 0, &usage);
+        if (pid > 0)
+            account(pid, status, &usage);
+        else if (errno == ECHILD)
+            return;
+    }
+}
+
+static void report_end(void)
+{
+    unsigned char out[1 + 4 + 4 * 8];
+    /* The hard RLIMIT_CPU of one process is the same limit, seen by the kernel first. */
+    if (job.cause == '-' && WIFSIGNALED(job.status) && job.cpu_limit_us
+        && job.reaped_us >= job.cpu_limit_us
+        && (WTERMSIG(job.status) == SIGXCPU || WTERMSIG(job.status) == SIGKILL))
+        job.cause = 'c';
+    out[0] = job.cause;
+    put32(out + 1, (uint32_t)job.status);
+    put64(out + 5, job.reaped_us);
+    put64(out + 13, job.peak_process);
+    put64(out + 21, job.peak_tree);
+    put64(out + 29, job.wall_us);
+    tell('X', out, sizeof out);
+    job.pid = 0;
+}
+
+void finish_job(unsigned char cause)
+{
+    if (!job.pid)
+        return;
+    if (!job.ended)
+        job.cause = cause;
+    end_all();
+    report_end();
+}
+
+void watch_limits(void)
+{
+    uint64_t cpu, memory;
+    survey(0, &cpu, &memory);
+    if (job.memory_limit && memory > job.memory_limit)
+        survey(1, &cpu, &memory);
+    if (memory > job.peak_tree)
+        job.peak_tree = memory;
+    if (job.memory_limit && memory > job.memory_limit)
+        finish_job('m');
+    else if (job.cpu_limit_us && job.reaped_us + cpu > job.cpu_limit_us)
+        finish_job('c');
+    else if (disk_is_full())
+        finish_job('d');
+}

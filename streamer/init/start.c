@@ -1,0 +1,211 @@
+/* The files of a job and the start of its programs. */
+#define _GNU_SOURCE
+#include "init.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static int file = -1; /* the one that is being written */
+
+/* Before a program runs: one that is open for writing cannot be executed (execve(2)). */
+static void close_file(void)
+{
+    if (file >= 0)
+        close(file);
+    file = -1;
+}
+
+/* 'F' u32 mode, path NUL, content; 'A' content for the file before. The service has
+ * checked the path; no program has run yet, so there is no link to be led astray by. */
+int put_file(unsigned char type, unsigned char *data, size_t size)
+{
+    size_t done = 0;
+    if (type == 'F') {
+        if (size < 5) {
+            errno = EPROTO;
+            return 0;
+        }
+        char *path = (char *)data + 4;
+        size_t length = strnlen(path, size - 4);
+        mode_t mode = (mode_t)get32(data) & 0777;
+        if (4 + length >= size) {
+            errno = EPROTO;
+            return 0;
+        }
+        close_file();
+        for (char *slash = path; (slash = strchr(slash + 1, '/'));) {
+            *slash = 0;
+            if (mkdir(path, 0755) && errno != EEXIST)
+                return 0;
+            *slash = '/';
+        }
+        file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+        if (file < 0 || fchmod(file, mode))
+            return 0;
+        done = 4 + length + 1;
+    }
+    while (done < size) {
+        ssize_t wrote = write(file, data + done, size - done);
+        if (wrote < 0)
+            return 0;
+        done += (size_t)wrote;
+    }
+    return 1;
+}
+
+static void limit(int resource, uint64_t soft, uint64_t hard)
+{
+    struct rlimit now;
+    /* A host limit below ours stays: raising it is not ours to do. */
+    if (!getrlimit(resource, &now) && now.rlim_max != RLIM_INFINITY && hard > now.rlim_max)
+        hard = now.rlim_max;
+    struct rlimit wanted = {soft < hard ? soft : hard, hard};
+    if (setrlimit(resource, &wanted))
+        _exit(125);
+}
+
+struct program {
+    unsigned char *limits;
+    uint32_t limit_count;
+    char *cwd, **argv, **env;
+};
+
+static struct sock_fprog filter; /* of system calls, if the service sent one */
+
+/* 'B' an array of struct sock_filter (seccomp(2)): put on every program started from then
+ * on, never on ourselves. */
+int keep_filter(const unsigned char *data, size_t size)
+{
+    size_t count = size / sizeof *filter.filter;
+    if (!count || size % sizeof *filter.filter || count > BPF_MAXINSNS || filter.filter) {
+        errno = EPROTO;
+        return 0;
+    }
+    filter.filter = malloc(size);
+    if (!filter.filter)
+        return 0;
+    memcpy(filter.filter, data, size);
+    filter.len = (unsigned short)count;
+    return 1;
+}
+
+static void become_program(struct program *p, const int fds[3])
+{
+    /* While the service can still be told that the program does not run: what follows
+     * replaces our end of the socket. It is all our own code up to the exec. */
+    if (filter.len && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter)) {
+        tell_failure('b');
+        _exit(125);
+    }
+    sigset_t none;
+    sigemptyset(&none);
+    for (int i = 1; i < NSIG; i++)
+        signal(i, SIG_DFL);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    setsid();
+    for (int i = 0; i < 3; i++)
+        if (dup2(fds[i], i) < 0)
+            _exit(125);
+    syscall(SYS_close_range, 3, ~0U, 0);
+    /* Out of memory, the kernel shall take the program and not us: we tell the verdict.
+     * Our own /proc files are root's while we are not dumpable, and a program is. */
+    prctl(PR_SET_DUMPABLE, 1);
+    int score = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+    if (score >= 0 && write(score, "1000", 4) == 4)
+        close(score);
+    /* Where we are not pid 1 the program must not outlive us. */
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    umask(022);
+    if (chdir(p->cwd)) {
+        dprintf(2, "cannot enter the working directory: %s\n", strerror(errno));
+        _exit(126);
+    }
+    for (uint32_t i = 0; i < p->limit_count; i++) {
+        unsigned char *at = p->limits + 20 * i;
+        limit((int)get32(at), get64(at + 4), get64(at + 12));
+    }
+    environ = p->env;
+    execvpe(p->argv[0], p->argv, p->env);
+    /* As a shell does: 127 not found, 126 found and not executable. */
+    dprintf(2, "%s: %s\n", p->argv[0], strerror(errno));
+    _exit(errno == ENOENT ? 127 : 126);
+}
+
+static char **strings(unsigned char **at, unsigned char *end, uint32_t count)
+{
+    char **list = calloc((size_t)count + 1, sizeof *list);
+    for (uint32_t i = 0; list && i < count; i++) {
+        unsigned char *stop = memchr(*at, 0, (size_t)(end - *at));
+        if (!stop)
+            return NULL;
+        list[i] = (char *)*at;
+        *at = stop + 1;
+    }
+    return list;
+}
+
+/* 'R' u64 CPU limit in us, u64 memory limit and u64 disk limit in bytes (0: none), u32 limit
+ * of files in the workspace, u32 whether it has to be walked (else it is a mount of its own),
+ * u32 count of limits, u32 count of arguments, u32 count of variables; each limit u32
+ * resource, u64 soft, u64 hard;
+ * then NUL-ended strings: working directory, arguments, variables. Standard input,
+ * output and error came just before as descriptors. */
+int start_job(unsigned char *data, size_t size)
+{
+    struct program p;
+    unsigned char *end = data + size, *at;
+    if (size < 44 || in.fd_count != 3 || job.pid) {
+        errno = EPROTO;
+        return 0;
+    }
+    p.limit_count = get32(data + 32);
+    uint32_t arguments = get32(data + 36), variables = get32(data + 40);
+    p.limits = data + 44;
+    at = p.limits + (size_t)p.limit_count * 20;
+    if (at > end || arguments > size || variables > size) {
+        errno = EPROTO;
+        return 0;
+    }
+    char **cwd = strings(&at, end, 1);
+    p.argv = strings(&at, end, arguments);
+    p.env = strings(&at, end, variables);
+    if (!cwd || !p.argv || !p.env || !arguments) {
+        errno = EPROTO;
+        return 0;
+    }
+    p.cwd = cwd[0];
+    close_file();
+    memset(&job, 0, sizeof job);
+    job.cause = '-';
+    job.cpu_limit_us = get64(data);
+    job.memory_limit = get64(data + 8);
+    job.disk_limit = get64(data + 16);
+    job.inode_limit = get32(data + 24);
+    job.walk_disk = get32(data + 28);
+    clock_gettime(CLOCK_MONOTONIC, &job.started);
+    job.pid = fork();
+    if (job.pid == 0)
+        become_program(&p, in.fds);
+    for (int i = 0; i < 3; i++)
+        close(in.fds[i]);
+    in.fd_count = 0;
+    free(cwd);
+    free(p.argv);
+    free(p.env);
+    if (job.pid < 0) {
+        job.pid = 0;
+        return 0;
+    }
+    tell('S', NULL, 0);
+    return 1;
+}
