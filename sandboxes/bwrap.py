@@ -101,7 +101,12 @@ class Bwrap(Backend):
             "--chdir", "/work",
             "--", "/init", *job.argv[1:],
         ]  # fmt: skip
-        return LaunchPlan(argv=tuple(arguments), workspace="/work", start_as=job.identity)
+        return LaunchPlan(
+            argv=tuple(arguments),
+            workspace="/work",
+            start_as=job.identity,
+            private_mounts=("/tmp", "/dev/shm"),
+        )
 
 
 @hookimpl

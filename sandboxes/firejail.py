@@ -109,6 +109,8 @@ class Firejail(Backend):
             env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "SHELL": "/bin/sh", "HOME": home},
             workspace=home,
             start_as=job.identity,
+            # Of no size but half of the host's memory: firejail has no option for it.
+            private_mounts=("/tmp", "/dev", "/var/tmp", "/var/lock"),
         )
 
     def _account(self) -> Identity:

@@ -2,9 +2,10 @@
 
 Frames on a Unix stream socket, both ways: u32 length of what follows, u8 type,
 payload; integers are little endian. To the init: ``B`` a filter of system calls for
-its programs, ``F`` a file, ``A`` more of it, ``D`` (descriptors attached), ``N`` listen on a
-port, ``R`` run a program, ``S`` signal it, ``K`` kill everything. From it: ``H`` hello, ``L``
-the listening socket (attached), ``S`` started, ``X`` the program's end, ``E`` a failure.
+its programs, ``M`` mounts to watch, ``F`` a file, ``A`` more of it, ``D`` (descriptors
+attached), ``N`` listen on a port, ``R`` run a program, ``S`` signal it, ``K`` kill
+everything. From it: ``H`` hello, ``L`` the listening socket (attached), ``S`` started,
+``X`` the program's end, ``E`` a failure.
 """
 
 from __future__ import annotations
@@ -120,6 +121,11 @@ class InitChannel:
         `program` is an array of ``struct sock_filter`` (seccomp(2)).
         """
         await self._send(b"B", program)
+
+    async def watch_mounts(self, paths: Sequence[str]) -> None:
+        """Count what is in these mounts of the sandbox's own to its programs' use."""
+        if paths:
+            await self._send(b"M", b"".join(os.fsencode(path) + b"\0" for path in paths))
 
     async def put_files(self, files: Sequence[SourceFile]) -> None:
         """Write files into the workspace; before the first `start` only."""

@@ -4,6 +4,9 @@
 each process (setrlimit(2)); the number of processes is that of the job's own user or user
 namespace. ``polling``: the init looks every 50 ms and ends the job. ``tmpfs``: a mount of
 the job's own that has this size. ``timer`` and ``counter``: by the service itself. ``none``: not.
+
+Besides the limits, ``seccomp`` says which of our filters of system calls a program gets:
+``filter``, the whole one; ``keyrings``, the part that every backend with our init has; or ``none``.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from streamer.errors import ConfigError
+from streamer.seccomp import has_filter
 from streamer.spi import Backend
 
 __all__ = ["check_required", "enforcement"]
@@ -19,12 +23,14 @@ __all__ = ["check_required", "enforcement"]
 REMEDIES: Final = {
     "cgroup": "run the service as root (cgroup v1), or in a systemd unit or scope with "
     "Delegate=yes (cgroup v2): systemd-run --user --scope -p Delegate=yes streamer serve",
+    "filter": "use a backend with our filter of system calls (bwrap, firejail), on a machine that "
+    "there is one for (x86_64, aarch64)",
     "tmpfs": "use a backend with a private workspace (bwrap)",
 }
 
 
 def enforcement(backend: Backend, cgroup_level: str | None) -> dict[str, str]:
-    """Return how each field of `Limits` is enforced for a backend.
+    """Return how each field of `Limits` is enforced for a backend, and its ``seccomp``.
 
     `cgroup_level` is ``cgroup-v1`` or ``cgroup-v2``, or None where there are no groups.
     """
@@ -38,7 +44,14 @@ def enforcement(backend: Backend, cgroup_level: str | None) -> dict[str, str]:
         "file_bytes": "rlimit" if by_init else "none",
         "disk_bytes": "none" if not by_init else "polling" if backend.host_workspace else "tmpfs",
         "output_bytes": "counter",
+        "seccomp": _filtered(backend),
     }
+
+
+def _filtered(backend: Backend) -> str:
+    if not backend.gated or not has_filter():
+        return "none"
+    return "filter" if backend.seccomp else "keyrings"
 
 
 def check_required(required: Iterable[str], backend: Backend, cgroup_level: str | None) -> None:

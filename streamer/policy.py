@@ -14,25 +14,26 @@ from typing import Final
 import msgspec
 
 from streamer.jobs import ResolvedJob
-from streamer.seccomp import deny_filter
+from streamer.seccomp import job_filter
 from streamer.spi import Backend
 
 __all__ = ["policy_digest"]
 
-RULES: Final = 1
+RULES: Final = 2
 """Raised by whoever changes what a backend's arguments allow."""
 
 
 def policy_digest(job: ResolvedJob, backend: Backend, cgroup_level: str | None) -> str:
     """Return the SHA-256, in hexadecimal, of everything that confines the job."""
-    filtered = (deny_filter() if backend.seccomp else None) or b""
+    counted = cgroup_level is not None
+    filtered = job_filter(whole=backend.seccomp, memfd=counted) if backend.gated else None
     document = {
         "rules": RULES,
         "backend": backend.name,
         "options": {name: getattr(backend, name) for name in _options(backend)},
         "limits": [[step.phase, asdict(step.limits)] for step in job.steps],
         "cgroup": cgroup_level,
-        "filter": hashlib.sha256(filtered).hexdigest(),
+        "filter": hashlib.sha256(filtered or b"").hexdigest(),
         "network": job.network,
         "allowHosts": job.allow_hosts,
         "readOnly": job.read_only,

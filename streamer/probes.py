@@ -326,7 +326,12 @@ PROBES: Final = (
     Probe("namespaces", "no user namespaces can be made", _DENY, _user_namespace, _USERNS),
     Probe("privileges", "no setuid program gains any", _NONE, _no_new_privs, _REPORT),
     Probe(
-        "seccomp", "system calls are filtered", lambda backend: backend.seccomp, _seccomp, _REPORT
+        "seccomp",
+        "system calls are filtered",
+        lambda backend: backend.seccomp,
+        _seccomp,
+        _REPORT,
+        "seccomp",
     ),
     Probe("wall time", "it ends what ignores it", _NONE, _wall_time, _KILL, "wall_time_s"),
     Probe("cpu time", "of all processes", _NONE, _cpu_time, _UNLIMITED, "cpu_time_s"),

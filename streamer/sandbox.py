@@ -25,7 +25,7 @@ from streamer.cgroups import JobCgroup
 from streamer.control import InitChannel, ProgramEnd
 from streamer.errors import SandboxFailure
 from streamer.jobs import SourceFile, Step
-from streamer.seccomp import deny_filter
+from streamer.seccomp import job_filter
 from streamer.spawn import Spawned, spawn
 from streamer.spi import Backend, Host, LaunchPlan, SandboxJob
 
@@ -344,8 +344,10 @@ async def open_sandbox(
                     code = wrapper.exit_code
                     why = backend.explain(-1 if code is None else code, text) or text.strip()
                     raise SandboxFailure(f"{failure} (exit {code}): {why}") from None
-                if backend.seccomp and (program := deny_filter()) is not None:
+                program = job_filter(whole=backend.seccomp, memfd=cgroup is not None)
+                if program is not None:
                     await channel.put_filter(program)
+                await channel.watch_mounts(plan.private_mounts)
                 yield sandbox
             finally:
                 await sandbox.close()

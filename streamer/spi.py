@@ -121,6 +121,9 @@ class LaunchPlan:
     own_pid_namespace: bool = False
     """Start the command as the first process of a process-id namespace of its own,
     so that it and everything it started can be ended together."""
+    private_mounts: tuple[str, ...] = ()
+    """Where, besides the workspace, the job can write into a tmpfs of the sandbox's own: what
+    is in it counts to the job's memory and number of files. One that is missing is no error."""
 
 
 class Backend(ABC):
@@ -138,8 +141,9 @@ class Backend(ABC):
     """Whether the job's files lie in a folder of the host that we make and remove;
     else the sandbox has a private one of its own at `LaunchPlan.workspace`."""
     seccomp: ClassVar[bool] = False
-    """Whether the init puts our filter of system calls (`streamer.seccomp`) on each program;
-    besides any that the backend has itself. Not for a backend without the init."""
+    """Whether the init puts our whole filter of system calls (`streamer.seccomp`) on each program,
+    besides any that the backend has itself; else only the part that keeps the kernel's keys
+    out of reach. Not for a backend without the init."""
 
     @abstractmethod
     def plan(self, job: SandboxJob, workspace: Path) -> LaunchPlan:

@@ -9,9 +9,9 @@ import logging
 import pyseccomp
 import pytest
 
-from streamer.seccomp import deny_filter
+from streamer.seccomp import has_filter, job_filter
 from streamer.seccomp.generate import FILTERS, generate
-from streamer.seccomp.rules import NEWER_CALLS, RULES
+from streamer.seccomp.rules import KINDS, NEWER_CALLS, RULES
 from tests.bpf import HIGH, arguments_for, verdict
 
 SIGCHLD = 17
@@ -36,8 +36,8 @@ def number_of(architecture: int, call: str) -> int | None:
     return number if number >= 0 else None
 
 
-def filter_of(machine: str) -> bytes:
-    found = deny_filter(machine)
+def filter_of(machine: str, kind: str = "whole") -> bytes:
+    found = job_filter(whole=kind != "keyrings", memfd=kind == "whole", machine=machine)
     assert found is not None
     return found
 
@@ -108,11 +108,27 @@ def test_an_architecture_of_another_machine_is_refused(machine: str) -> None:
     assert verdict(filter_of(machine), pyseccomp.Arch.PPC64, 1) == errno.ENOSYS
 
 
+@pytest.mark.parametrize(("machine", "architecture"), ARCHITECTURES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_refuses_what_it_is_for(machine: str, architecture: int, kind: str) -> None:
+    refused = {}
+    for call in ("keyctl", "add_key", "request_key", "memfd_create", "mount", "read"):
+        number = number_of(architecture, call)
+        assert number is not None
+        refused[call] = verdict(filter_of(machine, kind), architecture, number)
+    assert refused["keyctl"] == refused["add_key"] == refused["request_key"] == errno.EPERM
+    assert refused["memfd_create"] == (errno.ENOSYS if kind == "no-memfd" else 0)
+    assert refused["mount"] == (0 if kind == "keyrings" else errno.EPERM)
+    assert refused["read"] == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("machine", FILTERS)
-def test_the_files_are_what_the_rules_make(machine: str) -> None:
+def test_the_files_are_what_the_rules_make(machine: str, kind: str) -> None:
     if (version := libseccomp_version()) != GENERATED_BY:
         pytest.skip(f"libseccomp is {version}, the filters were made by {GENERATED_BY}")
-    assert generate(machine) == filter_of(machine), "run python -m streamer.seccomp.generate"
+    made = generate(machine, kind)
+    assert made == filter_of(machine, kind), "run python -m streamer.seccomp.generate"
 
 
 def libseccomp_version() -> tuple[int, ...]:
@@ -123,5 +139,5 @@ def libseccomp_version() -> tuple[int, ...]:
 
 def test_a_machine_without_a_filter_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="streamer"):
-        assert deny_filter("pdp11") is None
+        assert not has_filter("pdp11")
     assert "pdp11" in caplog.text

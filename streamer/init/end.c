@@ -9,6 +9,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+enum { ESTIMATE_SLACK_US = 500000 };
+
 struct job job;
 
 static uint64_t micros(const struct timeval *t)
@@ -30,9 +32,9 @@ static void kill_all(void)
     if (!proc)
         return;
     while ((entry = readdir(proc))) {
-        pid_t parent, pid = (pid_t)atol(entry->d_name);
-        uint64_t cpu;
-        if (pid > 1 && read_stat(entry->d_name, &parent, &cpu) && parent == getpid())
+        struct stat_line stat;
+        pid_t pid = (pid_t)atol(entry->d_name);
+        if (pid > 1 && read_stat(entry->d_name, &stat) && stat.parent == getpid())
             kill(pid, SIGKILL);
     }
     closedir(proc);
@@ -47,7 +49,7 @@ static void account(pid_t pid, int status, const struct rusage *usage)
     if (pid == job.pid) {
         job.ended = 1;
         job.status = status;
-        job.wall_us = since_start();
+        job.wall_us = microseconds(CLOCK_MONOTONIC) - job.started_us;
     }
 }
 
@@ -83,9 +85,12 @@ static void report_end(void)
         && job.reaped_us >= job.cpu_limit_us
         && (WTERMSIG(job.status) == SIGXCPU || WTERMSIG(job.status) == SIGKILL))
         job.cause = 'c';
+    uint64_t cpu_us = job.reaped_us > job.seen_us ? job.reaped_us : job.seen_us;
+    if (job.cause == 'c' && cpu_us < job.cpu_limit_us)
+        cpu_us = job.estimated_us; /* by which it was ended */
     out[0] = job.cause;
     put32(out + 1, (uint32_t)job.status);
-    put64(out + 5, job.reaped_us);
+    put64(out + 5, cpu_us);
     put64(out + 13, job.peak_process);
     put64(out + 21, job.peak_tree);
     put64(out + 29, job.wall_us);
@@ -103,17 +108,27 @@ void finish_job(unsigned char cause)
     report_end();
 }
 
+/* The estimate is a matter of chance, so it must be far over the limit. */
+static int cpu_is_used_up(uint64_t living_us)
+{
+    return job.reaped_us + living_us > job.cpu_limit_us || job.seen_us > job.cpu_limit_us
+           || job.estimated_us > 2 * job.cpu_limit_us + ESTIMATE_SLACK_US;
+}
+
 void watch_limits(void)
 {
-    uint64_t cpu, memory;
-    survey(0, &cpu, &memory);
-    if (job.memory_limit && memory > job.memory_limit)
-        survey(1, &cpu, &memory);
+    struct usage used;
+    survey(0, &used);
+    uint64_t memory = memory_in_use(&used);
+    if (job.memory_limit && memory > job.memory_limit) {
+        survey(1, &used);
+        memory = memory_in_use(&used);
+    }
     if (memory > job.peak_tree)
         job.peak_tree = memory;
     if (job.memory_limit && memory > job.memory_limit)
         finish_job('m');
-    else if (job.cpu_limit_us && job.reaped_us + cpu > job.cpu_limit_us)
+    else if (job.cpu_limit_us && cpu_is_used_up(used.cpu_us))
         finish_job('c');
     else if (disk_is_full())
         finish_job('d');

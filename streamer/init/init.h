@@ -8,7 +8,7 @@
 #include <sys/types.h>
 #include <time.h>
 
-enum { CONTROL = 0, POLL_MS = 50 };
+enum { CONTROL = 0 };
 
 void die(const char *what);
 
@@ -44,14 +44,29 @@ extern struct job {
     uint32_t ticks;
     uint64_t reaped_us;      /* CPU of everything reaped, its own reaped children included */
     uint64_t peak_process, peak_tree;
-    struct timespec started;
+    uint64_t seen_us, estimated_us; /* CPU of every process that was ever seen: usage.c */
+    uint64_t started_us;
     uint64_t wall_us;
 } job;
 
 /* usage.c: what is used now */
-uint64_t since_start(void);
-int read_stat(const char *pid, pid_t *parent, uint64_t *cpu_us);
-void survey(int exact, uint64_t *cpu_us, uint64_t *memory);
+struct usage {
+    uint64_t cpu_us;            /* of what is alive, its reaped children included */
+    uint64_t anonymous, shared; /* memory that is mapped, in bytes */
+};
+struct stat_line {
+    pid_t parent;
+    uint64_t own_us, children_us; /* CPU time: its own, and that of its reaped children */
+    uint64_t started_us;          /* on CLOCK_BOOTTIME */
+};
+
+uint64_t microseconds(clockid_t clock);
+int read_stat(const char *pid, struct stat_line *found);
+void forget_processes(void);
+void survey(int exact, struct usage *used);
+void look_at_ipc(void);
+void watch_mount(const char *path);
+uint64_t memory_in_use(const struct usage *used);
 int disk_is_full(void);
 
 /* end.c: whatever ends */
@@ -62,6 +77,7 @@ void watch_limits(void);
 
 /* start.c: files and programs */
 int put_file(unsigned char type, unsigned char *data, size_t size);
+int keep_mounts(unsigned char *data, size_t size);
 int keep_filter(const unsigned char *data, size_t size);
 int start_job(unsigned char *data, size_t size);
 

@@ -63,6 +63,18 @@ int put_file(unsigned char type, unsigned char *data, size_t size)
     return 1;
 }
 
+/* 'M' paths, NUL-ended: what is in these mounts of the sandbox's own is the job's use. */
+int keep_mounts(unsigned char *data, size_t size)
+{
+    if (!size || data[size - 1]) {
+        errno = EPROTO;
+        return 0;
+    }
+    for (char *path = (char *)data; path < (char *)data + size; path += strlen(path) + 1)
+        watch_mount(path);
+    return 1;
+}
+
 static void limit(int resource, uint64_t soft, uint64_t hard)
 {
     struct rlimit now;
@@ -192,7 +204,8 @@ int start_job(unsigned char *data, size_t size)
     job.disk_limit = get64(data + 16);
     job.inode_limit = get32(data + 24);
     job.walk_disk = get32(data + 28);
-    clock_gettime(CLOCK_MONOTONIC, &job.started);
+    job.started_us = microseconds(CLOCK_MONOTONIC);
+    forget_processes();
     job.pid = fork();
     if (job.pid == 0)
         become_program(&p, in.fds);

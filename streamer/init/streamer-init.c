@@ -32,10 +32,9 @@
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
-#include <sys/timerfd.h>
 #include <unistd.h>
 
-enum { MAX_FRAME = 16 << 20 };
+enum { MAX_FRAME = 16 << 20, LOOK_MS = 50 };
 
 void die(const char *what)
 {
@@ -57,6 +56,10 @@ static void handle(unsigned char type, unsigned char *data, size_t size)
             end_all(); /* a program may be asked for already: none runs without it */
             _exit(125);
         }
+        break;
+    case 'M':
+        if (!keep_mounts(data, size))
+            tell_failure('p');
         break;
     case 'D': /* only carries the descriptors */
         break;
@@ -102,11 +105,18 @@ static void handle_frames(void)
     in.used -= at;
 }
 
+/* Every 50 ms in the mean. Not evenly: a job could run just between two looks. */
+static uint64_t next_look(uint64_t now_us)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now_us + 1000 * (uint64_t)(LOOK_MS / 2 + now.tv_nsec % LOOK_MS);
+}
+
 static int serve(void)
 {
     sigset_t watched;
-    struct itimerspec tick = {{0, POLL_MS * 1000000}, {0, POLL_MS * 1000000}};
-    struct itimerspec stopped = {{0, 0}, {0, 0}};
+    uint64_t look_us = 0; /* when to look at the limits next, or 0 */
     umask(022);
     prctl(PR_SET_DUMPABLE, 0);
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
@@ -117,18 +127,26 @@ static int serve(void)
     sigemptyset(&watched);
     sigaddset(&watched, SIGCHLD);
     int children = signalfd(-1, &watched, SFD_CLOEXEC | SFD_NONBLOCK);
-    int timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-    if (children < 0 || timer < 0)
-        die("signalfd or timerfd");
+    if (children < 0)
+        die("signalfd");
+    look_at_ipc();
     fcntl(CONTROL, F_SETFD, FD_CLOEXEC);
     /* The kernel adds our process id, as the service sees it, to this (SO_PASSCRED). */
     tell('H', (unsigned char[]){1, getpid() == 1}, 2);
     for (;;) {
-        struct pollfd on[3] = {{CONTROL, POLLIN, 0}, {children, POLLIN, 0}, {timer, POLLIN, 0}};
-        int ticking = job.pid && !job.ended;
-        timerfd_settime(timer, 0, ticking ? &tick : &stopped, NULL);
-        while (poll(on, 3, -1) < 0 && errno == EINTR)
-            ;
+        struct pollfd on[2] = {{CONTROL, POLLIN, 0}, {children, POLLIN, 0}};
+        uint64_t now_us = microseconds(CLOCK_MONOTONIC);
+        /* Whatever else there is to do must not put it off: orphans may end all the time. */
+        if (!job.pid || job.ended)
+            look_us = 0;
+        else if (!look_us)
+            look_us = next_look(now_us);
+        else if (look_us <= now_us) {
+            watch_limits();
+            look_us = job.pid ? next_look(microseconds(CLOCK_MONOTONIC)) : 0;
+        }
+        if (poll(on, 2, look_us ? (int)((look_us - now_us) / 1000) + 1 : -1) <= 0)
+            continue;
         if (on[1].revents) {
             struct signalfd_siginfo info;
             while (read(children, &info, sizeof info) > 0)
@@ -137,11 +155,6 @@ static int serve(void)
             /* The program's end is the job's end, whatever it left running. */
             if (job.pid && job.ended)
                 finish_job('-');
-        }
-        if (on[2].revents) {
-            uint64_t ticks;
-            if (read(timer, &ticks, sizeof ticks) > 0 && job.pid && !job.ended)
-                watch_limits();
         }
         if (on[0].revents) {
             if (!receive())

@@ -1,7 +1,8 @@
 """The filter of system calls that a sandbox puts on its programs.
 
 The rules are in `rules`; the ``.bpf`` files beside this module are made of them by `generate`
-and are all that is needed at run time.
+and are all that is needed at run time. There are three for each machine: the whole filter, the
+same without memfd_create(2), and one for keyrings only.
 """
 
 from __future__ import annotations
@@ -12,20 +13,31 @@ import platform
 from importlib.resources import files
 from typing import Final
 
-__all__ = ["deny_filter"]
+__all__ = ["has_filter", "job_filter"]
 
 log: Final = logging.getLogger(__name__)
 
 
-@functools.cache
-def deny_filter(machine: str | None = None) -> bytes | None:
+def job_filter(*, whole: bool, memfd: bool, machine: str | None = None) -> bytes | None:
     """Return the filter for a machine (this one): an array of ``struct sock_filter``.
 
-    None, with one warning, where there is none: jobs then run without.
+    The whole one, or only what keeps the keyrings out of reach. `memfd` says whether memory
+    that no process maps is counted, and so may be had. None, with one warning, where there is
+    no filter: jobs then run without.
     """
-    machine = platform.machine() if machine is None else machine
+    kind = "keyrings" if not whole else "whole" if memfd else "no-memfd"
+    return _read(platform.machine() if machine is None else machine, kind)
+
+
+def has_filter(machine: str | None = None) -> bool:
+    """Say whether there are filters for a machine (this one)."""
+    return job_filter(whole=True, memfd=True, machine=machine) is not None
+
+
+@functools.cache
+def _read(machine: str, kind: str) -> bytes | None:
     try:
-        return (files(__name__) / f"{machine}.bpf").read_bytes()
+        return (files(__name__) / f"{machine}-{kind}.bpf").read_bytes()
     except FileNotFoundError:
         log.warning(
             "there is no filter of system calls for the machine %s: sandboxes run without", machine

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from streamer.seccomp.rules import NEWER_CALLS, RULES, Rule
+from streamer.seccomp.rules import KINDS, NEWER_CALLS, RULES, Rule
 
 __all__ = ["FILTERS", "generate", "main"]
 
@@ -28,8 +28,8 @@ _LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
 _NUMBER_OFFSET: Final = 0
 
 
-def generate(machine: str) -> bytes:
-    """Return the filter for a machine: an array of ``struct sock_filter`` (seccomp(2))."""
+def generate(machine: str, kind: str) -> bytes:
+    """Return a filter of `KINDS` for a machine: an array of ``struct sock_filter`` (seccomp(2))."""
     import pyseccomp  # noqa: PLC0415 - a maintainer's tool, not there at run time
 
     built = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
@@ -44,12 +44,12 @@ def generate(machine: str) -> bytes:
     native = pyseccomp.system_arch()
     if native not in architectures:
         built.remove_arch(native)
-    for rule in RULES:
+    for rule in KINDS[kind]:
         built.add_rule(pyseccomp.ERRNO(rule.error), rule.call, *_conditions(rule))
     with tempfile.TemporaryFile() as file:
         built.export_bpf(file)
         file.seek(0)
-        return _refuse_newer() + file.read()
+        return (_refuse_newer() if RULES[0] in KINDS[kind] else b"") + file.read()
 
 
 def _conditions(rule: Rule) -> list[object]:
@@ -75,7 +75,9 @@ def _refuse_newer() -> bytes:
 def main() -> None:
     """Write the filters beside this module."""
     for machine in FILTERS:
-        Path(__file__).with_name(f"{machine}.bpf").write_bytes(generate(machine))
+        for kind in KINDS:
+            target = Path(__file__).with_name(f"{machine}-{kind}.bpf")
+            target.write_bytes(generate(machine, kind))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["NEWER_CALLS", "RULES", "Rule"]
+__all__ = ["KINDS", "NEWER_CALLS", "RULES", "UNCOUNTED", "Rule"]
 
 LOW_32: Final = 0xFFFFFFFF
 
@@ -105,6 +105,10 @@ OTHER_FAMILIES: Final = (
 
 PERSONALITY_QUERY: Final = 0xFFFFFFFF
 
+UNCOUNTED: Final = (Rule("memfd_create", errno.ENOSYS), Rule("memfd_secret", errno.ENOSYS))
+"""Memory without a mapping or a file, which only a control group counts. As if the kernel were
+older: programs then take a file in /dev/shm or /tmp."""
+
 NEWER_CALLS: Final = {"open_tree_attr": 467}
 """Calls to refuse that libseccomp 2.5 does not know; numbers from 424 on are the same on every
 architecture."""
@@ -132,3 +136,10 @@ def _rules() -> Iterator[Rule]:
 
 
 RULES: Final = tuple(_rules())
+
+KINDS: Final = {
+    "whole": RULES,
+    "no-memfd": (*RULES, *UNCOUNTED),
+    "keyrings": tuple(rule for rule in RULES if rule.call in KEYRINGS),
+}
+"""The filters that there are."""
