@@ -70,6 +70,7 @@ def create_app(
         load_backends(manager, settings.sandbox.options),
         settings.sandbox.backend,
         settings.sandbox.path,
+        allow_list=settings.sandbox.network == "allow-list",
     )
     engine: Engine | None = manager.hook.streamer_engine(config=settings)
     if engine is None:

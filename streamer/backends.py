@@ -15,6 +15,7 @@ from typing import Final
 
 from streamer.errors import BackendUnavailable, ConfigError, SandboxFailure
 from streamer.jobs import Limits, Phase, Step
+from streamer.proxy import PROXY_PORT
 from streamer.sandbox import open_sandbox
 from streamer.slots import UidSlots
 from streamer.spi import Backend, Isolation, SandboxJob
@@ -32,8 +33,19 @@ TRIAL_EXIT: Final = 23
 class Backends(Mapping[str, Backend]):
     """The registered backends by name, and which of them work here."""
 
-    def __init__(self, backends: Mapping[str, Backend], configured: str, path: str) -> None:
-        """`configured` is a name or ``auto``, `path` the jobs' PATH."""
+    def __init__(
+        self,
+        backends: Mapping[str, Backend],
+        configured: str,
+        path: str,
+        *,
+        allow_list: bool = False,
+    ) -> None:
+        """`configured` is a name or ``auto``, `path` the jobs' PATH.
+
+        With `allow_list` jobs may ask for listed hosts, so a backend in `filtering` must be able
+        to have a proxy listen in its sandbox.
+        """
         if configured != "auto" and configured not in backends:
             raise ConfigError(
                 f"sandbox.backend = {configured!r}: there is no such backend; "
@@ -42,6 +54,7 @@ class Backends(Mapping[str, Backend]):
         self._backends = backends
         self._configured = configured
         self._path = path
+        self._allow_list = allow_list
         self._reasons: dict[str, str] = {}
         self._default = ""
         self._place: tuple[StateFolder, UidSlots | None] | None = None
@@ -142,6 +155,8 @@ class Backends(Mapping[str, Backend]):
                 sandbox = await stack.enter_async_context(
                     open_sandbox(backend, folder.host, workspace, describe)
                 )
+                if self._allow_list and backend.name in self.filtering:
+                    (await sandbox.listen(PROXY_PORT)).close()
                 null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
                 stack.callback(os.close, null)
                 argv = ("/bin/sh", "-c", f"exit {TRIAL_EXIT}")

@@ -1,0 +1,101 @@
+"""A backend is tried at the start for what the configuration will ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+import streamer
+from sandboxes.bwrap import Bwrap
+from streamer.errors import BackendUnavailable, ConfigError
+from streamer.spi import Backend, LaunchPlan, SandboxJob
+from tests.conftest import OpenService
+
+
+@dataclass(frozen=True)
+class Sharing(Bwrap):
+    """Declares a network of the job's own and shares the host's."""
+
+    name: ClassVar[str] = "sharing"
+
+    def plan(self, job: SandboxJob, workspace: Path) -> LaunchPlan:
+        plan = super().plan(job, workspace)
+        argv = tuple(argument for argument in plan.argv if argument != "--unshare-net")
+        return LaunchPlan(argv, workspace=plan.workspace, start_as=plan.start_as)
+
+
+class Plugin:
+    @streamer.hookimpl
+    def streamer_backends(self) -> list[type[Backend]]:
+        return [Sharing]
+
+
+async def test_a_backend_that_cannot_hold_an_allow_list_is_refused_at_the_start(
+    open_service: OpenService, need: Callable[[str], str]
+) -> None:
+    need("bwrap")
+    await open_service("sharing", plugins=(Plugin(),))
+    with pytest.raises(BackendUnavailable, match="shares the host's network"):
+        await open_service(
+            "sharing",
+            plugins=(Plugin(),),
+            sandbox={"network": "allow-list", "allow_hosts": ["example.org"]},
+        )
+
+
+async def test_an_allow_list_is_no_matter_to_a_backend_that_works(
+    open_service: OpenService, backend: str
+) -> None:
+    await open_service(backend, sandbox={"network": "allow-list", "allow_hosts": ["example.org"]})
+
+
+MET = {
+    "bwrap": ["disk:tmpfs", "seccomp:filter", "wall:timer", "wall_time_s:timer", "cpu:polling"],
+    "firejail": ["disk:polling", "seccomp:filter", "open_files:rlimit", "output:counter"],
+    "plain": ["disk_bytes:polling", "seccomp:keyrings", "file:rlimit"],
+}
+
+
+async def test_what_is_met_may_be_required(open_service: OpenService, backend: str) -> None:
+    await open_service(backend, sandbox={"require": MET[backend]})
+
+
+@pytest.mark.parametrize(
+    ("requirement", "remedy"),
+    [
+        ("disk:tmpfs", "private workspace"),
+        ("seccomp:filter", "our filter of system calls"),
+        ("memory:cgroup", "Delegate=yes"),
+        ("processes:cgroup-v2", "Delegate=yes"),
+    ],
+)
+async def test_what_is_not_met_stops_the_start_with_its_remedy(
+    open_service: OpenService, need: Callable[[str], str], requirement: str, remedy: str
+) -> None:
+    with pytest.raises(ConfigError, match=remedy) as refused:
+        await open_service(
+            need("plain"), sandbox={"cgroup": "off", "require": ["wall:timer", requirement]}
+        )
+    assert requirement in refused.value.message
+
+
+@pytest.mark.parametrize("requirement", ["disk", "disk:", ":tmpfs", "inodes:tmpfs", ""])
+async def test_what_is_no_requirement_is_refused(
+    open_service: OpenService, need: Callable[[str], str], requirement: str
+) -> None:
+    need("plain")
+    with pytest.raises(ConfigError, match=r"sandbox\.require"):
+        await open_service("plain", sandbox={"require": [requirement]})
+
+
+async def test_a_machine_without_a_filter_does_not_meet_it(
+    open_service: OpenService, need: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.seccomp.platform.machine", lambda: "pdp11")
+    await open_service(need("bwrap"), sandbox={"require": ["seccomp:none"]})
+    with pytest.raises(ConfigError, match="enforces seccomp here by none"):
+        await open_service("bwrap", sandbox={"require": ["seccomp:filter"]})
