@@ -9,11 +9,15 @@ and the probe looks at what the program really got.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
+import re
+import stat
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from streamer.spi import (
     Backend,
@@ -27,6 +31,12 @@ from streamer.spi import (
 )
 
 __all__ = ["Firejail"]
+
+NOTES: Final = Path("/run/firejail")
+NOTE_FOLDERS: Final = ("sandbox", "name", "profile", "x11", "network", "bandwidth")
+NOTE: Final = re.compile(r"(\d+)(-[a-z0-9]+)?")
+"""What firejail notes of a sandbox is in a file named by its process id."""
+NOTE_AGE_S: Final = 10.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,7 @@ class Firejail(Backend):
             )
         if host.root:
             self._account()
+            sweep_notes(NOTES)
             return
         try:
             self._home(None)
@@ -126,6 +137,23 @@ class Firejail(Backend):
 
     def _home(self, identity: Identity | None) -> str:
         return pwd.getpwuid(os.getuid() if identity is None else identity.uid).pw_dir
+
+
+def sweep_notes(notes: Path) -> None:
+    """Remove what killed sandboxes left in firejail's folder in /run; for root only.
+
+    firejail itself removes its notes only when it ends by itself.
+    """
+    for folder in NOTE_FOLDERS:
+        for note in (notes / folder).glob("[0-9]*"):
+            match = NOTE.fullmatch(note.name)
+            if match is None or Path("/proc", match[1]).exists():
+                continue
+            with contextlib.suppress(OSError):
+                found = note.lstat()
+                old = time.time() - found.st_mtime > NOTE_AGE_S
+                if stat.S_ISREG(found.st_mode) and found.st_uid == 0 and old:
+                    note.unlink()
 
 
 @hookimpl
