@@ -40,6 +40,10 @@ MAIN: Final = "main"
 CONTROLLERS: Final = ("memory", "pids")
 V1_HIERARCHIES: Final = (*CONTROLLERS, "cpuacct")
 """In this order; version 2 accounts for CPU time in every group."""
+SHARING: Final = "cpu"
+"""Where there is this controller too, each job gets an equal share of the processors, however
+many processes it has: a group's weight is `V1_SHARES` (version 2: 100) unless it is set."""
+V1_SHARES: Final = 1024
 REMOVE_TRIES: Final = 50
 OVERHEAD_PROCESSES: Final = 6
 """The wrapper's own processes, which are in the job's group too: firejail has the most."""
@@ -51,7 +55,8 @@ class CgroupTree:
 
     level: Level
     roots: tuple[Path, ...]
-    """Version 1: one for each of `V1_HIERARCHIES`, in order; version 2: one."""
+    """Version 1: one for each of `V1_HIERARCHIES`, in order, and perhaps one for `SHARING`;
+    version 2: one."""
 
     @asynccontextmanager
     async def job(self, job_id: str, on_oom: Callable[[], None]) -> AsyncIterator[JobCgroup]:
@@ -116,7 +121,7 @@ class JobCgroup:
         is reaped by the kernel and counted to nobody (wait(2), notes).
         """
         if self.level == "cgroup-v1":
-            return int((self.folders[-1] / "cpuacct.usage").read_text()) // 1000
+            return int((self.folders[2] / "cpuacct.usage").read_text()) // 1000
         found = re.search(
             r"^usage_usec (\d+)$", (self._memory / "cpu.stat").read_text(), re.MULTILINE
         )
@@ -181,8 +186,15 @@ def cgroup_tree(configured: str) -> Iterator[CgroupTree | None]:
                     roots = tuple(
                         stack.enter_context(_service_group(parent / name)) for parent in parents
                     )
+                    for root in roots:
+                        # All jobs together against the rest of the host: as one process for
+                        # each processor, and not as one alone.
+                        with contextlib.suppress(FileNotFoundError):
+                            _write(root / "cpu.shares", str(V1_SHARES * (os.cpu_count() or 1)))
                     if level == "cgroup-v2":
                         _hand_down(roots[0], CONTROLLERS)
+                        for folder in (*parents, *roots):
+                            _hand_down_sharing(folder)
                 except OSError as error:
                     log.debug("no %s: %s", level, error)
                     stack.close()
@@ -207,8 +219,9 @@ def _candidates(configured: str) -> Iterator[tuple[Level, tuple[Path, ...]]]:
             if set(CONTROLLERS) <= set((folder / "cgroup.controllers").read_text().split()):
                 yield "cgroup-v2", (folder,)
     if all(name in own and name in mounts for name in V1_HIERARCHIES):
-        folders = tuple(mounts[name] / own[name].lstrip("/") for name in V1_HIERARCHIES)
-        yield "cgroup-v1", folders
+        names = [name for name in (*V1_HIERARCHIES, SHARING) if name in own and name in mounts]
+        folders = dict.fromkeys(mounts[name] / own[name].lstrip("/") for name in names)
+        yield "cgroup-v1", tuple(folders)  # cpu and cpuacct are one folder on most hosts
 
 
 def _own_groups() -> Iterator[tuple[str, str]]:
@@ -254,6 +267,13 @@ def _hand_down(folder: Path, controllers: Sequence[str]) -> None:
         main.mkdir(exist_ok=True)
         _write(main / "cgroup.procs", str(os.getpid()))
     _write(control, " ".join(f"+{name}" for name in controllers))
+
+
+def _hand_down_sharing(folder: Path) -> None:
+    """Give the groups below a group of version 2 the controller `SHARING`, if it has that."""
+    with contextlib.suppress(OSError):  # the kernel refuses it beside real-time processes
+        if SHARING in (folder / "cgroup.controllers").read_text().split():
+            _write(folder / "cgroup.subtree_control", f"+{SHARING}")
 
 
 @contextmanager
