@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import os
 import resource
+import signal
 import socket
 import struct
 from array import array
@@ -24,7 +25,7 @@ from typing import Final, Literal, TypeVar
 from streamer.errors import SandboxFailure
 from streamer.jobs import Limits, SourceFile
 
-__all__ = ["InitChannel", "ProgramEnd", "rlimits"]
+__all__ = ["KILLED_FOR_MEMORY", "InitChannel", "ProgramEnd", "rlimits"]
 
 BYTES_PER_INODE: Final = 4096
 MIN_INODES: Final = 10_000
@@ -55,6 +56,10 @@ class ProgramEnd:
     cpu_time_us: int | None
     peak_memory_bytes: int | None
     wall_us: int
+
+
+KILLED_FOR_MEMORY: Final = ProgramEnd(signal.SIGKILL, "memory", None, None, 0)
+"""The kernel killed the init too, or what the job had was over the limit before it began."""
 
 
 _CAUSES: Final[dict[bytes, Literal["cpu_time", "memory", "disk", "killed"] | None]] = {

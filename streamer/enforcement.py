@@ -2,8 +2,9 @@
 
 ``cgroup-v1`` and ``cgroup-v2``: by the kernel, for the whole job. ``rlimit``: by the kernel, for
 each process (setrlimit(2)); the number of processes is that of the job's own user or user
-namespace. ``polling``: the init looks every 50 ms and ends the job. ``tmpfs``: a mount of
-the job's own that has this size. ``timer`` and ``counter``: by the service itself. ``none``: not.
+namespace. ``polling``: the init looks every 50 ms and ends the job, or the service does where a
+backend has no init. ``tmpfs``: a mount of the job's own that has this size. ``timer`` and
+``counter``: by the service itself. ``none``: not.
 
 Besides the limits, ``seccomp`` says which of our filters of system calls a program gets:
 ``filter``, the whole one; ``keyrings``, the part that every backend with our init has; or ``none``.
@@ -37,7 +38,7 @@ def enforcement(backend: Backend, cgroup_level: str | None) -> dict[str, str]:
     by_init = backend.gated
     return {
         "wall_time_s": "timer",
-        "cpu_time_s": "polling" if by_init else "none",
+        "cpu_time_s": "polling" if by_init or cgroup_level else "none",
         "memory_bytes": cgroup_level or ("polling" if by_init else "none"),
         "processes": cgroup_level or ("rlimit" if by_init else "none"),
         "open_files": "rlimit" if by_init else "none",

@@ -14,12 +14,12 @@ import os
 import signal
 import time
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from streamer.cgroups import CgroupTree, JobCgroup
-from streamer.control import ProgramEnd
+from streamer.control import KILLED_FOR_MEMORY, ProgramEnd
 from streamer.engine import Cancel, Eof, Input, Lease, LeaseLost, Lost, Signal
 from streamer.errors import SandboxFailure
 from streamer.events import Complete, Error, JobEvent, Reason, encode
@@ -236,7 +236,7 @@ class Execution:
         if end.cause in ("cpu_time", "memory", "disk"):
             return end.cause
         # The kernel's notice may come after the program's end.
-        if self._cgroup is not None and os.WIFSIGNALED(end.status) and self._cgroup.oom_kills():
+        if os.WIFSIGNALED(end.status) and self._out_of_memory():
             return "memory"
         if self._stop.done():
             stopped = self._stop.result()
@@ -260,19 +260,27 @@ class Execution:
             stdout, stderr = pump.pipe("stdout"), pump.pipe("stderr")
             theirs.callback(os.close, stdout)
             theirs.callback(os.close, stderr)
+            used_us = 0
             if self._cgroup is not None:
-                self._cgroup.set_limits(step.limits)
+                if not self._cgroup.set_limits(step.limits):
+                    return KILLED_FOR_MEMORY
+                used_us = self._cgroup.cpu_time_us()
             self._program_ended.clear()
-            await sandbox.start(step, self._environment(sandbox.home), (stdin, stdout, stderr))
+            try:
+                await sandbox.start(step, self._environment(sandbox.home), (stdin, stdout, stderr))
+            except SandboxFailure:
+                if not self._out_of_memory():
+                    raise
+                return KILLED_FOR_MEMORY
             # Ours would keep the pipes open after the program's end.
             theirs.close()
             self._sandbox = sandbox
             self._pass_signals_on()
             pumping = asyncio.create_task(pump.run())
             pumping.add_done_callback(self._pump_ended)
-            watching = asyncio.create_task(self._watch_cpu(step))
+            watching = asyncio.create_task(self._watch_cpu(used_us + step.limits.cpu_time_s * 1e6))
             try:
-                end = await self._supervise(sandbox, step)
+                end = self._measured(await self._supervise(sandbox, step), used_us)
                 self._program_ended.set()
                 pump.hurry()
                 with contextlib.suppress(TimeoutError):
@@ -286,7 +294,7 @@ class Execution:
 
     async def _supervise(self, sandbox: Sandbox, step: Step) -> ProgramEnd:
         """Wait for the program's end, or bring it about when it is asked for or due."""
-        ending = asyncio.create_task(sandbox.end())
+        ending = asyncio.create_task(self._end_of(sandbox))
         watched: set[asyncio.Future[Any]] = {ending, self._stop}
         try:
             await asyncio.wait(
@@ -305,6 +313,20 @@ class Execution:
             raise
         finally:
             ending.cancel()
+
+    async def _end_of(self, sandbox: Sandbox) -> ProgramEnd:
+        """Wait for the end, which may be the kernel's of the whole group, the init included."""
+        started = time.monotonic()
+        try:
+            return await sandbox.end()
+        except SandboxFailure:
+            if not self._out_of_memory():
+                raise
+            wall_us = int((time.monotonic() - started) * 1e6)
+            return replace(KILLED_FOR_MEMORY, wall_us=wall_us)
+
+    def _out_of_memory(self) -> bool:
+        return self._cgroup is not None and self._cgroup.oom_kills() > 0
 
     def _standard_input(
         self, step: Step, ours: contextlib.ExitStack, theirs: contextlib.ExitStack
@@ -338,11 +360,20 @@ class Execution:
             # Nothing is read meanwhile, so the program's writes block; a dead one has little left.
             await _first_of(self._lease.room(), self._program_ended.wait())
 
-    async def _watch_cpu(self, step: Step) -> None:
+    def _measured(self, end: ProgramEnd, used_us: int) -> ProgramEnd:
+        """Add what the control group has counted since `used_us` where no init could."""
+        if self._cgroup is None or end.cpu_time_us is not None:
+            return end
+        return replace(
+            end,
+            cpu_time_us=self._cgroup.cpu_time_us() - used_us,
+            peak_memory_bytes=self._cgroup.peak_memory_bytes(),
+        )
+
+    async def _watch_cpu(self, limit_us: float) -> None:
         """End the job over its CPU time where a control group counts what the init cannot."""
         if self._cgroup is None:
             return
-        limit_us = self._cgroup.cpu_time_us() + step.limits.cpu_time_s * 1e6
         while True:
             left_us = limit_us - self._cgroup.cpu_time_us()
             if left_us <= 0:

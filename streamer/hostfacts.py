@@ -93,7 +93,8 @@ def _cgroup_facts(level: str | None, configured: str) -> CgroupFacts:
         return CgroupFacts(
             None,
             f"the group {configured} (sandbox.cgroup) cannot be used",
-            "it must exist, belong to the service's user, and have the controllers memory and pids",
+            "it must exist, belong to the service's user, have the controllers memory and pids, "
+            "and lie with the service's own group below one that is delegated to it",
         )
     if (CGROUP_V2 / "cgroup.controllers").exists():
         reason = "the service's own group is not delegated to it with the controllers memory, pids"

@@ -3,7 +3,7 @@
 `Sandbox` is what the runner of a job sees. There are two: `GatedSandbox` has our init
 inside, so it knows the kernel's verdict and ends exactly what the program started;
 `DirectSandbox` serves backends that cannot take the init: one process a program, ended by
-its process group.
+its process group, and by its control group where there is one.
 """
 
 from __future__ import annotations
@@ -266,9 +266,14 @@ class DirectSandbox:
             raise SandboxFailure(f"{plan.argv[0]} cannot be started: {error}") from error
 
     async def end(self) -> ProgramEnd:
-        """Wait for the command; what is left of its process group dies with it."""
+        """Wait for the command; what is left of its process group dies with it.
+
+        So does, where there is a control group, whatever it started.
+        """
         assert self._process is not None
         code = await self._process.wait()
+        if self._cgroup is not None:
+            await self._cgroup.clear()
         status = code << 8 if code >= 0 else -code
         wall_us = int((time.monotonic() - self._started) * 1e6)
         return ProgramEnd(status, "killed" if self._killed else None, None, None, wall_us)
@@ -279,10 +284,12 @@ class DirectSandbox:
             self._process.signal_group(number)
 
     async def kill(self) -> None:
-        """Kill the command's process group."""
+        """Kill the command's process group, and all of its control group if it has one."""
         if self._process is not None and self._process.exit_code is None:
             self._killed = True
             self._process.signal_group(signal.SIGKILL)
+            if self._cgroup is not None:
+                self._cgroup.kill()
             await self._process.wait()
 
     async def close(self) -> None:

@@ -6,22 +6,36 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 import streamer
+from streamer import spi
 from streamer.app import SERVICE
 from streamer.cgroups import CgroupTree, cgroup_tree
+from streamer.cgroups.files import pids
+from streamer.cgroups.v2 import ownership
+from streamer.enforcement import enforcement
 from streamer.events import Complete, Output
+from streamer.jobs import SourceFile
+from streamer.service import JobService
+from tests.conftest import OpenService
+from tests.jobs import adopt_orphans, descendants, program, run_job
 
+INIT = Path(streamer.__file__).parent / "init" / "streamer-init"
 ROOT = os.geteuid() == 0
+REQUIRED = os.environ.get("STREAMER_REQUIRE_CGROUP")
+"""The level that must be had here, else these tests fail where they would be skipped."""
 
 
 @pytest.fixture
 def tree() -> CgroupTree:
     with cgroup_tree("auto") as found:
+        assert REQUIRED in (None, found and found.level)
         if found is None:
             assert not (ROOT and Path("/sys/fs/cgroup/memory/tasks").exists()), "v1 is here"
             pytest.skip("no cgroup is ours to divide: not root, and none is delegated")
@@ -62,6 +76,18 @@ async def test_memory_ends_the_job_with_its_verdict(backend: str, code: str, cgr
     end, printed = await end_of(backend, code, cgroup, memory_bytes=64 * 1024 * 1024)
     assert (end.reason, end.oom_killed, end.signal) == ("memory", True, "SIGKILL")
     assert printed == ""
+
+
+async def test_files_over_the_memory_limit_end_the_job_with_its_verdict(
+    tree: CgroupTree, open_service: OpenService
+) -> None:
+    # They lie in a tmpfs, and are memory before any program runs.
+    service = await open_service("bwrap")
+    big = SourceFile("big", bytes(6 * 1024 * 1024))
+    limits = {"memory_bytes": 4 * 1024 * 1024}
+    ran = await run_job(service, command=("echo", "up"), files=(big,), limits=limits)
+    assert (ran.complete.reason, ran.complete.oom_killed) == ("memory", True)
+    assert ran.text() == ""
 
 
 async def test_cpu_time_that_nobody_reaps_is_counted(tree: CgroupTree, backend: str) -> None:
@@ -124,21 +150,113 @@ async def test_what_a_killed_service_left_is_swept(
     left = [parent / "streamer-0123456789ab" for parent in parents]
     for folder in left:
         (folder / "job").mkdir(parents=True)
-    with cgroup_tree("auto"):
-        assert [folder for folder in left if folder.exists()] == []
+    entrances = [f"--cgroup={folder / 'job' / 'cgroup.procs'}" for folder in left]
+    orphan = await asyncio.create_subprocess_exec(INIT, "enter", *entrances, "--", "sleep", "600")
+    try:
+        while not all(pids(folder / "job") for folder in left):
+            await asyncio.sleep(0.005)
+        with cgroup_tree("auto"):
+            assert [folder for folder in left if folder.exists()] == []
+        assert await orphan.wait() == -9
+    finally:
+        if orphan.returncode is None:
+            orphan.kill()
+
+
+@dataclass(frozen=True)
+class Unconfined(spi.Backend):
+    """Neither our init nor a process-id namespace: only the group holds its jobs together."""
+
+    name: ClassVar[str] = "unconfined"
+    isolation: ClassVar[spi.Isolation] = spi.Isolation.NONE
+    gated: ClassVar[bool] = False
+
+    def plan(self, job: spi.SandboxJob, workspace: Path) -> spi.LaunchPlan:
+        return spi.LaunchPlan(
+            argv=job.argv, env=dict(job.env), cwd=str(workspace), start_as=job.identity
+        )
+
+
+class Plugin:
+    @spi.hookimpl
+    def streamer_backends(self) -> list[type[spi.Backend]]:
+        return [Unconfined]
+
+
+@pytest.fixture
+async def unconfined(tree: CgroupTree, open_service: OpenService) -> JobService:
+    return await open_service("unconfined", plugins=(Plugin(),))
+
+
+COMETS = """
+import os
+for _ in range(5):
+    if os.fork() == 0:
+        os.setsid()
+        while True:  # each process lives only to start the next
+            try:
+                if os.fork():
+                    os._exit(0)
+            except OSError:
+                pass
+            os.setsid()
+print("off", flush=True)
+"""
+
+
+@pytest.mark.parametrize("rest", ["", "import time; time.sleep(600)"], ids=["ends", "stays"])
+async def test_a_group_ends_what_left_every_other_bond(unconfined: JobService, rest: str) -> None:
+    adopt_orphans()
+    before = descendants()
+    ran = await run_job(unconfined, **program(COMETS + rest), limits={"wall_time_s": 1.0})
+    assert ran.text() == "off\n"
+    assert ran.complete.reason == ("wall_time" if rest else "exited")
+    assert descendants() == before
+
+
+async def test_a_group_measures_where_there_is_no_init(unconfined: JobService) -> None:
+    code = "x = b'x' * 40_000_000\nimport time\nwhile time.process_time() < 0.2: pass"
+    complete = (await run_job(unconfined, **program(code))).complete
+    assert (complete.cpu_time_ms or 0) >= 200
+    assert (complete.peak_memory_bytes or 0) > 40_000_000
+
+
+async def test_a_group_limits_where_there_is_no_init(unconfined: JobService) -> None:
+    spin = "import os\nos.fork()\nwhile True: pass"
+    complete = (await run_job(unconfined, **program(spin), limits={"cpu_time_s": 0.5})).complete
+    assert (complete.reason, complete.timed_out) == ("cpu_time", True)
+    limits = {"memory_bytes": 64 * 1024 * 1024}
+    complete = (await run_job(unconfined, **program(CHILD), limits=limits)).complete
+    assert (complete.reason, complete.oom_killed) == ("memory", True)
+    found = enforcement(unconfined.backends["unconfined"], unconfined.cgroup_level)
+    assert (found["cpu_time_s"], found["memory_bytes"]) == ("polling", unconfined.cgroup_level)
+
+
+@pytest.mark.parametrize(
+    ("marks", "whose"),
+    [
+        ((), "unmarked"),
+        (("user.invocation_id",), "systemd's"),
+        (("user.invocation_id", "user.delegate"), "delegated"),
+    ],
+)
+def test_systemd_says_whose_a_group_is(tmp_path: Path, marks: Iterable[str], whose: str) -> None:
+    for mark in marks:
+        os.setxattr(tmp_path, mark, b"1")
+    assert ownership(tmp_path) == whose
 
 
 V2 = Path("/sys/fs/cgroup/unified")
 MOVE = """
 import os, sys
 from pathlib import Path
-from streamer.cgroups import _hand_down
+from streamer.cgroups.v2 import hand_down
 folder = Path(sys.argv[1])
 (folder / "cgroup.procs").write_text(str(os.getpid()))
-_hand_down(folder, ("hugetlb",))
+hand_down(folder, ("hugetlb",))
 assert (folder / "cgroup.subtree_control").read_text().split() == ["hugetlb"]
 assert Path("/proc/self/cgroup").read_text().splitlines()[-1].endswith("/main")
-_hand_down(folder, ("hugetlb",))
+hand_down(folder, ("hugetlb",))
 """
 
 
@@ -182,5 +300,5 @@ try:
 except OSError: pass
 time.sleep(60)
 """
-    end, _ = await end_of(backend, code, disk_bytes=20_000_000, wall_time_s=30)
+    end, _ = await end_of(backend, code, disk_bytes=20_000_000, wall_time_s=90)
     assert end.reason == "disk"

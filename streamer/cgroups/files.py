@@ -1,0 +1,75 @@
+"""Read and write the files of a group, and end and remove whole groups."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+__all__ = ["clear", "counter", "kill", "pids", "write"]
+
+CLEAR_S: Final = 2.0
+"""How long to wait for killed processes to leave their groups."""
+
+
+def write(path: Path, text: str) -> None:
+    """Write to a file that must be there, in one system call."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def counter(path: Path, name: str) -> int:
+    """Return the number after a name in a file of lines ``NAME NUMBER``; 0 without it."""
+    found = re.search(rf"^{name} (\d+)$", path.read_text(), re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+def pids(group: Path) -> Sequence[int]:
+    """Return the processes of a group, without those of the groups below; none if it is gone."""
+    with contextlib.suppress(OSError):
+        return [int(line) for line in (group / "cgroup.procs").read_text().split()]
+    return []
+
+
+def kill(group: Path, stop_forks: Path | None = None) -> None:
+    """Send SIGKILL to every process of a group.
+
+    Version 2 has it done by the kernel at once, and so without a race against fork
+    (``cgroup.kill``, Linux 5.14). Elsewhere `stop_forks`, a ``pids.max``, keeps the number of
+    processes from growing, and what had begun to fork may be met by a second call only.
+    """
+    try:
+        write(group / "cgroup.kill", "1")
+    except OSError:
+        with contextlib.suppress(OSError):
+            write(stop_forks or group / "pids.max", "0")
+        for pid in pids(group):
+            # From our own group's list, read just now; a group is ours alone.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, 9)
+
+
+def clear(folder: Path) -> bool:
+    """Kill what is in a tree of groups and remove it; whether that was done in time.
+
+    Blocks until the processes are gone: for the start and the end of a service only.
+    """
+    end = time.monotonic() + CLEAR_S
+    while folder.exists():
+        for path, _, _ in os.walk(folder, topdown=False):
+            group = Path(path)
+            kill(group)
+            with contextlib.suppress(OSError):
+                group.rmdir()
+        if time.monotonic() > end:
+            return False
+        if folder.exists():
+            time.sleep(0.005)
+    return True

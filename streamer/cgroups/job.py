@@ -1,0 +1,111 @@
+"""Say what a job's group does, whatever the version."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from streamer.cgroups.files import kill, pids
+from streamer.jobs import Limits
+
+__all__ = ["OVERHEAD_PROCESSES", "JobCgroup", "Level"]
+
+log: Final = logging.getLogger(__name__)
+
+Level = Literal["cgroup-v1", "cgroup-v2"]
+
+OVERHEAD_PROCESSES: Final = 6
+"""The wrapper's own processes, which are in the job's group too: firejail has the most."""
+
+CLEAR_TRIES: Final = 500
+CLEAR_PAUSE_S: Final = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class JobCgroup(ABC):
+    """The group of one job: one folder, or in version 1 one in each hierarchy."""
+
+    folders: tuple[Path, ...]
+
+    @property
+    @abstractmethod
+    def entrances(self) -> tuple[str, ...]:
+        """The files to which a process writes ``0`` to enter."""
+
+    @abstractmethod
+    def make(self) -> None:
+        """Make the group."""
+
+    @abstractmethod
+    def set_limits(self, limits: Limits) -> bool:
+        """Set the limits of the step that comes next, and return whether that can be.
+
+        It cannot where the job already has more memory than that: files in a tmpfs are memory.
+        """
+
+    @abstractmethod
+    def cpu_time_us(self) -> int:
+        """Return the CPU time of everything that was ever in it, in microseconds.
+
+        Complete where the rusage of processes is not: a child whose parent ignores SIGCHLD
+        is reaped by the kernel and counted to nobody (wait(2), notes).
+        """
+
+    @abstractmethod
+    def peak_memory_bytes(self) -> int | None:
+        """Return the most that was charged to it at a time, page cache included.
+
+        None where the kernel does not tell.
+        """
+
+    @abstractmethod
+    def oom_kills(self) -> int:
+        """Return how many processes the kernel has killed for the memory limit."""
+
+    @abstractmethod
+    def watching(self, on_oom: Callable[[], None]) -> AbstractContextManager[None]:
+        """Call `on_oom` on the loop when the kernel runs into the memory limit."""
+
+    @property
+    def _pids_max(self) -> Path:
+        return self.folders[0] / "pids.max"
+
+    def kill(self) -> None:
+        """Kill everything in it; without waiting for the end of that."""
+        kill(self.folders[0], self._pids_max)
+
+    async def clear(self) -> None:
+        """Kill everything in it and wait until nothing is."""
+        for _ in range(CLEAR_TRIES):
+            if not pids(self.folders[0]):
+                return
+            self.kill()
+            await asyncio.sleep(CLEAR_PAUSE_S)
+        log.error("something in the cgroup %s does not end", self.folders[0])
+
+    async def remove(self) -> None:
+        """Remove it. Whatever is still in it is killed."""
+        for folder in self.folders:
+            for _ in range(CLEAR_TRIES):
+                try:
+                    os.rmdir(folder)  # noqa: PTH106 - not blocking: a system call without I/O
+                except FileNotFoundError:
+                    break
+                except OSError as error:
+                    if error.errno != errno.EBUSY:
+                        raise
+                    # Its last process may take a moment to leave after it was reaped.
+                    self.kill()
+                    await asyncio.sleep(CLEAR_PAUSE_S)
+                else:
+                    break
+            else:
+                log.error("the cgroup %s cannot be removed: something in it does not end", folder)

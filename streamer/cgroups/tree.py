@@ -1,0 +1,181 @@
+"""Find where the service may make groups, and make its own, below which each job has one."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from streamer.cgroups import v1, v2
+from streamer.cgroups.files import clear
+from streamer.cgroups.job import JobCgroup, Level
+from streamer.cgroups.v1 import HIERARCHIES, CgroupV1
+from streamer.cgroups.v2 import CONTROLLERS, MAIN, CgroupV2, hand_down, hands_down, ownership
+
+__all__ = ["CgroupTree", "cgroup_tree"]
+
+log: Final = logging.getLogger(__name__)
+
+PREFIX: Final = "streamer-"
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupTree:
+    """The service's group in each hierarchy, below which each job has its own."""
+
+    level: Level
+    roots: tuple[Path, ...]
+    """Version 1: one for each of `HIERARCHIES`, in order, and perhaps one for the sharing of
+    processors; version 2: one."""
+
+    @asynccontextmanager
+    async def job(self, job_id: str, on_oom: Callable[[], None]) -> AsyncIterator[JobCgroup]:
+        """Make the group of one job; `on_oom` is called when the kernel kills for memory.
+
+        What is still alive in it in the end is killed.
+        """
+        folders = tuple(root / job_id for root in self.roots)
+        cgroup = CgroupV1(folders) if self.level == "cgroup-v1" else CgroupV2(folders)
+        try:
+            cgroup.make()
+            with cgroup.watching(on_oom):
+                yield cgroup
+        finally:
+            await cgroup.remove()
+
+
+@contextmanager
+def cgroup_tree(configured: str) -> Iterator[CgroupTree | None]:
+    """Make the service's groups, or yield None where there is no way to.
+
+    `configured` is ``auto``, ``off``, or the path of a delegated group of version 2.
+    What killed services left behind is removed first. A group in use is held by a lock
+    on its folder, which ends with its service.
+    """
+    with contextlib.ExitStack() as stack:
+        tree = None
+        if configured != "off":
+            for level, parents in _candidates(configured):
+                name = PREFIX + secrets.token_hex(6)
+                try:
+                    for parent in parents:
+                        _sweep(parent)
+                    if level == "cgroup-v2":
+                        hand_down(parents[0])
+                    roots = tuple(
+                        stack.enter_context(_service_group(parent / name)) for parent in parents
+                    )
+                    if level == "cgroup-v2":
+                        hand_down(roots[0])
+                        _check_entrance(roots[0])
+                        for folder in (*parents, *roots):
+                            v2.share(folder)
+                    else:
+                        v1.share(roots[-1])
+                except OSError as error:
+                    log.info("no %s: %s", level, error)
+                    stack.close()
+                    continue
+                tree = CgroupTree(level, roots)
+                break
+        yield tree
+
+
+def _candidates(configured: str) -> Iterator[tuple[Level, tuple[Path, ...]]]:
+    """Yield where groups could be made, best first."""
+    if configured not in ("auto", "off"):
+        yield "cgroup-v2", (Path(configured),)
+        return
+    own = dict(_own_groups())
+    mounts = dict(_mounts())
+    if "" in own and "" in mounts:
+        folder = mounts[""] / own[""].lstrip("/")
+        with contextlib.suppress(OSError):
+            if folder.name == MAIN and hands_down(folder.parent):
+                folder = folder.parent  # this process, or one before it, has moved
+            if set(CONTROLLERS) <= set((folder / "cgroup.controllers").read_text().split()):
+                if ownership(folder) == "systemd's":
+                    log.info("no cgroup-v2: systemd has not delegated %s", folder)
+                else:
+                    yield "cgroup-v2", (folder,)
+    if all(name in own and name in mounts for name in HIERARCHIES):
+        names = [n for n in (*HIERARCHIES, v1.SHARING) if n in own and n in mounts]
+        folders = dict.fromkeys(mounts[name] / own[name].lstrip("/") for name in names)
+        yield "cgroup-v1", tuple(folders)  # cpu and cpuacct are one folder on most hosts
+
+
+def _check_entrance(root: Path) -> None:
+    """Check that the processes of this service can enter the groups below `root`.
+
+    Who moves itself must be allowed to write to the ``cgroup.procs`` of the nearest common
+    ancestor too (cgroup-v2.rst, "Delegation Containment"). Raises PermissionError.
+    """
+    here = dict(_mounts())[""] / dict(_own_groups())[""].lstrip("/")
+    common = Path(os.path.commonpath([here, root]))
+    if not os.access(common / "cgroup.procs", os.W_OK):
+        raise PermissionError(
+            errno.EACCES, f"this process, which is in {here}, may not enter groups below {root}"
+        )
+
+
+def _own_groups() -> Iterator[tuple[str, str]]:
+    """Yield (controller, path) of this process's groups; ``""`` is version 2 (cgroups(7))."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        for controller in controllers.split(","):
+            yield controller, path
+
+
+def _mounts() -> Iterator[tuple[str, Path]]:
+    """Yield (controller, mount point) of the mounted hierarchies (proc_pid_mountinfo(5))."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        kind, _, options = after.split(" ", 2)
+        place = Path(before.split(" ")[4])
+        if kind == "cgroup2":
+            yield "", place
+        elif kind == "cgroup":
+            for option in options.split(","):
+                yield option, place
+
+
+@contextmanager
+def _service_group(folder: Path) -> Iterator[Path]:
+    folder.mkdir()
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield folder
+    finally:
+        _clear(folder)
+        os.close(lock)
+
+
+def _sweep(parent: Path) -> None:
+    """Remove the groups of services that are gone, and whatever still runs in them."""
+    for folder in parent.glob(f"{PREFIX}*"):
+        try:
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(lock)
+        log.warning("removing what a killed service left: %s", folder.name)
+        _clear(folder)
+
+
+def _clear(folder: Path) -> None:
+    if not clear(folder):
+        log.error("the cgroup %s cannot be removed: something in it does not end", folder)

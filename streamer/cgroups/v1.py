@@ -1,0 +1,101 @@
+"""The groups of version 1: a job has one in each hierarchy, and only root may make them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from streamer.cgroups.files import counter, write
+from streamer.cgroups.job import OVERHEAD_PROCESSES, JobCgroup
+from streamer.jobs import Limits
+
+__all__ = ["HIERARCHIES", "SHARING", "CgroupV1", "share"]
+
+HIERARCHIES: Final = ("memory", "pids", "cpuacct")
+"""In the order of a job's folders."""
+
+SHARING: Final = "cpu"
+"""Where there is this hierarchy too, each job gets an equal share of the processors, however many
+processes it has: a group's weight is `SHARES` unless it is set."""
+
+SHARES: Final = 1024
+
+
+def share(root: Path) -> None:
+    """Let all jobs together weigh as one process for each processor, and not as one alone."""
+    with contextlib.suppress(FileNotFoundError):  # this is another hierarchy
+        write(root / "cpu.shares", str(SHARES * (os.cpu_count() or 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupV1(JobCgroup):
+    """A job's groups in `HIERARCHIES`, and perhaps one in `SHARING`."""
+
+    @property
+    def entrances(self) -> tuple[str, ...]:
+        """Its ``tasks``: ``cgroup.procs`` waits 10 ms for an RCU grace period."""
+        return tuple(str(folder / "tasks") for folder in self.folders)
+
+    @property
+    def _pids_max(self) -> Path:
+        return self.folders[1] / "pids.max"
+
+    def make(self) -> None:
+        """Make the folders."""
+        for folder in self.folders:
+            folder.mkdir()
+
+    def set_limits(self, limits: Limits) -> bool:
+        """Set the limits, swap included."""
+        write(self._pids_max, str(limits.processes + OVERHEAD_PROCESSES))
+        # With swap the limit would be more; the sum may never be below the part, so the
+        # order depends on whether the limit grows.
+        names = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
+        present = [path for name in names if (path := self.folders[0] / name).exists()]
+        for order in (present, present[::-1]):
+            with contextlib.suppress(OSError):
+                for path in order:
+                    write(path, str(limits.memory_bytes))
+                return True
+        return False
+
+    def cpu_time_us(self) -> int:
+        """Return what ``cpuacct`` has counted."""
+        return int((self.folders[2] / "cpuacct.usage").read_text()) // 1000
+
+    def peak_memory_bytes(self) -> int | None:
+        """Return the highest usage."""
+        return int((self.folders[0] / "memory.max_usage_in_bytes").read_text())
+
+    def oom_kills(self) -> int:
+        """Return the counter of ``memory.oom_control``."""
+        return counter(self.folders[0] / "memory.oom_control", "oom_kill")
+
+    @contextmanager
+    def watching(self, on_oom: Callable[[], None]) -> Iterator[None]:
+        """Watch by an eventfd registered for ``memory.oom_control`` (cgroup-v1/memory.rst, 10).
+
+        It tells of every run into the limit that nothing but a kill could resolve, before
+        the kill.
+        """
+        loop = asyncio.get_running_loop()
+        with contextlib.ExitStack() as stack:
+            control = os.open(self.folders[0] / "memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, control)
+            event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            stack.callback(os.close, event)
+            write(self.folders[0] / "cgroup.event_control", f"{event} {control}")
+
+            def happened() -> None:
+                loop.remove_reader(event)
+                on_oom()
+
+            loop.add_reader(event, happened)
+            stack.callback(loop.remove_reader, event)
+            yield

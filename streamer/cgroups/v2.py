@@ -1,0 +1,150 @@
+"""The groups of version 2: a job has one, below a group that is delegated to the service."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import select
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from streamer.cgroups.files import counter, pids, write
+from streamer.cgroups.job import OVERHEAD_PROCESSES, JobCgroup
+from streamer.jobs import Limits
+
+__all__ = ["CONTROLLERS", "MAIN", "CgroupV2", "hand_down", "hands_down", "ownership", "share"]
+
+CONTROLLERS: Final = ("memory", "pids")
+"""What is needed; CPU time is counted in every group."""
+
+SHARING: Final = "cpu"
+"""Where there is this one too, each job gets an equal share of the processors, however many
+processes it has: a group's weight is 100 unless it is set."""
+
+MAIN: Final = "main"
+"""The group below the delegated one into which the service itself moves."""
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupV2(JobCgroup):
+    """A job's group."""
+
+    @property
+    def _folder(self) -> Path:
+        return self.folders[0]
+
+    @property
+    def entrances(self) -> tuple[str, ...]:
+        """Its ``cgroup.procs``; there is nothing faster."""
+        return (str(self._folder / "cgroup.procs"),)
+
+    def make(self) -> None:
+        """Make the folder, and have the kernel kill all that is in it or nothing.
+
+        Without that it kills one process: the others would go on until we hear of it, which
+        the kernel puts off for up to 10 ms (CGROUP_FILE_NOTIFY_MIN_INTV).
+        """
+        self._folder.mkdir()
+        write(self._folder / "memory.oom.group", "1")
+
+    def set_limits(self, limits: Limits) -> bool:
+        """Set the limits; no swap. Where there is more already, the kernel kills at once."""
+        write(self._folder / "pids.max", str(limits.processes + OVERHEAD_PROCESSES))
+        with contextlib.suppress(FileNotFoundError):  # where swap is not accounted
+            write(self._folder / "memory.swap.max", "0")
+        write(self._folder / "memory.max", str(limits.memory_bytes))
+        return True
+
+    def cpu_time_us(self) -> int:
+        """Return what the kernel counts in every group."""
+        return counter(self._folder / "cpu.stat", "usage_usec")
+
+    def peak_memory_bytes(self) -> int | None:
+        """Return ``memory.peak``, which Linux has since 5.19."""
+        with contextlib.suppress(FileNotFoundError):
+            return int((self._folder / "memory.peak").read_text())
+        return None
+
+    def oom_kills(self) -> int:
+        """Return the counter of ``memory.events``."""
+        return counter(self._folder / "memory.events", "oom_kill")
+
+    @contextmanager
+    def watching(self, on_oom: Callable[[], None]) -> Iterator[None]:
+        """Watch ``memory.events`` by an epoll of its own.
+
+        The file is always readable; a change of it is an exceptional condition, until it is
+        read again. It tells of lesser events too.
+        """
+        loop = asyncio.get_running_loop()
+        with contextlib.ExitStack() as stack:
+            events = os.open(self._folder / "memory.events", os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, events)
+            poll = stack.enter_context(select.epoll())
+            poll.register(events, select.EPOLLPRI)
+
+            def changed() -> None:
+                if b"oom_kill 0" in os.pread(events, 4096, 0):
+                    return
+                loop.remove_reader(poll)
+                on_oom()
+
+            loop.add_reader(poll, changed)
+            stack.callback(loop.remove_reader, poll)
+            yield
+
+
+def ownership(folder: Path) -> Literal["delegated", "systemd's", "unmarked"]:
+    """Tell by systemd's marks whose a group is to divide.
+
+    Root could divide any. But systemd stops a unit that is not delegated as soon as the
+    kernel kills anything below it for memory (``OOMPolicy=stop``, systemd.service(5)): the
+    first job over its limit would end the service. Without marks, as in some containers and
+    for an ordinary user before systemd 251, who may write decides.
+    """
+    try:
+        marks = set(os.listxattr(folder))
+    except OSError:
+        return "unmarked"
+    if marks & {"user.delegate", "trusted.delegate"}:
+        return "delegated"
+    return "systemd's" if marks & {"user.invocation_id", "trusted.invocation_id"} else "unmarked"
+
+
+def hands_down(folder: Path, controllers: Sequence[str] = CONTROLLERS) -> bool:
+    """Return whether the groups below a group have the controllers."""
+    return set(controllers) <= set((folder / "cgroup.subtree_control").read_text().split())
+
+
+def hand_down(folder: Path, controllers: Sequence[str] = CONTROLLERS) -> None:
+    """Give the groups below a group its controllers.
+
+    A group that does so may hold no process itself (cgroup-v2.rst, "No Internal Process
+    Constraint"), so what is in it moves into a group `MAIN` below it: this process, and in a
+    delegated group the shell or the like that started it. Raises OSError where that is not
+    ours to do.
+    """
+    if hands_down(folder, controllers):
+        return
+    inside = pids(folder)
+    if inside:
+        if set(inside) != {os.getpid()} and ownership(folder) != "delegated":
+            raise PermissionError(errno.EPERM, f"other processes are in {folder}")
+        main = folder / MAIN
+        main.mkdir(exist_ok=True)
+        for pid in inside:
+            with contextlib.suppress(ProcessLookupError):
+                write(main / "cgroup.procs", str(pid))
+    write(folder / "cgroup.subtree_control", " ".join(f"+{name}" for name in controllers))
+
+
+def share(folder: Path) -> None:
+    """Give the groups below a group the controller `SHARING`, if it has that."""
+    with contextlib.suppress(OSError):  # the kernel refuses it beside real-time processes
+        if SHARING in (folder / "cgroup.controllers").read_text().split():
+            write(folder / "cgroup.subtree_control", f"+{SHARING}")
