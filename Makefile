@@ -16,6 +16,7 @@ INIT := streamer/init/streamer-init
 UV_OPTIONS := --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate
 UV_COMPILE := build/lock/bin/uv pip compile $(UV_OPTIONS) pyproject.toml
+NPM := npm --no-audit --no-fund --no-update-notifier --loglevel=error
 UV_GROUP := build/lock/bin/uv pip compile $(UV_OPTIONS) --group
 
 # Which system packages .ci/system-packages sees to.
@@ -28,7 +29,7 @@ setup test test-fast: NEEDS := test
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.dev $(VENV)/.project ## set everything up for work on the code
+setup: $(VENV)/.dev $(VENV)/.project build/node/.installed ## set everything up for work on the code
 
 run: $(VENV)/.project ## start the service on 127.0.0.1:8080 and show a program's live output
 	@exec $(BIN)/streamer serve --demo examples/ticks.py
@@ -50,7 +51,7 @@ wheel: $(VENV)/.dev ## build dist/*.tar.gz, and from it dist/*.whl
 		--outdir dist . 2>&1) || { printf '%s\n' "$$output" >&2; exit 1; }
 	@ls dist/*
 
-lock: $(VENV)/.created ## renew requirements/*.txt: newest versions, with their hashes
+lock: $(VENV)/.created ## renew the lock files: newest versions, with their hashes
 	@test -d build/lock || $(BIN)/python -m venv build/lock
 	@build/lock/bin/python -m pip -qq --disable-pip-version-check \
 		install --require-hashes -r requirements/lock.txt
@@ -58,6 +59,7 @@ lock: $(VENV)/.created ## renew requirements/*.txt: newest versions, with their 
 	$(UV_COMPILE) -c requirements/dev.txt -o requirements/runtime.txt
 	$(UV_GROUP) build -c requirements/dev.txt -o requirements/build.txt
 	$(UV_GROUP) lock -o requirements/lock.txt
+	$(NPM) --prefix tests/interop update --package-lock-only
 
 clean: ## remove everything that was made here
 	rm -rf .venv build dist *.egg-info $(INIT) .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -82,6 +84,14 @@ $(VENV)/.runtime: requirements/runtime.txt requirements/build.txt $(VENV)/.creat
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
 	@echo 'setup: installing the test tools'
 	@$(PIP_INSTALL) -r requirements/dev.txt
+	@touch $@
+
+# What the tests need of Node.js's: in a place of its own, so that npm writes nothing else.
+build/node/.installed: tests/interop/package.json tests/interop/package-lock.json | system
+	@echo 'setup: installing the Node.js packages of the tests'
+	@mkdir -p build/node
+	@cp tests/interop/package.json tests/interop/package-lock.json tests/interop/.npmrc build/node
+	@$(NPM) --prefix build/node ci >/dev/null
 	@touch $@
 
 # A stamp that names another place comes from a clone that was copied or moved.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,8 @@ from streamer.app import SERVICE
 from streamer.config import Config
 from streamer.runtimes import Runtime
 from streamer.service import JobService
+from tests.browser.chromium import Browser, chromium
+from tests.tools import tool
 
 BACKENDS = ("plain", "bwrap", "firejail")
 ISOLATING = ("bwrap", "firejail")
@@ -122,3 +126,22 @@ async def open_service() -> AsyncIterator[OpenService]:
             return await stack.enter_async_context(service)
 
         yield open_one
+
+
+@pytest.fixture(scope="session")
+def chromium_address() -> Iterator[str]:
+    """Run one Chromium for all tests; each page of a test is as another person's browser."""
+    executable = tool("chromium")
+    # Its helpers may still write there while they end.
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile,
+        chromium(executable, Path(profile)) as address,
+    ):
+        yield address
+
+
+@pytest.fixture
+async def browser(chromium_address: str) -> AsyncIterator[Browser]:
+    """Return Chromium; what the test opens in it is closed afterwards."""
+    async with Browser.connect(chromium_address) as connected:
+        yield connected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -44,6 +45,15 @@ def declared(group: str) -> list[Requirement]:
 def test_lock_files_name_versions_and_hashes_but_no_address(name: str) -> None:
     assert locked(name)
     assert "://" not in (ROOT / "requirements" / name).read_text()
+
+
+def test_the_lock_file_of_node_names_hashes_but_no_address() -> None:
+    text = (ROOT / "tests" / "interop" / "package-lock.json").read_text()
+    packages = {name: lock for name, lock in json.loads(text)["packages"].items() if name}
+    assert packages
+    assert all(lock["integrity"].startswith("sha512-") for lock in packages.values())
+    assert "://" not in text
+    assert "resolved" not in text
 
 
 def test_lock_files_agree() -> None:
@@ -196,6 +206,17 @@ def test_system_packages_prints_the_line_to_run_and_stops(
 
     assert (status, output) == (1, "")
     assert line in message
+    assert "never called" not in message
+
+
+def test_system_packages_names_what_only_the_tests_need(scripts: Path) -> None:
+    put(scripts, **COMPLETE, apt_get="echo never called >&2")
+
+    status, output, message = as_ordinary_user(scripts / "system-packages", "test")
+
+    assert (status, output) == (1, "")
+    (line,) = [line for line in message.splitlines() if "sudo apt-get install" in line]
+    assert {"firejail", "g++", "nodejs", "npm", "curl", "chromium"} <= set(line.split())
     assert "never called" not in message
 
 

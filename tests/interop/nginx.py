@@ -1,0 +1,63 @@
+"""Run nginx with the configuration of docs/clients.md, as the user who tests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from tests.interop.clients import snippet
+from tests.tools import tool
+
+__all__ = ["GZIP", "proxied"]
+
+GZIP: Final = "gzip on; gzip_types *; gzip_min_length 1;"
+
+# Only what lets it run beside another one and as anybody: its own files, and no log.
+FRAME: Final = """
+daemon off; pid {folder}/pid; error_log stderr notice; {user}
+events {{}}
+http {{
+  access_log off;
+  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+  {more}
+  {server}
+}}
+"""
+
+
+@asynccontextmanager
+async def proxied(upstream: int, folder: Path, more: str = "") -> AsyncIterator[str]:
+    """Put nginx before a port and yield its address."""
+    executable = tool("nginx")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = snippet("nginx").replace("127.0.0.1:8081", f"127.0.0.1:{port}")
+    server = server.replace("127.0.0.1:8080", f"127.0.0.1:{upstream}")
+    user = "user root;" if os.getuid() == 0 else ""
+    conf = folder / "nginx.conf"
+    conf.write_text(FRAME.format(folder=folder, user=user, more=more, server=server))
+    process = await asyncio.create_subprocess_exec(
+        *(executable, "-p", str(folder), "-e", "stderr", "-c", str(conf)),
+        stdin=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    said = b""
+    try:
+        async with asyncio.timeout(30):
+            while b"start worker process " not in said:
+                line = await process.stderr.readline()
+                said += line
+                assert line, said.decode()
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        await process.communicate()
