@@ -68,7 +68,8 @@ def check_origin(request: web.Request, config: Config) -> str | None:
     A page of another site can make a browser send requests to a service on its
     user's own machine, and by DNS rebinding even under a name of its own. So a foreign
     Origin must be configured, and a service on loopback answers to loopback names only.
-    Raises `Forbidden`.
+    What is foreign the browser knows best: a proxy may put another Host in the place of the
+    one that the page was asked of. Raises `Forbidden`.
     """
     try:
         host = urlsplit(f"//{request.host}").hostname or ""
@@ -83,6 +84,10 @@ def check_origin(request: web.Request, config: Config) -> str | None:
         )
     origin = request.headers.get("Origin")
     if origin is None or origin in (f"http://{request.host}", f"https://{request.host}"):
+        return None
+    # No page can set or change it. Browsers send it over HTTPS and to loopback addresses only,
+    # never to a name that an attacker has bound to one (Fetch Metadata, section 3).
+    if request.headers.get("Sec-Fetch-Site") == "same-origin":
         return None
     if origin in allowed or "*" in allowed:
         return origin

@@ -170,6 +170,16 @@ async def test_its_own_page_may(start: Start) -> None:
     await job_of(client, origin)
 
 
+async def test_its_own_page_may_behind_a_proxy_that_changes_the_host(start: Start) -> None:
+    client = await start()
+    origin = {"Origin": "http://127.0.0.1:8081"}
+    await job_of(client, {**origin, "Sec-Fetch-Site": "same-origin"})
+    for site in ("same-site", "cross-site", "none", ""):
+        headers = {**origin, "Sec-Fetch-Site": site}
+        async with client.post("/api/execute", json=SLEEPER, headers=headers) as response:
+            await problem(response, 403, "forbidden")
+
+
 async def test_an_allowed_origin_may_even_stream(start: Start) -> None:
     origin = "https://app.example"
     client = await start(server={"allowed_origins": [origin]})
