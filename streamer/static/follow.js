@@ -10,7 +10,8 @@ const LONGEST_RETRY_MS = 15000;
 /**
  * One reader of a job. `on` has
  *   event(kind, data)   each event once, in order; the last is "complete" or "error"
- *   connection(state)   "connecting", "open", "reconnecting" or "closed"
+ *   connection(state, lastId)   "connecting", "open", "reconnecting" or "closed", and the number
+ *                       of the last event that arrived
  *   failure(problem)    the service refuses the stream; nothing follows
  */
 export class Follower {
@@ -25,7 +26,7 @@ export class Follower {
   constructor(jobId, on) {
     this.#jobId = jobId;
     this.#on = on;
-    on.connection("connecting");
+    on.connection("connecting", 0);
     this.#open();
   }
 
@@ -34,7 +35,7 @@ export class Follower {
       this.#closed = true;
       clearTimeout(this.#timer);
       this.#source.close();
-      this.#on.connection("closed");
+      this.#on.connection("closed", this.#lastId);
     }
   }
 
@@ -47,7 +48,7 @@ export class Follower {
     this.#source = new EventSource(this.#address());
     this.#source.addEventListener("open", () => {
       this.#retry = FIRST_RETRY_MS;
-      this.#on.connection("open");
+      this.#on.connection("open", this.#lastId);
     });
     for (const kind of KINDS) {
       this.#source.addEventListener(kind, (event) => this.#receive(kind, event));
@@ -71,7 +72,7 @@ export class Follower {
   }
 
   #connectionLost() {
-    this.#on.connection("reconnecting");
+    this.#on.connection("reconnecting", this.#lastId);
     if (this.#source.readyState === EventSource.CLOSED) {
       // Any answer but 200 ends an EventSource for good, a restarting proxy's 502 as well.
       this.#diagnose();

@@ -140,12 +140,22 @@ function spanOf(text, style) {
     span.classList.toggle(name, style[name]);
   }
   const { fg, bg, inverse } = style;
-  const ink = inverse ? (bg ?? "base") : fg;
   const ground = inverse ? (fg ?? "base") : bg;
+  const ink = (inverse ? (bg ?? "base") : fg) ?? inkOn(ground);
   colour(span, "fg", "color", ink);
   colour(span, "bg", "background-color", ground);
   span.classList.toggle("on-ground", ink !== "base" && ground !== null && ground < 16);
   return span;
+}
+
+/** The readable one of black and white on a ground that is not the style sheet's, else null. */
+function inkOn(ground) {
+  if (ground === null || ground === "base" || ground < 16) {
+    return null;
+  }
+  const hex = typeof ground === "number" ? paletteColour(ground) : ground;
+  const [red, green, blue] = hex.match(/[\da-f]{2}/g).map((two) => parseInt(two, 16));
+  return 0.299 * red + 0.587 * green + 0.114 * blue > 140 ? "#000000" : "#ffffff";
 }
 
 /**

@@ -11,6 +11,11 @@ import { bytes, failureOf, verdictOf } from "./verdict.js";
 const ui = Object.fromEntries([...document.querySelectorAll("[id]")].map((e) => [e.id, e]));
 const view = new OutputView({ ...ui, list: ui.output });
 
+const ENDED = { good: "done", bad: "failed", stopped: "stopped" };
+const GONE = {
+  title: "This run is gone",
+  detail: "the service does not know it, or no longer keeps it.",
+};
 const JOB_ID = /^[\w-]{1,200}$/;
 
 let screen = new Screen();
@@ -33,7 +38,7 @@ function fill(select, entries) {
 }
 
 const isolationIn = (isolation) =>
-  isolation === "none" ? "no isolation" : `isolation: ${isolation.replaceAll("_", " ")}`;
+  isolation === "none" ? "no isolation" : isolation.replaceAll("_", " ");
 
 async function loadChoices() {
   const [runtimes, sandboxes] = await Promise.all([api.listRuntimes(), api.listSandboxes()]);
@@ -51,7 +56,7 @@ async function loadChoices() {
     sandboxes.map(({ name, available, reason, isolation, default: isDefault, selectable }) => ({
       // The default goes unnamed: naming one is a right that not every caller has.
       value: isDefault ? "" : name,
-      label: `${name} (${available ? isolationIn(isolation) : "not available"})`,
+      label: `${name}: ${available ? isolationIn(isolation) : "not available"}`,
       disabled: !available || !(isDefault || selectable),
       reason,
     })),
@@ -209,7 +214,7 @@ const handlers = {
 
 function end(verdict) {
   view.draw(); // so that whoever sees the verdict sees all of the output
-  showState("done");
+  showState(ENDED[verdict.tone]);
   showVerdict(verdict);
   setEnabled(ui.run, true);
   setEnabled(ui.cancel, false);
@@ -226,13 +231,14 @@ function follow(id) {
       handlers[kind](data);
       view.refresh();
     },
-    connection(state) {
-      ui.connection.dataset.connection = state;
-      ui.connection.textContent = state === "reconnecting" ? "reconnecting…" : "";
+    connection(state, lastId) {
+      const place = lastId > 0 ? `resuming after event ${lastId}` : "trying again";
+      ui.connection.textContent = state === "reconnecting" ? `connection lost, ${place}…` : "";
     },
     failure(problem) {
       showState("");
-      showProblem(problem);
+      showProblem(problem.status === 404 ? new api.Problem(GONE) : problem);
+      setEnabled(ui.share, false);
       setEnabled(ui.run, true);
       setEnabled(ui.cancel, false);
     },
@@ -247,6 +253,7 @@ async function run() {
   address(null);
   setEnabled(ui.run, false);
   showState("sending");
+  ui.screen.scrollIntoView({ block: "nearest" }); // in a narrow window it is below the form
   const request = requestOfForm();
   try {
     const id = await api.execute(request);

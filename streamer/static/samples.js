@@ -4,9 +4,10 @@ const python = `import sys
 import time
 
 for number in range(1, 26):
-    print(f"\\x1b[3{number % 6 + 1}mline {number}\\x1b[0m")
+    colour = 31 + number % 6
+    print(f"\\x1b[{colour}mline {number}\\x1b[0m")
     if number % 5 == 0:
-        print("this goes to standard error", file=sys.stderr)
+        print("on standard error", file=sys.stderr)
     time.sleep(0.2)
 `;
 
@@ -15,7 +16,7 @@ const timer = setInterval(() => {
   number += 1;
   console.log(\`\\x1b[3\${(number % 6) + 1}mline \${number}\\x1b[0m\`);
   if (number % 5 === 0) {
-    console.error("this goes to standard error");
+    console.error("on standard error");
   }
   if (number === 25) {
     clearInterval(timer);
@@ -26,7 +27,7 @@ const timer = setInterval(() => {
 const bash = `for number in {1..25}; do
   printf '\\033[3%dmline %d\\033[0m\\n' $((number % 6 + 1)) "$number"
   if ((number % 5 == 0)); then
-    echo "this goes to standard error" >&2
+    echo "on standard error" >&2
   fi
   sleep 0.2
 done
@@ -41,7 +42,7 @@ int main(void) {
         printf("\\033[3%dmline %d\\033[0m\\n", number % 6 + 1, number);
         fflush(stdout);
         if (number % 5 == 0) {
-            fprintf(stderr, "this goes to standard error\\n");
+            fprintf(stderr, "on standard error\\n");
         }
         nanosleep(&pause, NULL);
     }
@@ -57,7 +58,7 @@ int main() {
     for (int number = 1; number <= 25; number++) {
         std::cout << "\\033[3" << number % 6 + 1 << "mline " << number << "\\033[0m" << std::endl;
         if (number % 5 == 0) {
-            std::cerr << "this goes to standard error" << std::endl;
+            std::cerr << "on standard error" << std::endl;
         }
         std::this_thread::sleep_for(std::chrono::milliseconds(200));
     }

@@ -142,7 +142,7 @@ class Browser:
         found: dict[str, Any] = result["result"]
         return found
 
-    async def page(self, *, width: int = 1100, height: int = 700, dark: bool = False) -> Page:
+    async def page(self, *, width: int = 1100, height: int = 700) -> Page:
         """Open a page with cookies and storage of its own, as another person's browser has."""
         context = await self.call("Target.createBrowserContext")
         self._contexts.append(context["browserContextId"])
@@ -164,8 +164,7 @@ class Browser:
             deviceScaleFactor=1,
             mobile=False,
         )
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        await page.call("Emulation.setEmulatedMedia", features=[scheme])
+        await page.prefer("light")
         return page
 
     async def _read(self) -> None:
@@ -210,12 +209,22 @@ class Page:
 
     async def open(self, address: str) -> None:
         """Go to an address and wait until it is loaded."""
+        async with self.loading():
+            went = await self.call("Page.navigate", url=address)
+            assert "errorText" not in went, went
+
+    @contextlib.asynccontextmanager
+    async def loading(self) -> AsyncIterator[None]:
+        """Wait, after what is done inside, for the page to be loaded anew."""
         self._loaded.clear()
-        went = await self.call("Page.navigate", url=address)
-        assert "errorText" not in went, went
-        if "loaderId" in went:  # else only the fragment changed
-            async with asyncio.timeout(PATIENCE_S):
-                await self._loaded.wait()
+        yield
+        async with asyncio.timeout(PATIENCE_S):
+            await self._loaded.wait()
+
+    async def prefer(self, scheme: str) -> None:
+        """Prefer a colour scheme, "light" or "dark"."""
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        await self.call("Emulation.setEmulatedMedia", features=[feature])
 
     async def evaluate(self, expression: str) -> Any:
         """Return the value of an expression, or of what it promises, as JSON can hold it."""

@@ -33,13 +33,18 @@ http {{
 
 
 @asynccontextmanager
-async def proxied(upstream: int, folder: Path, more: str = "") -> AsyncIterator[str]:
-    """Put nginx before a port and yield its address."""
+async def proxied(
+    upstream: int, folder: Path, more: str = "", *, prefix: str = ""
+) -> AsyncIterator[str]:
+    """Put nginx before a port and yield its address; a prefix is taken off on the way."""
     executable = tool("nginx")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     server = snippet("nginx").replace("127.0.0.1:8081", f"127.0.0.1:{port}")
     server = server.replace("127.0.0.1:8080", f"127.0.0.1:{upstream}")
+    if prefix:
+        server = server.replace("location / {", f"location {prefix} {{")
+        server = server.replace(f":{upstream};", f":{upstream}/;")
     user = "user root;" if os.getuid() == 0 else ""
     conf = folder / "nginx.conf"
     conf.write_text(FRAME.format(folder=folder, user=user, more=more, server=server))

@@ -1,0 +1,96 @@
+"""The playground of a service, in Chromium, as people meet it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient
+
+from tests.browser.chromium import Browser, Page
+from tests.conftest import Start
+from tests.interop.cutter import Cutter, cutting
+
+
+class Playground:
+    """The page at one address: opens it, runs programs in it, and reads what it shows."""
+
+    def __init__(self, browser: Browser, address: str) -> None:
+        self._browser = browser
+        self._pages: list[Page] = []
+        self.address = address
+
+    async def open(self, fragment: str = "", **look: Any) -> Page:
+        """Open the page as another person would."""
+        page = await self._browser.page(**look)
+        self._pages.append(page)
+        await page.open(self.address + fragment)
+        # The last thing that a page without a run does is to offer a sample.
+        await page.until("document.querySelector('#language').value !== ''")
+        return page
+
+    @staticmethod
+    async def write(page: Page, code: str, language: str = "python") -> None:
+        """Choose a language and write a program, as if by hand."""
+        await page.evaluate(f"""{{
+            const choice = document.querySelector("#language");
+            choice.value = {json.dumps(language)};
+            choice.dispatchEvent(new Event("change"));
+            const code = document.querySelector("#code");
+            code.focus();
+            code.select();
+        }}""")
+        await page.type(code)
+
+    async def run(self, page: Page, code: str, language: str = "python") -> str:
+        """Run a program and return the id of its job."""
+        await self.write(page, code, language)
+        await page.press("Enter", ctrl=True)
+        found: str = await page.until("new URLSearchParams(location.hash.slice(1)).get('job')")
+        return found
+
+    @staticmethod
+    async def verdict(page: Page) -> str:
+        """Wait for the end of a run and return what the page says of it."""
+        said: str = await page.until("document.querySelector('#verdict').textContent")
+        return said
+
+    @staticmethod
+    async def lines(page: Page) -> list[list[str]]:
+        """Return the lines of output, each with the name of its stream."""
+        shown: list[list[str]] = await page.evaluate(
+            "[...document.querySelectorAll('#output > .line')]"
+            ".map((line) => [line.classList[1], line.textContent.replace(/\\n$/, '')])"
+        )
+        return shown
+
+    async def check(self) -> None:
+        """Fail if a page had an error or did what its policy forbids."""
+        for page in self._pages:
+            assert page.errors == []
+            assert await page.evaluate("window.violations") == []
+
+
+@pytest.fixture
+async def client(start: Start) -> TestClient[Any, Any]:
+    """Return a client of a service that lets callers choose the sandbox `plain`."""
+    return await start(sandbox={"allow": ["plain"]})
+
+
+@pytest.fixture
+async def cutter(client: TestClient[Any, Any]) -> AsyncIterator[Cutter]:
+    """Return a proxy before that service which cuts connections."""
+    async with cutting("127.0.0.1", int(client.port or 0)) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def playground(browser: Browser, cutter: Cutter) -> AsyncIterator[Playground]:
+    """Return the playground of that service; in the end it must have kept to its policy."""
+    async with AsyncExitStack() as stack:
+        shown = Playground(browser, f"{cutter.address}/")
+        stack.push_async_callback(shown.check)
+        yield shown
