@@ -1,7 +1,8 @@
 """Put things on the host that no job may reach, and see whether one did.
 
 What a sandbox holds is told by the host's side wherever that is possible: by the socket
-that was or was not connected to, the file that did or did not change.
+that was or was not connected to, the file that did or did not change. `streamer doctor` and
+the escape suite of `streamer.testing` lay the same lures.
 """
 
 from __future__ import annotations
@@ -14,42 +15,70 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
 __all__ = ["Lures", "end_marked", "lay_lures", "marked_processes", "status_outside"]
 
-VARIABLE: Final = "STREAMER_DOCTOR_SECRET"
 UNTOUCHED: Final = "untouched\n"
 SYSTEM_FOLDERS: Final = ("/usr", "/etc")
-SHARED_FOLDER: Final = "/var/tmp"  # noqa: S108 - whether a job can write there is the question
-"""Where every user of the host may make files."""
+PLANT_FOLDERS: Final = (
+    *SYSTEM_FOLDERS,
+    *("/usr/bin", "/usr/local/bin", "/dev", "/root", "/home", "/opt", "/run"),
+    "/var/tmp",  # noqa: S108 - whether a job can write there is the question
+)
+"""Where a job may try to leave a file for others; the last is every user's on most hosts."""
+SETTINGS: Final = (
+    "/proc/sys/kernel/core_pattern",
+    "/proc/sys/kernel/modprobe",
+    "/proc/sys/kernel/hostname",
+    "/proc/sys/vm/overcommit_memory",
+)
 ANSWER_S: Final = 5.0
-ECHO: Final = "import sys\nfor line in sys.stdin: print(line, end='', flush=True)"
+
+VICTIM: Final = """
+import signal, sys
+got = []
+for number in range(1, 32):
+    if number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD):
+        signal.signal(number, lambda number, _: got.append(number))
+for _ in sys.stdin:
+    print(*got, flush=True)
+    got.clear()
+"""
+"""Answers each line with the numbers of the signals that it got since the last one."""
 
 
 class Lures:
     """The lures while they are laid. `secret` is nowhere but in them."""
 
     def __init__(self, folder: Path) -> None:
+        token = secrets.token_hex(8)
         self.secret = f"secret-{secrets.token_hex(8)}"
+        self.variable = f"STREAMER_LURE_{token}"
+        """Of this process's environment, and of the other processes'; holds the secret."""
         self.witness: asyncio.subprocess.Process
         """A process of the service's user, with the secret in arguments and environment."""
         self.victim: asyncio.subprocess.Process
         """Another one, to be signalled."""
         self.port = 0
+        """Of a TCP socket and of a UDP socket on 127.0.0.1."""
         self.inode = 0
         """Of the listening TCP socket, as /proc/net/tcp shows it."""
-        self.abstract = f"streamer-doctor-{secrets.token_hex(8)}"
-        self.contacts = 0
-        """How many connections to the TCP socket there were."""
+        self.abstract = f"streamer-lure-{token}"
+        self.contacts: list[str] = []
+        """The sockets that were reached, by name, since `disturbed` last looked."""
+        self.folder = folder
         self.readable = folder / "readable"
         self.writable = folder / "writable"
-        name = f"streamer-doctor-{secrets.token_hex(8)}"
-        self.system_plants = tuple(Path(place, name) for place in SYSTEM_FOLDERS)
-        self.shared_plant = Path(SHARED_FOLDER, name)
+        self.socket = folder / "socket"
+        self.run_socket = Path("/run", f"streamer-lure-{token}") if os.geteuid() == 0 else None
+        self.plants = tuple(Path(place, f"streamer-plant-{token}") for place in PLANT_FOLDERS)
+        self.system_plants = self.plants[: len(SYSTEM_FOLDERS)]
+        self.shared_plant = self.plants[-1]
+        self._settings = _settings()
 
     @property
     def written(self) -> bool:
@@ -57,54 +86,78 @@ class Lures:
         return self.writable.read_text() != UNTOUCHED
 
     async def victim_answers(self) -> bool:
-        """Whether the victim is alive and well."""
-        return await _answers(self.victim)
+        """Whether the victim is alive and got no signal."""
+        return await _ask(self.victim) == ""
+
+    async def disturbed(self) -> list[str]:
+        """Return what was done to the host since the last call, and set the lures again."""
+        found = [f"{name} was reached" for name in self.contacts]
+        self.contacts.clear()
+        if self.written:
+            found.append("a file of the host was written")
+            self.writable.write_text(UNTOUCHED)
+        if _settings() != self._settings:
+            found.append("a setting of the kernel was changed")
+        found += [f"a file was planted in {folder}" for folder in self._planted()]
+        self.remove_plants()
+        signals = await _ask(self.victim)
+        if signals is None:
+            found.append("a process of the host was killed")
+            self.victim = await _start_process(self)
+        elif signals:
+            found.append(f"a process of the host got the signals {signals}")
+        return found
 
     def lay_files(self) -> None:
         """Make the files that every user of the host may read, or write."""
-        self.readable.parent.chmod(0o755)
+        self.folder.chmod(0o755)
         self.readable.write_text(self.secret)
         self.readable.chmod(0o644)
         self.writable.write_text(UNTOUCHED)
         self.writable.chmod(0o666)
 
+    def _planted(self) -> list[Path]:
+        return [plant.parent for plant in self.plants if os.path.lexists(plant)]
+
     def remove_plants(self) -> None:
         """Remove what jobs made in the system's folders."""
-        for plant in (*self.system_plants, self.shared_plant):
-            plant.unlink(missing_ok=True)
+        for plant in self.plants:
+            with contextlib.suppress(PermissionError):
+                plant.unlink(missing_ok=True)
 
 
 @asynccontextmanager
 async def lay_lures() -> AsyncIterator[Lures]:
     """Lay the lures for the time of a run, and take them away."""
     async with AsyncExitStack() as stack:
-        lures = Lures(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="doctor-"))))
+        lures = Lures(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lures-"))))
         lures.lay_files()
         stack.callback(lures.remove_plants)
         _listen(lures, stack)
-        os.environ[VARIABLE] = lures.secret
-        stack.callback(os.environ.pop, VARIABLE, None)
-        lures.witness = await _start_process(lures.secret, stack)
-        lures.victim = await _start_process(lures.secret, stack)
+        os.environ[lures.variable] = lures.secret
+        stack.callback(os.environ.pop, lures.variable, None)
+        stack.push_async_callback(_end_processes, lures)
+        lures.witness = await _start_process(lures)
+        lures.victim = await _start_process(lures)
         yield lures
 
 
 def marked_processes(mark: str) -> list[int]:
-    """Return the processes of this host that have `mark` in their arguments."""
+    """Return the processes of this host that have `mark` in their arguments or environment."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            try:
-                arguments = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if mark.encode() in arguments:
-                found.append(int(entry.name))
+            for name in ("cmdline", "environ"):
+                # Another user's, or gone.
+                with contextlib.suppress(OSError):
+                    if mark.encode() in (entry / name).read_bytes():
+                        found.append(int(entry.name))
+                        break
     return found
 
 
 def end_marked(mark: str) -> int:
-    """Kill the processes that have `mark` in their arguments, and return how many there were."""
+    """Kill the processes that have `mark` about them, and return how many there were."""
     pids = marked_processes(mark)
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -125,51 +178,84 @@ def status_outside(mark: str) -> dict[str, str]:
     return {}
 
 
-async def _start_process(secret: str, stack: AsyncExitStack) -> asyncio.subprocess.Process:
+def _settings() -> Mapping[str, str]:
+    return {path: Path(path).read_text() for path in SETTINGS if os.access(path, os.R_OK)}
+
+
+async def _start_process(lures: Lures) -> asyncio.subprocess.Process:
     """Start a process that ends with its standard input; it knows the secret from its start."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
-        ECHO,
-        secret,
+        VICTIM,
+        lures.secret,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        env={VARIABLE: secret},
+        env={lures.variable: lures.secret},
     )
-    assert process.stdin is not None
-    stack.push_async_callback(process.wait)
-    stack.callback(process.stdin.close)
     # Before it answers it may still have the arguments of this process.
-    await _answers(process)
+    await _ask(process)
     return process
 
 
-async def _answers(process: asyncio.subprocess.Process) -> bool:
+async def _end_processes(lures: Lures) -> None:
+    for name in ("witness", "victim"):
+        process: asyncio.subprocess.Process | None = getattr(lures, name, None)
+        if process is not None and process.stdin is not None:
+            process.stdin.close()
+            await process.wait()
+
+
+async def _ask(process: asyncio.subprocess.Process) -> str | None:
+    """Return the signals that the process has got; None when it does not answer."""
     assert process.stdin is not None
     assert process.stdout is not None
-    try:
+    with contextlib.suppress(OSError, TimeoutError):
         process.stdin.write(b"?\n")
         async with asyncio.timeout(ANSWER_S):
-            return await process.stdout.readline() == b"?\n"
-    except (OSError, TimeoutError):
-        return False
+            if line := await process.stdout.readline():
+                return line.decode().strip()
+    return None
 
 
 def _listen(lures: Lures, stack: AsyncExitStack) -> None:
-    loop = asyncio.get_running_loop()
-    tcp = stack.enter_context(socket.socket())
+    tcp, udp = socket.socket(), socket.socket(type=socket.SOCK_DGRAM)
     tcp.bind(("127.0.0.1", 0))
-    tcp.listen()
-    tcp.setblocking(False)
     lures.port = tcp.getsockname()[1]
     lures.inode = os.fstat(tcp.fileno()).st_ino
+    udp.bind(("127.0.0.1", lures.port))
+    _watch("a server on loopback", tcp, lures, stack)
+    _watch("a receiver of datagrams on loopback", udp, lures, stack)
+    for name, address in (
+        ("an abstract socket", f"\0{lures.abstract}"),
+        ("a socket in a folder", str(lures.socket)),
+        ("a socket in /run", str(lures.run_socket or "")),
+    ):
+        if address:
+            unix = socket.socket(socket.AF_UNIX)
+            unix.bind(address)
+            if not address.startswith("\0"):
+                Path(address).chmod(0o777)
+                stack.callback(Path(address).unlink, missing_ok=True)
+            _watch(name, unix, lures, stack)
+
+
+def _watch(name: str, sock: socket.socket, lures: Lures, stack: AsyncExitStack) -> None:
+    """Note every contact, for the time of the lures."""
+    loop = asyncio.get_running_loop()
+    stack.callback(sock.close)
+    sock.setblocking(False)
+    streaming = sock.type is socket.SOCK_STREAM
+    if streaming:
+        sock.listen()
 
     def answer() -> None:
-        tcp.accept()[0].close()
-        lures.contacts += 1
+        with contextlib.suppress(BlockingIOError):
+            if streaming:
+                sock.accept()[0].close()
+            else:
+                sock.recv(1)
+            lures.contacts.append(name)
 
-    loop.add_reader(tcp, answer)
-    stack.callback(loop.remove_reader, tcp)
-    unix = stack.enter_context(socket.socket(socket.AF_UNIX))
-    unix.bind(f"\0{lures.abstract}")
-    unix.listen()
+    loop.add_reader(sock, answer)
+    stack.callback(loop.remove_reader, sock)

@@ -124,7 +124,7 @@ async def _loopback(trial: Trial) -> Finding:
     if not ran.lines:
         raise ProbeFailed("neither bash nor /proc/net/tcp is there to try it with")
     sockets = [line.split() for line in ran.lines]
-    if lures.contacts:
+    if "a server on loopback" in lures.contacts:
         return Finding(False, "a server on the host's 127.0.0.1 was reached")
     if any(str(lures.inode) in fields for fields in sockets):
         return Finding(False, "it shares the network in which a server listens on 127.0.0.1")

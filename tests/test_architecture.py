@@ -17,6 +17,13 @@ import streamer
 
 ROOT = Path(streamer.__file__).parent.parent
 
+THEMES = (
+    *("compiling", "files", "information", "kernel", "lifetime", "memory", "namespaces"),
+    *("neighbours", "network", "planted", "privileges", "processes", "storage", "usage"),
+    "verdicts",
+)
+"""The modules of attacks, which know nothing of each other but come in one line all the same."""
+
 # A module may import from its own layer's left and from the layers below, never from above.
 # Within a line the order is the order of dependence.
 LAYERS = (
@@ -68,6 +75,14 @@ LAYERS = (
     ),
     ("app", "client", "serve"),
     ("demo", "submission", "local", "hostfacts", "lures", "trial", "probes", "doctor"),
+    (
+        *("testing.programs", "testing.processes", "testing.running", "testing.attack"),
+        *(f"testing.attacks.{name}" for name in THEMES),
+        *("testing.attacks", "testing.campaign", "testing.suite", "testing.escape"),
+        *("testing.requirements.requirement", "testing.requirements.programs"),
+        *("testing.requirements.limits", "testing.requirements.trees"),
+        *("testing.requirements", "testing.conformance", "testing", "testing.matrix"),
+    ),
     ("", "cli", "__main__"),
 )
 RANK = {

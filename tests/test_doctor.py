@@ -219,7 +219,7 @@ def test_nothing_of_it_is_left(here: Diagnosis, leaking: Diagnosis) -> None:
     for diagnosis in (here, leaking):
         assert diagnosis.report
     for folder in ("/usr", "/etc", "/var/tmp", "/tmp"):
-        assert not [name for name in os.listdir(folder) if name.startswith("streamer-doctor-")]
+        assert not [name for name in os.listdir(folder) if name.startswith("streamer-plant-")]
     assert marked_processes("sleep 20; :") == []
 
 

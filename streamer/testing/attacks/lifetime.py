@@ -1,0 +1,224 @@
+"""Attacks on the end: outliving the job, holding it open, not being stopped by its limit."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from streamer.testing.attack import Attack, ends, exits
+
+__all__ = ["ATTACKS"]
+
+_WALL: Final = {"wall_time_s": 0.7}
+
+
+def _stays(name: str, program: str, *covers: int, alone: bool = False) -> Attack:
+    """Return an attack that only the wall limit ends, and that says so if it does not."""
+    return Attack(
+        name,
+        program,
+        judge=ends("wall_time"),
+        limits=_WALL,
+        alone=alone,
+        covers=covers,
+    )
+
+
+def _outlives(name: str, program: str, *covers: int) -> Attack:
+    """Return an attack whose own end must be the end of everything it started."""
+    return Attack(name, program, judge=exits(0, "up\n"), alone=True, covers=covers)
+
+
+ATTACKS: Final = (
+    _stays("stopping itself", "os.kill(os.getpid(), signal.SIGSTOP)\nescaped('it went on')", 4),
+    _stays("stopping its group", "os.kill(0, signal.SIGSTOP)\nescaped('it went on')", 4),
+    _stays(
+        "ignoring every signal",
+        """
+        for number in set(range(1, 65)) - {signal.SIGKILL, signal.SIGSTOP, 32, 33}:
+            signal.signal(number, signal.SIG_IGN)
+        time.sleep(20)
+        escaped("it lived on")
+        """,
+        5,
+    ),
+    _stays(
+        "answering SIGTERM with more children",
+        """
+        def again(*_):
+            for _ in range(3):
+                if os.fork() == 0:
+                    os.setsid()
+        signal.signal(signal.SIGTERM, again)
+        stop = time.monotonic() + 20
+        while time.monotonic() < stop:
+            time.sleep(0.1)
+        escaped("it lived on")
+        """,
+        3,
+        5,
+    ),
+    _stays(
+        "a tree that ignores its end",
+        """
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        for _ in range(3):
+            if os.fork() == 0:
+                os.setsid()
+                if os.fork() == 0:
+                    os.setsid()
+                break
+        time.sleep(20)
+        escaped("it lived on")
+        """,
+        3,
+        alone=True,
+    ),
+    _stays(
+        "printing without end",
+        """
+        stop = time.monotonic() + 20
+        while time.monotonic() < stop:
+            os.write(1, b".")
+            time.sleep(0.05)
+        escaped("each print gave it more time")
+        """,
+        8,
+    ),
+    _stays(
+        "stopping the init",
+        """
+        alone()
+        with contextlib.suppress(OSError):
+            os.kill(os.getppid(), signal.SIGSTOP)
+        time.sleep(20)
+        escaped("it lived on")
+        """,
+        4,
+    ),
+    _stays(
+        "a child that holds its parent by vfork",
+        """
+        # The parent cannot run, nor take a signal, until the child executes something.
+        if platform.machine() == "x86_64":
+            syscall(58)
+        time.sleep(20)
+        escaped("it lived on")
+        """,
+        3,
+    ),
+    _stays(
+        "waiting in the kernel for ever",
+        """
+        os.mkfifo("fifo")
+        os.open("fifo", os.O_WRONLY)
+        escaped("it went on")
+        """,
+        5,
+    ),
+    _outlives(
+        "a background process with the output",
+        """
+        subprocess.Popen(["sleep", "600"])
+        print("up", flush=True)
+        os._exit(0)
+        """,
+        1,
+    ),
+    _outlives(
+        "a daemon",
+        """
+        ready, writing = os.pipe()
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                os.write(writing, b"x")
+                os.closerange(0, 10)
+                time.sleep(600)
+            os._exit(0)
+        os.wait()
+        os.read(ready, 1)
+        print("up", flush=True)
+        os._exit(0)
+        """,
+        2,
+    ),
+    _outlives(
+        "a daemon without a trace of its job",
+        """
+        ready, writing = os.pipe()
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                os.set_inheritable(writing, True)
+                os.chdir("/")
+                os.execve("/bin/sh", ["kworker/0:1"], {}) if False else None
+                os.execve("/bin/sh", ["kworker/0:1", "-c", f"echo x >&{writing}; exec sleep 600 >/dev/null 2>&1"], {})
+            os._exit(0)
+        os.wait()
+        os.close(writing)
+        os.read(ready, 1)
+        print("up", flush=True)
+        os._exit(0)
+        """,
+        2,
+    ),
+    _outlives(
+        "comets: each process lives only to start the next",
+        """
+        alone()
+        for _ in range(5):
+            if os.fork() == 0:
+                stop = time.monotonic() + 20
+                while time.monotonic() < stop:
+                    with contextlib.suppress(OSError):
+                        if os.fork():
+                            os._exit(0)
+                    os.setsid()
+                os._exit(0)
+        print("up", flush=True)
+        os._exit(0)
+        """,
+        2,
+        3,
+    ),
+    _outlives(
+        "a stopped process",
+        """
+        pid = os.fork()
+        if pid == 0:
+            os.setsid()
+            os.kill(os.getpid(), signal.SIGSTOP)
+        os.waitpid(pid, os.WUNTRACED)
+        print("up", flush=True)
+        os._exit(0)
+        """,
+        3,
+    ),
+    _outlives(
+        "a process whose first thread has ended",
+        """
+        pid = os.fork()
+        if pid == 0:
+            os.setsid()
+            threading.Thread(target=time.sleep, args=(600,)).start()
+            syscall("exit", 0)
+        while "Z" not in read(f"/proc/{pid}/stat").decode().rpartition(")")[2]:
+            time.sleep(0.01)
+        print("up", flush=True)
+        os._exit(0)
+        """,
+        3,
+    ),
+    _outlives(
+        "a child that nobody may wait for",
+        """
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        if os.fork() == 0:
+            time.sleep(600)
+        print("up", flush=True)
+        os._exit(0)
+        """,
+        14,
+    ),
+)

@@ -1,0 +1,234 @@
+"""Attacks on the host's memory, by every means to get at some. Each has a bound of its own."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from streamer.spi import Isolation
+from streamer.testing.attack import HOST_VISIBLE, Attack, spoken_or
+
+__all__ = ["ATTACKS"]
+
+_LIMIT: Final = {"memory_bytes": 48 * 2**20, "disk_bytes": 16 * 2**20}
+_UNMAPPED: Final = "memory that no process maps is not counted"
+
+
+def _takes(
+    name: str,
+    program: str,
+    *,
+    except_for: dict[Isolation, str] | None = None,
+    verdicts: tuple[str, ...] = (),
+    without_groups: str = "",
+) -> Attack:
+    """Return an attack that tries for about 160 MiB with a limit of 48."""
+    return Attack(
+        name,
+        f"MIB = 2**20\n{_dedent(program)}\ntime.sleep(0.5)\nescaped('160 MiB with a limit of 48')",
+        except_for or {},
+        judge=spoken_or("memory", *verdicts),
+        limits=_LIMIT,
+        limit="memory_bytes",
+        without_groups=without_groups,
+        covers=(16,),
+    )
+
+
+def _dedent(program: str) -> str:
+    lines = program.strip("\n").splitlines()
+    margin = min(len(line) - len(line.lstrip()) for line in lines if line.strip())
+    return "\n".join(line[margin:] for line in lines)
+
+
+ATTACKS: Final = (
+    _takes(
+        "memory of the heap",
+        """
+        kept = []
+        for _ in range(160):
+            kept.append(b"x" * MIB)
+            time.sleep(0.002)
+        """,
+    ),
+    _takes(
+        "memory shared with children",
+        """
+        kept = []
+        for _ in range(160):
+            kept.append(mmap.mmap(-1, MIB, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS))
+            kept[-1].write(b"x" * MIB)
+            time.sleep(0.002)
+        """,
+    ),
+    _takes(
+        "memory of many processes",
+        """
+        for _ in range(16):
+            if os.fork() == 0:
+                kept = b"x" * (10 * MIB)
+                time.sleep(600)
+        time.sleep(1)
+        """,
+    ),
+    _takes(
+        "memory of processes that hide their maps",
+        """
+        libc.prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE: /proc/PID/smaps is closed
+        kept = []
+        for _ in range(160):
+            kept.append(b"x" * MIB)
+            time.sleep(0.002)
+        """,
+    ),
+    _takes(
+        "memory of stopped processes",
+        """
+        for _ in range(16):
+            if os.fork() == 0:
+                kept = b"x" * (10 * MIB)
+                os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(1)
+        """,
+    ),
+    _takes(
+        "memory of threads' stacks",
+        """
+        threading.stack_size(12 * MIB)
+        def deep():
+            room = ctypes.create_string_buffer(1)
+            buffer = (ctypes.c_char * (10 * MIB))()
+            ctypes.memset(buffer, 1, 10 * MIB)
+            time.sleep(600)
+        for _ in range(16):
+            threading.Thread(target=deep, daemon=True).start()
+        time.sleep(1)
+        """,
+    ),
+    _takes(
+        "memory locked in place",
+        """
+        kept = mmap.mmap(-1, 160 * MIB, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(kept))
+        result = libc.mlock(ctypes.c_void_p(address), ctypes.c_size_t(160 * MIB))
+        if result != 0:
+            held("it was refused")
+        """,
+    ),
+    _takes(
+        "memory of a file without a name (memfd)",
+        """
+        file = os.memfd_create("x")
+        try:
+            for _ in range(160):
+                os.write(file, b"x" * MIB)
+                time.sleep(0.002)
+        except OSError as error:
+            held(error)
+        """,
+        verdicts=("signaled SIGXFSZ",),
+    ),
+    _takes(
+        "memory of many files without names",
+        """
+        try:
+            for _ in range(40):
+                os.write(os.memfd_create("x"), b"x" * (4 * MIB))
+                time.sleep(0.005)
+        except OSError as error:
+            held(error)
+        """,
+    ),
+    _takes(
+        "memory of System V",
+        """
+        libc.shmat.restype = ctypes.c_void_p
+        for _ in range(40):
+            segment = libc.shmget(0, 4 * MIB, 0o1600)
+            if segment < 0:
+                held("it was refused")
+            address = libc.shmat(segment, None, 0)
+            ctypes.memset(address, 1, 4 * MIB)
+            libc.shmdt(ctypes.c_void_p(address))  # kept, and mapped by nobody
+            time.sleep(0.005)
+        """,
+    ),
+    _takes(
+        "memory of files in /dev/shm",
+        """
+        os.umask(0)
+        name = "/dev/shm/" + hint["note"]
+        try:
+            with open(name, "wb", buffering=0) as file:
+                os.unlink(name)
+                for _ in range(160):
+                    if file.write(b"x" * MIB) < MIB:
+                        held("it is full")
+                    time.sleep(0.002)
+        except OSError as error:
+            held(error)
+        """,
+        except_for={Isolation.NONE: "it shares the host's /dev/shm"},
+        verdicts=("signaled SIGXFSZ",),
+    ),
+    _takes(
+        "memory of files in /tmp",
+        """
+        name = "/tmp/" + hint["note"]
+        try:
+            with open(name, "wb", buffering=0) as file:
+                os.unlink(name)
+                for _ in range(160):
+                    if file.write(b"x" * MIB) < MIB:
+                        held("it is full")
+                    time.sleep(0.002)
+        except OSError as error:
+            held(error)
+        """,
+        except_for={Isolation.NONE: "it shares the host's /tmp"},
+        verdicts=("signaled SIGXFSZ",),
+    ),
+    _takes(
+        "memory of pipes that are full",
+        """
+        kept, sent = [], 0
+        block = b"x" * MIB
+        try:
+            for _ in range(160):
+                reading, writing = os.pipe()
+                fcntl.fcntl(writing, 1031, MIB)  # F_SETPIPE_SZ
+                os.set_blocking(writing, False)
+                sent += os.write(writing, block)
+                kept += [reading, writing]
+        except OSError as error:
+            if sent < 100 * MIB:
+                held(f"{sent // MIB} MiB: {error}")
+        if sent < 100 * MIB:
+            held(f"{sent // MIB} MiB")
+        """,
+        except_for=dict(HOST_VISIBLE),
+        without_groups="the buffers of pipes are counted by nobody but the host's own limit",
+    ),
+    _takes(
+        "memory of sockets that are full",
+        """
+        kept, sent = [], 0
+        block = b"x" * (64 * 1024)
+        try:
+            for _ in range(120):
+                ends = socket.socketpair()
+                for end in ends:
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MIB)
+                    end.setblocking(False)
+                    with contextlib.suppress(BlockingIOError):
+                        while True:
+                            sent += end.send(block)
+                kept += ends
+        except OSError as error:
+            if sent < 100 * MIB:
+                held(f"{sent // MIB} MiB: {error}")
+        if sent < 100 * MIB:
+            held(f"{sent // MIB} MiB")
+        """,
+        without_groups="the buffers of sockets are counted by nobody but the host's own limit",
+    ),
+)

@@ -1,0 +1,313 @@
+"""Run attacks on one backend and look at the host, the service and the other jobs meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import re
+import secrets
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from streamer.enforcement import enforcement
+from streamer.events import Status
+from streamer.jobs import JobSpec
+from streamer.log import Event
+from streamer.lures import Lures, lay_lures, marked_processes
+from streamer.service import Job, JobService
+from streamer.spi import Backend
+from streamer.testing.attack import Attack, NoProof
+from streamer.testing.processes import adopt_orphans, descendants
+from streamer.testing.programs import NEIGHBOUR
+from streamer.testing.running import Ran, ended, open_service, run_job, script
+
+__all__ = ["Campaign", "Outcome", "open_campaign"]
+
+LANES: Final = 4
+"""Attacks at a time, each with lures of its own."""
+LIMITS: Final = {"wall_time_s": 30.0, "cpu_time_s": 6.0}
+"""Those of compilers too, which a caller cannot lower: an attack there must end some time."""
+SHARED_FOLDERS: Final = ("/tmp", "/var/tmp", "/dev/shm")
+KNOCK_S: Final = 0.02
+BUILD: Final = "escape-build"
+"""A language whose compiler is the attack."""
+LINE_END: Final = re.compile(r"\r\n|\r|\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one attack."""
+
+    attack: str
+    not_promised: str
+    """Why the backend does not promise to withstand it, or ``""`` where it does."""
+    achieved: tuple[str, ...]
+    """What the attack got at."""
+    broken: tuple[str, ...] = ()
+    """What holds for every job and did not: nothing left, one verdict, others unharmed."""
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What is not as promised."""
+        return self.broken if self.not_promised else (*self.achieved, *self.broken)
+
+
+@dataclass
+class Campaign:
+    """A started service of one backend, with lures around it."""
+
+    backend: Backend
+    service: JobService
+    state: Path
+    exceptions: Mapping[str, str]
+    """Attacks by name that the backend's author does not promise to withstand, and why."""
+    enforces: Mapping[str, str]
+    """How each limit is enforced here (`streamer.enforcement`)."""
+    lanes: asyncio.Queue[Lures] = field(default_factory=asyncio.Queue)
+    """The lures that no attack uses at the moment."""
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def not_promised(self, attack: Attack) -> str:
+        """Return why the backend does not promise to withstand an attack, or ``""``."""
+        return self.exceptions.get(attack.name) or attack.not_promised(self.backend, self.enforces)
+
+    async def attempt(self, attack: Attack) -> Outcome:
+        """Run one attack. Raises `NoProof` when nothing can be told from it."""
+        async with self._lane(LANES if attack.alone else 1) as lures:
+            achieved: list[str] = []
+            broken: list[str] = []
+            before = descendants()
+            for _ in range(attack.times):
+                judged, wrong = await self._run(attack, lures)
+                achieved += judged
+                broken += wrong
+            if attack.alone and (left := descendants()) != before:
+                broken.append(f"processes were left on the host: {left}, before {before}")
+            achieved += await lures.disturbed()
+        return Outcome(attack.name, self.not_promised(attack), tuple(achieved), tuple(broken))
+
+    @asynccontextmanager
+    async def _lane(self, width: int) -> AsyncIterator[Lures]:
+        async with self._turn:
+            taken = [await self.lanes.get() for _ in range(width)]
+        try:
+            yield taken[0]
+        finally:
+            for lures in taken:
+                self.lanes.put_nowait(lures)
+
+    def remove_notes(self) -> None:
+        """Remove what jobs that saw the host's folders left there for each other."""
+        for folder in SHARED_FOLDERS:
+            for pattern in ("note-streamer-lure-*", "neighbour-*"):
+                for note in Path(folder).glob(pattern):
+                    with contextlib.suppress(OSError):
+                        note.unlink()
+
+    async def _run(self, attack: Attack, lures: Lures) -> tuple[list[str], list[str]]:
+        mark = secrets.token_hex(8)
+        hint = self._hint(lures, mark)
+        achieved: list[str] = []
+        broken: list[str] = []
+        async with AsyncExitStack() as stack:
+            if attack.neighbour:
+                beside = _Neighbour(self.service, lures)
+                hint["neighbour"] = await stack.enter_async_context(beside.running(achieved))
+            job = await self.service.submit(_job(attack, hint))
+            if attack.knocks:
+                stack.enter_context(_knocking(hint["door"], lures))
+            ran = await self._followed(job, broken, alone=attack.alone)
+            # At its end, not some time later: that is what the terminal event promises.
+            if alive := marked_processes(mark):
+                broken.append(f"processes {alive} of the job were alive after its terminal event")
+            broken += [f"{path} was left" for path in self.state.glob(f"*/jobs/{job.id}")]
+            broken += await _frame_faults(job, len(ran.events))
+        return [*achieved, *attack.judge(ran)], broken
+
+    async def _followed(self, job: Job, broken: list[str], *, alone: bool) -> Ran:
+        events: list[Event] = []
+        other: asyncio.Task[Ran] | None = None
+        async for event in job.events():
+            events.append(event)
+            running = isinstance(event.data, Status) and event.data.state == "running"
+            if alone and running:
+                other = asyncio.create_task(run_job(self.service, command=("echo", "served")))
+        if other is not None and (served := await other).text() != "served\n":
+            broken.append(f"another job meanwhile ended by {served.verdict}")
+        ran = Ran(tuple(events))
+        try:
+            _ = ran.end
+        except AssertionError:
+            broken.append("it has not exactly one terminal event, as its last")
+        return ran
+
+    def _hint(self, lures: Lures, mark: str) -> dict[str, Any]:
+        half = len(lures.secret) // 2
+        return {
+            "abstract": lures.abstract,
+            "door": _free_port(),
+            "folder": str(lures.folder),
+            "host_name": socket.gethostname(),
+            "ipc_key": random.randrange(1, 2**31),
+            "mark": mark,
+            "note": f"note-{lures.abstract}",
+            "pid_namespace": str(Path("/proc/self/ns/pid").readlink()),
+            "plants": [str(plant) for plant in lures.plants],
+            "port": lures.port,
+            "readable": str(lures.readable),
+            "run_socket": str(lures.run_socket or ""),
+            "secret": [lures.secret[:half], lures.secret[half:]],
+            "server": os.getpid(),
+            "socket": str(lures.socket),
+            "state": str(self.state),
+            "victim": lures.victim.pid,
+            "witness": lures.witness.pid,
+            "writable": str(lures.writable),
+        }
+
+
+@asynccontextmanager
+async def open_campaign(
+    backend: type[Backend],
+    *,
+    options: Mapping[str, Any] | None = None,
+    config: Mapping[str, Mapping[str, Any]] | None = None,
+    exceptions: Mapping[str, str] | None = None,
+) -> AsyncIterator[Campaign]:
+    """Start a service for attacks on one backend. Raises `BackendUnavailable`.
+
+    `options` are the backend's, `config` sections of the configuration besides.
+    """
+    adopt_orphans()
+    async with AsyncExitStack() as stack:
+        state = stack.enter_context(_state_folder())
+        runtime = {"entry": "attack.py", "compile": ["python3", "-I", "attack.py"], "run": ["true"]}
+        sections: dict[str, Mapping[str, Any]] = {
+            "queue": {"concurrency": 2 * LANES + 2},
+            "limits": {"default": LIMITS},
+            "server": {"state_dir": str(state)},
+            "runtimes": {BUILD: runtime},
+            **(config or {}),
+        }
+        service = await stack.enter_async_context(open_service(backend, options or {}, sections))
+        found = service.backends[backend.name]
+        enforces = enforcement(found, service.cgroup_level)
+        campaign = Campaign(found, service, state, exceptions or {}, enforces)
+        stack.callback(campaign.remove_notes)
+        for _ in range(LANES):
+            campaign.lanes.put_nowait(await stack.enter_async_context(lay_lures()))
+        yield campaign
+
+
+@contextlib.contextmanager
+def _state_folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="escape-") as name:
+        folder = Path(name)
+        folder.chmod(0o711)  # sandboxes run as other users than root
+        yield folder
+
+
+def _job(attack: Attack, hint: Mapping[str, Any]) -> JobSpec:
+    env = {"ESCAPE_HINT": json.dumps(hint)}
+    if attack.language in ("c", "cpp"):
+        source = attack.source.replace("@READABLE@", hint["readable"])
+        return JobSpec(language=attack.language, code=source, env=env, limits=attack.limits)
+    file = script("attack.py", attack.source)
+    if attack.language == "build":
+        return JobSpec(language=BUILD, files=(file,), env=env, limits=attack.limits)
+    return JobSpec(
+        command=("python3", "-I", "attack.py"),
+        files=(file,),
+        env=env,
+        limits=attack.limits,
+        stdin=b"",
+    )
+
+
+class _Neighbour:
+    """Another job of the same service, with a secret of its own kind about it."""
+
+    def __init__(self, service: JobService, lures: Lures) -> None:
+        self._service = service
+        self._lures = lures
+
+    @asynccontextmanager
+    async def running(self, noticed: list[str]) -> AsyncIterator[dict[str, Any]]:
+        """Run it meanwhile, and hear at the end what it noticed."""
+        secret = self._lures.secret
+        mark = secrets.token_hex(8)
+        hint = {"mark": mark, "secret": [secret], "ipc_key": random.randrange(1, 2**31)}
+        job = await self._service.submit(
+            JobSpec(
+                command=("python3", "-I", "neighbour.py", secret),
+                files=(script("neighbour.py", NEIGHBOUR),),
+                env={"ESCAPE_HINT": json.dumps(hint), "NEIGHBOUR_SECRET": secret},
+                interactive=True,
+            )
+        )
+        said = ""
+        async for event in job.events():
+            said = getattr(event.data, "data", "")
+            if said or event.kind in ("complete", "error"):
+                break
+        try:
+            place = json.loads(said)
+        except ValueError:
+            raise NoProof(f"the other job did not come up: {said[:500]}") from None
+        try:
+            yield {**place, "ipc_key": hint["ipc_key"], "job": job.id}
+        finally:
+            await job.end_input()
+            ran = await ended(job)
+        told = ran.text().partition("NOTICED: ")[2].strip()
+        if told != "nothing":
+            noticed.append(f"the other job noticed: {told or ran.verdict}")
+
+
+@contextlib.contextmanager
+def _knocking(port: int, lures: Lures) -> Iterator[None]:
+    """Try to connect to a port of the host that a job may have opened."""
+
+    async def knock() -> None:
+        while True:
+            with contextlib.suppress(OSError):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.close()
+                lures.contacts.append("a port that the job opened on the host")
+                return
+            await asyncio.sleep(KNOCK_S)
+
+    task = asyncio.create_task(knock())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+async def _frame_faults(job: Job, events: int) -> list[str]:
+    """Read the job's stream as a client does and return where it says more than it should."""
+    log = await job.log()
+    text, last = "", 0
+    while last < log.last_id:
+        frames, last = log.read(last)
+        text += frames.decode()
+    lines = LINE_END.split(text)
+    told = [line for line in lines if line in ("event: complete", "event: error")]
+    if len(told) != 1 or lines.count("") != events + 1:
+        return ["its stream has frames that nobody sent"]
+    return []

@@ -1,0 +1,83 @@
+"""The escape suite: every attack on one backend, each a test case."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from streamer.testing.attack import Attack
+from streamer.testing.attacks import ATTACKS
+from streamer.testing.campaign import Campaign, Outcome, open_campaign
+from streamer.testing.suite import Suite
+
+__all__ = ["EscapeSuite"]
+
+
+class EscapeSuite(Suite):
+    """Derive it in a test module, name the backend, and run pytest.
+
+    What a backend must withstand follows from its `isolation`; where it promises less, say so
+    in `exceptions`. An attack that is not promised to fail is run all the same, and what came
+    of it is in the property ``not promised`` of its test case. Attacks run some at a time,
+    and only those that were selected.
+    """
+
+    exceptions: ClassVar[Mapping[str, str]] = {}
+    """The names of attacks that this backend does not promise to withstand, with the reasons."""
+    attacks: ClassVar[Sequence[Attack]] = ATTACKS
+
+    _campaign: ClassVar[Campaign]
+    _outcomes: ClassVar[dict[str, asyncio.Task[Outcome]]]
+
+    @classmethod
+    async def start(cls) -> None:
+        """Start the service and lay the lures."""
+        cls._outcomes = {}
+        cls._campaign = await cls._stack.enter_async_context(
+            open_campaign(
+                cls.backend, options=cls.options, config=cls.config, exceptions=cls.exceptions
+            )
+        )
+        cls._stack.push_async_callback(cls._abandon)
+
+    @classmethod
+    async def _abandon(cls) -> None:
+        for task in cls._outcomes.values():
+            task.cancel()
+        await asyncio.gather(*cls._outcomes.values(), return_exceptions=True)
+
+    def pytest_generate_tests(self, metafunc: Any) -> None:
+        """Make a test case of each attack; those that need the host to themselves come last."""
+        if "attack" in metafunc.fixturenames:
+            attacks = sorted(self.attacks, key=lambda attack: attack.alone)
+            metafunc.parametrize("attack", attacks, ids=[attack.name for attack in attacks])
+
+    def test_attack(
+        self, attack: Attack, request: Any, record_property: Callable[[str, object], None]
+    ) -> None:
+        """Hold against one attack, or do not promise to."""
+        selected = [
+            item.callspec.params["attack"]
+            for item in request.session.items
+            if item.cls is type(self) and "attack" in getattr(item, "fixturenames", ())
+        ]
+        outcome = self.wait(self._outcome(attack, selected))
+        if outcome.not_promised:
+            record_property("not promised", "; ".join(outcome.achieved) or "held all the same")
+        assert not outcome.faults, "\n".join(outcome.faults)
+
+    def test_exceptions_name_attacks(self) -> None:
+        """Keep `exceptions` true when attacks are renamed."""
+        unknown = self.exceptions.keys() - {attack.name for attack in self.attacks}
+        assert not unknown, f"there is no attack {unknown}"
+
+    @classmethod
+    async def _outcome(cls, attack: Attack, selected: Sequence[Attack]) -> Outcome:
+        """Begin all selected attacks with the first one, and wait for this one."""
+        if attack.name not in cls._outcomes:
+            for each in (*selected, attack):
+                if each.name not in cls._outcomes:
+                    task = asyncio.create_task(cls._campaign.attempt(each))
+                    cls._outcomes[each.name] = task
+        return await cls._outcomes[attack.name]

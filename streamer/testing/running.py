@@ -1,0 +1,115 @@
+"""Run jobs of a service without HTTP, and read what came of them."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+from streamer.app import SERVICE, create_app
+from streamer.config import Config
+from streamer.events import Complete, Error, Output
+from streamer.jobs import JobSpec, SourceFile
+from streamer.log import Event
+from streamer.plugins import load_backends, load_plugins
+from streamer.service import Job, JobService
+from streamer.spi import Backend, hookimpl
+
+__all__ = ["Ran", "ended", "open_service", "plugin", "program", "run_job", "script"]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A job that is over, as a Python caller sees it."""
+
+    events: tuple[Event, ...]
+
+    @property
+    def end(self) -> Complete | Error:
+        """The one terminal event, which must be the last."""
+        ends = [e.data for e in self.events if isinstance(e.data, Complete | Error)]
+        assert len(ends) == 1, self.events
+        assert self.events[-1].data is ends[0], self.events
+        return ends[0]
+
+    @property
+    def complete(self) -> Complete:
+        """The verdict of a job that could be run."""
+        assert isinstance(self.end, Complete), self.end
+        return self.end
+
+    @property
+    def verdict(self) -> str:
+        """The terminal event in a few words."""
+        end = self.end
+        if isinstance(end, Error):
+            return f"error {end.code}"
+        return f"{end.reason} {end.signal or end.exit_code}"
+
+    def text(self, stream: str = "stdout") -> str:
+        """What the job wrote to a stream."""
+        outputs = [e.data for e in self.events if isinstance(e.data, Output)]
+        return "".join(output.data for output in outputs if output.stream == stream)
+
+    @property
+    def out(self) -> str:
+        """Standard output of a job that ended with 0 and complained about nothing."""
+        assert (self.complete.exit_code, self.text("stderr")) == (0, ""), self.events
+        return self.text()
+
+
+async def ended(job: Job) -> Ran:
+    """Follow a job to its end."""
+    return Ran(tuple([event async for event in job.events()]))
+
+
+async def run_job(service: JobService, **spec: Any) -> Ran:
+    """Submit a job to a service, with the fields of `JobSpec`, and follow it to its end."""
+    return await ended(await service.submit(JobSpec(**spec)))
+
+
+def program(source: str) -> dict[str, Any]:
+    """Return the fields of a job that runs a Python program."""
+    return {"command": ("python3", "-I", "main.py"), "files": (script("main.py", source),)}
+
+
+def script(name: str, source: str, mode: int = 0o644) -> SourceFile:
+    """Return a text file, its source indented as is convenient where it stands."""
+    return SourceFile(name, textwrap.dedent(source).encode(), mode)
+
+
+@asynccontextmanager
+async def open_service(
+    backend: type[Backend],
+    options: Mapping[str, Any],
+    config: Mapping[str, Mapping[str, Any]],
+) -> AsyncIterator[JobService]:
+    """Start a service, without HTTP, whose jobs run in a backend with these options.
+
+    A backend that no plugin of this environment registers is registered here. `config` are
+    sections of the configuration. Raises `BackendUnavailable` where it does not work.
+    """
+    sandbox: dict[str, Any] = {
+        "allow_command": True,
+        **config.get("sandbox", {}),
+        "backend": backend.name,
+        backend.name: dict(options),
+    }
+    known = load_backends(load_plugins(), {}).get(backend.name)
+    plugins = [] if type(known) is backend else [plugin(backend)]
+    tree = Config.from_mapping({**config, "sandbox": sandbox})
+    async with create_app(tree, plugins=plugins)[SERVICE] as service:
+        yield service
+
+
+def plugin(*backends: type[Backend]) -> object:
+    """Return what a distribution of these backends would register."""
+
+    @hookimpl
+    def streamer_backends() -> list[type[Backend]]:
+        return list(backends)
+
+    return SimpleNamespace(streamer_backends=streamer_backends)
