@@ -21,13 +21,13 @@ UV_GROUP := build/lock/bin/uv pip compile $(UV_OPTIONS) --group
 
 # Which system packages .ci/system-packages sees to.
 NEEDS := run
-setup test test-fast: NEEDS := test
+setup test test-fast escape-matrix: NEEDS := test
 
-.PHONY: help setup run test test-fast lint lock wheel clean system
+.PHONY: help setup run test test-fast lint escape-matrix lock wheel clean system
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.dev $(VENV)/.project build/node/.installed ## set everything up for work on the code
 
@@ -44,6 +44,9 @@ lint: $(VENV)/.dev $(VENV)/.project ## check style, format and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/python -m mypy $(SOURCES)
+
+escape-matrix: setup ## run every attack on every sandbox and write docs/escape-matrix.md
+	@$(BIN)/python -m streamer.testing.matrix docs/escape-matrix.md
 
 wheel: $(VENV)/.dev ## build dist/*.tar.gz, and from it dist/*.whl
 	@rm -rf dist

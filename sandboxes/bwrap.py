@@ -7,6 +7,7 @@ bubblewrap is a toolkit whose protection is "entirely determined by the argument
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -93,6 +94,7 @@ class Bwrap(Backend):
         arguments += [
             "--ro-bind", str(job.host.init), "/init",  # the only program of ours inside
             "--proc", "/proc",  # of its own process-id namespace
+            *_masked(),  # lists what the kernel keeps for the user, in any sandbox or none
             "--dev", "/dev",  # null, zero, full, random, urandom, tty
             "--size", str(self.shm_bytes), "--tmpfs", "/dev/shm",  # limited; else RAM-sized
             "--remount-ro", "/dev",  # a tmpfs without limit otherwise
@@ -107,6 +109,11 @@ class Bwrap(Backend):
             start_as=job.identity,
             private_mounts=("/tmp", "/dev/shm"),
         )
+
+
+def _masked() -> Sequence[str]:
+    """Hide the names of the user's keys, where the kernel has any."""
+    return ("--ro-bind", "/dev/null", "/proc/keys") if Path("/proc/keys").exists() else ()
 
 
 @hookimpl

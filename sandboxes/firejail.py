@@ -111,6 +111,7 @@ class Firejail(Backend):
             "--blacklist=/mnt",
             "--blacklist=/srv",
             "--blacklist=/boot",
+            "--blacklist=/proc/keys",  # of the user, in any sandbox or none
             "--",
             *job.argv,
         ]

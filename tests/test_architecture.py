@@ -78,10 +78,15 @@ LAYERS = (
     (
         *("testing.programs", "testing.processes", "testing.running", "testing.attack"),
         *(f"testing.attacks.{name}" for name in THEMES),
-        *("testing.attacks", "testing.campaign", "testing.suite", "testing.escape"),
-        *("testing.requirements.requirement", "testing.requirements.programs"),
-        *("testing.requirements.limits", "testing.requirements.trees"),
-        *("testing.requirements", "testing.conformance", "testing", "testing.matrix"),
+        *(
+            "testing.attacks",
+            "testing.failures",
+            "testing.campaign",
+            "testing.suite",
+            "testing.escape",
+        ),
+        *(f"testing.conformance.{name}" for name in ("base", "programs", "limits", "trees")),
+        *("testing.conformance", "testing", "testing.matrix"),
     ),
     ("", "cli", "__main__"),
 )

@@ -9,12 +9,14 @@ from __future__ import annotations
 from streamer.testing.attack import Attack, NoProof
 from streamer.testing.attacks import ATTACKS
 from streamer.testing.campaign import Campaign, Outcome, open_campaign
+from streamer.testing.conformance import ConformanceSuite
 from streamer.testing.escape import EscapeSuite
 
 __all__ = [
     "ATTACKS",
     "Attack",
     "Campaign",
+    "ConformanceSuite",
     "EscapeSuite",
     "NoProof",
     "Outcome",

@@ -6,42 +6,40 @@ from collections.abc import Mapping
 from typing import Final
 
 from streamer.testing.attack import Attack
-from streamer.testing.attacks import (
-    compiling,
-    files,
-    information,
-    kernel,
-    lifetime,
-    memory,
-    namespaces,
-    neighbours,
-    network,
-    planted,
-    privileges,
-    processes,
-    storage,
-    usage,
-    verdicts,
-)
+from streamer.testing.attacks.compiling import ATTACKS as COMPILING
+from streamer.testing.attacks.files import ATTACKS as FILES
+from streamer.testing.attacks.information import ATTACKS as INFORMATION
+from streamer.testing.attacks.kernel import ATTACKS as KERNEL
+from streamer.testing.attacks.lifetime import ATTACKS as LIFETIME
+from streamer.testing.attacks.memory import ATTACKS as MEMORY
+from streamer.testing.attacks.namespaces import ATTACKS as NAMESPACES
+from streamer.testing.attacks.neighbours import ATTACKS as NEIGHBOURS
+from streamer.testing.attacks.network import ATTACKS as NETWORK
+from streamer.testing.attacks.planted import ATTACKS as PLANTED
+from streamer.testing.attacks.privileges import ATTACKS as PRIVILEGES
+from streamer.testing.attacks.processes import ATTACKS as PROCESSES
+from streamer.testing.attacks.storage import ATTACKS as STORAGE
+from streamer.testing.attacks.usage import ATTACKS as USAGE
+from streamer.testing.attacks.verdicts import ATTACKS as VERDICTS
 
 __all__ = ["ATTACKS", "THEMES"]
 
 THEMES: Final[Mapping[str, tuple[Attack, ...]]] = {
-    "Namespaces": namespaces.ATTACKS,
-    "Privileges": privileges.ATTACKS,
-    "Processes of others": processes.ATTACKS,
-    "Files of others": files.ATTACKS,
-    "Network": network.ATTACKS,
-    "Other jobs": neighbours.ATTACKS,
-    "Information": information.ATTACKS,
-    "The kernel": kernel.ATTACKS,
-    "Processor and processes": usage.ATTACKS,
-    "Memory": memory.ATTACKS,
-    "Disk, files and output": storage.ATTACKS,
-    "Staying alive": lifetime.ATTACKS,
-    "Forging the verdict": verdicts.ATTACKS,
-    "What is left in the workspace": planted.ATTACKS,
-    "While compiling": compiling.ATTACKS,
+    "Namespaces": NAMESPACES,
+    "Privileges": PRIVILEGES,
+    "Processes of others": PROCESSES,
+    "Files of others": FILES,
+    "Network": NETWORK,
+    "Other jobs": NEIGHBOURS,
+    "Information": INFORMATION,
+    "The kernel": KERNEL,
+    "Processor and processes": USAGE,
+    "Memory": MEMORY,
+    "Disk, files and output": STORAGE,
+    "Staying alive": LIFETIME,
+    "Forging the verdict": VERDICTS,
+    "What is left in the workspace": PLANTED,
+    "While compiling": COMPILING,
 }
 
 ATTACKS: Final = tuple(attack for attacks in THEMES.values() for attack in attacks)

@@ -60,20 +60,20 @@ ATTACKS: Final = (
     ),
     *(
         Attack(
-            f"a {name} namespace of its own",
+            f"{name} namespace of its own",
             f"""
             result, why = call("unshare", {flag})
             held(why) if result else escaped("unshare")
             """,
         )
         for name, flag in (
-            ("mount", 0x00020000),
-            ("process-id", 0x20000000),
-            ("network", 0x40000000),
-            ("IPC", 0x08000000),
-            ("host-name", 0x04000000),
-            ("cgroup", 0x02000000),
-            ("time", 0x00000080),
+            ("a mount", 0x00020000),
+            ("a process-id", 0x20000000),
+            ("a network", 0x40000000),
+            ("an IPC", 0x08000000),
+            ("a host-name", 0x04000000),
+            ("a cgroup", 0x02000000),
+            ("a time", 0x00000080),
         )
     ),
     Attack(

@@ -1,0 +1,123 @@
+"""Run a requirement as a test of pytest, and look after each job whether anything of it is left."""
+
+from __future__ import annotations
+
+import functools
+import os
+import tempfile
+import unittest
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from streamer.enforcement import enforcement
+from streamer.events import Complete
+from streamer.jobs import JobSpec
+from streamer.service import Job, JobService
+from streamer.testing.processes import adopt_orphans, descendants, descriptors
+from streamer.testing.running import Ran, open_service, run_job
+from streamer.testing.suite import Suite
+
+__all__ = ["Requirements", "requirement", "until_output", "variable"]
+
+S = TypeVar("S", bound="Requirements")
+
+
+class Requirements(Suite):
+    """What each group of requirements is made on: a service, and jobs that leave nothing."""
+
+    service: ClassVar[JobService]
+    enforces: ClassVar[Mapping[str, str]]
+    """How each limit is enforced here (`streamer.enforcement`)."""
+    _state: ClassVar[Path]
+
+    @classmethod
+    async def start(cls) -> None:
+        """Start the service with a state folder that can be looked at."""
+        adopt_orphans()
+        cls._state = cls._stack.enter_context(_folder())
+        sections: Mapping[str, Mapping[str, Any]] = {
+            "queue": {"concurrency": 4},
+            "server": {"state_dir": str(cls._state)},
+        }
+        cls.service = await cls._stack.enter_async_context(
+            open_service(cls.backend, cls.options, {**sections, **cls.config})
+        )
+        backend = cls.service.backends[cls.backend.name]
+        cls.enforces = enforcement(backend, cls.service.cgroup_level)
+        await run_job(cls.service, command=("true",))
+
+    async def run(self, **spec: Any) -> Ran:
+        """Run a job, with the fields of `JobSpec`, and check that nothing of it is left.
+
+        At its end, not some time later: that is what the terminal event promises.
+        """
+        processes, files = descendants(), descriptors()
+        ran = await run_job(self.service, **spec)
+        self.look_after(processes, files)
+        return ran
+
+    async def submit(self, **spec: Any) -> Job:
+        """Submit a job, with the fields of `JobSpec`."""
+        return await self.service.submit(JobSpec(**spec))
+
+    def look_after(self, processes: Mapping[int, str], files: Mapping[int, str]) -> None:
+        """Check that nothing is there that was not before."""
+        assert descendants() == processes
+        assert descriptors() == files
+        assert list(self._state.glob("*/jobs/*")) == []
+
+
+def requirement(
+    *, limit: str = "", gated: bool = False
+) -> Callable[[Callable[[S], Coroutine[Any, Any, None]]], Callable[[S], None]]:
+    """Make a test of a coroutine method.
+
+    It is skipped where the backend does not enforce `limit`, a field of `Limits`; or, with
+    `gated`, where our init does not run inside.
+    """
+
+    def decorate(check: Callable[[S], Coroutine[Any, Any, None]]) -> Callable[[S], None]:
+        @functools.wraps(check)
+        def test(self: S) -> None:
+            async def checked() -> None:
+                if limit and self.enforces[limit] == "none":
+                    raise unittest.SkipTest(f"{self.backend.name} does not limit {limit}")
+                if gated and not self.backend.gated:
+                    raise unittest.SkipTest(f"{self.backend.name} does not run the init")
+                before = descendants(), descriptors()
+                await check(self)
+                self.look_after(*before)
+
+            self.wait(checked())
+
+        del test.__dict__["__wrapped__"]  # else plugins take it for the coroutine that it wraps
+        return test
+
+    return decorate
+
+
+async def until_output(job: Job) -> None:
+    """Wait for the first output of a job that is running."""
+    async for event in job.events():
+        assert not isinstance(event.data, Complete), event
+        if event.kind == "output":
+            return
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="conformance-") as name:
+        Path(name).chmod(0o711)  # sandboxes run as other users than root
+        yield Path(name)
+
+
+@contextmanager
+def variable(name: str, value: str) -> Iterator[None]:
+    """Set a variable of this process's environment for a while."""
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]

@@ -1,0 +1,153 @@
+"""Write the page that shows which backend withstands which attack, from a real run.
+
+``python -m streamer.testing.matrix FILE`` runs every attack on each backend that comes with
+streamer and works here. It writes nothing, and exits with 1, when one does not hold what it
+promises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import click
+
+from streamer.errors import BackendUnavailable
+from streamer.plugins import load_backends, load_plugins
+from streamer.spi import Backend, Isolation
+from streamer.testing.attack import Attack
+from streamer.testing.attacks import ATTACKS, THEMES
+from streamer.testing.campaign import Outcome, open_campaign
+from streamer.testing.failures import FAILURES
+
+__all__ = ["main", "page", "run"]
+
+HEAD: Final = """\
+# Attacks and backends
+
+Every attack of `streamer.testing`, on each backend that comes with streamer. This page is made by
+`make escape-matrix`, which runs them; a test fails when an attack is added or a promise changes
+and the page does not.
+
+It was run on Linux {kernel}, {machine}, as {user}; control groups: {groups}.
+
+- **held**: the backend promises to withstand it, and did.
+- *held*, *succeeds*: it is not promised, for one of the [reasons](#what-is-not-promised) below;
+  this is what came of it here.
+
+Each attack is judged by the host wherever that is possible (sockets that were or were not connected
+to, files that did or did not change, processes that are or are not there), by the job's verdict,
+and by its own word last. After each, nothing of the job may be alive or left on the disk, its
+stream may hold one verdict only, and the service must go on serving.
+
+There are {count} attacks.
+"""
+
+
+async def run(backend: type[Backend]) -> tuple[str, list[Outcome]]:
+    """Run all attacks on one backend; return the level of its control groups, and what came.
+
+    Raises `BackendUnavailable`.
+    """
+    async with open_campaign(backend) as campaign:
+        order = sorted(ATTACKS, key=lambda attack: attack.alone)
+        outcomes = await asyncio.gather(*map(campaign.attempt, order))
+        return campaign.service.cgroup_level or "none", list(outcomes)
+
+
+def page(groups: str, results: Mapping[str, Sequence[Outcome]]) -> str:
+    """Return the page for what was run, by the names of the backends."""
+    by_name = {
+        backend: {outcome.attack: outcome for outcome in outcomes}
+        for backend, outcomes in results.items()
+    }
+    parts = [
+        HEAD.format(
+            kernel=".".join(platform.release().split(".")[:2]),
+            machine=platform.machine(),
+            user="root" if os.geteuid() == 0 else "an ordinary user",
+            groups=groups,
+            count=len(ATTACKS),
+        )
+    ]
+    for theme, attacks in THEMES.items():
+        parts.append(f"## {theme}\n")
+        parts.append(_table(("attack", *results), (_row(attack, by_name) for attack in attacks)))
+    parts.append("## What is not promised\n")
+    parts.append(_table(("backend", "reason", "attacks"), _reasons(results)))
+    parts.append("## The failures of others that they are about\n")
+    parts.append(
+        "Where a failure has no attack, it is not a matter of a backend, and other tests show it.\n"
+    )
+    parts.append(_table(("", "failure", "attacks"), map(_failure, FAILURES)))
+    return "\n".join(parts)
+
+
+def _row(attack: Attack, results: Mapping[str, Mapping[str, Outcome]]) -> list[str]:
+    cells = []
+    for outcomes in results.values():
+        outcome = outcomes[attack.name]
+        word = "succeeds" if outcome.achieved else "held"
+        cells.append(f"*{word}*" if outcome.not_promised else f"**{word}**")
+    return [attack.name, *cells]
+
+
+def _reasons(results: Mapping[str, Sequence[Outcome]]) -> list[list[str]]:
+    found: dict[tuple[str, str], list[str]] = {}
+    for backend, outcomes in results.items():
+        for outcome in outcomes:
+            if outcome.not_promised:
+                found.setdefault((backend, outcome.not_promised), []).append(outcome.attack)
+    return [
+        [backend, reason, "; ".join(sorted(attacks))]
+        for (backend, reason), attacks in found.items()
+    ]
+
+
+def _failure(number: int) -> list[str]:
+    names = [attack.name for attack in ATTACKS if number in attack.covers]
+    shown = "; ".join(names[:3]) + (f"; {len(names) - 3} more" if len(names) > 3 else "")
+    return [str(number), FAILURES[number], shown]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', '') for cell in row)} |\n" for row in lines)
+
+
+def _built_in() -> list[type[Backend]]:
+    """Return the backends in the order of what they hold, the weakest first."""
+    found = load_backends(load_plugins(), {}).values()
+    ours = [type(b) for b in found if type(b).__module__.startswith("sandboxes.")]
+    return sorted(ours, key=lambda backend: Isolation(backend.isolation))
+
+
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+def main(file: Path) -> None:
+    """Run every attack on every built-in backend and write the page to FILE."""
+    results, levels, faults = {}, set(), 0
+    for backend in _built_in():
+        try:
+            level, outcomes = asyncio.run(run(backend))
+        except BackendUnavailable as unavailable:
+            raise click.ClickException(f"{backend.name}: {unavailable.message}") from None
+        levels.add(level)
+        results[backend.name] = outcomes
+        broken = [outcome for outcome in outcomes if outcome.faults]
+        click.echo(f"{backend.name}: {len(outcomes)} attacks, {len(broken)} broke a promise")
+        for outcome in broken:
+            click.echo(f"  {outcome.attack}: {'; '.join(outcome.faults)}", err=True)
+        faults += len(broken)
+    if faults:
+        sys.exit(1)
+    file.write_text(page(" ".join(sorted(levels)), results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""What a service does with its jobs in each backend, besides what the shipped suite requires."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from streamer.events import Truncated
+from streamer.jobs import JobSpec
+from streamer.runtimes import Runtime
+from streamer.testing.conformance.base import until_output
+from streamer.workspace import remove_tree
+from tests.backends.conftest import checked_runs
+from tests.conftest import OpenService
+from tests.jobs import adopt_orphans, descendants
+
+
+async def test_what_the_compiler_left_running_dies_before_the_program_runs(
+    open_service: OpenService, backend: str
+) -> None:
+    compiling = "sleep 600 & setsid sleep 600 & until [ $(pgrep -cx sleep) = 2 ]; do :; done"
+    leaky = Runtime(
+        name="leaky",
+        entry="main.sh",
+        compile=("sh", "-c", compiling),
+        run=("sh", "-c", "pgrep -cx sleep || true"),
+    )
+    service = await open_service(backend, runtimes=(leaky,))
+    async for run in checked_runs(service):
+        ran = await run(language="leaky", code="")
+        assert ran.out == "0\n"
+
+
+async def test_output_over_the_limit_can_be_dropped_instead(
+    open_service: OpenService, backend: str
+) -> None:
+    streams: Mapping[str, object] = {"on_output_limit": "truncate"}
+    service = await open_service(backend, streams=streams)
+    async for run in checked_runs(service):
+        ran = await run(
+            command=("sh", "-c", "head -c 500000 /dev/zero | tr '\\0' x; echo e >&2; exit 5"),
+            limits={"output_bytes": 100_000},
+        )
+        assert (ran.complete.reason, ran.complete.exit_code) == ("exited", 5)
+        assert ran.text() == "x" * 100_000
+        dropped = {
+            e.data.stream: e.data.dropped_bytes for e in ran.events if isinstance(e.data, Truncated)
+        }
+        assert dropped == {"stdout": 400_000, "stderr": 2}
+
+
+async def test_stopping_the_service_ends_its_jobs(open_service: OpenService, backend: str) -> None:
+    service = await open_service(backend)
+    adopt_orphans()
+    before = descendants()
+    job = await service.submit(
+        JobSpec(command=("sh", "-c", "trap '' TERM; echo up; while :; do sleep 9; done"))
+    )
+    await until_output(job)
+    log = await job.log()
+    await service.drain(0)
+    assert descendants() == before
+    last = list(log.entries())[-1]
+    assert last.kind == "error"
+    assert "shutting_down" in repr(last.data)
+
+
+@pytest.mark.slow
+async def test_a_service_that_is_killed_takes_its_jobs_along(backend: str) -> None:
+    program = textwrap.dedent(f"""
+        import asyncio, streamer
+        from streamer.app import SERVICE
+        from streamer.jobs import JobSpec
+        async def main():
+            config = {{"sandbox": {{"backend": {backend!r}, "allow_command": True}}}}
+            async with streamer.create_app(config)[SERVICE] as service:
+                job = await service.submit(JobSpec(command=("sh", "-c",
+                    "setsid sleep 600 & trap '' TERM; echo up; while :; do sleep 9; done")))
+                print(service._folder.path, flush=True)
+                async for event in job.events():
+                    if event.kind == "output":
+                        print("up", flush=True)
+        asyncio.run(main())
+    """)
+    adopt_orphans()
+    before = descendants()
+    server = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert server.stdout is not None
+    try:
+        folder = (await server.stdout.readline()).decode().strip()
+        assert await server.stdout.readline() == b"up\n"
+        assert len(descendants()) > len(before) + 2
+    finally:
+        server.kill()
+        await server.wait()
+    deadline = asyncio.get_running_loop().time() + 5
+    while descendants() != before and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(0.02)
+    assert descendants() == before
+    remove_tree(Path(folder))
