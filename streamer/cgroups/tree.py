@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from streamer.cgroups import v1, v2
 from streamer.cgroups.files import clear
 from streamer.cgroups.job import JobCgroup, Level
-from streamer.cgroups.v1 import HIERARCHIES, CgroupV1
-from streamer.cgroups.v2 import CONTROLLERS, MAIN, CgroupV2, hand_down, hands_down, ownership
+from streamer.cgroups.v1 import HIERARCHIES, SHARING, CgroupV1, weigh
+from streamer.cgroups.v2 import CONTROLLERS, MAIN, CgroupV2, hand_down, hands_down, ownership, share
 
 __all__ = ["CgroupTree", "cgroup_tree"]
 
@@ -77,9 +76,9 @@ def cgroup_tree(configured: str) -> Iterator[CgroupTree | None]:
                         hand_down(roots[0])
                         _check_entrance(roots[0])
                         for folder in (*parents, *roots):
-                            v2.share(folder)
+                            share(folder)
                     else:
-                        v1.share(roots[-1])
+                        weigh(roots[-1])
                 except OSError as error:
                     log.info("no %s: %s", level, error)
                     stack.close()
@@ -107,7 +106,7 @@ def _candidates(configured: str) -> Iterator[tuple[Level, tuple[Path, ...]]]:
                 else:
                     yield "cgroup-v2", (folder,)
     if all(name in own and name in mounts for name in HIERARCHIES):
-        names = [n for n in (*HIERARCHIES, v1.SHARING) if n in own and n in mounts]
+        names = [n for n in (*HIERARCHIES, SHARING) if n in own and n in mounts]
         folders = dict.fromkeys(mounts[name] / own[name].lstrip("/") for name in names)
         yield "cgroup-v1", tuple(folders)  # cpu and cpuacct are one folder on most hosts
 

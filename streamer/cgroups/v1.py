@@ -15,7 +15,7 @@ from streamer.cgroups.files import counter, write
 from streamer.cgroups.job import OVERHEAD_PROCESSES, JobCgroup
 from streamer.jobs import Limits
 
-__all__ = ["HIERARCHIES", "SHARING", "CgroupV1", "share"]
+__all__ = ["HIERARCHIES", "SHARING", "CgroupV1", "weigh"]
 
 HIERARCHIES: Final = ("memory", "pids", "cpuacct")
 """In the order of a job's folders."""
@@ -27,7 +27,7 @@ processes it has: a group's weight is `SHARES` unless it is set."""
 SHARES: Final = 1024
 
 
-def share(root: Path) -> None:
+def weigh(root: Path) -> None:
     """Let all jobs together weigh as one process for each processor, and not as one alone."""
     with contextlib.suppress(FileNotFoundError):  # this is another hierarchy
         write(root / "cpu.shares", str(SHARES * (os.cpu_count() or 1)))

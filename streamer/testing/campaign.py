@@ -304,7 +304,7 @@ async def _frame_faults(job: Job, events: int) -> list[str]:
     log = await job.log()
     text, last = "", 0
     while last < log.last_id:
-        frames, last = log.read(last)
+        frames, last = await log.read(last)
         text += frames.decode()
     lines = LINE_END.split(text)
     told = [line for line in lines if line in ("event: complete", "event: error")]

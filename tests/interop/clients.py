@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from streamer.client import EventParser
+from streamer.sse import EventParser
 from tests.browser.chromium import Browser, Page
 from tests.tools import NODE_PACKAGES, node_with_packages, tool
 
