@@ -337,6 +337,9 @@ async def test_a_disk_that_fails_is_told_by_a_gap(
     (first, *rest) = [event async for event in log.entries()]
     assert first.kind == "gap"
     assert [event.id for event in rest] == list(range(first.id + 1, 101))
+    none = Spool(0, tmp_path)
+    assert await none.write([b"x"]) == []
+    assert not open_nameless_files(tmp_path)
     gone = Spool(10_000_000, tmp_path / "missing")
     assert await gone.write([b"x"]) == []
     assert await gone.write([b"x"]) == []

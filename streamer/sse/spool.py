@@ -113,14 +113,14 @@ class Spool:
             self._close_if_empty(segment)
 
     async def _write(self, piece: bytes) -> Extent | None:
+        if len(piece) > self._segment_bytes:
+            return None
         segment = self._segments[-1] if self._segments else None
         if segment is None or segment.full or segment.used + len(piece) > self._segment_bytes:
             if segment is not None:
                 segment.full = True
                 self._close_if_empty(segment)
             segment = self._new_segment()
-        if segment is not None and len(piece) > self._segment_bytes:
-            return None
         if segment is None:
             return None
         extent = Extent(segment, segment.used, len(piece))

@@ -100,7 +100,9 @@ async def open_service(
     }
     known = load_backends(load_plugins(), {}).get(backend.name)
     plugins = [] if type(known) is backend else [plugin(backend)]
-    tree = Config.from_mapping({**config, "sandbox": sandbox})
+    # Logs that go to disk would add a descriptor of the service's own.
+    streams = {"disk_bytes": 0, **config.get("streams", {})}
+    tree = Config.from_mapping({**config, "sandbox": sandbox, "streams": streams})
     async with create_app(tree, plugins=plugins)[SERVICE] as service:
         yield service
 

@@ -65,7 +65,8 @@ class Requirements(Suite):
     def look_after(self, processes: Mapping[int, str], files: Mapping[int, str]) -> None:
         """Check that nothing is there that was not before."""
         assert descendants() == processes
-        assert descriptors() == files
+        left = descriptors()
+        assert left == files, {fd: name for fd, name in left.items() if files.get(fd) != name}
         assert list(self._state.glob("*/jobs/*")) == []
 
 
