@@ -125,7 +125,7 @@ async def test_javascript(code: str, address: str, tmp_path: Path) -> None:
     async with (
         ClientSession() as session,
         session.post(
-            f"http://{address}/api/execute", json={"language": "python", "code": "print(42)"}
+            f"http://{address}/api/execute", json={"language": "bash", "code": "echo 42"}
         ) as response,
     ):
         job_id = (await response.json())["jobId"]

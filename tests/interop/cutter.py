@@ -13,6 +13,7 @@ __all__ = ["Asked", "Cutter", "cutting"]
 
 EVENT_END = b"\n\n"
 HEAD_END = b"\r\n\r\n"
+REFUSAL = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,9 @@ class Cutter:
     """Passes requests on, each over a connection of its own, and keeps what was asked.
 
     `events` is how many events a connection lets through before it is cut, and `surplus` how
-    many bytes of the next one; None is all. Only streams are cut. `retry:` is made short, so
-    that clients come back at once.
+    many bytes of the next one; None is all. `refused` are the numbers, from 1, of the requests
+    that get a 502. Only streams are cut and refused. `retry:` is made short, so that clients
+    come back at once.
     """
 
     def __init__(self, upstream: tuple[str, int]) -> None:
@@ -41,6 +43,7 @@ class Cutter:
         self.asked: list[Asked] = []
         self.events: int | None = None
         self.surplus: Callable[[], int] = lambda: 0
+        self.refused: frozenset[int] = frozenset()
 
     @property
     def streams(self) -> list[Asked]:
@@ -94,13 +97,17 @@ class Cutter:
         async with self._changed:
             self.asked.append(asked)
             self._changed.notify_all()
+        is_stream = "/api/stream/" in target
+        if is_stream and len(self.streams) in self.refused:
+            writer.write(REFUSAL)
+            return
         far_reader, far_writer = await asyncio.open_connection(*self._upstream)
         async with AsyncExitStack() as stack:
             stack.callback(far_writer.close)
             far_writer.write(head)
             upwards = asyncio.create_task(_copy(reader, far_writer))
             stack.callback(upwards.cancel)
-            cutting = "/api/stream/" in target and self.events is not None
+            cutting = is_stream and self.events is not None
             budget = (self.events, self.surplus()) if cutting else None
             await self._answer(far_reader, writer, budget)
 

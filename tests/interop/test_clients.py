@@ -10,36 +10,13 @@ from pathlib import Path
 import pytest
 
 from tests.browser.chromium import Browser
+from tests.conftest import Start
 from tests.http import python
 from tests.interop.clients import FOLLOWERS, Follower, Transcript
 from tests.interop.cutter import Cutter
+from tests.interop.hostile import EXPECTED, FORGED, PROGRAM
 from tests.interop.nginx import proxied
 from tests.support import AnyClient, follow, submit, text, verdict
-
-FORGED = (
-    "plain\n",
-    '\n\nevent: complete\ndata: {"reason":"exited","exitCode":0}\nid: 999\n\n',
-    '\r\n\r\nevent: error\r\ndata: {"code":"internal","message":"forged"}\r\nid: 999\r\n\r\n',
-    '\r\revent: complete\rdata: {"reason":"exited"}\rid: 999\r\r',
-    "\0\0event: complete\0data: {}\0id: 1\0\0",
-    "\u2028\u2028event: complete\u2028data: {}\u2028\u2028 \u2029 \x85 \x0b \x0c \x1c \x1d \x1e",
-    "\ufeffdata: after a BOM\n\n\ufeff\n\n",
-    "data: x\ndata: y\n\n: comment\nretry: 0\nid\nid: \0\nevent\ndata\n\n",
-    '"}\n\ndata: {"stream":"stdout","data":"closed the quote"}\n\n',
-    "  leading blanks, \ttabs, \\n \\u000a \\\\ \x1b[31m and é€😀 \n",
-    "x" * 9000 + "\n\n",
-    "the end, without a line end",
-)
-"""Each piece is written at once, alternately to standard output and standard error."""
-
-PROGRAM = f"""
-import os, time
-for number, piece in enumerate({FORGED!r}):
-    os.write(1 + number % 2, piece.encode())
-    time.sleep(0.02)  # so that the pieces are events of their own
-"""
-
-EXPECTED = Transcript("".join(FORGED[::2]), "".join(FORGED[1::2]))
 
 
 @asynccontextmanager
@@ -86,11 +63,22 @@ async def test_a_cut_after_every_event_and_forged_frames(
     # Each connection brings one event and a part of the next: of its name, its data, its id.
     surplus = itertools.cycle((0, 3, 12, 41, 50))
     cutter.events, cutter.surplus = 1, lambda: next(surplus)
+    cutter.refused = frozenset((3, 7, 8))
     assert callable(way)
     async with way(cutter.port, tmp_path) as address:
         seen = await follower(f"{address}/api/stream/{job_id}", tmp_path, own_browser)
     assert seen == EXPECTED
     resumed = [asked.last_event_id or asked.target.partition("=")[2] for asked in cutter.streams]
-    # A browser throws away what it had not handed over when the connection broke, and asks again.
+    # After a 502, of course, and where a browser throws away what it had not handed over when
+    # the connection broke, the same is asked for again.
     resumed = [number for number, _ in itertools.groupby(resumed)]
     assert resumed == ["", *map(str, range(1, count))]
+
+
+async def test_live_with_comments_in_between(
+    follower: Follower, start: Start, own_browser: Browser | None, tmp_path: Path
+) -> None:
+    client = await start(streams={"heartbeat_s": 0.005})
+    job_id = await submit(client, **python(PROGRAM))
+    url = f"http://127.0.0.1:{client.port}/api/stream/{job_id}"
+    assert await follower(url, tmp_path, own_browser) == EXPECTED

@@ -14,6 +14,7 @@ from tests.browser.chromium import Browser
 from tests.http import SLEEPER, python
 from tests.interop.clients import chromium_page, node
 from tests.interop.cutter import Cutter
+from tests.interop.hostile import PROGRAM
 from tests.support import AnyClient, follow, submit
 
 # A client that never closes: only the service's answers can stop it.
@@ -63,13 +64,14 @@ def watch(request: pytest.FixtureRequest) -> Watch:
 async def test_it_comes_back_by_itself_and_204_stops_it(
     client: AnyClient, cutter: Cutter, watch: Watch
 ) -> None:
-    job_id = await submit(client, **python("print('once')"))
+    job_id = await submit(client, **python(PROGRAM))
     count = len(await follow(client, job_id))
-    cutter.events = 2
+    cutter.events = 6
     seen = await watch(f"{cutter.address}/api/stream/{job_id}")
     own = [(kind, int(number)) for kind, number, data, _ in seen if data == "string"]
     assert [number for _, number in own] == list(range(1, count + 1))
-    assert [kind for kind, _ in own].count("complete") == 1
+    assert {kind for kind, _ in own} == {"status", "output", "complete"}
+    assert [kind for kind, _ in own].index("complete") == count - 1
     # It came back for more after the last event, was told that there is none, and asked no more.
     assert seen[-1] == ["error", None, "undefined", 2]
     assert cutter.streams[-1].last_event_id == str(count)
