@@ -64,7 +64,7 @@ def chromium(executable: str, profile: Path) -> Iterator[str]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        env={**os.environ, "HOME": str(profile)},
+        env={**os.environ, "HOME": str(profile), "TMPDIR": str(profile)},
         text=True,
         start_new_session=True,
     )
