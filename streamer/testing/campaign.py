@@ -71,6 +71,8 @@ class Campaign:
     """Attacks by name that the backend's author does not promise to withstand, and why."""
     enforces: Mapping[str, str]
     """How each limit is enforced here (`streamer.enforcement`)."""
+    width: int
+    """How many attacks run at a time."""
     lanes: asyncio.Queue[Lures] = field(default_factory=asyncio.Queue)
     """The lures that no attack uses at the moment."""
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -81,7 +83,7 @@ class Campaign:
 
     async def attempt(self, attack: Attack) -> Outcome:
         """Run one attack. Raises `NoProof` when nothing can be told from it."""
-        async with self._lane(LANES if attack.alone else 1) as lures:
+        async with self._lane(self.width if attack.alone else 1) as lures:
             achieved: list[str] = []
             broken: list[str] = []
             before = descendants()
@@ -181,17 +183,19 @@ async def open_campaign(
     options: Mapping[str, Any] | None = None,
     config: Mapping[str, Mapping[str, Any]] | None = None,
     exceptions: Mapping[str, str] | None = None,
+    lanes: int = LANES,
 ) -> AsyncIterator[Campaign]:
     """Start a service for attacks on one backend. Raises `BackendUnavailable`.
 
-    `options` are the backend's, `config` sections of the configuration besides.
+    `options` are the backend's, `config` sections of the configuration besides; `lanes` is how
+    many attacks run at a time.
     """
     adopt_orphans()
     async with AsyncExitStack() as stack:
         state = stack.enter_context(_state_folder())
         runtime = {"entry": "attack.py", "compile": ["python3", "-I", "attack.py"], "run": ["true"]}
         sections: dict[str, Mapping[str, Any]] = {
-            "queue": {"concurrency": 2 * LANES + 2},
+            "queue": {"concurrency": 2 * lanes + 2},
             "limits": {"default": LIMITS},
             "server": {"state_dir": str(state)},
             "runtimes": {BUILD: runtime},
@@ -200,9 +204,9 @@ async def open_campaign(
         service = await stack.enter_async_context(open_service(backend, options or {}, sections))
         found = service.backends[backend.name]
         enforces = enforcement(found, service.cgroup_level)
-        campaign = Campaign(found, service, state, exceptions or {}, enforces)
+        campaign = Campaign(found, service, state, exceptions or {}, enforces, lanes)
         stack.callback(campaign.remove_notes)
-        for _ in range(LANES):
+        for _ in range(lanes):
             campaign.lanes.put_nowait(await stack.enter_async_context(lay_lures()))
         yield campaign
 

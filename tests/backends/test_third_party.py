@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -13,19 +15,10 @@ import pytest
 from streamer import spi
 from streamer.errors import BackendUnavailable, PluginError
 from streamer.events import Error
+from streamer.testing.running import plugin
 from tests.backends.conftest import checked_runs
 from tests.conftest import OpenService
 from tests.jobs import program, run_job, script
-
-
-def plugin(*backends: type[spi.Backend]) -> object:
-    """Return what a distribution of these backends would register."""
-
-    @spi.hookimpl
-    def streamer_backends() -> list[type[spi.Backend]]:
-        return list(backends)
-
-    return SimpleNamespace(streamer_backends=streamer_backends)
 
 
 @dataclass(frozen=True)
@@ -98,6 +91,94 @@ async def test_what_left_its_group_dies_with_the_namespace_of_a_direct_backend(
     async for run in checked_runs(service):
         ran = await run(command=("sh", "-c", "setsid sleep 600 & echo started"))
         assert ran.out == "started\n"
+
+
+PACKAGE = """
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from streamer.spi import Backend, Isolation, LaunchPlan, SandboxJob
+
+
+@dataclass(frozen=True)
+class Theirs(Backend):
+    name: ClassVar[str] = "theirs"
+    isolation: ClassVar[Isolation] = Isolation.{isolation}
+
+    path: str = "/nowhere"
+
+    def plan(self, job: SandboxJob, workspace: Path) -> LaunchPlan:
+        return LaunchPlan(
+            argv=(self.path, "-i", *job.argv),
+            cwd=str(workspace),
+            workspace=str(workspace),
+            start_as=job.identity,
+            own_pid_namespace=True,
+        )
+"""
+
+TESTS = """
+from theirs import Theirs
+
+from streamer.testing import ATTACKS, ConformanceSuite, EscapeSuite
+
+CHOSEN = [
+    "processes of the host", "a server on loopback", "passing for killed", "a daemon",
+    "another job's files", "readable files of others in /tmp",
+]
+
+
+class TestTheirs(ConformanceSuite):
+    backend = Theirs
+    options = {"path": "/usr/bin/env"}
+
+
+class TestTheirsHolds(EscapeSuite):
+    backend = Theirs
+    options = {"path": "/usr/bin/env"}
+    attacks = [attack for attack in ATTACKS if attack.name in CHOSEN]
+    exceptions = {"another job's files": "as an ordinary user"}
+"""
+
+
+def run_suites(folder: Path, isolation: str, *options: str) -> dict[str, str]:
+    """Run both suites as a stranger does, without our tests or any plugin of pytest."""
+    (folder / "theirs.py").write_text(PACKAGE.replace("{isolation}", isolation))
+    (folder / "test_theirs.py").write_text(TESTS)
+    pytest_alone = (sys.executable, "-W", "error", "-m", "pytest", "-c", "/dev/null")
+    here = ("--rootdir", str(folder), "-p", "no:cacheprovider", "-q", "-rA")
+    done = subprocess.run(
+        [*pytest_alone, *here, *options, "test_theirs.py"],
+        cwd=folder,
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = re.findall(
+        r"^([A-Z]+) test_theirs.py::\w+::(.+?)(?: - .*)?$", done.stdout, re.MULTILINE
+    )
+    outcomes = {name: outcome for outcome, name in found}
+    assert outcomes, done.stdout + done.stderr
+    return outcomes
+
+
+@pytest.mark.slow
+def test_a_stranger_runs_both_suites_on_its_backend(tmp_path: Path) -> None:
+    outcomes = run_suites(tmp_path, "NONE")
+    assert {name for name, outcome in outcomes.items() if outcome != "PASSED"} == set()
+    assert "test_attack[a server on loopback]" in outcomes
+    assert len(outcomes) > 50
+
+
+def test_a_backend_that_promises_too_much_fails_the_suite(tmp_path: Path) -> None:
+    outcomes = run_suites(tmp_path, "NAMESPACES", "-k", "TestTheirsHolds")
+    failed = {name for name, outcome in outcomes.items() if outcome == "FAILED"}
+    assert failed == {
+        "test_attack[a server on loopback]",
+        "test_attack[readable files of others in /tmp]",
+    }
 
 
 @dataclass(frozen=True)
