@@ -1,17 +1,82 @@
-"""Run every attack in each backend that comes with streamer."""
+"""Run every attack in each backend that comes with streamer, and show that attacks can succeed."""
 
 from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
 
 from sandboxes.bwrap import Bwrap
 from sandboxes.firejail import Firejail
 from sandboxes.plain import Plain
-from streamer.testing import EscapeSuite
+from streamer.testing import ATTACKS, EscapeSuite, Outcome, open_campaign
 from tests.conftest import required_backends
+
+BY_NAME = {attack.name: attack for attack in ATTACKS}
+
+SUCCEED_IN_PLAIN = (
+    "a file in a folder of the system",
+    "a file of others, assembled into the program",
+    "a file of others, included",
+    "a port opened on the host",
+    "a receiver of datagrams on loopback",
+    "a server on loopback",
+    "a server on loopback by IPv6",
+    "a server on loopback by another name of it",
+    "a socket in a folder of others",
+    "a socket of netlink",
+    "an abstract socket of the host",
+    "another job's abstract socket",
+    "another job's lock on a file of all",
+    "another job's port on loopback",
+    "another job's shared memory",
+    "another job's temporary files",
+    "another personality",
+    "files and network, from a build that runs code",
+    "files in /tmp and /dev/shm for the next job",
+    "handles of files",
+    "readable files of others in /tmp",
+    "refused calls with high bits set",
+    "the accounts of the host",
+    "the disk by files that are deleted and open",
+    "the name of the host",
+    "the sockets of the host in /proc",
+    "tracing of its own children",
+    "writable files of others in /tmp",
+)
+"""Whatever the host allows its users; others succeed on most hosts (docs/escape-matrix.md)."""
+
+SUCCEED_WITHOUT_LIMITS = (
+    "a file over its limit",
+    "a fork bomb of sleepers",
+    "many processes by vfork",
+    "many processes, each of its own session",
+    "many threads",
+    "many zombies",
+    "memory of many processes",
+    "memory of processes that hide their maps",
+    "memory of stopped processes",
+    "memory of the heap",
+    "memory of threads' stacks",
+    "memory shared with children",
+    "more open files than allowed",
+    "the disk by bytes",
+)
 
 
 class TestPlain(EscapeSuite):
     backend = Plain
     required = "plain" in required_backends()
+
+    @pytest.mark.parametrize("name", SUCCEED_IN_PLAIN)
+    def test_an_attack_that_should_succeed_does(self, name: str) -> None:
+        # An attack that never succeeds anywhere proves nothing where it fails.
+        outcome = self.wait(self._outcome(BY_NAME[name], ()))
+        assert outcome.not_promised
+        assert outcome.achieved
 
 
 class TestBwrap(EscapeSuite):
@@ -22,3 +87,15 @@ class TestBwrap(EscapeSuite):
 class TestFirejail(EscapeSuite):
     backend = Firejail
     required = "firejail" in required_backends()
+
+
+def test_attacks_on_limits_succeed_without_them(need: Callable[[str], Any]) -> None:
+    need("bwrap")
+
+    async def attempt_all() -> list[Outcome]:
+        attacks = [replace(BY_NAME[name], limits={}) for name in SUCCEED_WITHOUT_LIMITS]
+        async with open_campaign(Bwrap) as campaign:
+            return await asyncio.gather(*map(campaign.attempt, attacks))
+
+    held = [outcome.attack for outcome in asyncio.run(attempt_all()) if not outcome.achieved]
+    assert held == []
