@@ -110,8 +110,8 @@ class Attack:
     limits: Mapping[str, float] = field(default_factory=dict)
     limit: str = ""
     """The field of `Limits` that it goes over: not promised where nothing enforces that."""
-    without_groups: str = ""
-    """Why it is not promised on a host without control groups."""
+    without_groups: Mapping[Isolation, str] = field(default_factory=dict)
+    """As `except_for`, on a host without control groups only."""
     language: Literal["", "build", "c", "cpp"] = ""
     """Empty: the Python program is run. ``build``: it is what *compiles*. Else its source."""
     neighbour: bool = False
@@ -138,6 +138,6 @@ class Attack:
             return reason
         if self.limit and enforces[self.limit] == "none":
             return f"the backend does not limit {self.limit}"
-        if self.without_groups and not enforces["memory_bytes"].startswith("cgroup"):
-            return f"without control groups {self.without_groups}"
-        return ""
+        if enforces["memory_bytes"].startswith("cgroup"):
+            return ""
+        return self.without_groups.get(backend.isolation, "")

@@ -132,7 +132,10 @@ class Campaign:
                 broken.append(f"processes {alive} of the job were alive after its terminal event")
             broken += [f"{path} was left" for path in self.state.glob(f"*/jobs/{job.id}")]
             broken += await _frame_faults(job, len(ran.events))
-        return [*achieved, *attack.judge(ran)], broken
+        try:
+            return [*achieved, *attack.judge(ran)], broken
+        except NoProof as failure:
+            raise NoProof(f"{attack.name}: {failure}") from None
 
     async def _followed(self, job: Job, broken: list[str], *, alone: bool) -> Ran:
         events: list[Event] = []

@@ -171,6 +171,36 @@ ATTACKS: Final = (
         covers=(50,),
     ),
     Attack(
+        "memory while the init starves",
+        """
+        for pid in {1, os.getppid()} - {os.getpid()}:
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, pid, 19)
+            with contextlib.suppress(OSError):
+                os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(pid, {min(os.sched_getaffinity(0))})
+        for _ in range(6):
+            if os.fork() == 0:
+                with contextlib.suppress(OSError):
+                    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+                while time.process_time() < 5:
+                    pass
+                os._exit(0)
+        kept = []
+        for _ in range(48):
+            kept.append(bytearray(os.urandom(2**12) * 2**10))
+            time.sleep(0.02)
+        time.sleep(1)
+        escaped("192 MiB with a limit of 64")
+        """,
+        judge=ends("memory", "cpu_time", "error"),
+        limits={"memory_bytes": 64 * 2**20, "wall_time_s": 12.0},
+        limit="memory_bytes",
+        alone=True,
+        covers=(50,),
+    ),
+    Attack(
         "the end of its parent and of the first process",
         """
         alone()

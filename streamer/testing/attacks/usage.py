@@ -10,17 +10,15 @@ __all__ = ["ATTACKS"]
 
 _CPU: Final = {"cpu_time_s": 0.5}
 _COUNT: Final = {"processes": 24, "wall_time_s": 20.0}
-_DIVIDED: Final = "the time of children that nobody waits for is not seen"
 
 
-def _burns(name: str, program: str, *, without_groups: str = "") -> Attack:
+def _burns(name: str, program: str) -> Attack:
     return Attack(
         name,
         program,
         judge=ends("cpu_time"),
         limits=_CPU,
         limit="cpu_time_s",
-        without_groups=without_groups,
         covers=(3,),
     )
 
@@ -63,7 +61,6 @@ ATTACKS: Final = (
                 os.wait()
         escaped("12 s with a limit of 0.5")
         """,
-        without_groups=_DIVIDED,
     ),
     _burns(
         "processor time by ignoring the signal",
