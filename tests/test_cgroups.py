@@ -24,7 +24,7 @@ from streamer.events import Complete, Output
 from streamer.jobs import SourceFile
 from streamer.service import JobService
 from tests.conftest import OpenService
-from tests.jobs import adopt_orphans, descendants, program, run_job
+from tests.jobs import adopt_orphans, descendants, ended, program, run_job
 
 INIT = Path(streamer.__file__).parent / "init" / "streamer-init"
 ROOT = os.geteuid() == 0
@@ -208,9 +208,13 @@ print("off", flush=True)
 async def test_a_group_ends_what_left_every_other_bond(unconfined: JobService, rest: str) -> None:
     adopt_orphans()
     before = descendants()
-    ran = await run_job(unconfined, **program(COMETS + rest), limits={"wall_time_s": 1.0})
+    job = await unconfined.submit(streamer.JobSpec(**program(COMETS + rest)))
+    async for event in job.events():
+        if rest and event.kind == "output":
+            await job.cancel()
+    ran = await ended(job)
     assert ran.text() == "off\n"
-    assert ran.complete.reason == ("wall_time" if rest else "exited")
+    assert ran.complete.reason == ("cancelled" if rest else "exited")
     assert descendants() == before
 
 
@@ -300,5 +304,5 @@ try:
 except OSError: pass
 time.sleep(60)
 """
-    end, _ = await end_of(backend, code, disk_bytes=20_000_000, wall_time_s=90)
+    end, _ = await end_of(backend, code, disk_bytes=20_000_000, wall_time_s=100, cpu_time_s=200)
     assert end.reason == "disk"

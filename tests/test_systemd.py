@@ -103,7 +103,9 @@ Serve = Callable[..., Unit]
 
 
 @contextmanager
-def started(*options: str, command: tuple[str, ...] = ()) -> Iterator[Unit]:
+def started(
+    *options: str, command: tuple[str, ...] = (), settings: tuple[str, ...] = ()
+) -> Iterator[Unit]:
     unit = Unit(f"streamer-test-{os.urandom(4).hex()}.service", free_port())
     serve = (str(STREAMER), "serve", "--port", str(unit.port))
     run(
@@ -114,6 +116,7 @@ def started(*options: str, command: tuple[str, ...] = ()) -> Iterator[Unit]:
         *options,
         *command,
         *serve,
+        *(f"--set={setting}" for setting in settings),
     )
     try:
         unit.wait_until_up()
@@ -191,6 +194,21 @@ def test_a_killed_service_comes_back_and_leaves_nothing(serve: Serve) -> None:
     assert set(unit.levels.values()) == {"cgroup-v2"}
     group = Path("/sys/fs/cgroup", *unit.show("ControlGroup")[0].split("/"))
     assert len([path for path in group.iterdir() if path.name.startswith("streamer-")]) == 1
+
+
+@needs_systemd
+@pytest.mark.parametrize(("user", "level"), [("root", "cgroup-v2"), (USER, "polling")])
+def test_a_group_elsewhere_is_for_who_may_enter_it(user: str, level: str) -> None:
+    group = Path("/sys/fs/cgroup/streamer-test")
+    group.mkdir()
+    try:
+        for path in (group, group / "cgroup.procs", group / "cgroup.subtree_control"):
+            shutil.chown(path, user)
+        with started("-p", f"User={user}", settings=(f"sandbox.cgroup={group}",)) as unit:
+            assert set(unit.levels.values()) == {level}
+            assert survives_a_bomb(unit)["reason"] == "memory"
+    finally:
+        group.rmdir()
 
 
 def unit_for_here(folder: Path) -> Path:
