@@ -3,48 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
-import streamer
-from sandboxes.bwrap import Bwrap
-from streamer.errors import BackendUnavailable, ConfigError
-from streamer.spi import Backend, LaunchPlan, SandboxJob
+from streamer.errors import ConfigError
 from tests.conftest import OpenService
-
-
-@dataclass(frozen=True)
-class Sharing(Bwrap):
-    """Declares a network of the job's own and shares the host's."""
-
-    name: ClassVar[str] = "sharing"
-
-    def plan(self, job: SandboxJob, workspace: Path) -> LaunchPlan:
-        plan = super().plan(job, workspace)
-        argv = tuple(argument for argument in plan.argv if argument != "--unshare-net")
-        return LaunchPlan(argv, workspace=plan.workspace, start_as=plan.start_as)
-
-
-class Plugin:
-    @streamer.hookimpl
-    def streamer_backends(self) -> list[type[Backend]]:
-        return [Sharing]
-
-
-async def test_a_backend_that_cannot_hold_an_allow_list_is_refused_at_the_start(
-    open_service: OpenService, need: Callable[[str], str]
-) -> None:
-    need("bwrap")
-    await open_service("sharing", plugins=(Plugin(),))
-    with pytest.raises(BackendUnavailable, match="shares the host's network"):
-        await open_service(
-            "sharing",
-            plugins=(Plugin(),),
-            sandbox={"network": "allow-list", "allow_hosts": ["example.org"]},
-        )
 
 
 async def test_an_allow_list_is_no_matter_to_a_backend_that_works(

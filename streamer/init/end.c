@@ -4,12 +4,14 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { ESTIMATE_SLACK_US = 500000 };
+enum { ESTIMATE_SLACK_US = 500000, STOP_PASSES = 50, STOP_PAUSE_US = 1000 };
 
 struct job job;
 
@@ -18,26 +20,55 @@ static uint64_t micros(const struct timeval *t)
     return (uint64_t)t->tv_sec * 1000000 + (uint64_t)t->tv_usec;
 }
 
+/* Whether the process, alive or not, has us among its ancestors; -1 if one vanished meanwhile. */
+static int descends(const struct stat_line *stat)
+{
+    struct stat_line at = *stat;
+    char pid[16];
+    while (at.parent > 1 && at.parent != getpid()) {
+        snprintf(pid, sizeof pid, "%d", at.parent);
+        if (!read_stat(pid, &at))
+            return -1;
+    }
+    return at.parent == getpid();
+}
+
+/* Signal all that comes from us; return how many of them could still run. */
+static int signal_descendants(int number)
+{
+    DIR *proc = opendir("/proc");
+    struct dirent *entry;
+    int running = 0;
+    if (!proc)
+        return 0;
+    while ((entry = readdir(proc))) {
+        struct stat_line stat;
+        pid_t pid = (pid_t)atol(entry->d_name);
+        if (pid <= 1 || pid == getpid() || !read_stat(entry->d_name, &stat)
+            || strchr("ZX", stat.state))
+            continue;
+        int ours = descends(&stat);
+        if (ours > 0)
+            kill(pid, number);
+        running += ours && stat.state != 'T';
+    }
+    closedir(proc);
+    return running;
+}
+
 /* As pid 1, kill(2) with -1 reaches everything in our namespace but us, at once and
- * without a race against fork. Otherwise it would reach the user's other processes, so
- * we end our children; as a subreaper we inherit theirs, until none is left. */
+ * without a race against fork. Otherwise it would reach the user's other processes, so we
+ * go from one to the next. What is stopped cannot fork, nor make room for another to fork by
+ * its end; to kill one by one would be a race that a fork bomb wins. */
 static void kill_all(void)
 {
     if (getpid() == 1) {
         kill(-1, SIGKILL);
         return;
     }
-    DIR *proc = opendir("/proc");
-    struct dirent *entry;
-    if (!proc)
-        return;
-    while ((entry = readdir(proc))) {
-        struct stat_line stat;
-        pid_t pid = (pid_t)atol(entry->d_name);
-        if (pid > 1 && read_stat(entry->d_name, &stat) && stat.parent == getpid())
-            kill(pid, SIGKILL);
-    }
-    closedir(proc);
+    for (int pass = 0; pass < STOP_PASSES && signal_descendants(SIGSTOP); pass++)
+        usleep(STOP_PAUSE_US);
+    signal_descendants(SIGKILL);
 }
 
 static void account(pid_t pid, int status, const struct rusage *usage)
@@ -74,6 +105,7 @@ void end_all(void)
             account(pid, status, &usage);
         else if (errno == ECHILD)
             return;
+        reap();
     }
 }
 
@@ -132,4 +164,6 @@ void watch_limits(void)
         finish_job('c');
     else if (disk_is_full())
         finish_job('d');
+    else
+        share_processors(used.running);
 }

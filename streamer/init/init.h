@@ -46,6 +46,7 @@ extern struct job {
     uint64_t peak_process, peak_tree;
     uint64_t seen_us, estimated_us; /* CPU of every process that was ever seen: usage.c */
     uint64_t started_us;
+    int nice, crowded; /* see share.c */
     uint64_t wall_us;
 } job;
 
@@ -53,11 +54,14 @@ extern struct job {
 struct usage {
     uint64_t cpu_us;            /* of what is alive, its reaped children included */
     uint64_t anonymous, shared; /* memory that is mapped, in bytes */
+    int running;                /* threads that run or would like to */
 };
 struct stat_line {
     pid_t parent;
     uint64_t own_us, children_us; /* CPU time: its own, and that of its reaped children */
     uint64_t started_us;          /* on CLOCK_BOOTTIME */
+    long threads;
+    char state; /* of its first thread */
 };
 
 uint64_t microseconds(clockid_t clock);
@@ -68,6 +72,10 @@ void look_at_ipc(void);
 void watch_mount(const char *path);
 uint64_t memory_in_use(const struct usage *used);
 int disk_is_full(void);
+
+/* share.c: the processors that it may have */
+int running_threads(const char *pid, const struct stat_line *stat);
+void share_processors(int running);
 
 /* end.c: whatever ends */
 void reap(void);

@@ -46,9 +46,10 @@ int read_stat(const char *pid, struct stat_line *found)
     if (slurp(pid, "stat", text, sizeof text) <= 0)
         return 0;
     char *rest = strrchr(text, ')');
-    if (!rest || sscanf(rest + 1, " %*c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %lu %lu"
-                                  " %*d %*d %*d %*d %llu",
-                        &found->parent, &user, &system, &child_user, &child_system, &start) != 6)
+    if (!rest || sscanf(rest + 1, " %c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %lu %lu"
+                                  " %*d %*d %ld %*d %llu",
+                        &found->state, &found->parent, &user, &system, &child_user, &child_system,
+                        &found->threads, &start) != 8)
         return 0;
     found->own_us = (user + system) * tick_us;
     found->children_us = (child_user + child_system) * tick_us;
@@ -164,6 +165,7 @@ void survey(int exact, struct usage *used)
             continue;
         /* A process's reaped children count here; its rusage counts them too once we reap it. */
         used->cpu_us += stat.own_us + stat.children_us;
+        used->running += running_threads(entry->d_name, &stat);
         memory_of(entry->d_name, exact, used);
         if (!exact)
             remember(pid, &stat, &at, time_us);

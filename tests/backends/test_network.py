@@ -273,8 +273,9 @@ class BoasterPlugin:
         return [Boaster]
 
 
-async def test_a_sandbox_in_the_hosts_network_does_not_start_with_a_list(
+async def test_a_sandbox_in_the_hosts_network_is_refused_where_hosts_are_listed(
     open_service: OpenService,
 ) -> None:
+    await open_service("boaster", plugins=(BoasterPlugin(),))
     with pytest.raises(BackendUnavailable, match="shares the host's network"):
         await filtered(open_service, "boaster", "ok.test", plugins=(BoasterPlugin(),))

@@ -1,0 +1,179 @@
+"""Time a job, and the server, while another job attacks the host.
+
+    python -m benchmarks.neighbours [ROUNDS] [streamer serve's options]
+
+A fixed program computes and prints, first alone and then beside each attack, in turns, so
+that the ratio holds when the machine's speed drifts. An attack that ends is started again
+until the program is over. The ratios are of medians, to the quiet times of the same run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+
+from aiohttp import ClientSession
+
+from streamer import Client
+
+NEIGHBOUR: Final = """
+for part in range(20):
+    total = 0
+    for number in range(400_000):
+        total += number * number % 7
+    print(part, total, flush=True)
+"""
+FORKS: Final = """
+import os
+while True:
+    try:
+        if os.fork() == 0:
+            SESSION
+    except OSError:
+        pass
+"""
+ATTACKS: Final = {
+    "fork bomb": FORKS.replace("SESSION", "pass"),
+    "fork bomb, sessions": FORKS.replace("SESSION", "os.setsid()"),
+    "memory bomb": "kept = []\nwhile True:\n    kept.append(bytearray(10_000_000))",
+    "disk fill": """
+number = 0
+while True:
+    number += 1
+    try:
+        with open(f"file{number}", "wb") as file:
+            file.write(bytes(1_000_000))
+    except OSError:
+        pass
+""",
+    "output flood": "while True:\n    print('x' * 1000)",
+}
+LIMITS: Final = {"cpuTimeS": 5.0, "wallTimeS": 30.0}
+TAKES_HOLD_S: Final = 0.5
+ATTACK_LOOK_S: Final = 0.1
+HEALTH_EVERY_S: Final = 0.02
+START_TIMEOUT_S: Final = 30.0
+
+
+@contextlib.asynccontextmanager
+async def server(options: Sequence[str]) -> AsyncIterator[str]:
+    """Run a server in a process of its own; yield its URL once it answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    argv = [sys.executable, "-m", "streamer", "serve", "--port", str(port), *options]
+    process = await asyncio.create_subprocess_exec(*argv)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        async with ClientSession() as session, asyncio.timeout(START_TIMEOUT_S):
+            while not await healthy(session, url):  # noqa: ASYNC110 - over HTTP there is no event
+                await asyncio.sleep(0.05)
+        yield url
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def healthy(session: ClientSession, url: str) -> bool:
+    """Say whether the server answers."""
+    with contextlib.suppress(OSError):
+        async with session.get(f"{url}/healthz") as response:
+            return response.status == 200
+    return False
+
+
+async def run(client: Client, code: str) -> str:
+    """Run the neighbour, following its output, and return the reason of its end."""
+    reason = ""
+    async for event in client.run(language="python", code=code):
+        if event.kind in ("complete", "error"):
+            reason = str(getattr(event.data, "reason", event.kind))
+    return reason
+
+
+async def attack(client: Client, code: str, reasons: Counter[str]) -> None:
+    """Run an attack again and again, and count how each ended. Nobody reads its output."""
+    while True:
+        job_id = await client.submit(language="python", code=code, limits=LIMITS)
+        try:
+            while not (result := (await client.job(job_id)).get("result")):  # noqa: ASYNC110 - over HTTP there is no event
+                await asyncio.sleep(ATTACK_LOOK_S)
+            reasons[result.get("reason") or result["code"]] += 1
+        finally:
+            await client.cancel(job_id)
+
+
+async def watch_health(url: str, delays: list[float]) -> None:
+    """Measure how long the server takes to answer."""
+    async with ClientSession() as session:
+        while True:
+            started = time.perf_counter()
+            await healthy(session, url)
+            delays.append(time.perf_counter() - started)
+            await asyncio.sleep(HEALTH_EVERY_S)
+
+
+class Measured:
+    """What was seen beside one attack, or beside none."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.health: list[float] = []
+        self.reasons: Counter[str] = Counter()
+
+
+async def measure(url: str, code: str, found: Measured) -> None:
+    """Run the neighbour once beside an attack; no code, no attack."""
+    tasks: list[asyncio.Task[Any]] = []
+    async with Client(url) as client:
+        if code:
+            tasks.append(asyncio.create_task(attack(client, code, found.reasons)))
+            await asyncio.sleep(TAKES_HOLD_S)
+        tasks.append(asyncio.create_task(watch_health(url, found.health)))
+        started = time.perf_counter()
+        reason = await run(client, NEIGHBOUR)
+        found.seconds.append(time.perf_counter() - started)
+        assert reason == "exited", reason
+        tasks.pop().cancel()
+        # An attack that outlives its neighbour shall tell its end too.
+        while tasks and not found.reasons:  # noqa: ASYNC110 - over HTTP there is no event
+            await asyncio.sleep(0.1)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def main(rounds: int, options: Sequence[str]) -> None:
+    """Run everything and print a table."""
+    quiet = Measured()
+    found = {name: Measured() for name in ATTACKS}
+    async with server(options) as url:
+        for _ in range(rounds):
+            for name, code in ATTACKS.items():
+                await measure(url, "", quiet)
+                await measure(url, code, found[name])
+    calm_s, calm_health = statistics.median(quiet.seconds), statistics.median(quiet.health)
+    print(f"{os.cpu_count()} cores, uid {os.getuid()}, {rounds} rounds, {' '.join(options)}")
+    print(f"{'':22}{'job s':>8}{'ratio':>7}{'health ms':>11}{'ratio':>7}{'p95 ms':>8}  ended by")
+    for name, measured in {"alone": quiet, **found}.items():
+        seconds, health = statistics.median(measured.seconds), statistics.median(measured.health)
+        p95 = statistics.quantiles(measured.health, n=20)[-1]
+        reasons = ", ".join(f"{reason} {n}" for reason, n in measured.reasons.most_common())
+        print(
+            f"{name:22}{seconds:8.2f}{seconds / calm_s:7.2f}{health * 1e3:11.2f}"
+            f"{health / calm_health:7.2f}{p95 * 1e3:8.1f}  {reasons}"
+        )
+
+
+if __name__ == "__main__":
+    given = sys.argv[1:]
+    repeats = int(given.pop(0)) if given and given[0].isdigit() else 5
+    asyncio.run(main(repeats, given))
