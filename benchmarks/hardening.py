@@ -27,11 +27,11 @@ from aiohttp.test_utils import TestServer
 
 import streamer
 from sandboxes.bwrap import Bwrap
-from streamer.sse import EventParser
 from streamer.jobs import Limits, Phase, Step
 from streamer.sandbox import open_sandbox
 from streamer.slots import UidSlots
 from streamer.spi import Host, Identity, SandboxJob
+from streamer.sse import EventParser
 from streamer.workspace import state_folder
 
 PROGRAMS: Final[Mapping[str, tuple[str, ...]]] = {
