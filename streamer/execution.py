@@ -205,7 +205,16 @@ class Execution:
         measured = True
         for step in self._job.steps:
             await self._lease.state("compiling" if step.phase is Phase.COMPILE else "running")
-            end = await self._run_step(sandbox, step)
+            started = time.monotonic()
+            try:
+                end = await self._run_step(sandbox, step)
+            except SandboxFailure:
+                # What no process holds (files in memory, full pipes) can fill the job's group, and
+                # when it is the init that needs more, the kernel takes the init.
+                if self._cgroup is None or not self._cgroup.oom_kills():
+                    raise
+                wall = int((time.monotonic() - started) * 1e6)
+                end = ProgramEnd(signal.SIGKILL, "memory", None, None, wall)
             wall_us += end.wall_us
             measured = measured and end.cpu_time_us is not None
             cpu_us += end.cpu_time_us or 0
