@@ -426,3 +426,61 @@ async def test_a_reader_that_leaves_takes_no_other_with_it() -> None:
     log.append([encode(Output("stdout", "a", 0, "run"))])
     assert await staying
     assert not log._waiters
+
+
+async def test_an_empty_log_stays_as_it_is_when_events_are_dropped() -> None:
+    log = JobLog()
+    log.drop_before(1)
+    log.drop_before(5)
+    log.drop(100)
+    assert (log.first_id, log.last_id) == (1, 0)
+    log.append([encode(Output("stdout", "a", 0, "run"))])
+    assert [event.id async for event in log.entries()] == [1]
+
+
+async def test_a_finished_log_moves_as_much_to_disk_as_is_asked(tmp_path: Path) -> None:
+    spool = Spool(10_000_000, tmp_path)
+    log = JobLog(spool=spool)
+    log.append([encode(Output("stdout", "x" * 8000, number, "run")) for number in range(100)])
+    log.append([encode(complete())])
+    assert await log.spill(400_000) >= 400_000
+    log.retire()
+    spool.close()
+
+
+async def test_what_is_dropped_is_not_given_to_readers_in_step_either() -> None:
+    log = JobLog()
+    log.append([encode(Output("stdout", text, 0, "run")) for text in "abc"])
+    await log.read(0)
+    log.drop_before(3)
+    assert [kind for _, kind, _ in parse_stream((await log.read(0))[0])] == ["gap", "output"]
+
+
+async def test_an_append_that_fails_keeps_nothing() -> None:
+    log = JobLog()
+    with pytest.raises(UnicodeEncodeError):
+        log.append([encode(Output("stdout", "a", 0, "run")), ("\udc80", b"{}")])
+    assert (log.last_id, log.memory_bytes) == (0, 0)
+
+
+async def test_a_spool_that_is_closed_in_use_leaves_no_file(tmp_path: Path) -> None:
+    spool = Spool(10_000_000, tmp_path)
+    [extent] = await spool.write([b"x" * 1000])
+    reading = asyncio.create_task(spool.read(extent))
+    await asyncio.sleep(0)  # it is at the disk now
+    spool.close()
+    spool.free(extent)
+    assert await reading == b"x" * 1000
+    async with asyncio.timeout(20):
+        while open_nameless_files(tmp_path):
+            await asyncio.sleep(0)
+    assert spool.used_bytes == 0
+
+
+async def test_a_piece_that_fits_no_file_costs_no_file(tmp_path: Path) -> None:
+    spool = Spool(1000, tmp_path)
+    [extent] = await spool.write([b"x" * 100])
+    assert await spool.write([b"x" * 1001]) == []
+    assert len(await spool.write([b"x" * 900])) == 1, "there is room left in the first"
+    spool.free(extent)
+    spool.close()

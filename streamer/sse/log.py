@@ -27,6 +27,8 @@ BLOCK_BYTES: Final = 64 * 1024
 FRAME_OVERHEAD: Final = 33
 """What a `bytes` object takes besides its bytes; small frames are mostly that."""
 
+NO_MEMO: Final = (-1, -1, b"")
+
 
 @dataclass(slots=True)
 class Ledger:
@@ -101,7 +103,7 @@ class EventLog:
         self._waiters: set[asyncio.Future[bool]] = set()
         self._cursors: set[Cursor] = set()
         self._moved: asyncio.Future[bool] | None = None
-        self._memo: tuple[int, int, bytes] = (-1, -1, b"")
+        self._memo = NO_MEMO
         self._retired = False
         self.memory_bytes = 0
         self.disk_bytes = 0
@@ -130,14 +132,19 @@ class EventLog:
     def append(self, events: Sequence[tuple[str, bytes]], *, end: bool = False) -> None:
         """Number the events, each its name and its data of one line, and wake the readers.
 
-        `end` ends the log. Raises RuntimeError if it has ended.
+        Readers in step are given them by one `read`, if they take `BLOCK_BYTES` at most. `end` ends
+        the log. Raises RuntimeError if it has ended.
         """
         if self.done:
             raise RuntimeError("the log has ended: nothing follows the terminal event")
-        number = self.last_id
-        for kind, data in events:
-            number += 1
-            made = frame(kind, data, number)
+        # All of them first: none is kept if one cannot be framed.
+        frames = [
+            frame(kind, data, number)
+            for number, (kind, data) in enumerate(events, self.last_id + 1)
+        ]
+        if len(frames) > 1:
+            self._start_batch(frames)
+        for made in frames:
             if self._tail_bytes >= BLOCK_BYTES:
                 self._seal()  # before, so that the newest event is never in a block
             self._tail.append(made)
@@ -224,6 +231,11 @@ class EventLog:
             self._give_up()
 
     @property
+    def followed(self) -> bool:
+        """Whether there is a reader."""
+        return bool(self._cursors)
+
+    @property
     def taken_by_all(self) -> int:
         """The number up to which every open reader has everything; 0 with no reader."""
         return min((cursor.position for cursor in self._cursors), default=0)
@@ -265,20 +277,25 @@ class EventLog:
             self._tail_first += 1
             self._tail_bytes -= gone
             self._count(memory=-gone)
+            self._memo = NO_MEMO
             dropped += gone
         return before - self.size_bytes
 
     def drop_before(self, number: int) -> None:
-        """Forget the events before `number`, by blocks, as far as they are the oldest."""
+        """Forget the events before `number`, by blocks, as far as they are the oldest.
+
+        The newest event always stays.
+        """
         count = sum(block.last < number for block in self._blocks)
         self._drop_blocks(count)
         if not self._blocks:
-            gone = min(max(number - self._tail_first, 0), len(self._tail) - 1)
+            gone = max(min(number - self._tail_first, len(self._tail) - 1), 0)
             size = sum(len(made) + FRAME_OVERHEAD for made in self._tail[:gone])
             del self._tail[:gone]
             self._tail_first += gone
             self._tail_bytes -= size
             self._count(memory=-size)
+            self._memo = NO_MEMO
 
     def retire(self) -> None:
         """Give up what it takes once nobody reads it any more."""
@@ -300,11 +317,11 @@ class EventLog:
             return 0
         if self.done and len(self._tail) > 1:
             newest = self._tail.pop()
-            size = len(newest) + FRAME_OVERHEAD
-            self._tail_bytes -= size
+            newest_bytes = len(newest) + FRAME_OVERHEAD
+            self._tail_bytes -= newest_bytes
             self._seal()
             self._tail.append(newest)
-            self._tail_bytes = size
+            self._tail_bytes = newest_bytes
         chosen: list[_Block] = []
         for block in self._blocks:
             if sum(block.size for block in chosen) >= size:
@@ -339,6 +356,12 @@ class EventLog:
             raise OSError  # dropped
         return await self._spool.read(block.extent)
 
+    def _start_batch(self, frames: Sequence[bytes]) -> None:
+        """Begin a block if these would not fit into the one that the tail becomes."""
+        size = sum(len(made) + FRAME_OVERHEAD for made in frames)
+        if self._tail and self._tail_bytes + size > BLOCK_BYTES:
+            self._seal()
+
     def _seal(self) -> None:
         """Join the tail into a block."""
         data = b"".join(self._tail)
@@ -360,6 +383,8 @@ class EventLog:
                 block.data = None
                 self._count(memory=-block.size)
         del self._blocks[:count]
+        if count:
+            self._memo = NO_MEMO
 
     def _count(self, *, memory: int = 0, disk: int = 0) -> None:
         self.memory_bytes += memory

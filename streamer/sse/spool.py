@@ -181,7 +181,8 @@ class Spool:
         self._broken = True
 
     def _close_if_empty(self, segment: _Segment) -> None:
-        if segment.full and not segment.live and not segment.busy and segment.fd >= 0:
+        # Extents of a spool that was closed are freed later than their file: `live` is below 0.
+        if segment.full and segment.live <= 0 and not segment.busy and segment.fd >= 0:
             os.close(segment.fd)
             segment.fd = -1
             self._segments.remove(segment)
