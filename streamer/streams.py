@@ -92,11 +92,11 @@ class StreamHandlers:
         if all(log.done and after >= log.last_id for log, after in pairs):
             return web.Response(status=204)
         with ExitStack() as stack:
-            cursors = {
-                job_id: stack.enter_context(log.cursor(after))
+            sources = {
+                job_id: LogSource(stack.enter_context(log.cursor(after)))
                 for job_id, (log, after) in zip(logs, pairs, strict=True)
             }
-            return await self._answer(request, job_ids, MergedSource(cursors, _with_job_id), {})
+            return await self._answer(request, job_ids, MergedSource(sources, _with_job_id), {})
 
     async def output(self, request: web.Request) -> web.StreamResponse:
         """Send what the program wrote to one stream as it is, to its end."""

@@ -61,7 +61,7 @@ LAYERS = (
         "execution",
     ),
     ("enforcement", "backends", "resolve", "policy", "service"),
-    ("sse.response", "sse.session", "sse.sources", "sse.channel", "sse"),
+    ("sse.response", "sse.session", "sse.sources", "sse.sink", "sse.channel", "sse.push", "sse"),
     (
         "watching",
         "transcript",

@@ -14,12 +14,14 @@ missed. See docs/sse.md.
 
 from __future__ import annotations
 
-from streamer.sse.channel import Batch, Channel, EventSink, PushSession, open_session
+from streamer.sse.channel import Channel, respond_merged
 from streamer.sse.frames import EventParser, Serializer, to_json
 from streamer.sse.log import Cursor, EventLog
-from streamer.sse.response import EventStream, StreamOptions
+from streamer.sse.push import PushSession, open_session
+from streamer.sse.response import EventStream, StreamOptions, client_id, id_number
 from streamer.sse.session import Full, Session, SessionMap, SessionView
-from streamer.sse.sources import FilteredSource, LogSource, MergedSource
+from streamer.sse.sink import Batch, EventSink
+from streamer.sse.sources import FilteredSource, LogSource, MergedSource, merged_positions
 from streamer.sse.spool import Spool
 
 __all__ = [
@@ -41,6 +43,10 @@ __all__ = [
     "SessionView",
     "Spool",
     "StreamOptions",
+    "client_id",
+    "id_number",
+    "merged_positions",
     "open_session",
+    "respond_merged",
     "to_json",
 ]

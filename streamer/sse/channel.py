@@ -1,161 +1,112 @@
-"""Broadcast events to many sessions, and push them to one, from an application's own code.
+"""Broadcast events to many sessions from an application's own code.
 
-Both are logs with readers: a channel's log keeps a history that late and returning clients are
-given, a single session's is forgotten as it is sent.
+A channel is a log with readers. What it keeps for clients that come, or come back, is its history;
+what it keeps beyond that, for the open sessions that have yet to take it, is their backlog.
 """
 
 from __future__ import annotations
 
 import asyncio
-import codecs
+import logging
 import time
-from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import (
-    AsyncIterable,
-    AsyncIterator,
-    Callable,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 from aiohttp import web
 
-from streamer.sse.frames import Serializer, check_field, data_value, to_json
+from streamer.sse.frames import Serializer, gap_frame, to_json
 from streamer.sse.log import Cursor, EventLog
-from streamer.sse.response import EventStream, StreamOptions, client_id, id_number
-from streamer.sse.session import Session, SessionMap
-from streamer.sse.sources import FilteredSource, LogSource, Predicate
+from streamer.sse.response import client_id, id_number
+from streamer.sse.session import SessionMap
+from streamer.sse.sink import Batch, EventSink
+from streamer.sse.sources import FilteredSource, LogSource, MergedSource, Predicate, Tag
 
-__all__ = ["Batch", "Channel", "EventSink", "PushSession", "open_session"]
+__all__ = ["Channel", "Recipients", "respond_merged", "tag_with_channel"]
 
-MAX_DIGITS: Final = 15
-WINDOW_BYTES: Final = 256 * 1024
-"""What may wait to be sent to one session before whoever pushes to it waits too."""
+log: Final = logging.getLogger(__name__)
 
 Recipients = Callable[[Mapping[str, Any]], bool]
 """Tells by a session's `state` whether an event is for it."""
 
 
-class Batch:
-    """Events that are sent with one write; see `EventSink.batch`."""
-
-    def __init__(self, serializer: Serializer) -> None:
-        self._serializer = serializer
-        self.events: list[tuple[str, bytes]] = []
-
-    def push(self, data: Any, event: str = "message") -> None:
-        """Add an event. Raises ValueError for an event name with a line end or NUL."""
-        name = check_field("event", event)
-        self.events.append((name, data_value(self._serializer(data))))
-
-
-class EventSink(ABC):
-    """What events can be pushed to. Data is serialised once, by `serializer`."""
-
-    def __init__(self, serializer: Serializer) -> None:
-        self.serializer = serializer
-
-    def push(self, data: Any, event: str = "message") -> int:
-        """Send an event and return its id.
-
-        Raises ValueError for an event name with a line end or NUL, RuntimeError after the end.
-        """
-        with self.batch() as batch:
-            batch.push(data, event)
-        return self.last_id
-
-    @contextmanager
-    def batch(self) -> Iterator[Batch]:
-        """Collect events; they are sent as one at the end of the block, none if it raises."""
-        batch = Batch(self.serializer)
-        yield batch
-        self._send(batch.events)
-
-    async def iterate(
-        self, source: Iterable[Any] | AsyncIterable[Any], event: str = "iteration"
-    ) -> None:
-        """Push what an iterable gives, as fast as it is taken."""
-        async for item in _each(source):
-            self.push(item, event)
-            await self._room()
-
-    async def stream(
-        self, chunks: Iterable[bytes] | AsyncIterable[bytes], event: str = "stream"
-    ) -> None:
-        """Push the text of a stream of bytes; a character that two chunks share stays whole."""
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        async for chunk in _each(chunks):
-            if text := decoder.decode(chunk):
-                self.push(text, event)
-                await self._room()
-        if text := decoder.decode(b"", final=True):
-            self.push(text, event)
-
-    @property
-    @abstractmethod
-    def last_id(self) -> int:
-        """The id of the newest event."""
-
-    @abstractmethod
-    def _send(self, events: Sequence[tuple[str, bytes]]) -> None: ...
-
-    @abstractmethod
-    async def _room(self) -> None: ...
-
-
 class Channel(EventSink):
     """One sequence of events for any number of sessions, with a history.
 
-    A client that comes, or comes back after an event that it names, gets what followed of the last
-    `history_events` events, `history_bytes` bytes and `history_s` seconds, and a ``gap`` event
-    for what is gone. `sessions` may be shared with other channels.
+    A client that comes back after an event that it names gets what followed of the last
+    `history_events` events, of `history_bytes` bytes of data and of `history_s` seconds, and
+    before that a ``gap`` event if more is gone. For sessions that are behind, `backlog_bytes` more
+    are kept; one that is further behind gets a gap.
+
+    Ids begin at the time in milliseconds, or with `first_id`, and go up by one: so an id from
+    before a restart is older than all of them, and its client is told of a gap. `name` is the key
+    of its sessions in `sessions`, which may be shared with other channels.
     """
 
     def __init__(
         self,
-        name: str = "channel",
+        name: str,
         *,
         history_events: int = 1000,
         history_bytes: int = 1024 * 1024,
         history_s: float | None = None,
+        backlog_bytes: int = 4 * 1024 * 1024,
+        first_id: int | None = None,
         serializer: Serializer = to_json,
         sessions: SessionMap | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(serializer)
         self.name = name
-        self.log = EventLog()
-        self.sessions = sessions or SessionMap()
+        self.sessions = SessionMap() if sessions is None else sessions
+        self._log = EventLog(first=int(time.time() * 1000) if first_id is None else first_id)
+        self._history: deque[tuple[float, int]] = deque()  # of each event, its time and its size
+        self._history_size = 0
         self._history_events = history_events
         self._history_bytes = history_bytes
         self._history_s = history_s
+        self._most_bytes = history_bytes + backlog_bytes
         self._clock = clock
-        self._times: deque[tuple[float, int]] = deque()
         self._recipients: dict[int, Recipients] = {}
+        self._last_chosen = 0
 
     @property
     def last_id(self) -> int:
-        """The id of the newest event."""
-        return self.log.last_id
+        """The id of the newest event; one less than that of the first while there is none."""
+        return self._log.last_id
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._log.done
+
+    @property
+    def history_size(self) -> int:
+        """How many events a client that comes may be given."""
+        self._expire()
+        return self.last_id + 1 - self._oldest
 
     def broadcast(self, data: Any, event: str = "message", *, to: Recipients | None = None) -> int:
-        """Send an event to all sessions, or those that `to` chooses, and return its id.
+        """Send an event to all sessions, or to those that `to` chooses by their state.
 
-        `to` is asked once for each session that is given the event, also for one that comes back
-        for it later.
+        Returns its id. `to` is asked when a session is about to be given the event, also one that
+        comes back for it later; if it raises, that session does not get it. Raises as `push`.
         """
-        if to is not None:
-            self._recipients[self.last_id + 1] = to
-        try:
-            return self.push(data, event)
-        except BaseException:
-            self._recipients.pop(self.last_id + 1, None)
-            raise
+        with self.batch(to=to) as batch:
+            batch.push(data, event)
+        return self.last_id
+
+    @contextmanager
+    def batch(self, *, to: Recipients | None = None) -> Iterator[Batch]:
+        """Collect events, as `EventSink.batch`, for those that `to` chooses, as `broadcast`."""
+        with super().batch() as batch:
+            yield batch
+        if to is not None and batch.events:
+            # Sessions wake after this code, and ask then.
+            self._last_chosen = self.last_id
+            for number in range(self.last_id - len(batch.events) + 1, self.last_id + 1):
+                self._recipients[number] = to
 
     async def respond(
         self,
@@ -168,49 +119,80 @@ class Channel(EventSink):
     ) -> web.StreamResponse:
         """Answer a request with the channel's events and return the response once it is over.
 
-        A client that sends an id resumes after it; another one begins with what comes next, or,
-        with `replay`, with the whole history. `wanted` filters for this session by number, name and
-        data. When the channel is closed and all was sent the answer is 204, which stops a browser.
-        Raises `Full`.
+        It can be a handler by itself. A client that sends an id resumes after it; another one
+        begins with what comes next, or, with `replay`, with the history. `wanted` filters for this
+        session by number, name and data; what it raises withholds the event. `state` is what `to`
+        is asked with. When the channel is closed and the client has everything the answer is 204,
+        which stops a browser. Raises `Full`.
         """
-        text = client_id(request, self.sessions.options)
-        anew = 0 if replay else self.last_id
-        after = id_number(text, self.last_id) if text else anew
-        if self.log.done and after >= self.last_id:
-            return web.Response(status=204)
+        after, missed = self._place(client_id(request, self.sessions.options), replay=replay)
+        if self._log.done and after >= self.last_id and not missed:
+            return _over(self.sessions, headers)
         shared = {} if state is None else state
-        with self.log.cursor(after) as cursor:
-            source = _ChannelSource(cursor, self._recipients, wanted, shared)
+        with self._log.cursor(after) as cursor:
+            source = _ChannelSource(self, cursor, shared, wanted, missed)
             return await self.sessions.follow(
-                request, (self.name,), source, headers=headers, state=shared
+                request, self.name, source, headers=headers, state=shared
             )
 
     def close(self) -> None:
         """End the channel: each session ends once it has everything. Idempotent."""
-        if not self.log.done:
-            self.log.append((), end=True)
+        if not self._log.done:
+            self._log.append((), end=True)
+
+    def _place(self, asked: str, *, replay: bool) -> tuple[int, bytes]:
+        """Return after which event a client begins, and what tells it that some are gone."""
+        self._expire()
+        if not asked:
+            return (self._oldest - 1 if replay else self.last_id), b""
+        after = id_number(asked, self.last_id)
+        if after >= self._oldest - 1:
+            return after, b""
+        return self._oldest - 1, gap_frame(after, self._oldest - 1)
 
     def _send(self, events: Sequence[tuple[str, bytes]]) -> None:
-        self.log.append(events)
+        if not events:
+            return
+        self._log.append(events)
         now = self._clock()
-        self._times.append((now, self.last_id))
-        self._forget(now)
-
-    def _forget(self, now: float) -> None:
-        oldest = self.last_id - self._history_events + 1
-        if self._history_s is not None:
-            while self._times and self._times[0][0] < now - self._history_s:
-                oldest = max(oldest, self._times.popleft()[1] + 1)
-        self.log.drop_before(oldest)
-        if self.log.memory_bytes > self._history_bytes:
-            self.log.drop(self.log.memory_bytes - self._history_bytes)
-        while self._times and self._times[0][1] < self.log.first_id:
-            self._times.popleft()
-        for number in [n for n in self._recipients if n < self.log.first_id]:
-            del self._recipients[number]
+        self._history.extend((now, len(data)) for _, data in events)
+        self._history_size += sum(len(data) for _, data in events)
+        self._expire()
+        self._trim()
 
     async def _room(self) -> None:
-        await asyncio.sleep(0)  # readers are not waited for; but others shall run
+        await asyncio.sleep(0)  # readers are not waited for; but they shall run
+
+    @property
+    def _oldest(self) -> int:
+        """The number of the first event of the history."""
+        return max(self.last_id - len(self._history) + 1, self._log.first_id)
+
+    def _expire(self) -> None:
+        """Let go of what is too old for the history."""
+        since = -float("inf") if self._history_s is None else self._clock() - self._history_s
+        while self._history and (
+            len(self._history) > self._history_events
+            or self._history_size > self._history_bytes
+            or self._history[0][0] < since
+        ):
+            self._history_size -= self._history.popleft()[1]
+
+    def _trim(self) -> None:
+        """Forget what is neither history nor some session's backlog, a good part at a time."""
+        excess = self._log.memory_bytes - self._most_bytes
+        if excess <= 0 and self._oldest - self._log.first_id <= len(self._history) // 4:
+            return
+        oldest = self._oldest
+        if self._log.followed:
+            oldest = min(oldest, self._log.taken_by_all + 1)
+        self._log.drop_before(oldest)
+        excess = self._log.memory_bytes - self._most_bytes
+        if excess > 0:
+            self._log.drop(excess)
+        first = self._log.first_id
+        while self._recipients and (number := next(iter(self._recipients))) < first:
+            del self._recipients[number]
 
 
 class _ChannelSource(FilteredSource):
@@ -218,146 +200,94 @@ class _ChannelSource(FilteredSource):
 
     def __init__(
         self,
+        channel: Channel,
         cursor: Cursor,
-        recipients: Mapping[int, Recipients],
-        wanted: Predicate | None,
         state: Mapping[str, Any],
+        wanted: Predicate | None,
+        missed: bytes,
     ) -> None:
-        def for_it(number: int, kind: str, data: bytes) -> bool:
-            chosen = recipients.get(number)
-            if chosen is not None and not chosen(state):
-                return False
-            return wanted is None or wanted(number, kind, data)
-
-        super().__init__(cursor, for_it)
-        self._recipients = recipients
-        self._choosy = wanted is not None
+        super().__init__(cursor, self._is_for_it)
+        self._channel = channel
+        self._state = state
+        self._filter = wanted
+        self._missed = missed
+        self._failed = False
 
     async def read(self) -> bytes:
-        """Return the next frames; without a filter as they are, the same bytes for everyone."""
-        if self._choosy or self._recipients:
-            return await super().read()
-        return await LogSource.read(self)
-
-
-class PushSession(EventSink):
-    """One client that events are pushed to; made by `open_session`.
-
-    `response` is what the handler returns; `last_event_id` what the client sent, for the
-    application to resume after; `state` is the application's. Once the client is gone, pushing
-    raises ConnectionResetError.
-    """
-
-    def __init__(
-        self, session: Session, log: EventLog, cursor: Cursor, asked: str, serializer: Serializer
-    ) -> None:
-        super().__init__(serializer)
-        self._session = session
-        self._log = log
-        self._cursor = cursor
-        self._gone = False
-        self.last_event_id = asked
-        self.state = session.state
+        """Return the next frames; where none is chosen for some, the same bytes for everyone."""
+        if self._missed:
+            missed, self._missed = self._missed, b""
+            return missed
+        if self._filter is None and self._cursor.position >= self._channel._last_chosen:  # noqa: SLF001 - its other half
+            return await LogSource.read(self)
+        return await super().read()
 
     @property
-    def response(self) -> EventStream:
-        """The response."""
-        return self._session.response
+    def ended(self) -> bool:
+        """Whether the log has ended and all of it was sent."""
+        return not self._missed and super().ended
 
-    @property
-    def last_id(self) -> int:
-        """The id of the newest event."""
-        return self._log.last_id
-
-    @property
-    def connected(self) -> bool:
-        """Whether the client is still there, as far as is known."""
-        return not self._gone
-
-    def comment(self, text: str = "") -> None:
-        """Send a comment, which no client shows."""
-        self._session.comment(text)
-
-    def retry(self, milliseconds: int) -> None:
-        """Tell the client when to come back after a lost connection."""
-        self._session.retry(milliseconds)
-
-    def close(self) -> None:
-        """End the stream; what was pushed is still sent. Idempotent."""
-        if not self._log.done:
-            self._log.append((), end=True)
-
-    async def drain(self) -> None:
-        """Wait until little is left to be sent: so a slow client slows its source."""
-        await self._room()
-
-    def lost(self) -> None:
-        """Say that the client is gone."""
-        self._gone = True
-        self._log.reader_moved()
-
-    def _send(self, events: Sequence[tuple[str, bytes]]) -> None:
-        if self._gone:
-            raise ConnectionResetError("the client has left")
-        self._log.append(events)
-
-    async def _room(self) -> None:
-        await asyncio.sleep(0)
-        while self._log.memory_bytes > WINDOW_BYTES and not self._gone:
-            self._log.drop_before(self._cursor.position + 1)
-            if self._log.memory_bytes > WINDOW_BYTES:
-                await self._log.progress(1.0)
-        self._log.drop_before(self._cursor.position + 1)
+    def _is_for_it(self, number: int, kind: str, data: bytes) -> bool:
+        to = self._channel._recipients.get(number)  # noqa: SLF001 - its other half
+        try:
+            return bool(
+                (to is None or to(self._state))
+                and (self._filter is None or self._filter(number, kind, data))
+            )
+        except Exception:
+            if not self._failed:
+                log.exception("a filter of %s failed: the event is withheld", self._channel.name)
+            self._failed = True
+            return False
 
 
-@asynccontextmanager
-async def open_session(
+def tag_with_channel(name: str, data: bytes) -> bytes:
+    """Put an event's JSON into an object beside its channel's name: ``{"channel", "data"}``."""
+    return b'{"channel":%b,"data":%b}' % (to_json(name).encode(), data)
+
+
+async def respond_merged(
     request: web.BaseRequest,
+    channels: Sequence[Channel],
     *,
     sessions: SessionMap | None = None,
-    options: StreamOptions | None = None,
-    serializer: Serializer = to_json,
-    key: str = "session",
+    replay: bool = False,
+    tag: Tag = tag_with_channel,
     state: dict[str, Any] | None = None,
     headers: Mapping[str, str] | None = None,
-) -> AsyncIterator[PushSession]:
-    """Open a stream to one client for the time of a block.
+) -> web.StreamResponse:
+    """Answer a request with the events of several channels in one stream, as `Channel.respond`.
 
-    Leaving the block ends the stream, once everything was sent. Ids go on from the number that the
-    client sent, if it is one. Raises `Full` before anything is sent.
+    A browser opens six connections to a host at most, and one is enough so. The id of an event
+    names the place in each channel, in their order, so name the same ones in the same order
+    when a client comes back. The session is kept in `sessions`, else in those of the first channel.
+    Raises `Full`, and ValueError for two channels of one name.
     """
-    sessions = sessions or SessionMap(options or StreamOptions(grace_s=0))
-    asked = client_id(request, sessions.options)
-    log = EventLog(first=id_number(asked, 10**MAX_DIGITS) + 1)
-    response = EventStream(request, sessions.options, headers)
-    with log.cursor(log.last_id) as cursor:
-        session = Session(
-            (key,),
-            response,
-            request.remote or "",
-            LogSource(cursor),
-            {} if state is None else state,
+    if len({channel.name for channel in channels}) < len(channels):
+        raise ValueError("each channel of a stream needs a name of its own")
+    followed = channels[0].sessions if sessions is None else sessions
+    asked = client_id(request, followed.options)
+    parts = asked.split(".") if asked else [""] * len(channels)
+    if len(parts) != len(channels):
+        parts = ["?"] * len(channels)  # of other channels: no place in any of these
+    places = [
+        channel._place(part, replay=replay)  # noqa: SLF001 - of this module
+        for channel, part in zip(channels, parts, strict=True)
+    ]
+    pairs = list(zip(channels, places, strict=True))
+    if all(c.closed and after >= c.last_id and not missed for c, (after, missed) in pairs):
+        return _over(followed, headers)
+    shared = {} if state is None else state
+    with ExitStack() as stack:
+        sources: dict[str, LogSource] = {}
+        for channel, (after, missed) in pairs:
+            cursor = stack.enter_context(channel._log.cursor(after))  # noqa: SLF001 - of this module
+            sources[channel.name] = _ChannelSource(channel, cursor, shared, None, missed)
+        return await followed.follow(
+            request, list(sources), MergedSource(sources, tag), headers=headers, state=shared
         )
-        pushing = PushSession(session, log, cursor, asked, serializer)
-        with sessions.tracked(session):
-            await response.prepare(request)
-            serving = asyncio.create_task(sessions.serve(session))
-            serving.add_done_callback(lambda _: pushing.lost())
-            try:
-                yield pushing
-            except BaseException:
-                # Cut, not ended: the client shall come back.
-                serving.cancel()
-                raise
-            finally:
-                pushing.close()
-                await asyncio.gather(serving, return_exceptions=True)
 
 
-async def _each(source: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:
-    if isinstance(source, AsyncIterable):
-        async for item in source:
-            yield item
-    else:
-        for item in source:
-            yield item
+def _over(sessions: SessionMap, headers: Mapping[str, str] | None) -> web.Response:
+    # The headers may be what lets a page of another origin see the answer at all.
+    return web.Response(status=204, headers={**sessions.options.headers, **(headers or {})})

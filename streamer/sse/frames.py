@@ -14,14 +14,16 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 __all__ = [
+    "GAP",
     "HEARTBEAT",
     "EventParser",
     "Serializer",
-    "check_field",
+    "check_event",
     "comment",
     "data_value",
     "frame",
     "gap_frame",
+    "joined_lines",
     "padding",
     "preamble",
     "retry",
@@ -30,8 +32,9 @@ __all__ = [
 ]
 
 Serializer = Callable[[Any], str]
-"""Turns what is pushed into the text of an event's data; any line ends in it are kept as LF."""
+"""Turns what is pushed into the text of an event's data; a client sees any line end in it as LF."""
 
+GAP: Final = "gap"
 HEARTBEAT: Final = b":\n"
 """A comment line without a blank line: the one form that no client takes for a message."""
 
@@ -39,28 +42,38 @@ PADDING_BYTES: Final = 2049
 PREAMBLE_BYTES: Final = 2056
 """What old browsers and polyfills swallow before they show anything."""
 
+BOM: Final = b"\xef\xbb\xbf"
+MAX_RETRY_DIGITS: Final = 9
+
 _LINE_END: Final = re.compile(rb"\r\n|\r|\n")
 _FORBIDDEN: Final = re.compile("[\r\n\0]")
 
 # JSON text may hold U+0085, U+2028 and U+2029 as they are, and the specification splits on CR
 # and LF only. Clients that split with str.splitlines (several Python ones) break there too.
-_UNUSUAL_LINE_ENDS: Final = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+# Surrogates without their other half are what a file's name may hold; UTF-8 has none of them.
+_ESCAPED: Final = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
 
 
 def to_json(value: Any) -> str:
-    """Serialise to one line of JSON; the default of everything here."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return text.translate(_UNUSUAL_LINE_ENDS)
+    """Serialise to one line of JSON; the default of everything here.
 
-
-def check_field(name: str, value: str) -> str:
-    """Return a value for ``event`` or ``id``. Raises ValueError if it could end its line.
-
-    A NUL in an id makes browsers ignore the id, so it is refused as well.
+    Raises TypeError or ValueError for what JSON does not have, NaN among it.
     """
-    if _FORBIDDEN.search(value):
-        raise ValueError(f"{name} {value!r} may hold no CR, LF or NUL")
-    return value
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text if text.isascii() else _ESCAPED.sub(_escape, text)
+
+
+def check_event(name: str) -> str:
+    """Return a name for an event. Raises ValueError if it could end its line, or is ours.
+
+    ``gap`` is: clients shall know that it never comes from the application.
+    """
+    if _FORBIDDEN.search(name):
+        raise ValueError(f"the name of an event may hold no CR, LF or NUL: {name!r}")
+    if name == GAP:
+        raise ValueError(f"{GAP!r} tells a client what it missed; no other event has this name")
+    name.encode()  # raises for lone surrogates, before anything is kept
+    return name
 
 
 def data_value(text: str) -> bytes:
@@ -68,7 +81,12 @@ def data_value(text: str) -> bytes:
 
     Raises UnicodeEncodeError for lone surrogates, which are no text.
     """
-    return b"\ndata: ".join(_LINE_END.split(text.encode()))
+    return joined_lines(text.encode())
+
+
+def joined_lines(data: bytes) -> bytes:
+    """Return bytes of several lines as the value of ``data:``, as `data_value` does."""
+    return b"\ndata: ".join(_LINE_END.split(data))
 
 
 def frame(event: str, data: bytes, number: int) -> bytes:
@@ -79,7 +97,7 @@ def frame(event: str, data: bytes, number: int) -> bytes:
 def gap_frame(after: int, last: int) -> bytes:
     """Return the frame that tells one reader that the events after `after`, to `last`, are gone."""
     data = b'{"from":%d,"to":%d,"reason":"retention"}' % (after + 1, last)
-    return frame("gap", data, last)
+    return frame(GAP, data, last)
 
 
 def comment(text: str = "") -> bytes:
@@ -125,21 +143,25 @@ def split_frames(data: bytes) -> Iterator[tuple[int, str, bytes, bytes]]:
 
 
 class EventParser:
-    """Turn bytes of an event stream into (id, event, data), as section 9.2.6 says."""
+    """Turn bytes of an event stream into (id, event, data), as section 9.2.6 says.
+
+    `retry_ms` is what the stream said last of when to come back, None before that.
+    """
 
     def __init__(self) -> None:
-        self._rest = b""
+        self.retry_ms: int | None = None
+        self._rest: list[bytes] = []
+        self._begun = False
+        self._after_cr = False
         self._kind = ""
         self._data: list[str] = []
         self._id = ""
 
     def feed(self, data: bytes) -> list[tuple[str, str, str]]:
         """Return the events that these bytes complete."""
-        # Our service ends lines with LF only, and a proxy does not change that.
-        *lines, self._rest = (self._rest + data).split(b"\n")
         events: list[tuple[str, str, str]] = []
-        for raw in lines:
-            line = raw.removesuffix(b"\r").decode(errors="replace")
+        for raw in self._lines(data):
+            line = raw.decode(errors="replace")
             field, _, value = line.partition(":")
             value = value.removeprefix(" ")
             if not line:
@@ -152,4 +174,28 @@ class EventParser:
                 self._data.append(value)
             elif field == "id" and "\0" not in value:
                 self._id = value
+            elif field == "retry" and value.isascii() and value.isdigit():
+                self.retry_ms = int(value[:MAX_RETRY_DIGITS])
         return events
+
+    def _lines(self, data: bytes) -> list[bytes]:
+        """Return the lines that these bytes complete."""
+        if self._after_cr and data:
+            data = data.removeprefix(b"\n")
+            self._after_cr = False
+        self._rest.append(data)
+        if b"\n" not in data and b"\r" not in data:
+            return []  # a long line is joined once, and not with every piece of it
+        text = b"".join(self._rest)
+        if not self._begun:
+            text = text.removeprefix(BOM)
+            self._begun = True
+        # A CR at the end may be the first half of a line end, but is not waited for the other.
+        self._after_cr = text.endswith(b"\r")
+        *lines, rest = _LINE_END.split(text) if b"\r" in text else text.split(b"\n")
+        self._rest = [rest]
+        return lines
+
+
+def _escape(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"

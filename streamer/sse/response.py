@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from aiohttp import HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp_sse import EventSourceResponse
 
 from streamer.sse.frames import padding, preamble, retry
@@ -21,6 +22,9 @@ __all__ = ["EventStream", "StreamOptions", "client_id", "id_number"]
 
 NEVER_S: Final = 1e7
 MAX_ID_DIGITS: Final = 15
+MAX_SEND_TIMEOUT_S: Final = 86_400.0
+"""The kernel is told as well, and counts milliseconds in an int."""
+
 ID_PARAMETERS: Final = ("lastEventId", "last_event_id", "evs_last_event_id")
 """For clients that cannot set the header: ours, and those of polyfills."""
 
@@ -34,7 +38,10 @@ class StreamOptions:
     `grace_s`, for the client to leave first. `retry_ms`, and at random up to `retry_jitter_ms`
     more, is when a client comes back after a lost connection; None sends no such line. With
     `trust_client_ids` a client resumes after the id that it sends, otherwise it begins anew.
-    `headers` are added to the response and stand over the built-in ones.
+    `headers` are added to the response and stand over the built-in ones. ``heartbeat_s=inf`` sends
+    no heartbeat; a client that has left is then noticed with the next event only.
+
+    Raises ValueError for a time that cannot be.
     """
 
     heartbeat_s: float = 30.0
@@ -44,6 +51,12 @@ class StreamOptions:
     retry_jitter_ms: int = 2000
     trust_client_ids: bool = True
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not (self.heartbeat_s > 0 and self.write_timeout_s > 0 and self.grace_s >= 0):
+            raise ValueError("heartbeat_s and write_timeout_s are above 0, grace_s is not below")
+        if self.retry_ms is not None:
+            retry(self.retry_ms, self.retry_jitter_ms)
 
 
 class EventStream(EventSourceResponse):
@@ -57,7 +70,7 @@ class EventStream(EventSourceResponse):
     ) -> None:
         super().__init__(
             sep="\n",
-            send_timeout=options.write_timeout_s,
+            send_timeout=min(options.write_timeout_s, MAX_SEND_TIMEOUT_S),
             ping_interval=NEVER_S,
             allow_all_methods=True,  # a POST may ask for the stream itself
         )
@@ -70,10 +83,26 @@ class EventStream(EventSourceResponse):
             self.force_close()
         self._asked = request.query
 
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Send the headers. Raises ConnectionResetError if the client has left."""
+        # The base class fails an assertion then, or cancels the handler.
+        if request.transport is None:
+            raise ConnectionResetError("the client has left")
+        return await super().prepare(request)
+
     def abort(self) -> None:
         """Cut the connection: a client that does not read would never see it close."""
         if self._req is not None and self._req.transport is not None:
             self._req.transport.abort()
+
+    def cut(self) -> None:
+        """Close the connection without the mark of the end, so that the client comes back.
+
+        What is left to do for the request then meets a closed connection: an error page of some
+        middleware would otherwise be written into the stream.
+        """
+        if self._req is not None and self._req.transport is not None:
+            self._req.transport.close()
 
     def opening(self, options: StreamOptions) -> bytes:
         """Return what is sent before the first frame; none of it is a message."""
@@ -88,10 +117,10 @@ class EventStream(EventSourceResponse):
 
 
 def client_id(request: web.BaseRequest, options: StreamOptions) -> str:
-    """Return the id that the client sends to resume after, or ``""``.
+    """Return the id that the client sends to resume after, or ``""`` if it sends none.
 
-    The header wins over the query: a reconnecting browser sends the newer header beside the query
-    it began with.
+    Untrusted clients have none. The header wins over the query: a reconnecting browser sends the
+    newer header beside the query it began with.
     """
     if not options.trust_client_ids:
         return ""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,14 +29,26 @@ __all__ = ["Full", "Session", "SessionMap", "SessionView", "Source"]
 log: Final = logging.getLogger(__name__)
 
 PULSES_A_HEARTBEAT: Final = 8
+RETRY_AFTER_S: Final = 5
+SHUTDOWN_S: Final = 2.0
 _numbers: Final = count(1)
 
 Change = Literal["opened", "closed"]
 Listener = Callable[["Session", Change], None]
 
 
-class Full(Exception):
-    """There are as many sessions as there may be; the message says of what."""
+class Full(web.HTTPServiceUnavailable):
+    """There are as many sessions as there may be; the message says of what.
+
+    Out of a handler it is the answer: 503 with ``Retry-After``.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(text=message, headers={"Retry-After": str(RETRY_AFTER_S)})
+        self._message = message
+
+    def __str__(self) -> str:
+        return self._message
 
 
 class Source(Protocol):
@@ -60,12 +73,12 @@ class Source(Protocol):
 class SessionView:
     """A snapshot of a session.
 
-    `since` is in seconds since the epoch, `peer` the client's address, `position` the last event it
-    was sent and `lag` how many there are that it was not.
+    `key` is what it follows, `since` in seconds since the epoch, `peer` the client's address,
+    `position` the last event it was sent and `lag` how many there are that it was not.
     """
 
     number: int
-    job_id: str
+    key: str
     peer: str
     since: float
     position: int
@@ -123,11 +136,11 @@ class Session:
         """Have it send a heartbeat, if it is waiting."""
         self._wake(False)
 
-    async def run(self, options: StreamOptions, leaving: asyncio.Event) -> None:
+    async def run(self, options: StreamOptions, leaving: asyncio.Event | None = None) -> None:
         """Send everything to the end of what it reads from, then wait for the grace period.
 
-        `leaving` cuts that short. Raises TimeoutError when the client takes nothing,
-        ConnectionResetError when it is gone.
+        `leaving` cuts that short. It also ends when the client is gone, or takes nothing. Raises
+        what its source raises.
         """
         pending = self.response.opening(options)
         while not self._closing:
@@ -135,8 +148,8 @@ class Session:
             pending += self._urgent
             self._urgent = b""
             if pending or data:
-                async with asyncio.timeout(options.write_timeout_s):
-                    await self.response.write(pending + data)
+                if not await self._write(pending + data, options.write_timeout_s):
+                    return
                 self.source.sent()
                 self.active_at = time.monotonic()
                 pending = b""
@@ -145,6 +158,18 @@ class Session:
                 return
             elif not await self._wait():
                 pending = HEARTBEAT
+
+    async def _write(self, data: bytes, timeout_s: float) -> bool:
+        """Write to the client; False when it is gone, or was cut as it took nothing."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.response.write(data)
+        except TimeoutError:
+            self.response.abort()
+            return False
+        except ConnectionError:  # not always a reset: aiohttp knows several
+            return False
+        return True
 
     async def _wait(self) -> bool:
         """Wait for something to do; False when it is a heartbeat."""
@@ -161,14 +186,16 @@ class Session:
             finally:
                 self._waiter = None
 
-    async def _linger(self, grace_s: float, leaving: asyncio.Event) -> None:
+    async def _linger(self, grace_s: float, leaving: asyncio.Event | None) -> None:
         loop = asyncio.get_running_loop()
         until = loop.time() + grace_s
-        left = asyncio.ensure_future(leaving.wait())
+        left = loop.create_task(leaving.wait()) if leaving else None
         try:
-            while not self._closing and not left.done() and loop.time() < until:
+            while not self._closing and not (left and left.done()) and loop.time() < until:
                 self._waiter = loop.create_future()  # a heartbeat ends it too
-                watched: set[asyncio.Future[Any]] = {left, self._waiter}
+                watched: set[asyncio.Future[Any]] = {self._waiter}
+                if left:
+                    watched.add(left)
                 await asyncio.wait(
                     watched,
                     timeout=until - loop.time(),
@@ -176,7 +203,8 @@ class Session:
                 )
         finally:
             self._waiter = None
-            left.cancel()
+            if left:
+                left.cancel()
 
     def _wake(self, value: bool) -> None:  # noqa: FBT001 - the result of a wait
         if self._waiter is not None and not self._waiter.done():
@@ -187,8 +215,9 @@ class SessionMap:
     """The open sessions, by what they follow.
 
     At most `max_per_key` follow one thing and `max_sessions` all together. Once `leaving` is set no
-    stream stays open after its last event. Listeners hear of every
-    session that comes and goes; what one raises is logged and changes nothing.
+    stream stays open after its last event. Listeners hear of every session that comes and goes;
+    what one raises is logged and changes nothing. An application ends its streams on shutdown, or
+    aiohttp waits for them: ``app.on_shutdown.append(sessions.shutdown)``.
     """
 
     def __init__(
@@ -206,7 +235,7 @@ class SessionMap:
         self._all: set[Session] = set()
         self._listeners: list[Listener] = []
         self._pulse: asyncio.TimerHandle | None = None
-        self._leaving = leaving or asyncio.Event()
+        self._leaving = leaving
 
     def __len__(self) -> int:
         """Return how many sessions are open."""
@@ -216,9 +245,13 @@ class SessionMap:
         """Return the open sessions that follow something, oldest first."""
         return sorted(self._sessions.get(key, ()), key=_number)
 
-    def listen(self, listener: Listener) -> None:
-        """Call `listener(session, "opened" or "closed")` for every session from now on."""
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener(session, "opened" or "closed")` for every session from now on.
+
+        Returns what ends that.
+        """
         self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
 
     def snapshot(self) -> Mapping[str, Sequence[SessionView]]:
         """Return what is open now, by what is followed, oldest first."""
@@ -231,14 +264,36 @@ class SessionMap:
         ]
 
     def close(self, key: str | None = None) -> None:
-        """Close every session, or those that follow one thing."""
+        """Close every session, or those that follow one thing. Their clients come back."""
         for session in tuple(self._all) if key is None else self.of(key):
             session.close()
+
+    async def shutdown(
+        self, app: web.Application | None = None, *, timeout_s: float = SHUTDOWN_S
+    ) -> None:
+        """Close every session and wait until all have gone; cut those that have not in time.
+
+        What a client takes nothing from cannot be closed otherwise. Its arguments are those of
+        aiohttp's `on_shutdown`.
+        """
+        self.close()
+        if not self._all:
+            return
+        gone = asyncio.Event()
+        unlisten = self.listen(lambda *_: None if self._all else gone.set())
+        try:
+            async with asyncio.timeout(timeout_s):
+                await gone.wait()
+        except TimeoutError:
+            for session in self._all:
+                session.response.abort()
+        finally:
+            unlisten()
 
     async def follow(
         self,
         request: web.BaseRequest,
-        keys: Sequence[str],
+        keys: str | Sequence[str],
         source: Source,
         *,
         headers: Mapping[str, str] | None = None,
@@ -246,26 +301,33 @@ class SessionMap:
     ) -> web.StreamResponse:
         """Answer a request with what `source` gives, and return the response once it is over.
 
-        Raises `Full` before anything is sent.
+        The session is one of each of `keys`. A HEAD is answered with the headers alone. Raises
+        `Full` before anything is sent.
         """
         response = EventStream(request, self.options, headers)
-        if request.transport is None:
-            return response  # gone already; prepare() would fail an assertion
+        names = (keys,) if isinstance(keys, str) else tuple(dict.fromkeys(keys))
         shared = {} if state is None else state
-        session = Session(tuple(keys), response, request.remote or "", source, shared)
+        session = Session(names, response, request.remote or "", source, shared)
         with self.tracked(session):
-            await response.prepare(request)
+            try:
+                await response.prepare(request)
+            except ConnectionResetError:
+                return response  # the client has left already
+            if request.method == "HEAD":
+                session.close()
             await self.serve(session)
         return response
 
     async def serve(self, session: Session) -> None:
-        """Run a session whose response is prepared; a client that is gone or stalls ends it."""
+        """Run a session whose response is prepared.
+
+        After an error of its source the connection is cut, and the error raised.
+        """
         try:
             await session.run(self.options, self._leaving)
-        except TimeoutError:
-            session.response.abort()
-        except ConnectionResetError:
-            pass  # the client left
+        except Exception:
+            session.response.cut()
+            raise
         finally:
             if session.response.is_connected():
                 session.response.stop_streaming()  # ends the ping task of aiohttp-sse
@@ -287,6 +349,10 @@ class SessionMap:
             yield
         finally:
             self._all.discard(session)
+            if not self._all and self._pulse is not None:
+                # A map may outlive its loop, and the next one needs a timer of its own.
+                self._pulse.cancel()
+                self._pulse = None
             for key in session.keys:
                 remaining = self._sessions[key]
                 remaining.discard(session)
@@ -295,7 +361,7 @@ class SessionMap:
             self._tell(session, "closed")
 
     def _tell(self, session: Session, change: Change) -> None:
-        for listener in self._listeners:
+        for listener in tuple(self._listeners):
             try:
                 listener(session, change)
             except Exception:
@@ -307,7 +373,7 @@ class SessionMap:
         One timer for all of them: ten thousand idle streams cost a walk over a set now and then,
         and no timer each.
         """
-        if self._pulse is None:
+        if self._pulse is None and self.options.heartbeat_s < math.inf:
             interval_s = self.options.heartbeat_s / PULSES_A_HEARTBEAT
             self._pulse = asyncio.get_running_loop().call_later(interval_s, self._beat)
 

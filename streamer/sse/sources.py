@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from streamer.sse.frames import split_frames
+from streamer.sse.frames import GAP, joined_lines, split_frames
 from streamer.sse.log import Cursor, EventLog
 from streamer.sse.response import id_number
 
@@ -42,7 +43,10 @@ class LogSource:
 
 
 class FilteredSource(LogSource):
-    """Those events of one log that a predicate lets through; ids keep their numbers."""
+    """Those events of one log that a predicate lets through; ids keep their numbers.
+
+    A ``gap`` is always let through: what is gone may have been wanted.
+    """
 
     def __init__(self, cursor: Cursor, wanted: Predicate) -> None:
         super().__init__(cursor)
@@ -55,11 +59,12 @@ class FilteredSource(LogSource):
             kept = b"".join(
                 made
                 for number, kind, text, made in split_frames(data)
-                if kind == "gap" or self._wanted(number, kind, text)
+                if kind == GAP or self._wanted(number, kind, text)
             )
             if kept or not data:
                 return kept
             self.sent()
+            await asyncio.sleep(0)  # others shall run; a log may be long, and nothing of it wanted
 
 
 class MergedSource:
@@ -70,44 +75,47 @@ class MergedSource:
     from.
     """
 
-    def __init__(self, cursors: Mapping[str, Cursor], tag: Tag) -> None:
-        self._names = tuple(cursors)
+    def __init__(self, sources: Mapping[str, LogSource], tag: Tag) -> None:
+        self._names = tuple(sources)
+        self._sources = tuple(sources.values())
         self._tag = tag
-        self._next = [cursor.position for cursor in cursors.values()]
         self._turn = 0
-        self.cursors: Sequence[Cursor] = tuple(cursors.values())
+        self._told: LogSource | None = None
+        self.cursors: Sequence[Cursor] = tuple(
+            cursor for source in self._sources for cursor in source.cursors
+        )
 
     async def read(self) -> bytes:
         """Return the next frames of the log whose turn it is among those that have any."""
-        for _ in self.cursors:
+        self._told = None
+        for _ in self._sources:
             index = self._turn
-            self._turn = (self._turn + 1) % len(self.cursors)
-            data, _ = await self.cursors[index].read()
+            self._turn = (self._turn + 1) % len(self._sources)
+            data = await self._sources[index].read()
             if data:
+                self._told = self._sources[index]
                 return b"".join(self._retold(index, data))
         return b""
 
     def sent(self) -> None:
-        """Move the cursors on."""
-        for cursor, position in zip(self.cursors, self._next, strict=True):
-            if cursor.position != position:
-                cursor.advance(position)
+        """Move the cursor on of what was read."""
+        if self._told is not None:
+            self._told.sent()
+            self._told = None
 
     @property
     def ended(self) -> bool:
         """Whether all of them have ended and were sent."""
-        return all(cursor.at_end for cursor in self.cursors)
+        return all(source.ended for source in self._sources)
 
     def _retold(self, index: int, data: bytes) -> Iterator[bytes]:
+        positions = [str(cursor.position) for cursor in self.cursors]
         for number, kind, text, _ in split_frames(data):
-            self._next[index] = number
-            position = ".".join(map(str, self._next))
-            tagged = self._tag(self._names[index], text)
-            yield b"event: %b\ndata: %b\nid: %b\n\n" % (
-                kind.encode(),
-                tagged,
-                position.encode(),
-            )
+            positions[index] = str(number)
+            # Its lines are made again: what is data in one of several must not become a field.
+            value = joined_lines(self._tag(self._names[index], text))
+            position = ".".join(positions).encode()
+            yield b"event: %b\ndata: %b\nid: %b\n\n" % (kind.encode(), value, position)
 
 
 def merged_positions(text: str, logs: Sequence[EventLog]) -> list[int]:

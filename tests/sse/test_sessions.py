@@ -1,0 +1,417 @@
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from streamer.sse import (
+    Channel,
+    Cursor,
+    EventLog,
+    FilteredSource,
+    Full,
+    LogSource,
+    MergedSource,
+    SessionMap,
+    StreamOptions,
+    client_id,
+    merged_positions,
+    open_session,
+)
+from tests.sse.peer import QUICK, Dialer, Handler, quick_map, serving, serving_app, settle
+
+
+def following(sessions: SessionMap, events: EventLog, keys: str | Sequence[str] = "k") -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        with events.cursor() as cursor:
+            return await sessions.follow(request, keys, LogSource(cursor))
+
+    return handle
+
+
+async def test_there_are_so_many_sessions_of_one_thing_and_no_more() -> None:
+    sessions = SessionMap(QUICK, max_per_key=2)
+    events = EventLog()
+    async with serving(following(sessions, events)) as port, Dialer(port) as dial:
+        first = await dial()
+        await dial()
+        refused = await dial()
+        assert (refused.status, refused.headers["retry-after"]) == (503, "5")
+        sessions.of("k")[0].close()
+        assert await first.rest() == []
+        await settle(lambda: len(sessions) == 1)
+        assert (await dial()).status == 200
+        with pytest.raises(Full, match="k has 2 readers already"):
+            await sessions.follow(fake(), "k", LogSource(Cursor(events, 0)))
+
+
+def fake() -> web.BaseRequest:
+    from aiohttp.test_utils import make_mocked_request
+
+    return make_mocked_request("GET", "/")
+
+
+async def test_there_are_so_many_sessions_in_all_and_no_more() -> None:
+    sessions = SessionMap(QUICK, max_sessions=2)
+    events = EventLog()
+    async with serving(following(sessions, events, ["a", "b", "a"])) as port, Dialer(port) as dial:
+        await dial()
+        await dial()
+        assert (await dial()).status == 503
+        assert [len(sessions.of(key)) for key in ("a", "b", "c")] == [2, 2, 0]
+        assert len(sessions) == 2
+
+
+async def test_an_application_may_answer_otherwise_when_it_is_full() -> None:
+    sessions = SessionMap(QUICK, max_sessions=0)
+    plain = following(sessions, EventLog())
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        try:
+            return await plain(request)
+        except Full as full:
+            return web.Response(status=429, text=str(full))
+
+    async with serving(handle) as port, Dialer(port) as dial:
+        peer = await dial(headers={"Connection": "close"})
+        assert peer.status == 429
+        assert await peer.reader.read() == b"0 streams are open, as many as may be"
+
+
+async def test_a_view_says_who_follows_since_when_and_how_far() -> None:
+    sessions, events = quick_map(), EventLog()
+    events.append([("e", b"1"), ("e", b"2")])
+    async with serving(following(sessions, events)) as port, Dialer(port) as dial:
+        peers = [await dial(), await dial()]
+        for peer in peers:
+            await peer.events(2)
+        await settle(lambda: all(view.lag == 0 for view in sessions.views("k")))
+        events.append([("e", b"3")])
+        views = sessions.views("k")
+        assert [(v.key, v.peer, v.position, v.lag) for v in views] == [("k", "127.0.0.1", 2, 1)] * 2
+        assert views[0].number < views[1].number
+        assert views[0].since <= views[1].since
+        assert sessions.snapshot() == {"k": views}
+    assert len(sessions) == 2, "a client that left is noticed with what is written next"
+    sessions.close()
+    await settle(lambda: sessions.snapshot() == {})
+
+
+async def test_listeners_hear_until_they_are_taken_off() -> None:
+    sessions, events = quick_map(), EventLog()
+    heard: list[tuple[int, str]] = []
+    unlisten = sessions.listen(lambda session, change: heard.append((session.number, change)))
+    async with serving(following(sessions, events)) as port, Dialer(port) as dial:
+        peer = await dial()
+        [view] = sessions.views("k")
+        sessions.close("other")
+        sessions.close("k")
+        assert await peer.rest() == []
+        await settle(lambda: not len(sessions))
+        unlisten()
+        await dial()
+    assert heard == [(view.number, "opened"), (view.number, "closed")]
+
+
+async def test_heartbeats_come_only_when_a_stream_is_silent() -> None:
+    sessions, events = quick_map(heartbeat_s=0.2), EventLog()
+    async with serving(following(sessions, events)) as port, Dialer(port) as dial:
+        peer = await dial()
+        busy = 0
+        async with asyncio.timeout(20):
+            while peer.body.count(b":\n") < 3:
+                if busy < 20:
+                    # An event well within the time of a heartbeat keeps it away.
+                    busy += 1
+                    events.append([("e", b"x")])
+                    await peer.events(1)
+                    if busy == 20:
+                        calm = peer.body.count(b":\n")
+                else:
+                    await peer.chunk()
+        assert calm == 0
+        assert peer.chunks[-1] == b":\n"
+
+
+async def test_heartbeats_can_be_switched_off_and_options_are_checked() -> None:
+    sessions, events = quick_map(heartbeat_s=math.inf), EventLog()
+    async with serving(following(sessions, events)) as port, Dialer(port) as dial:
+        await dial()
+        assert len(sessions) == 1
+        assert sessions._pulse is None
+    wrong: list[dict[str, Any]] = [
+        {"heartbeat_s": 0},
+        {"heartbeat_s": math.nan},
+        {"write_timeout_s": 0},
+        {"grace_s": -1},
+        {"retry_ms": 0},
+        {"retry_jitter_ms": -1},
+    ]
+    for options in wrong:
+        with pytest.raises(ValueError, match=r"above 0|at least 1 ms"):
+            StreamOptions(**options)
+
+
+async def test_a_map_may_be_used_on_one_loop_after_another() -> None:
+    sessions = quick_map(heartbeat_s=60, grace_s=0.01)
+
+    async def once() -> None:
+        events = EventLog()
+        async with serving(following(sessions, events)) as port, Dialer(port) as dial:
+            peer = await dial()
+            assert sessions._pulse is not None
+            events.append([("e", b"x")], end=True)
+            assert len(await peer.rest()) == 1
+            await settle(lambda: not len(sessions))
+
+    for _ in range(2):
+        await asyncio.to_thread(asyncio.run, once())
+    assert sessions._pulse is None
+
+
+async def test_the_grace_period_ends_when_it_is_to_end() -> None:
+    leaving = asyncio.Event()
+    sessions = SessionMap(StreamOptions(grace_s=3600, retry_ms=None), leaving=leaving)
+    events = EventLog()
+    events.append([("e", b"x")], end=True)
+    async with serving(following(sessions, events)) as port, Dialer(port) as dial:
+        one, other = await dial(), await dial()
+        for peer in (one, other):
+            await peer.events(1)
+        assert len(sessions) == 2
+        sessions.of("k")[0].close()
+        assert await one.rest() == []
+        leaving.set()
+        assert await other.rest() == []
+
+
+async def test_an_http_1_0_client_sees_the_end() -> None:
+    sessions, events = quick_map(), EventLog()
+    events.append([("e", b"x")], end=True)
+    async with serving(following(sessions, events)) as port, Dialer(port) as dial:
+        peer = await dial(version="1.0", headers={"Connection": "keep-alive"})
+        assert peer.headers["connection"] == "close"
+        assert "transfer-encoding" not in peer.headers
+        assert await peer.reader.read() == b"event: e\ndata: x\nid: 1\n\n"
+
+
+async def test_head_is_answered_by_the_headers_and_the_connection_goes_on() -> None:
+    sessions, events = quick_map(), EventLog()
+    events.append([("e", b"x")])
+    async with serving(following(sessions, events)) as port, Dialer(port) as dial:
+        peer = await dial(method="HEAD")
+        assert peer.headers["content-type"] == "text/event-stream"
+        events.append((), end=True)
+        peer.writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await peer.head()
+        assert await peer.rest() == [("1", "e", "x")]
+
+
+async def test_a_post_may_ask_for_the_stream() -> None:
+    sessions, events = quick_map(), EventLog()
+    events.append([("e", b"x")], end=True)
+    async with serving(following(sessions, events)) as port, Dialer(port) as dial:
+        peer = await dial(method="POST", headers={"Content-Length": "0"})
+        assert await peer.rest() == [("1", "e", "x")]
+
+
+async def test_a_client_gone_before_the_start_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    sessions, events = quick_map(), EventLog()
+    asked, over = asyncio.Event(), asyncio.Event()
+    follow = following(sessions, events)
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        asked.set()
+        await settle(lambda: request.transport is None)
+        response = await follow(request)
+        over.set()
+        return response
+
+    async with serving(handle) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asked.wait()
+        writer.transport.abort()
+        await over.wait()
+        await settle(lambda: not len(sessions))
+    assert not caplog.records
+
+
+async def test_a_source_that_fails_cuts_the_stream() -> None:
+    sessions, events = quick_map(), EventLog()
+    events.append([("e", b"x")])
+
+    class Broken(LogSource):
+        async def read(self) -> bytes:
+            if self.cursors[0].position:
+                raise LookupError("of the source")
+            return await super().read()
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        with events.cursor() as cursor:
+            try:
+                return await sessions.follow(request, "k", Broken(cursor))
+            except LookupError:
+                return web.Response(text="an error page, which must not get into the stream")
+
+    async with serving(handle) as port, Dialer(port) as dial:
+        peer = await dial()
+        with pytest.raises(asyncio.IncompleteReadError):
+            await peer.rest()
+        assert b"error page" not in peer.body
+
+
+async def test_headers_stand_over_the_built_in_ones() -> None:
+    options = StreamOptions(
+        grace_s=0, retry_ms=None, headers={"Cache-Control": "private", "X-Accel-Buffering": "yes"}
+    )
+    prices = Channel("c", sessions=SessionMap(options))
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return await prices.respond(request, headers={"X-Accel-Buffering": "no", "X-Mine": "1"})
+
+    async with serving(handle) as port, Dialer(port) as dial:
+        peer = await dial()
+        assert peer.headers["cache-control"] == "private"
+        assert peer.headers["x-accel-buffering"] == "no"
+        assert peer.headers["x-mine"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("target", "size"),
+    [("/?padding", 2049), ("/?evs_preamble", 2056), ("/?padding&evs_preamble", 4105)],
+)
+async def test_polyfills_get_what_they_ask_for(target: str, size: int) -> None:
+    sessions = SessionMap(StreamOptions(grace_s=0, retry_ms=77, retry_jitter_ms=0))
+    events = EventLog()
+    events.append([("e", b"x")], end=True)
+    async with serving(following(sessions, events)) as port, Dialer(port) as dial:
+        peer = await dial(target)
+        assert await peer.rest() == [("1", "e", "x")]
+        assert peer.body.startswith(b"retry: 77\n:")
+        assert len(peer.body) == len(b"retry: 77\nevent: e\ndata: x\nid: 1\n\n") + size
+
+
+async def test_shutdown_is_quick_with_open_streams_of_every_kind(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    prices = Channel("c", backlog_bytes=100_000_000)
+    inside = asyncio.Event()
+
+    async def push(request: web.Request) -> web.StreamResponse:
+        async with open_session(request, sessions=prices.sessions) as session:
+            inside.set()
+            await asyncio.Event().wait()
+        return session.response
+
+    async def shutdown(app: web.Application) -> None:
+        await prices.sessions.shutdown(app, timeout_s=0.1)
+        assert len(prices.sessions) <= 1, "only the stalled one, and that is cut"
+
+    app = web.Application()
+    app.router.add_get("/", prices.respond)
+    app.router.add_get("/push", push)
+    app.on_shutdown.append(shutdown)
+    async with Dialer(0) as dial, serving_app(app, shutdown_s=3600) as dial.port:
+        quick, pushed, stalled = (
+            await dial(),
+            await dial("/push"),
+            await dial(receive_bytes=4096),
+        )
+        await inside.wait()
+        for _ in range(100):
+            prices.broadcast("x" * 100_000)
+        assert len(await quick.events(100)) == 100
+        # Were it not for the hook, leaving the block would take an hour, twice.
+        ending = [asyncio.create_task(peer.rest()) for peer in (quick, pushed)]
+    assert await asyncio.gather(*ending) == [[], []]
+    with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+        await stalled.rest()
+    assert not caplog.records
+
+
+async def test_shutdown_of_nothing_is_nothing() -> None:
+    await SessionMap().shutdown()
+
+
+def tagged(name: str, data: bytes) -> bytes:
+    return name.encode() + b" " + data
+
+
+async def merged(logs: dict[str, EventLog], asked: str) -> list[tuple[str, str, str]]:
+    """Return what a client is given that comes with an id."""
+    sessions = quick_map()
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        positions = merged_positions(client_id(request, sessions.options), tuple(logs.values()))
+        pairs = zip(logs.items(), positions, strict=True)
+        sources = {name: LogSource(Cursor(log, after)) for (name, log), after in pairs}
+        return await sessions.follow(request, tuple(logs), MergedSource(sources, tagged))
+
+    async with serving(handle) as port, Dialer(port) as dial:
+        return await (await dial(headers={"Last-Event-ID": asked})).rest()
+
+
+async def test_a_merged_stream_resumes_after_every_event() -> None:
+    logs = {name: EventLog() for name in "abc"}
+    for count, log in enumerate(logs.values()):
+        for n in range(4 * count):
+            log.append([("e", b"%d" % n), ("e", b"two\ndata: lines")])
+        log.append((), end=True)
+    whole = await merged(logs, "")
+    assert len(whole) == 24
+    by_log = {name: [data for _, _, data in whole if data[0] == name] for name in logs}
+    assert [len(events) for events in by_log.values()] == [0, 8, 16]
+    assert by_log["b"][1] == "b two\nlines"
+    for place, (number, _, _) in enumerate(whole):
+        rest = await merged(logs, number)
+        for name in logs:
+            after = [data for _, _, data in whole[place + 1 :] if data[0] == name]
+            assert [data for _, _, data in rest if data[0] == name] == after
+    for strange in ("1", "1.2", "1.2.3.4", "x.y.z", "0.99.0"):
+        assert len(await merged(logs, strange)) == 24
+
+
+async def test_logs_in_one_stream_take_turns() -> None:
+    logs = {name: EventLog() for name in "ab"}
+    for log in logs.values():
+        for _ in range(60):
+            log.append([("e", b"x" * 10_000)])
+        log.append((), end=True)
+    order = "".join(data[0] for _, _, data in await merged(logs, ""))
+    assert "b" in order[:10]
+    longest = max(len(run) for letter in "ab" for run in order.split(letter))
+    assert longest <= 8, "one block at a time"
+
+
+async def test_a_tag_cannot_make_a_field_of_data() -> None:
+    logs = {"a": EventLog()}
+    logs["a"].append([("e", b"x\ndata: id: 99\ndata: \ndata: event: forged")], end=True)
+    assert await merged(logs, "") == [("1", "e", "a x\nid: 99\n\nevent: forged")]
+
+
+async def test_a_filter_lets_others_run_and_passes_gaps_on() -> None:
+    events = EventLog()
+    for _ in range(100):
+        events.append([("e", b"x" * 10_000)])
+    events.drop(1)
+    with events.cursor() as cursor:
+        source = FilteredSource(cursor, lambda number, kind, data: number == 100)
+        ran = 0
+
+        async def other() -> None:
+            nonlocal ran
+            while True:
+                ran += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(other())
+        assert (await source.read()).startswith(b"event: gap\n")
+        source.sent()
+        assert (await source.read()).endswith(b"\nid: 100\n\n")
+        task.cancel()
+        assert ran > 5
