@@ -183,10 +183,7 @@ class Channel(EventSink):
         excess = self._log.memory_bytes - self._most_bytes
         if excess <= 0 and self._oldest - self._log.first_id <= len(self._history) // 4:
             return
-        oldest = self._oldest
-        if self._log.followed:
-            oldest = min(oldest, self._log.taken_by_all + 1)
-        self._log.drop_before(oldest)
+        self._log.drop_before(min(self._oldest, self._log.taken(self.last_id) + 1))
         excess = self._log.memory_bytes - self._most_bytes
         if excess > 0:
             self._log.drop(excess)

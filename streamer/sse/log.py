@@ -87,8 +87,7 @@ class Cursor:
 class EventLog:
     """Events numbered densely from `first`.
 
-    Everything but `read`, `wait` and `spill` is plain, and all of it runs on one event loop. What
-    it takes is also counted in `ledger`.
+    All of it runs on one event loop. What it takes is also counted in `ledger`.
     """
 
     def __init__(
@@ -132,8 +131,8 @@ class EventLog:
     def append(self, events: Sequence[tuple[str, bytes]], *, end: bool = False) -> None:
         """Number the events, each its name and its data of one line, and wake the readers.
 
-        Readers in step are given them by one `read`, if they take `BLOCK_BYTES` at most. `end` ends
-        the log. Raises RuntimeError if it has ended.
+        Readers in step are given them by one `read`, if they take `BLOCK_BYTES` at most. `end`
+        ends the log. Raises RuntimeError if it has ended.
         """
         if self.done:
             raise RuntimeError("the log has ended: nothing follows the terminal event")
@@ -142,8 +141,10 @@ class EventLog:
             frame(kind, data, number)
             for number, (kind, data) in enumerate(events, self.last_id + 1)
         ]
-        if len(frames) > 1:
-            self._start_batch(frames)
+        if len(frames) > 1 and self._tail:
+            size = sum(map(len, frames)) + len(frames) * FRAME_OVERHEAD
+            if self._tail_bytes + size > BLOCK_BYTES:
+                self._seal()  # so that the batch stays together
         for made in frames:
             if self._tail_bytes >= BLOCK_BYTES:
                 self._seal()  # before, so that the newest event is never in a block
@@ -231,14 +232,13 @@ class EventLog:
             self._give_up()
 
     @property
-    def followed(self) -> bool:
-        """Whether there is a reader."""
-        return bool(self._cursors)
-
-    @property
     def taken_by_all(self) -> int:
         """The number up to which every open reader has everything; 0 with no reader."""
-        return min((cursor.position for cursor in self._cursors), default=0)
+        return self.taken(0)
+
+    def taken(self, nobody: int) -> int:
+        """As `taken_by_all`, or `nobody` with no reader."""
+        return min((cursor.position for cursor in self._cursors), default=nobody)
 
     def reader_moved(self) -> None:
         """Wake `progress`."""
@@ -267,18 +267,15 @@ class EventLog:
             dropped += block.size
             count += 1
         self._drop_blocks(count)
-        while (
-            dropped < size
-            and not self._blocks
-            and len(self._tail) > 1
-            and (up_to is None or self._tail_first <= up_to)
+        gone = 0
+        for number, made in enumerate(
+            self._tail[:-1] if not self._blocks else (), self._tail_first
         ):
-            gone = len(self._tail.pop(0)) + FRAME_OVERHEAD
-            self._tail_first += 1
-            self._tail_bytes -= gone
-            self._count(memory=-gone)
-            self._memo = NO_MEMO
-            dropped += gone
+            if dropped >= size or (up_to is not None and number > up_to):
+                break
+            dropped += len(made) + FRAME_OVERHEAD
+            gone += 1
+        self._drop_tail(gone)
         return before - self.size_bytes
 
     def drop_before(self, number: int) -> None:
@@ -289,13 +286,7 @@ class EventLog:
         count = sum(block.last < number for block in self._blocks)
         self._drop_blocks(count)
         if not self._blocks:
-            gone = max(min(number - self._tail_first, len(self._tail) - 1), 0)
-            size = sum(len(made) + FRAME_OVERHEAD for made in self._tail[:gone])
-            del self._tail[:gone]
-            self._tail_first += gone
-            self._tail_bytes -= size
-            self._count(memory=-size)
-            self._memo = NO_MEMO
+            self._drop_tail(max(min(number - self._tail_first, len(self._tail) - 1), 0))
 
     def retire(self) -> None:
         """Give up what it takes once nobody reads it any more."""
@@ -356,12 +347,6 @@ class EventLog:
             raise OSError  # dropped
         return await self._spool.read(block.extent)
 
-    def _start_batch(self, frames: Sequence[bytes]) -> None:
-        """Begin a block if these would not fit into the one that the tail becomes."""
-        size = sum(len(made) + FRAME_OVERHEAD for made in frames)
-        if self._tail and self._tail_bytes + size > BLOCK_BYTES:
-            self._seal()
-
     def _seal(self) -> None:
         """Join the tail into a block."""
         data = b"".join(self._tail)
@@ -383,6 +368,15 @@ class EventLog:
                 block.data = None
                 self._count(memory=-block.size)
         del self._blocks[:count]
+        if count:
+            self._memo = NO_MEMO
+
+    def _drop_tail(self, count: int) -> None:
+        size = sum(len(made) + FRAME_OVERHEAD for made in self._tail[:count])
+        del self._tail[:count]
+        self._tail_first += count
+        self._tail_bytes -= size
+        self._count(memory=-size)
         if count:
             self._memo = NO_MEMO
 
