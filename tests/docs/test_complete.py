@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 import streamer
-from streamer import errors, hookspecs
+from streamer import errors, hookspecs, sse
 from streamer.app import SERVICE
 from streamer.events import KINDS
 
 ROOT = Path(__file__).parents[2]
 HTTP = (ROOT / "docs" / "http.md").read_text()
+SSE = (ROOT / "docs" / "sse.md").read_text()
 BACKENDS = (ROOT / "docs" / "backends.md").read_text()
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
@@ -53,6 +54,23 @@ def test_every_error_code_is_documented() -> None:
     }
     # A SandboxFailure becomes an event, and never an answer.
     assert sorted(code for code in codes if f"`{code}`" not in HTTP) == []
+
+
+def test_every_public_name_of_the_stream_module_is_documented() -> None:
+    missing = [name for name in sse.__all__ if not re.search(rf"[`.]{name}\b", SSE)]
+    assert missing == []
+    for kind in (sse.Channel, sse.StreamOptions, sse.SessionMap, sse.open_session):
+        taken = set(inspect.signature(kind).parameters)
+        # A clock is for tests, `leaving` for the service.
+        undocumented = {
+            name for name in taken - {"clock", "leaving"} if not re.search(rf"\b{name}\b", SSE)
+        }
+        assert undocumented == set(), kind
+    for shown in (sse.PushSession, sse.SessionMap, sse.Channel):
+        methods = {name for name in vars(shown) if not name.startswith("_")}
+        # What `follow` and `open_session` are made of.
+        methods -= {"serve", "tracked"}
+        assert {name for name in methods if not re.search(rf"\b{name}\b", SSE)} == set(), shown
 
 
 @pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))])

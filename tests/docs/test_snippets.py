@@ -150,6 +150,9 @@ async def test_example_starts(name: str, tmp_path: Path) -> None:
     found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
     assert found, line
     async with ClientSession(f"http://127.0.0.1:{found[1]}") as session:
+        if name == "prices.py":
+            await check_prices(session, process)
+            return
         prefix = "" if name == "standalone.py" else "/code"
         headers = {"Prefer": "wait=30"}
         body = {"language": "python", "code": "print(6 * 7)"}
@@ -163,3 +166,19 @@ async def test_example_starts(name: str, tmp_path: Path) -> None:
                 assert "/code/" in await response.text()
     process.terminate()
     assert await asyncio.wait_for(process.wait(), 20) == 0
+
+
+async def check_prices(session: ClientSession, process: asyncio.subprocess.Process) -> None:
+    async with session.get("/") as response:
+        assert "EventSource" in await response.text()
+    async with session.get("/count", headers={"Last-Event-ID": "8"}) as response:
+        assert (await response.text()).count("event: count") == 2
+    async with session.post("/prices", json={"silver": 31.0}) as response:
+        number = (await response.json())["id"]
+    headers = {"Last-Event-ID": str(number - 1)}
+    async with session.get("/prices", headers=headers) as response:
+        event = await response.content.readuntil(b"\n\n")
+        assert event.endswith(b'event: price\ndata: {"silver":31.0}\nid: %d\n\n' % number)
+        # An open stream holds its end up no longer than the hook lets it.
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), 20) == 0
