@@ -212,6 +212,10 @@ class LogModel(RuleBasedStateMachine):
             len(block.data) for block in blocks if block.data is not None
         )
         assert self.log.disk_bytes == sum(b.size for b in blocks if b.extent is not None)
+        idle = sum(len(block.data) for block in blocks if block.data is not None)
+        tail = self.log._tail_bytes if self.log.done and len(self.log._tail) > 1 else 0
+        assert self.log.spillable_bytes == idle + tail
+        assert self.log._blocks_on_disk == sum(b.extent is not None for b in blocks)
         assert not self.events or kept, "the newest event always stays"
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import bisect
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,6 +97,9 @@ class EventLog:
         self._spool = spool
         self._ledger = ledger or Ledger()
         self._blocks: list[_Block] = []
+        self._blocks_on_disk = 0
+        self._idle_bytes = 0
+        """What is in blocks in memory that are not on their way to disk."""
         self._tail: list[bytes] = []
         self._tail_first = first
         self._tail_bytes = 0
@@ -296,8 +300,7 @@ class EventLog:
     @property
     def spillable_bytes(self) -> int:
         """What `spill` could move to disk now."""
-        sealed = sum(b.size for b in self._blocks if b.data is not None and not b.moving)
-        return sealed + (self._tail_bytes if self.done and len(self._tail) > 1 else 0)
+        return self._idle_bytes + (self._tail_bytes if self.done and len(self._tail) > 1 else 0)
 
     async def spill(self, size: int) -> int:
         """Move the oldest frames in memory to disk, about `size` bytes; return how many.
@@ -314,26 +317,32 @@ class EventLog:
             self._tail.append(newest)
             self._tail_bytes = newest_bytes
         chosen: list[_Block] = []
-        for block in self._blocks:
-            if sum(block.size for block in chosen) >= size:
+        wanted = size
+        # What is on disk is the oldest, so it is not walked over again and again.
+        for block in itertools.islice(self._blocks, self._blocks_on_disk, None):
+            if wanted <= 0:
                 break
             if block.data is not None and not block.moving:
                 block.moving = True
+                self._idle_bytes -= block.size
                 chosen.append(block)
+                wanted -= block.size
         extents: list[Extent] = []
         try:
             extents = await self._spool.write([block.data for block in chosen if block.data])
         finally:
-            for block in chosen:
-                block.moving = False
             moved = 0
-            for block, extent in zip(chosen, extents, strict=False):
-                if block.data is None:
+            for block, extent in itertools.zip_longest(chosen, extents):
+                block.moving = False
+                if extent is None:
+                    self._idle_bytes += block.size if block.data is not None else 0
+                elif block.data is None:
                     self._spool.free(extent)  # dropped meanwhile
-                    continue
-                block.data, block.extent = None, extent
-                self._count(memory=-block.size, disk=block.size)
-                moved += block.size
+                else:
+                    block.data, block.extent = None, extent
+                    self._blocks_on_disk += 1
+                    self._count(memory=-block.size, disk=block.size)
+                    moved += block.size
         return moved
 
     def _give_up(self) -> None:
@@ -352,6 +361,7 @@ class EventLog:
         data = b"".join(self._tail)
         last = self._tail_first + len(self._tail) - 1
         self._blocks.append(_Block(self._tail_first, last, len(data), data))
+        self._idle_bytes += len(data)
         self._count(memory=len(data) - self._tail_bytes)
         self._tail.clear()
         self._tail_first = last + 1
@@ -363,9 +373,11 @@ class EventLog:
                 assert self._spool is not None
                 self._spool.free(block.extent)
                 block.extent = None
+                self._blocks_on_disk -= 1
                 self._count(disk=-block.size)
             elif block.data is not None:
                 block.data = None
+                self._idle_bytes -= 0 if block.moving else block.size
                 self._count(memory=-block.size)
         del self._blocks[:count]
         if count:

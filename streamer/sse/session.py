@@ -29,6 +29,8 @@ __all__ = ["Full", "Session", "SessionMap", "SessionView", "Source"]
 log: Final = logging.getLogger(__name__)
 
 PULSES_A_HEARTBEAT: Final = 8
+BEATS_AT_ONCE: Final = 200
+BEATS_PAUSE_S: Final = 0.02
 RETRY_AFTER_S: Final = 5
 SHUTDOWN_S: Final = 2.0
 _numbers: Final = count(1)
@@ -367,7 +369,7 @@ class SessionMap:
             except Exception:
                 log.exception("a listener for sessions failed")
 
-    def _keep_pulse(self) -> None:
+    def _keep_pulse(self, after_s: float | None = None) -> None:
         """Look for silent sessions from time to time, as long as there are any.
 
         One timer for all of them: ten thousand idle streams cost a walk over a set now and then,
@@ -375,16 +377,19 @@ class SessionMap:
         """
         if self._pulse is None and self.options.heartbeat_s < math.inf:
             interval_s = self.options.heartbeat_s / PULSES_A_HEARTBEAT
-            self._pulse = asyncio.get_running_loop().call_later(interval_s, self._beat)
+            loop = asyncio.get_running_loop()
+            self._pulse = loop.call_later(after_s or interval_s, self._beat)
 
     def _beat(self) -> None:
         self._pulse = None
-        silent_since = time.monotonic() - self.options.heartbeat_s
-        for session in self._all:
-            if session.active_at <= silent_since:
-                session.beat()
+        since = time.monotonic() - self.options.heartbeat_s
+        silent = [session for session in self._all if session.active_at <= since]
+        for session in silent[:BEATS_AT_ONCE]:
+            session.beat()
         if self._all:
-            self._keep_pulse()
+            # Thousands that were opened together are silent together: writing to all of them
+            # in one step would hold up everybody else.
+            self._keep_pulse(BEATS_PAUSE_S if len(silent) > BEATS_AT_ONCE else None)
 
 
 def _number(session: Session) -> int:

@@ -198,7 +198,9 @@ async def test_an_http_1_0_client_sees_the_end(start: Start, keep: dict[str, str
     assert "transfer-encoding" not in answer.headers
     assert answer.headers.get("connection", "close") == "close"
     assert b"".join(block.group(0) for block in BLOCK.finditer(body)) == body
-    assert b'"old\\n"' in body
+    outputs = re.findall(rb'^data: (.*"stream":"stdout".*)$', body, re.MULTILINE)
+    # On a busy machine the line may come in two events.
+    assert "".join(json.loads(data)["data"] for data in outputs) == "old\n"
 
 
 async def test_two_readers_of_one_job_and_one_leaves(start: Start) -> None:
@@ -257,7 +259,7 @@ async def test_the_session_map_shows_who_reads_what(start: Start) -> None:
         }
         document = await until_state(client, jobs[1], "running")
         (reader,) = view[jobs[1]]
-        assert reader.job_id == jobs[1]
+        assert reader.key == jobs[1]
         assert reader.peer == "127.0.0.1"
         assert reader.position >= 4  # queued, preparing, running, the line
         assert document["startedAt"]

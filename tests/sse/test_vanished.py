@@ -1,0 +1,83 @@
+"""A client whose network is gone: no FIN, no RST, nothing ever comes from it again."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+
+import pytest
+
+SERVER = '''
+import asyncio, subprocess, sys
+from aiohttp import web
+from streamer import sse
+
+CLIENT = """
+import socket, subprocess, sys
+print("up", flush=True)
+sys.stdin.readline()
+for command in ("ip addr add 10.9.9.2/24 dev there", "ip link set there up"):
+    subprocess.run(command.split(), check=True)
+sock = socket.create_connection(("10.9.9.1", 8080), 10)
+sock.sendall(b"GET /events HTTP/1.1\\\\r\\\\nHost: x\\\\r\\\\n\\\\r\\\\n")
+received = b""
+while b"hello" not in received:
+    received += sock.recv(4096)
+print("reading", flush=True)
+sys.stdin.readline()
+"""
+
+def run(*command):
+    subprocess.run(command, check=True)
+
+async def main():
+    options = sse.StreamOptions(heartbeat_s=0.2, write_timeout_s=1.0)
+    sessions = sse.SessionMap(options)
+    channel = sse.Channel("events", sessions=sessions)
+    gone = asyncio.Event()
+    sessions.listen(lambda session, change: change == "closed" and gone.set())
+    channel.broadcast("hello")
+    app = web.Application()
+    app.router.add_get("/events", lambda request: channel.respond(request, replay=True))
+    client = await asyncio.create_subprocess_exec(
+        "unshare", "--net", sys.executable, "-c", CLIENT,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE)
+    assert await client.stdout.readline() == b"up\\n"
+    run("ip", "link", "add", "here", "type", "veth", "peer", "name", "there", "netns", str(client.pid))
+    run("ip", "addr", "add", "10.9.9.1/24", "dev", "here")
+    run("ip", "link", "set", "here", "up")
+    runner = web.AppRunner(app, handler_cancellation=True)
+    await runner.setup()
+    await web.TCPSite(runner, "10.9.9.1", 8080).start()
+    client.stdin.write(b"\\n")
+    assert await client.stdout.readline() == b"reading\\n"
+    assert len(sessions) == 1
+    await asyncio.sleep(0.5)  # heartbeats are answered
+    assert not gone.is_set()
+    run("ip", "link", "set", "here", "down")  # the cable is out
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    async with asyncio.timeout(20):
+        await gone.wait()
+    print(f"noticed after {loop.time() - began:.1f} s", flush=True)
+    assert len(sessions) == 0
+    client.kill()
+    await client.wait()
+    await runner.cleanup()
+
+asyncio.run(main())
+'''
+
+
+@pytest.mark.slow
+async def test_it_is_noticed_in_a_bounded_time() -> None:
+    assert shutil.which("ip"), "install the package iproute2"
+    process = await asyncio.create_subprocess_exec(
+        *("unshare", "--user", "--map-root-user", "--net"),
+        *(sys.executable, "-c", SERVER),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    assert out.startswith(b"noticed after"), err.decode()
