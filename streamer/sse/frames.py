@@ -51,6 +51,7 @@ _FORBIDDEN: Final = re.compile("[\r\n\0]")
 # JSON text may hold U+0085, U+2028 and U+2029 as they are, and the specification splits on CR
 # and LF only. Clients that split with str.splitlines (several Python ones) break there too.
 # Surrogates without their other half are what a file's name may hold; UTF-8 has none of them.
+_encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _ESCAPED: Final = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
 
 
@@ -59,7 +60,7 @@ def to_json(value: Any) -> str:
 
     Raises TypeError or ValueError for what JSON does not have, NaN among it.
     """
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = _encode(value)
     return text if text.isascii() else _ESCAPED.sub(_escape, text)
 
 

@@ -196,24 +196,23 @@ class EventLog:
         """
         if self.done or self.last_id > after:
             return True
-        with self.waiting(asyncio.get_running_loop().create_future()) as waiter:
-            try:
-                async with asyncio.timeout(timeout_s):
-                    return await waiter
-            except TimeoutError:
-                return False
-
-    @contextmanager
-    def waiting(self, waiter: asyncio.Future[bool]) -> Iterator[asyncio.Future[bool]]:
-        """Have a future set when something is appended.
-
-        Each reader brings one of its own: cancelling one must not cancel the others.
-        """
-        self._waiters.add(waiter)
+        waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.watch(waiter)
         try:
-            yield waiter
+            async with asyncio.timeout(timeout_s):
+                return await waiter
+        except TimeoutError:
+            return False
         finally:
-            self._waiters.discard(waiter)
+            self.unwatch(waiter)
+
+    def watch(self, waiter: asyncio.Future[bool]) -> None:
+        """Have a future set at the next append; one of each reader's own, which it may cancel."""
+        self._waiters.add(waiter)
+
+    def unwatch(self, waiter: asyncio.Future[bool]) -> None:
+        """Leave a future alone from now on."""
+        self._waiters.discard(waiter)
 
     def wake(self) -> None:
         """Wake every reader that waits."""

@@ -8,7 +8,6 @@ its logs, by the pulse when it has been silent for the heartbeat, and by `close`
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import time
@@ -100,6 +99,7 @@ class Session:
     since: float = field(default_factory=time.time)
     active_at: float = field(default_factory=time.monotonic)
     """When something was last written, on the monotonic clock."""
+    _writing_since: float = math.inf
     _waiter: asyncio.Future[bool] | None = None
     _closing: bool = False
     _urgent: bytes = b""
@@ -138,6 +138,11 @@ class Session:
         """Have it send a heartbeat, if it is waiting."""
         self._wake(False)
 
+    def cut_if_stalled(self, since: float) -> None:
+        """Cut the connection if what is being written was begun before a time."""
+        if self._writing_since <= since:
+            self.response.abort()
+
     async def run(self, options: StreamOptions, leaving: asyncio.Event | None = None) -> None:
         """Send everything to the end of what it reads from, then wait for the grace period.
 
@@ -150,7 +155,7 @@ class Session:
             pending += self._urgent
             self._urgent = b""
             if pending or data:
-                if not await self._write(pending + data, options.write_timeout_s):
+                if not await self._write(pending + data):
                     return
                 self.source.sent()
                 self.active_at = time.monotonic()
@@ -161,32 +166,33 @@ class Session:
             elif not await self._wait():
                 pending = HEARTBEAT
 
-    async def _write(self, data: bytes, timeout_s: float) -> bool:
+    async def _write(self, data: bytes) -> bool:
         """Write to the client; False when it is gone, or was cut as it took nothing."""
+        self._writing_since = time.monotonic()
         try:
-            async with asyncio.timeout(timeout_s):
-                await self.response.write(data)
-        except TimeoutError:
-            self.response.abort()
-            return False
+            await self.response.write(data)
         except ConnectionError:  # not always a reset: aiohttp knows several
             return False
+        finally:
+            self._writing_since = math.inf
         return True
 
     async def _wait(self) -> bool:
         """Wait for something to do; False when it is a heartbeat."""
+        cursors = self.source.cursors
+        # What came while `read` was at the disk woke nobody.
+        if self._closing or self._urgent or any(cursor.lag for cursor in cursors):
+            return True
         waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        with contextlib.ExitStack() as stack:
-            for cursor in self.source.cursors:
-                stack.enter_context(cursor.log.waiting(waiter))
-            # What came while `read` was at the disk woke nobody.
-            if self._closing or self._urgent or any(c.lag for c in self.source.cursors):
-                return True
-            self._waiter = waiter
-            try:
-                return await waiter
-            finally:
-                self._waiter = None
+        self._waiter = waiter
+        for cursor in cursors:
+            cursor.log.watch(waiter)
+        try:
+            return await waiter
+        finally:
+            self._waiter = None
+            for cursor in cursors:
+                cursor.log.unwatch(waiter)
 
     async def _linger(self, grace_s: float, leaving: asyncio.Event | None) -> None:
         loop = asyncio.get_running_loop()
@@ -370,20 +376,26 @@ class SessionMap:
                 log.exception("a listener for sessions failed")
 
     def _keep_pulse(self, after_s: float | None = None) -> None:
-        """Look for silent sessions from time to time, as long as there are any.
+        """Look for silent and for stalled sessions from time to time, as long as there are any.
 
         One timer for all of them: ten thousand idle streams cost a walk over a set now and then,
-        and no timer each.
+        and no timer each, nor one for each write.
         """
-        if self._pulse is None and self.options.heartbeat_s < math.inf:
-            interval_s = self.options.heartbeat_s / PULSES_A_HEARTBEAT
+        shortest_s = min(self.options.heartbeat_s, self.options.write_timeout_s)
+        if self._pulse is None and shortest_s < math.inf:
+            interval_s = shortest_s / PULSES_A_HEARTBEAT
             loop = asyncio.get_running_loop()
             self._pulse = loop.call_later(after_s or interval_s, self._beat)
 
     def _beat(self) -> None:
         self._pulse = None
-        since = time.monotonic() - self.options.heartbeat_s
-        silent = [session for session in self._all if session.active_at <= since]
+        now = time.monotonic()
+        silent_since = now - self.options.heartbeat_s
+        silent: list[Session] = []
+        for session in self._all:
+            session.cut_if_stalled(now - self.options.write_timeout_s)
+            if session.active_at <= silent_since:
+                silent.append(session)
         for session in silent[:BEATS_AT_ONCE]:
             session.beat()
         if self._all:

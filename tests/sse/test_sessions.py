@@ -140,9 +140,11 @@ async def test_heartbeats_come_only_when_a_stream_is_silent() -> None:
 async def test_heartbeats_can_be_switched_off_and_options_are_checked() -> None:
     sessions, events = quick_map(heartbeat_s=math.inf), EventLog()
     async with serving(following(sessions, events)) as port, Dialer(port) as dial:
-        await dial()
-        assert len(sessions) == 1
-        assert sessions._pulse is None
+        peer = await dial()
+        sessions._beat()
+        sessions.of("k")[0].comment("only this")
+        await peer.until(b"only this\n")
+        assert peer.body == b": only this\n"
     wrong: list[dict[str, Any]] = [
         {"heartbeat_s": 0},
         {"heartbeat_s": math.nan},
