@@ -32,6 +32,8 @@ MIN_INODES: Final = 10_000
 """As many files as the disk limit has pages, and never fewer than a project needs."""
 
 _FILE_CHUNK: Final = 256 * 1024
+_LAST_WORDS: Final = 8
+"""How many reads are tried for what an init said before it hung up."""
 _END: Final = struct.Struct("<cIQQQQ")
 _CREDENTIALS: Final = struct.Struct("iII")
 _DESCRIPTOR: Final = struct.Struct("i")
@@ -104,6 +106,7 @@ class InitChannel:
         self._loop = asyncio.get_running_loop()
         self._buffer = bytearray()
         self._busy = False
+        self._why = ""
         self._hello: asyncio.Future[int] = self._loop.create_future()
         self._end: asyncio.Future[ProgramEnd] = self._loop.create_future()
         self._listening: asyncio.Future[None] = self._loop.create_future()
@@ -234,7 +237,7 @@ class InitChannel:
                 self._sock, struct.pack("<I", 1 + len(payload)) + kind + payload
             )
         except OSError as error:
-            raise SandboxFailure(f"the init hung up: {error}") from error
+            raise self._hung_up(error) from error
         self._busy = False
 
     async def _send_descriptors(self, stdio: tuple[int, int, int]) -> None:
@@ -245,9 +248,16 @@ class InitChannel:
             except BlockingIOError:  # files fill the socket up to here
                 await self._writable()
             except OSError as error:
-                raise SandboxFailure(f"the init hung up: {error}") from error
+                raise self._hung_up(error) from error
             else:
                 return
+
+    def _hung_up(self, error: OSError) -> SandboxFailure:
+        """Return the failure of a send: what the init said before it may not be read yet."""
+        for _ in range(_LAST_WORDS):
+            if not self.gone.is_set():
+                self._receive()
+        return SandboxFailure(self._why or f"the init hung up: {error}")
 
     async def _writable(self) -> None:
         ready: asyncio.Future[None] = self._loop.create_future()
@@ -301,6 +311,7 @@ class InitChannel:
             self._fail(f"the init could not {what}: {os.strerror(number)}")
 
     def _fail(self, why: str) -> None:
+        self._why = self._why or why
         self.gone.set()
         for future in (self._hello, self._listening, self._end):
             if not future.done():

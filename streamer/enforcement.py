@@ -7,7 +7,7 @@ backend has no init. ``tmpfs``: a mount of the job's own that has this size. ``t
 ``counter``: by the service itself. ``none``: not.
 
 Besides the limits, ``seccomp`` says which of our filters of system calls a program gets:
-``filter``, the whole one; ``keyrings``, the part that every backend with our init has; or ``none``.
+``filter``, the whole one; ``guard``, the part that every backend with our init has; or ``none``.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def enforcement(backend: Backend, cgroup_level: str | None) -> dict[str, str]:
 def _filtered(backend: Backend) -> str:
     if not backend.gated or not has_filter():
         return "none"
-    return "filter" if backend.seccomp else "keyrings"
+    return "filter" if backend.seccomp else "guard"
 
 
 def check_required(required: Iterable[str], backend: Backend, cgroup_level: str | None) -> None:

@@ -19,7 +19,7 @@ async def test_an_allow_list_is_no_matter_to_a_backend_that_works(
 MET = {
     "bwrap": ["disk:tmpfs", "seccomp:filter", "wall:timer", "wall_time_s:timer", "cpu:polling"],
     "firejail": ["disk:polling", "seccomp:filter", "open_files:rlimit", "output:counter"],
-    "plain": ["disk_bytes:polling", "seccomp:keyrings", "file:rlimit"],
+    "plain": ["disk_bytes:polling", "seccomp:guard", "file:rlimit"],
 }
 
 

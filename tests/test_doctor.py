@@ -169,7 +169,7 @@ def test_the_probes_see_what_plain_leaves_open(here: Diagnosis, need: Callable[[
     assert "/var/tmp" in details["write"]
     assert "was reached" in details["loopback"]
     assert "within reach" in details["abstract"]
-    assert here.backend("plain")["enforces"]["seccomp"] == "keyrings"
+    assert here.backend("plain")["enforces"]["seccomp"] == "guard"
 
 
 def test_the_facts_of_the_host_are_told(here: Diagnosis) -> None:

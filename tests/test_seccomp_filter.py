@@ -37,7 +37,7 @@ def number_of(architecture: int, call: str) -> int | None:
 
 
 def filter_of(machine: str, kind: str = "whole") -> bytes:
-    found = job_filter(whole=kind != "keyrings", memfd=kind == "whole", machine=machine)
+    found = job_filter(whole=kind != "guard", memfd=kind == "whole", machine=machine)
     assert found is not None
     return found
 
@@ -118,7 +118,7 @@ def test_each_kind_refuses_what_it_is_for(machine: str, architecture: int, kind:
         refused[call] = verdict(filter_of(machine, kind), architecture, number)
     assert refused["keyctl"] == refused["add_key"] == refused["request_key"] == errno.EPERM
     assert refused["memfd_create"] == (errno.ENOSYS if kind == "no-memfd" else 0)
-    assert refused["mount"] == (0 if kind == "keyrings" else errno.EPERM)
+    assert refused["mount"] == (0 if kind == "guard" else errno.EPERM)
     assert refused["read"] == 0
 
 

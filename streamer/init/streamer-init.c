@@ -145,7 +145,10 @@ static int serve(void)
             watch_limits();
             look_us = job.pid ? next_look(microseconds(CLOCK_MONOTONIC)) : 0;
         }
-        if (poll(on, 2, look_us ? (int)((look_us - now_us) / 1000) + 1 : -1) <= 0)
+        int ready = poll(on, 2, look_us ? (int)((look_us - now_us) / 1000) + 1 : -1);
+        if (ready < 0 && errno != EINTR)
+            break; /* the job has set our limit of descriptors: see check_sight */
+        if (ready <= 0)
             continue;
         if (on[1].revents) {
             struct signalfd_siginfo info;

@@ -2,7 +2,7 @@
 
 The rules are in `rules`; the ``.bpf`` files beside this module are made of them by `generate`
 and are all that is needed at run time. There are three for each machine: the whole filter, the
-same without memfd_create(2), and one for keyrings only.
+same without memfd_create(2), and a guard of the keyrings and of our init only.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ log: Final = logging.getLogger(__name__)
 def job_filter(*, whole: bool, memfd: bool, machine: str | None = None) -> bytes | None:
     """Return the filter for a machine (this one): an array of ``struct sock_filter``.
 
-    The whole one, or only what keeps the keyrings out of reach. `memfd` says whether memory
-    that no process maps is counted, and so may be had. None, with one warning, where there is
-    no filter: jobs then run without.
+    The whole one, or only what keeps the keyrings and our init out of reach. `memfd` says whether
+    memory that no process maps is counted, and so may be had. None, with one warning, where there
+    is no filter: jobs then run without.
     """
-    kind = "keyrings" if not whole else "whole" if memfd else "no-memfd"
+    kind = "guard" if not whole else "whole" if memfd else "no-memfd"
     return _read(platform.machine() if machine is None else machine, kind)
 
 

@@ -133,6 +133,9 @@ def _rules() -> Iterator[Rule]:
             yield Rule(call, errno.EAFNOSUPPORT, mask=mask, value=value)
     # May be asked for, not set: it can make memory executable and map address 0.
     yield Rule("personality", unless=PERSONALITY_QUERY)
+    # Its own limits only (0): the kernel lets a process of the same user set our init's, and
+    # without descriptors it could not see what the job uses.
+    yield Rule("prlimit64", unless=0)
 
 
 RULES: Final = tuple(_rules())
@@ -140,6 +143,6 @@ RULES: Final = tuple(_rules())
 KINDS: Final = {
     "whole": RULES,
     "no-memfd": (*RULES, *UNCOUNTED),
-    "keyrings": tuple(rule for rule in RULES if rule.call in KEYRINGS),
+    "guard": tuple(rule for rule in RULES if rule.call in (*KEYRINGS, "prlimit64")),
 }
 """The filters that there are."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import resource
 import socket
 import struct
 import subprocess
@@ -263,6 +265,19 @@ def test_it_ends_all_when_the_service_is_gone(init: Init) -> None:
     init.sock.close()
     assert init.ends() == 0
     assert descendants() == {}
+
+
+@pytest.mark.parametrize("count", range(6))
+def test_without_descriptors_it_does_not_go_on(init: Init, count: int) -> None:
+    # A job of the same user could set this where there is no filter of system calls.
+    init.send_stdio()
+    init.send(b"R", run_frame("/bin/sleep", "600"))
+    assert init.read()[0] == b"S"
+    resource.prlimit(init.process.pid, resource.RLIMIT_NOFILE, (count, count))
+    assert init.read() == (b"", b"")
+    init.ends()
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(-1, 0)  # the program has died with it, and is ours to reap
 
 
 def test_it_says_how_it_is_called() -> None:

@@ -69,7 +69,7 @@ async def test_the_sandboxes_say_how_limits_are_enforced(start: Start) -> None:
         "seccomp": "filter",
     }
     assert listed["plain"]["enforces"]["diskBytes"] == "polling"
-    assert listed["plain"]["enforces"]["seccomp"] == "keyrings"
+    assert listed["plain"]["enforces"]["seccomp"] == "guard"
 
 
 async def test_the_page_has_its_policy_and_its_parts(start: Start) -> None:
