@@ -39,8 +39,10 @@ static int signal_descendants(int number)
     DIR *proc = opendir("/proc");
     struct dirent *entry;
     int running = 0;
-    if (!proc)
+    if (!proc) {
+        check_sight(); /* or we would wait for what we cannot find to kill */
         return 0;
+    }
     while ((entry = readdir(proc))) {
         struct stat_line stat;
         pid_t pid = (pid_t)atol(entry->d_name);

@@ -67,6 +67,7 @@ struct stat_line {
 uint64_t microseconds(clockid_t clock);
 int read_stat(const char *pid, struct stat_line *found);
 void forget_processes(void);
+void check_sight(void);
 void survey(int exact, struct usage *used);
 void look_at_ipc(void);
 void watch_mount(const char *path);

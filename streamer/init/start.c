@@ -90,6 +90,7 @@ struct program {
     unsigned char *limits;
     uint32_t limit_count;
     char *cwd, **argv, **env;
+    pid_t init; /* we, before the fork */
 };
 
 static struct sock_fprog filter; /* of system calls, if the service sent one */
@@ -135,8 +136,10 @@ static void become_program(struct program *p, const int fds[3])
     int score = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
     if (score >= 0 && write(score, "1000", 4) == 4)
         close(score);
-    /* Where we are not pid 1 the program must not outlive us. */
+    /* Where we are not pid 1 the program must not outlive us, who may be gone by now. */
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != p->init)
+        _exit(125);
     umask(022);
     if (chdir(p->cwd)) {
         dprintf(2, "cannot enter the working directory: %s\n", strerror(errno));
@@ -206,6 +209,7 @@ int start_job(unsigned char *data, size_t size)
     job.walk_disk = get32(data + 28);
     job.started_us = microseconds(CLOCK_MONOTONIC);
     forget_processes();
+    p.init = getpid();
     job.pid = fork();
     if (job.pid == 0)
         become_program(&p, in.fds);

@@ -26,7 +26,7 @@ uint64_t microseconds(clockid_t clock)
 /* A process of the same user may set the limits of another, ours too (prlimit(2)): without
  * descriptors we would see no usage. The filter denies that where there is one; in any case who
  * cannot look does not go on. */
-static void check_sight(void)
+void check_sight(void)
 {
     if (errno == EMFILE)
         die("cannot look at what the job uses"); /* and it dies with us */
