@@ -175,6 +175,12 @@ class GatedSandbox:
             await self._take_down()
         finally:
             if self._init_pidfd >= 0:
+                # Where its wrapper was killed with it and this process takes in orphans (as
+                # the first of a container does), it is ours to reap.
+                with contextlib.suppress(ChildProcessError):
+                    os.waitid(  # noqa: ASYNC222 - WNOHANG
+                        os.P_PIDFD, self._init_pidfd, os.WEXITED | os.WNOHANG
+                    )
                 os.close(self._init_pidfd)
                 self._init_pidfd = -1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -140,6 +141,34 @@ async def test_a_group_holds_the_job_from_its_first_moment(tree: CgroupTree) -> 
                 break
             await asyncio.sleep(0.01)
         assert [path for path in groups() if path.endswith(job.id)] == []
+
+
+def zombies() -> list[str]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+            if (state, int(parent)) == ("Z", os.getpid()):
+                found.append(stat.parent.name)
+    return found
+
+
+@pytest.mark.parametrize("name", ["plain", "bwrap"])
+async def test_a_sandbox_killed_as_a_whole_leaves_no_zombie(
+    tree: CgroupTree, need: Callable[[str], str], open_service: OpenService, name: str
+) -> None:
+    # As the kernel does for memory in version 2; here the orphans come to this process.
+    adopt_orphans()
+    before = zombies()
+    service = await open_service(need(name))
+    job = await service.submit(streamer.JobSpec(language="bash", code="echo up; sleep 600"))
+    async for event in job.events():
+        if event.kind == "output":
+            for group in {Path(path) for path in groups() if path.endswith(job.id)}:
+                for pid in pids(group):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, 9)
+    assert zombies() == before
 
 
 async def test_what_a_killed_service_left_is_swept(
