@@ -112,7 +112,6 @@ def diagnose(folder: Path, *arguments: str, paths: tuple[Path, ...] = ()) -> Dia
         capture_output=True,
         text=True,
         check=False,
-        timeout=90,
     )
     return Diagnosis(done.returncode, done.stdout, done.stderr)
 
