@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
@@ -29,9 +30,39 @@ Start = Callable[..., Awaitable[TestClient[Any, Any]]]
 OpenService = Callable[..., Awaitable[JobService]]
 
 
+SLOW: Final = (
+    "tests/backends/",
+    "tests/browser/",
+    "tests/docs/test_snippets.py",
+    "tests/escape/",
+    "tests/interop/",
+    "tests/test_cgroups.py",
+    "tests/test_doctor.py",
+    "tests/test_load.py",
+    "tests/test_process.py",
+)
+"""What takes long as a whole, though no test of it does."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests of `SLOW`."""
+    for item in items:
+        if item.path.relative_to(config.rootpath).as_posix().startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
+
+
 def required_backends() -> frozenset[str]:
     """Return the backends whose absence fails here instead of skipping."""
     return frozenset(filter(None, os.environ.get("STREAMER_REQUIRE_BACKENDS", "").split(",")))
+
+
+@pytest.fixture(autouse=True)
+def log_level() -> Iterator[None]:
+    """Undo what a command that a test calls in this process has set for its own output."""
+    logger = logging.getLogger("streamer")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")
