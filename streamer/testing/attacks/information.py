@@ -175,9 +175,7 @@ ATTACKS: Final = (
                     escaped(line)
         held()
         """,
-        {
-            Isolation.NONE: "the keys of a user outlive a job, and the next job may get the same user"
-        },
+        {Isolation.NONE: "it sees the host's /proc/keys, though it can use none of them"},
         covers=(48,),
     ),
 )

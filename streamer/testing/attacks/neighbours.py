@@ -174,9 +174,6 @@ ATTACKS: Final = (
         syscall("add_key", b"user", name, b"x", 1, -4)
         held(why)
         """,
-        {
-            Isolation.NONE: "the keys of a user outlive a job, and the next job may get the same user"
-        },
         times=2,
         alone=True,
         covers=(48,),
