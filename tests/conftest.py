@@ -159,9 +159,12 @@ async def open_service() -> AsyncIterator[OpenService]:
         yield open_one
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium_address() -> Iterator[str]:
-    """Run one Chromium for all tests; each page of a test is as another person's browser."""
+    """Run one Chromium for a module's tests; each page of a test is as another person's browser.
+
+    Not for longer: it starts processes as it likes, and other tests look for any that are left.
+    """
     executable = tool("chromium")
     # Its helpers may still write there while they end.
     with (

@@ -46,13 +46,14 @@ static int signal_descendants(int number)
     while ((entry = readdir(proc))) {
         struct stat_line stat;
         pid_t pid = (pid_t)atol(entry->d_name);
-        if (pid <= 1 || pid == getpid() || !read_stat(entry->d_name, &stat)
-            || strchr("ZX", stat.state))
+        if (pid <= 1 || pid == getpid() || !read_stat(entry->d_name, &stat))
             continue;
         int ours = descends(&stat);
         if (ours > 0)
             kill(pid, number);
-        running += ours && stat.state != 'T';
+        /* 'Z' is also a process whose first thread has ended and whose others go on: it is
+         * signalled as any other, and its state tells no more. */
+        running += ours && !strchr("TZX", stat.state);
     }
     closedir(proc);
     return running;
