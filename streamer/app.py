@@ -28,7 +28,7 @@ from streamer.runtimes import by_name, missing_tools
 from streamer.service import JobService
 from streamer.settings import load_config
 from streamer.sse.response import StreamOptions
-from streamer.sse.session import SessionMap
+from streamer.sse.sessionmap import SessionMap
 from streamer.sse.spool import Spool
 from streamer.watching import CancelUnwatched
 

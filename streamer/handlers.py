@@ -22,7 +22,7 @@ from streamer.metrics import exposition
 from streamer.resolve import camel
 from streamer.runtimes import Runtime
 from streamer.service import Job, JobService
-from streamer.sse.session import SessionMap
+from streamer.sse.sessionmap import SessionMap
 from streamer.streams import StreamHandlers
 from streamer.transcript import output_text
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from streamer.engine import Stats
 from streamer.service import JobService
-from streamer.sse.session import SessionMap
+from streamer.sse.sessionmap import SessionMap
 
 __all__ = ["exposition"]
 

@@ -18,7 +18,8 @@ from streamer.replay import PacedSource, asciicast
 from streamer.service import Job, JobService
 from streamer.sse.log import EventLog
 from streamer.sse.response import client_id, id_number
-from streamer.sse.session import Full, SessionMap, Source
+from streamer.sse.session import Source
+from streamer.sse.sessionmap import Full, SessionMap
 from streamer.sse.sources import LogSource, MergedSource, merged_positions
 from streamer.transcript import EventsGone, output_bytes
 

@@ -8,7 +8,8 @@ from typing import Literal
 
 from streamer.errors import StreamerError
 from streamer.service import JobService
-from streamer.sse.session import Session, SessionMap
+from streamer.sse.session import Session
+from streamer.sse.sessionmap import SessionMap
 
 __all__ = ["CancelUnwatched"]
 

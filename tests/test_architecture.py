@@ -61,7 +61,16 @@ LAYERS = (
         "execution",
     ),
     ("enforcement", "backends", "resolve", "policy", "service"),
-    ("sse.response", "sse.session", "sse.sources", "sse.sink", "sse.channel", "sse.push", "sse"),
+    (
+        "sse.response",
+        "sse.session",
+        "sse.sessionmap",
+        "sse.sources",
+        "sse.sink",
+        "sse.channel",
+        "sse.push",
+        "sse",
+    ),
     (
         "watching",
         "transcript",

@@ -19,7 +19,8 @@ from streamer.sse.frames import EventParser, Serializer, to_json
 from streamer.sse.log import Cursor, EventLog
 from streamer.sse.push import PushSession, open_session
 from streamer.sse.response import EventStream, StreamOptions, client_id, id_number
-from streamer.sse.session import Full, Session, SessionMap, SessionView
+from streamer.sse.session import Session
+from streamer.sse.sessionmap import Full, SessionMap, SessionView
 from streamer.sse.sink import Batch, EventSink
 from streamer.sse.sources import FilteredSource, LogSource, MergedSource, merged_positions
 from streamer.sse.spool import Spool

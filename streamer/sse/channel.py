@@ -19,7 +19,7 @@ from aiohttp import web
 from streamer.sse.frames import Serializer, gap_frame, to_json
 from streamer.sse.log import Cursor, EventLog
 from streamer.sse.response import client_id, id_number
-from streamer.sse.session import SessionMap
+from streamer.sse.sessionmap import SessionMap
 from streamer.sse.sink import Batch, EventSink
 from streamer.sse.sources import FilteredSource, LogSource, MergedSource, Predicate, Tag
 

@@ -18,7 +18,8 @@ from aiohttp import web
 from streamer.sse.frames import Serializer, to_json
 from streamer.sse.log import EventLog
 from streamer.sse.response import MAX_ID_DIGITS, EventStream, StreamOptions, client_id, id_number
-from streamer.sse.session import Session, SessionMap
+from streamer.sse.session import Session
+from streamer.sse.sessionmap import SessionMap
 from streamer.sse.sink import EventSink
 from streamer.sse.sources import LogSource
 

@@ -1,8 +1,8 @@
-"""Follow logs on one response, and keep the map of who follows what.
+"""Follow logs on one response.
 
 A `Session` is one open response and the `Source` it reads from. Its coroutine, the handler's own,
 is the only one that writes to the response, so nothing is ever written into a frame. It is woken by
-its logs, by the pulse when it has been silent for the heartbeat, and by `close`.
+its logs, by the session map's pulse when it has been silent for the heartbeat, and by `close`.
 """
 
 from __future__ import annotations
@@ -11,45 +11,20 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, Final, Literal, Protocol
-
-from aiohttp import web
+from typing import Any, Final, Protocol
 
 from streamer.sse.frames import HEARTBEAT, comment, retry
 from streamer.sse.log import Cursor
 from streamer.sse.response import EventStream, StreamOptions
 
-__all__ = ["Full", "Session", "SessionMap", "SessionView", "Source"]
+__all__ = ["Session", "Source"]
 
 log: Final = logging.getLogger(__name__)
 
-PULSES_A_HEARTBEAT: Final = 8
-BEATS_AT_ONCE: Final = 200
-BEATS_PAUSE_S: Final = 0.02
-RETRY_AFTER_S: Final = 5
-SHUTDOWN_S: Final = 2.0
 _numbers: Final = count(1)
-
-Change = Literal["opened", "closed"]
-Listener = Callable[["Session", Change], None]
-
-
-class Full(web.HTTPServiceUnavailable):
-    """There are as many sessions as there may be; the message says of what.
-
-    Out of a handler it is the answer: 503 with ``Retry-After``.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(text=message, headers={"Retry-After": str(RETRY_AFTER_S)})
-        self._message = message
-
-    def __str__(self) -> str:
-        return self._message
 
 
 class Source(Protocol):
@@ -68,22 +43,6 @@ class Source(Protocol):
     @property
     def ended(self) -> bool:
         """Whether nothing will ever follow."""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionView:
-    """A snapshot of a session.
-
-    `key` is what it follows, `since` in seconds since the epoch, `peer` the client's address,
-    `position` the last event it was sent and `lag` how many there are that it was not.
-    """
-
-    number: int
-    key: str
-    peer: str
-    since: float
-    position: int
-    lag: int
 
 
 @dataclass(eq=False)
@@ -217,192 +176,3 @@ class Session:
     def _wake(self, value: bool) -> None:  # noqa: FBT001 - the result of a wait
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(value)
-
-
-class SessionMap:
-    """The open sessions, by what they follow.
-
-    At most `max_per_key` follow one thing and `max_sessions` all together. Once `leaving` is set no
-    stream stays open after its last event. Listeners hear of every session that comes and goes;
-    what one raises is logged and changes nothing. An application ends its streams on shutdown, or
-    aiohttp waits for them: ``app.on_shutdown.append(sessions.shutdown)``.
-    """
-
-    def __init__(
-        self,
-        options: StreamOptions | None = None,
-        *,
-        max_per_key: int = 1000,
-        max_sessions: int = 20_000,
-        leaving: asyncio.Event | None = None,
-    ) -> None:
-        self.options = options or StreamOptions()
-        self._max_per_key = max_per_key
-        self._max_sessions = max_sessions
-        self._sessions: dict[str, set[Session]] = {}
-        self._all: set[Session] = set()
-        self._listeners: list[Listener] = []
-        self._pulse: asyncio.TimerHandle | None = None
-        self._leaving = leaving
-
-    def __len__(self) -> int:
-        """Return how many sessions are open."""
-        return len(self._all)
-
-    def of(self, key: str) -> Sequence[Session]:
-        """Return the open sessions that follow something, oldest first."""
-        return sorted(self._sessions.get(key, ()), key=_number)
-
-    def listen(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener(session, "opened" or "closed")` for every session from now on.
-
-        Returns what ends that.
-        """
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
-
-    def snapshot(self) -> Mapping[str, Sequence[SessionView]]:
-        """Return what is open now, by what is followed, oldest first."""
-        return {key: self.views(key) for key in self._sessions}
-
-    def views(self, key: str) -> Sequence[SessionView]:
-        """Return what is open now on one thing, oldest first."""
-        return [
-            SessionView(s.number, key, s.peer, s.since, s.position, s.lag) for s in self.of(key)
-        ]
-
-    def close(self, key: str | None = None) -> None:
-        """Close every session, or those that follow one thing. Their clients come back."""
-        for session in tuple(self._all) if key is None else self.of(key):
-            session.close()
-
-    async def shutdown(
-        self, app: web.Application | None = None, *, timeout_s: float = SHUTDOWN_S
-    ) -> None:
-        """Close every session and wait until all have gone; cut those that have not in time.
-
-        What a client takes nothing from cannot be closed otherwise. Its arguments are those of
-        aiohttp's `on_shutdown`.
-        """
-        self.close()
-        if not self._all:
-            return
-        gone = asyncio.Event()
-        unlisten = self.listen(lambda *_: None if self._all else gone.set())
-        try:
-            async with asyncio.timeout(timeout_s):
-                await gone.wait()
-        except TimeoutError:
-            for session in self._all:
-                session.response.abort()
-        finally:
-            unlisten()
-
-    async def follow(
-        self,
-        request: web.BaseRequest,
-        keys: str | Sequence[str],
-        source: Source,
-        *,
-        headers: Mapping[str, str] | None = None,
-        state: dict[str, Any] | None = None,
-    ) -> web.StreamResponse:
-        """Answer a request with what `source` gives, and return the response once it is over.
-
-        The session is one of each of `keys`. A HEAD is answered with the headers alone. Raises
-        `Full` before anything is sent.
-        """
-        response = EventStream(request, self.options, headers)
-        names = (keys,) if isinstance(keys, str) else tuple(dict.fromkeys(keys))
-        shared = {} if state is None else state
-        session = Session(names, response, request.remote or "", source, shared)
-        with self.tracked(session):
-            try:
-                await response.prepare(request)
-            except ConnectionResetError:
-                return response  # the client has left already
-            if request.method == "HEAD":
-                session.close()
-            await self.serve(session)
-        return response
-
-    async def serve(self, session: Session) -> None:
-        """Run a session whose response is prepared.
-
-        After an error of its source the connection is cut, and the error raised.
-        """
-        try:
-            await session.run(self.options, self._leaving)
-        except Exception:
-            session.response.cut()
-            raise
-        finally:
-            if session.response.is_connected():
-                session.response.stop_streaming()  # ends the ping task of aiohttp-sse
-
-    @contextmanager
-    def tracked(self, session: Session) -> Iterator[None]:
-        """Keep a session in the map. Raises `Full`."""
-        if len(self._all) >= self._max_sessions:
-            raise Full(f"{self._max_sessions} streams are open, as many as may be")
-        for key in session.keys:
-            if len(self._sessions.get(key, ())) >= self._max_per_key:
-                raise Full(f"{key} has {self._max_per_key} readers already, as many as it may")
-        self._all.add(session)
-        for key in session.keys:
-            self._sessions.setdefault(key, set()).add(session)
-        self._keep_pulse()
-        self._tell(session, "opened")
-        try:
-            yield
-        finally:
-            self._all.discard(session)
-            if not self._all and self._pulse is not None:
-                # A map may outlive its loop, and the next one needs a timer of its own.
-                self._pulse.cancel()
-                self._pulse = None
-            for key in session.keys:
-                remaining = self._sessions[key]
-                remaining.discard(session)
-                if not remaining:
-                    del self._sessions[key]
-            self._tell(session, "closed")
-
-    def _tell(self, session: Session, change: Change) -> None:
-        for listener in tuple(self._listeners):
-            try:
-                listener(session, change)
-            except Exception:
-                log.exception("a listener for sessions failed")
-
-    def _keep_pulse(self, after_s: float | None = None) -> None:
-        """Look for silent and for stalled sessions from time to time, as long as there are any.
-
-        One timer for all of them: ten thousand idle streams cost a walk over a set now and then,
-        and no timer each, nor one for each write.
-        """
-        shortest_s = min(self.options.heartbeat_s, self.options.write_timeout_s)
-        if self._pulse is None and shortest_s < math.inf:
-            interval_s = shortest_s / PULSES_A_HEARTBEAT
-            loop = asyncio.get_running_loop()
-            self._pulse = loop.call_later(after_s or interval_s, self._beat)
-
-    def _beat(self) -> None:
-        self._pulse = None
-        now = time.monotonic()
-        silent_since = now - self.options.heartbeat_s
-        silent: list[Session] = []
-        for session in self._all:
-            session.cut_if_stalled(now - self.options.write_timeout_s)
-            if session.active_at <= silent_since:
-                silent.append(session)
-        for session in silent[:BEATS_AT_ONCE]:
-            session.beat()
-        if self._all:
-            # Thousands that were opened together are silent together: writing to all of them
-            # in one step would hold up everybody else.
-            self._keep_pulse(BEATS_PAUSE_S if len(silent) > BEATS_AT_ONCE else None)
-
-
-def _number(session: Session) -> int:
-    return session.number
