@@ -7,7 +7,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -213,8 +213,12 @@ class Plugin:
 
 
 @pytest.fixture
-async def unconfined(tree: CgroupTree, open_service: OpenService) -> JobService:
-    return await open_service("unconfined", plugins=(Plugin(),))
+async def unconfined(tree: CgroupTree, open_service: OpenService) -> AsyncIterator[JobService]:
+    before = zombies()
+    yield await open_service("unconfined", plugins=(Plugin(),))
+    # Once adopted, what was killed would count to its user's processes in later tests.
+    for pid in set(zombies()) - set(before):
+        os.waitpid(int(pid), 0)
 
 
 COMETS = """
