@@ -21,6 +21,7 @@ from streamer.config import Config
 from streamer.runtimes import Runtime
 from streamer.service import JobService
 from tests.browser.chromium import Browser, chromium
+from tests.jobs import reap_adopted
 from tests.tools import tool
 
 BACKENDS = ("plain", "bwrap", "firejail")
@@ -54,6 +55,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def required_backends() -> frozenset[str]:
     """Return the backends whose absence fails here instead of skipping."""
     return frozenset(filter(None, os.environ.get("STREAMER_REQUIRE_BACKENDS", "").split(",")))
+
+
+@pytest.fixture(autouse=True)
+def reaped() -> Iterator[None]:
+    """Reap what a test has adopted and left dead: it would count to a later job's processes."""
+    yield
+    reap_adopted()
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streamer.testing.processes import adopt_orphans, descendants, descriptors
+from streamer.testing.processes import adopt_orphans, descendants, descriptors, reap_adopted
 from streamer.testing.running import Ran, ended, program, run_job, script
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "descriptors",
     "ended",
     "program",
+    "reap_adopted",
     "run_job",
     "script",
 ]

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-__all__ = ["adopt_orphans", "descendants", "descriptors"]
+__all__ = ["adopt_orphans", "descendants", "descriptors", "reap_adopted"]
 
 PR_SET_CHILD_SUBREAPER: Final = 36
 
@@ -19,6 +19,20 @@ def adopt_orphans() -> None:
     So nothing that a job started can hide from `descendants` by losing its parent.
     """
     assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+
+
+def reap_adopted() -> None:
+    """Reap the dead that `adopt_orphans` has brought here.
+
+    As long as they are not, they count to their user's number of processes, and a later job may have
+    the same user. To be called when nothing here waits for a child of its own.
+    """
+    for task in Path("/proc/self/task").iterdir():
+        for child in (task / "children").read_text().split():
+            with contextlib.suppress(OSError):
+                state = Path("/proc", child, "stat").read_text().rpartition(")")[2].split()[0]
+                if state == "Z":
+                    os.waitpid(int(child), os.WNOHANG)
 
 
 def descendants() -> dict[int, str]:

@@ -15,7 +15,7 @@ from streamer.enforcement import enforcement
 from streamer.events import Complete
 from streamer.jobs import JobSpec
 from streamer.service import Job, JobService
-from streamer.testing.processes import adopt_orphans, descendants, descriptors
+from streamer.testing.processes import adopt_orphans, descendants, descriptors, reap_adopted
 from streamer.testing.running import Ran, open_service, run_job
 from streamer.testing.suite import Suite
 
@@ -90,6 +90,7 @@ def requirement(
                 before = descendants(), descriptors()
                 await check(self)
                 self.look_after(*before)
+                reap_adopted()
 
             self.wait(checked())
 
