@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
+import os
 import sys
+from pathlib import Path
 
 import pytest
+
+from tests.tools import tool
 
 SERVER = '''
 import asyncio, subprocess, sys
@@ -72,10 +75,11 @@ asyncio.run(main())
 
 @pytest.mark.slow
 async def test_it_is_noticed_in_a_bounded_time() -> None:
-    assert shutil.which("ip"), "install the package iproute2"
+    folder = str(Path(tool("ip")).parent)
     process = await asyncio.create_subprocess_exec(
         *("unshare", "--user", "--map-root-user", "--net"),
         *(sys.executable, "-c", SERVER),
+        env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
