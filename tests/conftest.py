@@ -34,9 +34,13 @@ OpenService = Callable[..., Awaitable[JobService]]
 SLOW: Final = (
     "tests/backends/",
     "tests/browser/",
+    "tests/cli/",
     "tests/docs/test_snippets.py",
     "tests/escape/",
+    "tests/http/test_again.py",
+    "tests/http/test_retention.py",
     "tests/interop/",
+    "tests/sse/",
     "tests/test_cgroups.py",
     "tests/test_doctor.py",
     "tests/test_load.py",
