@@ -6,16 +6,16 @@ import asyncio
 import json
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
 import msgspec
 
-from streamer.events import Output
+from streamer.events import Gap, Output
 from streamer.log import JobLog
 from streamer.sse.frames import HEARTBEAT, split_frames
 from streamer.sse.log import Cursor
-from streamer.transcript import TextOfStream
+from streamer.transcript import EventsGone, TextOfStream
 
 __all__ = ["PacedSource", "asciicast"]
 
@@ -93,11 +93,12 @@ class PacedSource:
         return bool(data)
 
 
-async def asciicast(log: JobLog, *, created_at: float, title: str) -> AsyncIterator[bytes]:
+async def asciicast(log: JobLog, *, created_at: float, title: str) -> AsyncGenerator[bytes, None]:
     """Yield a recording in asciicast v2 (docs.asciinema.org), live to the end of the job.
 
     Both streams are output of the one terminal; a program without a terminal ends lines with LF
-    only, which a player would take for a staircase, so a CR is put before each.
+    only, which a player would take for a staircase, so a CR is put before each. Raises `EventsGone`
+    where something is missing.
     """
     header = {
         "version": 2,
@@ -110,6 +111,8 @@ async def asciicast(log: JobLog, *, created_at: float, title: str) -> AsyncItera
     yield json.dumps(header).encode() + b"\n"
     texts = {"stdout": TextOfStream(), "stderr": TextOfStream()}
     async for event in log.events():
+        if isinstance(event.data, Gap):
+            raise EventsGone
         if isinstance(event.data, Output):
             text = texts[event.data.stream].decode(event.data).replace("\n", "\r\n")
             yield json.dumps([event.data.t / 1000, "o", text]).encode() + b"\n"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
@@ -164,7 +166,7 @@ class StreamHandlers:
         self,
         request: web.Request,
         log: JobLog,
-        parts: AsyncIterator[bytes],
+        parts: AsyncGenerator[bytes, None],
         content_type: str,
         name: str,
     ) -> web.StreamResponse:
@@ -183,13 +185,16 @@ class StreamHandlers:
         )
         await response.prepare(request)
         try:
-            async for part in parts:
-                await response.write(part)
-        except EventsGone:
-            # The only way to say that the rest is missing: a body without its end.
+            # Closed with the request, or its place in the log would be kept until it is collected.
+            async with contextlib.aclosing(parts):
+                async for part in parts:
+                    async with asyncio.timeout(self.sessions.options.write_timeout_s):
+                        await response.write(part)
+        except (EventsGone, TimeoutError):
+            # A body without its end says that the rest is missing; and who takes nothing is cut.
             if request.transport is not None:
                 request.transport.abort()
-        except ConnectionResetError:
+        except ConnectionError:
             pass  # the client left
         return response
 

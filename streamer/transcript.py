@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import codecs
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Final
 
 from streamer.events import Output, StreamName, decode
@@ -65,7 +65,7 @@ async def output_text(log: JobLog, limit: int) -> dict[str, object]:
 
 async def output_bytes(
     log: JobLog, stream: StreamName, *, follow: bool = True
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Yield what a program wrote to a stream, as bytes; with `follow` live to its end.
 
     Of a job with ``outputEncoding: base64`` they are its very bytes, of another one its text as

@@ -131,7 +131,12 @@ async def test_a_job_that_is_held_can_be_cancelled_and_times_out(start: Start) -
     assert (await client.app[SERVICE].job(timed).result()).reason == "wall_time"
 
 
-async def test_a_stalled_reader_holds_a_waiting_program_only_for_its_time(start: Start) -> None:
+@pytest.mark.parametrize(
+    "target", ["/api/stream/{}", "/api/jobs/{}/output/stdout", "/api/jobs/{}/cast"]
+)
+async def test_a_stalled_reader_holds_a_waiting_program_only_for_its_time(
+    start: Start, target: str
+) -> None:
     client = await start(
         streams={"on_full": "wait", "log_bytes": 200_000, "write_timeout_s": 0.5},
         limits={"default": {"output_bytes": 64 * MIB}},
@@ -142,7 +147,7 @@ async def test_a_stalled_reader_holds_a_waiting_program_only_for_its_time(start:
     stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     with stalled:
         stalled.connect((client.host, client.port))
-        stalled.sendall(f"GET /api/stream/{job_id} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        stalled.sendall(f"GET {target.format(job_id)} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
         events = await follow(client, job_id)
     check(events)
     assert len(text(events)) == 60_000 * 249
