@@ -99,12 +99,10 @@ class _Text:
         self._room = limit
         self._parts: list[str] = []
         self._decoder = TextOfStream()
-        self.cut = False
-
-    @property
-    def full(self) -> bool:
+        self.full = False
         """Whether nothing more is taken."""
-        return self.cut
+        self.cut = False
+        """Whether anything is missing: behind what was taken, or before it."""
 
     def add(self, event: Output) -> None:
         """Add what fits."""
@@ -112,7 +110,7 @@ class _Text:
         size = len(text.encode())
         if size > self._room:
             text = text.encode()[: self._room].decode(errors="ignore")
-            self.cut = True
+            self.full = self.cut = True
         self._room -= min(size, self._room)
         self._parts.append(text)
 

@@ -8,7 +8,6 @@ its logs, by the session map's pulse when it has been silent for the heartbeat, 
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import time
 from collections.abc import Sequence
@@ -21,8 +20,6 @@ from streamer.sse.log import Cursor
 from streamer.sse.response import EventStream, StreamOptions
 
 __all__ = ["Session", "Source"]
-
-log: Final = logging.getLogger(__name__)
 
 _numbers: Final = count(1)
 
