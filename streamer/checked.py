@@ -10,8 +10,9 @@ from typing import Any, Final
 import msgspec
 
 from streamer.errors import ConfigError
+from streamer.sizes import parse_size
 
-__all__ = ["Key", "Tree", "check_keys", "explain", "leaves", "merge"]
+__all__ = ["Key", "Tree", "check_keys", "explain", "leaves", "merge", "with_sizes"]
 
 Tree = dict[str, Any]
 Key = tuple[str, ...]
@@ -61,6 +62,27 @@ def check_keys(table: object, known: Iterable[str], place: str = "") -> Mapping[
             remedy = f"did you mean {where}{close[0]}?" if close else f"known: {', '.join(names)}"
             raise ConfigError(f"{where}{key}: unknown key; {remedy}")
     return table
+
+
+def with_sizes(tree: Mapping[str, Any], at: Key = ()) -> Tree:
+    """Return the tree with every size that is text as its number of bytes.
+
+    A key that ends in ``_bytes`` is a size; the variables of a runtime are text, whatever
+    their names. Raises `ConfigError`.
+    """
+    read: Tree = {}
+    for name, value in tree.items():
+        key = (*at, name)
+        if isinstance(value, Mapping) and not (name == "env" and "runtimes" in key[-3:-2]):
+            read[name] = with_sizes(value, key)
+        elif isinstance(value, str) and name.endswith("_bytes"):
+            try:
+                read[name] = parse_size(value)
+            except ValueError as error:
+                raise ConfigError(f"{'.'.join(key)}: {error}") from None
+        else:
+            read[name] = value
+    return read
 
 
 def explain(error: msgspec.ValidationError, place: str = "") -> tuple[str, str]:

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Final, Literal, Self, get_args, get_origin
 import msgspec
 from msgspec import Meta, Struct
 
-from streamer.checked import check_keys, explain, merge
+from streamer.checked import check_keys, explain, merge, with_sizes
 from streamer.errors import ConfigError
 from streamer.jobs import MIB, Limits
 from streamer.presets import PRESETS
@@ -62,9 +62,10 @@ class Section(Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         """Check, and convert, what is given in Python: a constructor does neither."""
+        sizes = with_sizes(msgspec.structs.asdict(self), (type(self).__name__,))
         for field in msgspec.structs.fields(self):
             try:
-                value = msgspec.convert(getattr(self, field.name), field.type)
+                value = msgspec.convert(sizes[field.name], field.type)
             except msgspec.ValidationError as error:
                 key, wrong = explain(error, f"{type(self).__name__}.{field.name}")
                 raise ConfigError(f"{key}: {wrong}") from None
@@ -298,7 +299,7 @@ class Config(Section, frozen=True):
         one. Raises `ConfigError` that names the key.
         """
         check_keys(tree, cls.__struct_fields__)
-        tree = with_preset(tree)
+        tree = with_sizes(with_preset(tree))
         prepared = {name: _section(name, table) for name, table in tree.items()}
         try:
             return msgspec.convert(prepared, cls)

@@ -79,8 +79,8 @@ class JobSpec:
     """Describe a job as its submitter wants it; what is left out is the configuration's.
 
     One of `language` and `command` says what runs. `limits` maps names of `Limits`
-    fields to lower values than the configured ones. `idempotency_key` makes a repeated
-    submission return the first job.
+    fields to lower values than the configured ones; a size may be
+    text ("256MiB").
     """
 
     language: str | None = None
@@ -94,7 +94,7 @@ class JobSpec:
     stdin: bytes | None = None
     interactive: bool = False
     terminal: TerminalSize | None = None
-    limits: Mapping[str, float] = field(default_factory=dict)
+    limits: Mapping[str, float | str] = field(default_factory=dict)
     network: bool = False
     sandbox: str | None = None
     artifacts: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ from streamer.config import Config
 from streamer.errors import BackendUnavailable, Forbidden, InvalidJob
 from streamer.jobs import JobSpec, Limits, Phase, ResolvedJob, SourceFile, Step
 from streamer.runtimes import Runtime, build_steps
+from streamer.sizes import parse_size
 
 __all__ = ["Resolver", "camel"]
 
@@ -213,7 +214,7 @@ class Resolver:
             values[name] = min(max(values[name], value), ceiling[name])
         return Limits(**values)
 
-    def _limits(self, wanted: Mapping[str, float], base: Limits) -> Limits:
+    def _limits(self, wanted: Mapping[str, float | str], base: Limits) -> Limits:
         names = {field.name for field in fields(Limits)}
         changes: dict[str, float] = {}
         for name, value in wanted.items():
@@ -221,6 +222,11 @@ class Resolver:
             if name not in names:
                 raise InvalidJob("unknown limit", path=path)
             least, most = getattr(LEAST, name), getattr(self._config.limits.max, name)
+            if isinstance(value, str) and name.endswith("_bytes"):
+                try:
+                    value = parse_size(value)  # noqa: PLW2901 - the same value, read
+                except ValueError as error:
+                    raise InvalidJob(str(error), path=path) from None
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise InvalidJob("expected a number", path=path)
             if not name.endswith("_s") and not isinstance(value, int):

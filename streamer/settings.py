@@ -3,7 +3,8 @@
 Every layer is a tree of tables; they are merged as trees and converted once, strictly. One
 grammar holds everywhere: ``STREAMER_SERVER__PORT=9`` and ``--set server.port=9`` are a path
 and a value; a key that is text takes the text as it is, any other reads it as TOML. An option
-of a sandbox backend, whose type only the backend knows, is text where it is no TOML.
+of a sandbox backend, whose type only the backend knows, is text where it is no TOML; so is a
+size ("256MiB").
 
 A variable ``STREAMER_X`` without two underscores is somebody else's (``STREAMER_PORT`` is
 what Kubernetes gives a service named so), unless X is a section.
@@ -208,7 +209,7 @@ def _parse(key: Sequence[str], text: str, where: str) -> Any:
         document = {}
     if document.keys() == {"value"}:
         return document["value"]
-    if key[0] == "sandbox" and len(key) > 2:
+    if key[-1].endswith("_bytes") or (key[0] == "sandbox" and len(key) > 2):
         return text
     # The text itself may be a secret.
     raise ConfigError(f'{where}: the value is no TOML; write it like 8080, true or ["a", "b"]')

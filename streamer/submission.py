@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
+from typing import Final
 
 from streamer.errors import InvalidJob
 from streamer.jobs import JobSpec, SourceFile
 from streamer.runtimes import Runtime
+from streamer.sizes import parse_size
 
 __all__ = ["submission"]
+
+WHOLE: Final = re.compile("[+-]?[0-9]{1,20}(_[0-9]{1,20})*")
 
 
 def submission(
@@ -90,6 +95,9 @@ def _pair(text: str, option: str) -> tuple[str, str]:
 def _limit(text: str) -> tuple[str, float]:
     name, value = _pair(text, "--limit")
     try:
-        return name, int(value) if value.lstrip("-").isdigit() else float(value)
-    except ValueError:
-        raise InvalidJob(f"--limit {text}: {value!r} is not a number") from None
+        if name.endswith("_bytes"):
+            return name, parse_size(value)
+        return name, int(value) if WHOLE.fullmatch(value) else float(value)
+    except ValueError as error:
+        wrong = error if name.endswith("_bytes") else f"{value!r} is not a number"
+        raise InvalidJob(f"--limit {name}: {wrong}") from None

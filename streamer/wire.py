@@ -53,12 +53,12 @@ class _Terminal(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
 class _Limits(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     wall_time_s: float | int | msgspec.UnsetType = msgspec.UNSET
     cpu_time_s: float | int | msgspec.UnsetType = msgspec.UNSET
-    memory_bytes: int | msgspec.UnsetType = msgspec.UNSET
+    memory_bytes: int | str | msgspec.UnsetType = msgspec.UNSET
     processes: int | msgspec.UnsetType = msgspec.UNSET
     open_files: int | msgspec.UnsetType = msgspec.UNSET
-    file_bytes: int | msgspec.UnsetType = msgspec.UNSET
-    disk_bytes: int | msgspec.UnsetType = msgspec.UNSET
-    output_bytes: int | msgspec.UnsetType = msgspec.UNSET
+    file_bytes: int | str | msgspec.UnsetType = msgspec.UNSET
+    disk_bytes: int | str | msgspec.UnsetType = msgspec.UNSET
+    output_bytes: int | str | msgspec.UnsetType = msgspec.UNSET
 
 
 class _JobRequest(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):

@@ -29,7 +29,7 @@ THEMES = (
 LAYERS = (
     ("errors",),
     ("seccomp.rules", "seccomp.generate", "seccomp"),
-    ("jobs", "checked", "presets", "proxy_rules", "proxy_request"),
+    ("jobs", "sizes", "checked", "presets", "proxy_rules", "proxy_request"),
     ("events", "spi"),
     ("sse.frames", "sse.spool", "sse.log", "log", "runtimes"),
     ("engine", "config"),

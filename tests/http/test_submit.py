@@ -215,3 +215,11 @@ async def test_lists_the_jobs_newest_first_page_by_page(start: Start) -> None:
             assert (await problem(response, 400, "invalid_request"))[
                 "path"
             ] == f"?{next(iter(query))}"
+
+
+async def test_a_size_in_a_request_may_have_a_unit(start: Start) -> None:
+    client = await start()
+    program = "import resource\nprint(resource.getrlimit(resource.RLIMIT_FSIZE)[0])"
+    for size, expected in (("1.5MiB", 3 * 2**19), ("2MB", 2_000_000), (4096, 4096)):
+        events = await run(client, **python(program, limits={"fileBytes": size}))
+        assert int(text(events)) == expected
