@@ -158,7 +158,7 @@ def test_a_value_out_of_range_is_refused(section: str, key: str, value: object) 
 @pytest.mark.parametrize("which", ["default", "max"])
 @pytest.mark.parametrize("limit", [key.name for key in fields(Limits)])
 def test_no_limit_is_zero_negative_or_not_a_number(which: str, limit: str) -> None:
-    for value in (0, -1, "1", None, True, math.nan, math.inf):
+    for value in (0, -1, "x", "0", None, True, math.nan, math.inf):
         assert refusal({"limits": {which: {limit: value}}}).startswith(f"limits.{which}.{limit}: ")
 
 
