@@ -35,6 +35,7 @@ SLOW: Final = (
     "tests/backends/",
     "tests/browser/",
     "tests/cli/",
+    "tests/contract/test_names.py",
     "tests/docs/test_snippets.py",
     "tests/escape/",
     "tests/http/test_again.py",

@@ -1,0 +1,103 @@
+"""What a reader of a job is promised: the kinds of events, their fields, and their values."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.contract import KEPT, Mark
+
+KINDS: Final[dict[str, Mark]] = {
+    "status": KEPT,
+    "output": KEPT,
+    "truncated": KEPT,
+    "gap": KEPT,
+    "artifact": 11,
+    "stats": 11,
+    "case": 11,
+    "complete": KEPT,
+    "error": KEPT,
+}
+
+FIELDS: Final[dict[str, Mark]] = {
+    "status.state": KEPT,
+    "status.position": KEPT,
+    "status.t": KEPT,
+    "status.jobId": KEPT,
+    "output.stream": KEPT,
+    "output.data": KEPT,
+    "output.t": KEPT,
+    "output.phase": KEPT,
+    "output.lossy": KEPT,
+    "output.encoding": KEPT,
+    "output.case": 11,
+    "truncated.stream": KEPT,
+    "truncated.droppedBytes": KEPT,
+    "gap.from": KEPT,
+    "gap.to": KEPT,
+    "gap.reason": KEPT,
+    "artifact.name": 11,
+    "artifact.bytes": 11,
+    "artifact.sha256": 11,
+    "artifact.url": 11,
+    "stats.cpuTimeMs": 11,
+    "stats.memoryBytes": 11,
+    "stats.processes": 11,
+    "stats.t": 11,
+    "case.index": 11,
+    "case.name": 11,
+    "case.reason": 11,
+    "case.exitCode": 11,
+    "complete.reason": KEPT,
+    "complete.exitCode": KEPT,
+    "complete.signal": KEPT,
+    "complete.durationMs": KEPT,
+    "complete.cpuTimeMs": KEPT,
+    "complete.peakMemoryBytes": KEPT,
+    "complete.timedOut": KEPT,
+    "complete.oomKilled": KEPT,
+    "complete.outputBytes": KEPT,
+    "complete.outputTruncated": KEPT,
+    "complete.sandbox": KEPT,
+    "complete.phase": KEPT,
+    "complete.cases": 11,
+    "error.code": KEPT,
+    "error.message": KEPT,
+}
+
+VALUES: Final[dict[str, Mark]] = {
+    "status.state queued": KEPT,
+    "status.state preparing": KEPT,
+    "status.state compiling": KEPT,
+    "status.state running": KEPT,
+    "output.stream stdout": KEPT,
+    "output.stream stderr": KEPT,
+    "output.phase compile": KEPT,
+    "output.phase run": KEPT,
+    "output.encoding base64": KEPT,
+    "complete.reason exited": KEPT,
+    "complete.reason signaled": KEPT,
+    "complete.reason wall_time": KEPT,
+    "complete.reason cpu_time": KEPT,
+    "complete.reason memory": KEPT,
+    "complete.reason output_limit": KEPT,
+    "complete.reason disk": KEPT,
+    "complete.reason cancelled": KEPT,
+    "error.code sandbox_error": KEPT,
+    "error.code worker_lost": KEPT,
+    "error.code shutting_down": KEPT,
+    "error.code internal": KEPT,
+}
+"""The values of the fields that have a closed list of them."""
+
+ALWAYS: Final = {
+    "status": {"state", "t"},
+    "output": {"stream", "data", "t", "phase"},
+    "truncated": {"stream", "droppedBytes"},
+    "gap": {"from", "to", "reason"},
+    "complete": {
+        *("reason", "exitCode", "signal", "durationMs", "cpuTimeMs", "peakMemoryBytes"),
+        *("timedOut", "oomKilled", "outputBytes", "outputTruncated", "sandbox", "phase"),
+    },
+    "error": {"code", "message"},
+}
+"""The fields that every event of a kind has."""
