@@ -166,7 +166,7 @@ class HostRule:
             place = Place.parse(text.removeprefix("*."), 0)
         except ValueError as error:
             raise ConfigError(
-                f"{text!r}: {error}; write a host, as pypi.org, or all names below one, "
+                f"{text!r}: {error}; write a host, as example.org, or all names below one, "
                 "as *.example.org, each perhaps with :PORT"
             ) from None
         address = place.address
