@@ -8,11 +8,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn
 
 import click
 import msgspec
@@ -27,16 +26,17 @@ from streamer.doctor import examine, show
 from streamer.errors import BackendUnavailable, CallerError, ConfigError, StreamerError
 from streamer.local import EXIT_NOT_RUN, run_local, run_remote
 from streamer.logs import configure_logging
+from streamer.options import config_options, load, load_serving
 from streamer.runtimes import by_name
 from streamer.serve import serve as serve_forever
-from streamer.settings import check_exposure, effective, load_with_origins
+from streamer.settings import check_exposure, effective
 from streamer.submission import submission
 
 __all__ = ["main"]
 
 EXIT_USAGE: Final = 2
-DEFAULT_FILE: Final = "config.toml"
-F = TypeVar("F", bound=Callable[..., object])
+OF_SERVICE: Final = "./config.toml"
+OF_USER: Final = "~/.config/streamer/config.toml"
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
@@ -58,54 +58,13 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     sys.exit(code or 0)
 
 
-def _config_options(function: F) -> F:
-    for option in reversed(
-        [
-            click.option(
-                "--config",
-                "file",
-                metavar="FILE",
-                help=f"Configuration file; default $STREAMER_CONFIG, else {DEFAULT_FILE} if here.",
-            ),
-            click.option("--profile", metavar="NAME", help="Use [profiles.NAME] of the file."),
-            click.option(
-                "--set",
-                "overrides",
-                multiple=True,
-                metavar="SECTION.KEY=VALUE",
-                help="Override one value; repeatable.",
-            ),
-            click.option("--sandbox", metavar="NAME", help="The sandbox backend, or auto."),
-        ]
-    ):
-        function = option(function)
-    return function
-
-
-def _load(
-    file: str | None,
-    profile: str | None,
-    overrides: Sequence[str],
-    sandbox: str | None = None,
-) -> tuple[Config, Mapping[str, str]]:
-    named = file or os.environ.get("STREAMER_CONFIG")
-    path = Path(named) if named else Path(DEFAULT_FILE)
-    more = [f"sandbox.backend={sandbox}"] if sandbox else []
-    return load_with_origins(
-        path if named or path.is_file() else None,
-        environ=os.environ,
-        overrides=[*overrides, *more],
-        profile=profile,
-    )
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
     """Run programs in sandboxes and stream their output as Server-Sent Events."""
 
 
 @cli.command()
-@_config_options
+@config_options(OF_SERVICE)
 @click.option("--host", metavar="ADDRESS", help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on.")
 @click.option(
@@ -137,7 +96,7 @@ def serve(
         )
         if value is not None
     ]
-    config, _ = _load(file, profile, [*overrides, *options], sandbox)
+    config, _ = load_serving(file, profile, [*overrides, *options], sandbox)
     if role != "all":
         raise click.UsageError(
             f"--role {role} needs an engine that several processes share; "
@@ -158,7 +117,7 @@ def serve(
 
 
 @cli.command()
-@_config_options
+@config_options(OF_USER)
 @click.argument("program", metavar="FILE|-")
 @click.argument("args", nargs=-1, metavar="[-- ARGS]")
 @click.option("--language", metavar="L", help="Default: by the file's name.")
@@ -186,7 +145,7 @@ def run(
     Exits with the program's code; 124 after a time limit, 128+N after signal N, 137 when it
     was killed for another limit, 130 after Ctrl-C, 125 when it could not be run.
     """
-    config, _ = _load(file, profile, overrides, None if url else sandbox)
+    config = load(file, profile, overrides, None if url else sandbox)
     spec = submission(
         program,
         runtimes=by_name(config.runtimes),
@@ -214,7 +173,7 @@ def run(
 
 
 @cli.command("config")
-@_config_options
+@config_options(OF_SERVICE)
 @click.option("--show-origin", is_flag=True, help="Tell where each value comes from.")
 def show_config(
     file: str | None,
@@ -225,14 +184,14 @@ def show_config(
     show_origin: bool,
 ) -> None:
     """Print the effective configuration, secrets hidden."""
-    config, origins = _load(file, profile, overrides, sandbox)
+    config, origins = load_serving(file, profile, overrides, sandbox)
     for key, value in effective(config).items():
         line = f"{key} = {json.dumps(value, ensure_ascii=False, default=list)}"
         click.echo(f"{line}  # {origins.get(key, 'default')}" if show_origin else line)
 
 
 @cli.command()
-@_config_options
+@config_options(OF_USER)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def runtimes(
     file: str | None,
@@ -243,7 +202,7 @@ def runtimes(
     as_json: bool,
 ) -> None:
     """List the languages and whether this host has them."""
-    config, _ = _load(file, profile, overrides, sandbox)
+    config = load(file, profile, overrides, sandbox)
     service = create_app(config)[SERVICE]
     known = {runtime.name: runtime for runtime in service.runtimes.values()}
     rows = [
@@ -260,7 +219,7 @@ def runtimes(
 
 
 @cli.command()
-@_config_options
+@config_options(OF_USER)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def sandboxes(
     file: str | None,
@@ -271,12 +230,12 @@ def sandboxes(
     as_json: bool,
 ) -> None:
     """List the sandbox backends; each is tried by running a program in it."""
-    config, _ = _load(file, profile, overrides, sandbox)
+    config = load(file, profile, overrides, sandbox)
     _print_rows(asyncio.run(_try_sandboxes(config)), as_json=as_json)
 
 
 @cli.command()
-@_config_options
+@config_options(OF_USER)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(
     file: str | None,
@@ -291,7 +250,7 @@ def doctor(
     Exits with 1 when the configured sandbox, or one that callers may choose, does not hold all
     that it promises.
     """
-    config, _ = _load(file, profile, overrides, sandbox)
+    config = load(file, profile, overrides, sandbox)
     logging.getLogger("streamer").setLevel(logging.ERROR)
     try:
         report = asyncio.run(examine(config))

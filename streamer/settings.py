@@ -24,6 +24,7 @@ import msgspec
 
 from streamer.checked import Key, Tree, leaves, merge
 from streamer.config import Config, is_loopback, with_preset, without_password
+from streamer.configfile import read_document
 from streamer.errors import ConfigError
 
 __all__ = ["check_exposure", "effective", "load_config", "load_with_origins"]
@@ -139,13 +140,7 @@ def _origin(dotted: str, origins: Mapping[Key, str]) -> str:
 
 def _read(path: Path) -> tuple[list[Layer], dict[str, Layer]]:
     """Return the file as a layer, and its profiles as one each."""
-    try:
-        with path.open("rb") as file:
-            document = tomllib.load(file)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: no valid TOML: {error}") from error
+    document: Tree = read_document(path)
     profiles = document.pop("profiles", {})
     tables = profiles.values() if isinstance(profiles, dict) else [profiles]
     if not all(isinstance(table, dict) for table in tables):

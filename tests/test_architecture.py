@@ -42,7 +42,7 @@ LAYERS = (
         "memory.engine",
         "memory",
     ),
-    ("settings", "logs", "hookspecs", "plugins"),
+    ("configfile", "settings", "logs", "hookspecs", "plugins"),
     (
         "control",
         "spawn",
@@ -83,7 +83,7 @@ LAYERS = (
         "handlers",
     ),
     ("app", "client", "serve"),
-    ("demo", "submission", "local", "hostfacts", "lures", "trial", "probes", "doctor"),
+    ("demo", "options", "submission", "local", "hostfacts", "lures", "trial", "probes", "doctor"),
     (
         *("testing.programs", "testing.processes", "testing.running", "testing.attack"),
         *(f"testing.attacks.{name}" for name in THEMES),

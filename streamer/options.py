@@ -1,0 +1,92 @@
+"""Read the options that all commands share, and the configuration that they name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from streamer.config import Config
+from streamer.configfile import FILE_NAME, is_ours, read_document, seems_ours, users_file
+from streamer.settings import load_with_origins
+
+__all__ = ["config_options", "load", "load_serving"]
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def config_options(where: str) -> Callable[[F], F]:
+    """Add the options of the configuration to a command; `where` is its file's default place."""
+
+    def decorate(function: F) -> F:
+        for option in reversed(
+            [
+                click.option(
+                    "--config",
+                    "file",
+                    metavar="FILE",
+                    help=f"Configuration file; default $STREAMER_CONFIG, else {where}, if there.",
+                ),
+                click.option("--profile", metavar="NAME", help="Use [profiles.NAME] of the file."),
+                click.option(
+                    "--set",
+                    "overrides",
+                    multiple=True,
+                    metavar="SECTION.KEY=VALUE",
+                    help="Override one value; repeatable.",
+                ),
+                click.option("--sandbox", metavar="NAME", help="The sandbox backend, or auto."),
+            ]
+        ):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def load_serving(
+    file: str | None, profile: str | None, overrides: Sequence[str], sandbox: str | None
+) -> tuple[Config, Mapping[str, str]]:
+    """Return the configuration of the service: its folder's config.toml if no file is named."""
+    path = _named(file)
+    here = Path(FILE_NAME)
+    if path is None and os.path.isfile(here):  # noqa: PTH113 - it does not raise
+        if is_ours(read_document(here)):
+            path = here
+        else:
+            _note(f"{FILE_NAME} here has none of our sections and is not read")
+    return _load(path, profile, overrides, sandbox)
+
+
+def load(
+    file: str | None, profile: str | None, overrides: Sequence[str], sandbox: str | None
+) -> Config:
+    """Return the user's configuration; the folder's may be an untrusted program's."""
+    path = _named(file)
+    if path is None:
+        path = users_file(os.environ)
+        here = Path(FILE_NAME)
+        if seems_ours(here) and not (path and path.samefile(here)):
+            _note(f"{FILE_NAME} here is not read; if it is yours: --config {FILE_NAME}")
+    return _load(path, profile, overrides, sandbox)[0]
+
+
+def _named(file: str | None) -> Path | None:
+    named = file or os.environ.get("STREAMER_CONFIG")
+    return Path(named) if named else None
+
+
+def _load(
+    path: Path | None, profile: str | None, overrides: Sequence[str], sandbox: str | None
+) -> tuple[Config, Mapping[str, str]]:
+    more = [f"sandbox.backend={sandbox}"] if sandbox else []
+    return load_with_origins(
+        path, environ=os.environ, overrides=[*overrides, *more], profile=profile
+    )
+
+
+def _note(text: str) -> None:
+    click.echo(f"streamer: {text}", err=True)
