@@ -36,6 +36,7 @@ SLOW: Final = (
     "tests/browser/",
     "tests/cli/",
     "tests/contract/test_names.py",
+    "tests/contract/test_promises.py",
     "tests/docs/test_snippets.py",
     "tests/escape/",
     "tests/http/test_again.py",
