@@ -44,7 +44,21 @@ __all__ = [
     "TooLarge",
     "Unauthorized",
     "UnknownJob",
+    "cut",
+    "quoted",
 ]
+
+MAX_NAME_CHARS = 100
+
+
+def cut(text: str, most: int = MAX_NAME_CHARS) -> str:
+    """Return a text that a caller chose, short enough for an answer or a log line."""
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def quoted(text: str) -> str:
+    """Return a name that a caller chose, cut, in quotes and on one line."""
+    return repr(cut(text))
 
 
 class StreamerError(Exception):

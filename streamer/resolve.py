@@ -6,14 +6,13 @@ names the place in the request, in the notation of the HTTP interface.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, fields, replace
 from typing import Final
 
 from streamer.config import Config
-from streamer.errors import BackendUnavailable, Forbidden, InvalidJob
+from streamer.errors import BackendUnavailable, Forbidden, InvalidJob, cut, quoted
 from streamer.jobs import JobSpec, Limits, Phase, ResolvedJob, SourceFile, Step
 from streamer.runtimes import Runtime, build_steps
 from streamer.sizes import parse_size
@@ -21,6 +20,9 @@ from streamer.sizes import parse_size
 __all__ = ["Resolver", "camel"]
 
 MAX_FILES: Final = 10_000
+"""Files, and the folders that their names make, together: each takes an inode."""
+MAX_DEPTH: Final = 64
+"""Parts of a name."""
 MAX_NAME_BYTES: Final = 1024
 MAX_PART_BYTES: Final = 255
 """NAME_MAX of every file system in question (limits.h)."""
@@ -29,7 +31,10 @@ MAX_ARGUMENT_BYTES: Final = 128 * 1024 - 1
 MAX_ARGUMENTS_BYTES: Final = 1024 * 1024
 """All arguments and variables; a quarter of the stack limit (execve(2)) is 2 MiB."""
 MAX_METADATA_BYTES: Final = 16 * 1024
-VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+PLAIN_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+"""What a place in the request shows as it is; any other name is quoted there."""
+
+MAX_SHOWN: Final = 10**30
 
 LEAST: Final = Limits(
     wall_time_s=0.1,
@@ -126,7 +131,7 @@ class Resolver:
             raise InvalidJob("give one of language and command", path="$")
         if spec.project_id is not None:
             raise InvalidJob(
-                f"there is no project {spec.project_id!r}",
+                f"there is no project {quoted(spec.project_id)}",
                 path="$.projectId",
                 code="unknown_project",
             )
@@ -140,16 +145,16 @@ class Resolver:
             return default
         if wanted not in unavailable:
             raise InvalidJob(
-                f"there is no sandbox {wanted!r}; there are {', '.join(sorted(unavailable))}",
+                f"there is no sandbox {quoted(wanted)}; there are {', '.join(sorted(unavailable))}",
                 path="$.sandbox",
             )
         if wanted not in self._config.sandbox.allow:
             raise Forbidden(
-                f"the sandbox {wanted!r} is not allowed by the configuration (sandbox.allow)",
+                f"the sandbox {quoted(wanted)} is not allowed by the configuration (sandbox.allow)",
                 path="$.sandbox",
             )
         if unavailable[wanted]:
-            raise BackendUnavailable(f"the sandbox {wanted!r} is not available on this host")
+            raise BackendUnavailable(f"the sandbox {quoted(wanted)} is not available on this host")
         return wanted
 
     def _allow_hosts(
@@ -167,7 +172,7 @@ class Resolver:
         if backend not in filtering:
             raise Forbidden(
                 f"network access is allowed to some hosts only (sandbox.network), and the sandbox "
-                f"{backend!r} cannot hold a program to them",
+                f"{quoted(backend)} cannot hold a program to them",
                 path="$.network",
             )
         return sandbox.allow_hosts
@@ -193,7 +198,7 @@ class Resolver:
         if runtime is None:
             known = ", ".join(sorted({known.name for known in self._runtimes.values()}))
             raise InvalidJob(
-                f"unknown language {name!r}; known are {known}",
+                f"unknown language {quoted(name)}; known are {known}",
                 path="$.language",
                 code="unknown_language",
             )
@@ -231,9 +236,12 @@ class Resolver:
                 raise InvalidJob("expected a number", path=path)
             if not name.endswith("_s") and not isinstance(value, int):
                 raise InvalidJob("expected a whole number", path=path)
-            if not math.isfinite(value) or not least <= value <= most:
+            # Not math.isfinite: it takes no integer beyond 1e308. NaN passes no comparison.
+            if not least <= value <= most:
+                # An integer may have more digits than Python writes.
+                shown = f"{value} is" if abs(value) < MAX_SHOWN else "the number is"
                 raise InvalidJob(
-                    f"{value} is out of range: from {least} to {most} is allowed", path=path
+                    f"{shown} out of range: from {least} to {most} is allowed", path=path
                 )
             changes[name] = value
         return replace(base, **changes)  # type: ignore[arg-type]
@@ -247,34 +255,41 @@ def _entry_and_files(
     names = {file.name for file in files}
     if spec.code is not None:
         if entry in names:
-            raise InvalidJob(f"code is {entry!r}, which files has too", path="$.files")
+            raise InvalidJob(f"code is {quoted(entry)}, which files has too", path="$.files")
         files = _check_files(
             (*files, SourceFile(entry, spec.code.encode("utf-8", "surrogatepass")))
         )
     elif not files:
         raise InvalidJob("give code or files", path="$.code")
     elif entry not in names:
-        raise InvalidJob(f"there is no file {entry!r} to run", path="$.entry")
+        raise InvalidJob(f"there is no file {quoted(entry)} to run", path="$.entry")
     return entry, files
 
 
 def _check_files(files: Iterable[SourceFile]) -> tuple[SourceFile, ...]:
     files = tuple(files)
-    if len(files) > MAX_FILES:
-        raise InvalidJob(f"{len(files)} files are too many: {MAX_FILES} at most", path="$.files")
     seen: set[str] = set()
     folders: set[str] = set()
     for index, file in enumerate(files):
         path = f"$.files[{index}].name"
         _check_name(file.name, path)
         if file.name in seen:
-            raise InvalidJob(f"the file {file.name!r} is there twice", path=path)
+            raise InvalidJob(f"the file {quoted(file.name)} is there twice", path=path)
         seen.add(file.name)
-        parts = file.name.split("/")
-        folders.update("/".join(parts[:depth]) for depth in range(1, len(parts)))
+        # From the deepest up to the first that is known: each folder is made once.
+        end = file.name.rfind("/")
+        while end > 0 and (folder := file.name[:end]) not in folders:
+            folders.add(folder)
+            end = file.name.rfind("/", 0, end)
+        if len(seen) + len(folders) > MAX_FILES:
+            raise InvalidJob(
+                f"the {len(files)} files and the folders of their names are too many: "
+                f"{MAX_FILES} together at most",
+                path="$.files",
+            )
     both = sorted(seen & folders)
     if both:
-        raise InvalidJob(f"{both[0]!r} is both a file and a folder", path="$.files")
+        raise InvalidJob(f"{quoted(both[0])} is both a file and a folder", path="$.files")
     return files
 
 
@@ -284,13 +299,17 @@ def _check_name(name: str, path: str) -> None:
         raw = name.encode()
     except UnicodeEncodeError:
         raise InvalidJob("the name is not valid Unicode", path=path) from None
-    parts = name.split("/")
     if not name or len(raw) > MAX_NAME_BYTES:
         raise InvalidJob(f"a name has 1 to {MAX_NAME_BYTES} bytes", path=path)
+    parts = name.split("/")
     if "\0" in name or "\\" in name:
         raise InvalidJob("a name has no NUL and no backslash", path=path)
     if any(part in ("", ".", "..") for part in parts):
         raise InvalidJob("a name is relative, without empty, . or .. parts", path=path)
+    if len(parts) > MAX_DEPTH:
+        raise InvalidJob(
+            f"a name has at most {MAX_DEPTH} parts, and this one {len(parts)}", path=path
+        )
     if any(len(part.encode()) > MAX_PART_BYTES for part in parts):
         raise InvalidJob(f"a part of a name has at most {MAX_PART_BYTES} bytes", path=path)
 
@@ -302,11 +321,12 @@ def _check_arguments(spec: JobSpec) -> None:
         for index, word in enumerate(words):
             total += _check_word(word, f"$.{group}[{index}]")
     for name, value in spec.env.items():
-        if not VARIABLE.fullmatch(name):
-            raise InvalidJob(
-                "a variable's name has letters, digits and _ only", path=f"$.env[{name!r}]"
-            )
-        total += len(name) + 1 + _check_word(value, f"$.env.{name}")
+        plain = PLAIN_NAME.fullmatch(cut(name))
+        path = f"$.env.{name}" if plain else f"$.env[{quoted(name)}]"
+        if not name or "=" in name:
+            raise InvalidJob("a variable's name is not empty and holds no =", path=path)
+        # Any other name is one (environ(7)), though not every shell can use it.
+        total += _check_word(name, path) + _check_word(value, path)
     if total > MAX_ARGUMENTS_BYTES:
         raise InvalidJob(
             f"arguments and variables are {total} bytes: {MAX_ARGUMENTS_BYTES} at most",

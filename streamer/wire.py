@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from streamer.engine import JobView
-from streamer.errors import CallerError, CapacityError, InvalidJob, StreamerError
+from streamer.errors import CallerError, CapacityError, InvalidJob, StreamerError, cut, quoted
 from streamer.jobs import JobSpec, SourceFile, TerminalSize
 
 __all__ = ["dump", "job_document", "parse_job", "parse_signal", "problem", "timestamp"]
@@ -34,15 +34,21 @@ TITLES: Final = {
     500: "Internal error",
     503: "Service unavailable",
 }
-UNKNOWN_FIELD: Final = re.compile(r"Object contains unknown field `(.*?)`(?: - at `(.*)`)?$")
-AT_PATH: Final = re.compile(r"^(.*?) - at `(.*)`$", re.DOTALL)
+UNKNOWN_FIELD: Final = "Object contains unknown field `"
+UNKNOWN_VALUE: Final = "Invalid enum value '"
+AT: Final = " - at `$"
+"""How msgspec ends a message that has a place, in which it writes nothing that a caller chose."""
+MAX_DETAIL_CHARS: Final = 1000
+MAX_PATH_CHARS: Final = 300
+MODE: Final = re.compile(r"0?[0-7]{3}")
 
 
+# `null` is "not given" wherever a field is optional.
 class _File(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     name: str
     content: str
-    encoding: Literal["utf-8", "base64"] = "utf-8"
-    mode: str = "0644"
+    encoding: Literal["utf-8", "base64"] | None = None
+    mode: str | None = None
 
 
 class _Terminal(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
@@ -51,34 +57,34 @@ class _Terminal(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
 
 
 class _Limits(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
-    wall_time_s: float | int | msgspec.UnsetType = msgspec.UNSET
-    cpu_time_s: float | int | msgspec.UnsetType = msgspec.UNSET
-    memory_bytes: int | str | msgspec.UnsetType = msgspec.UNSET
-    processes: int | msgspec.UnsetType = msgspec.UNSET
-    open_files: int | msgspec.UnsetType = msgspec.UNSET
-    file_bytes: int | str | msgspec.UnsetType = msgspec.UNSET
-    disk_bytes: int | str | msgspec.UnsetType = msgspec.UNSET
-    output_bytes: int | str | msgspec.UnsetType = msgspec.UNSET
+    wall_time_s: float | int | None = None
+    cpu_time_s: float | int | None = None
+    memory_bytes: int | str | None = None
+    processes: int | None = None
+    open_files: int | None = None
+    file_bytes: int | str | None = None
+    disk_bytes: int | str | None = None
+    output_bytes: int | str | None = None
 
 
 class _JobRequest(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     language: str | None = None
     command: list[str] | None = None
     code: str | None = None
-    files: list[_File] = []
+    files: list[_File] | None = None
     project_id: str | None = None
     entry: str | None = None
-    args: list[str] = []
-    env: dict[str, str] = {}
+    args: list[str] | None = None
+    env: dict[str, str] | None = None
     stdin: str | None = None
-    interactive: bool = False
+    interactive: bool | None = None
     terminal: _Terminal | None = None
-    limits: _Limits = msgspec.field(default_factory=_Limits)
-    network: bool = False
+    limits: _Limits | None = None
+    network: bool | None = None
     sandbox: str | None = None
-    artifacts: list[str] = []
-    output_encoding: Literal["utf-8", "base64"] = "utf-8"
-    metadata: dict[str, str] = {}
+    artifacts: list[str] | None = None
+    output_encoding: Literal["utf-8", "base64"] | None = None
+    metadata: dict[str, str] | None = None
 
 
 class _SignalRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -95,7 +101,7 @@ def dump(document: object) -> bytes:
     return _encoder.encode(document)
 
 
-def parse_job(body: bytes) -> JobSpec:
+def parse_job(body: bytes | bytearray) -> JobSpec:
     """Return the job that a body describes. Raises `InvalidJob`."""
     request: _JobRequest = _decode(_jobs, body)
     if request.command is not None and not request.command:
@@ -103,31 +109,31 @@ def parse_job(body: bytes) -> JobSpec:
     limits = {
         name: value
         for name in _Limits.__struct_fields__
-        if (value := getattr(request.limits, name)) is not msgspec.UNSET
+        if (value := getattr(request.limits, name, None)) is not None
     }
     size = request.terminal
     return JobSpec(
         language=request.language,
         command=tuple(request.command or ()),
         code=request.code,
-        files=tuple(_file(file, f"$.files[{i}]") for i, file in enumerate(request.files)),
+        files=tuple(_file(file, f"$.files[{i}]") for i, file in enumerate(request.files or ())),
         project_id=request.project_id,
         entry=request.entry,
-        args=tuple(request.args),
-        env=request.env,
+        args=tuple(request.args or ()),
+        env=request.env or {},
         stdin=None if request.stdin is None else _text(request.stdin, "$.stdin"),
-        interactive=request.interactive,
+        interactive=bool(request.interactive),
         terminal=None if size is None else TerminalSize(size.cols, size.rows),
         limits=limits,
-        network=request.network,
+        network=bool(request.network),
         sandbox=request.sandbox,
-        artifacts=tuple(request.artifacts),
-        output_encoding=request.output_encoding,
-        metadata=request.metadata,
+        artifacts=tuple(request.artifacts or ()),
+        output_encoding=request.output_encoding or "utf-8",
+        metadata=request.metadata or {},
     )
 
 
-def parse_signal(body: bytes) -> str:
+def parse_signal(body: bytes | bytearray) -> str:
     """Return the name in ``{"signal": "SIGINT"}``. Raises `InvalidJob`."""
     request: _SignalRequest = _decode(_signals, body)
     return request.signal
@@ -140,11 +146,13 @@ def problem(error: StreamerError) -> dict[str, object]:
         "type": "about:blank",
         "title": TITLES.get(error.status, "Error"),
         "status": error.status,
-        "detail": "something went wrong on our side" if ours else error.message,
+        "detail": "something went wrong on our side"
+        if ours
+        else cut(error.message, MAX_DETAIL_CHARS),
         "code": error.code,
     }
     if isinstance(error, CallerError) and error.path is not None:
-        document["path"] = error.path
+        document["path"] = cut(error.path, MAX_PATH_CHARS)
     return document
 
 
@@ -191,9 +199,10 @@ def _file(file: _File, path: str) -> SourceFile:
             raise InvalidJob("the content is not valid base64", path=f"{path}.content") from None
     else:
         content = _text(file.content, f"{path}.content")
-    if not re.fullmatch(r"0?[0-7]{3}", file.mode):
+    mode = "0644" if file.mode is None else file.mode
+    if not MODE.fullmatch(mode):
         raise InvalidJob('the mode is three octal digits, as "0755"', path=f"{path}.mode")
-    return SourceFile(file.name, content, int(file.mode, 8))
+    return SourceFile(file.name, content, int(mode, 8))
 
 
 def _text(text: str, path: str) -> bytes:
@@ -203,19 +212,27 @@ def _text(text: str, path: str) -> bytes:
         raise InvalidJob("the text is not valid Unicode", path=path) from None
 
 
-def _decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+def _decode(decoder: msgspec.json.Decoder[Any], body: bytes | bytearray) -> Any:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        message = str(error)
-        unknown = UNKNOWN_FIELD.match(message)
-        if unknown:
-            name, parent = unknown.group(1), unknown.group(2) or "$"
-            raise InvalidJob(f"unknown field {name!r}", path=f"{parent}.{name}") from None
-        placed = AT_PATH.match(message)
-        detail, path = (placed.group(1), placed.group(2)) if placed else (message, "$")
-        raise InvalidJob(detail, path=path) from None
+        raise _refusal(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidJob(f"the body is not valid JSON: {error}", code="invalid_json") from None
     except RecursionError:
         raise InvalidJob("the body is nested too deeply", code="invalid_json") from None
+
+
+def _refusal(message: str) -> InvalidJob:
+    """Return what is wrong and where, out of a message of msgspec.
+
+    Without a regular expression: the message may hold megabytes that the caller chose.
+    """
+    detail, at, path = message.rpartition(AT)
+    detail, path = (detail, f"${path[:-1]}") if at else (message, "$")
+    if detail.startswith(UNKNOWN_FIELD):
+        name = detail[len(UNKNOWN_FIELD) : -1]
+        return InvalidJob(f"unknown field {quoted(name)}", path=f"{path}.{cut(name)}")
+    if detail.startswith(UNKNOWN_VALUE):
+        return InvalidJob(f"unknown value {quoted(detail[len(UNKNOWN_VALUE) : -1])}", path=path)
+    return InvalidJob(detail, path=path)
