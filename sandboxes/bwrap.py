@@ -96,6 +96,7 @@ class Bwrap(Backend):
             "--proc", "/proc",  # of its own process-id namespace
             *_masked(),  # lists what the kernel keeps for the user, in any sandbox or none
             "--dev", "/dev",  # null, zero, full, random, urandom, tty
+            "--ro-bind", "/dev/null", "/dev/pts/ptmx",  # the host has so many terminals for all
             "--size", str(self.shm_bytes), "--tmpfs", "/dev/shm",  # limited; else RAM-sized
             "--remount-ro", "/dev",  # a tmpfs without limit otherwise
             "--size", str(self.tmp_bytes), "--tmpfs", "/tmp",

@@ -105,8 +105,10 @@ class Firejail(Backend):
             "--ipc-namespace",
             "--hostname=sandbox",
             "--restrict-namespaces",  # no nested user namespace
-            "--protocol=unix,inet,inet6",  # no netlink, packet or vsock sockets
+            "--protocol=unix,inet,inet6,netlink",  # of netlink our own filter leaves the routes
             "--seccomp=io_uring_setup,io_uring_enter,io_uring_register",  # besides its own list
+            "--blacklist=/dev/ptmx",  # the host has so many terminals for all
+            "--blacklist=/dev/pts",
             "--blacklist=/sys",
             "--blacklist=/mnt",
             "--blacklist=/srv",

@@ -107,6 +107,7 @@ class SandboxConfig(Section, frozen=True):
     uid_base: Annotated[int, Meta(ge=1000, le=2**31)] = 60706
     path: Text = "/usr/local/bin:/usr/bin:/bin"
     cgroup: Text = "auto"
+    seccomp: Literal["standard", "strict"] = "standard"
     require: tuple[Text, ...] = ()
     options: Mapping[str, Mapping[str, Any]] = {}
     """The sub-tables ``[sandbox.NAME]``, for the backends to check."""

@@ -31,6 +31,8 @@ BYTES_PER_INODE: Final = 4096
 MIN_INODES: Final = 10_000
 """As many files as the disk limit has pages, and never fewer than a project needs."""
 
+PENDING_SIGNALS: Final = 1024
+
 _FILE_CHUNK: Final = 256 * 1024
 _LAST_WORDS: Final = 8
 """How many reads are tried for what an init said before it hung up."""
@@ -93,6 +95,10 @@ def rlimits(limits: Limits) -> list[tuple[int, int, int]]:
         # The init counts too: it has the same user.
         (resource.RLIMIT_NPROC, limits.processes + 1, limits.processes + 1),
         (resource.RLIMIT_CORE, 0, 0),
+        # An ordinary user's jobs share that account's number of these with each other and with
+        # its other programs: timers and queued signals, and bytes of message queues.
+        (resource.RLIMIT_SIGPENDING, PENDING_SIGNALS, PENDING_SIGNALS),
+        (resource.RLIMIT_MSGQUEUE, 0, 0),
     ]
 
 

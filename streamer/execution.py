@@ -56,6 +56,7 @@ class ExecutionSettings:
     path: str
     kill_grace_s: float
     on_output_limit: Literal["kill", "truncate"]
+    strict_filter: bool = False
     outbound: Outbound = field(default_factory=Outbound)
 
 
@@ -171,7 +172,14 @@ class Execution:
                 return self._describe(argv, identity, workspace)
 
             sandbox = await stack.enter_async_context(
-                open_sandbox(self._backend, self._folder.host, workspace, describe, self._cgroup)
+                open_sandbox(
+                    self._backend,
+                    self._folder.host,
+                    workspace,
+                    describe,
+                    self._cgroup,
+                    strict_filter=self._settings.strict_filter,
+                )
             )
             if self._job.allow_hosts:
                 await stack.enter_async_context(await self._proxy(sandbox))

@@ -19,14 +19,18 @@ from streamer.spi import Backend
 
 __all__ = ["policy_digest"]
 
-RULES: Final = 2
+RULES: Final = 3
 """Raised by whoever changes what a backend's arguments allow."""
 
 
-def policy_digest(job: ResolvedJob, backend: Backend, cgroup_level: str | None) -> str:
+def policy_digest(
+    job: ResolvedJob, backend: Backend, cgroup_level: str | None, *, strict_filter: bool
+) -> str:
     """Return the SHA-256, in hexadecimal, of everything that confines the job."""
     counted = cgroup_level is not None
-    filtered = job_filter(whole=backend.seccomp, memfd=counted) if backend.gated else None
+    filtered = None
+    if backend.gated:
+        filtered = job_filter(whole=backend.seccomp, memfd=counted, strict=strict_filter)
     document = {
         "rules": RULES,
         "backend": backend.name,

@@ -16,7 +16,7 @@ MIB: Final = 1024 * 1024
 PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
     # For strangers: small limits, and no start where memory and processes are only watched.
     "strict": {
-        "sandbox": {"require": ["memory:cgroup", "processes:cgroup"]},
+        "sandbox": {"require": ["memory:cgroup", "processes:cgroup"], "seccomp": "strict"},
         "limits": {
             "default": {
                 "wall_time_s": 10.0,

@@ -311,6 +311,8 @@ async def open_sandbox(
     workspace: Path,
     describe: Callable[[tuple[str, ...]], SandboxJob],
     cgroup: JobCgroup | None = None,
+    *,
+    strict_filter: bool = False,
 ) -> AsyncIterator[Sandbox]:
     """Start a sandbox of `backend` for one job, and leave nothing of it behind.
 
@@ -357,7 +359,9 @@ async def open_sandbox(
                     code = wrapper.exit_code
                     why = backend.explain(-1 if code is None else code, text) or text.strip()
                     raise SandboxFailure(f"{failure} (exit {code}): {why}") from None
-                program = job_filter(whole=backend.seccomp, memfd=cgroup is not None)
+                program = job_filter(
+                    whole=backend.seccomp, memfd=cgroup is not None, strict=strict_filter
+                )
                 if program is not None:
                     await channel.put_filter(program)
                 await channel.watch_mounts(plan.private_mounts)

@@ -130,6 +130,7 @@ class JobService:
             path=config.sandbox.path,
             kill_grace_s=config.sandbox.kill_grace_s,
             on_output_limit=config.streams.on_output_limit,
+            strict_filter=config.sandbox.seccomp == "strict",
         )
         self._running: dict[asyncio.Task[None], Execution] = {}
         self._leases: dict[str, Lease] = {}
@@ -219,7 +220,12 @@ class JobService:
         job = replace(
             job,
             preset=self.config.sandbox.preset,
-            policy=policy_digest(job, backend, self.cgroup_level),
+            policy=policy_digest(
+                job,
+                backend,
+                self.cgroup_level,
+                strict_filter=self._settings.strict_filter,
+            ),
         )
         submitted = await self.engine.submit(job, tenant=tenant, idempotency=idempotency)
         return Job(self.engine, submitted.job_id)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import operator
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from streamer.seccomp.rules import Rule
+from streamer.seccomp.rules import Differs, Numbered, Rule
 
-__all__ = ["HIGH", "arguments_for", "verdict"]
+__all__ = ["HIGH", "arguments_for", "verdict", "with_high_bits"]
 
 HIGH = 0xDEAD_BEEF << 32
 """What the kernel does not look at in an argument of 32 bits."""
@@ -48,8 +48,16 @@ def verdict(program: bytes, architecture: int, number: int, *arguments: int) -> 
             return operand & 0xFFFF
 
 
-def arguments_for(rule: Rule) -> list[int]:
+def arguments_for(rule: Rule | Numbered) -> list[int]:
     """Return arguments that a rule is about."""
     arguments = [0] * 6
-    arguments[rule.argument] = rule.value if rule.unless is None else rule.unless ^ 0x40_0000
+    for condition in rule.conditions:
+        differs = isinstance(condition, Differs)
+        arguments[condition.argument] |= condition.value ^ (0x40_0000 if differs else 0)
     return arguments
+
+
+def with_high_bits(rule: Rule | Numbered, arguments: Sequence[int]) -> list[int]:
+    """Return the arguments with what the kernel does not look at in those of the conditions."""
+    looked_at = {condition.argument for condition in rule.conditions}
+    return [value | (HIGH if at in looked_at else 0) for at, value in enumerate(arguments)]

@@ -18,7 +18,16 @@ import streamer
 ROOT = Path(streamer.__file__).parent.parent
 
 THEMES = (
-    *("compiling", "files", "information", "kernel", "lifetime", "memory", "namespaces"),
+    *(
+        "compiling",
+        "files",
+        "hostwide",
+        "information",
+        "kernel",
+        "lifetime",
+        "memory",
+        "namespaces",
+    ),
     *("neighbours", "network", "planted", "privileges", "processes", "storage", "usage"),
     "verdicts",
 )

@@ -12,16 +12,16 @@ import pyseccomp
 import pytest
 
 from streamer.events import Error
-from streamer.jobs import SourceFile
+from streamer.jobs import JobSpec, SourceFile
 from streamer.runtimes import Runtime
 from streamer.seccomp.generate import FILTERS
-from streamer.seccomp.rules import NEWER_CALLS, RULES
-from tests.bpf import HIGH, arguments_for
+from streamer.seccomp.rules import KINDS
+from tests.bpf import arguments_for, with_high_bits
 from tests.conftest import ISOLATING, OpenService
-from tests.jobs import Ran, program, run_job, script
+from tests.jobs import Ran, ended, program, run_job, script
 
 MACHINE = platform.machine()
-AF_NETLINK = 16
+AF_NETLINK, NETLINK_KOBJECT_UEVENT = 16, 15
 
 here = pytest.mark.skipif(MACHINE not in FILTERS, reason=f"there is no filter for {MACHINE}")
 x86 = pytest.mark.skipif(MACHINE != "x86_64", reason="a matter of x86")
@@ -48,16 +48,16 @@ async def errors_of(
 
 
 def every_call() -> Iterator[tuple[str, int, list[int], int]]:
-    for rule in RULES:
+    for rule in KINDS["whole"].rules:
         number = pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, rule.call)
         if number >= 0:
             arguments = arguments_for(rule)
             yield rule.call, number, arguments, rule.error
-            arguments = [*arguments]
-            arguments[rule.argument] |= HIGH
-            yield rule.call, number, arguments, rule.error
-    for call, number in NEWER_CALLS.items():
-        yield call, number, [0] * 6, errno.EPERM
+            yield rule.call, number, with_high_bits(rule, arguments), rule.error
+    native = FILTERS[MACHINE][0]
+    for numbered in KINDS["whole"].numbered:
+        if numbered.architecture == native:
+            yield "", numbered.number, arguments_for(numbered), numbered.error
 
 
 @here
@@ -85,7 +85,7 @@ async def test_without_the_filter_calls_are_not_refused(
         "personality": [0],
         "process_vm_readv": [0] * 6,
         "clone3": [0, 0],
-        "socket": [AF_NETLINK, 3, 0],
+        "socket": [AF_NETLINK, 3, NETLINK_KOBJECT_UEVENT],
     }
     calls = [
         (call, pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, call), arguments)
@@ -152,7 +152,7 @@ FOREIGN = """
         tell(by_int_0x80(425, 1, 0));              /* io_uring_setup */
         tell(by_int_0x80(54, 0, 0x5412));          /* ioctl(TIOCSTI) */
         tell(by_int_0x80(102, 1, 0));              /* socketcall(SYS_SOCKET) */
-        tell(by_int_0x80(359, 16, 3));             /* socket(AF_NETLINK) */
+        tell(by_int_0x80(359, 38, 5));             /* socket(AF_ALG) */
         tell(by_int_0x80(359, 1, 1) > 2);          /* socket(AF_UNIX): works */
         tell(by_int_0x80(435, 0, 0));              /* clone3 */
         long child = by_int_0x80(120, 0x10000011, 0); /* clone(CLONE_NEWUSER | SIGCHLD) */
@@ -188,7 +188,7 @@ async def test_other_entrances_lead_to_the_same_refusals(
 # --- what programs need works -------------------------------------------------------------------
 
 PYTHON = """
-    import asyncio, concurrent.futures, multiprocessing, os, pty, socket, subprocess, sys, threading
+    import asyncio, concurrent.futures, multiprocessing, os, pty, resource, socket, subprocess, sys, threading
     if __name__ == "__main__":
         done = []
         threads = [threading.Thread(target=done.append, args=(i,)) for i in range(4)]
@@ -207,15 +207,19 @@ PYTHON = """
         for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
             socket.socket(family, socket.SOCK_STREAM).close()
         assert socket.getaddrinfo("127.0.0.1", 80)
-        try:
-            socket.if_nameindex()
-        except OSError:
-            pass
+        assert [name for _, name in socket.if_nameindex()] == ["lo"]
+        own = resource.prlimit(os.getpid(), resource.RLIMIT_NOFILE)
+        assert own == resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.prlimit(0, resource.RLIMIT_NOFILE, (own[0] - 1, own[1]))
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == own[0] - 1
         async def child():
             process = await asyncio.create_subprocess_exec("echo", stdout=-3)
             return await process.wait()
         assert asyncio.run(child()) == 0
-        os.close(pty.openpty()[0])
+        try:
+            pty.openpty()
+        except OSError as error:
+            assert str(error) == "out of pty devices"
         print("ok")
 """
 
@@ -272,6 +276,35 @@ async def test_real_programs_work(
         limits={"wall_time_s": 30.0},
     )
     assert ran.out == out
+
+
+WATCH = """
+    import ctypes, errno, os, socket
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = [errno.errorcode[ctypes.get_errno()] if libc.inotify_init1(0) < 0 else "works"]
+    for family in (socket.AF_NETLINK, socket.AF_INET):
+        try:
+            socket.socket(family, socket.SOCK_DGRAM, 0)
+            names.append("works")
+        except OSError as error:
+            names.append(errno.errorcode[error.errno])
+    print(*names)
+"""
+
+
+@here
+@pytest.mark.parametrize("cgroup", ["auto", "off"])
+async def test_the_strict_filter_refuses_netlink_and_inotify(
+    open_service: OpenService, need: Any, cgroup: str
+) -> None:
+    said, policies = [], set()
+    for kind in ("standard", "strict"):
+        service = await open_service(need("bwrap"), sandbox={"seccomp": kind, "cgroup": cgroup})
+        job = await service.submit(JobSpec(**program(WATCH)))
+        said.append((await ended(job)).out)
+        policies.add((await job.view()).job.policy)
+    assert said == ["works works works\n", "ENOSYS EAFNOSUPPORT works\n"]
+    assert len(policies) == 2  # its record tells them apart
 
 
 # --- it fails closed ------------------------------------------------------------------------------

@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import struct
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from streamer.seccomp.rules import KINDS, NEWER_CALLS, RULES, Rule
+from streamer.seccomp.rules import ARCHITECTURES, KINDS, Differs, Masked, Numbered
 
 __all__ = ["FILTERS", "generate", "main"]
 
@@ -24,8 +25,9 @@ x32 in it, which no list of x32's own numbers would find. So that bit is refused
 """
 
 _INSTRUCTION: Final = struct.Struct("=HBBI")
-_LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
-_NUMBER_OFFSET: Final = 0
+_LOAD, _AND, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x54, 0x15, 0x06
+_NUMBER_OFFSET, _ARCHITECTURE_OFFSET, _ARGUMENTS_OFFSET = 0, 4, 16
+"""Of struct seccomp_data (linux/seccomp.h)."""
 
 
 def generate(machine: str, kind: str) -> bytes:
@@ -44,32 +46,57 @@ def generate(machine: str, kind: str) -> bytes:
     native = pyseccomp.system_arch()
     if native not in architectures:
         built.remove_arch(native)
-    for rule in KINDS[kind]:
-        built.add_rule(pyseccomp.ERRNO(rule.error), rule.call, *_conditions(rule))
+    for rule in KINDS[kind].rules:
+        built.add_rule(pyseccomp.ERRNO(rule.error), rule.call, *map(_compared, rule.conditions))
     with tempfile.TemporaryFile() as file:
         built.export_bpf(file)
         file.seek(0)
-        return (_refuse_newer() if RULES[0] in KINDS[kind] else b"") + file.read()
+        return _by_number(machine, KINDS[kind].numbered) + file.read()
 
 
-def _conditions(rule: Rule) -> list[object]:
+def _compared(condition: Masked | Differs) -> object:
     import pyseccomp  # noqa: PLC0415 - as above
 
-    if rule.unless is not None:
-        return [pyseccomp.Arg(rule.argument, pyseccomp.NE, rule.unless)]
-    if rule.mask:
-        return [pyseccomp.Arg(rule.argument, pyseccomp.MASKED_EQ, rule.mask, rule.value)]
-    return []
+    if isinstance(condition, Differs):
+        return pyseccomp.Arg(condition.argument, pyseccomp.NE, condition.value)
+    return pyseccomp.Arg(condition.argument, pyseccomp.MASKED_EQ, condition.mask, condition.value)
 
 
-def _refuse_newer() -> bytes:
+def _by_number(machine: str, rules: Sequence[Numbered]) -> bytes:
+    """Return instructions that end with a refusal by these rules, or go on to what follows."""
+    instructions = b""
+    for name in FILTERS[machine]:
+        tests = b"".join(_refuse(rule) for rule in rules if rule.architecture == name)
+        if tests:
+            tests = _step(_LOAD, _NUMBER_OFFSET) + tests
+            instructions += _step(_LOAD, _ARCHITECTURE_OFFSET)
+            instructions += _unless_equal(ARCHITECTURES[name], tests) + tests
+    return instructions
+
+
+def _refuse(rule: Numbered) -> bytes:
+    """Return instructions that begin and, unless they refuse, end with the number loaded."""
     import pyseccomp  # noqa: PLC0415 - as above
 
-    refusal = _INSTRUCTION.pack(_RETURN, 0, 0, pyseccomp.ERRNO(errno.EPERM))
-    tests = [
-        _INSTRUCTION.pack(_JUMP_IF_EQUAL, 0, 1, number) + refusal for number in NEWER_CALLS.values()
-    ]
-    return _INSTRUCTION.pack(_LOAD, 0, 0, _NUMBER_OFFSET) + b"".join(tests)
+    inner = _step(_RETURN, pyseccomp.ERRNO(rule.error))
+    for condition in reversed(rule.conditions):
+        inner = (
+            _step(_LOAD, _ARGUMENTS_OFFSET + 8 * condition.argument)
+            + _step(_AND, condition.mask)
+            + _unless_equal(condition.value, inner)
+            + inner
+        )
+    if rule.conditions:
+        inner += _step(_LOAD, _NUMBER_OFFSET)
+    return _unless_equal(rule.number, inner) + inner
+
+
+def _step(code: int, operand: int) -> bytes:
+    return _INSTRUCTION.pack(code, 0, 0, operand)
+
+
+def _unless_equal(value: int, skipped: bytes) -> bytes:
+    return _INSTRUCTION.pack(_JUMP_IF_EQUAL, 0, len(skipped) // _INSTRUCTION.size, value)
 
 
 def main() -> None:

@@ -9,33 +9,74 @@ stricter in sockets, ``ptrace`` and ``io_uring``.
 Arguments are compared in their low 32 bits: the kernel takes no more of a flag word, an ioctl
 request or a protocol family, so that a comparison of all 64 is passed by any high bit. What a
 pointer leads to cannot be seen; a call that hides its arguments there is refused as a whole.
+
+What libseccomp 2.5 does not know, or would look for in the wrong argument, is a `Numbered` rule:
+it goes by the number of the call on one architecture, and `generate` puts it before the rest.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["KINDS", "NEWER_CALLS", "RULES", "UNCOUNTED", "Rule"]
+__all__ = ["ARCHITECTURES", "KINDS", "Differs", "Kind", "Masked", "Numbered", "Rule"]
 
 LOW_32: Final = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """Refuse `call` with `error`; if `mask` is not 0, only where ``argument & mask == value``.
+class Masked:
+    """True where ``argument & mask == value``; `argument` counts from 0."""
 
-    `argument` counts from 0. With `unless`, refuse where the whole argument is anything else.
-    """
+    argument: int
+    mask: int
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Differs:
+    """True where the whole argument is anything but `value`."""
+
+    argument: int
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Refuse `call` with `error`; where there are conditions, only if all of them are true."""
 
     call: str
     error: int = errno.EPERM
-    argument: int = 0
-    mask: int = 0
-    value: int = 0
-    unless: int | None = None
+    conditions: tuple[Masked | Differs, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """As `Rule`, for the call that has this number on one of `ARCHITECTURES`."""
+
+    architecture: str
+    number: int
+    error: int = errno.EPERM
+    conditions: tuple[Masked, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """All rules of one filter."""
+
+    rules: tuple[Rule, ...]
+    numbered: tuple[Numbered, ...]
+
+
+ARCHITECTURES: Final[Mapping[str, int]] = {
+    "X86_64": 0xC000_003E,
+    "X86": 0x4000_0003,
+    "AARCH64": 0xC000_00B7,
+    "ARM": 0x4000_0028,
+}
+"""AUDIT_ARCH of linux/audit.h, by libseccomp's names."""
 
 
 MOUNTS: Final = (
@@ -96,53 +137,156 @@ IOCTL_REQUESTS: Final = {
     "TIOCSETD": 0x5423,  # has the kernel load a line discipline
 }
 
-OTHER_FAMILIES: Final = (
-    (LOW_32, 3), (~3 & LOW_32, 4), (~1 & LOW_32, 8), (LOW_32, 11), (~3 & LOW_32, 12),
-    (16, 16), (32, 32),
-)  # fmt: skip
-"""What is not AF_UNSPEC (0), AF_UNIX (1), AF_INET (2) or AF_INET6 (10), as (mask, value): 3, 4-7,
-8-9, 11, 12-15, and all to 63 that have 16 or 32 in them; the kernel has 46 families."""
-
 PERSONALITY_QUERY: Final = 0xFFFFFFFF
+
+# ---- what the host or an account has only once ---------------------------------------------------
+
+MAP_HUGETLB: Final = 0x0004_0000
+SHM_HUGETLB: Final = 0o4000
+MFD_HUGETLB: Final = 0x0004
+
+ASYNCHRONOUS_IO: Final = (Rule("io_setup", errno.ENOSYS), Rule("io_submit", errno.ENOSYS))
+"""One job could take all of fs.aio-max-nr; databases then do without, as on an older kernel."""
+
+HUGE_PAGES: Final = tuple(
+    Rule(call, errno.ENOMEM, (Masked(3, MAP_HUGETLB, MAP_HUGETLB),)) for call in ("mmap", "mmap2")
+)
+"""They are the host's, set apart for a database, and no group for memory counts them. The answer is
+that of a host that has none."""
+HUGE_MEMFD: Final = Rule("memfd_create", errno.ENOMEM, (Masked(1, MFD_HUGETLB, MFD_HUGETLB),))
+
+_HUGE_SEGMENT: Final = (Masked(2, SHM_HUGETLB, SHM_HUGETLB),)
+HUGE_SEGMENTS: Final = (
+    # libseccomp would look for the flags of shmget(2) in the wrong argument of ipc(2).
+    Numbered("X86_64", 29, errno.ENOMEM, _HUGE_SEGMENT),
+    Numbered("X86", 395, errno.ENOMEM, _HUGE_SEGMENT),
+    Numbered("AARCH64", 194, errno.ENOMEM, _HUGE_SEGMENT),
+    Numbered("ARM", 307, errno.ENOMEM, _HUGE_SEGMENT),
+    # ipc(SHMGET, key, size, flags), with a version in the upper half of the first.
+    Numbered(
+        "X86", 117, errno.ENOMEM, (Masked(0, 0xFFFF, 23), Masked(3, SHM_HUGETLB, SHM_HUGETLB))
+    ),
+    # The first mmap of 32-bit x86, whose arguments are behind a pointer; C libraries call mmap2.
+    Numbered("X86", 90, errno.ENOSYS),
+)
+
+# ---- sockets -------------------------------------------------------------------------------------
+
+NETLINK: Final = 16
+OTHER_FAMILIES: Final = (
+    *(Masked(0, mask, value) for mask, value in (
+        (LOW_32, 3), (~3 & LOW_32, 4), (~1 & LOW_32, 8), (LOW_32, 11), (~3 & LOW_32, 12),
+    )),
+    *(Masked(0, NETLINK | bit, NETLINK | bit) for bit in (1, 2, 4, 8)),
+    Masked(0, 32, 32),
+)  # fmt: skip
+"""What is not AF_UNSPEC (0), AF_UNIX (1), AF_INET (2), AF_INET6 (10) or AF_NETLINK (16): 3, 4-7,
+8-9, 11, 12-15, and all to 63 that have 16 and more or 32 in them; the kernel has 46 families."""
+
+_OF_NETLINK: Final = Masked(0, LOW_32, NETLINK)
+OTHER_NETLINK: Final = tuple((_OF_NETLINK, Masked(2, 1 << bit, 1 << bit)) for bit in range(5))
+"""All protocols of netlink but NETLINK_ROUTE, which is 0; the kernel has none beyond 31. Programs
+list the interfaces by it (getifaddrs(3)), and see those of the sandbox's own network only."""
+
+SOCKETS: Final = ("socket", "socketpair")
+
+# ---- for strangers -------------------------------------------------------------------------------
+
+STRICT: Final = (
+    *(Rule(call, errno.EAFNOSUPPORT, (_OF_NETLINK,)) for call in SOCKETS),
+    # They tell which of the shared files in /usr other jobs open, and when.
+    Rule("inotify_init", errno.ENOSYS),
+    Rule("inotify_init1", errno.ENOSYS),
+)
 
 UNCOUNTED: Final = (Rule("memfd_create", errno.ENOSYS), Rule("memfd_secret", errno.ENOSYS))
 """Memory without a mapping or a file, which only a control group counts. As if the kernel were
 older: programs then take a file in /dev/shm or /tmp."""
 
-NEWER_CALLS: Final = {"open_tree_attr": 467}
-"""Calls to refuse that libseccomp 2.5 does not know; numbers from 424 on are the same on every
-architecture."""
+NEWER: Final = tuple(Numbered(architecture, 467) for architecture in ARCHITECTURES)
+"""open_tree_attr(2); numbers from 424 on are the same on every architecture."""
+
+# ---- where jobs share the host's folders ---------------------------------------------------------
+
+O_CREAT: Final = 0o100
+O_TMPFILE: Final = 0o2000_0000  # without O_DIRECTORY, which has another value on ARM
+
+
+def _set_id(call: str, argument: int, *others: Masked) -> Iterator[Rule]:
+    """Refuse the call where the mode in `argument` has the bit for setuid or for setgid."""
+    for bit in (0o4000, 0o2000):
+        yield Rule(call, conditions=(*others, Masked(argument, bit, bit)))
+
+
+def _set_id_rules() -> Iterator[Rule]:
+    for call, argument in (
+        *(("chmod", 1), ("fchmod", 1), ("fchmodat", 2)),
+        *(("creat", 1), ("mknod", 1), ("mknodat", 2)),
+    ):
+        yield from _set_id(call, argument)
+    for call, flags in (("open", 1), ("openat", 2)):
+        for making in (O_CREAT, O_TMPFILE):
+            # Without one of these flags the mode is not given and may be anything.
+            yield from _set_id(call, flags + 1, Masked(flags, making, making))
+    # Its mode is behind a pointer. As if the kernel were older.
+    yield Rule("openat2", errno.ENOSYS)
+    # It opens files too.
+    yield from (Rule(call) for call in ATTACK_SURFACE if call.startswith("io_uring"))
+
+
+SET_ID: Final = tuple(_set_id_rules())
+"""A file with such a bit outlives its job in /tmp, and whoever runs it becomes the user of a later
+job: it could read that job's program, and end it."""
+NEWER_SET_ID: Final = tuple(
+    Numbered(architecture, 452, conditions=(Masked(2, bit, bit),))
+    for architecture in ARCHITECTURES
+    for bit in (0o4000, 0o2000)
+)
+"""fchmodat2(2)."""
 
 
 def _rules() -> Iterator[Rule]:
     groups = (
         *(MOUNTS, OTHER_NAMESPACES, OTHER_PROCESSES, ATTACK_SURFACE, OBSOLETE),
-        *(KEYRINGS, FILE_HANDLES, HOST, CLOCKS, HIDDEN),
+        *(FILE_HANDLES, HOST, CLOCKS, HIDDEN),
     )
     for group in groups:
         for call in group:
             yield Rule(call)
     for flag in CLONE_NEW.values():
-        yield Rule("clone", mask=flag, value=flag)
+        yield Rule("clone", conditions=(Masked(0, flag, flag),))
     # Its flags are behind a pointer. As if the kernel were older: C libraries then use `clone`.
     yield Rule("clone3", errno.ENOSYS)
     for request in IOCTL_REQUESTS.values():
-        yield Rule("ioctl", argument=1, mask=LOW_32, value=request)
-    for call in ("socket", "socketpair"):
-        for mask, value in OTHER_FAMILIES:
-            yield Rule(call, errno.EAFNOSUPPORT, mask=mask, value=value)
+        yield Rule("ioctl", conditions=(Masked(1, LOW_32, request),))
+    for call in SOCKETS:
+        for condition in OTHER_FAMILIES:
+            yield Rule(call, errno.EAFNOSUPPORT, (condition,))
+        for conditions in OTHER_NETLINK:
+            yield Rule(call, errno.EAFNOSUPPORT, conditions)
     # May be asked for, not set: it can make memory executable and map address 0.
-    yield Rule("personality", unless=PERSONALITY_QUERY)
-    # Its own limits only (0): the kernel lets a process of the same user set our init's, and
-    # without descriptors it could not see what the job uses.
-    yield Rule("prlimit64", unless=0)
+    yield Rule("personality", conditions=(Differs(0, PERSONALITY_QUERY),))
 
 
-RULES: Final = tuple(_rules())
+COMMON: Final = (
+    *(Rule(call) for call in KEYRINGS),
+    # To set limits of its own only (0); to read them, of any that it sees. The kernel lets a
+    # process of the same user set our init's, and without descriptors that could not see what
+    # the job uses.
+    Rule("prlimit64", conditions=(Differs(0, 0), Differs(2, 0))),
+    *ASYNCHRONOUS_IO,
+    *HUGE_PAGES,
+)
+"""What every filter has."""
 
-KINDS: Final = {
-    "whole": RULES,
-    "no-memfd": (*RULES, *UNCOUNTED),
-    "guard": tuple(rule for rule in RULES if rule.call in (*KEYRINGS, "prlimit64")),
+_CONFINING: Final = (*COMMON, *_rules())
+_BY_NUMBER: Final = (*HUGE_SEGMENTS, *NEWER)
+
+KINDS: Final[Mapping[str, Kind]] = {
+    "whole": Kind((*_CONFINING, HUGE_MEMFD), _BY_NUMBER),
+    "no-memfd": Kind((*_CONFINING, *UNCOUNTED), _BY_NUMBER),
+    "strict": Kind((*_CONFINING, HUGE_MEMFD, *STRICT), _BY_NUMBER),
+    "strict-no-memfd": Kind((*_CONFINING, *UNCOUNTED, *STRICT), _BY_NUMBER),
+    "guard": Kind((*COMMON, HUGE_MEMFD, *SET_ID), (*HUGE_SEGMENTS, *NEWER_SET_ID)),
 }
 """The filters that there are."""

@@ -264,17 +264,17 @@ LEAVE = """
     import ctypes, os
     libc = ctypes.CDLL(None, use_errno=True)
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-    print(libc.mq_open(b"/streamer-test", flags, 0o666, None) >= 0)
+    print(libc.mq_open(b"/streamer-test", flags, 0o666, None) >= 0, ctypes.get_errno())
     print(libc.shmget(4711, 4096, 0o3666) >= 0, libc.msgget(4711, 0o3666) >= 0)
 """
 
 
-async def test_queues_and_segments_do_not_outlive_their_job(
+async def test_queues_are_refused_and_segments_do_not_outlive_their_job(
     open_service: OpenService, backend: str
 ) -> None:
     # One job at a time, so both have the same user.
     service = await open_service(backend, queue={"concurrency": 1})
     async for run in checked_runs(service):
         for _ in range(2):
-            assert (await run(**program(LEAVE))).out == "True\nTrue True\n"
+            assert (await run(**program(LEAVE))).out == f"False {errno.EMFILE}\nTrue True\n"
     assert not os.path.exists("/dev/mqueue/streamer-test")  # noqa: PTH110 - one stat

@@ -8,6 +8,7 @@ from typing import Final
 from streamer.testing.attack import Attack
 from streamer.testing.attacks.compiling import ATTACKS as COMPILING
 from streamer.testing.attacks.files import ATTACKS as FILES
+from streamer.testing.attacks.hostwide import ATTACKS as HOSTWIDE
 from streamer.testing.attacks.information import ATTACKS as INFORMATION
 from streamer.testing.attacks.kernel import ATTACKS as KERNEL
 from streamer.testing.attacks.lifetime import ATTACKS as LIFETIME
@@ -33,6 +34,7 @@ THEMES: Final[Mapping[str, tuple[Attack, ...]]] = {
     "Other jobs": NEIGHBOURS,
     "Information": INFORMATION,
     "The kernel": KERNEL,
+    "What the host has once": HOSTWIDE,
     "Processor and processes": USAGE,
     "Memory": MEMORY,
     "Disk, files and output": STORAGE,

@@ -97,7 +97,10 @@ ATTACKS: Final = (
         "words typed into a terminal",
         """
         import pty, termios
-        pid, master = pty.fork()
+        try:
+            pid, master = pty.fork()
+        except OSError as error:
+            held(error)  # there are none
         if pid == 0:
             for request in (0x5412, 0x541C, 0x5423):  # TIOCSTI, TIOCLINUX, TIOCSETD
                 try:
@@ -129,15 +132,25 @@ ATTACKS: Final = (
             covers=covers,
         )
         for name, number, covers in (
-            ("netlink", 16, ()),
             ("the kernel's ciphers (AF_ALG)", 38, ()),
             ("a virtual machine (AF_VSOCK)", 40, (48,)),
         )
     ),
     Attack(
+        "a socket of netlink",
+        """
+        for protocol in range(1, 32):  # 0 is that of routes: see the attacks on the network
+            with contextlib.suppress(OSError):
+                socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
+                escaped(f"protocol {protocol}")
+        held()
+        """,
+        SURFACE,
+    ),
+    Attack(
         "a socket of a forgotten family",
         """
-        for family in set(range(3, 64)) - {10}:
+        for family in set(range(3, 64)) - {10, 16}:
             for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_RAW, socket.SOCK_SEQPACKET):
                 with contextlib.suppress(OSError):
                     socket.socket(family, kind, 0)
@@ -150,7 +163,7 @@ ATTACKS: Final = (
         "refused calls with high bits set",
         """
         high = 1 << 40
-        first, why = syscall(41 if platform.machine() == "x86_64" else 198, 16 | high, 3, 0)
+        first, why = syscall(41 if platform.machine() == "x86_64" else 198, 16 | high, 3, 15)
         if first >= 0:
             escaped("socket(AF_NETLINK)")
         pid, why = syscall("clone", 0x10000000 | signal.SIGCHLD | high, 0, 0, 0, 0)
@@ -175,7 +188,7 @@ ATTACKS: Final = (
             ("io_uring", 'old(425, "io_uring_setup", 1)'),
             (
                 "sockets",
-                'old(359, "socket(AF_NETLINK)", 16, 3)\nold(102, "socketcall", 1)',
+                'old(359, "socket(AF_NETLINK)", 16, 3, 15)\nold(102, "socketcall", 1)',
             ),
             (
                 "keys",

@@ -137,6 +137,62 @@ ATTACKS: Final = (
         covers=(55,),
     ),
     Attack(
+        "the host's interfaces, addresses and routes by netlink",
+        """
+        try:
+            sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+        except OSError as error:
+            held(error)
+        sock.bind((0, 0))
+        own = {i for i, name in socket.if_nameindex() if name == "lo"}
+        for kind, index_at in ((18, 4), (22, 4), (26, None), (30, 4)):  # GETLINK, -ADDR, -ROUTE, -NEIGH
+            sock.send(struct.pack("=IHHII", 36, kind, 0x301, kind, 0) + bytes(20))
+            done = False
+            while not done:
+                data = sock.recv(1 << 16)
+                while len(data) >= 16:
+                    size, answer, _, _, _ = struct.unpack_from("=IHHII", data)
+                    if answer in (2, 3):  # NLMSG_ERROR, NLMSG_DONE
+                        done = True
+                    elif index_at is not None:
+                        (index,) = struct.unpack_from("=i", data, 16 + index_at)
+                        if index not in own:
+                            escaped(f"interface {index} in answer to {kind}")
+                    else:
+                        table, scope = data[16 + 4], data[16 + 6]
+                        if table != 255 and scope < 254:  # RT_TABLE_LOCAL, RT_SCOPE_HOST
+                            escaped(f"a route in table {table}, scope {scope}")
+                    data = data[(size + 3) & ~3 :]
+        with contextlib.suppress(OSError):
+            sock.setsockopt(270, 8, 1)  # NETLINK_LISTEN_ALL_NSID
+            escaped("it hears of all networks")
+        held()
+        """,
+        HOST_VISIBLE,
+        covers=(55,),
+    ),
+    Attack(
+        "a change of the network by netlink",
+        """
+        try:
+            sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+        except OSError as error:
+            held(error)
+        sock.bind((0, 0))
+        lo = dict((name, i) for i, name in socket.if_nameindex())["lo"]
+        link = struct.pack("=BxHiII", 0, 0, lo, 0, 0)  # nothing of it changed
+        address = struct.pack("=BBBBI", 2, 32, 0, 254, lo) + struct.pack("=HH4s", 8, 2, bytes([127, 9, 9, 9]))
+        for kind, body in ((16, link), (19, link), (20, address), (21, address)):  # NEWLINK, SETLINK, -ADDR
+            sock.send(struct.pack("=IHHII", 16 + len(body), kind, 0x5, kind, 0) + body)
+            data = sock.recv(1 << 16)
+            (error,) = struct.unpack_from("=i", data, 16)
+            if struct.unpack_from("=IH", data)[1] != 2 or -error not in (errno.EPERM, errno.EOPNOTSUPP):
+                escaped(f"{kind} gave {error}")
+        held()
+        """,
+        covers=(55,),
+    ),
+    Attack(
         "an interface of its own making",
         """
         with contextlib.suppress(OSError):
