@@ -1,51 +1,220 @@
 """Decide who a request comes from and what it may do: the one place that asks.
 
-The hook `streamer_authorize` decides; an embedding application fills it. Without a
-plugin's answer the configured tokens do, and without tokens everybody who can reach the
-service is one and the same tenant.
+A plugin's hook `streamer_authorize` decides if there is one, else the configured tokens. Where
+there is neither, nobody is known: a request is then taken only from this machine, or from
+everybody if the configuration says so.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from typing import Final
+import inspect
+import logging
+import os
+import time
+from typing import Final, Literal, get_args
 from urllib.parse import urlsplit
 
 import pluggy
 from aiohttp import web
 
 from streamer.config import Config, is_loopback
+from streamer.connection import account, is_local
 from streamer.engine import JobView
-from streamer.errors import Forbidden, Unauthorized, UnknownJob
+from streamer.errors import CallerError, CapacityError, Forbidden, Unauthorized, UnknownJob
+from streamer.service import Job
 
-__all__ = ["Access", "check_origin"]
+__all__ = ["ACTIONS", "Access", "Action"]
+
+log: Final = logging.getLogger(__name__)
+
+Action = Literal["submit", "read", "cancel", "write", "signal", "list", "viewers", "metrics"]
+"""What a request may want to do; docs/embedding.md says which routes ask for which."""
+
+ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
 
 BEARER: Final = "bearer "
+SAY_AGAIN_S: Final = 60.0
+PROXY_HEADERS: Final = (
+    "Forwarded",
+    "Via",
+    "X-Real-IP",
+    "X-Client-IP",
+    "X-Cluster-Client-IP",
+    "X-Original-Forwarded-For",
+    "X-Envoy-External-Address",
+    "True-Client-IP",
+    "CF-Connecting-IP",
+)
+"""What proxies add, besides all that begins with ``X-Forwarded-``."""
+
+REMEDY: Final = (
+    "add [[auth.tokens]], or a plugin with the hook streamer_authorize; or set auth.anonymous = "
+    "true to take everybody"
+)
 
 
 class Access:
     """The access rules of one application."""
 
-    def __init__(self, config: Config, hook: pluggy.HookRelay) -> None:
+    def __init__(self, config: Config, hook: pluggy.HookRelay, *, unconfined: bool) -> None:
+        """`unconfined` says that callers may reach a sandbox without isolation, or a command."""
         self._tokens = {token.sha256.lower(): token.tenant for token in config.auth.tokens}
-        self._hook = hook
+        self._hook = hook if hook.streamer_authorize.get_hookimpls() else None
+        self._anonymous = config.auth.anonymous
+        # A job with the host's network is on loopback too, and as root under another account.
+        self._own_account_only = unconfined or config.sandbox.network == "open"
+        self._unconfined = unconfined
+        self._said: dict[str, float] = {}
 
-    def require(self, request: web.Request, action: str, job: JobView | None = None) -> str:
+    @property
+    def knows_callers(self) -> bool:
+        """Whether a hook or tokens say who a caller is."""
+        return self._hook is not None or bool(self._tokens)
+
+    def announce(self) -> None:
+        """Say in the log who will be let in, where that may surprise."""
+        if self._hook is not None:
+            ignored = [
+                key
+                for key, given in (("tokens", self._tokens), ("anonymous", self._anonymous))
+                if given
+            ]
+            if ignored:
+                log.warning(
+                    "auth.%s does nothing: a plugin decides who may (streamer_authorize)",
+                    " and auth.".join(ignored),
+                )
+        elif self._anonymous and self._unconfined:
+            log.warning(
+                "auth.anonymous: everybody who reaches this service may run programs here, and "
+                "without isolation (sandbox.backend, sandbox.allow, sandbox.allow_command)"
+            )
+        elif self._anonymous:
+            log.warning("auth.anonymous: everybody who reaches this service may run programs here")
+
+    def announce_address(self, host: str) -> None:
+        """Say that an address for others lets nobody of them in, where that is so."""
+        if not (self.knows_callers or self._anonymous or is_loopback(host)):
+            log.warning(
+                "listening on %s, but nobody is known here, so only requests from this machine to "
+                "http://127.0.0.1 are taken: %s",
+                host,
+                REMEDY,
+            )
+
+    def admit(self, request: web.Request) -> None:
+        """Refuse who is unknown, whatever is asked for. Raises `Unauthorized`.
+
+        Where callers are known each route asks with `require` and `job`, and this does nothing.
+        """
+        if self.knows_callers or self._anonymous:
+            return
+        reason = self._strangeness(request)
+        if not reason:
+            return
+        now = time.monotonic()
+        # The remedy is told now and then: a stranger must not fill the log.
+        if now - self._said.get(reason, -SAY_AGAIN_S) >= SAY_AGAIN_S:
+            self._said[reason] = now
+            log.warning("a request was refused, for nobody is known here and %s", reason)
+        raise Unauthorized(
+            "this service takes requests without credentials from its own machine only; its "
+            "operator finds what to do in its log"
+        )
+
+    def require(self, request: web.Request, action: Action) -> str:
         """Return the tenant in whose name the request may do `action`.
 
-        Raises `Unauthorized` or `Forbidden`, and `UnknownJob` for another tenant's job, so
-        that nobody learns which jobs exist.
+        Raises `Unauthorized`, `Forbidden`, or what the hook says.
         """
-        decision = self._hook.streamer_authorize(request=request, action=action, job=job)
-        if decision is False:
-            raise Forbidden(f"you may not {action}")
-        tenant = decision if isinstance(decision, str) else ""
-        if decision is None and self._tokens:
-            tenant = self._tenant_of_token(request)
-        if job is not None and job.tenant != tenant:
-            raise UnknownJob(f"there is no job {job.job.job_id!r}")
-        return tenant
+        if self._hook is not None:
+            return self._asked(self._hook, request, action, None)
+        if self._tokens:
+            return self._tenant_of_token(request)
+        self.admit(request)
+        return ""
+
+    async def job(self, request: web.Request, action: Action, job: Job) -> JobView:
+        """Return a snapshot of a job that the request may do `action` with.
+
+        Who is not known is refused before the job is looked up, and another tenant's job is
+        unknown like one that never was: nobody learns which jobs there are. Raises as `require`
+        does, and `UnknownJob`.
+        """
+        tenant = self.require(request, action)
+        view = await job.view()
+        theirs = view.tenant == tenant
+        if self._hook is not None:
+            try:
+                theirs = self._asked(self._hook, request, action, view) == view.tenant
+            except (CallerError, CapacityError):
+                if theirs:
+                    raise
+        if not theirs:
+            raise UnknownJob(f"there is no job {job.id!r}")
+        return view
+
+    async def may(self, request: web.Request, action: Action, job: Job) -> bool:
+        """Tell whether a caller who is known, or at this machine, may do `action` with a job."""
+        if not self.knows_callers and self._anonymous:
+            return False
+        try:
+            await self.job(request, action, job)
+        except (CallerError, CapacityError):
+            return False
+        return True
+
+    def _asked(
+        self, hook: pluggy.HookRelay, request: web.Request, action: Action, job: JobView | None
+    ) -> str:
+        """Return the tenant that the hook names; anything but a name or True refuses."""
+        try:
+            answer = hook.streamer_authorize(request=request, action=action, job=job)
+        except (CallerError, CapacityError):
+            raise
+        except web.HTTPUnauthorized as error:
+            challenge = error.headers.get("WWW-Authenticate")
+            raise Unauthorized(error.text or error.reason, challenge=challenge) from None
+        except web.HTTPForbidden as error:
+            raise Forbidden(error.text or error.reason) from None
+        except Exception:
+            log.exception("streamer_authorize failed, so %s is refused", action)
+            raise Forbidden(f"you may not {action}") from None
+        if answer is True:
+            return ""
+        if isinstance(answer, str) and answer:
+            return answer
+        if answer is None:
+            raise Unauthorized("log in first", challenge=None)
+        if answer is not False:
+            if inspect.iscoroutine(answer):
+                answer.close()
+            log.error(
+                "streamer_authorize returned %s, so %s is refused: return True, a tenant's name "
+                "or False",
+                "an empty name" if answer == "" else f"a value of type {type(answer).__name__}",
+                action,
+            )
+        raise Forbidden(f"you may not {action}")
+
+    def _strangeness(self, request: web.Request) -> str:
+        """Say why a request is not from the person at this machine, with the remedy, or ``""``."""
+        sock = None if request.transport is None else request.transport.get_extra_info("socket")
+        if sock is None or not is_local(sock):
+            return f"it came over the network: {REMEDY}"
+        if not _names_loopback(request):
+            # A page can have its own name mean this machine (DNS rebinding).
+            return f"it was for another name than localhost: ask http://127.0.0.1, or {REMEDY}"
+        if _came_through_a_proxy(request):
+            return f"it came through a proxy, so from anywhere: {REMEDY}"
+        if self._own_account_only and account(sock) != os.geteuid():
+            return (
+                "it is not of this service's own account, and programs can be run without "
+                f"isolation or with the host's network: {REMEDY}"
+            )
+        return ""
 
     def _tenant_of_token(self, request: web.Request) -> str:
         header = request.headers.get("Authorization", "")
@@ -62,33 +231,22 @@ class Access:
         raise Unauthorized("the token is not known")
 
 
-def check_origin(request: web.Request, config: Config) -> str | None:
-    """Return the allowed foreign origin of a request, or None if it has none.
-
-    A page of another site can make a browser send requests to a service on its
-    user's own machine, and by DNS rebinding even under a name of its own. So a foreign
-    Origin must be configured, and a service on loopback answers to loopback names only.
-    What is foreign the browser knows best: a proxy may put another Host in the place of the
-    one that the page was asked of. Raises `Forbidden`.
-    """
+def _names_loopback(request: web.Request) -> bool:
+    # Not `request.host`, which is this machine's name where the header is missing.
+    hosts = request.headers.getall("Host", [])
     try:
-        host = urlsplit(f"//{request.host}").hostname or ""
+        return len(hosts) == 1 and is_loopback(urlsplit(f"//{hosts[0]}").hostname or "")
     except ValueError:
-        raise Forbidden("the Host header is not a host name or address") from None
-    allowed = config.server.allowed_origins
-    allowed_hosts = {urlsplit(origin).hostname for origin in allowed}
-    if is_loopback(config.server.host) and not is_loopback(host) and host not in allowed_hosts:
-        raise Forbidden(
-            f"the service listens on loopback and does not answer to the name {host!r}; "
-            "if it should, add its address to server.allowed_origins"
-        )
-    origin = request.headers.get("Origin")
-    if origin is None or origin in (f"http://{request.host}", f"https://{request.host}"):
-        return None
-    # No page can set or change it. Browsers send it over HTTPS and to loopback addresses only,
-    # never to a name that an attacker has bound to one (Fetch Metadata, section 3).
-    if request.headers.get("Sec-Fetch-Site") == "same-origin":
-        return None
-    if origin in allowed or "*" in allowed:
-        return origin
-    raise Forbidden(f"requests from {origin!r} are not allowed (server.allowed_origins)")
+        return False
+
+
+def _came_through_a_proxy(request: web.Request) -> bool:
+    """Tell whether a proxy passed a request on: what reaches us from it may come from anywhere.
+
+    Some add no header. nginx speaks HTTP/1.0 unless told otherwise, and no browser does.
+    """
+    return (
+        request.version < (1, 1)
+        or any(name in request.headers for name in PROXY_HEADERS)
+        or any(name.lower().startswith("x-forwarded-") for name in request.headers)
+    )

@@ -14,25 +14,34 @@ from aiohttp.typedefs import Middleware
 from multidict import CIMultiDict
 
 from streamer import wire
-from streamer.access import Access, check_origin
+from streamer.access import Access
 from streamer.backends import Backends
 from streamer.config import Config
 from streamer.engine import Engine
-from streamer.errors import CallerError, CapacityError, ConfigError, StreamerError, UnknownJob
-from streamer.handlers import Handler, Handlers
+from streamer.errors import (
+    CallerError,
+    CapacityError,
+    ConfigError,
+    StreamerError,
+    Unauthorized,
+    UnknownJob,
+)
+from streamer.handlers import OPEN_ROUTES, Handler, Handlers
 from streamer.memory.engine import MemoryEngine
 from streamer.memory.retention import RetentionLimits
+from streamer.origin import check_origin
 from streamer.page import page_routes
 from streamer.plugins import load_backends, load_plugins
 from streamer.runtimes import by_name, missing_tools
 from streamer.service import JobService
 from streamer.settings import load_config
+from streamer.spi import Isolation
 from streamer.sse.response import StreamOptions
 from streamer.sse.sessionmap import SessionMap
 from streamer.sse.spool import Spool
 from streamer.watching import CancelUnwatched
 
-__all__ = ["SERVICE", "SESSIONS", "create_app", "get_service", "get_sessions", "setup"]
+__all__ = ["ACCESS", "SERVICE", "SESSIONS", "create_app", "get_service", "get_sessions", "setup"]
 
 T = TypeVar("T")
 
@@ -40,6 +49,7 @@ log: Final = logging.getLogger(__name__)
 
 SERVICE: Final = web.AppKey("streamer-service", JobService)
 SESSIONS: Final = web.AppKey("streamer-sessions", SessionMap)
+ACCESS: Final = web.AppKey("streamer-access", Access)
 CORS_HEADERS: Final = {
     "Access-Control-Allow-Methods": "GET, POST, DELETE, OPTIONS",
     "Access-Control-Allow-Headers": (
@@ -86,8 +96,10 @@ def create_app(
     sessions = _session_map(settings, service.draining)
     if settings.streams.on_disconnect == "cancel":
         sessions.listen(CancelUnwatched(service, sessions, settings.streams.disconnect_delay_s))
-    handlers = Handlers(service, sessions, Access(settings, manager.hook))
-    app = web.Application(middlewares=[_problems, _cross_origin(settings), *middlewares])
+    access = Access(settings, manager.hook, unconfined=_reaches_no_isolation(settings, backends))
+    handlers = Handlers(service, sessions, access)
+    app = web.Application(middlewares=[_problems, _guard(settings, access), *middlewares])
+    app[ACCESS] = access
     app[SERVICE] = service
     app[SESSIONS] = sessions
     app.add_routes(handlers.routes())
@@ -199,6 +211,7 @@ def _session_map(config: Config, leaving: asyncio.Event) -> SessionMap:
 
 async def _run_service(app: web.Application) -> AsyncIterator[None]:
     async with app[SERVICE]:
+        app[ACCESS].announce()
         yield
 
 
@@ -237,8 +250,8 @@ def _problem(error: StreamerError) -> web.Response:
     headers: CIMultiDict[str] = CIMultiDict()
     if isinstance(error, CapacityError):
         headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
-    if error.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, Unauthorized) and error.challenge is not None:
+        headers["WWW-Authenticate"] = error.challenge
     return web.Response(
         body=wire.dump(wire.problem(error)),
         status=error.status,
@@ -247,19 +260,39 @@ def _problem(error: StreamerError) -> web.Response:
     )
 
 
-def _cross_origin(config: Config) -> Middleware:
+def _reaches_no_isolation(config: Config, backends: Backends) -> bool:
+    """Tell whether a caller may run a command, or anything in a sandbox without isolation."""
+    sandbox = config.sandbox
+    # `auto` takes no such sandbox.
+    reachable = {sandbox.backend, *sandbox.allow} & backends.keys()
+    return sandbox.allow_command or any(
+        backends[name].isolation is Isolation.NONE for name in reachable
+    )
+
+
+def _guard(config: Config, access: Access) -> Middleware:
+    """Refuse pages of other sites and strangers, before any handler."""
+
     @web.middleware
-    async def cross_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         origin = check_origin(request, config)
         if origin is None:
+            _admit(request, access)
             return await handler(request)
         headers = {"Access-Control-Allow-Origin": origin, "Vary": "Origin", **CORS_HEADERS}
         if request.method == "OPTIONS":
             return web.Response(status=204, headers=headers)
         request[CORS] = headers
+        _admit(request, access)
         return await handler(request)
 
-    return cross_origin
+    return guard
+
+
+def _admit(request: web.Request, access: Access) -> None:
+    # A load balancer may ask whether the service lives, and learns nothing else by it.
+    if request.match_info.route.name not in OPEN_ROUTES:
+        access.admit(request)
 
 
 CORS: Final = web.RequestKey("streamer-cors", dict[str, str])

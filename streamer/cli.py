@@ -29,7 +29,7 @@ from streamer.logs import configure_logging
 from streamer.options import config_options, load, load_serving
 from streamer.runtimes import by_name
 from streamer.serve import serve as serve_forever
-from streamer.settings import check_exposure, effective
+from streamer.settings import effective
 from streamer.submission import submission
 
 __all__ = ["main"]
@@ -102,7 +102,6 @@ def serve(
             f"--role {role} needs an engine that several processes share; "
             f"engine.url is {config.engine.url!r}"
         )
-    check_exposure(config)
     configure_logging(config.logging)
     if demo is not None and not Path(demo).is_file():
         raise click.UsageError(f"--demo {demo}: there is no such file")

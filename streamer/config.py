@@ -235,13 +235,18 @@ class TokenConfig(Section, frozen=True):
 
 
 class AuthConfig(Section, frozen=True):
-    """``[auth]``: who may use the service; nobody is asked when there are no tokens."""
+    """``[auth]``: who may use the service; without tokens whoever is at this machine."""
 
     tokens: tuple[TokenConfig, ...] = ()
+    anonymous: bool = False
 
     def __post_init__(self) -> None:
-        """Check that a token says who its owner is."""
+        """Check that a token says who its owner is, and that tokens are asked for at all."""
         super().__post_init__()
+        if self.tokens and self.anonymous:
+            raise ConfigError(
+                "auth.anonymous: it takes everybody, so auth.tokens would ask nobody; remove one"
+            )
         owners: dict[str, str] = {}
         for token in self.tokens:
             other = owners.setdefault(token.sha256.lower(), token.tenant)

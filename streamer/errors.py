@@ -94,10 +94,17 @@ class InvalidJob(CallerError):
 
 
 class Unauthorized(CallerError):
-    """The caller did not say who they are, or not believably."""
+    """The caller did not say who they are, or not believably.
+
+    `challenge` is the WWW-Authenticate header of the answer: how to say it.
+    """
 
     code = "unauthorized"
     status = 401
+
+    def __init__(self, message: str, *, challenge: str | None = "Bearer") -> None:
+        super().__init__(message)
+        self.challenge = challenge
 
 
 class Forbidden(CallerError):

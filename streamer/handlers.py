@@ -13,7 +13,7 @@ from typing import Final
 from aiohttp import web
 
 from streamer import wire
-from streamer.access import Access
+from streamer.access import Access, Action
 from streamer.config import Config
 from streamer.enforcement import enforcement
 from streamer.engine import Idempotency, JobState, JobView
@@ -26,13 +26,16 @@ from streamer.sse.sessionmap import SessionMap
 from streamer.streams import StreamHandlers
 from streamer.transcript import output_text
 
-__all__ = ["Handlers"]
+__all__ = ["OPEN_ROUTES", "Handlers"]
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 MAX_WAIT_S: Final = 300.0
 MAX_KEY_CHARS: Final = 255
 MAX_LIST: Final = 200
+OPEN_ROUTES: Final = ("streamer-healthz", "streamer-readyz")
+"""What everybody may ask, known or not."""
+
 STATES: Final = ("queued", "preparing", "compiling", "running", "complete", "error")
 PREFER_WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?", re.IGNORECASE)
 
@@ -69,8 +72,8 @@ class Handlers:
             web.get("/api/runtimes", self.list_runtimes),
             web.get("/api/sandboxes", self.list_sandboxes),
             web.get("/api/queue", self.show_queue),
-            web.get("/healthz", self.health),
-            web.get("/readyz", self.readiness),
+            web.get("/healthz", self.health, name="streamer-healthz"),
+            web.get("/readyz", self.readiness, name="streamer-readyz"),
             web.get("/metrics", self.metrics),
         ]
 
@@ -222,11 +225,9 @@ class Handlers:
 
     # -- shared -------------------------------------------------------------------------
 
-    async def _job(self, request: web.Request, action: str) -> tuple[Job, JobView]:
+    async def _job(self, request: web.Request, action: Action) -> tuple[Job, JobView]:
         job = self.service.job(request.match_info["job_id"])
-        view = await job.view()
-        self.access.require(request, action, view)
-        return job, view
+        return job, await self.access.job(request, action, job)
 
     async def _document(self, request: web.Request, job: Job) -> object:
         text = await output_text(await job.log(), self.config.streams.result_text_bytes)

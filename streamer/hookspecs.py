@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from streamer.access import Action
     from streamer.config import Config
     from streamer.engine import Engine, JobView
     from streamer.spi import Backend
@@ -37,11 +38,15 @@ def streamer_engine(config: Config) -> Engine | None:
 
 
 @hookspec(firstresult=True)
-def streamer_authorize(request: web.Request, action: str, job: JobView | None) -> bool | str | None:
-    """Decide whether the request may do `action` (``submit``, ``read``, ``cancel``, ...).
+def streamer_authorize(
+    request: web.Request, action: Action, job: JobView | None
+) -> bool | str | None:
+    """Decide whether the request may do `action`, and as which tenant.
 
-    True or a tenant's name allows it, as that tenant; False refuses; None leaves the
-    decision to the next plugin. `job` is the job concerned, if there is one.
+    A tenant's name allows it, and True as the tenant ``""``. False refuses (403), None leaves
+    the decision to the next plugin and refuses if there is none (401), `errors.Unauthorized`
+    is 401 with its message; anything else refuses and is logged. Of a job it is asked twice:
+    with `job` None, before it is looked up, and with the job.
     """
 
 

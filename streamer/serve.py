@@ -13,7 +13,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
-from streamer.app import SERVICE
+from streamer.app import ACCESS, SERVICE
 from streamer.config import Config
 from streamer.errors import ConfigError
 
@@ -69,7 +69,10 @@ async def serve(app: web.Application, config: Config, on_ready: Ready | None = N
         host, port = runner.addresses[0][:2]
         address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         log.info("listening on %s, sandbox %s", address, service.backends.default)
-        following = asyncio.ensure_future(on_ready(address)) if on_ready else None
+        app[ACCESS].announce_address(host)
+        # Whoever is at this machine asks a loopback address, which every wildcard includes.
+        here = address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+        following = asyncio.ensure_future(on_ready(here)) if on_ready else None
         await stopping.wait()
         log.info("draining: up to %g s for running jobs", config.server.drain_s)
         await service.drain(config.server.drain_s)

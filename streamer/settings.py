@@ -23,11 +23,11 @@ from typing import Any, Final
 import msgspec
 
 from streamer.checked import Key, Tree, leaves, merge
-from streamer.config import Config, is_loopback, with_preset, without_password
+from streamer.config import Config, with_preset, without_password
 from streamer.configfile import read_document
 from streamer.errors import ConfigError
 
-__all__ = ["check_exposure", "effective", "load_config", "load_with_origins"]
+__all__ = ["effective", "load_config", "load_with_origins"]
 
 PREFIX: Final = "STREAMER_"
 PROFILE: Final = "STREAMER_PROFILE"
@@ -96,16 +96,6 @@ def effective(config: Config) -> dict[str, object]:
         for key, value in leaves(tree)
         if value != {}
     }
-
-
-def check_exposure(config: Config) -> None:
-    """Refuse to run code for everybody who can reach this machine. Raises `ConfigError`."""
-    if not config.auth.tokens and not is_loopback(config.server.host):
-        raise ConfigError(
-            f"server.host = {config.server.host!r} is reachable from elsewhere and nobody would "
-            "be asked who they are: add an [[auth.tokens]] table with tenant and sha256, or "
-            "listen on 127.0.0.1"
-        )
 
 
 def _combine(layers: Sequence[Layer]) -> tuple[Config, dict[Key, str]]:

@@ -125,10 +125,12 @@ class StreamHandlers:
     async def list_sessions(self, request: web.Request) -> web.Response:
         """List who follows a job."""
         job = await self._job(request)
+        # Where somebody is, is not for everybody who was given a link.
+        told = await self.access.may(request, "viewers", job)
         sessions = [
             {
                 "id": view.number,
-                "peer": view.peer,
+                "peer": view.peer if told else None,
                 "since": wire.timestamp(view.since),
                 "position": view.position,
                 "lag": view.lag,
@@ -139,13 +141,13 @@ class StreamHandlers:
 
     async def _job(self, request: web.Request) -> Job:
         job = self.service.job(request.match_info["job_id"])
-        self.access.require(request, "read", await job.view())
+        await self.access.job(request, "read", job)
         return job
 
     async def _find(self, request: web.Request, job_id: str) -> JobLog | None:
         job = self.service.job(job_id)
         try:
-            self.access.require(request, "read", await job.view())
+            await self.access.job(request, "read", job)
             return await job.log()
         except UnknownJob:
             return None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient
 
@@ -69,6 +71,16 @@ def verdict(events: list[Received]) -> dict[str, Any]:
     terminal = [event for event in events if event.kind in ("complete", "error")]
     assert terminal == events[-1:], events
     return terminal[0].data
+
+
+def other_address() -> str:
+    """Return an address of this machine that is not loopback's."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # nothing is sent
+        except OSError:
+            pytest.skip("this machine has no address but loopback's")
+        return str(probe.getsockname()[0])
 
 
 def processes_with(mark: str) -> list[str]:

@@ -85,6 +85,8 @@ LAYERS = (
         "transcript",
         "replay",
         "wire",
+        "origin",
+        "connection",
         "access",
         "metrics",
         "page",

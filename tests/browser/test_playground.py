@@ -15,7 +15,7 @@ import streamer
 from tests.browser.chromium import Browser, Page
 from tests.browser.conftest import Playground
 from tests.conftest import Start
-from tests.interop.cutter import Cutter
+from tests.interop.cutter import Cutter, cutting
 from tests.interop.nginx import proxied
 from tests.support import AnyClient
 
@@ -164,9 +164,13 @@ async def test_a_lost_connection_is_shown_and_survived(
 
 
 async def test_a_proxy_that_says_502_is_survived(
-    playground: Playground, client: AnyClient, cutter: Cutter, tmp_path: Path
+    playground: Playground, start: Start, tmp_path: Path
 ) -> None:
-    async with proxied(cutter.port, tmp_path) as address:
+    client = await start(auth={"anonymous": True})  # nobody is known who comes through a proxy
+    async with (
+        cutting("127.0.0.1", int(client.port or 0)) as cutter,
+        proxied(cutter.port, tmp_path) as address,
+    ):
         playground.address = f"{address}/"
         page = await playground.open()
         job_id = await playground.run(page, PACED)
@@ -290,9 +294,8 @@ async def test_below_a_prefix(browser: Browser, tmp_path: Path) -> None:
         await playground.check()
 
 
-async def test_below_a_prefix_of_nginx_only(
-    browser: Browser, client: AnyClient, tmp_path: Path
-) -> None:
+async def test_below_a_prefix_of_nginx_only(browser: Browser, start: Start, tmp_path: Path) -> None:
+    client = await start(auth={"anonymous": True})
     async with proxied(int(client.port or 0), tmp_path, prefix="/deep/er/") as address:
         playground = Playground(browser, f"{address}/deep/er/")
         page = await playground.open()

@@ -10,6 +10,7 @@ import pytest
 
 import streamer
 from streamer import errors, hookspecs, sse
+from streamer.access import ACTIONS
 from streamer.app import SERVICE
 from streamer.events import KINDS
 
@@ -17,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 HTTP = (ROOT / "docs" / "http.md").read_text()
 SSE = (ROOT / "docs" / "sse.md").read_text()
 BACKENDS = (ROOT / "docs" / "backends.md").read_text()
+EMBEDDING = (ROOT / "docs" / "embedding.md").read_text()
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 
@@ -44,6 +46,11 @@ def test_every_event_and_its_fields_are_documented(kind: str) -> None:
 def test_every_hook_is_documented_with_its_arguments(hook: str) -> None:
     arguments = ", ".join(inspect.signature(getattr(hookspecs, hook)).parameters)
     assert f"`{hook}({arguments})`" in BACKENDS
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_every_action_is_documented_with_who_asks_for_it(action: str) -> None:
+    assert [line for line in EMBEDDING.splitlines() if line.startswith(f"| `{action}` | ")]
 
 
 def test_every_error_code_is_documented() -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from aiohttp import web
 
 import streamer
+from streamer.app import SERVICE
 from streamer.engine import JobView
+from streamer.errors import Forbidden, Unauthorized
 from tests.conftest import Start
 from tests.http import SLEEPER, problem, python
 from tests.support import AnyClient, received, text
@@ -142,7 +146,181 @@ async def test_a_plugin_may_say_who_may_do_what(start: Start) -> None:
         await problem(response, 404, "not_found")
     async with client.delete(f"/api/jobs/{job_id}", headers={"X-User": "ann"}) as response:
         await problem(response, 403, "forbidden")
-    assert asked == [("submit", False), ("read", True), ("read", True), ("cancel", True)]
+    # Of a job it is asked twice: before anything is looked up, and with the job.
+    assert asked == [
+        *[("submit", False), ("read", False), ("read", True)],
+        *[("read", False), ("read", True), ("cancel", False)],
+    ]
+
+
+class Answering:
+    """A plugin whose hook answers what a test wants."""
+
+    def __init__(self, answer: Callable[[str, JobView | None], object]) -> None:
+        self.answer = answer
+
+    @streamer.hookimpl
+    def streamer_authorize(self, request: web.Request, action: str, job: JobView | None) -> Any:
+        return self.answer(action, job)
+
+
+def raising(error: Exception) -> Callable[..., object]:
+    def answer(*_: object) -> object:
+        raise error
+
+    return answer
+
+
+async def coroutine() -> bool:
+    return True
+
+
+NOBODYS = "/api/jobs/aaaaaaaaaaaaaaaaaaaaaaaaaa"
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "logged"),
+    [
+        (lambda *_: False, 403, ""),
+        (lambda *_: None, 401, ""),
+        (lambda *_: "", 403, "an empty name"),
+        (lambda *_: 0, 403, "type int"),
+        (lambda *_: 1, 403, "type int"),
+        (lambda *_: 5, 403, "type int"),
+        (lambda *_: [], 403, "type list"),
+        (lambda *_: ["ann"], 403, "type list"),
+        (lambda *_: {}, 403, "type dict"),
+        (lambda *_: b"ann", 403, "type bytes"),
+        (lambda *_: object(), 403, "type object"),
+        (lambda *_: coroutine(), 403, "type coroutine"),
+        (raising(ValueError("no database")), 403, "no database"),
+        (raising(KeyError("user")), 403, "KeyError"),
+        (raising(web.HTTPOk()), 403, "HTTPOk"),
+        (raising(web.HTTPForbidden()), 403, ""),
+        (raising(web.HTTPUnauthorized()), 401, ""),
+        (raising(Forbidden("not yours")), 403, ""),
+        (raising(Unauthorized("log in at /login")), 401, ""),
+    ],
+)
+async def test_what_is_no_clear_yes_of_the_hook_refuses(
+    start: Start,
+    caplog: pytest.LogCaptureFixture,
+    answer: Callable[..., object],
+    status: int,
+    logged: str,
+) -> None:
+    # Tokens too: they are not asked where there is a hook.
+    client = await start(plugins=(Answering(answer),), auth=TOKENS)
+    caplog.clear()
+    code = {401: "unauthorized", 403: "forbidden"}[status]
+    for method, path in (
+        ("POST", "/api/execute"),
+        ("GET", "/api/jobs"),
+        ("GET", NOBODYS),
+        ("DELETE", NOBODYS),
+        ("GET", NOBODYS.replace("jobs", "stream")),
+        ("GET", f"{NOBODYS}/sessions"),
+    ):
+        async with client.request(method, path, json=SLEEPER, headers=ALICE) as response:
+            document = await problem(response, status, code)
+            assert "database" not in document["detail"]
+    assert (await client.app[SERVICE].stats()).waiting == 0
+    assert (await client.app[SERVICE].stats()).running == 0
+    errors = [r for r in caplog.records if r.levelno >= logging.ERROR]
+    assert len(errors) == (6 if logged else 0)
+    assert all(logged in r.getMessage() + str(r.exc_info) for r in errors)
+
+
+async def test_a_hook_may_send_somebody_to_log_in(start: Start) -> None:
+    client = await start(plugins=(Answering(raising(Unauthorized("log in at /login"))),))
+    async with client.get("/api/jobs") as response:
+        assert (await problem(response, 401, "unauthorized"))["detail"] == "log in at /login"
+    challenge = {"WWW-Authenticate": 'Basic realm="app"'}
+    client = await start(plugins=(Answering(raising(web.HTTPUnauthorized(headers=challenge))),))
+    async with client.get("/api/jobs") as response:
+        await problem(response, 401, "unauthorized")
+        assert response.headers["WWW-Authenticate"] == challenge["WWW-Authenticate"]
+
+
+async def test_with_a_hook_any_host_and_any_proxy_is_served(start: Start) -> None:
+    client = await start(plugins=(Answering(lambda *_: True),))
+    headers = {"Host": "www.example.org", "X-Forwarded-For": "203.0.113.7"}
+    async with client.get("/api/jobs", headers=headers) as response:
+        assert response.status == 200
+
+
+async def test_with_tokens_any_host_and_any_proxy_is_served(client: AnyClient) -> None:
+    headers = {**ALICE, "Host": "www.example.org", "X-Forwarded-For": "203.0.113.7"}
+    async with client.get("/api/jobs", headers=headers) as response:
+        assert response.status == 200
+
+
+@pytest.mark.parametrize("action", ["read", "cancel", "write", "signal"])
+async def test_a_job_is_told_from_an_unknown_one_by_its_owner_only(
+    start: Start, action: str
+) -> None:
+    # Whatever a hook does with a job that it sees.
+    def answer(_: str, job: JobView | None) -> object:
+        if job is not None and job.tenant != "ben":
+            raise ValueError(job.tenant)
+        return asking[0]
+
+    asking = ["ann"]
+    client = await start(plugins=(Answering(answer),))
+    job_id = await job_of(client, {})
+    asking[0] = "ben"
+    method, tail, body = {
+        "read": ("GET", "", None),
+        "cancel": ("DELETE", "", None),
+        "write": ("POST", "/stdin", {}),
+        "signal": ("POST", "/signal", {"signal": "SIGKILL"}),
+    }[action]
+    details = []
+    for asked in (job_id, job_id[::-1]):
+        async with client.request(method, f"/api/jobs/{asked}{tail}", json=body) as response:
+            details.append((await problem(response, 404, "not_found"))["detail"])
+    assert details[0].replace(job_id, job_id[::-1]) == details[1]
+
+
+async def test_without_credentials_no_job_can_be_told_from_another(client: AnyClient) -> None:
+    job_id = await job_of(client, ALICE)
+    for path in ("/api/jobs/{}", "/api/stream/{}", "/api/jobs/{}/cast", "/api/stream?job={}"):
+        answers = []
+        for asked in (job_id, job_id[::-1]):
+            async with client.get(path.format(asked)) as response:
+                answers.append(await problem(response, 401, "unauthorized"))
+        assert answers[0] == answers[1]
+
+
+async def test_a_hook_may_let_an_administrator_in_as_the_owner(start: Start) -> None:
+    client = await start(plugins=(Answering(lambda action, job: job.tenant if job else asking[0]),))
+    asking = ["ann"]
+    job_id = await job_of(client, {})
+    asking[0] = "root"
+    async with client.get(f"/api/jobs/{job_id}") as response:
+        assert response.status == 200
+
+
+async def test_where_other_viewers_are_is_not_for_everybody_with_the_link(start: Start) -> None:
+    for auth, headers, told in (
+        ({"anonymous": True}, {}, None),
+        (TOKENS, ALICE, "127.0.0.1"),
+        ({}, {}, "127.0.0.1"),
+    ):
+        client = await start(auth=auth)
+        job_id = await job_of(client, headers)
+        async with client.get(f"/api/stream/{job_id}", headers=headers) as stream:
+            await anext(received(stream))
+            async with client.get(f"/api/jobs/{job_id}/sessions", headers=headers) as response:
+                (session,) = (await response.json())["sessions"]
+                assert session["peer"] == told
+    # A hook decides it for itself.
+    client = await start(plugins=(Answering(lambda action, _: action != "viewers"),))
+    job_id = await job_of(client, {})
+    async with client.get(f"/api/stream/{job_id}") as stream:
+        await anext(received(stream))
+        async with client.get(f"/api/jobs/{job_id}/sessions") as response:
+            assert [s["peer"] for s in (await response.json())["sessions"]] == [None]
 
 
 @pytest.mark.parametrize(
@@ -219,12 +397,12 @@ async def test_every_origin_may_where_that_is_configured(start: Start) -> None:
 @pytest.mark.parametrize(
     ("host", "status"),
     [
-        ("evil.example", 403),
-        ("evil.example:8080", 403),
-        ("localhost.evil.example", 403),
-        ("127.0.0.1.evil.example", 403),
-        ("10.0.0.1", 403),
-        ("", 403),
+        ("evil.example", 401),
+        ("evil.example:8080", 401),
+        ("localhost.evil.example", 401),
+        ("127.0.0.1.evil.example", 401),
+        ("10.0.0.1", 401),
+        ("", 401),
         ("localhost", 200),
         ("localhost:1", 200),
         ("a.localhost", 200),
@@ -245,4 +423,4 @@ async def test_a_broken_host_header_is_refused(start: Start) -> None:
     client = await start()
     for host in ("[::1", "[", "a]b", "[x]"):
         async with client.get("/api/jobs", headers={"Host": host}) as response:
-            assert response.status in (400, 403), host
+            assert response.status in (400, 401), host

@@ -34,14 +34,19 @@ http {{
 
 @asynccontextmanager
 async def proxied(
-    upstream: int, folder: Path, more: str = "", *, prefix: str = ""
+    upstream: int, folder: Path, more: str = "", *, prefix: str = "", bare: bool = False
 ) -> AsyncIterator[str]:
-    """Put nginx before a port and yield its address; a prefix is taken off on the way."""
+    """Put nginx before a port and yield its address; a prefix is taken off on the way.
+
+    With `bare` it adds no header.
+    """
     executable = tool("nginx")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     server = snippet("nginx").replace("127.0.0.1:8081", f"127.0.0.1:{port}")
     server = server.replace("127.0.0.1:8080", f"127.0.0.1:{upstream}")
+    if bare:
+        server = server.replace("proxy_set_header", "# proxy_set_header")
     if prefix:
         server = server.replace("location / {", f"location {prefix} {{")
         server = server.replace(f":{upstream};", f":{upstream}/;")
