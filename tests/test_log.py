@@ -208,9 +208,11 @@ class LogModel(RuleBasedStateMachine):
             self.log.disk_bytes,
         )
         blocks = self.log._blocks
-        assert self.log.memory_bytes == self.log._tail_bytes + sum(
-            len(block.data) for block in blocks if block.data is not None
-        )
+        in_blocks = sum(len(block.data) for block in blocks if block.data is not None)
+        copied = len(self.log._memo[2])
+        assert self.log.memory_bytes == self.log._tail_bytes + in_blocks + copied
+        assert copied <= BLOCK_BYTES + max(map(len, self.log._tail), default=0)
+        assert not (self.log.done and copied), "who comes late shares no copy"
         assert self.log.disk_bytes == sum(b.size for b in blocks if b.extent is not None)
         idle = sum(len(block.data) for block in blocks if block.data is not None)
         tail = self.log._tail_bytes if self.log.done and len(self.log._tail) > 1 else 0

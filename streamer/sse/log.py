@@ -155,6 +155,7 @@ class EventLog:
             self._tail.append(made)
             self._tail_bytes += len(made) + FRAME_OVERHEAD
             self._count(memory=len(made) + FRAME_OVERHEAD)
+        self._forget_memo()
         self.done = end
         self.wake()
 
@@ -185,8 +186,10 @@ class EventLog:
                     continue
             return gap + _after(data, block, after), block.last
         data = b"".join(self._tail[after + 1 - self._tail_first :])
-        if data and not gap:
+        if data and not gap and not self.done:  # of those who come late none is in step
+            self._forget_memo()
             self._memo = (after, self.last_id, data)
+            self._count(memory=len(data))
         return gap + data, max(after, self.last_id) if data else after
 
     async def wait(self, after: int, timeout_s: float | None = None) -> bool:
@@ -347,6 +350,7 @@ class EventLog:
     def _give_up(self) -> None:
         if self._retired and not self._cursors:
             self._drop_blocks(len(self._blocks))
+            self._forget_memo()
             self._count(memory=-self.memory_bytes)
 
     async def _from_disk(self, block: _Block) -> bytes:
@@ -380,7 +384,7 @@ class EventLog:
                 self._count(memory=-block.size)
         del self._blocks[:count]
         if count:
-            self._memo = NO_MEMO
+            self._forget_memo()
 
     def _drop_tail(self, count: int) -> None:
         size = sum(len(made) + FRAME_OVERHEAD for made in self._tail[:count])
@@ -389,7 +393,12 @@ class EventLog:
         self._tail_bytes -= size
         self._count(memory=-size)
         if count:
-            self._memo = NO_MEMO
+            self._forget_memo()
+
+    def _forget_memo(self) -> None:
+        """Let go of the copy that readers in step share until the next append."""
+        self._count(memory=-len(self._memo[2]))
+        self._memo = NO_MEMO
 
     def _count(self, *, memory: int = 0, disk: int = 0) -> None:
         self.memory_bytes += memory
