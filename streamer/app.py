@@ -27,6 +27,7 @@ from streamer.errors import (
     UnknownJob,
 )
 from streamer.handlers import OPEN_ROUTES, Handler, Handlers
+from streamer.memory.admission import QueueLimits
 from streamer.memory.engine import MemoryEngine
 from streamer.memory.retention import RetentionLimits
 from streamer.origin import check_origin
@@ -35,6 +36,7 @@ from streamer.plugins import load_backends, load_plugins
 from streamer.runtimes import by_name, missing_tools
 from streamer.service import JobService
 from streamer.settings import load_config
+from streamer.shares import Shares
 from streamer.spi import Isolation
 from streamer.sse.response import StreamOptions
 from streamer.sse.sessionmap import SessionMap
@@ -82,9 +84,10 @@ def create_app(
         settings.sandbox.path,
         allow_list=settings.sandbox.network == "allow-list",
     )
+    shares = Shares.of(settings, told_apart=_told_apart(settings, manager.hook))
     engine: Engine | None = manager.hook.streamer_engine(config=settings)
     if engine is None:
-        engine = _memory_engine(settings, manager.hook)
+        engine = _memory_engine(settings, manager.hook, shares)
     runtimes = by_name(settings.runtimes)
     service = JobService(
         settings,
@@ -172,15 +175,26 @@ def _config(config: ConfigLike) -> Config:
     return load_config(config, environ={})
 
 
-def _memory_engine(config: Config, hook: pluggy.HookRelay) -> MemoryEngine:
+def _told_apart(config: Config, hook: pluggy.HookRelay) -> bool:
+    tenants = {token.tenant for token in config.auth.tokens}
+    return len(tenants) > 1 or bool(hook.streamer_authorize.get_hookimpls())
+
+
+def _memory_engine(config: Config, hook: pluggy.HookRelay, shares: Shares) -> MemoryEngine:
     if config.engine.url != "memory://":
         scheme = config.engine.url.partition(":")[0]
         raise ConfigError(
             f"engine.url: no plugin serves {scheme}://; the built-in engine is memory://"
         )
     return MemoryEngine(
-        max_waiting=config.queue.max_waiting,
-        max_per_client=config.queue.max_per_client or config.queue.max_waiting,
+        queue=QueueLimits(
+            places=config.queue.places,
+            max_waiting=config.queue.max_waiting,
+            max_waiting_bytes=config.queue.max_waiting_bytes,
+            max_per_client=shares.waiting,
+            max_bytes_per_client=shares.waiting_bytes,
+            max_running_per_client=shares.running,
+        ),
         retention_s=config.streams.retention_s,
         retention=RetentionLimits(
             memory=config.streams.retention_bytes,

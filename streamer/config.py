@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import fields
@@ -169,11 +170,21 @@ class LimitsConfig(Section, frozen=True):
 
 
 class QueueConfig(Section, frozen=True):
-    """``[queue]``: how many jobs run and wait. 0: twice the cores; no bound of its own."""
+    """``[queue]``: how many jobs run and wait, and what those that wait take.
+
+    0 stands for what follows from the rest: see `places` and `streamer.shares.Shares`.
+    """
 
     concurrency: Annotated[int, Meta(ge=0, le=10_000)] = 0
     max_waiting: Positive = 1000
+    max_waiting_bytes: Positive = 256 * MIB
     max_per_client: NotNegative = 0
+    max_running_per_client: NotNegative = 0
+
+    @property
+    def places(self) -> int:
+        """How many jobs run at the same time."""
+        return self.concurrency or 2 * (os.cpu_count() or 1)
 
 
 class StreamsConfig(Section, frozen=True):

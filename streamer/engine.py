@@ -69,7 +69,10 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """A snapshot of one job. Times are seconds since the epoch (`time.time`)."""
+    """A snapshot of one job. Times are seconds since the epoch (`time.time`).
+
+    `position` is its place among those that wait, from 1, where it was asked for by itself.
+    """
 
     job: ResolvedJob
     tenant: str
@@ -78,13 +81,17 @@ class JobView:
     started_at: float | None
     finished_at: float | None
     result: JobEvent | None
+    first_output_at: float | None = None
+    position: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
     """How busy the engine is. `oldest_wait_s` is 0 when nothing waits.
 
-    `log_bytes` is what the logs take in memory and `disk_bytes` what they take on disk.
+    `log_bytes` is what the logs take in memory and `disk_bytes` what they take on disk,
+    `waiting_bytes` what the waiting jobs were submitted with, `record_bytes` what is kept of
+    finished ones. `estimated_wait_s` is how long a job that comes now would wait.
     """
 
     waiting: int
@@ -93,6 +100,9 @@ class Stats:
     logs: int
     log_bytes: int
     disk_bytes: int = 0
+    waiting_bytes: int = 0
+    record_bytes: int = 0
+    estimated_wait_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +149,8 @@ class Broker(Protocol):
     ) -> Submitted:
         """Accept a job and start its log, or refuse at once.
 
-        Raises `Busy` when the queue or the tenant's share of it is full, `Conflict`
+        Raises `Busy` when the queue is full, or with the code ``rate_limited`` the tenant's share
+        of it, `TooLarge` when the job could never wait in it, `Conflict`
         when the idempotency key came with another request before, `Draining` after
         `drain`.
         """
@@ -181,7 +192,7 @@ class Broker(Protocol):
         """Return how busy the engine is."""
 
     async def ready(self) -> bool:
-        """Tell whether jobs can be accepted: the engine is reachable and has room."""
+        """Tell whether jobs can be accepted: the engine is reachable and does not drain."""
 
     async def drain(self) -> None:
         """Accept no more jobs, and end with ``shutting_down`` those only this process knows."""

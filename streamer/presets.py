@@ -39,7 +39,6 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
                 "output_bytes": 8 * MIB,
             },
         },
-        "queue": {"max_per_client": 10},
     },
     # The built-in defaults.
     "balanced": {},

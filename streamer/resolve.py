@@ -30,7 +30,11 @@ MAX_ARGUMENT_BYTES: Final = 128 * 1024 - 1
 """MAX_ARG_STRLEN of the kernel (execve(2))."""
 MAX_ARGUMENTS_BYTES: Final = 1024 * 1024
 """All arguments and variables; a quarter of the stack limit (execve(2)) is 2 MiB."""
+MAX_ARGUMENTS: Final = 4096
+MAX_VARIABLES: Final = 1024
+"""Each word costs a pointer and an object besides its bytes, here and in the kernel."""
 MAX_METADATA_BYTES: Final = 16 * 1024
+MAX_METADATA_ENTRIES: Final = 64
 PLAIN_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 """What a place in the request shows as it is; any other name is quoted there."""
 
@@ -318,8 +322,10 @@ def _check_arguments(spec: JobSpec) -> None:
     total = 0
     groups = (("args", spec.args), ("command", spec.command))
     for group, words in groups:
+        _check_count(len(words), MAX_ARGUMENTS, "arguments", f"$.{group}")
         for index, word in enumerate(words):
             total += _check_word(word, f"$.{group}[{index}]")
+    _check_count(len(spec.env), MAX_VARIABLES, "variables", "$.env")
     for name, value in spec.env.items():
         plain = PLAIN_NAME.fullmatch(cut(name))
         path = f"$.env.{name}" if plain else f"$.env[{quoted(name)}]"
@@ -332,8 +338,24 @@ def _check_arguments(spec: JobSpec) -> None:
             f"arguments and variables are {total} bytes: {MAX_ARGUMENTS_BYTES} at most",
             path="$.args",
         )
-    if sum(len(k) + len(v) for k, v in spec.metadata.items()) > MAX_METADATA_BYTES:
-        raise InvalidJob(f"metadata has at most {MAX_METADATA_BYTES} bytes", path="$.metadata")
+    _check_metadata(spec.metadata)
+
+
+def _check_count(count: int, most: int, what: str, path: str) -> None:
+    if count > most:
+        raise InvalidJob(f"{count} {what} are too many: {most} at most", path=path)
+
+
+def _check_metadata(metadata: Mapping[str, str]) -> None:
+    _check_count(len(metadata), MAX_METADATA_ENTRIES, "entries", "$.metadata")
+    try:
+        size = sum(len(key.encode()) + len(value.encode()) for key, value in metadata.items())
+    except UnicodeEncodeError:
+        raise InvalidJob("the text is not valid Unicode", path="$.metadata") from None
+    if size > MAX_METADATA_BYTES:
+        raise InvalidJob(
+            f"metadata is {size} bytes: {MAX_METADATA_BYTES} at most", path="$.metadata"
+        )
 
 
 def _check_word(word: str, path: str) -> int:

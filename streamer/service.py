@@ -10,9 +10,7 @@ import asyncio
 import base64
 import contextlib
 import logging
-import os
 import secrets
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -121,7 +119,7 @@ class JobService:
         self.backends = backends
         self.runtimes = runtimes
         self.missing_runtimes = missing_runtimes
-        self.concurrency = config.queue.concurrency or 2 * (os.cpu_count() or 1)
+        self.concurrency = config.queue.places
         self.outcomes: Counter[str] = Counter()
         """How many jobs this process has run to which reason or error code."""
         self.draining = asyncio.Event()
@@ -135,7 +133,6 @@ class JobService:
         self._running: dict[asyncio.Task[None], Execution] = {}
         self._leases: dict[str, Lease] = {}
         self._hurried = asyncio.Event()
-        self._mean_run_s = 0.0
         self._resources = contextlib.AsyncExitStack()
         self._folder: StateFolder | None = None
         self._slots: UidSlots | None = None
@@ -263,10 +260,7 @@ class JobService:
 
     async def estimated_wait_s(self) -> float:
         """Return how long a job submitted now would wait, judging by the last ones, in seconds."""
-        stats = await self.engine.stats()
-        if stats.running < self.concurrency:
-            return 0.0
-        return round((stats.waiting + 1) * self._mean_run_s / self.concurrency, 2)
+        return round((await self.engine.stats()).estimated_wait_s, 2)
 
     async def stats(self) -> Stats:
         """Return how busy the engine is."""
@@ -302,11 +296,7 @@ class JobService:
         self._running[task] = execution
         self._leases[lease.job.job_id] = lease
 
-        started = time.monotonic()
-
         def ended(task: asyncio.Task[None]) -> None:
-            # A moving mean over about the last ten.
-            self._mean_run_s += 0.1 * (time.monotonic() - started - self._mean_run_s)
             del self._running[task]
             del self._leases[lease.job.job_id]
             if execution.outcome:

@@ -178,6 +178,8 @@ def job_document(view: JobView, text: Mapping[str, object], links: Mapping[str, 
         "finishedAt": timestamp(view.finished_at),
         "links": links,
     }
+    if view.position is not None:
+        document["position"] = view.position
     document.update(text)
     if view.result is not None:
         document["result"] = {**msgspec.to_builtins(view.result), **text}

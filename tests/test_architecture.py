@@ -45,6 +45,9 @@ LAYERS = (
     (
         "memory.inbox",
         "memory.fairqueue",
+        "memory.pace",
+        "memory.admission",
+        "memory.weight",
         "memory.jobtable",
         "memory.retention",
         "memory.lease",
@@ -69,7 +72,7 @@ LAYERS = (
         "proxy",
         "execution",
     ),
-    ("enforcement", "backends", "resolve", "policy", "service"),
+    ("shares", "enforcement", "backends", "resolve", "policy", "service"),
     (
         "sse.response",
         "sse.session",

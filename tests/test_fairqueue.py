@@ -7,7 +7,9 @@ from streamer.memory.fairqueue import FairQueue
 
 tenants = st.sampled_from("abcd")
 steps = st.lists(
-    st.tuples(st.sampled_from(["push", "push", "pop", "push_back", "remove"]), tenants),
+    st.tuples(
+        st.sampled_from(["push", "push", "pop", "pop_others", "push_back", "remove"]), tenants
+    ),
     max_size=60,
 )
 
@@ -25,11 +27,22 @@ class Naive:
         self.ring.append((tenant, []))
         return self.ring[-1][1]
 
+    def weight(self, tenant: str | None = None) -> int:
+        return sum(
+            weight_of(job)
+            for name, line in self.ring
+            for job in line
+            if tenant is None or name == tenant
+        )
+
     def clean(self) -> None:
         self.ring = [(name, line) for name, line in self.ring if line]
 
-    def pop(self) -> tuple[str, str]:
-        name, line = self.ring.pop(0)
+    def pop(self, held: str = "") -> tuple[str, str] | None:
+        place = next((n for n, (name, _) in enumerate(self.ring) if name != held), None)
+        if place is None:
+            return None
+        name, line = self.ring.pop(place)
         job = line.pop(0)
         self.ring.append((name, line))
         self.clean()
@@ -39,9 +52,13 @@ class Naive:
         rest = Naive()
         rest.ring = [(name, list(line)) for name, line in self.ring]
         found = []
-        while rest.ring:
-            found.append(rest.pop())
+        while (job := rest.pop()) is not None:
+            found.append(job)
         return found
+
+
+def weight_of(job_id: str) -> int:
+    return 100 + int(job_id)
 
 
 @given(steps)
@@ -51,14 +68,17 @@ def test_turns_and_positions_are_those_of_a_plain_round_robin(plan: list[tuple[s
     for number, (step, tenant) in enumerate(plan):
         job_id = str(number)
         if step == "push":
-            queue.push(tenant, job_id)
+            queue.push(tenant, job_id, weight_of(job_id) - 1)
+            queue.add_weight(tenant, job_id, 1)
             naive.line(tenant).append(job_id)
-        elif step == "pop" and naive.ring:
-            popped.append(naive.pop())
-            assert queue.pop() == popped[-1][1]
+        elif step in ("pop", "pop_others"):
+            held = tenant if step == "pop_others" else ""
+            job = naive.pop(held)
+            assert queue.pop({held}) == (None if job is None else job[1])
+            popped += [] if job is None else [job]
         elif step == "push_back" and popped:
             owner, last = popped.pop()
-            queue.push_back(owner, last)
+            queue.push_back(owner, last, weight_of(last))
             naive.line(owner).insert(0, last)
         elif step == "remove" and queue.count(tenant):
             job_id = naive.line(tenant)[-1]
@@ -67,6 +87,9 @@ def test_turns_and_positions_are_those_of_a_plain_round_robin(plan: list[tuple[s
             naive.clean()
         order = naive.order()
         assert len(queue) == len(order)
+        assert list(queue.in_order()) == [job for _, job in order]
+        assert queue.weight == naive.weight()
+        assert [queue.weight_of(name) for name in "abcd"] == [naive.weight(n) for n in "abcd"]
         assert [queue.position(*job) for job in order] == list(range(1, len(order) + 1))
         assert sorted(queue.heads()) == sorted(line[0] for _, line in naive.ring)
         assert {name: queue.count(name) for name in "abcd"} == {

@@ -7,8 +7,8 @@ service that stands alone. What it cannot do is outlive its process.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
-import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -27,10 +27,12 @@ from streamer.engine import (
     Stats,
     Submitted,
 )
-from streamer.errors import Busy, Draining
+from streamer.errors import Draining
 from streamer.events import Complete, Error, encode
 from streamer.jobs import ResolvedJob
 from streamer.log import JobLog
+from streamer.memory.admission import Admission, QueueLimits
+from streamer.memory.inbox import size_of
 from streamer.memory.jobtable import JobTable, Record
 from streamer.memory.lease import MemoryLease
 from streamer.memory.retention import Retention, RetentionLimits
@@ -39,7 +41,6 @@ from streamer.sse.spool import Spool
 __all__ = ["MemoryEngine"]
 
 CLAIM_WAIT_S: Final = 1.0
-MAX_RETRY_AFTER_S: Final = 60.0
 
 WORKER_LOST: Final = Error("worker_lost", "the worker that ran the job is gone")
 SHUT_DOWN: Final = Error("shutting_down", "the service stopped before the job was over")
@@ -48,7 +49,7 @@ SHUT_DOWN: Final = Error("shutting_down", "the service stopped before the job wa
 class MemoryEngine:
     """Broker and runner of one process; see `streamer.engine.Engine`. Close it after use.
 
-    `max_waiting` bounds the queue and `max_per_client` each tenant's share of it. A log is kept for
+    `queue` bounds what waits and runs, and each tenant's share of it. A log is kept for
     `retention_s` seconds after the job's end, and by the bounds of `retention`
     (streamer.memory.retention), on disk as far as `spool` has room. A lease ends `lease_s` seconds
     after its last heartbeat. `on_finished` hears of every job that is over; what it raises is
@@ -58,8 +59,7 @@ class MemoryEngine:
     def __init__(
         self,
         *,
-        max_waiting: int,
-        max_per_client: int,
+        queue: QueueLimits,
         retention_s: float,
         retention: RetentionLimits,
         spool: Spool | None = None,
@@ -68,20 +68,20 @@ class MemoryEngine:
         wall_clock: Callable[[], float] = time.time,
         on_finished: Callable[[JobView], None] | None = None,
     ) -> None:
-        self._max_waiting = max_waiting
-        self._max_per_client = max_per_client
+        self._limits = queue
         self._lease_s = lease_s
         self._clock = clock
         self._spool = Spool(0) if spool is None else spool
         self._table = JobTable(
+            places=queue.places,
             retention_s=retention_s,
             spool=self._spool,
             clock=clock,
             wall_clock=wall_clock,
             on_finished=on_finished,
         )
+        self._admission = Admission(queue, self._table.queue, self._table.wait_s)
         self._retention = Retention(self._table, retention)
-        self._bell = asyncio.Event()
         self._draining = False
         self._closed = False
 
@@ -110,9 +110,9 @@ class MemoryEngine:
             return Submitted(first, created=False)
         if self._draining:
             raise Draining("the service is shutting down and takes no new jobs")
-        self._check_room(tenant)
-        record = self._table.add(job, tenant, idempotency)
-        self._bell.set()
+        weight = self._table.weight_of(job, idempotency)
+        self._admission.check(tenant, weight)
+        record = self._table.add(job, tenant, idempotency, weight)
         await self._retention.settle(record)
         return Submitted(job.job_id, created=True)
 
@@ -123,7 +123,7 @@ class MemoryEngine:
     async def status(self, job_id: str) -> JobView | None:
         """Return a snapshot of the job, or None if there is none."""
         record = self._table.find(job_id)
-        return None if record is None else record.view()
+        return None if record is None else record.view(await self.position(job_id))
 
     async def jobs(
         self,
@@ -156,6 +156,7 @@ class MemoryEngine:
             return "done"
         if record.waiting:
             self._table.end(record, [encode(_cancelled(record.job))])
+            self._table.tell_places()
             await self._retention.settle(record)
             return "cancelled"
         self._table.inboxes[job_id].cancel()
@@ -170,8 +171,16 @@ class MemoryEngine:
         """
         record = self._table.get(job_id)
         takes = record.job.interactive or isinstance(control, Signal)
-        if record.over or not takes or not self._table.inboxes[job_id].put(control):
+        if record.over or not takes:
             return "closed"
+        inbox = self._table.inboxes[job_id]
+        size = size_of(control)
+        if record.waiting:
+            self._admission.check_weight(record.tenant, size)
+        if not inbox.put(control):
+            return "closed"
+        if record.waiting:
+            self._table.add_input(record, size)
         return "accepted"
 
     async def purge(self, job_id: str) -> bool:
@@ -192,11 +201,14 @@ class MemoryEngine:
             logs=len(self._table),
             log_bytes=self._table.ledger.memory,
             disk_bytes=self._table.ledger.disk,
+            waiting_bytes=self._table.queue.weight,
+            record_bytes=self._table.kept_bytes,
+            estimated_wait_s=self._table.wait_s(len(self._table.queue) + 1),
         )
 
     async def ready(self) -> bool:
-        """Tell whether jobs are accepted and the queue has room."""
-        return not self._draining and len(self._table.queue) < self._max_waiting
+        """Tell whether jobs are accepted; a full queue is no fault of ours."""
+        return not self._draining
 
     async def drain(self) -> None:
         """Accept no more jobs, and end those that wait; running ones go on."""
@@ -209,7 +221,7 @@ class MemoryEngine:
         for record in tuple(self._table.running.values()):
             self._table.end(record, [encode(SHUT_DOWN)])
         self._closed = True
-        self._bell.set()
+        self._table.bell.set()
         self._spool.close()
 
     @property
@@ -219,15 +231,28 @@ class MemoryEngine:
 
     async def claim(self, worker: str, free: int) -> Sequence[Lease]:
         """Wait up to a second for jobs and return at most `free` of them."""
-        if free > 0 and not self._table.queue and not self._closed:
-            self._bell.clear()
-            try:
+        self._table.bell.clear()
+        leases = self._take(free)
+        if not leases and free > 0 and not self._closed:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLAIM_WAIT_S):
-                    await self._bell.wait()
-            except TimeoutError:
-                return ()
-        claimed = min(free, len(self._table.queue))
-        return [self._lease(self._table.take()) for _ in range(claimed)]
+                    await self._table.bell.wait()
+            leases = self._take(free)
+        if leases:
+            self._table.tell_places()
+        return leases
+
+    def _take(self, free: int) -> list[Lease]:
+        leases: list[Lease] = []
+        most = self._limits.max_running_per_client
+        while len(leases) < free:
+            running = self._table.running_of
+            held = () if most is None else {t for t, count in running.items() if count >= most}
+            record = self._table.take(held)
+            if record is None:
+                break
+            leases.append(self._lease(record))
+        return leases
 
     async def heartbeat(self, leases: Sequence[Lease]) -> None:
         """Keep the leases that are not lost yet."""
@@ -261,26 +286,6 @@ class MemoryEngine:
             self._table.end(record, [encode(SHUT_DOWN)])
         else:
             self._table.put_back(record)
-            self._bell.set()
-
-    def _check_room(self, tenant: str) -> None:
-        waiting = len(self._table.queue)
-        if waiting >= self._max_waiting:
-            raise Busy(
-                f"the queue is full: {waiting} jobs wait; try again later",
-                retry_after_s=self._retry_after_s(1),
-            )
-        own = self._table.queue.count(tenant)
-        if own >= self._max_per_client:
-            # A turn of ours comes after one of each other tenant, at worst.
-            raise Busy(
-                f"you have {own} jobs waiting, as many as you may; try again later",
-                retry_after_s=self._retry_after_s(waiting - own + 1),
-            )
-
-    def _retry_after_s(self, jobs: int) -> float:
-        """Return about how long `jobs` jobs take to leave the queue, in whole seconds."""
-        return min(max(math.ceil(jobs * self._table.pace_s()), 1), MAX_RETRY_AFTER_S)
 
 
 def _cancelled(job: ResolvedJob) -> Complete:

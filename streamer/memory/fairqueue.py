@@ -1,23 +1,27 @@
 """Take turns among tenants: round robin between them, first come first served within one.
 
-A tenant that floods the queue waits behind itself, not in front of the others.
+A tenant that floods the queue waits behind itself, not in front of the others. Each job has a
+weight in bytes, and the queue knows the sum, of all and of each tenant.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Container, Iterator
 
 __all__ = ["FairQueue"]
 
 
 class FairQueue:
-    """The ids of waiting jobs. All but `position` and `heads` take constant time."""
+    """The ids of waiting jobs. What does not walk over them takes constant time."""
 
     def __init__(self) -> None:
         # OrderedDict, as the first key of a plain dict that lost many is slow to find.
-        self._ring: OrderedDict[str, OrderedDict[str, None]] = OrderedDict()
+        self._ring: OrderedDict[str, OrderedDict[str, int]] = OrderedDict()
+        self._weights: Counter[str] = Counter()
         self._length = 0
+        self.weight = 0
+        """What all of them weigh."""
 
     def __len__(self) -> int:
         return self._length
@@ -26,34 +30,52 @@ class FairQueue:
         """Return how many of the tenant's jobs wait."""
         return len(self._ring.get(tenant, ()))
 
-    def push(self, tenant: str, job_id: str) -> None:
-        """Add a job behind its tenant's others; a tenant new here has the last turn."""
-        self._ring.setdefault(tenant, OrderedDict())[job_id] = None
-        self._length += 1
+    def weight_of(self, tenant: str) -> int:
+        """Return what the tenant's jobs weigh."""
+        return self._weights[tenant]
 
-    def push_back(self, tenant: str, job_id: str) -> None:
+    def push(self, tenant: str, job_id: str, weight: int) -> None:
+        """Add a job behind its tenant's others; a tenant new here has the last turn."""
+        self._ring.setdefault(tenant, OrderedDict())[job_id] = 0
+        self._length += 1
+        self.add_weight(tenant, job_id, weight)
+
+    def push_back(self, tenant: str, job_id: str, weight: int) -> None:
         """Put a job that was popped before its tenant's others again."""
-        self.push(tenant, job_id)
+        self.push(tenant, job_id, weight)
         self._ring[tenant].move_to_end(job_id, last=False)
 
-    def pop(self) -> str:
-        """Take the job whose turn it is; there must be one."""
-        tenant = next(iter(self._ring))
-        job_id = next(iter(self._ring[tenant]))
-        self._ring.move_to_end(tenant)
-        self.remove(tenant, job_id)
-        return job_id
+    def add_weight(self, tenant: str, job_id: str, weight: int) -> None:
+        """Have a job that waits weigh more."""
+        self._ring[tenant][job_id] += weight
+        self._weights[tenant] += weight
+        self.weight += weight
+
+    def pop(self, held: Container[str] = ()) -> str | None:
+        """Take the job whose turn it is; None if there is none but of tenants that are held.
+
+        One that is held keeps its turn.
+        """
+        for tenant, line in self._ring.items():
+            if tenant not in held:
+                job_id = next(iter(line))
+                self._ring.move_to_end(tenant)
+                self.remove(tenant, job_id)
+                return job_id
+        return None
 
     def remove(self, tenant: str, job_id: str) -> None:
         """Take a job out of its turn. Raises KeyError if it does not wait."""
         line = self._ring[tenant]
-        del line[job_id]
+        weight = line.pop(job_id)
         self._length -= 1
+        self._weights[tenant] -= weight
+        self.weight -= weight
         if not line:
-            del self._ring[tenant]
+            del self._ring[tenant], self._weights[tenant]
 
     def position(self, tenant: str, job_id: str) -> int:
-        """Return how many `pop`s from now the job is taken, from 1."""
+        """Return how many `pop`s from now the job is taken, from 1, if no tenant is held."""
         line = self._ring[tenant]
         # A job that was just pushed is the common question, and is found at once.
         ahead = len(line) - 1 if next(reversed(line)) == job_id else list(line).index(job_id)
@@ -67,6 +89,18 @@ class FairQueue:
             else:
                 place += min(len(others), turns)
         return place
+
+    def in_order(self) -> Iterator[str]:
+        """Yield the jobs in the order of their turns, as long as nothing is pushed or taken."""
+        lines = [iter(line) for line in self._ring.values()]
+        while lines:
+            going = []
+            for line in lines:
+                job_id = next(line, None)
+                if job_id is not None:
+                    going.append(line)
+                    yield job_id
+            lines = going
 
     def heads(self) -> Iterator[str]:
         """Yield each tenant's next job."""

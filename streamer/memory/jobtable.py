@@ -7,11 +7,12 @@ is what makes the promises of `streamer.engine` hold: a job is in one place at a
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final, Literal
 
 from streamer.engine import Idempotency, JobState, JobView
@@ -21,6 +22,8 @@ from streamer.jobs import ResolvedJob
 from streamer.log import JobLog
 from streamer.memory.fairqueue import FairQueue
 from streamer.memory.inbox import Inbox
+from streamer.memory.pace import Pace
+from streamer.memory.weight import OPEN_BYTES, RECORD_BYTES, kept_of, weigh
 from streamer.sse.log import Ledger
 from streamer.sse.spool import Spool
 
@@ -28,13 +31,17 @@ __all__ = ["JobTable", "Record"]
 
 log: Final = logging.getLogger(__name__)
 
-RECORD_BYTES: Final = 3072
-"""About what a finished job takes besides its log: 2.2 kB measured, and some environment."""
+MAX_PLACES_TOLD: Final = 100
+"""How often a waiting job's log tells its place: others who come and go must not fill it."""
 
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """One job; `holder` is the lease that may write its events."""
+    """One job; `holder` is the lease that may write its events.
+
+    `weight` is what it takes in memory besides its log: while it waits or runs with all that it
+    was submitted with, afterwards with what is kept of it.
+    """
 
     job: ResolvedJob
     tenant: str
@@ -42,10 +49,16 @@ class Record:
     accepted_at: float
     created_at: float
     log: JobLog
+    weight: int
+    place: int = 0
+    """Its place in the queue as it was told last."""
+    places_told: int = 0
     state: JobState = "queued"
     holder: object | None = None
     lease_until: float = 0.0
+    claimed_at: float = 0.0
     started_at: float | None = None
+    first_output_at: float | None = None
     finished_at: float | None = None
     keep_until: float = 0.0
     result: tuple[str, bytes] | None = None
@@ -60,8 +73,8 @@ class Record:
         """Whether it is in the queue."""
         return self.holder is None and not self.over
 
-    def view(self) -> JobView:
-        """Return what the outside may know."""
+    def view(self, position: int | None = None) -> JobView:
+        """Return what the outside may know; `position` is its place in the queue."""
         return JobView(
             job=self.job,
             tenant=self.tenant,
@@ -69,6 +82,8 @@ class Record:
             created_at=self.created_at,
             started_at=self.started_at,
             finished_at=self.finished_at,
+            first_output_at=self.first_output_at,
+            position=position,
             result=None if self.result is None else decode(*self.result),
         )
 
@@ -79,6 +94,7 @@ class JobTable:
     def __init__(
         self,
         *,
+        places: int,
         retention_s: float,
         spool: Spool,
         clock: Callable[[], float],
@@ -87,10 +103,17 @@ class JobTable:
     ) -> None:
         self.queue = FairQueue()
         self.running: dict[str, Record] = {}
+        self.bell = asyncio.Event()
+        """Set when a job may have come within reach of a worker; who waits for it clears it."""
+        self.running_of: Counter[str] = Counter()
+        """How many jobs of each tenant run."""
         self.inboxes: dict[str, Inbox] = {}
         """What was sent to the jobs that are not over."""
         self.ledger = Ledger()
         """What all logs take."""
+        self.kept_bytes = 0
+        """What the records of finished jobs take."""
+        self._pace = Pace(places)
         self._spool = spool
         self._retention_s = retention_s
         self._clock = clock
@@ -102,7 +125,6 @@ class JobTable:
         """The finished jobs whose logs are in memory, as far as is known."""
         self._tenants: dict[str, dict[str, Record]] = {}
         self._keys: dict[tuple[str, str], tuple[str, bytes]] = {}
-        self._ends: deque[float] = deque([clock()], maxlen=64)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -138,27 +160,40 @@ class JobTable:
         self.expire()
         return reversed(self._tenants.get(tenant, {}).values())
 
-    def add(self, job: ResolvedJob, tenant: str, idempotency: Idempotency | None) -> Record:
-        """Accept a job: let it wait and start its log."""
+    def add(
+        self, job: ResolvedJob, tenant: str, idempotency: Idempotency | None, weight: int
+    ) -> Record:
+        """Accept a job of a `weight`: let it wait and start its log."""
         self.expire()
         key = None if idempotency is None else idempotency.key
         log = JobLog(spool=self._spool, ledger=self.ledger)
-        record = Record(job, tenant, key, self._clock(), self._wall_clock(), log)
+        record = Record(job, tenant, key, self._clock(), self._wall_clock(), log, weight)
         self._records[job.job_id] = record
         self._tenants.setdefault(tenant, {})[job.job_id] = record
         self.inboxes[job.job_id] = Inbox()
         if idempotency is not None:
             self._keys[tenant, idempotency.key] = (job.job_id, idempotency.digest)
-        self.queue.push(tenant, job.job_id)
-        self._tell_place(record)
+        self.queue.push(tenant, job.job_id, weight)
+        self.bell.set()
+        self._tell_place(record, self.queue.position(tenant, job.job_id))
         return record
 
-    def take(self) -> Record:
-        """Take the job whose turn it is out of the queue; there must be one."""
-        record = self._records[self.queue.pop()]
-        self.running[record.job.job_id] = record
+    def take(self, held: Container[str] = ()) -> Record | None:
+        """Take the job whose turn it is out of the queue, of a tenant that is not `held`."""
+        job_id = self.queue.pop(held)
+        if job_id is None:
+            return None
+        record = self.running[job_id] = self._records[job_id]
+        self.running_of[record.tenant] += 1
+        record.claimed_at = self._clock()
         record.started_at = self._wall_clock()
         return record
+
+    def add_input(self, record: Record, size: int) -> None:
+        """Count input that waits with its job."""
+        record.weight += size
+        if record.waiting:
+            self.queue.add_weight(record.tenant, record.job.job_id, size)
 
     def end_waiting(self, events: Sequence[tuple[str, bytes]]) -> None:
         """End every job in the queue with these events."""
@@ -167,11 +202,11 @@ class JobTable:
 
     def put_back(self, record: Record) -> None:
         """Let a job wait again, as the first of its tenant."""
-        del self.running[record.job.job_id]
         record.holder = record.started_at = None
         record.state = "queued"
-        self.queue.push_back(record.tenant, record.job.job_id)
-        self._tell_place(record)
+        self.queue.push_back(record.tenant, record.job.job_id, record.weight)
+        self._leave_place(record)
+        self._tell_place(record, self.queue.position(record.tenant, record.job.job_id))
 
     def advance(self, record: Record, state: Literal["preparing", "compiling", "running"]) -> None:
         """Record how far the job is, and tell its readers."""
@@ -181,17 +216,21 @@ class JobTable:
     def write(self, record: Record, events: Sequence[tuple[str, bytes]]) -> None:
         """Append to the job's log."""
         record.log.append(events)
+        if record.first_output_at is None and any(kind == "output" for kind, _ in events):
+            record.first_output_at = self._wall_clock()
 
     def end(self, record: Record, events: Sequence[tuple[str, bytes]]) -> None:
         """End the job with these events, the last of them terminal.
 
-        Its source files and its given input are forgotten with it.
+        What it was submitted with is forgotten with it, but for what its record shows.
         """
         job_id = record.job.job_id
-        if self.running.pop(job_id, None) is None:
-            self.queue.remove(record.tenant, job_id)
         now = self._clock()
-        self._ends.append(now)
+        if job_id in self.running:
+            self._leave_place(record)
+            self._pace.ran(now - record.claimed_at)
+        else:
+            self.queue.remove(record.tenant, job_id)
         record.result = events[-1]
         record.state = "complete" if record.result[0] == "complete" else "error"
         record.finished_at = self._wall_clock()
@@ -205,14 +244,16 @@ class JobTable:
                 self._on_finished(record.view())
             except Exception:
                 log.exception("job %s: the callback for finished jobs failed", job_id)
-        if record.job.files or record.job.stdin:
-            record.job = replace(record.job, files=(), stdin=None)
+        record.job = kept_of(record.job)
+        record.weight = RECORD_BYTES + weigh(record.job) + weigh(record.key) + weigh(record.result)
+        self.kept_bytes += record.weight
         self.expire()
 
     def forget(self, record: Record) -> None:
         """Remove a finished job. Who reads its log still reads it to the end."""
         job_id = record.job.job_id
         del self._records[job_id], self._finished[job_id]
+        self.kept_bytes -= record.weight
         self._unspilled.pop(job_id, None)
         siblings = self._tenants[record.tenant]
         del siblings[job_id]
@@ -259,11 +300,15 @@ class JobTable:
         """Yield every job that has had a worker."""
         return itertools.chain(self.running.values(), self._finished.values())
 
-    def pace_s(self) -> float:
-        """Return the mean time between the ends of jobs since the oldest waiting one came."""
+    def wait_s(self, jobs: int) -> float:
+        """Estimate how long it takes until so many of the jobs that wait have got a place."""
         now = self._clock()
-        since = max(now - self.oldest_wait_s(), self._ends[0])
-        return (now - since) / max(sum(end > since for end in self._ends), 1)
+        ages = [now - record.claimed_at for record in self.running.values()]
+        return self._pace.wait_s(jobs, ages)
+
+    def weight_of(self, job: ResolvedJob, idempotency: Idempotency | None) -> int:
+        """Return what a job takes in memory, besides its log, until it is over."""
+        return RECORD_BYTES + OPEN_BYTES + weigh(job) + weigh(idempotency)
 
     def oldest_wait_s(self) -> float:
         """Return how long the job that came first of the waiting ones has waited."""
@@ -274,9 +319,26 @@ class JobTable:
     def _elapsed_ms(self, record: Record) -> int:
         return int((self._clock() - record.accepted_at) * 1000)
 
-    def _tell_place(self, record: Record) -> None:
-        place = self.queue.position(record.tenant, record.job.job_id)
+    def tell_places(self) -> None:
+        """Tell waiting jobs how far they have come, as far as it is worth an event."""
+        for place, job_id in enumerate(self.queue.in_order(), 1):
+            record = self._records[job_id]
+            # A tenth: the tenth place knows of each step, the thousandth of every hundredth.
+            far = abs(place - record.place) * 10 >= max(place, record.place)
+            if far and record.places_told < MAX_PLACES_TOLD:
+                self._tell_place(record, place)
+
+    def _tell_place(self, record: Record, place: int) -> None:
+        record.place = place
+        record.places_told += 1
         status = Status(
             "queued", t=self._elapsed_ms(record), position=place, job_id=record.job.job_id
         )
         self.write(record, [encode(status)])
+
+    def _leave_place(self, record: Record) -> None:
+        del self.running[record.job.job_id]
+        self.running_of[record.tenant] -= 1
+        if not self.running_of[record.tenant]:
+            del self.running_of[record.tenant]
+        self.bell.set()  # its tenant may have another that waits for just that

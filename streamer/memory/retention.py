@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from streamer.jobs import MIB
-from streamer.memory.jobtable import RECORD_BYTES, JobTable, Record
+from streamer.memory.jobtable import JobTable, Record
 
 __all__ = ["Retention", "RetentionLimits"]
 
@@ -75,8 +75,7 @@ class Retention:
 
     @property
     def _excess(self) -> int:
-        kept = self._table.ledger.memory + len(self._table) * RECORD_BYTES
-        return kept - self._limits.memory
+        return self._table.ledger.memory + self._table.kept_bytes - self._limits.memory
 
     async def _spill(self, record: Record, size: int) -> int:
         """Move the older part of a log to disk; old jobs make room for it there."""

@@ -8,6 +8,7 @@ from typing import Protocol, TypedDict, Unpack
 import pytest
 
 from streamer.engine import Engine
+from streamer.memory.admission import QueueLimits
 from streamer.memory.engine import MemoryEngine
 from streamer.memory.retention import RetentionLimits
 
@@ -16,7 +17,11 @@ class Options(TypedDict, total=False):
     """What a test may set; sizes in bytes, times in seconds."""
 
     max_waiting: int
+    max_waiting_bytes: int
     max_per_client: int
+    max_bytes_per_client: int
+    max_running_per_client: int
+    places: int
     retention_s: float
     retention_bytes: int
     lease_s: float
@@ -24,7 +29,11 @@ class Options(TypedDict, total=False):
 
 DEFAULTS = Options(
     max_waiting=1000,
+    max_waiting_bytes=64 * 1024 * 1024,
     max_per_client=1000,
+    max_bytes_per_client=64 * 1024 * 1024,
+    max_running_per_client=1000,
+    places=4,
     retention_s=600.0,
     retention_bytes=64 * 1024 * 1024,
     lease_s=15.0,
@@ -52,8 +61,14 @@ class MemoryBench:
     async def make(self, **options: Unpack[Options]) -> Engine:
         chosen = DEFAULTS | options
         engine = MemoryEngine(
-            max_waiting=chosen["max_waiting"],
-            max_per_client=chosen["max_per_client"],
+            queue=QueueLimits(
+                places=chosen["places"],
+                max_waiting=chosen["max_waiting"],
+                max_waiting_bytes=chosen["max_waiting_bytes"],
+                max_per_client=chosen["max_per_client"],
+                max_bytes_per_client=chosen["max_bytes_per_client"],
+                max_running_per_client=chosen["max_running_per_client"],
+            ),
             retention_s=chosen["retention_s"],
             retention=RetentionLimits(memory=chosen["retention_bytes"]),
             lease_s=chosen["lease_s"],

@@ -16,6 +16,7 @@ from streamer.errors import Draining
 from streamer.events import TERMINAL_KINDS, Complete, Error, encode
 from streamer.jobs import JobSpec
 from streamer.log import Event
+from streamer.memory.admission import QueueLimits
 from streamer.memory.engine import MemoryEngine
 from streamer.memory.retention import RetentionLimits
 from streamer.service import Job, JobService
@@ -42,8 +43,7 @@ class Run:
         self.chance = random.Random(seed)
         self.now = 0.0
         self.engine = MemoryEngine(
-            max_waiting=10,
-            max_per_client=10,
+            queue=QueueLimits(max_waiting=10),
             retention_s=1e6,
             retention=RetentionLimits(memory=2**30),
             lease_s=10.0,

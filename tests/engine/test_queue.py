@@ -71,9 +71,8 @@ async def test_a_full_queue_refuses_at_once_and_has_room_again(bench: Bench) -> 
     key = Idempotency("key", b"digest")
     first = await engine.submit(make_job(), tenant="a", idempotency=key)
     await submit(engine, "b")
-    assert await engine.ready()
     await submit(engine, "c")
-    assert not await engine.ready()
+    assert await engine.ready(), "a full queue is the callers' doing"
     with pytest.raises(Busy) as refused:
         await submit(engine, "d")
     assert 1 <= refused.value.retry_after_s <= 60
@@ -283,3 +282,74 @@ async def test_close_ends_every_log_and_every_lease(engine: Engine) -> None:
         assert last.code == "shutting_down"
     with pytest.raises(Draining):
         await submit(engine, "a")
+
+
+async def test_a_tenant_leaves_a_place_to_others(bench: Bench) -> None:
+    engine = await bench.make(places=3, max_running_per_client=2)
+    flood = await submit(engine, *"a" * 10)
+    first, second = await engine.claim("worker", 3)
+    assert [first.job.job_id, second.job.job_id] == flood[:2]
+    [late] = await submit(engine, "b")
+    [third] = await engine.claim("worker", 1)
+    assert third.job.job_id == late, "a's turn would have been before, but a has its share"
+    claiming = asyncio.create_task(engine.claim("worker", 1))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not claiming.done()
+    await first.finish([complete()])
+    [next_one] = await claiming
+    assert next_one.job.job_id == flood[2]
+
+
+async def test_a_tenant_with_its_share_runs_on_when_a_job_is_given_back(bench: Bench) -> None:
+    engine = await bench.make(places=3, max_running_per_client=1)
+    first, second = await submit(engine, *"aa")
+    lease = await claim_one(engine)
+    assert await lease.release()
+    lease = await claim_one(engine)
+    assert lease.job.job_id == first
+    await lease.finish([complete()])
+    assert (await claim_one(engine)).job.job_id == second
+
+
+async def test_the_place_is_told_as_it_changes(bench: Bench) -> None:
+    engine = await bench.make(max_waiting=2000)
+    waiting = await submit(engine, *"a" * 12)
+    for _ in range(3):
+        await claim_one(engine)
+    assert await places_told(engine, waiting[3]) == [4, 3, 2, 1]
+    await engine.cancel(waiting[3])
+    assert await places_told(engine, waiting[4]) == [5, 4, 3, 2, 1]
+    assert await places_told(engine, waiting[11]) == [12, 10, 9, 8]
+    view = await engine.status(waiting[11])
+    assert view is not None
+    assert view.position == 8
+    [other] = await submit(engine, "b")
+    await submit(engine, "c")
+    await claim_one(engine)
+    assert (await places_told(engine, waiting[11]))[-1] == 9, "others' turns come between"
+    assert await places_told(engine, other) == [2, 1]
+    lease = await claim_one(engine)
+    view = await engine.status(lease.job.job_id)
+    assert view is not None
+    assert view.position is None
+
+
+async def test_places_that_are_told_do_not_fill_the_logs(engine: Engine) -> None:
+    """Of a thousand that wait the last hears of its place a few dozen times, not a thousand."""
+    waiting = await submit(engine, *"a" * 700)
+    for _ in range(699):
+        await claim_one(engine)
+    told = await places_told(engine, waiting[-1])
+    assert told[0] == 700
+    assert told[-9:] == list(range(9, 0, -1))
+    assert len(told) < 60
+    for _ in range(300):  # somebody who comes and goes
+        await engine.cancel((await submit(engine, "b"))[0])
+        await engine.cancel((await submit(engine, "c"))[0])
+    assert len(await places_told(engine, waiting[-1])) <= 100
+
+
+async def places_told(engine: Engine, job_id: str) -> list[int | None]:
+    events = await events_of(engine, job_id)
+    return [event.data.position for event in events if isinstance(event.data, Status)]

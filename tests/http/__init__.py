@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,14 @@ async def until_output(events: AsyncIterator[Received], wanted: str) -> None:
     raise AssertionError(f"the stream ended without {wanted!r}: {so_far!r}")
 
 
-async def until_state(client: AnyClient, job_id: str, *states: str) -> dict[str, Any]:
+async def until_state(
+    client: AnyClient, job_id: str, *states: str, headers: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Follow a job until it has reached one of these states; return its document."""
-    async with client.get(f"/api/stream/{job_id}") as response:
+    async with client.get(f"/api/stream/{job_id}", headers=headers) as response:
         async for event in received(response):
             if event.data.get("state", event.kind) in states:
                 break
-    async with client.get(f"/api/jobs/{job_id}") as response:
+    async with client.get(f"/api/jobs/{job_id}", headers=headers) as response:
         document: dict[str, Any] = await response.json()
     return document

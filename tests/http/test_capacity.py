@@ -20,7 +20,7 @@ async def test_a_full_queue_refuses_and_says_when_to_try_again(start: Start) -> 
             await problem(response, 429, "queue_full")
             assert 1 <= int(response.headers["Retry-After"]) <= 60
     async with client.get("/readyz") as response:
-        assert response.status == 503
+        assert response.status == 200, "that many wait is no fault of the service"
     async with client.delete(f"/api/jobs/{waiting[0]}") as response:
         assert response.status == 202
     await submit(client, **SLEEPER)

@@ -154,7 +154,7 @@ async def test_input_to_a_program_that_reads_none_is_bounded(start: Start) -> No
         async with client.post(f"/api/jobs/{job_id}/stdin", data=b"x" * 500_000) as answer:
             statuses.append(answer.status)
             if answer.status != 202:
-                await problem(answer, 429, "queue_full")
+                await problem(answer, 429, "rate_limited")
     assert statuses[0] == 202
     assert statuses[-1] == 429
     # And the full input does not stand in the way of the end.

@@ -1,0 +1,82 @@
+"""Refuse what does not fit into the queue: by number and by weight, of all and of each client."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from streamer.errors import Busy, TooLarge
+from streamer.jobs import MIB
+from streamer.memory.fairqueue import FairQueue
+
+__all__ = ["Admission", "QueueLimits"]
+
+MAX_RETRY_AFTER_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """How many jobs run and wait, and what those that wait weigh.
+
+    A client is a tenant; None sets no share of its own.
+    """
+
+    places: int = 4
+    max_waiting: int = 1000
+    max_waiting_bytes: int = 256 * MIB
+    max_per_client: int | None = None
+    max_bytes_per_client: int | None = None
+    max_running_per_client: int | None = None
+
+
+class Admission:
+    """The bounds of one queue. `wait_s(n)` estimates how long `n` jobs take to leave it."""
+
+    def __init__(
+        self, limits: QueueLimits, queue: FairQueue, wait_s: Callable[[int], float]
+    ) -> None:
+        self._limits = limits
+        self._queue = queue
+        self._wait_s = wait_s
+
+    def check(self, tenant: str, weight: int) -> None:
+        """Raise `Busy` or `TooLarge` unless one more job has room."""
+        limits = self._limits
+        waiting, own = len(self._queue), self._queue.count(tenant)
+        if waiting >= limits.max_waiting:
+            raise self._full(f"the queue is full: {waiting} jobs wait")
+        if limits.max_per_client is not None and own >= limits.max_per_client:
+            raise self._share_taken(f"you have {own} jobs waiting, as many as you may", tenant)
+        self.check_weight(tenant, weight)
+
+    def check_weight(self, tenant: str, weight: int) -> None:
+        """Raise `Busy` or `TooLarge` unless a tenant's waiting jobs may weigh so much more."""
+        limits = self._limits
+        share = limits.max_bytes_per_client or limits.max_waiting_bytes
+        most = min(share, limits.max_waiting_bytes)
+        if weight > most:
+            raise TooLarge(
+                f"the job takes {weight} bytes of memory, and what waits may take {most} "
+                "(queue.max_waiting_bytes): send less of files, arguments and input"
+            )
+        if self._queue.weight + weight > limits.max_waiting_bytes:
+            raise self._full("the queue is full: the jobs in it hold as many bytes as they may")
+        if self._queue.weight_of(tenant) + weight > share:
+            raise self._share_taken("your waiting jobs hold as many bytes as they may", tenant)
+
+    def _full(self, what: str) -> Busy:
+        return Busy(f"{what}; try again later", retry_after_s=self._retry_after_s(1))
+
+    def _share_taken(self, what: str, tenant: str) -> Busy:
+        # A turn of ours comes after one of each other tenant, at worst.
+        turns = len(self._queue) - self._queue.count(tenant) + 1
+        return Busy(
+            f"{what}; try again later",
+            code="rate_limited",
+            retry_after_s=self._retry_after_s(turns),
+        )
+
+    def _retry_after_s(self, jobs: int) -> float:
+        return min(max(math.ceil(self._wait_s(jobs)), 1), MAX_RETRY_AFTER_S)

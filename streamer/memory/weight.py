@@ -1,0 +1,58 @@
+"""Weigh jobs: about how many bytes of this process's memory one takes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Final
+
+from streamer.jobs import ResolvedJob, SourceFile, Step
+
+__all__ = ["OPEN_BYTES", "RECORD_BYTES", "kept_of", "weigh"]
+
+RECORD_BYTES: Final = 1536
+"""What a job takes besides its values and its events: its record, its log, its places in tables.
+
+1.3 kB measured; tests/engine/test_weight.py measures again."""
+
+OPEN_BYTES: Final = 2048
+"""What a job that is not over takes besides: its inbox, its turn. 1.7 kB measured."""
+
+BLOCK_BYTES: Final = 16
+"""Allocators round up to it, and what is large has a header of as much (malloc(3))."""
+
+
+def weigh(value: object) -> int:
+    """Return how much memory a value takes, with everything in it.
+
+    What several jobs share is counted for each of them: rather too much than too little.
+    """
+    size = sys.getsizeof(value) + BLOCK_BYTES
+    if isinstance(value, str):
+        # Encoding it as JSON leaves its UTF-8 form with it (PyUnicode_AsUTF8AndSize).
+        return size if value.isascii() else size + len(value.encode("utf-8", "surrogatepass"))
+    if isinstance(value, bytes | int | float) or value is None:
+        return size
+    if isinstance(value, SourceFile):  # there may be thousands
+        return size + weigh(value.name) + weigh(value.content)
+    if isinstance(value, tuple | list | frozenset | set):
+        return size + sum(map(weigh, value))
+    if isinstance(value, Mapping):
+        return size + sum(weigh(key) + weigh(item) for key, item in value.items())
+    if is_dataclass(value):
+        return size + sum(weigh(getattr(value, field.name)) for field in fields(value))
+    raise TypeError(f"a job holds a {type(value).__name__}, which cannot be weighed")
+
+
+def kept_of(job: ResolvedJob) -> ResolvedJob:
+    """Return what is kept of a job that is over: what its record shows."""
+    return replace(
+        job,
+        steps=tuple(Step(step.phase, (), step.limits) for step in job.steps),
+        files=(),
+        env={},
+        stdin=None,
+        allow_hosts=(),
+        read_only=(),
+    )
