@@ -40,8 +40,8 @@ def load_plugins(
 ) -> pluggy.PluginManager:
     """Return a plugin manager with the built-ins, the installed plugins and `plugins`.
 
-    Raises `PluginError` for a plugin that cannot be imported, clashes with another, or
-    has a hook that does not exist or is asynchronous.
+    Raises `PluginError` for a plugin that cannot be imported, clashes with another, has no
+    hook, or one that does not exist, is not marked or is asynchronous.
     """
     manager = pluggy.PluginManager("streamer")
     manager.add_hookspecs(hookspecs)
@@ -102,24 +102,51 @@ def load_backends(
 
 
 def _register(manager: pluggy.PluginManager, plugin: object, name: str | None) -> None:
-    label = name or getattr(plugin, "__name__", repr(plugin))
+    label = name or str(getattr(plugin, "__name__", repr(plugin)))
+    if inspect.isclass(plugin):
+        raise PluginError(f"plugin {label} is a class: pass an instance, {label}()")
+    _check_marks(plugin, label)
+    try:
+        manager.register(plugin, name)
+        # A hook may have another name than its function (`specname`).
+        manager.check_pending()
+    except (ValueError, pluggy.PluginValidationError) as error:
+        raise PluginError(f"plugin {label} cannot be registered: {error}") from error
+    hooks = [
+        hook
+        for caller in manager.get_hookcallers(plugin) or ()
+        for hook in caller.get_hookimpls()
+        if hook.plugin is plugin
+    ]
+    if not hooks:
+        raise PluginError(
+            f"plugin {label} has no hook: write a function such as streamer_backends() and mark it "
+            f"with @streamer.hookimpl; there are {', '.join(hookspecs.__all__)}"
+        )
+    for hook in hooks:
+        if inspect.iscoroutinefunction(hook.function) or inspect.isasyncgenfunction(hook.function):
+            raise PluginError(
+                f"plugin {label}: {hook.function.__name__} is async; hooks are plain functions"
+            )
+
+
+def _check_marks(plugin: object, label: str) -> None:
     for attribute in dir(plugin):
         if not attribute.startswith(HOOK_PREFIX):
             continue
         hook = getattr(plugin, attribute)
-        if not hasattr(hook, "streamer_impl"):
+        if not callable(hook) or inspect.isclass(hook):
             continue
+        # pluggy passes over a function without the mark: a rule who may what would not be asked.
+        if not hasattr(hook, "streamer_impl"):
+            raise PluginError(
+                f"plugin {label}: {attribute} is not marked as a hook: add @streamer.hookimpl"
+            )
         if not hasattr(hookspecs, attribute):
             raise PluginError(
                 f"plugin {label}: there is no hook {attribute}"
                 f"{_did_you_mean(attribute, hookspecs.__all__)}"
             )
-        if inspect.iscoroutinefunction(hook):
-            raise PluginError(f"plugin {label}: {attribute} is async; hooks are plain functions")
-    try:
-        manager.register(plugin, name)
-    except (ValueError, pluggy.PluginValidationError) as error:
-        raise PluginError(f"plugin {label} cannot be registered: {error}") from error
 
 
 def _check_sandboxes_are_ours() -> None:

@@ -1,0 +1,106 @@
+"""Plugins: what is loaded, and what is refused at once, in words that mend it."""
+
+from __future__ import annotations
+
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+import streamer
+from streamer.errors import PluginError
+
+
+class Unmarked:
+    def streamer_authorize(self, request: object, action: str, job: object) -> bool:
+        return False
+
+
+class Marked:
+    @streamer.hookimpl
+    def streamer_authorize(self, request: object, action: str, job: object) -> bool:
+        return False
+
+
+class Misspelt:
+    @streamer.hookimpl
+    def streamer_authorise(self, request: object) -> bool:
+        return False
+
+
+class MisspeltAndUnmarked:
+    def streamer_authorise(self, request: object) -> bool:
+        return False
+
+
+class Asynchronous:
+    @streamer.hookimpl
+    async def streamer_authorize(self, request: object, action: str, job: object) -> bool:
+        return False
+
+
+class RenamedAsynchronous:
+    @streamer.hookimpl(specname="streamer_authorize")
+    async def who(self, request: object, action: str, job: object) -> bool:
+        return False
+
+
+class WrongArguments:
+    @streamer.hookimpl
+    def streamer_authorize(self, request: object, user: str) -> bool:
+        return False
+
+
+class OneOfTwo(Marked):
+    def streamer_job_finished(self, job: object) -> None:
+        """Be forgotten."""
+
+
+def module(**contents: Any) -> ModuleType:
+    made = ModuleType("their_plugin")
+    made.__dict__.update(contents)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("plugin", "said"),
+    [
+        (Unmarked(), r"streamer_authorize is not marked as a hook: add @streamer\.hookimpl"),
+        (OneOfTwo(), r"streamer_job_finished is not marked as a hook: add @streamer\.hookimpl"),
+        (MisspeltAndUnmarked(), r"streamer_authorise is not marked"),
+        (SimpleNamespace(streamer_authorize=lambda: False), r"is not marked as a hook"),
+        (module(streamer_backends=list), r"their_plugin.* has no hook"),
+        (module(streamer_backends=lambda: [int]), r"their_plugin: streamer_backends is not marked"),
+        (Marked, r"Marked is a class: pass an instance, Marked\(\)"),
+        (Unmarked, r"Unmarked is a class: pass an instance"),
+        (lambda: 1, r"has no hook: .*streamer_authorize, streamer_backends"),
+        (object(), r"has no hook"),
+        (None, r"has no hook"),
+        ("streamer_backends", r"has no hook"),
+        (module(), r"plugin their_plugin has no hook"),
+        (Misspelt(), r"no hook streamer_authorise \(did you mean streamer_authorize\?\)"),
+        (Asynchronous(), r"streamer_authorize is async; hooks are plain functions"),
+        (RenamedAsynchronous(), r"who is async; hooks are plain functions"),
+        (WrongArguments(), r"cannot be registered: .*user"),
+    ],
+)
+def test_a_plugin_that_would_not_be_asked_is_refused(plugin: object, said: str) -> None:
+    with pytest.raises(PluginError, match=rf"(?s){said}"):
+        streamer.create_app(plugins=[plugin])
+
+
+def test_a_hook_may_be_a_function_of_another_name() -> None:
+    class Renamed:
+        streamer_version = "no hook, and no function"
+
+        @streamer.hookimpl(specname="streamer_job_finished")
+        def finished(self, job: object) -> None:
+            """Hear of it."""
+
+    streamer.create_app(plugins=[Renamed()])
+
+
+def test_the_same_plugin_twice_is_refused() -> None:
+    plugin = Marked()
+    with pytest.raises(PluginError, match="cannot be registered"):
+        streamer.create_app(plugins=[plugin, plugin])
