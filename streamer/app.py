@@ -16,6 +16,7 @@ from multidict import CIMultiDict
 from streamer import wire
 from streamer.access import Access
 from streamer.backends import Backends
+from streamer.bodies import Bodies
 from streamer.config import Config
 from streamer.engine import Engine
 from streamer.errors import (
@@ -26,12 +27,13 @@ from streamer.errors import (
     Unauthorized,
     UnknownJob,
 )
-from streamer.handlers import OPEN_ROUTES, Handler, Handlers
+from streamer.handlers import OPEN_ROUTES, Handlers
 from streamer.memory.admission import QueueLimits
 from streamer.memory.engine import MemoryEngine
 from streamer.memory.retention import RetentionLimits
 from streamer.origin import check_origin
 from streamer.page import page_routes
+from streamer.parameters import Handler
 from streamer.plugins import load_backends, load_plugins
 from streamer.runtimes import by_name, missing_tools
 from streamer.service import JobService
@@ -55,9 +57,12 @@ ACCESS: Final = web.AppKey("streamer-access", Access)
 CORS_HEADERS: Final = {
     "Access-Control-Allow-Methods": "GET, POST, DELETE, OPTIONS",
     "Access-Control-Allow-Headers": (
-        "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Prefer"
+        "Accept, Authorization, Cache-Control, Content-Type, Idempotency-Key, Last-Event-ID, Prefer"
     ),
-    "Access-Control-Expose-Headers": "Location, X-Job-Id, Retry-After",
+    "Access-Control-Expose-Headers": (
+        "Content-Disposition, Idempotency-Replayed, Location, Preference-Applied, Retry-After, "
+        "X-Job-Id"
+    ),
     "Access-Control-Max-Age": "600",
 }
 
@@ -100,7 +105,7 @@ def create_app(
     if settings.streams.on_disconnect == "cancel":
         sessions.listen(CancelUnwatched(service, sessions, settings.streams.disconnect_delay_s))
     access = Access(settings, manager.hook, unconfined=_reaches_no_isolation(settings, backends))
-    handlers = Handlers(service, sessions, access)
+    handlers = Handlers(service, sessions, access, Bodies(settings.server))
     app = web.Application(middlewares=[_problems, _guard(settings, access), *middlewares])
     app[ACCESS] = access
     app[SERVICE] = service

@@ -79,14 +79,20 @@ class ServerConfig(Section, frozen=True):
     host: Text = "127.0.0.1"
     port: Port = 8080
     max_body_bytes: Positive = 8 * MIB
+    bodies_bytes: Positive = 64 * MIB
     body_timeout_s: Seconds = 10.0
     drain_s: SecondsOrNone = 10.0
     allowed_origins: tuple[str, ...] = ()
     state_dir: str = ""
 
     def __post_init__(self) -> None:
-        """Check that an allowed origin is one a browser can send."""
+        """Check that a body fits, and that an allowed origin is one a browser can send."""
         super().__post_init__()
+        if self.bodies_bytes < self.max_body_bytes:
+            raise ConfigError(
+                f"server.bodies_bytes: {self.bodies_bytes} has no room for one body of "
+                f"server.max_body_bytes, {self.max_body_bytes}; raise the one or lower the other"
+            )
         for origin in self.allowed_origins:
             if origin != "*" and not ORIGIN.fullmatch(origin):
                 raise ConfigError(

@@ -33,6 +33,7 @@ __all__ = [
     "Eof",
     "Idempotency",
     "Input",
+    "JobPlace",
     "JobState",
     "JobView",
     "Lease",
@@ -46,6 +47,9 @@ __all__ = [
 
 JobState = Literal["queued", "preparing", "compiling", "running", "complete", "error"]
 """How far a job is; the last two are final and named like the terminal events."""
+
+JobPlace = tuple[float, str]
+"""Where a list of jobs goes on: behind the job that was created then and has this id."""
 
 CancelResult = Literal["cancelled", "requested", "done", "unknown"]
 """``cancelled``: it was queued and is over; ``requested``: its worker was told."""
@@ -167,9 +171,12 @@ class Broker(Protocol):
         tenant: str,
         state: JobState | None = None,
         limit: int = 50,
-        before: str | None = None,
+        before: JobPlace | None = None,
     ) -> Sequence[JobView]:
-        """Return the tenant's jobs, newest first, those before the job `before`."""
+        """Return the tenant's jobs, newest first, those before a place.
+
+        The job that was there may be gone: the others are still told, each once.
+        """
 
     async def position(self, job_id: str) -> int | None:
         """Return the job's place among the waiting, from 1, or None once it is claimed."""
@@ -192,7 +199,10 @@ class Broker(Protocol):
         """Return how busy the engine is."""
 
     async def ready(self) -> bool:
-        """Tell whether jobs can be accepted: the engine is reachable and does not drain."""
+        """Tell whether the engine is reachable and takes jobs; a full queue is no reason against.
+
+        Else one caller who fills it would take everybody's streams out of a load balancer.
+        """
 
     async def drain(self) -> None:
         """Accept no more jobs, and end with ``shutting_down`` those only this process knows."""

@@ -80,10 +80,13 @@ class Truncated(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Gap(msgspec.Struct, frozen=True, rename="camel"):
-    """Tell this reader that the events from `from_` to `to` are no longer kept."""
+    """Tell this reader that the events from `from_` to `to` are no longer kept.
+
+    `to` is None where nobody knows how many there were: the whole job has expired.
+    """
 
     from_: int = msgspec.field(name="from")
-    to: int
+    to: int | None
     reason: str = "retention"
 
 

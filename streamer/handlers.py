@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import re
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
 
-from streamer import wire
+from streamer import parameters, wire
 from streamer.access import Access, Action
+from streamer.bodies import Bodies
 from streamer.config import Config
 from streamer.enforcement import enforcement
-from streamer.engine import Idempotency, JobState, JobView
-from streamer.errors import Conflict, InvalidJob, TooLarge, UnknownJob
+from streamer.engine import JobView
+from streamer.errors import Busy, Conflict, InvalidJob, UnknownJob, quoted
 from streamer.metrics import exposition
+from streamer.parameters import takes
 from streamer.resolve import camel
 from streamer.runtimes import Runtime
 from streamer.service import Job, JobService
@@ -28,16 +28,9 @@ from streamer.transcript import output_text
 
 __all__ = ["OPEN_ROUTES", "Handlers"]
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-MAX_WAIT_S: Final = 300.0
-MAX_KEY_CHARS: Final = 255
 MAX_LIST: Final = 200
 OPEN_ROUTES: Final = ("streamer-healthz", "streamer-readyz")
 """What everybody may ask, known or not."""
-
-STATES: Final = ("queued", "preparing", "compiling", "running", "complete", "error")
-PREFER_WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -47,6 +40,7 @@ class Handlers:
     service: JobService
     sessions: SessionMap
     access: Access
+    bodies: Bodies
 
     @property
     def streams(self) -> StreamHandlers:
@@ -62,16 +56,18 @@ class Handlers:
         """Return the one table of routes."""
         job = r"{job_id:[0-9a-z]{1,64}}"
         return [
-            web.post("/api/execute", self.execute),
+            web.post("/api/execute", takes(self.execute)),
             *self.streams.routes(job),
-            web.get("/api/jobs", self.list_jobs),
-            web.get(f"/api/jobs/{job}", self.show_job, name="streamer-job"),
-            web.delete(f"/api/jobs/{job}", self.delete_job),
-            web.post(f"/api/jobs/{job}/stdin", self.write_stdin, name="streamer-stdin"),
-            web.post(f"/api/jobs/{job}/signal", self.send_signal),
-            web.get("/api/runtimes", self.list_runtimes),
-            web.get("/api/sandboxes", self.list_sandboxes),
-            web.get("/api/queue", self.show_queue),
+            web.get("/api/jobs", takes(self.list_jobs, "status", "limit", "cursor")),
+            web.get(f"/api/jobs/{job}", takes(self.show_job), name="streamer-job"),
+            web.delete(f"/api/jobs/{job}", takes(self.delete_job, "purge")),
+            web.post(
+                f"/api/jobs/{job}/stdin", takes(self.write_stdin, "close"), name="streamer-stdin"
+            ),
+            web.post(f"/api/jobs/{job}/signal", takes(self.send_signal), name="streamer-signal"),
+            web.get("/api/runtimes", takes(self.list_runtimes)),
+            web.get("/api/sandboxes", takes(self.list_sandboxes)),
+            web.get("/api/queue", takes(self.show_queue)),
             web.get("/healthz", self.health, name="streamer-healthz"),
             web.get("/readyz", self.readiness, name="streamer-readyz"),
             web.get("/metrics", self.metrics),
@@ -82,21 +78,30 @@ class Handlers:
     async def execute(self, request: web.Request) -> web.StreamResponse:
         """Accept a job; answer at once, or with its stream, or after a bounded wait."""
         tenant = self.access.require(request, "submit")
-        body = await self._body(request)
-        job = await self.service.submit(
-            wire.parse_job(body), tenant=tenant, idempotency=_idempotency(request, body)
-        )
-        if "text/event-stream" in request.headers.get("Accept", ""):
-            return await self.streams.follow(request, job)
-        waited = PREFER_WAIT.search(request.headers.get("Prefer", ""))
-        if waited:
-            seconds = min(float(waited.group(1)), MAX_WAIT_S)
-            if await _ends_within(job, seconds):
-                return _json(
-                    await self._document(request, job), headers=self._job_headers(request, job)
-                )
-        links = self._links(request, job.id)
-        accepted = {"jobId": job.id, "status": "queued", "links": links}
+        wait_s = parameters.prefer_wait_s(request)
+        streaming = "text/event-stream" in request.headers.get("Accept", "")
+        if streaming:
+            self.streams.check_room()  # before there is a job that the refusal would not name
+        async with self.bodies.read(request, tenant) as body:
+            idempotency = parameters.idempotency(request, body)
+            spec = wire.parse_job(body)
+            body.clear()
+            job = await self.service.submit(spec, tenant=tenant, idempotency=idempotency)
+        if streaming:
+            try:
+                # Of a new job no client can have seen anything.
+                following = self.streams.resume if job.replayed else self.streams.follow
+                return await following(request, job)
+            except Busy:
+                pass  # somebody else took the place: the job runs, and this is where
+        if wait_s is not None and not streaming and await _ends_within(job, wait_s):
+            headers = {**self._job_headers(request, job), "Preference-Applied": f"wait={wait_s:g}"}
+            return _json(await self._document(request, job), headers=headers)
+        accepted = {
+            "jobId": job.id,
+            "status": (await job.view()).state if job.replayed else "queued",
+            "links": self._links(request, job.id),
+        }
         return _json(accepted, status=202, headers=self._job_headers(request, job))
 
     async def show_job(self, request: web.Request) -> web.Response:
@@ -107,23 +112,25 @@ class Handlers:
     async def list_jobs(self, request: web.Request) -> web.Response:
         """List the caller's jobs, newest first."""
         tenant = self.access.require(request, "list")
-        limit = _integer(request.query.get("limit", "50"), "limit", 1, MAX_LIST)
+        limit = parameters.number(request, "limit", 50, 1, MAX_LIST)
         views = await self.service.engine.jobs(
             tenant=tenant,
-            state=_state(request.query.get("status")),
+            state=parameters.state(request),
             limit=limit,
-            before=request.query.get("cursor"),
+            before=parameters.cursor(request),
         )
         jobs = [
             wire.job_document(view, {}, self._links(request, view.job.job_id)) for view in views
         ]
-        cursor = views[-1].job.job_id if len(views) == limit else None
+        cursor = None
+        if len(views) == limit:
+            cursor = parameters.cursor_text((views[-1].created_at, views[-1].job.job_id))
         return _json({"jobs": jobs, "nextCursor": cursor})
 
     async def delete_job(self, request: web.Request) -> web.Response:
         """Cancel a job, or remove the record of a finished one."""
         job, _ = await self._job(request, "cancel")
-        if request.query.get("purge") in ("1", "true"):
+        if parameters.flag(request, "purge"):
             if not await self.service.engine.purge(job.id):
                 raise Conflict("the job is not over: cancel it first")
             return web.Response(status=204)
@@ -136,23 +143,25 @@ class Handlers:
         job, view = await self._job(request, "write")
         if not view.job.interactive:
             raise Conflict("the job takes no input: it was not submitted with interactive: true")
-        body = await self._body(request)
-        closing = request.query.get("close") in ("1", "true")
-        outcome = await job.write(body) if body else "accepted"
+        closing = parameters.flag(request, "close")
+        async with self.bodies.read(request, view.tenant) as body:
+            size = len(body)
+            outcome = await job.write(bytes(body)) if body else "accepted"
         if closing and outcome == "accepted":
             outcome = await job.end_input()
         if outcome == "closed":
             raise Conflict("the program's input is closed")
-        return _json({"jobId": job.id, "bytes": len(body), "closed": closing}, status=202)
+        return _json({"jobId": job.id, "bytes": size, "closed": closing}, status=202)
 
     async def send_signal(self, request: web.Request) -> web.Response:
         """Send a signal to the program."""
-        job, _ = await self._job(request, "signal")
-        name = wire.parse_signal(await self._body(request))
+        job, view = await self._job(request, "signal")
+        async with self.bodies.read(request, view.tenant) as body:
+            name = wire.parse_signal(body)
         try:
             number = signal.Signals[name]
         except KeyError:
-            raise InvalidJob(f"there is no signal {name!r}", path="$.signal") from None
+            raise InvalidJob(f"there is no signal {quoted(name)}", path="$.signal") from None
         if await job.signal(number) == "closed":
             raise Conflict("the job is over")
         return _json({"jobId": job.id, "signal": name}, status=202)
@@ -220,7 +229,7 @@ class Handlers:
         self.access.require(request, "metrics")
         if not self.config.metrics.enabled:
             raise UnknownJob("metrics are off (metrics.enabled)")
-        text = exposition(await self.service.stats(), self.service, self.sessions)
+        text = exposition(await self.service.stats(), self.service, self.sessions, self.bodies.held)
         return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4"})
 
     # -- shared -------------------------------------------------------------------------
@@ -236,14 +245,16 @@ class Handlers:
     def _links(self, request: web.Request, job_id: str) -> dict[str, str]:
         # From the router, so that they hold under any prefix of the host application.
         router = request.app.router
-        return {
-            "job": str(router["streamer-job"].url_for(job_id=job_id)),
-            "stream": str(router["streamer-stream"].url_for(job_id=job_id)),
-            "stdin": str(router["streamer-stdin"].url_for(job_id=job_id)),
+        links = {
+            name: str(router[f"streamer-{name}"].url_for(job_id=job_id))
+            for name in ("job", "stream", "stdin", "signal", "cast")
         }
+        output = router["streamer-output"].url_for(job_id=job_id, stream="stdout")
+        return {**links, "cancel": links["job"], "output": str(output)}
 
     def _job_headers(self, request: web.Request, job: Job) -> dict[str, str]:
-        return {"Location": self._links(request, job.id)["job"], "X-Job-Id": job.id}
+        headers = {"Location": self._links(request, job.id)["job"], "X-Job-Id": job.id}
+        return {**headers, "Idempotency-Replayed": "true"} if job.replayed else headers
 
     def _runtime(self, runtime: Runtime) -> dict[str, object]:
         reason = self.service.missing_runtimes.get(runtime.name)
@@ -256,24 +267,6 @@ class Handlers:
             "reason": reason,
         }
 
-    async def _body(self, request: web.Request) -> bytes:
-        """Read a body under our own limits: the host application's may be any."""
-        limit = self.config.server.max_body_bytes
-        if (request.content_length or 0) > limit:
-            raise TooLarge(f"the body may have {limit} bytes (server.max_body_bytes)")
-        body = bytearray()
-        try:
-            async with asyncio.timeout(self.config.server.body_timeout_s):
-                async for chunk in request.content.iter_any():
-                    body += chunk
-                    if len(body) > limit:
-                        raise TooLarge(f"the body may have {limit} bytes (server.max_body_bytes)")
-        except TimeoutError:
-            raise InvalidJob(
-                f"the body did not arrive within {self.config.server.body_timeout_s} s"
-            ) from None
-        return bytes(body)
-
 
 def _json(
     document: object, *, status: int = 200, headers: Mapping[str, str] | None = None
@@ -283,15 +276,6 @@ def _json(
     )
 
 
-def _idempotency(request: web.Request, body: bytes) -> Idempotency | None:
-    key = request.headers.get("Idempotency-Key")
-    if key is None:
-        return None
-    if not 1 <= len(key) <= MAX_KEY_CHARS:
-        raise InvalidJob(f"an Idempotency-Key has 1 to {MAX_KEY_CHARS} characters")
-    return Idempotency(key, hashlib.sha256(body).digest())
-
-
 async def _ends_within(job: Job, seconds: float) -> bool:
     try:
         async with asyncio.timeout(seconds):
@@ -299,18 +283,3 @@ async def _ends_within(job: Job, seconds: float) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-def _integer(text: str, name: str, least: int, most: int) -> int:
-    if not (text.isascii() and text.isdigit() and least <= int(text[:9]) <= most):
-        raise InvalidJob(f"{name} is a whole number from {least} to {most}", path=f"?{name}")
-    return int(text)
-
-
-def _state(text: str | None) -> JobState | None:
-    if text is None:
-        return None
-    for state in STATES:
-        if state == text:
-            return state
-    raise InvalidJob(f"status is one of {', '.join(STATES)}", path="?status")

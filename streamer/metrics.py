@@ -9,7 +9,7 @@ from streamer.sse.sessionmap import SessionMap
 __all__ = ["exposition"]
 
 
-def exposition(stats: Stats, service: JobService, sessions: SessionMap) -> str:
+def exposition(stats: Stats, service: JobService, sessions: SessionMap, body_bytes: int) -> str:
     """Return all metrics as text."""
     gauges = [
         ("streamer_jobs_running", "Jobs that are running.", stats.running),
@@ -20,6 +20,7 @@ def exposition(stats: Stats, service: JobService, sessions: SessionMap) -> str:
         ("streamer_log_bytes", "Size of all logs in memory.", stats.log_bytes),
         ("streamer_log_disk_bytes", "Size of all logs on disk.", stats.disk_bytes),
         ("streamer_streams_open", "Event streams that are open.", len(sessions)),
+        ("streamer_body_bytes", "Size of all bodies that are being received.", body_bytes),
     ]
     lines: list[str] = []
     for name, text, value in gauges:

@@ -53,9 +53,11 @@ CLAIM_RETRY_S: Final = 1.0
 class Job:
     """A handle on one accepted job."""
 
-    def __init__(self, engine: Engine, job_id: str) -> None:
+    def __init__(self, engine: Engine, job_id: str, *, replayed: bool = False) -> None:
         self._engine = engine
         self.id = job_id
+        self.replayed = replayed
+        """Whether it was there before: its submission came again, with its idempotency key."""
 
     async def log(self) -> JobLog:
         """Return the job's log. Raises `UnknownJob` once it has expired."""
@@ -204,7 +206,9 @@ class JobService:
         Raises `InvalidJob`, `Forbidden` or `Conflict` when the job is at fault, `Busy` when
         the queue is full, `Draining` when the service is shutting down.
         """
-        if not self.ready:
+        if self._claiming is None:
+            raise Draining("the service has not started yet", retry_after_s=5.0)
+        if idempotency is None and not self.ready:  # else the engine knows whether it is a new one
             raise Draining("the service is shutting down and takes no new jobs", retry_after_s=5.0)
         job = self._resolver.resolve(
             spec,
@@ -225,7 +229,7 @@ class JobService:
             ),
         )
         submitted = await self.engine.submit(job, tenant=tenant, idempotency=idempotency)
-        return Job(self.engine, submitted.job_id)
+        return Job(self.engine, submitted.job_id, replayed=not submitted.created)
 
     def job(self, job_id: str) -> Job:
         """Return a handle on a job by its id; the handle's methods say if there is none."""

@@ -16,10 +16,11 @@ from streamer.access import Access
 from streamer.errors import Busy, Gone, InvalidJob, UnknownJob
 from streamer.events import StreamName
 from streamer.log import JobLog
+from streamer.parameters import flag, speed, takes
 from streamer.replay import PacedSource, asciicast
 from streamer.service import Job, JobService
 from streamer.sse.log import EventLog
-from streamer.sse.response import client_id, id_number
+from streamer.sse.response import ID_PARAMETERS, client_id, id_number
 from streamer.sse.session import Source
 from streamer.sse.sessionmap import Full, SessionMap
 from streamer.sse.sources import LogSource, MergedSource, merged_positions
@@ -29,8 +30,6 @@ __all__ = ["StreamHandlers"]
 
 MAX_MERGED: Final = 100
 """How many jobs one stream may follow: each makes every id of it longer."""
-
-MAX_SPEED: Final = 1000.0
 
 
 @dataclass(frozen=True)
@@ -43,24 +42,36 @@ class StreamHandlers:
 
     def routes(self, job: str) -> list[web.RouteDef]:
         """Return their routes; `job` is the pattern of a job's id."""
+        resuming = (*ID_PARAMETERS, "padding", "evs_preamble")
+        stream, many = (
+            takes(self.stream, "speed", *resuming),
+            takes(self.stream_many, "job", *resuming),
+        )
+        output = f"/api/jobs/{job}/output/{{stream:stdout|stderr}}"
         return [
-            web.get("/api/stream", self.stream_many, allow_head=False),
-            web.get(f"/api/stream/{job}", self.stream, name="streamer-stream", allow_head=False),
+            web.get("/api/stream", many, allow_head=False),
+            web.get(f"/api/stream/{job}", stream, name="streamer-stream", allow_head=False),
+            web.get(output, takes(self.output, "follow"), name="streamer-output", allow_head=False),
             web.get(
-                f"/api/jobs/{job}/output/{{stream:stdout|stderr}}", self.output, allow_head=False
+                f"/api/jobs/{job}/cast", takes(self.cast), name="streamer-cast", allow_head=False
             ),
-            web.get(f"/api/jobs/{job}/cast", self.cast, allow_head=False),
-            web.get(f"/api/jobs/{job}/sessions", self.list_sessions),
+            web.get(f"/api/jobs/{job}/sessions", takes(self.list_sessions)),
         ]
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """Follow a job's log from where the client left it, or tell it again at its pace."""
-        job = await self._job(request)
+        return await self.resume(request, await self._job(request), speed=speed(request))
+
+    async def resume(
+        self, request: web.Request, job: Job, *, speed: float = 0.0
+    ) -> web.StreamResponse:
+        """Answer with what follows the event that the client had last."""
         log = await job.log()
         after = id_number(client_id(request, self.sessions.options), log.last_id)
         if log.done and after == log.last_id:
-            return web.Response(status=204)  # makes a browser's EventSource stop for good
-        return await self.follow(request, job, after=after, speed=_speed(request))
+            # Makes a browser's EventSource stop for good.
+            return web.Response(status=204, headers=_headers(job))
+        return await self.follow(request, job, after=after, speed=speed)
 
     async def follow(
         self, request: web.Request, job: Job, *, after: int = 0, speed: float = 0.0
@@ -75,7 +86,7 @@ class StreamHandlers:
                     end_ms = int((view.finished_at - view.created_at) * 1000)
                 beat_s = self.sessions.options.heartbeat_s
                 source = PacedSource(cursor, speed=speed, end_ms=end_ms, heartbeat_s=beat_s)
-            return await self._answer(request, (job.id,), source, {"X-Job-Id": job.id})
+            return await self._answer(request, (job.id,), source, _headers(job))
 
     async def stream_many(self, request: web.Request) -> web.StreamResponse:
         """Follow several jobs in one stream, for browsers that may only open a few."""
@@ -105,7 +116,7 @@ class StreamHandlers:
         """Send what the program wrote to one stream as it is, to its end."""
         job = await self._job(request)
         stream: StreamName = "stderr" if request.match_info["stream"] == "stderr" else "stdout"
-        follow = request.query.get("follow", "1") not in ("0", "false")
+        follow = flag(request, "follow", default=True)
         log = await job.log()
         return await self._download(
             request, log, output_bytes(log, stream, follow=follow), "application/octet-stream",
@@ -152,6 +163,13 @@ class StreamHandlers:
         except UnknownJob:
             return None
 
+    def check_room(self) -> None:
+        """Raise `Busy` when no further stream can be opened."""
+        try:
+            self.sessions.check_room()
+        except Full as full:
+            raise _busy(full) from None
+
     async def _answer(
         self,
         request: web.Request,
@@ -162,7 +180,7 @@ class StreamHandlers:
         try:
             return await self.sessions.follow(request, job_ids, source, headers=headers)
         except Full as full:
-            raise Busy(str(full), code="rate_limited", retry_after_s=5.0) from None
+            raise _busy(full) from None
 
     async def _download(
         self,
@@ -201,15 +219,12 @@ class StreamHandlers:
         return response
 
 
-def _speed(request: web.Request) -> float:
-    text = request.query.get("speed", "0")
-    try:
-        speed = float(text)
-    except ValueError:
-        speed = -1.0
-    if not 0 <= speed <= MAX_SPEED:
-        raise InvalidJob(f"speed is a number from 0 to {MAX_SPEED:g}", path="?speed")
-    return speed
+def _headers(job: Job) -> dict[str, str]:
+    return {"X-Job-Id": job.id, **({"Idempotency-Replayed": "true"} if job.replayed else {})}
+
+
+def _busy(full: Full) -> Busy:
+    return Busy(str(full), code="rate_limited", retry_after_s=5.0)
 
 
 def _asked(text: str, count: int) -> list[int]:

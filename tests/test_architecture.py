@@ -90,6 +90,8 @@ LAYERS = (
         "wire",
         "origin",
         "connection",
+        "parameters",
+        "bodies",
         "access",
         "metrics",
         "page",

@@ -20,6 +20,7 @@ from streamer.engine import (
     Eof,
     Idempotency,
     Input,
+    JobPlace,
     JobState,
     JobView,
     Lease,
@@ -131,13 +132,15 @@ class MemoryEngine:
         tenant: str,
         state: JobState | None = None,
         limit: int = 50,
-        before: str | None = None,
+        before: JobPlace | None = None,
     ) -> Sequence[JobView]:
-        """Return the tenant's jobs, newest first; none if it has no job `before` any more."""
-        records = self._table.of_tenant(tenant)
-        if before is not None:
-            any(record.job.job_id == before for record in records)  # steps up to it
-        wanted = (record for record in records if state is None or record.state == state)
+        """Return the tenant's jobs, newest first, those before a place."""
+        wanted = (
+            record
+            for record in self._table.of_tenant(tenant)
+            if (before is None or (record.created_at, record.job.job_id) < before)
+            and (state is None or record.state == state)
+        )
         return tuple(record.view() for record in itertools.islice(wanted, limit))
 
     async def position(self, job_id: str) -> int | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
@@ -119,6 +120,7 @@ class JobTable:
         self._clock = clock
         self._wall_clock = wall_clock
         self._on_finished = on_finished
+        self._created_at = -math.inf
         self._records: dict[str, Record] = {}
         self._finished: OrderedDict[str, Record] = OrderedDict()
         self._unspilled: OrderedDict[str, Record] = OrderedDict()
@@ -167,7 +169,9 @@ class JobTable:
         self.expire()
         key = None if idempotency is None else idempotency.key
         log = JobLog(spool=self._spool, ledger=self.ledger)
-        record = Record(job, tenant, key, self._clock(), self._wall_clock(), log, weight)
+        # Later than every other, also when the clock was set back: lists go by it.
+        self._created_at = max(self._wall_clock(), math.nextafter(self._created_at, math.inf))
+        record = Record(job, tenant, key, self._clock(), self._created_at, log, weight)
         self._records[job.job_id] = record
         self._tenants.setdefault(tenant, {})[job.job_id] = record
         self.inboxes[job.job_id] = Inbox()

@@ -18,7 +18,7 @@ from aiohttp_sse import EventSourceResponse
 
 from streamer.sse.frames import padding, preamble, retry
 
-__all__ = ["EventStream", "StreamOptions", "client_id", "id_number"]
+__all__ = ["ID_PARAMETERS", "EventStream", "StreamOptions", "client_id", "id_number"]
 
 NEVER_S: Final = 1e7
 MAX_ID_DIGITS: Final = 15

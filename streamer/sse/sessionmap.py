@@ -185,11 +185,15 @@ class SessionMap:
             if session.response.is_connected():
                 session.response.stop_streaming()  # ends the ping task of aiohttp-sse
 
+    def check_room(self) -> None:
+        """Raise `Full` when no further session can be opened, whatever it follows."""
+        if len(self._all) >= self._max_sessions:
+            raise Full(f"{self._max_sessions} streams are open, as many as may be")
+
     @contextmanager
     def tracked(self, session: Session) -> Iterator[None]:
         """Keep a session in the map. Raises `Full`."""
-        if len(self._all) >= self._max_sessions:
-            raise Full(f"{self._max_sessions} streams are open, as many as may be")
+        self.check_room()
         for key in session.keys:
             if len(self._sessions.get(key, ())) >= self._max_per_key:
                 raise Full(f"{key} has {self._max_per_key} readers already, as many as it may")

@@ -165,6 +165,21 @@ async def test_times_come_from_the_clocks_it_was_given() -> None:
     await engine.close()
 
 
+async def test_jobs_keep_their_order_when_the_clock_is_set_back() -> None:
+    today = 1e9
+    engine = make_engine(wall_clock=lambda: today)
+    first = await submit(engine, "a", "a")
+    today -= 3600
+    second = await submit(engine, "a", "a")
+    views = await engine.jobs(tenant="a")
+    assert [view.job.job_id for view in views] == [*first, *second][::-1]
+    times = [view.created_at for view in views]
+    assert sorted(set(times), reverse=True) == times
+    page = await engine.jobs(tenant="a", before=(times[1], second[0]))
+    assert [view.job.job_id for view in page] == first[::-1]
+    await engine.close()
+
+
 async def test_an_engine_that_is_dropped_with_unfinished_jobs_warns() -> None:
     with pytest.warns(ResourceWarning, match="unclosed"):
         await submit(make_engine(), "a")

@@ -80,7 +80,6 @@ async def test_a_full_queue_refuses_at_once_and_has_room_again(bench: Bench) -> 
     assert repeated == Submitted(first.job_id, created=False), "a repetition takes no room"
     assert (await engine.stats()).waiting == 3
     await claim_one(engine)
-    assert await engine.ready()
     await submit(engine, "d")
 
 
@@ -197,6 +196,12 @@ async def test_jobs_are_listed_newest_first_by_tenant(engine: Engine) -> None:
     lease = await claim_one(engine)
     await lease.finish([complete()])
 
+    place = {
+        view.job.job_id: (view.created_at, view.job.job_id)
+        for tenant in "ab"
+        for view in await engine.jobs(tenant=tenant)
+    }
+
     async def listed(tenant: str = "a", **wanted: object) -> list[str]:
         views = await engine.jobs(tenant=tenant, **wanted)  # type: ignore[arg-type]
         assert all(view.tenant == tenant for view in views)
@@ -208,10 +213,25 @@ async def test_jobs_are_listed_newest_first_by_tenant(engine: Engine) -> None:
     assert await listed(state="complete") == [a[0]]
     assert await listed(state="queued") == a[:0:-1]
     assert await listed(limit=2) == [a[4], a[3]]
-    assert await listed(limit=2, before=a[3]) == [a[2], a[1]]
-    assert await listed(before=a[0]) == []
-    assert await listed(before=b) == [], "another tenant's job is no place in the list"
-    assert await listed(before=a[2], state="complete") == [a[0]]
+    assert await listed(limit=2, before=place[a[3]]) == [a[2], a[1]]
+    assert await listed(before=place[a[0]]) == []
+    assert await listed(before=place[b]) == a[::-1], "it came after all of them"
+    assert await listed("b", before=place[a[4]]) == []
+    assert await listed(before=place[a[2]], state="complete") == [a[0]]
+
+
+async def test_a_list_goes_on_where_it_was_when_that_job_is_gone(engine: Engine) -> None:
+    jobs = await submit(engine, *"aaaaaa")
+    for lease in await engine.claim("worker", 6):
+        await lease.finish([complete()])
+    found: list[str] = []
+    place = None
+    while views := await engine.jobs(tenant="a", limit=2, before=place):
+        found += [view.job.job_id for view in views]
+        place = (views[-1].created_at, views[-1].job.job_id)
+        assert await engine.purge(views[-1].job.job_id)
+        await submit(engine, "a")  # what comes meanwhile is newer than every page
+    assert found == jobs[::-1]
 
 
 async def test_the_counters_follow_and_return_to_zero(engine: Engine, bench: Bench) -> None:

@@ -19,6 +19,7 @@ async def test_a_full_queue_refuses_and_says_when_to_try_again(start: Start) -> 
         async with client.post("/api/execute", json=SLEEPER, headers=headers) as response:
             await problem(response, 429, "queue_full")
             assert 1 <= int(response.headers["Retry-After"]) <= 60
+    # Who fills the queue takes nobody's streams out of a load balancer.
     async with client.get("/readyz") as response:
         assert response.status == 200, "that many wait is no fault of the service"
     async with client.delete(f"/api/jobs/{waiting[0]}") as response:

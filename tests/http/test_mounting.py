@@ -47,6 +47,10 @@ async def print_one(client: AnyClient, prefix: str) -> None:
         "job": f"{prefix}/api/jobs/{body['jobId']}",
         "stream": f"{prefix}/api/stream/{body['jobId']}",
         "stdin": f"{prefix}/api/jobs/{body['jobId']}/stdin",
+        "signal": f"{prefix}/api/jobs/{body['jobId']}/signal",
+        "cancel": f"{prefix}/api/jobs/{body['jobId']}",
+        "output": f"{prefix}/api/jobs/{body['jobId']}/output/stdout",
+        "cast": f"{prefix}/api/jobs/{body['jobId']}/cast",
     }
     assert response.headers["Location"] == body["links"]["job"]
     async with client.get(body["links"]["stream"]) as response:

@@ -25,6 +25,10 @@ async def test_answers_202_with_the_id_and_where_to_look(start: Start) -> None:
             "job": f"/api/jobs/{job_id}",
             "stream": f"/api/stream/{job_id}",
             "stdin": f"/api/jobs/{job_id}/stdin",
+            "signal": f"/api/jobs/{job_id}/signal",
+            "cancel": f"/api/jobs/{job_id}",
+            "output": f"/api/jobs/{job_id}/output/stdout",
+            "cast": f"/api/jobs/{job_id}/cast",
         },
     }
     assert text(await follow(client, job_id)) == "1\n"

@@ -1,0 +1,76 @@
+"""Read the bodies of requests, all of them together within one bound."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from streamer.config import ServerConfig
+from streamer.errors import Busy, InvalidJob, TooLarge
+
+__all__ = ["Bodies"]
+
+
+class Bodies:
+    """The bodies that requests are sending, or that are being looked at.
+
+    A body counts from its first byte until its request is done with it, by the bytes that are in
+    memory: what came compressed counts as what it became. A tenant that has a name holds half of
+    the room at most.
+    """
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._largest = config.max_body_bytes
+        self._room = config.bodies_bytes
+        self._timeout_s = config.body_timeout_s
+        self._held: Counter[str] = Counter()
+
+    @property
+    def held(self) -> int:
+        """The bytes that are in memory now."""
+        return self._held.total()
+
+    @asynccontextmanager
+    async def read(self, request: web.Request, tenant: str) -> AsyncIterator[bytearray]:
+        """Read a body and keep its place until the caller is done with it.
+
+        Under limits of our own: those of a host application may be any. Raises `TooLarge`, `Busy`,
+        or `InvalidJob` when it does not come in time.
+        """
+        if (request.content_length or 0) > self._largest:
+            raise self._too_large()
+        body = bytearray()
+        counted = 0
+        try:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    async for chunk in request.content.iter_any():
+                        self._held[tenant] += len(chunk)
+                        counted += len(chunk)
+                        self._check_room(tenant, counted)
+                        body += chunk
+            except TimeoutError:
+                raise InvalidJob(f"the body did not arrive within {self._timeout_s:g} s") from None
+            yield body
+        finally:
+            self._held[tenant] -= counted
+            if not self._held[tenant]:
+                del self._held[tenant]
+
+    def _check_room(self, tenant: str, size: int) -> None:
+        if size > self._largest:
+            raise self._too_large()
+        share = max(self._room // 2, self._largest) if tenant else self._room
+        if self.held > self._room or self._held[tenant] > share:
+            raise Busy(
+                "the bodies of requests that are under way take all the room there is for them "
+                "(server.bodies_bytes): try again later",
+                code="rate_limited",
+            )
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"the body may have {self._largest} bytes (server.max_body_bytes)")

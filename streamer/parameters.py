@@ -1,0 +1,147 @@
+"""Read what a request says beside its body: its query, and the headers that change what is done.
+
+What is not understood is refused, as an unknown field of a body is: a typo never passes silently.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from aiohttp import web
+
+from streamer.engine import Idempotency, JobPlace, JobState
+from streamer.errors import InvalidJob, cut, quoted
+
+__all__ = [
+    "Handler",
+    "cursor",
+    "cursor_text",
+    "flag",
+    "idempotency",
+    "number",
+    "prefer_wait_s",
+    "speed",
+    "state",
+    "takes",
+]
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+EVERYWHERE: Final = frozenset(("access_token", "grant"))
+"""Credentials of clients that cannot set headers."""
+MAX_WAIT_S: Final = 300.0
+MAX_KEY_CHARS: Final = 255
+MAX_SPEED: Final = 1000.0
+STATES: Final[tuple[JobState, ...]] = (
+    *("queued", "preparing", "compiling", "running"),
+    *("complete", "error"),
+)
+FLAGS: Final = {"1": True, "true": True, "0": False, "false": False}
+# Each has a bounded length, and no two neighbouring parts match the same characters.
+WHOLE: Final = re.compile("[0-9]{1,9}")
+DECIMAL: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
+CURSOR: Final = re.compile(r"([0-9]{1,12}\.[0-9]{1,20})_([0-9a-z]{1,64})")
+
+
+def takes(handler: Handler, *names: str) -> Handler:
+    """Return a handler that refuses a query with other parameters than these."""
+    known = EVERYWHERE | {*names}
+
+    async def checked(request: web.Request) -> web.StreamResponse:
+        for name in request.query:
+            if name not in known:
+                taken = f"; known here: {', '.join(sorted(names))}" if names else ""
+                raise InvalidJob(
+                    f"unknown parameter {quoted(name)} of the address{taken}", path=f"?{cut(name)}"
+                )
+        return await handler(request)
+
+    return checked
+
+
+def number(request: web.Request, name: str, default: int, least: int, most: int) -> int:
+    """Return a whole number of the query."""
+    text = request.query.get(name)
+    if text is None:
+        return default
+    if not WHOLE.fullmatch(text) or not least <= int(text) <= most:
+        raise InvalidJob(f"{name} is a whole number from {least} to {most}", path=f"?{name}")
+    return int(text)
+
+
+def flag(request: web.Request, name: str, *, default: bool = False) -> bool:
+    """Return a switch of the query."""
+    text = request.query.get(name)
+    if text is None:
+        return default
+    if text not in FLAGS:
+        raise InvalidJob(f"{name} is 1 or 0", path=f"?{name}")
+    return FLAGS[text]
+
+
+def speed(request: web.Request) -> float:
+    """Return how fast a run is to be told again; 0 is as fast as can be."""
+    text = request.query.get("speed", "0")
+    if not DECIMAL.fullmatch(text) or float(text) > MAX_SPEED:
+        raise InvalidJob(f"speed is a number from 0 to {MAX_SPEED:g}", path="?speed")
+    return float(text)
+
+
+def state(request: web.Request) -> JobState | None:
+    """Return the state that listed jobs are to have."""
+    text = request.query.get("status")
+    if text is None:
+        return None
+    for known in STATES:
+        if known == text:
+            return known
+    raise InvalidJob(f"status is one of {', '.join(STATES)}", path="?status")
+
+
+def cursor_text(place: JobPlace) -> str:
+    """Return the cursor that `cursor` reads: where a list goes on, whatever becomes of its jobs."""
+    created_at, job_id = place
+    return f"{created_at!r}_{job_id}"
+
+
+def cursor(request: web.Request) -> JobPlace | None:
+    """Return where a list is to go on."""
+    text = request.query.get("cursor")
+    if text is None:
+        return None
+    found = CURSOR.fullmatch(text)
+    if found is None:
+        raise InvalidJob("this is not a nextCursor of a list of jobs", path="?cursor")
+    return float(found[1]), found[2]
+
+
+def prefer_wait_s(request: web.Request) -> float | None:
+    """Return how long the client would wait for the result (RFC 7240); other wishes are ignored."""
+    for header in request.headers.getall("Prefer", []):
+        for preference in header.split(","):
+            name, _, value = preference.partition(";")[0].partition("=")
+            if name.strip().lower() != "wait":
+                continue
+            value = value.strip().removeprefix('"').removesuffix('"')
+            if not WHOLE.fullmatch(value):
+                raise InvalidJob(
+                    f"Prefer: wait= takes a number of seconds, not {quoted(value)}",
+                    path="Prefer",
+                )
+            return min(float(value), MAX_WAIT_S)
+    return None
+
+
+def idempotency(request: web.Request, body: bytes | bytearray) -> Idempotency | None:
+    """Return the key of a request that may come again, and a digest of its body."""
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        return None
+    if not 1 <= len(key) <= MAX_KEY_CHARS:
+        raise InvalidJob(
+            f"an Idempotency-Key has 1 to {MAX_KEY_CHARS} characters", path="Idempotency-Key"
+        )
+    return Idempotency(key, hashlib.sha256(body).digest())
