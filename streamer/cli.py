@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
@@ -24,13 +25,15 @@ from streamer.config import Config
 from streamer.demo import show_demo
 from streamer.doctor import examine, show
 from streamer.errors import BackendUnavailable, CallerError, ConfigError, StreamerError
-from streamer.local import EXIT_NOT_RUN, run_local, run_remote
+from streamer.local import EXIT_BROKEN_PIPE, EXIT_NOT_RUN, run_local, run_remote
 from streamer.logs import configure_logging
 from streamer.options import config_options, load, load_serving
 from streamer.runtimes import by_name
 from streamer.serve import serve as serve_forever
 from streamer.settings import effective
+from streamer.stdio import fill_closed
 from streamer.submission import submission
+from streamer.terminal import visible
 
 __all__ = ["main"]
 
@@ -41,20 +44,28 @@ OF_USER: Final = "~/.config/streamer/config.toml"
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit with its code."""
+    fill_closed()
     try:
         code = cli.main(args=args, prog_name="streamer", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as shown:
         click.echo(shown.format_message())
         code = EXIT_USAGE
     except click.ClickException as error:
-        click.echo(f"streamer: {error.format_message()}", err=True)
+        click.echo(f"streamer: {visible(error.format_message())}", err=True)
         code = EXIT_USAGE
     except StreamerError as error:
         where = f" ({error.path})" if isinstance(error, CallerError) and error.path else ""
-        click.echo(f"streamer: {error}{where}".replace("\n", " "), err=True)
+        click.echo(f"streamer: {visible(f'{error}{where}')}", err=True)
         code = EXIT_USAGE
     except (click.Abort, KeyboardInterrupt):
         code = 130
+    except OSError as error:
+        code = EXIT_BROKEN_PIPE
+        if not isinstance(error, BrokenPipeError):
+            click.echo(f"streamer: {visible(str(error))}", err=True)
+            code = 1
+        # What Python still holds for standard output would fail once more at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(code or 0)
 
 
@@ -121,10 +132,18 @@ def serve(
 @click.argument("args", nargs=-1, metavar="[-- ARGS]")
 @click.option("--language", metavar="L", help="Default: by the file's name.")
 @click.option("--url", metavar="URL", help="Run it on the service at URL, not here.")
-@click.option("--token", metavar="TOKEN", envvar="STREAMER_TOKEN", help="Token for --url.")
+@click.option("--token-file", metavar="FILE", help="A file with the token for --url.")
+@click.option(
+    "--token",
+    metavar="TOKEN",
+    envvar="STREAMER_TOKEN",
+    help="The token itself; every account of this host can read it here: set $STREAMER_TOKEN.",
+)
 @click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help="As wall_time_s=5.")
 @click.option("--file", "files", multiple=True, metavar="F", help="Another file to lay beside it.")
 @click.option("--env", "env", multiple=True, metavar="NAME=VALUE", help="A variable for it.")
+@click.option("-n", "--no-stdin", is_flag=True, help="Give it no input, and read none.")
+@click.option("--raw", is_flag=True, help="All of its output to a terminal, not only text.")
 def run(
     file: str | None,
     profile: str | None,
@@ -135,14 +154,19 @@ def run(
     language: str | None,
     url: str | None,
     token: str | None,
+    token_file: str | None,
     limits: tuple[str, ...],
     files: tuple[str, ...],
     env: tuple[str, ...],
+    *,
+    no_stdin: bool,
+    raw: bool,
 ) -> int:
     """Run one program, live: its output here, its input from here, Ctrl-C cancels.
 
     Exits with the program's code; 124 after a time limit, 128+N after signal N, 137 when it
-    was killed for another limit, 130 after Ctrl-C, 125 when it could not be run.
+    was killed for another limit, 130 after Ctrl-C, 125 when it could not be run, 141 when nobody
+    reads its output any more.
     """
     config = load(file, profile, overrides, None if url else sandbox)
     spec = submission(
@@ -155,19 +179,23 @@ def run(
         env=env,
     )
     # Standard input that was the program's text is used up.
-    forward = program != "-"
+    forward = program != "-" and not no_stdin
     try:
         if url:
-            return asyncio.run(run_remote(url, token, spec, sandbox, forward_stdin=forward))
-        logging.getLogger("streamer").setLevel(logging.ERROR)
-        return asyncio.run(run_local(config, spec, forward_stdin=forward))
+            if token_file:
+                token = _token(token_file)
+            job = run_remote(url, token, spec, sandbox, forward_stdin=forward, raw=raw)
+        else:
+            logging.getLogger("streamer").setLevel(logging.ERROR)
+            job = run_local(config, spec, forward_stdin=forward, raw=raw)
+        return asyncio.run(job)
     except StreamerError as error:
         if isinstance(error, CallerError | ConfigError):
             raise
-        click.echo(f"streamer: {error}", err=True)
+        click.echo(f"streamer: {visible(str(error))}", err=True)
         return EXIT_NOT_RUN
     except OSError as error:
-        click.echo(f"streamer: {url or program}: {error}", err=True)
+        click.echo(f"streamer: {visible(f'{url or program}: {error}')}", err=True)
         return EXIT_NOT_RUN
 
 
@@ -267,6 +295,17 @@ def doctor(
 def version() -> None:
     """Print the version."""
     click.echo(streamer.__version__)
+
+
+def _token(file: str) -> str:
+    try:
+        token = Path(file).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no text in ASCII"
+        raise click.UsageError(f"--token-file {file}: {reason}") from None
+    if not token or len(token.split()) > 1:
+        raise click.UsageError(f"--token-file {file}: it has to hold one word, the token")
+    return token
 
 
 def _event_loop() -> Callable[[Coroutine[Any, Any, None]], None]:

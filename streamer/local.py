@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import os
+import errno
 import signal
-import sys
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Final
 
+import aiohttp
 import click
 
 from streamer.app import SERVICE, create_app
@@ -22,21 +21,26 @@ from streamer.events import Complete, Error, Output
 from streamer.jobs import JobSpec
 from streamer.log import Event
 from streamer.resolve import camel
+from streamer.stdio import NAMES, Outlet, StandardInput
+from streamer.terminal import visible
 
-__all__ = ["EXIT_NOT_RUN", "exit_code", "run_local", "run_remote"]
+__all__ = ["EXIT_BROKEN_PIPE", "EXIT_NOT_RUN", "exit_code", "run_local", "run_remote"]
 
 EXIT_TIME_LIMIT: Final = 124
 EXIT_NOT_RUN: Final = 125
 EXIT_KILLED: Final = 137
 EXIT_INTERRUPTED: Final = 130
+EXIT_BROKEN_PIPE: Final = 141
 
 INPUT_PAUSE_S: Final = 0.05
+UNREACHABLE_S: Final = 30.0
+"""How long a service that cannot be reached is tried again."""
 
 Write = Callable[[bytes], Awaitable[object]]
 """Takes bytes for the program's standard input; none mean its end."""
 
 
-async def run_local(config: Config, spec: JobSpec, *, forward_stdin: bool) -> int:
+async def run_local(config: Config, spec: JobSpec, *, forward_stdin: bool, raw: bool) -> int:
     """Run a job in this process, without a server, and return the exit code for the shell."""
     spec = replace(spec, interactive=forward_stdin)
     async with create_app(config)[SERVICE] as service:
@@ -45,11 +49,17 @@ async def run_local(config: Config, spec: JobSpec, *, forward_stdin: bool) -> in
         async def write(data: bytes) -> None:
             await (job.write(data) if data else job.end_input())
 
-        return await _show(job.events(), write if forward_stdin else None, job.cancel)
+        return await _run(job.events(), write if forward_stdin else None, job.cancel, raw=raw)
 
 
 async def run_remote(
-    url: str, token: str | None, spec: JobSpec, sandbox: str | None, *, forward_stdin: bool
+    url: str,
+    token: str | None,
+    spec: JobSpec,
+    sandbox: str | None,
+    *,
+    forward_stdin: bool,
+    raw: bool,
 ) -> int:
     """Run a job on the service at `url` and return the exit code for the shell."""
     fields: dict[str, Any] = {
@@ -80,7 +90,7 @@ async def run_remote(
         async def cancel() -> None:
             await client.cancel(job_id)
 
-        return await _show(client.events(job_id), write if forward_stdin else None, cancel)
+        return await _run(client.events(job_id), write if forward_stdin else None, cancel, raw=raw)
 
 
 def exit_code(end: Complete | Error) -> int:
@@ -99,8 +109,12 @@ def exit_code(end: Complete | Error) -> int:
     return EXIT_KILLED
 
 
-async def _show(
-    events: AsyncIterator[Event], write: Write | None, cancel: Callable[[], Awaitable[object]]
+async def _run(
+    events: AsyncIterator[Event],
+    write: Write | None,
+    cancel: Callable[[], Awaitable[object]],
+    *,
+    raw: bool,
 ) -> int:
     loop = asyncio.get_running_loop()
     cancelling: list[asyncio.Future[object]] = []
@@ -111,75 +125,93 @@ async def _show(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, interrupted)
     feeding = asyncio.create_task(_feed(write)) if write else None
-    end: Complete | Error | None = None
+    if feeding is not None:
+        # Without its input the program could wait until its time is over.
+        feeding.add_done_callback(lambda done: interrupted() if _failure(done) else None)
     try:
-        async for event in events:
-            if isinstance(event.data, Output):
-                _print(event.data)
-            elif isinstance(event.data, Complete | Error):
-                end = event.data
+        end = await _show(events, raw=raw)
+    except OSError as error:
+        if error.filename not in NAMES.values():
+            raise
+        interrupted()
+        if error.errno == errno.EPIPE:
+            return EXIT_BROKEN_PIPE  # as the signal would have it: `... | head -1`
+        click.echo(f"streamer: {error.filename}: {error.strerror}", err=True)
+        return EXIT_NOT_RUN
     finally:
         if feeding is not None:
             feeding.cancel()
         await asyncio.gather(*cancelling, *filter(None, [feeding]), return_exceptions=True)
+    failure = _failure(feeding) if feeding else None
+    if failure is not None:
+        click.echo(f"streamer: the input did not arrive: {visible(str(failure))}", err=True)
+        return EXIT_NOT_RUN
+    return _report(end)
+
+
+async def _show(events: AsyncIterator[Event], *, raw: bool) -> Complete | Error:
+    """Write the output as it comes and return how the job ended. Raises `OSError`."""
+    outlets = {"stdout": Outlet(1, raw=raw), "stderr": Outlet(2, raw=raw)}
+    end: Complete | Error | None = None
+    async for event in events:
+        if isinstance(event.data, Output):
+            _print(event.data, outlets[event.data.stream])
+        elif isinstance(event.data, Complete | Error):
+            end = event.data
+    for outlet in outlets.values():
+        outlet.end()
     assert end is not None
+    return end
+
+
+def _report(end: Complete | Error) -> int:
     if isinstance(end, Error):
-        click.echo(f"streamer: {end.code}: {end.message}", err=True)
+        click.echo(f"streamer: {end.code}: {visible(end.message)}", err=True)
     elif end.reason != "exited":
         name = f" by {end.signal}" if end.signal else ""
         click.echo(f"streamer: ended: {end.reason}{name} ({end.phase})", err=True)
     return exit_code(end)
 
 
-def _print(output: Output) -> None:
-    stream = sys.stdout if output.stream == "stdout" else sys.stderr
+def _print(output: Output, outlet: Outlet) -> None:
     raw = output.encoding == "base64"
-    stream.buffer.write(base64.b64decode(output.data) if raw else output.data.encode())
-    stream.flush()
+    outlet.write(base64.b64decode(output.data) if raw else output.data.encode())
+
+
+def _failure(feeding: asyncio.Task[None]) -> BaseException | None:
+    return feeding.exception() if feeding.done() and not feeding.cancelled() else None
 
 
 async def _feed(write: Write) -> None:
-    """Pass standard input on as it comes.
-
-    A thread reads, since a file cannot be polled; it is a daemon, since a read of a terminal
-    cannot be interrupted and must not keep the process.
-    """
-    loop = asyncio.get_running_loop()
-    chunks: asyncio.Queue[bytes] = asyncio.Queue()
-    room = threading.Semaphore(4)
-
-    def read() -> None:
-        data = b"-"
-        while data:
-            room.acquire()
-            try:
-                data = os.read(sys.stdin.fileno(), 65536)
-            except (OSError, ValueError):
-                data = b""
-            try:
-                loop.call_soon_threadsafe(chunks.put_nowait, data)
-            except RuntimeError:
-                return  # the loop is closed: the job is over
-
-    threading.Thread(target=read, daemon=True, name="streamer-stdin").start()
-    while True:
-        data = await chunks.get()
-        room.release()
-        await _write_patiently(write, data)
-        if not data:
+    """Pass standard input on as it comes, block by block as the job takes it."""
+    source = StandardInput()
+    data = b"-"
+    while data:
+        data = await source.block()
+        if not await _write_patiently(write, data):
             return
 
 
-async def _write_patiently(write: Write, data: bytes) -> None:
-    """Write, again and again while the program has not read its earlier input yet."""
+async def _write_patiently(write: Write, data: bytes) -> bool:
+    """Write; False when the job takes no more input.
+
+    Only what has surely not arrived is sent again: twice the same input would be worse than none.
+    """
+    loop = asyncio.get_running_loop()
+    give_up = loop.time() + UNREACHABLE_S
     while True:
         try:
             await write(data)
         except Busy:
-            pass
+            pass  # the program has not read its earlier input yet
         except ServiceProblem as problem:
+            if problem.status in (404, 409, 410):
+                return False
             if problem.status != Busy.status:
                 raise
+        except aiohttp.ClientConnectorError:
+            if loop.time() > give_up:
+                raise
         else:
-            return
+            return True
         await asyncio.sleep(INPUT_PAUSE_S)

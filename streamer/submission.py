@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-import sys
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -15,6 +14,7 @@ from streamer.errors import InvalidJob
 from streamer.jobs import JobSpec, SourceFile
 from streamer.runtimes import Runtime
 from streamer.sizes import parse_size
+from streamer.stdio import read_all
 
 __all__ = ["submission"]
 
@@ -39,12 +39,14 @@ def submission(
     if program == "-":
         if language is None:
             raise InvalidJob("with - say which language it is: --language")
-        content, entry = sys.stdin.buffer.read(), None
+        entry = None
         sources: list[SourceFile] = []
         try:
-            code = content.decode()
+            code = read_all().decode()
         except UnicodeDecodeError:
             raise InvalidJob("standard input is not UTF-8 text") from None
+        except OSError as error:
+            raise InvalidJob(f"standard input: {error.strerror}") from None
     else:
         main = _read(program)
         entry, code = main.name, None

@@ -1,0 +1,127 @@
+"""Read and write the standard streams of a command, as other filters do.
+
+Python's own objects are not used for it: they are None where a descriptor is closed, and their
+buffers fail once more when the process ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from typing import Final
+
+from streamer.terminal import TerminalFilter
+
+__all__ = ["NAMES", "Outlet", "StandardInput", "fill_closed", "read_all"]
+
+BLOCK_BYTES: Final = 65536
+BACKGROUND_PAUSE_S: Final = 0.2
+NAMES: Final = {1: "standard output", 2: "standard error"}
+
+
+def fill_closed() -> None:
+    """Open what is closed of descriptors 0 to 2, so that no file of ours gets their numbers.
+
+    The wrong way round: to use them is still the error that it was (EBADF).
+    """
+    for number, flags in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_RDONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, flags)  # the lowest number that is free is this one
+
+
+def read_all() -> bytes:
+    """Return all of standard input. Raises `OSError`."""
+    parts = []
+    while part := os.read(0, BLOCK_BYTES):
+        parts.append(part)
+    return b"".join(parts)
+
+
+class Outlet:
+    """Standard output or standard error: filtered where it is a terminal, unless `raw`."""
+
+    def __init__(self, number: int, *, raw: bool) -> None:
+        self._number = number
+        stream = (sys.stdout, sys.stderr)[number - 1]
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        self._filter = TerminalFilter(encoding) if os.isatty(number) and not raw else None
+
+    def write(self, data: bytes) -> None:
+        """Write it all. Raises `OSError` that names the stream."""
+        self._put(data if self._filter is None else self._filter.feed(data))
+
+    def end(self) -> None:
+        """Write what the filter holds back to the end."""
+        if self._filter is not None:
+            self._put(self._filter.end())
+
+    def _put(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            try:
+                rest = rest[os.write(self._number, rest) :]
+            except BlockingIOError:
+                # Whoever shares the terminal or pipe has made it so.
+                select.select([], [self._number], [])
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, NAMES[self._number]) from None
+
+
+class StandardInput:
+    """Standard input as it comes, one block ahead of who asks for the next.
+
+    A thread reads, since a file cannot be polled; it is a daemon, since a read of a terminal
+    cannot be interrupted and must not keep the process.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._blocks: asyncio.Queue[bytes] = asyncio.Queue()
+        self._wanted = threading.Semaphore(0)
+        threading.Thread(target=self._read, daemon=True, name="streamer-stdin").start()
+
+    async def block(self) -> bytes:
+        """Return the next bytes; none at the end."""
+        self._wanted.release()
+        return await self._blocks.get()
+
+    def _read(self) -> None:
+        # A job of the shell that reads its terminal in the background is stopped, unless the
+        # reading thread blocks the signal: then the read fails. Other threads keep it, and so
+        # do the programs that they start.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTIN})
+        data = b"-"
+        while data:
+            self._wanted.acquire()
+            data = _read_block()
+            try:
+                self._loop.call_soon_threadsafe(self._blocks.put_nowait, data)
+            except RuntimeError:
+                return  # the loop is closed: the job is over
+
+
+def _read_block() -> bytes:
+    while True:
+        try:
+            return os.read(0, BLOCK_BYTES)
+        except BlockingIOError:
+            select.select([0], [], [])
+        except OSError as error:
+            if error.errno != errno.EIO or not _in_background():
+                return b""
+            time.sleep(BACKGROUND_PAUSE_S)  # until somebody brings it to the front
+
+
+def _in_background() -> bool:
+    try:
+        return os.tcgetpgrp(0) != os.getpgrp()
+    except OSError:
+        return False
