@@ -60,16 +60,30 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         code = 130
     except OSError as error:
-        code = EXIT_BROKEN_PIPE
-        if not isinstance(error, BrokenPipeError):
-            click.echo(f"streamer: {visible(str(error))}", err=True)
-            code = 1
-        # What Python still holds for standard output would fail once more at the exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        click.echo(f"streamer: {visible(str(error))}", err=True)
+        _drop_output()
+        code = 1
     sys.exit(code or 0)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """The commands; click itself would make 1 of a reader that has left, as a signal does 141."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            _drop_output()
+            return EXIT_BROKEN_PIPE
+
+
+def _drop_output() -> None:
+    """Keep what Python still holds for standard output from failing once more at the exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
     """Run programs in sandboxes and stream their output as Server-Sent Events."""
 
