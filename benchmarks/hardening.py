@@ -28,6 +28,7 @@ from aiohttp.test_utils import TestServer
 import streamer
 from sandboxes.bwrap import Bwrap
 from streamer.jobs import Limits, Phase, Step
+from streamer.rootfs import shown
 from streamer.sandbox import open_sandbox
 from streamer.slots import UidSlots
 from streamer.spi import Host, Identity, SandboxJob
@@ -53,12 +54,12 @@ class Unfiltered(Bwrap):
 def described(argv: tuple[str, ...], identity: Identity | None, host: Host) -> SandboxJob:
     """Return a job as a backend is told of it."""
     return SandboxJob(
-        job_id="benchmark",
+        name="benchmark",
         argv=argv,
         env=ENV,
         limits=Limits(),
         network=False,
-        read_only=(),
+        shown=shown(host, (), (), network=False),
         identity=identity,
         host=host,
     )

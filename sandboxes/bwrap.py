@@ -24,14 +24,12 @@ from streamer.spi import (
 
 __all__ = ["Bwrap"]
 
-SYSTEM_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
-
 
 @dataclass(frozen=True)
 class Bwrap(Backend):
     """bubblewrap with namespaces of its own for everything, and a private workspace.
 
-    Options: `path` of the command, `tmp_bytes` for /tmp and `shm_bytes` for /dev/shm.
+    Options: `path` of the command, `tmp_bytes` for /tmp.
     """
 
     name: ClassVar[str] = "bwrap"
@@ -41,7 +39,6 @@ class Bwrap(Backend):
 
     path: str = "/usr/bin/bwrap"
     tmp_bytes: int = 64 * 1024 * 1024
-    shm_bytes: int = 16 * 1024 * 1024
 
     async def probe(self, host: Host) -> None:
         """Check that the command is there; the trial run tells whether it works."""
@@ -64,7 +61,7 @@ class Bwrap(Backend):
 
     def plan(self, job: SandboxJob, workspace: Path) -> LaunchPlan:
         """Return the command line; later arguments lie over earlier ones."""
-        root = job.host.rootfs
+        host = job.host
         arguments: list[str] = [
             self.path,
             "--unshare-user",  # no user and no capability of the host
@@ -80,27 +77,31 @@ class Bwrap(Backend):
             "--cap-drop", "ALL",  # nothing privileged inside its namespaces either
             "--uid", "65534", "--gid", "65534",  # nobody
             "--hostname", "sandbox",
-            "--ro-bind", str(root), "/",  # a prepared root: synthetic /etc, nothing else
-            "--ro-bind", "/usr", "/usr",  # the system's programs and libraries
         ]  # fmt: skip
-        for name in SYSTEM_FOLDERS:
-            folder = Path("/", name)
-            if (root / name).is_dir() and not (root / name).is_symlink():
-                arguments += ["--ro-bind", str(folder), str(folder)]  # not merged into /usr
-        for path in job.host.etc:
-            arguments += ["--ro-bind", path, path]  # what programs need of the host's /etc
-        for path in job.read_only:
-            arguments += ["--ro-bind", path, path]  # what the runtime asked for
+        for folder in host.folders:
+            arguments += ["--ro-bind", folder, folder]  # the system's programs and libraries
+        for path, target in host.links:
+            arguments += ["--symlink", target, path]
         arguments += [
-            "--ro-bind", str(job.host.init), "/init",  # the only program of ours inside
+            "--ro-bind", str(host.rootfs / "etc"), "/etc",  # no accounts, no secrets
+            "--ro-bind", str(host.rootfs / "sys"), "/sys",  # the number of processors
+            "--ro-bind", str(host.init), "/init",  # the only program of ours inside
             "--proc", "/proc",  # of its own process-id namespace
             *_masked(),  # lists what the kernel keeps for the user, in any sandbox or none
             "--dev", "/dev",  # null, zero, full, random, urandom, tty
             "--ro-bind", "/dev/null", "/dev/pts/ptmx",  # the host has so many terminals for all
-            "--size", str(self.shm_bytes), "--tmpfs", "/dev/shm",  # limited; else RAM-sized
-            "--remount-ro", "/dev",  # a tmpfs without limit otherwise
+            # Limited, else RAM-sized. What is in it is the job's memory: that ends it first.
+            "--size", str(job.limits.memory_bytes), "--tmpfs", "/dev/shm",
             "--size", str(self.tmp_bytes), "--tmpfs", "/tmp",
+            "--symlink", "../tmp", "/var/tmp",
             "--size", str(job.limits.disk_bytes), "--tmpfs", "/work",  # private, limited
+        ]  # fmt: skip
+        for one in job.shown:
+            # Of the host's /etc, and what the runtime asked for. A path may be gone by now.
+            arguments += ["--ro-bind-try", one.source, one.target]
+        arguments += [
+            "--remount-ro", "/dev",  # a tmpfs without limit otherwise
+            "--remount-ro", "/",  # the same
             "--chdir", "/work",
             "--", "/init", *job.argv[1:],
         ]  # fmt: skip

@@ -16,6 +16,7 @@ from typing import Final
 from streamer.errors import BackendUnavailable, ConfigError, SandboxFailure
 from streamer.jobs import Limits, Phase, Step
 from streamer.proxy import PROXY_PORT
+from streamer.rootfs import shown
 from streamer.sandbox import open_sandbox
 from streamer.slots import UidSlots
 from streamer.spi import Backend, Isolation, SandboxJob
@@ -142,12 +143,12 @@ class Backends(Mapping[str, Backend]):
 
                 def describe(argv: tuple[str, ...]) -> SandboxJob:
                     return SandboxJob(
-                        job_id=f"probe-{backend.name}",
+                        name=f"probe-{backend.name}",
                         argv=argv,
                         env=env,
                         limits=Limits(),
                         network=False,
-                        read_only=(),
+                        shown=shown(folder.host, (), (), network=False),
                         identity=identity,
                         host=folder.host,
                     )

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import time
 from collections.abc import Coroutine, Sequence
@@ -28,6 +29,7 @@ from streamer.jobs import Phase, Step
 from streamer.output import Budget, OutputPump
 from streamer.proxy import PROXY_PORT, Outbound, Proxy, proxy_environment
 from streamer.proxy_rules import HostRule
+from streamer.rootfs import shown
 from streamer.sandbox import Sandbox, open_sandbox
 from streamer.slots import UidSlots
 from streamer.spi import Backend, Identity, SandboxJob
@@ -36,6 +38,9 @@ from streamer.workspace import StateFolder
 __all__ = ["Execution", "ExecutionSettings"]
 
 log: Final = logging.getLogger(__name__)
+
+USER: Final = "nobody"
+"""What programs are told of whom they run as; bwrap's /etc/passwd lists it."""
 
 CPU_WATCH_S: Final = 0.1
 
@@ -74,6 +79,8 @@ class Execution:
     ) -> None:
         self._lease = lease
         self._job = lease.job
+        # Other accounts see names of folders, groups and commands; the id opens the job.
+        self._name = secrets.token_hex(8)
         self._backend = backend
         self._folder = folder
         self._slots = slots
@@ -158,14 +165,12 @@ class Execution:
             identity = self._backend.run_as(identity)
             await self._lease.state("preparing")
             workspace = await stack.enter_async_context(
-                self._folder.workspace(
-                    self._job.job_id, identity, on_host=self._backend.host_workspace
-                )
+                self._folder.workspace(self._name, identity, on_host=self._backend.host_workspace)
             )
 
             if self._cgroups is not None:
                 self._cgroup = await stack.enter_async_context(
-                    self._cgroups.job(self._job.job_id, lambda: self.stop("memory"))
+                    self._cgroups.job(self._name, lambda: self.stop("memory"))
                 )
 
             def describe(argv: tuple[str, ...]) -> SandboxJob:
@@ -190,12 +195,14 @@ class Execution:
         self, argv: tuple[str, ...], identity: Identity | None, workspace: Path
     ) -> SandboxJob:
         return SandboxJob(
-            job_id=self._job.job_id,
+            name=self._name,
             argv=argv,
             env=self._environment(str(workspace)),
             limits=self._job.limits,
             network=self._job.network,
-            read_only=self._job.read_only,
+            shown=shown(
+                self._folder.host, self._job.read_only, self._job.etc, network=self._job.network
+            ),
             identity=identity,
             host=self._folder.host,
         )
@@ -364,7 +371,15 @@ class Execution:
         return feed.reading
 
     def _environment(self, home: str) -> dict[str, str]:
-        base = {"PATH": self._settings.path, "HOME": home, "LANG": "C.UTF-8"}
+        base = {
+            "PATH": self._settings.path,
+            "HOME": home,
+            "LANG": "C.UTF-8",
+            "LOGNAME": USER,
+            "USER": USER,
+            "TERM": "dumb",
+            "TMPDIR": "/tmp",  # noqa: S108 - the sandbox's
+        }
         proxy = proxy_environment() if self._job.allow_hosts else {}
         return {**base, **proxy, **self._job.env}
 

@@ -117,7 +117,8 @@ class ResolvedJob:
 
     `steps` run in turn in one sandbox and the first that does not exit with 0 is
     the last. `env` is the whole environment of the program. `read_only` are host
-    paths that the runtime needs beyond the system's own. `network` shares the host's
+    paths that the runtime needs beyond the system's own, `etc` patterns of names in
+    /etc. `network` shares the host's
     network; else `allow_hosts` are entries of hosts that a proxy lets the job reach.
     """
 
@@ -132,6 +133,7 @@ class ResolvedJob:
     network: bool = False
     allow_hosts: tuple[str, ...] = ()
     read_only: tuple[str, ...] = ()
+    etc: tuple[str, ...] = ()
     output_encoding: Literal["utf-8", "base64"] = "utf-8"
     metadata: Mapping[str, str] = field(default_factory=dict)
     preset: str = ""

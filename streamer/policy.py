@@ -41,6 +41,7 @@ def policy_digest(
         "network": job.network,
         "allowHosts": job.allow_hosts,
         "readOnly": job.read_only,
+        "etc": job.etc,
     }
     text = msgspec.json.encode(document, order="deterministic")
     return hashlib.sha256(text).hexdigest()

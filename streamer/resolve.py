@@ -14,7 +14,7 @@ from typing import Final
 from streamer.config import Config
 from streamer.errors import BackendUnavailable, Forbidden, InvalidJob, cut, quoted
 from streamer.jobs import JobSpec, Limits, Phase, ResolvedJob, SourceFile, Step
-from streamer.runtimes import Runtime, build_steps
+from streamer.runtimes import Runtime, build_steps, sized
 from streamer.sizes import parse_size
 
 __all__ = ["Resolver", "camel"]
@@ -95,11 +95,13 @@ class Resolver:
             steps: tuple[Step, ...] = (Step(Phase.RUN, self._command(spec), limits),)
             runtime_env: Mapping[str, str] = {}
             read_only: tuple[str, ...] = ()
+            etc: tuple[str, ...] = ()
         else:
             runtime = self._runtime(spec)
             entry, files = _entry_and_files(spec, files, runtime)
             base = self._raised(runtime)
             limits = self._limits(spec.limits, base)
+            runtime = sized(runtime, base, limits)
             compile_argv, run_argv = build_steps(runtime, entry, [file.name for file in files])
             steps = (Step(Phase.RUN, (*run_argv, *spec.args), limits),)
             if compile_argv:
@@ -107,7 +109,7 @@ class Resolver:
                 # program that runs for one are no reason not to compile it.
                 compiling = replace(base, output_bytes=limits.output_bytes)
                 steps = (Step(Phase.COMPILE, compile_argv, compiling), *steps)
-            runtime_env, read_only = runtime.env, runtime.read_only
+            runtime_env, read_only, etc = runtime.env, runtime.read_only, runtime.etc
         size = sum(len(file.content) for file in files)
         if size > limits.disk_bytes:
             raise InvalidJob(
@@ -126,6 +128,7 @@ class Resolver:
             network=spec.network and not allow_hosts,
             allow_hosts=allow_hosts,
             read_only=read_only,
+            etc=etc,
             output_encoding=spec.output_encoding,
             metadata=dict(spec.metadata),
         )

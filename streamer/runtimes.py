@@ -6,12 +6,14 @@ A runtime is data. To add one, write ``[runtimes.NAME]`` in config.toml, or a ro
 from __future__ import annotations
 
 import math
+import os
+import posixpath
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import msgspec
@@ -28,13 +30,25 @@ __all__ = [
     "by_name",
     "extended",
     "find_tool",
+    "is_secret",
+    "missing_path",
     "missing_tools",
+    "sized",
 ]
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9+#_-]*")
 """No dots, so that the dotted name of a setting is never ambiguous."""
 VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 PLACEHOLDER: Final = re.compile(r"\{\w+\}")
+SIZES: Final = ("{memory_bytes}", "{memory_mb}", "{processors}")
+"""Placeholders for what a program may use, for those that size themselves by the host."""
+
+SECRETS: Final = (
+    *("passwd*", "shadow*", "group*", "gshadow*", "subuid*", "subgid*", "master.passwd"),
+    *("sudoers*", "ssh", "ssl/private", "pki/tls/private", "krb5*", "machine-id"),
+    *("security", "pam*", "hosts", "hostname", "nsswitch.conf", "ld.so.preload"),
+)
+"""What in /etc is of accounts, holds secrets, or decides over programs: no job is shown it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +60,13 @@ class Runtime:
     becomes the entry and all files that match the patterns in `sources`. The caller's
     arguments follow `run`. No shell is involved.
 
-    `read_only` are paths of the host that programs need besides the system's own. `limits`
-    is what the language needs *more* of than ``limits.default`` gives, by the names there.
-    `version` is a command that prints the version. Raises `ConfigError`.
+    ``{memory_bytes}``, ``{memory_mb}`` (MiB) and ``{processors}`` in both commands and in `env`
+    are what the job may use: the host's own are not its.
+
+    `read_only` are paths of the host that programs need besides the system's own, and `etc`
+    what they need in /etc besides what all get. `limits` is what the language needs *more* of
+    than ``limits.default`` gives, by the names there. `version` is a command that prints the
+    version. Raises `ConfigError`.
     """
 
     name: str
@@ -59,6 +77,7 @@ class Runtime:
     sources: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     read_only: tuple[str, ...] = ()
+    etc: tuple[str, ...] = ()
     limits: Mapping[str, int | float] = field(default_factory=dict)
     version: tuple[str, ...] = ()
 
@@ -80,15 +99,32 @@ class Runtime:
             if not VARIABLE.fullmatch(name) or "\0" in value:
                 yield f"env.{name}", "a name has letters, digits and _ only, and a value no NUL"
         for path in self.read_only:
-            if not path.startswith("/"):
-                yield "read_only", f"{path!r}: write an absolute path"
+            yield from self._path_faults(path)
+        yield from self._etc_faults()
         yield from self._limit_faults()
+
+    def _path_faults(self, path: str) -> Iterator[tuple[str, str]]:
+        if not path.startswith("/") or ".." in PurePosixPath(path).parts or "\0" in path:
+            yield "read_only", f"{path!r}: write an absolute path without .."
+        elif posixpath.normpath(path) in ("/", "//", "/etc", "/tmp", "/work"):  # noqa: S108
+            yield "read_only", f"{path!r} would hide the sandbox's own; name a folder in it"
+        elif PurePosixPath(path).parts[1] in ("proc", "dev"):
+            yield "read_only", f"{path!r}: a sandbox has its own /proc and /dev"
+
+    def _etc_faults(self) -> Iterator[tuple[str, str]]:
+        for name in self.etc:
+            parts = PurePosixPath(name).parts
+            if not parts or parts[0] == "/" or ".." in parts or name[0] in "*?[":
+                yield "etc", f"{name!r}: write a name in /etc, such as php or java-*"
+            elif is_secret(name):
+                yield "etc", f"{name!r} is of accounts, secrets or the sandbox's own"
 
     def _placeholder_faults(self) -> Iterator[tuple[str, str]]:
         for key, command in (("compile", self.compile), ("run", self.run)):
             for word in command:
-                if PLACEHOLDER.fullmatch(word) and word not in ("{entry}", "{sources}"):
-                    yield key, f"{word} stands for nothing; there are {{entry}} and {{sources}}"
+                known = ("{entry}", "{sources}", *SIZES)
+                if PLACEHOLDER.fullmatch(word) and word not in known:
+                    yield key, f"{word} stands for nothing; there are {', '.join(known)}"
             if "{sources}" in command and not self.sources:
                 yield "sources", '{sources} is used, so write patterns such as ["*.c"]'
 
@@ -119,7 +155,8 @@ DEFAULT_RUNTIMES: Final[Mapping[str, Runtime]] = {
             name="javascript",
             aliases=("js", "node"),
             entry="main.js",
-            run=("node", "{entry}"),
+            # Else it makes room for a heap of the host's size, and collects too late.
+            run=("node", "--max-old-space-size={memory_mb}", "{entry}"),
             limits={"memory_bytes": 512 * MIB},
             version=("node", "--version"),
         ),
@@ -218,8 +255,52 @@ def find_tool(runtime: Runtime, path: str) -> Tool:
 
 def missing_tools(runtimes: Mapping[str, Runtime], path: str) -> dict[str, str]:
     """Return why runtimes cannot be used on this host, by name; those that can are not in it."""
-    tools = {name: find_tool(runtime, path) for name, runtime in runtimes.items()}
-    return {name: tool.reason for name, tool in tools.items() if tool.reason}
+    reasons = {
+        name: missing_path(runtime) or find_tool(runtime, path).reason
+        for name, runtime in runtimes.items()
+    }
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
+def missing_path(runtime: Runtime) -> str:
+    """Return which path of the configuration is not there, with its key, or nothing."""
+    for path in runtime.read_only:
+        if not Path(path).exists():
+            return f"runtimes.{runtime.name}.read_only: {path} does not exist on this host"
+    return ""
+
+
+def is_secret(name: str) -> bool:
+    """Tell whether a name or pattern in /etc is, or holds, what no job is shown (`SECRETS`)."""
+    return any(
+        fnmatchcase(name, secret) or fnmatchcase(name, f"{secret}/*") or _within(secret, name)
+        for secret in SECRETS
+    )
+
+
+def _within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(f"{folder}/")
+
+
+def sized(runtime: Runtime, compiling: Limits, running: Limits) -> Runtime:
+    """Return the runtime with its placeholders for sizes filled from the limits of a job.
+
+    Variables are those of the program that runs.
+    """
+    processors = len(os.sched_getaffinity(0))
+
+    def fill(text: str, limits: Limits) -> str:
+        values = (limits.memory_bytes, limits.memory_bytes // MIB, processors)
+        for placeholder, value in zip(SIZES, values, strict=True):
+            text = text.replace(placeholder, str(value))
+        return text
+
+    return replace(
+        runtime,
+        compile=tuple(fill(word, compiling) for word in runtime.compile),
+        run=tuple(fill(word, running) for word in runtime.run),
+        env={name: fill(value, running) for name, value in runtime.env.items()},
+    )
 
 
 def build_steps(

@@ -359,6 +359,8 @@ async def open_sandbox(
                     code = wrapper.exit_code
                     why = backend.explain(-1 if code is None else code, text) or text.strip()
                     raise SandboxFailure(f"{failure} (exit {code}): {why}") from None
+                for name in plan.litter:
+                    (workspace / name).unlink(missing_ok=True)
                 program = job_filter(
                     whole=backend.seccomp, memfd=cgroup is not None, strict=strict_filter
                 )

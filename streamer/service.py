@@ -39,7 +39,7 @@ from streamer.jobs import JobSpec
 from streamer.log import Event, JobLog
 from streamer.policy import policy_digest
 from streamer.resolve import Resolver
-from streamer.runtimes import Runtime
+from streamer.runtimes import Runtime, missing_path
 from streamer.slots import UidSlots
 from streamer.workspace import StateFolder, state_folder
 
@@ -148,6 +148,9 @@ class JobService:
             self._cgroups = stack.enter_context(cgroup_tree(self.config.sandbox.cgroup))
             await self.backends.find_default()
             self._check_required()
+            for runtime in self.config.runtimes.values():
+                if reason := missing_path(runtime):
+                    log.warning("the language %s is not offered: %s", runtime.name, reason)
             await self.engine.start(self._folder.path)
             self._resources = stack.pop_all()
         self._claiming = asyncio.create_task(self._claim_jobs(), name="streamer-claim")

@@ -38,6 +38,7 @@ __all__ = [
     "LaunchPlan",
     "Limits",
     "SandboxJob",
+    "Shown",
     "hookimpl",
     "hookspec",
 ]
@@ -54,7 +55,7 @@ class Isolation(enum.IntEnum):
 
     NONE = 0
     DENY_LIST = 1
-    """The host is visible but for what is hidden (firejail)."""
+    """The root is the host's, and what no program needs is hidden in it (firejail)."""
     NAMESPACES = 2
     """The job sees only what it was given (bwrap)."""
     VIRTUAL_MACHINE = 3
@@ -73,34 +74,57 @@ class Identity:
 class Host:
     """What a backend is told about the host once, when it is set up.
 
-    `init` is the path of our init; `rootfs` a prepared read-only root directory with
-    mount points for the system's folders, for `etc` and a synthetic rest of ``/etc``;
-    `etc` are the paths of the host's own that programs need; `root` tells that the
-    service runs as root, and then every job has an `Identity` of its own.
+    `init` is the path of our init; `rootfs` a folder with an ``etc`` and a ``sys`` to be
+    mounted read-only, which tell a job nothing of the host's accounts; `root` tells that
+    the service runs as root, and then every job has an `Identity` of its own.
+
+    `etc` are the paths in /etc of which `rootfs` has copies of the host's own. `folders` are the
+    system's own folders (``/usr``), `links` the names beside them that are links on this host,
+    each with what it points to (``/bin``, ``usr/bin``), and `others` all that lies in ``/``
+    besides: programs of a distribution need none of it.
     """
 
     init: Path
     rootfs: Path
     etc: tuple[str, ...]
+    folders: tuple[str, ...]
+    links: tuple[tuple[str, str], ...]
+    others: tuple[str, ...]
     root: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A file or folder of the host that one job may read.
+
+    `target` is where a sandbox with a root of its own must mount `source`: the same path, or
+    where links that the sandbox shows lead. A source that is gone is left out, no error.
+    """
+
+    source: str
+    target: str
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxJob:
     """What a backend is told about one job.
 
+    `name` is the sandbox's: random, for what needs one, such as a container. It is not the
+    job's id, which lets who knows it read the job.
+
     `argv` is what must run inside. `env` is the environment of the program, the caller's
     choice: the init sets it. Never start a *wrapper* with it (think of LD_PRELOAD); a
     backend without the init hands it on by the wrapper's own means. `identity` is None
-    when the service is an ordinary user, and the sandbox then runs as that user.
+    when the service is an ordinary user, and the sandbox then runs as that user. `shown` is
+    what the job may read besides the system's own folders, in the order of mounting.
     """
 
-    job_id: str
+    name: str
     argv: tuple[str, ...]
     env: Mapping[str, str]
     limits: Limits
     network: bool
-    read_only: tuple[str, ...]
+    shown: tuple[Shown, ...]
     identity: Identity | None
     host: Host
 
@@ -124,6 +148,9 @@ class LaunchPlan:
     private_mounts: tuple[str, ...] = ()
     """Where, besides the workspace, the job can write into a tmpfs of the sandbox's own: what
     is in it counts to the job's memory and number of files. One that is missing is no error."""
+    litter: tuple[str, ...] = ()
+    """Names of files that the wrapper itself puts into a workspace on the host: removed before
+    the job's own files come."""
 
 
 class Backend(ABC):

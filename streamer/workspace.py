@@ -11,39 +11,22 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Final
 
 from streamer.errors import BackendUnavailable, ConfigError
-from streamer.spi import Host, Identity
+from streamer.rootfs import build_rootfs, host_of
+from streamer.spi import Identity
 
 __all__ = ["StateFolder", "remove_tree", "state_folder"]
 
 log: Final = logging.getLogger(__name__)
 
-ETC: Final = {
-    "passwd": "root:x:0:0:root:/root:/usr/sbin/nologin\n"
-    "nobody:x:65534:65534:nobody:/work:/usr/sbin/nologin\n",
-    "group": "root:x:0:\nnogroup:x:65534:\n",
-    "hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
-    "hostname": "sandbox\n",
-    "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
-}
-"""What a sandbox sees of /etc besides links into the host's: nothing of the host's users."""
-
 PREFIX: Final = "streamer-"
 SWEEP_AGE_S: Final = 1.0
-
-MOUNT_POINTS: Final = ("dev", "proc", "tmp", "work", "usr", "etc")
-SYSTEM_LINKS: Final = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
-ETC_MOUNTS: Final = ("alternatives", "ld.so.cache", "ssl/certs", "localtime", "java-*")
-"""Parts of the host's /etc that programs under /usr need; mounted where the host has them.
-
-Never /etc/ssl itself, which holds private keys.
-"""
 
 
 class StateFolder:
@@ -51,29 +34,23 @@ class StateFolder:
 
     def __init__(self, path: Path, init: Path) -> None:
         self.path = path
-        etc = [found for name in ETC_MOUNTS for found in sorted(Path("/etc").glob(name))]
         # A copy that every user can reach: the package may lie in somebody's home.
         shutil.copy(init, path / "init")
         (path / "init").chmod(0o755)
-        self.host = Host(
-            init=path / "init",
-            rootfs=path / "rootfs",
-            etc=tuple(map(str, etc)),
-            root=os.geteuid() == 0,
-        )
+        self.host = host_of(path / "rootfs", path / "init")
         self._jobs = path / "jobs"
         self._jobs.mkdir(mode=0o711)
-        _build_rootfs(self.host.rootfs, etc)
+        build_rootfs(self.host.rootfs)
 
     @asynccontextmanager
     async def workspace(
-        self, job_id: str, identity: Identity | None, *, on_host: bool
+        self, name: str, identity: Identity | None, *, on_host: bool
     ) -> AsyncIterator[Path]:
         """Make the folder of one job, if its backend needs one, and remove it afterwards.
 
         To be left only when no process of the job is alive.
         """
-        path = self._jobs / job_id
+        path = self._jobs / name
         if not on_host:
             yield path
             return
@@ -159,26 +136,3 @@ def remove_tree(path: Path) -> None:
         # rm(1) walks by descriptors. Neither command follows links.
         subprocess.run(["chmod", "-R", "u+rwX", "--", path], check=False, capture_output=True)
         subprocess.run(["rm", "-rf", "--one-file-system", "--", path], check=False)
-
-
-def _build_rootfs(root: Path, etc: Sequence[Path]) -> None:
-    """Make the read-only root of a sandbox: one bind mount instead of many, and tighter."""
-    root.mkdir(mode=0o755)
-    for name in MOUNT_POINTS:
-        (root / name).mkdir(mode=0o755)
-    for name in SYSTEM_LINKS:
-        host = Path("/", name)
-        if host.is_symlink():
-            (root / name).symlink_to(host.readlink())
-        elif host.is_dir():
-            (root / name).mkdir(mode=0o755)
-    for name, text in ETC.items():
-        (root / "etc" / name).write_text(text)
-    for host in etc:
-        inside = root / host.relative_to("/")
-        inside.parent.mkdir(parents=True, exist_ok=True)
-        if host.is_dir():
-            inside.mkdir(mode=0o755)
-        else:
-            inside.touch()
-    (root / "init").touch()

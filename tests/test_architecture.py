@@ -65,6 +65,7 @@ LAYERS = (
         "cgroups.v2",
         "cgroups.tree",
         "cgroups",
+        "rootfs",
         "workspace",
         "output",
         "feed",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from streamer.config import Config
 from streamer.errors import ConfigError
+from streamer.jobs import MIB, Limits
 from streamer.runtimes import (
     DEFAULT_RUNTIMES,
     Runtime,
@@ -16,6 +18,7 @@ from streamer.runtimes import (
     by_name,
     find_tool,
     missing_tools,
+    sized,
 )
 
 PATH = Config().sandbox.path
@@ -43,7 +46,7 @@ def test_every_built_in_runtime_has_a_program_here() -> None:
 @pytest.mark.parametrize("name", DEFAULT_RUNTIMES)
 def test_output_is_live_through_a_pipe(name: str, tmp_path: Path) -> None:
     """The first line arrives while the program goes on: nothing holds it back."""
-    runtime = DEFAULT_RUNTIMES[name]
+    runtime = sized(DEFAULT_RUNTIMES[name], Limits(), Limits())
     reason = find_tool(runtime, PATH).reason
     if reason:
         pytest.skip(reason)
@@ -213,3 +216,17 @@ def test_a_wrong_runtime_is_refused_by_key(wrong: dict[str, object], message: st
 
 def test_the_environment_of_a_runtime_is_not_shown() -> None:
     assert "hunter2" not in repr(Runtime(name="x", run=("x",), env={"KEY": "hunter2"}))
+
+
+def test_what_a_job_may_use_is_filled_in() -> None:
+    runtime = Runtime(
+        name="x",
+        compile=("build", "-J-Xmx{memory_mb}m"),
+        run=("run", "--memory={memory_bytes}", "{processors}", "{entry}", "{other}{memory_mb}"),
+        env={"HEAP": "{memory_mb}MiB"},
+    )
+    filled = sized(runtime, Limits(memory_bytes=512 * MIB), Limits(memory_bytes=100_000_000))
+    assert filled.compile == ("build", "-J-Xmx512m")
+    processors = str(len(os.sched_getaffinity(0)))
+    assert filled.run == ("run", "--memory=100000000", processors, "{entry}", "{other}95")
+    assert filled.env == {"HEAP": "95MiB"}

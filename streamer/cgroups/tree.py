@@ -36,12 +36,12 @@ class CgroupTree:
     processors; version 2: one."""
 
     @asynccontextmanager
-    async def job(self, job_id: str, on_oom: Callable[[], None]) -> AsyncIterator[JobCgroup]:
+    async def job(self, name: str, on_oom: Callable[[], None]) -> AsyncIterator[JobCgroup]:
         """Make the group of one job; `on_oom` is called when the kernel kills for memory.
 
         What is still alive in it in the end is killed.
         """
-        folders = tuple(root / job_id for root in self.roots)
+        folders = tuple(root / name for root in self.roots)
         cgroup = CgroupV1(folders) if self.level == "cgroup-v1" else CgroupV2(folders)
         try:
             cgroup.make()

@@ -283,7 +283,7 @@ async def test_a_plan_that_raises_fails_its_job_only(open_service: OpenService) 
         name: ClassVar[str] = "moody"
 
         def plan(self, job: spi.SandboxJob, workspace: Path) -> spi.LaunchPlan:
-            calls.append(job.job_id)
+            calls.append(job.name)
             if len(calls) == 2:
                 raise RuntimeError("not today")
             return super().plan(job, workspace)

@@ -211,10 +211,12 @@ ATTACKS: Final = (
     Attack(
         "files in /tmp and /dev/shm for the next job",
         """
-        for folder in ("/tmp", "/dev/shm", "/var/tmp"):
-            path = os.path.join(folder, hint["note"])
-            if os.path.exists(path):
-                escaped(path)
+        # One may be a link to another, so all are looked at before one is written.
+        paths = [os.path.join(folder, hint["note"]) for folder in ("/tmp", "/dev/shm", "/var/tmp")]
+        left = [path for path in paths if os.path.exists(path)]
+        if left:
+            escaped(left)
+        for path in paths:
             with contextlib.suppress(OSError):
                 open(path, "w").close()
         held()

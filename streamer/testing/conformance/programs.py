@@ -215,7 +215,11 @@ class ProgramRequirements(Requirements):
             "GREETING": "a=b c\nd",
             "LANG": "C.UTF-8",
             "LD_LIBRARY_PATH": "/nowhere",
+            "LOGNAME": "nobody",
             "PATH": self.service.config.sandbox.path,
+            "TERM": "dumb",
+            "TMPDIR": "/tmp",
+            "USER": "nobody",
         }
 
     @requirement()

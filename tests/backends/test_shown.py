@@ -1,0 +1,209 @@
+"""What a job sees of the host: what its runtime names, what programs look for, and no more."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from streamer.events import Output
+from streamer.jobs import JobSpec, SourceFile
+from streamer.runtimes import Runtime
+from tests.conftest import OpenService
+from tests.jobs import run_job
+from tests.support import processes_with
+
+ROOT = os.geteuid() == 0
+
+
+@pytest.fixture(params=[path for path in ("/tmp", "/opt", "/srv") if os.access(path, os.W_OK)])
+def tool(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """Return a folder that jobs may read, far from the system's own, with a program in it."""
+    folder = Path(tempfile.mkdtemp(prefix="streamer-tool-", dir=request.param))
+    folder.chmod(0o755)
+    (folder / "bin").mkdir()
+    (folder / "bin/greet").write_text("#!/bin/sh\necho hello from $0\n")
+    (folder / "bin/greet").chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def runtime(tool: Path, *read_only: Path) -> Runtime:
+    return Runtime(
+        name="greeting",
+        entry="main.sh",
+        run=("sh", "{entry}"),
+        env={"TOOL": str(tool / "bin/greet")},
+        read_only=tuple(map(str, read_only)),
+    )
+
+
+async def test_a_runtime_reads_what_it_names(
+    backend: str, open_service: OpenService, tool: Path
+) -> None:
+    service = await open_service(backend, runtimes=(runtime(tool, tool),))
+    ran = await run_job(service, language="greeting", code='"$TOOL"')
+    assert ran.out == f"hello from {tool}/bin/greet\n"
+
+
+async def test_what_a_runtime_names_cannot_be_written(
+    isolating_backend: str, open_service: OpenService, tool: Path
+) -> None:
+    """Even where the service's own user, who the job is, owns it."""
+    service = await open_service(isolating_backend, runtimes=(runtime(tool, tool),))
+    code = 'echo x >>"$TOOL"; rm "$TOOL"; chmod 777 "$TOOL"; touch "${TOOL%/*}/more"; "$TOOL"'
+    ran = await run_job(service, language="greeting", code=code)
+    assert ran.text() == f"hello from {tool}/bin/greet\n"
+    assert [path.name for path in (tool / "bin").iterdir()] == ["greet"]
+
+
+async def test_other_languages_do_not_see_it(
+    isolating_backend: str, open_service: OpenService, tool: Path
+) -> None:
+    service = await open_service(isolating_backend, runtimes=(runtime(tool, tool),))
+    ran = await run_job(service, command=("ls", str(tool)))
+    assert ran.complete.exit_code != 0
+    assert ran.text() == ""
+
+
+async def test_a_folder_below_a_link_of_the_system_is_read(
+    open_service: OpenService, need: Callable[[str], str], tool: Path
+) -> None:
+    """A mount over a link fails, or lands on the host; so the link is followed first."""
+    need("bwrap")
+    (tool / "link").symlink_to(tool / "bin")
+    service = await open_service("bwrap", runtimes=(runtime(tool, tool / "link", tool),))
+    ran = await run_job(service, language="greeting", code=f"{tool}/link/greet")
+    assert ran.out == f"hello from {tool}/link/greet\n"
+
+
+async def test_a_path_that_goes_away_fails_no_sandbox(
+    isolating_backend: str, open_service: OpenService, tool: Path
+) -> None:
+    service = await open_service(isolating_backend, runtimes=(runtime(tool, tool),))
+    shutil.rmtree(tool / "bin")
+    tool.rename(f"{tool}-gone")
+    try:
+        ran = await run_job(service, language="greeting", code='echo on; "$TOOL"')
+        assert ran.complete.exit_code in (126, 127)
+        assert ran.text() == "on\n"
+    finally:
+        Path(f"{tool}-gone").rename(tool)
+
+
+async def test_a_path_that_is_missing_is_told_at_the_start(
+    open_service: OpenService, need: Callable[[str], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    need("bwrap")
+    sci = Runtime(name="sci", run=("true",), read_only=("/opt/streamer-not-there",))
+    await open_service("bwrap", runtimes=(sci,))
+    assert "runtimes.sci.read_only: /opt/streamer-not-there does not exist" in caplog.text
+
+
+@pytest.fixture
+def etc_part() -> Iterator[str]:
+    """Return the name of something in /etc that jobs are not shown unless a runtime names it."""
+    if not ROOT:
+        yield next(
+            name for name in ("profile", "bash.bashrc", "login.defs") if Path("/etc", name).exists()
+        )
+        return
+    folder = Path(tempfile.mkdtemp(prefix="streamer-part-", dir="/etc"))
+    folder.chmod(0o755)
+    (folder / "settings").write_text("answer = 42\n")
+    yield folder.name
+    shutil.rmtree(folder)
+
+
+async def test_a_runtime_names_its_part_of_etc(
+    isolating_backend: str, open_service: OpenService, etc_part: str
+) -> None:
+    code = f"find /etc/{etc_part} -type f -exec cat {{}} +"
+    without = Runtime(name="without", entry="main.sh", run=("sh", "{entry}"))
+    with_it = replace(without, name="with", etc=(f"{etc_part[:-1]}?",))
+    service = await open_service(isolating_backend, runtimes=(with_it, without))
+    found = Path("/etc", etc_part)
+    text = "".join(path.read_text() for path in ([found] if found.is_file() else found.iterdir()))
+    assert (await run_job(service, language="with", code=code)).out == text
+    assert (await run_job(service, language="without", code=code)).text() == ""
+
+
+async def test_a_part_of_etc_that_comes_or_goes_fails_no_sandbox(
+    isolating_backend: str, open_service: OpenService, etc_part: str
+) -> None:
+    """As packages are installed and removed while the service runs."""
+    if not ROOT:
+        pytest.skip("only root changes /etc")
+    code = f"cat /etc/{etc_part}/settings"
+    service = await open_service(
+        isolating_backend,
+        runtimes=(Runtime(name="x", entry="m", run=("sh", "{entry}"), etc=(etc_part,)),),
+    )
+    found = Path("/etc", etc_part)
+    found.rename(f"{found}-away")
+    assert (await run_job(service, language="x", code=code)).complete.exit_code == 1
+    Path(f"{found}-away").rename(found)
+    assert (await run_job(service, language="x", code=code)).out == "answer = 42\n"
+    found.rename(f"{found}-away")
+    assert (await run_job(service, language="x", code=code)).complete.exit_code == 1
+    Path(f"{found}-away").rename(found)
+
+
+async def test_no_job_sees_accounts_or_secrets(
+    isolating_backend: str, open_service: OpenService
+) -> None:
+    service = await open_service(isolating_backend)
+    ran = await run_job(
+        service,
+        command=("sh", "-c", "cat /etc/passwd /etc/group; ls /etc/ssh /etc/ssl/private; ls /etc"),
+    )
+    accounts = {line.partition(":")[0] for line in ran.text().splitlines() if ":" in line}
+    assert accounts <= {"root", "nobody", "nogroup"}
+    assert {"shadow", "gshadow", "machine-id", "ssh", "sudoers"}.isdisjoint(ran.text().split())
+    assert "services" in ran.text().split()
+
+
+async def test_the_folder_of_a_job_holds_what_was_sent(
+    backend: str, open_service: OpenService
+) -> None:
+    """And nothing of a wrapper's own (firejail: .bashrc, .inputrc)."""
+    service = await open_service(backend)
+    assert (await run_job(service, command=("ls", "-A"))).out == ""
+    sent = (SourceFile(".bashrc", b"x"), SourceFile("a", b""))
+    assert (await run_job(service, command=("ls", "-A"), files=sent)).out == ".bashrc\na\n"
+
+
+async def test_names_of_the_host_do_not_give_a_job_away(
+    backend: str, open_service: OpenService
+) -> None:
+    """Who knows a job's id may read it, and every account sees commands, groups and folders."""
+    service = await open_service(backend)
+    mark = secrets.token_hex(8)
+    job = await service.submit(
+        JobSpec(command=("sh", "-c", "echo up; cat", mark), interactive=True)
+    )
+    async for event in job.events():
+        if isinstance(event.data, Output):
+            break
+    try:
+        assert processes_with(mark), "the job must be there to be found"
+        assert processes_with(job.id) == []
+        for table in ("cgroup", "mountinfo"):
+            for path in Path("/proc").glob(f"[0-9]*/{table}"):
+                with contextlib.suppress(OSError):
+                    assert job.id not in path.read_text(), path
+        assert service._folder is not None
+        folders = [Path("/sys/fs/cgroup"), service._folder.path]
+        for folder in folders:
+            for below, names, files in os.walk(folder):
+                assert job.id not in (*names, *files), below
+    finally:
+        await job.end_input()
+        await job.result()
