@@ -1,10 +1,11 @@
-"""Confine programs with firejail: the host stays visible but for what is hidden.
+"""Confine programs with firejail: of the host's folders they see those of the system.
 
 Second choice to bwrap, and said so: firejail is setuid root, with a history of local
-root holes (CVE-2017-5180, CVE-2020-17368, CVE-2021-26910, CVE-2022-31214); its model is a
-deny list; and where it finds itself in a container it runs the program *without any
-sandbox* and says so only in a warning that ``--quiet`` hides. So it never runs as root,
-and the probe looks at what the program really got.
+root holes (CVE-2017-5180, CVE-2020-17368, CVE-2021-26910, CVE-2022-31214); its root is the
+host's, in which all but what is listed here is hidden; and where it finds itself in a
+container it runs the program *without any sandbox* and says so only in a warning that
+``--quiet`` hides. So it never runs as root, and the probe looks at what the program really
+got.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import pwd
 import re
 import stat
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
@@ -31,6 +33,19 @@ from streamer.spi import (
 )
 
 __all__ = ["Firejail"]
+
+PRIVATE: Final = frozenset({"/dev", "/etc", "/home", "/proc", "/root", "/run", "/tmp", "/var"})
+"""What of the host's / has a folder of the sandbox's own in its place."""
+
+DENIED: Final = (
+    "io_uring_setup,io_uring_enter,io_uring_register,ptrace,process_vm_readv,process_vm_writev"
+)
+
+NOTHING: Final = ".streamer-shows-nothing"
+"""A name that is nowhere: shown alone (--whitelist), it leaves a folder empty."""
+
+LITTER: Final = (".bashrc", ".zshrc", ".cshrc", ".inputrc", ".asoundrc", ".Xauthority")
+"""What firejail puts into a private home, some of it the user's own."""
 
 NOTES: Final = Path("/run/firejail")
 NOTE_FOLDERS: Final = ("sandbox", "name", "profile", "x11", "network", "bandwidth")
@@ -93,7 +108,7 @@ class Firejail(Backend):
             f"--private={workspace}",  # the job's folder is its home; the real one is hidden
             "--private-cwd",  # start there
             "--private-dev",  # a few device nodes
-            f"--whitelist={job.host.init}",  # an empty /tmp but for our init
+            *_shown(job, home),
             *(() if job.network else ("--net=none",)),  # no network, abstract sockets
             "--caps.drop=all",
             "--nonewprivs",  # setuid programs gain nothing
@@ -106,13 +121,11 @@ class Firejail(Backend):
             "--hostname=sandbox",
             "--restrict-namespaces",  # no nested user namespace
             "--protocol=unix,inet,inet6,netlink",  # of netlink our own filter leaves the routes
-            "--seccomp=io_uring_setup,io_uring_enter,io_uring_register",  # besides its own list
             "--blacklist=/dev/ptmx",  # the host has so many terminals for all
             "--blacklist=/dev/pts",
-            "--blacklist=/sys",
-            "--blacklist=/mnt",
-            "--blacklist=/srv",
-            "--blacklist=/boot",
+            # Besides its own list, from which the next option takes tracing.
+            f"--seccomp={DENIED}",
+            "--allow-debuggers",  # shows /usr/lib/debug, without which valgrind does not start
             "--blacklist=/proc/keys",  # of the user, in any sandbox or none
             "--",
             *job.argv,
@@ -124,7 +137,8 @@ class Firejail(Backend):
             workspace=home,
             start_as=job.identity,
             # Of no size but half of the host's memory: firejail has no option for it.
-            private_mounts=("/tmp", "/dev", "/var/tmp", "/var/lock"),
+            private_mounts=("/tmp", "/dev", "/var/tmp"),
+            litter=LITTER,
         )
 
     def _account(self) -> Identity:
@@ -140,6 +154,30 @@ class Firejail(Backend):
 
     def _home(self, identity: Identity | None) -> str:
         return pwd.getpwuid(os.getuid() if identity is None else identity.uid).pw_dir
+
+
+def _shown(job: SandboxJob, home: str) -> Iterator[str]:
+    """Yield the options that show what a job is shown, and that hide the rest.
+
+    Each folder of which something is listed is empty but for that.
+    """
+    host = job.host
+    shown = [str(host.init), *host.etc, "/etc/hosts", "/etc/hostname", "/var/tmp"]
+    sources = [one.source for one in job.shown]
+    shown += sources
+    shown += [f"{folder}/{NOTHING}" for folder in ("/run", "/tmp")]
+    yield from (f"--whitelist={path}" for path in shown)
+    # An ordinary user's jobs are that user, to whom some of it may belong.
+    yield from (f"--read-only={path}" for path in (str(host.init), *sources))
+    yield f"--hosts-file={host.rootfs / 'etc/hosts'}"  # the host's own names others
+    for path in host.others:
+        if path in PRIVATE:
+            continue
+        if Path(home).is_relative_to(path):
+            yield f"--whitelist={path}/{NOTHING}"
+        elif not any(Path(one).is_relative_to(path) for one in shown):
+            # Names may have characters that mean something to firejail.
+            yield f"--blacklist={re.sub(r'[^/A-Za-z0-9_.+-]', '?', path)}"
 
 
 def sweep_notes(notes: Path) -> None:

@@ -21,7 +21,6 @@ from streamer.testing.running import Ran
 
 __all__ = [
     "HOST_VISIBLE",
-    "PARTS_VISIBLE",
     "Attack",
     "NoProof",
     "ends",
@@ -89,10 +88,6 @@ def _heard(ran: Ran) -> str:
 
 HOST_VISIBLE: Final[Mapping[Isolation, str]] = {
     Isolation.NONE: "it sees the host's files and network"
-}
-PARTS_VISIBLE: Final[Mapping[Isolation, str]] = {
-    **HOST_VISIBLE,
-    Isolation.DENY_LIST: "the host is visible but for what is hidden",
 }
 
 

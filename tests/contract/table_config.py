@@ -106,6 +106,7 @@ RUNTIME_KEYS: Final[dict[str, Mark]] = {
     "aliases": KEPT,
     "env": KEPT,
     "read_only": KEPT,
+    "etc": ADDED,
     "sources": ADDED,
     "limits": ADDED,
     "version": ADDED,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from streamer.spi import Isolation
-from streamer.testing.attack import HOST_VISIBLE, PARTS_VISIBLE, Attack
+from streamer.testing.attack import HOST_VISIBLE, Attack
 
 __all__ = ["ATTACKS"]
 
@@ -13,7 +13,7 @@ ATTACKS: Final = (
     Attack(
         "the service's environment in its own",
         """
-        allowed = {"ESCAPE_HINT", "HOME", "LANG", "LC_CTYPE", "PATH"}
+        allowed = {"ESCAPE_HINT", "HOME", "LANG", "LC_CTYPE", "LOGNAME", "PATH", "TERM", "TMPDIR", "USER"}
         more = sorted(set(os.environ) - allowed)
         held() if not more else escaped(more)
         """,
@@ -36,7 +36,7 @@ ATTACKS: Final = (
         for pid in {1, os.getppid()} - {os.getpid()}:
             with contextlib.suppress(OSError):
                 names = [v.split(b"=")[0].decode() for v in read(f"/proc/{pid}/environ").split(b"\\0") if v]
-                if set(names) - {"ESCAPE_HINT", "HOME", "LANG", "PATH"}:
+                if set(names) - {"ESCAPE_HINT", "HOME", "LANG", "LOGNAME", "PATH", "TERM", "TMPDIR", "USER"}:
                     escaped(f"{pid}: {names}")
         held()
         """,
@@ -52,7 +52,10 @@ ATTACKS: Final = (
                     escaped(f"{path}: {read(path)[:80]}")
         held()
         """,
-        PARTS_VISIBLE,
+        {
+            **HOST_VISIBLE,
+            Isolation.DENY_LIST: "the wrapper's command line is of the job's user, and names the init",
+        },
         covers=(43, 54),
     ),
     Attack(
@@ -82,7 +85,6 @@ ATTACKS: Final = (
                 escaped(folder)
         held()
         """,
-        {**HOST_VISIBLE},
         neighbour=True,
         covers=(50, 52),
     ),
@@ -102,7 +104,7 @@ ATTACKS: Final = (
                     escaped(path)
         held()
         """,
-        PARTS_VISIBLE,
+        HOST_VISIBLE,
     ),
     Attack(
         "the accounts of the host",
@@ -111,7 +113,7 @@ ATTACKS: Final = (
         names = [entry.pw_name for entry in pwd.getpwall()]
         held() if len(names) <= 3 else escaped(names[:5])
         """,
-        PARTS_VISIBLE,
+        HOST_VISIBLE,
     ),
     Attack(
         "the installed software of the host",
@@ -122,7 +124,7 @@ ATTACKS: Final = (
                     escaped(path)
         held()
         """,
-        PARTS_VISIBLE,
+        HOST_VISIBLE,
     ),
     Attack(
         "the messages of the kernel",

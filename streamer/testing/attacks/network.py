@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from streamer.testing.attack import HOST_VISIBLE, PARTS_VISIBLE, Attack
+from streamer.testing.attack import HOST_VISIBLE, Attack
 
 __all__ = ["ATTACKS"]
 
@@ -98,7 +98,7 @@ ATTACKS: Final = (
         refused(sock.connect, hint["run_socket"])
         held()
         """,
-        PARTS_VISIBLE,
+        HOST_VISIBLE,
         covers=(46,),
     ),
     Attack(
@@ -111,7 +111,7 @@ ATTACKS: Final = (
                 escaped(path)
         held()
         """,
-        PARTS_VISIBLE,
+        HOST_VISIBLE,
         covers=(46,),
     ),
     Attack(
