@@ -89,6 +89,13 @@ def create_app(
         settings.sandbox.path,
         allow_list=settings.sandbox.network == "allow-list",
     )
+    for name in settings.sandbox.allow:
+        if name not in backends:
+            raise ConfigError(
+                f"sandbox.allow: there is no backend {name!r}; there are {', '.join(backends)}"
+            )
+    if settings.sandbox.allow_hosts and settings.sandbox.network == "none":
+        log.warning('sandbox.allow_hosts does nothing while sandbox.network is "none"')
     shares = Shares.of(settings, told_apart=_told_apart(settings, manager.hook))
     engine: Engine | None = manager.hook.streamer_engine(config=settings)
     if engine is None:

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 import streamer
-from streamer.app import SERVICE, create_app
+from streamer.app import ACCESS, SERVICE, create_app
 from streamer.config import Config
 from streamer.demo import show_demo
 from streamer.doctor import examine, show
@@ -135,7 +135,7 @@ def serve(
     async def on_ready(address: str) -> None:
         click.echo(f"streamer {streamer.__version__} listens on {address}/", err=True)
         if demo is not None:
-            await show_demo(address, Path(demo))
+            await show_demo(address, Path(demo), token_needed=app[ACCESS].knows_callers)
 
     _event_loop()(serve_forever(app, config, on_ready))
 

@@ -3,27 +3,47 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
+import aiohttp
 import click
 
 from streamer.client import Client
+from streamer.errors import StreamerError
 from streamer.events import Complete, Error, Output
+from streamer.stdio import Outlet
+from streamer.terminal import visible
 
 __all__ = ["show_demo"]
 
 
-async def show_demo(address: str, file: Path) -> None:
-    """Submit a Python file over HTTP and print what it prints, as it comes."""
+async def show_demo(address: str, file: Path, *, token_needed: bool) -> None:
+    """Submit a Python file over HTTP, print what it prints, and say where the page is.
+
+    Where a token is needed it is `$STREAMER_TOKEN`. Whatever fails, the page's address is told.
+    """
+    token = os.environ.get("STREAMER_TOKEN")
+    try:
+        if token_needed and not token:
+            click.echo("the demo needs one of the tokens: set STREAMER_TOKEN to it", err=True)
+        else:
+            await _run(address, file, token)
+    except (StreamerError, aiohttp.ClientError, OSError, UnicodeDecodeError) as error:
+        click.echo(f"the demo failed: {visible(str(error))}", err=True)
+    click.echo(f"\nThe playground: {address}/   (Ctrl-C stops the service)", err=True)
+
+
+async def _run(address: str, file: Path, token: str | None) -> None:
     code = await asyncio.to_thread(file.read_text, encoding="utf-8")
     click.echo(f"running {file} in a sandbox, streamed over HTTP:\n", err=True)
-    async with Client(address) as client:
+    outlets = {"stdout": Outlet(1, raw=False), "stderr": Outlet(2, raw=False)}
+    async with Client(address, token=token) as client:
         async for event in client.run(language="python", code=code):
             match event.data:
                 case Output(stream=stream, data=data):
-                    click.echo(data, nl=False, err=stream == "stderr")
+                    outlets[stream].write(data.encode())
                 case Complete(reason=reason, exit_code=code_, duration_ms=ms, sandbox=name):
                     click.echo(f"\n{reason}, exit code {code_}, {ms} ms in {name}", err=True)
                 case Error(code=problem, message=message):
-                    click.echo(f"\n{problem}: {message}", err=True)
-    click.echo(f"\nThe playground: {address}/   (Ctrl-C stops the service)", err=True)
+                    click.echo(f"\n{problem}: {visible(message)}", err=True)

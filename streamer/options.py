@@ -11,7 +11,7 @@ import click
 
 from streamer.config import Config
 from streamer.configfile import FILE_NAME, is_ours, read_document, seems_ours, users_file
-from streamer.settings import load_with_origins
+from streamer.settings import load_with_origins, stray_variables
 
 __all__ = ["config_options", "load", "load_serving"]
 
@@ -82,6 +82,8 @@ def _named(file: str | None) -> Path | None:
 def _load(
     path: Path | None, profile: str | None, overrides: Sequence[str], sandbox: str | None
 ) -> tuple[Config, Mapping[str, str]]:
+    for name, meant in stray_variables(os.environ):
+        _note(f"warning: the variable {name} is not read; {meant} is")
     more = [f"sandbox.backend={sandbox}"] if sandbox else []
     return load_with_origins(
         path, environ=os.environ, overrides=[*overrides, *more], profile=profile

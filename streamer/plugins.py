@@ -40,7 +40,8 @@ def load_plugins(
 ) -> pluggy.PluginManager:
     """Return a plugin manager with the built-ins, the installed plugins and `plugins`.
 
-    Raises `PluginError` for a plugin that cannot be imported, clashes with another, has no
+    Raises `ConfigError` for a name in `disabled` that nothing bears, and `PluginError` for a
+    plugin that cannot be imported, clashes with another, has no
     hook, or one that does not exist, is not marked or is asynchronous.
     """
     manager = pluggy.PluginManager("streamer")
@@ -49,6 +50,14 @@ def load_plugins(
     for module in BUILTIN.values():
         manager.register(importlib.import_module(module), module)
     found = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
+    known = {name for point in found for name in (point.name, _distribution(point))}
+    for name in disabled:
+        if name not in known:
+            # Left unread, a misspelt name would load the plugin.
+            raise ConfigError(
+                f"plugins.disabled: no installed plugin or distribution is named {name!r}"
+                f"{_did_you_mean(name, known)}; installed: {', '.join(sorted(known)) or 'none'}"
+            )
     for point in found:
         if point.name in disabled or _distribution(point) in disabled:
             continue

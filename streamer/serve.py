@@ -8,6 +8,7 @@ import logging
 import resource
 import signal
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from aiohttp import web
@@ -28,11 +29,11 @@ Ready = Callable[[str], Awaitable[None]]
 
 
 async def serve(app: web.Application, config: Config, on_ready: Ready | None = None) -> None:
-    """Serve an application of `create_app` until SIGTERM or SIGINT, then drain it.
+    """Serve an application of `create_app` until SIGTERM, SIGINT or SIGHUP, then drain it.
 
-    While draining the streams go on; a second signal ends the running jobs at once. `on_ready`
-    is given the address once requests are answered. Raises `ConfigError` when the address
-    cannot be listened on, and what the application's start-up raises.
+    While draining the streams go on; a second SIGTERM or SIGINT ends the running jobs at once.
+    `on_ready` is given the address once requests are answered. Raises `ConfigError` when the
+    address cannot be listened on, and what the application's start-up raises.
     """
     _allow_descriptors()
     loop = asyncio.get_running_loop()
@@ -54,8 +55,9 @@ async def serve(app: web.Application, config: Config, on_ready: Ready | None = N
         access_log_class=_AccessLog,
         keepalive_timeout=75.0,
     )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+    handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, **_of_daemons(stopping)}
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
     try:
         await runner.setup()
         site = web.TCPSite(runner, config.server.host, config.server.port)
@@ -73,17 +75,39 @@ async def serve(app: web.Application, config: Config, on_ready: Ready | None = N
         # Whoever is at this machine asks a loopback address, which every wildcard includes.
         here = address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
         following = asyncio.ensure_future(on_ready(here)) if on_ready else None
+        if following is not None:
+            following.add_done_callback(_tell)
         await stopping.wait()
         log.info("draining: up to %g s for running jobs", config.server.drain_s)
         await service.drain(config.server.drain_s)
         if following is not None:
             following.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await following
+            await asyncio.wait([following])
     finally:
         await runner.cleanup()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in handlers:
             loop.remove_signal_handler(number)
+
+
+def _of_daemons(stopping: asyncio.Event) -> dict[signal.Signals, Callable[[], None]]:
+    """Return what to do at signals that daemons get and that would end us at once.
+
+    A window that is closed sends SIGHUP, twice perhaps, so it never hurries; under nohup(1) it is
+    ignored and stays so. The others are what tools send to have a log reopened: ours is standard
+    error. They are handled, not ignored: jobs would inherit that.
+    """
+    handlers: dict[signal.Signals, Callable[[], None]] = {}
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        handlers[number] = partial(log.info, "%s means nothing here", number.name)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        handlers[signal.SIGHUP] = stopping.set
+    return handlers
+
+
+def _tell(done: asyncio.Future[None]) -> None:
+    """Log why what followed the start failed, when it does and not at the end."""
+    if not done.cancelled() and done.exception():
+        log.error("what was to follow the start failed", exc_info=done.exception())
 
 
 def _allow_descriptors() -> None:

@@ -27,7 +27,7 @@ from streamer.config import Config, with_preset, without_password
 from streamer.configfile import read_document
 from streamer.errors import ConfigError
 
-__all__ = ["effective", "load_config", "load_with_origins"]
+__all__ = ["effective", "load_config", "load_with_origins", "stray_variables"]
 
 PREFIX: Final = "STREAMER_"
 PROFILE: Final = "STREAMER_PROFILE"
@@ -96,6 +96,22 @@ def effective(config: Config) -> dict[str, object]:
         for key, value in leaves(tree)
         if value != {}
     }
+
+
+def stray_variables(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield variables that are not read, each with the one that was probably meant.
+
+    With one underscore for two a name is another program's: Kubernetes makes STREAMER_SERVER_PORT
+    for a service called streamer-server. So they are no error.
+    """
+    keys = {key.replace(".", "_"): key for key in effective(Config())}
+    for name in sorted(environ):
+        upper, meant = name.upper(), name[len(PREFIX) :].lower()
+        if not upper.startswith(PREFIX) or "__" in name:
+            continue
+        close = difflib.get_close_matches(meant, keys, n=1, cutoff=0.92)
+        if close:
+            yield name, PREFIX + keys[close[0]].replace(".", "__").upper()
 
 
 def _combine(layers: Sequence[Layer]) -> tuple[Config, dict[Key, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from streamer import spi
 from streamer.app import SERVICE
 from streamer.cgroups import CgroupTree, cgroup_tree
 from streamer.cgroups.files import pids
+from streamer.cgroups.tree import _sweep
 from streamer.cgroups.v2 import ownership
 from streamer.enforcement import enforcement
 from streamer.events import Complete, Output
@@ -172,7 +174,7 @@ async def test_a_sandbox_killed_as_a_whole_leaves_no_zombie(
 
 
 async def test_what_a_killed_service_left_is_swept(
-    tree: CgroupTree, need: Callable[[str], str]
+    tree: CgroupTree, need: Callable[[str], str], caplog: pytest.LogCaptureFixture
 ) -> None:
     need("plain")
     parents = [root.parent for root in tree.roots]
@@ -187,9 +189,43 @@ async def test_what_a_killed_service_left_is_swept(
         with cgroup_tree("auto"):
             assert [folder for folder in left if folder.exists()] == []
         assert await orphan.wait() == -9
+        # However many hierarchies there are, it is one service.
+        assert [record.message for record in caplog.records if "left" in record.message] == [
+            "removing what a killed service left: streamer-0123456789ab"
+        ]
     finally:
         if orphan.returncode is None:
             orphan.kill()
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can be another account")
+def test_what_another_accounts_service_left_is_its_own(tree: CgroupTree) -> None:
+    left = [root.parent / "streamer-ba9876543210" for root in tree.roots]
+    for folder in left:
+        (folder / "job").mkdir(parents=True)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            logging.basicConfig(stream=os.fdopen(writing, "w"), force=True)
+            os.setgroups([])
+            os.setresgid(65534, 65534, 65534)
+            os.setresuid(65534, 65534, 65534)
+            _sweep([folder.parent for folder in left])
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writing)
+    try:
+        assert os.waitpid(child, 0)[1] == 0
+        with os.fdopen(reading) as said:
+            assert said.read() == ""
+        assert [folder for folder in left if not folder.exists()] == []
+    finally:
+        for folder in left:
+            (folder / "job").rmdir()
+            folder.rmdir()
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import re
 import secrets
@@ -43,10 +44,12 @@ class Server:
 
 
 @contextlib.asynccontextmanager
-async def serving(folder: Path, *options: str) -> AsyncIterator[Server]:
+async def serving(
+    folder: Path, *options: str, prefix: tuple[str, ...] = ()
+) -> AsyncIterator[Server]:
     """Start the service on a free port, with its own state below `folder`."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "streamer", "serve", "--port", "0"),
+        *(*prefix, sys.executable, "-m", "streamer", "serve", "--port", "0"),
         *("--set", f"server.state_dir={folder}", "--set", "streams.grace_s=0.05", *options),
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
@@ -209,6 +212,86 @@ async def test_ctrl_c_in_the_middle(state: Path) -> None:
         server.process.send_signal(signal.SIGINT)
         assert await asyncio.wait_for(server.process.wait(), 20) == 0
     assert processes_with(mark) == []
+
+
+async def test_a_hangup_drains_and_other_signals_of_daemons_do_nothing(state: Path) -> None:
+    mark = secrets.token_hex(8)
+    async with serving(state, "--set", "server.drain_s=0.1") as server:
+        job = await server.submit(f"exec -a {mark} sleep 600")
+        stream = asyncio.create_task(server.events(job))
+        while not processes_with(mark):
+            await asyncio.sleep(0.01)
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            server.process.send_signal(number)
+        assert (await server.session.get("/readyz")).status == 200
+        assert not stream.done()
+        server.process.send_signal(signal.SIGHUP)
+        events = await asyncio.wait_for(stream, 20)
+        assert events[-1].data["code"] == "shutting_down"
+        assert await asyncio.wait_for(server.process.wait(), 20) == 0
+    assert processes_with(mark) == []
+    assert list(state.glob("streamer-*")) == []
+
+
+async def test_a_window_that_closes_does_not_hurry_a_drain(state: Path) -> None:
+    async with serving(state, "--set", "server.drain_s=600") as server:
+        job = await server.submit("sleep 600")
+        while (await (await server.session.get("/api/queue")).json())["running"] == 0:
+            await asyncio.sleep(0.01)
+        stream = asyncio.create_task(server.events(job))
+        for _ in range(3):
+            server.process.send_signal(signal.SIGHUP)
+        while (await server.session.get("/readyz")).status == 200:
+            await asyncio.sleep(0.01)
+        async with server.session.delete(f"/api/jobs/{job}") as response:
+            assert response.status == 202  # it still ran
+        assert (await asyncio.wait_for(stream, 20))[-1].data["reason"] == "cancelled"
+        assert await asyncio.wait_for(server.process.wait(), 20) == 0
+
+
+async def test_what_nohup_lets_ignore_stays_ignored(state: Path) -> None:
+    async with serving(state, prefix=("nohup",)) as server:
+        server.process.send_signal(signal.SIGHUP)
+        server.process.send_signal(signal.SIGUSR1)
+        assert (await server.session.get("/readyz")).status == 200
+
+
+@pytest.mark.parametrize("token", [None, "wrong", "right"])
+async def test_the_demo_with_tokens_works_or_says_why_and_tells_the_page(
+    state: Path, token: str | None
+) -> None:
+    digest = hashlib.sha256(b"right").hexdigest()
+    tokens = f'auth.tokens=[{{tenant="a", sha256="{digest}"}}]'
+    (state / "demo.py").write_text("print('shown')")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "streamer", "serve", "--port", "0", "--demo", "demo.py"),
+        *("--set", f"server.state_dir={state}", "--set", tokens),
+        cwd=state,
+        env={
+            **{name: text for name, text in os.environ.items() if name != "STREAMER_TOKEN"},
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+            **({"STREAMER_TOKEN": token} if token else {}),
+        },
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        said = (
+            await asyncio.wait_for(process.stderr.readuntil(b"The playground: http"), 30)
+        ).decode()
+        process.terminate()
+        shown = await process.stdout.read()
+        await process.stderr.read()
+        assert await asyncio.wait_for(process.wait(), 20) == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert (b"shown" in shown) == (token == "right")
+    assert ("set STREAMER_TOKEN" in said) == (token is None)
+    assert ("the demo failed: the token is not known" in said) == (token == "wrong")
+    assert "Traceback" not in said
 
 
 def streamer(*arguments: str, folder: Path, **options: Any) -> subprocess.CompletedProcess[str]:

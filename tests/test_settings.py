@@ -15,7 +15,7 @@ from streamer.config import (
 from streamer.errors import ConfigError
 from streamer.jobs import Limits
 from streamer.runtimes import Runtime
-from streamer.settings import effective, load_config, load_with_origins
+from streamer.settings import effective, load_config, load_with_origins, stray_variables
 
 DOCUMENT = Path(__file__).parent.parent / "config.toml"
 DIGEST = "0d1ee1fb8dcee1b5a1eb2a66f1cb58a14d2fd9ee7e6fdc6a5bd7f6d4fd3d2e5b"
@@ -399,3 +399,25 @@ def test_an_unknown_profile_is_refused(write: Write) -> None:
     assert load_refusal(environ={"STREAMER_PROFILE": "small"}) == (
         "no configuration file is given: there is no [profiles.small]"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("STREAMER_SERVER_PORT", "STREAMER_SERVER__PORT"),
+        ("streamer_server_port", "STREAMER_SERVER__PORT"),
+        ("STREAMER_SERVER_MAX_BODY_BYTE", "STREAMER_SERVER__MAX_BODY_BYTES"),
+        ("STREAMER_AUTH_TOKENS", "STREAMER_AUTH__TOKENS"),
+        ("STREAMER_LIMITS_DEFAULT_WALL_TIME_S", "STREAMER_LIMITS__DEFAULT__WALL_TIME_S"),
+        ("STREAMER_SERVER_SERVICE_HOST", None),
+        ("STREAMER_SERVER_PORT_80_TCP_ADDR", None),
+        ("STREAMER_PORT", None),
+        ("STREAMER_TOKEN", None),
+        ("STREAMER_CONFIG", None),
+        ("STREAMER_PROFILE", None),
+        ("STREAMER_SERVER__PORT", None),
+        ("OTHER_SERVER_PORT", None),
+    ],
+)
+def test_a_variable_that_is_nearly_ours_is_told_of(name: str, meant: str | None) -> None:
+    assert list(stray_variables({name: "1"})) == ([(name, meant)] if meant else [])

@@ -8,7 +8,7 @@ import fcntl
 import logging
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,8 +65,7 @@ def cgroup_tree(configured: str) -> Iterator[CgroupTree | None]:
             for level, parents in _candidates(configured):
                 name = PREFIX + secrets.token_hex(6)
                 try:
-                    for parent in parents:
-                        _sweep(parent)
+                    _sweep(parents)
                     if level == "cgroup-v2":
                         hand_down(parents[0])
                     roots = tuple(
@@ -158,10 +157,16 @@ def _service_group(folder: Path) -> Iterator[Path]:
         os.close(lock)
 
 
-def _sweep(parent: Path) -> None:
-    """Remove the groups of services that are gone, and whatever still runs in them."""
-    for folder in parent.glob(f"{PREFIX}*"):
+def _sweep(parents: Sequence[Path]) -> None:
+    """Remove the groups of services that are gone, and whatever still runs in them.
+
+    Another account's are left to it: neither they nor what is in them is ours to end.
+    """
+    said: set[str] = set()
+    for folder in (folder for parent in parents for folder in parent.glob(f"{PREFIX}*")):
         try:
+            if os.geteuid() not in (0, folder.stat().st_uid):
+                continue
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:
             continue
@@ -171,7 +176,9 @@ def _sweep(parent: Path) -> None:
             continue
         finally:
             os.close(lock)
-        log.warning("removing what a killed service left: %s", folder.name)
+        if folder.name not in said:  # in version 1 there is one in each hierarchy
+            log.warning("removing what a killed service left: %s", folder.name)
+        said.add(folder.name)
         _clear(folder)
 
 

@@ -198,3 +198,12 @@ def test_what_is_no_file_keeps_nobody_waiting(folder: Path) -> None:
 def test_a_byte_order_mark_is_read_over(folder: Path) -> None:
     (folder / "config.toml").write_bytes(b"\xef\xbb\xbf" + OURS.encode())
     assert "queue.concurrency = 3" in streamer(folder, "config").stdout
+
+
+def test_a_variable_that_is_not_read_is_told_of(folder: Path) -> None:
+    done = streamer(folder, "config", environ={"STREAMER_SERVER_PORT": "9000"})
+    assert (done.returncode, "server.port = 8080\n" in done.stdout) == (0, True)
+    assert done.stderr == (
+        "streamer: warning: the variable STREAMER_SERVER_PORT is not read; "
+        "STREAMER_SERVER__PORT is\n"
+    )

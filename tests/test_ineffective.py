@@ -1,0 +1,47 @@
+"""Settings that would have no effect are refused, or told of at the start."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import streamer
+from streamer.errors import ConfigError
+
+
+def test_a_misspelt_sandbox_that_callers_may_choose_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^sandbox\.allow: there is no backend 'firejial'"):
+        streamer.create_app({"sandbox": {"allow": ["plain", "firejial"]}})
+
+
+def test_a_list_of_hosts_that_nobody_may_reach_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    hosts = {"allow_hosts": ["example.org"]}
+    streamer.create_app({"sandbox": hosts})
+    assert caplog.messages == ['sandbox.allow_hosts does nothing while sandbox.network is "none"']
+    caplog.clear()
+    streamer.create_app({"sandbox": {**hosts, "network": "allow-list"}})
+    assert caplog.messages == []
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install a plugin that cannot be imported, under another name than its distribution's."""
+    info = tmp_path / "mine_dist-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine-dist\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[aiohttp_streamer.plugins]\nmine = not_there\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_plugin_is_switched_off_by_either_of_its_names_and_by_no_other() -> None:
+    for name in ("mine", "mine-dist"):
+        streamer.create_app({"plugins": {"disabled": [name]}})
+    with pytest.raises(ConfigError) as refused:
+        streamer.create_app({"plugins": {"disabled": ["mine-dits"]}})
+    assert str(refused.value) == (
+        "plugins.disabled: no installed plugin or distribution is named 'mine-dits' "
+        "(did you mean mine-dist?); installed: mine, mine-dist"
+    )
