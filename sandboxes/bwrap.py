@@ -75,6 +75,7 @@ class Bwrap(Backend):
             "--new-session",  # no terminal to push characters into (TIOCSTI)
             "--as-pid-1",  # our init reaps and reports, bwrap's own would lose the usage
             "--cap-drop", "ALL",  # nothing privileged inside its namespaces either
+            "--cap-add", "CAP_SYS_RESOURCE",  # for our init to set a bound, which then drops it
             "--uid", "65534", "--gid", "65534",  # nobody
             "--hostname", "sandbox",
         ]  # fmt: skip
@@ -103,7 +104,7 @@ class Bwrap(Backend):
             "--remount-ro", "/dev",  # a tmpfs without limit otherwise
             "--remount-ro", "/",  # the same
             "--chdir", "/work",
-            "--", "/init", *job.argv[1:],
+            "--", "/init", *job.argv[1:], "--bound",
         ]  # fmt: skip
         return LaunchPlan(
             argv=tuple(arguments),

@@ -33,6 +33,12 @@ MIN_INODES: Final = 10_000
 
 PENDING_SIGNALS: Final = 1024
 
+BLIND: Final = (
+    "the init cannot see the sandbox's processes, so no limit of it would hold: /proc there is not "
+    "its own. In a container whose /proc is masked none can be mounted: start that container with "
+    "an unmasked one (docker run --security-opt systempaths=unconfined)"
+)
+
 _FILE_CHUNK: Final = 256 * 1024
 _LAST_WORDS: Final = 8
 """How many reads are tried for what an init said before it hung up."""
@@ -302,6 +308,8 @@ class InitChannel:
     def _handle(self, kind: bytes, payload: bytes, ancillary: list[tuple[int, int, bytes]]) -> None:
         if kind == b"H":
             self.is_pid_1 = payload[1:2] == b"\1"
+            if payload[2:3] != b"\1":
+                self._fail(BLIND)
             for level, type_, data in ancillary:
                 if (level, type_) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
                     _settle(self._hello, _CREDENTIALS.unpack(data)[0])

@@ -28,6 +28,7 @@ from streamer.jobs import SourceFile, Step
 from streamer.seccomp import job_filter
 from streamer.spawn import Spawned, spawn
 from streamer.spi import Backend, Host, LaunchPlan, SandboxJob
+from streamer.stopped import until_stopped
 
 __all__ = ["DirectSandbox", "GatedSandbox", "Sandbox", "open_sandbox"]
 
@@ -87,6 +88,7 @@ class GatedSandbox:
         self._channel = channel
         self._plan = plan
         self._walk_disk = walk_disk
+        self._init_pid = 0
         self._init_pidfd = -1
         self._started = 0.0
         self._taken_down = False
@@ -107,7 +109,8 @@ class GatedSandbox:
             if not hello.done():
                 raise SandboxFailure("the sandbox did not come up")
             # The init waits for us, so this number is not yet anybody else's.
-            self._init_pidfd = os.pidfd_open(hello.result())
+            self._init_pid = hello.result()
+            self._init_pidfd = os.pidfd_open(self._init_pid)
         finally:
             exited.cancel()
             hello.cancel()
@@ -137,9 +140,24 @@ class GatedSandbox:
         )
 
     async def end(self) -> ProgramEnd:
-        """Wait for the init's report, or say what we did if it was killed without one."""
+        """Wait for the init's report, or say what we did if it was killed without one.
+
+        Raises `SandboxFailure` also where the job has stopped the init, and takes both down then.
+        """
+        ended = asyncio.ensure_future(self._channel.end())
+        stopped = asyncio.ensure_future(until_stopped(self._init_pid))
         try:
-            return await self._channel.end()
+            await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if not ended.done():
+                await self._take_down()
+        finally:
+            stopped.cancel()
+            if not ended.done():
+                ended.cancel()
+        if ended.cancelled():
+            raise SandboxFailure("the job has stopped the init, which then watches no limit")
+        try:
+            return ended.result()
         except SandboxFailure:
             if not self._taken_down:
                 raise

@@ -58,6 +58,7 @@ LAYERS = (
     (
         "control",
         "spawn",
+        "stopped",
         "slots",
         "cgroups.files",
         "cgroups.job",

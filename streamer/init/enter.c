@@ -22,12 +22,42 @@ static void write_file(const char *path, const char *text)
     close(fd);
 }
 
+/* Lower a setting of a user namespace of our own; kernels before Linux 4.11 do not have all. */
+void bound(const char *path, const char *most)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd >= 0 && write(fd, most, strlen(most)) < 0 && errno != EINVAL)
+        die(path);
+    if (fd >= 0)
+        close(fd);
+}
+
 static void become(long uid, long gid)
 {
     if (uid < 0)
         return;
     if (setgroups(0, NULL) || setresgid(gid, gid, gid) || setresuid(uid, uid, uid))
         die("cannot become the sandbox's user");
+}
+
+/* What a job shares with all other programs of its account, by the counters of its user namespace
+ * (namespaces(7), "The /proc/sys/user directory"). Without namespaces of cgroups it cannot mount
+ * those of its account again, which `hide_cgroups` hides. */
+static const struct {
+    const char *path, *most;
+} bounds[] = {
+    {"/proc/sys/user/max_inotify_instances", INOTIFY_INSTANCES},
+    {"/proc/sys/user/max_inotify_watches", INOTIFY_WATCHES},
+    {"/proc/sys/user/max_cgroup_namespaces", "0"},
+};
+
+/* An account may end processes of its control groups by writing to a file (cgroup.kill). */
+static void hide_cgroups(void)
+{
+    if (mount("tmpfs", "/sys/fs/cgroup", "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC,
+              "size=4k,mode=755")
+        && errno != ENOENT && errno != ENOTDIR)
+        die("cannot hide the control groups");
 }
 
 /* An ordinary user needs a user namespace to make the others; it maps nobody but itself. */
@@ -43,6 +73,8 @@ static void new_namespaces(void)
     if (unshare(CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC))
         die("cannot make a user namespace");
     char map[64];
+    for (size_t i = 0; i < sizeof bounds / sizeof *bounds; i++)
+        bound(bounds[i].path, bounds[i].most);
     write_file("/proc/self/setgroups", "deny");
     snprintf(map, sizeof map, "%u %u 1", uid, uid);
     write_file("/proc/self/uid_map", map);
@@ -73,6 +105,7 @@ int enter(char **argv)
     argv++;
     pid_t parent = getppid();
     if (own_pids) {
+        int root = geteuid() == 0;
         new_namespaces();
         pid_t child = fork();
         if (child < 0)
@@ -89,10 +122,12 @@ int enter(char **argv)
             _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
         }
         /* Without a /proc of its own the job would see, and could open, the host's
-         * processes. In a container whose /proc is masked the kernel refuses; the
-         * process-id namespace holds all the same. */
+         * processes. In a container whose /proc is masked the kernel refuses: the init then
+         * says that it sees nothing, and the service does without this backend. */
         mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL);
         mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+        if (!root)
+            hide_cgroups();
         become(uid, gid);
         prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
         /* Cleared by a change of user, so set last; the parent may be gone already. */

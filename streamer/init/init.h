@@ -10,10 +10,15 @@
 
 enum { CONTROL = 0 };
 
+/* A share of what an account has: Linux gives it 128 and some ten thousand. */
+#define INOTIFY_INSTANCES "16"
+#define INOTIFY_WATCHES "8192"
+
 void die(const char *what);
 
 /* enter.c: outside the sandbox */
 int enter(char **argv);
+void bound(const char *path, const char *most);
 
 /* channel.c: the socket */
 extern struct channel {
@@ -55,6 +60,7 @@ struct usage {
     uint64_t cpu_us;            /* of what is alive, its reaped children included */
     uint64_t anonymous, shared; /* memory that is mapped, in bytes */
     int running;                /* threads that run or would like to */
+    int swapping;               /* the host has something in swap */
 };
 struct stat_line {
     pid_t parent;
@@ -68,11 +74,16 @@ uint64_t microseconds(clockid_t clock);
 int read_stat(const char *pid, struct stat_line *found);
 void forget_processes(void);
 void check_sight(void);
+int proc_is_ours(void);
 void survey(int exact, struct usage *used);
 void look_at_ipc(void);
 void watch_mount(const char *path);
 uint64_t memory_in_use(const struct usage *used);
 int disk_is_full(void);
+
+/* disk.c: what is in the workspace */
+void keep_workspace(void);
+int workspace_is_over(uint64_t other_bytes, uint64_t other_inodes);
 
 /* share.c: the processors that it may have */
 int running_threads(const char *pid, const struct stat_line *stat);

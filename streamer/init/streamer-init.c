@@ -4,7 +4,7 @@
  *       Outside the sandbox: enter control groups, become the unprivileged user that the
  *       sandbox is started as, optionally the first process of a new process-id
  *       namespace, and execute.
- *   streamer-init serve
+ *   streamer-init serve [--bound]
  *       Inside the sandbox: speak with the service over the socket on standard input
  *       (see streamer/control.py), write the job's files, run its programs, account
  *       for them and end them all.
@@ -26,12 +26,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 enum { MAX_FRAME = 16 << 20, LOOK_MS = 50 };
@@ -113,6 +115,27 @@ static uint64_t next_look(uint64_t now_us)
     return now_us + 1000 * (uint64_t)(LOOK_MS / 2 + now.tv_nsec % LOOK_MS);
 }
 
+/* With --bound in a user namespace of the sandbox's own, and a capability in it: put its share on
+ * what it has in common with the account's other programs, and give the capability up. */
+static void bound_namespace(void)
+{
+    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct none[2] = {0}, left[2];
+    char map[64] = "";
+    int fd = open("/proc/self/uid_map", O_RDONLY | O_CLOEXEC);
+    unsigned inside, outside, count;
+    if (fd < 0 || read(fd, map, sizeof map - 1) <= 0
+        || sscanf(map, "%u %u %u", &inside, &outside, &count) != 3 || count != 1)
+        die("this is not a user namespace of the sandbox's own");
+    close(fd);
+    bound("/proc/sys/user/max_inotify_instances", INOTIFY_INSTANCES);
+    bound("/proc/sys/user/max_inotify_watches", INOTIFY_WATCHES);
+    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+    if (syscall(SYS_capset, &header, none) || syscall(SYS_capget, &header, left)
+        || memcmp(none, left, sizeof none))
+        die("cannot give up the capabilities");
+}
+
 static int serve(void)
 {
     sigset_t watched;
@@ -130,9 +153,10 @@ static int serve(void)
     if (children < 0)
         die("signalfd");
     look_at_ipc();
+    keep_workspace();
     fcntl(CONTROL, F_SETFD, FD_CLOEXEC);
     /* The kernel adds our process id, as the service sees it, to this (SO_PASSCRED). */
-    tell('H', (unsigned char[]){1, getpid() == 1}, 2);
+    tell('H', (unsigned char[]){1, getpid() == 1, (unsigned char)proc_is_ours()}, 3);
     for (;;) {
         struct pollfd on[2] = {{CONTROL, POLLIN, 0}, {children, POLLIN, 0}};
         uint64_t now_us = microseconds(CLOCK_MONOTONIC);
@@ -175,7 +199,11 @@ int main(int argc, char **argv)
         return enter(argv + 2);
     if (argc == 2 && !strcmp(argv[1], "serve"))
         return serve();
+    if (argc == 3 && !strcmp(argv[1], "serve") && !strcmp(argv[2], "--bound")) {
+        bound_namespace();
+        return serve();
+    }
     fprintf(stderr, "usage: streamer-init enter [--cgroup=FILE]... [--uid=N] [--gid=N] "
-                    "[--pid-namespace] -- COMMAND... | serve\n");
+                    "[--pid-namespace] -- COMMAND... | serve [--bound]\n");
     return 125;
 }

@@ -5,13 +5,13 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
 
 enum { WALK_TICKS = 4, MAX_MOUNTS = 16 };
@@ -83,20 +83,41 @@ static uint64_t kib_line(const char *text, const char *name)
 /* All but mapped files: what a program may share with its children (MAP_SHARED) is memory
  * too, and so are its page tables. With `exact`, shared pages are divided among their users,
  * so that forked workers do not count their common pages many times over; a process that
- * made itself undumpable cannot be asked, and has only itself to blame. */
+ * made itself undumpable cannot be asked, and has only itself to blame.
+ *
+ * What is in swap counts as well: a program may move its own pages there (MADV_PAGEOUT). Of
+ * shared memory there only smaps_rollup tells, and not how many share it: it counts for each. */
 static void memory_of(const char *pid, int exact, struct usage *used)
 {
     char text[4096];
     if (slurp(pid, "status", text, sizeof text) <= 0)
         return;
     uint64_t own = kib_line(text, "\nRssAnon:"), shared = kib_line(text, "\nRssShmem:");
-    used->anonymous += kib_line(text, "\nVmPTE:");
-    if (exact && slurp(pid, "smaps_rollup", text, sizeof text) > 0) {
-        own = kib_line(text, "\nPss_Anon:");
-        shared = kib_line(text, "\nPss_Shmem:");
+    uint64_t swapped = kib_line(text, "\nVmSwap:"), tables = kib_line(text, "\nVmPTE:");
+    uint64_t known = own + shared + swapped + kib_line(text, "\nRssFile:");
+    used->anonymous += tables;
+    if (!exact && !used->swapping)
+        ;
+    else if (slurp(pid, "smaps_rollup", text, sizeof text) <= 0) {
+        uint64_t mapped = tables / 8 * 4096; /* at most; the rest may all be in swap */
+        used->shared += used->swapping && mapped > known ? mapped - known : 0;
+    } else {
+        uint64_t all = kib_line(text, "\nSwap:");
+        used->shared += all > swapped ? all - swapped : 0;
+        if (exact) {
+            own = kib_line(text, "\nPss_Anon:");
+            shared = kib_line(text, "\nPss_Shmem:");
+            swapped = kib_line(text, "\nSwapPss:");
+        }
     }
-    used->anonymous += own;
+    used->anonymous += own + swapped;
     used->shared += shared;
+}
+
+static int host_swaps(void)
+{
+    struct sysinfo host;
+    return !sysinfo(&host) && host.freeswap != host.totalswap;
 }
 
 /* ---- processes that nobody reaps ------------------------------------------------------ */
@@ -153,7 +174,7 @@ static void remember(pid_t pid, const struct stat_line *stat, size_t *at, uint64
 }
 
 /* Whether /proc shows our process-id namespace, and not the host's (see `enter`). */
-static int proc_is_ours(void)
+int proc_is_ours(void)
 {
     char self[16] = "";
     return readlink("/proc/self", self, sizeof self - 1) > 0 && atol(self) == getpid();
@@ -167,6 +188,7 @@ void survey(int exact, struct usage *used)
     size_t at = 0;
     uint64_t time_us = microseconds(CLOCK_BOOTTIME);
     memset(used, 0, sizeof *used);
+    used->swapping = host_swaps();
     if (!proc) {
         check_sight();
         return;
@@ -295,16 +317,6 @@ uint64_t memory_in_use(const struct usage *used)
 
 /* ---- disk ------------------------------------------------------------------------------ */
 
-static uint64_t walked_bytes, walked_inodes;
-
-static int count_entry(const char *path, const struct stat *entry, int type, struct FTW *at)
-{
-    (void)path, (void)type, (void)at;
-    walked_bytes += (uint64_t)entry->st_blocks * 512;
-    walked_inodes++;
-    return walked_bytes > job.disk_limit || walked_inodes > job.inode_limit;
-}
-
 /* Whether the workspace, our working directory, is over its limit, or has too many files
  * together with the other mounts. A workspace that is a mount of its own stops the job's writes
  * by itself, so there the limit counts as reached when it is full: a program that ignores
@@ -322,9 +334,7 @@ int disk_is_full(void)
         /* As long as a second job may take for it: the walk is bounded by the limits. */
         if (++job.ticks % WALK_TICKS)
             return 0;
-        walked_bytes = bytes;
-        walked_inodes = inodes;
-        return nftw(".", count_entry, 16, FTW_PHYS | FTW_MOUNT) > 0;
+        return workspace_is_over(bytes, inodes);
     }
     if (statfs(".", &fs))
         return 0;

@@ -65,6 +65,23 @@ ATTACKS: Final = (
         """,
     ),
     Attack(
+        "the watches on files of all programs of an account",
+        """
+        with contextlib.suppress(OSError):
+            with open("/proc/sys/user/max_inotify_instances", "w") as file:
+                file.write("1000")
+            escaped("it set its own share")
+        made = 0
+        while made < 100 and call("inotify_init1", 0)[0] >= 0:
+            made += 1
+        held(made) if made <= 16 else escaped(f"{made} instances")
+        """,
+        {
+            Isolation.NONE: "jobs of a root service have the share of a user of their own",
+            Isolation.DENY_LIST: "its jobs share those of one account",
+        },
+    ),
+    Attack(
         "a setuid file for the next job of its user",
         """
         if not os.path.exists(hint["folder"]):

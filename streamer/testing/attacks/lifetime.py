@@ -85,7 +85,7 @@ ATTACKS: Final = (
         """,
         8,
     ),
-    _stays(
+    Attack(
         "stopping the init",
         """
         alone()
@@ -94,7 +94,91 @@ ATTACKS: Final = (
         time.sleep(20)
         escaped("it lived on")
         """,
-        4,
+        judge=ends("wall_time", "error"),
+        limits=_WALL,
+        covers=(4,),
+    ),
+    *(
+        Attack(
+            f"{what} while the init is stopped",
+            f"""
+            alone()
+
+            with contextlib.suppress(OSError):
+                os.kill(os.getppid(), signal.SIGSTOP)
+            {program.strip()}
+            escaped("it was let")
+            """,
+            judge=ends(reason, "error"),
+            limits=dict(limits),
+            limit=limit,
+            covers=(50,),
+        )
+        for what, limit, limits, reason, program in (
+            (
+                "memory",
+                "memory_bytes",
+                (("memory_bytes", 64 * 2**20), ("wall_time_s", 12.0)),
+                "memory",
+                """
+            kept = []
+            for _ in range(200):
+                kept.append(os.urandom(2**12) * 2**8)
+                time.sleep(0.02)
+                """,
+            ),
+            (
+                "disk",
+                "disk_bytes",
+                (("disk_bytes", 4 * 2**20), ("wall_time_s", 12.0)),
+                "disk",
+                """
+            for number in range(32):
+                with contextlib.suppress(OSError), open(f"f{number}", "wb") as file:
+                    file.write(b"x" * 2**20)
+            time.sleep(5)
+                """,
+            ),
+            (
+                "processor time",
+                "cpu_time_s",
+                (("cpu_time_s", 1.0), ("wall_time_s", 12.0)),
+                "cpu_time",
+                """
+            for _ in range(2):
+                if os.fork() == 0:
+                    while time.process_time() < 1.8:
+                        pass
+                    os._exit(0)
+            for _ in range(2):
+                os.wait()
+                """,
+            ),
+        )
+    ),
+    Attack(
+        "memory while the init runs for moments only",
+        """
+        alone()
+        init = os.getppid()
+        if os.fork() == 0:
+            while True:
+                with contextlib.suppress(OSError):
+                    os.kill(init, signal.SIGSTOP)
+                time.sleep(0.02)
+                with contextlib.suppress(OSError):
+                    os.kill(init, signal.SIGCONT)
+                time.sleep(0.0005)
+        kept = []
+        for _ in range(200):
+            kept.append(os.urandom(2**12) * 2**8)
+            time.sleep(0.02)
+        escaped("it was let")
+        """,
+        judge=ends("memory", "error"),
+        limits={"memory_bytes": 64 * 2**20, "wall_time_s": 12.0},
+        limit="memory_bytes",
+        covers=(50,),
     ),
     _stays(
         "a child that holds its parent by vfork",

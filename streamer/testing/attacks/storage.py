@@ -97,19 +97,63 @@ ATTACKS: Final = (
         """,
         _WATCHED,
     ),
-    _fills(
-        "the disk by files in a folder that is closed",
-        """
-        os.mkdir("closed")
-        os.chdir("closed")
-        os.chmod(".", 0)
-        os.chmod(".", 0o300)
-        for number in range(32):
-            with open(f"f{number}", "wb", buffering=0) as file:
-                if file.write(b"x" * 2**20) < 2**20:
-                    held("it is full")
-        """,
-        _WATCHED,
+    *(
+        _fills(
+            name,
+            f"""
+            os.makedirs("closed/inner")
+            here = os.open("closed/inner", os.O_RDONLY)
+            os.chdir("closed/inner")
+            {closing}
+            for number in range(32):
+                with open(f"f{{number}}", "wb", buffering=0) as file:
+                    if file.write(b"x" * 2**20) < 2**20:
+                        held("it is full")
+                time.sleep(0.01)
+            {then}
+            """,
+        )
+        for name, closing, then in (
+            ("the disk by files in a folder that is closed", 'os.chmod(".", 0o300)', "pass"),
+            (
+                "the disk by files in folders that are closed to all",
+                "os.chmod('.', 0o300)",
+                "[os.chmod(f, 0) for f in (here, '../../closed')]",
+            ),
+            (
+                "the disk by files in a workspace that is closed",
+                "top = os.open('../..', os.O_RDONLY)",
+                "os.chmod(top, 0)",
+            ),
+            (
+                "the disk by files in a folder that closes all the time",
+                """
+            if os.fork() == 0:
+                while True:
+                    os.fchmod(here, 0)
+                    os.fchmod(here, 0o300)
+            os.chmod(here, 0o300)
+            real_open = open
+            def open(*args, **kwargs):
+                while True:
+                    with contextlib.suppress(PermissionError):
+                        return real_open(*args, **kwargs)
+                """.strip(),
+                "pass",
+            ),
+            (
+                "the disk by files in a folder that moves all the time",
+                """
+            os.makedirs("../other")
+            if os.fork() == 0:
+                while True:
+                    for here, there in (("../inner", "../other/x"), ("../other/x", "../inner")):
+                        with contextlib.suppress(OSError):
+                            os.rename(os.path.abspath(here), os.path.abspath(there))
+                """.strip(),
+                "pass",
+            ),
+        )
     ),
     Attack(
         "a sparse file of a terabyte",
