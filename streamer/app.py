@@ -108,7 +108,7 @@ def create_app(
         runtimes,
         missing_tools(settings.runtimes, settings.sandbox.path),
     )
-    sessions = _session_map(settings, service.draining)
+    sessions = _session_map(settings, shares, service.draining)
     if settings.streams.on_disconnect == "cancel":
         sessions.listen(CancelUnwatched(service, sessions, settings.streams.disconnect_delay_s))
     access = Access(settings, manager.hook, unconfined=_reaches_no_isolation(settings, backends))
@@ -219,7 +219,7 @@ def _memory_engine(config: Config, hook: pluggy.HookRelay, shares: Shares) -> Me
     )
 
 
-def _session_map(config: Config, leaving: asyncio.Event) -> SessionMap:
+def _session_map(config: Config, shares: Shares, leaving: asyncio.Event) -> SessionMap:
     options = StreamOptions(
         heartbeat_s=config.streams.heartbeat_s,
         write_timeout_s=config.streams.write_timeout_s,
@@ -231,6 +231,8 @@ def _session_map(config: Config, leaving: asyncio.Event) -> SessionMap:
         options,
         max_per_key=config.streams.max_readers_per_job,
         max_sessions=config.streams.max_readers,
+        max_per_client=shares.readers,
+        max_buffered_bytes=config.streams.max_buffered_bytes,
         leaving=leaving,
     )
 

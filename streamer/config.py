@@ -205,7 +205,9 @@ class StreamsConfig(Section, frozen=True):
     on_full: Literal["drop", "wait"] = "drop"
     grace_s: SecondsOrNone = 1.0
     max_readers_per_job: Positive = 1000
+    max_readers_per_client: NotNegative = 0
     max_readers: Positive = 20_000
+    max_buffered_bytes: Positive = 256 * MIB
     write_timeout_s: Seconds = 30.0
     retry_ms: Annotated[int, Meta(ge=1, le=3_600_000)] = 1000
     retry_jitter_ms: Annotated[int, Meta(ge=0, le=3_600_000)] = 2000

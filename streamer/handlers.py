@@ -81,7 +81,7 @@ class Handlers:
         wait_s = parameters.prefer_wait_s(request)
         streaming = "text/event-stream" in request.headers.get("Accept", "")
         if streaming:
-            self.streams.check_room()  # before there is a job that the refusal would not name
+            self.streams.check_room(tenant)  # before there is a job that the refusal would not name
         async with self.bodies.read(request, tenant) as body:
             idempotency = parameters.idempotency(request, body)
             spec = wire.parse_job(body)

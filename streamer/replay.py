@@ -1,23 +1,22 @@
-"""Tell a run again: at the pace at which it happened, or as a recording for other programs."""
+"""Tell a run again at the pace at which it happened."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
-from streamer.events import Gap, Output
-from streamer.log import JobLog
 from streamer.sse.frames import HEARTBEAT, split_frames
 from streamer.sse.log import Cursor
-from streamer.transcript import EventsGone, TextOfStream
 
-__all__ = ["PacedSource", "asciicast"]
+__all__ = ["PacedSource"]
+
+HELD_BYTES: Final = 250
+"""What a frame that is held back takes besides its bytes."""
 
 NAP_S: Final = 0.25
 """How long a paced stream sleeps at a time, so that it can be closed in between."""
@@ -45,6 +44,8 @@ class PacedSource:
         self._end_ms = end_ms
         self._heartbeat_s = heartbeat_s
         self._held: deque[tuple[int, int, bytes]] = deque()
+        self.held_bytes = 0
+        """What is read and not told yet."""
         self._read_to = cursor.position
         self._next = cursor.position
         self._origin: float | None = None
@@ -61,6 +62,7 @@ class PacedSource:
         frames = []
         while self._held and self._held[0][0] <= due:
             _, self._next, made = self._held.popleft()
+            self.held_bytes -= len(made) + HELD_BYTES
             frames.append(made)
         if frames:
             self._spoke_at = time.monotonic()
@@ -90,29 +92,5 @@ class PacedSource:
                 t = last_ms if self._end_ms is None else max(self._end_ms, last_ms)
             last_ms = t
             self._held.append((t, number, made))
+            self.held_bytes += len(made) + HELD_BYTES
         return bool(data)
-
-
-async def asciicast(log: JobLog, *, created_at: float, title: str) -> AsyncGenerator[bytes, None]:
-    """Yield a recording in asciicast v2 (docs.asciinema.org), live to the end of the job.
-
-    Both streams are output of the one terminal; a program without a terminal ends lines with LF
-    only, which a player would take for a staircase, so a CR is put before each. Raises `EventsGone`
-    where something is missing.
-    """
-    header = {
-        "version": 2,
-        "width": 80,
-        "height": 24,
-        "timestamp": int(created_at),
-        "title": title,
-        "env": {"TERM": "xterm-256color"},
-    }
-    yield json.dumps(header).encode() + b"\n"
-    texts = {"stdout": TextOfStream(), "stderr": TextOfStream()}
-    async for event in log.events():
-        if isinstance(event.data, Gap):
-            raise EventsGone
-        if isinstance(event.data, Output):
-            text = texts[event.data.stream].decode(event.data).replace("\n", "\r\n")
-            yield json.dumps([event.data.t / 1000, "o", text]).encode() + b"\n"

@@ -20,21 +20,24 @@ class Shares:
     waiting: int | None
     waiting_bytes: int | None
     running: int | None
+    readers: int | None
 
     @classmethod
     def of(cls, config: Config, *, told_apart: bool) -> Shares:
         """Return what the configuration says; `told_apart` is whether there is more than one."""
-        queue = config.queue
+        queue, streams = config.queue, config.streams
         if not told_apart:
             return cls(
                 waiting=queue.max_per_client or None,
                 waiting_bytes=None,
                 running=queue.max_running_per_client or None,
+                readers=streams.max_readers_per_client or None,
             )
         return cls(
             waiting=queue.max_per_client or _half(queue.max_waiting),
             waiting_bytes=_half(queue.max_waiting_bytes),
             running=queue.max_running_per_client or max(queue.places - 1, 1),
+            readers=streams.max_readers_per_client or _half(streams.max_readers),
         )
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
@@ -13,18 +12,20 @@ from aiohttp import web
 
 from streamer import wire
 from streamer.access import Access
+from streamer.downloads import CastSource, OutputSource
 from streamer.errors import Busy, Gone, InvalidJob, UnknownJob
 from streamer.events import StreamName
 from streamer.log import JobLog
 from streamer.parameters import flag, speed, takes
-from streamer.replay import PacedSource, asciicast
+from streamer.replay import PacedSource
 from streamer.service import Job, JobService
+from streamer.sse.bytestream import ByteStream
 from streamer.sse.log import EventLog
 from streamer.sse.response import ID_PARAMETERS, client_id, id_number
 from streamer.sse.session import Source
 from streamer.sse.sessionmap import Full, SessionMap
 from streamer.sse.sources import LogSource, MergedSource, merged_positions
-from streamer.transcript import EventsGone, output_bytes
+from streamer.transcript import EventsGone
 
 __all__ = ["StreamHandlers"]
 
@@ -86,7 +87,7 @@ class StreamHandlers:
                     end_ms = int((view.finished_at - view.created_at) * 1000)
                 beat_s = self.sessions.options.heartbeat_s
                 source = PacedSource(cursor, speed=speed, end_ms=end_ms, heartbeat_s=beat_s)
-            return await self._answer(request, (job.id,), source, _headers(job))
+            return await self._answer(request, (job.id,), source, _headers(job), view.tenant)
 
     async def stream_many(self, request: web.Request) -> web.StreamResponse:
         """Follow several jobs in one stream, for browsers that may only open a few."""
@@ -94,7 +95,10 @@ class StreamHandlers:
         if not 1 <= len(job_ids) <= MAX_MERGED:
             raise InvalidJob(f"name 1 to {MAX_MERGED} jobs: ?job=ID&job=ID", path="?job")
         text = client_id(request, self.sessions.options)
-        found = {job_id: await self._find(request, job_id) for job_id in job_ids}
+        found: dict[str, JobLog | None] = {}
+        tenant = ""
+        for job_id in job_ids:
+            tenant, found[job_id] = await self._find(request, job_id) or (tenant, None)
         logs: dict[str, EventLog] = {}
         for job_id, asked in zip(job_ids, _asked(text, len(job_ids)), strict=True):
             log = found[job_id]
@@ -110,7 +114,8 @@ class StreamHandlers:
                 job_id: LogSource(stack.enter_context(log.cursor(after)))
                 for job_id, (log, after) in zip(logs, pairs, strict=True)
             }
-            return await self._answer(request, job_ids, MergedSource(sources, _with_job_id), {})
+            merged = MergedSource(sources, _with_job_id)
+            return await self._answer(request, job_ids, merged, {}, tenant)
 
     async def output(self, request: web.Request) -> web.StreamResponse:
         """Send what the program wrote to one stream as it is, to its end."""
@@ -118,20 +123,22 @@ class StreamHandlers:
         stream: StreamName = "stderr" if request.match_info["stream"] == "stderr" else "stdout"
         follow = flag(request, "follow", default=True)
         log = await job.log()
-        return await self._download(
-            request, log, output_bytes(log, stream, follow=follow), "application/octet-stream",
-            f"{job.id}.{stream}",
-        )  # fmt: skip
+        with log.cursor() as cursor:
+            source = OutputSource(cursor, stream, follow=follow)
+            return await self._download(
+                request, job, source, "application/octet-stream", f"{job.id}.{stream}"
+            )
 
     async def cast(self, request: web.Request) -> web.StreamResponse:
         """Send a recording of the run."""
         job = await self._job(request)
         view, log = await job.view(), await job.log()
         title = view.job.language or "command"
-        parts = asciicast(log, created_at=view.created_at, title=title)
-        return await self._download(
-            request, log, parts, "application/x-asciicast", f"{job.id}.cast"
-        )
+        with log.cursor() as cursor:
+            source = CastSource(cursor, created_at=view.created_at, title=title)
+            return await self._download(
+                request, job, source, "application/x-asciicast", f"{job.id}.cast"
+            )
 
     async def list_sessions(self, request: web.Request) -> web.Response:
         """List who follows a job."""
@@ -155,18 +162,18 @@ class StreamHandlers:
         await self.access.job(request, "read", job)
         return job
 
-    async def _find(self, request: web.Request, job_id: str) -> JobLog | None:
+    async def _find(self, request: web.Request, job_id: str) -> tuple[str, JobLog] | None:
         job = self.service.job(job_id)
         try:
-            await self.access.job(request, "read", job)
-            return await job.log()
+            view = await self.access.job(request, "read", job)
+            return view.tenant, await job.log()
         except UnknownJob:
             return None
 
-    def check_room(self) -> None:
+    def check_room(self, tenant: str) -> None:
         """Raise `Busy` when no further stream can be opened."""
         try:
-            self.sessions.check_room()
+            self.sessions.check_room(tenant)
         except Full as full:
             raise _busy(full) from None
 
@@ -176,46 +183,37 @@ class StreamHandlers:
         job_ids: tuple[str, ...],
         source: Source,
         headers: Mapping[str, str],
+        client: str,
     ) -> web.StreamResponse:
         try:
-            return await self.sessions.follow(request, job_ids, source, headers=headers)
+            return await self.sessions.follow(
+                request, job_ids, source, headers=headers, client=client
+            )
         except Full as full:
             raise _busy(full) from None
 
     async def _download(
-        self,
-        request: web.Request,
-        log: JobLog,
-        parts: AsyncGenerator[bytes, None],
-        content_type: str,
-        name: str,
+        self, request: web.Request, job: Job, source: OutputSource, content_type: str, name: str
     ) -> web.StreamResponse:
+        log, view = await job.log(), await job.view()
         if log.first_id > 1:
             raise Gone("the beginning of the output is not kept any more (streams.log_bytes)")
-        response = web.StreamResponse(
-            headers={
-                "Content-Type": content_type,
-                "Content-Disposition": f'attachment; filename="{name}"',
-                "Cache-Control": "no-store",
-                # A program's output is never a page of ours.
-                "X-Content-Type-Options": "nosniff",
-                "Content-Security-Policy": "sandbox",
-                "X-Accel-Buffering": "no",
-            }
-        )
-        await response.prepare(request)
+        headers = {
+            "Content-Type": content_type,
+            "Content-Disposition": f'attachment; filename="{name}"',
+            "Cache-Control": "no-store",
+            # A program's output is never a page of ours.
+            "X-Content-Type-Options": "nosniff",
+            "Content-Security-Policy": "sandbox",
+            "X-Accel-Buffering": "no",
+        }
+        response = ByteStream(request, self.sessions.options, headers)
         try:
-            # Closed with the request, or its place in the log would be kept until it is collected.
-            async with contextlib.aclosing(parts):
-                async for part in parts:
-                    async with asyncio.timeout(self.sessions.options.write_timeout_s):
-                        await response.write(part)
-        except (EventsGone, TimeoutError):
-            # A body without its end says that the rest is missing; and who takes nothing is cut.
-            if request.transport is not None:
-                request.transport.abort()
-        except ConnectionError:
-            pass  # the client left
+            # A body without its end says that the rest is missing.
+            with contextlib.suppress(EventsGone):
+                await self.sessions.send(request, response, job.id, source, client=view.tenant)
+        except Full as full:
+            raise _busy(full) from None
         return response
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import codecs
-from collections.abc import AsyncGenerator
 from typing import Final
 
 from streamer.events import Output, StreamName, decode
 from streamer.log import JobLog
 from streamer.sse.frames import split_frames
 
-__all__ = ["EventsGone", "TextOfStream", "output_bytes", "output_text"]
+__all__ = ["EventsGone", "TextOfStream", "output_text", "raw_output", "stream_of"]
 
 READ_BYTES: Final = 64 * 1024 * 1024
 """How much of a log is looked through for a document; a longer one is said to be cut."""
@@ -29,7 +28,7 @@ class TextOfStream:
 
     def decode(self, event: Output) -> str:
         """Return the text that is complete with this event."""
-        return self._decoder.decode(_raw(event)) if event.encoding else event.data
+        return self._decoder.decode(raw_output(event)) if event.encoding else event.data
 
 
 async def output_text(log: JobLog, limit: int) -> dict[str, object]:
@@ -50,7 +49,7 @@ async def output_text(log: JobLog, limit: int) -> dict[str, object]:
                 if kind == "gap":
                     for text in texts.values():
                         text.cut = True
-                elif kind == "output" and not texts[_stream_of(body)].full:
+                elif kind == "output" and not texts[stream_of(body)].full:
                     event = decode(kind, body)
                     assert isinstance(event, Output)
                     texts[event.stream].add(event)
@@ -61,35 +60,6 @@ async def output_text(log: JobLog, limit: int) -> dict[str, object]:
         "stdoutTruncated": texts["stdout"].cut,
         "stderrTruncated": texts["stderr"].cut,
     }
-
-
-async def output_bytes(
-    log: JobLog, stream: StreamName, *, follow: bool = True
-) -> AsyncGenerator[bytes, None]:
-    """Yield what a program wrote to a stream, as bytes; with `follow` live to its end.
-
-    Of a job with ``outputEncoding: base64`` they are its very bytes, of another one its text as
-    UTF-8. Raises `EventsGone` where something is missing.
-    """
-    with log.cursor() as cursor:
-        while not cursor.at_end:
-            data, last = await cursor.read()
-            parts = []
-            for _, kind, body, _ in split_frames(data):
-                if kind == "gap":
-                    raise EventsGone
-                if kind == "output" and _stream_of(body) == stream:
-                    event = decode(kind, body)
-                    assert isinstance(event, Output)
-                    parts.append(_raw(event))
-            if parts:
-                yield b"".join(parts)
-            if data:
-                cursor.advance(last)
-            elif follow:
-                await log.wait(cursor.position)
-            else:
-                return
 
 
 class _Text:
@@ -122,10 +92,12 @@ class _Text:
 _STDOUT: Final = b'{"stream":"stdout"'
 
 
-def _stream_of(body: bytes) -> StreamName:
+def stream_of(body: bytes) -> StreamName:
+    """Return the stream that an output event is of."""
     # The encoder writes fields in their order, so the name is in front.
     return "stdout" if body.startswith(_STDOUT) else "stderr"
 
 
-def _raw(event: Output) -> bytes:
+def raw_output(event: Output) -> bytes:
+    """Return what an output event carries, as bytes."""
     return base64.b64decode(event.data) if event.encoding else event.data.encode()

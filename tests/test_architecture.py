@@ -77,6 +77,8 @@ LAYERS = (
     ("shares", "enforcement", "backends", "resolve", "policy", "service"),
     (
         "sse.response",
+        "sse.bytestream",
+        "sse.outgoing",
         "sse.session",
         "sse.sessionmap",
         "sse.sources",
@@ -88,6 +90,7 @@ LAYERS = (
     (
         "watching",
         "transcript",
+        "downloads",
         "replay",
         "wire",
         "origin",

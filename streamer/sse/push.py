@@ -46,9 +46,15 @@ class PushSession(EventSink):
     """
 
     def __init__(
-        self, session: Session, events: EventLog, asked: str, serializer: Serializer
+        self,
+        session: Session,
+        response: EventStream,
+        events: EventLog,
+        asked: str,
+        serializer: Serializer,
     ) -> None:
         super().__init__(serializer)
+        self.response = response
         self._session = session
         self._log = events
         self._over = False
@@ -56,11 +62,6 @@ class PushSession(EventSink):
         self._block: asyncio.Timeout | None = None
         self.last_event_id = asked
         self.state = session.state
-
-    @property
-    def response(self) -> EventStream:
-        """The response."""
-        return self._session.response
 
     @property
     def last_id(self) -> int:
@@ -180,7 +181,7 @@ async def open_session(
     with events.cursor(events.last_id) as cursor:
         shared = {} if state is None else state
         session = Session((key,), response, request.remote or "", LogSource(cursor), shared)
-        pushing = PushSession(session, events, asked, serializer)
+        pushing = PushSession(session, response, events, asked, serializer)
         with sessions.tracked(session):
             with contextlib.suppress(ConnectionResetError):
                 await response.prepare(request)

@@ -16,9 +16,16 @@ from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp_sse import EventSourceResponse
 
-from streamer.sse.frames import padding, preamble, retry
+from streamer.sse.frames import HEARTBEAT, padding, preamble, retry
 
-__all__ = ["ID_PARAMETERS", "EventStream", "StreamOptions", "client_id", "id_number"]
+__all__ = [
+    "ID_PARAMETERS",
+    "MAX_SEND_TIMEOUT_S",
+    "EventStream",
+    "StreamOptions",
+    "client_id",
+    "id_number",
+]
 
 NEVER_S: Final = 1e7
 MAX_ID_DIGITS: Final = 15
@@ -62,6 +69,9 @@ class StreamOptions:
 class EventStream(EventSourceResponse):
     """An `EventSourceResponse` that no proxy may store or transform."""
 
+    heartbeat = HEARTBEAT
+    lingers = True
+
     def __init__(
         self,
         request: web.BaseRequest,
@@ -103,6 +113,17 @@ class EventStream(EventSourceResponse):
         """
         if self._req is not None and self._req.transport is not None:
             self._req.transport.close()
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client is known to have left."""
+        return self._req is None or self._req.transport is None
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What the client has yet to take of what was written."""
+        transport = None if self._req is None else self._req.transport
+        return 0 if transport is None else transport.get_write_buffer_size()
 
     def opening(self, options: StreamOptions) -> bytes:
         """Return what is sent before the first frame; none of it is a message."""

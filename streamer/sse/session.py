@@ -15,11 +15,14 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Final, Protocol
 
-from streamer.sse.frames import HEARTBEAT, comment, retry
-from streamer.sse.log import Cursor
-from streamer.sse.response import EventStream, StreamOptions
+from aiohttp import web
 
-__all__ = ["Session", "Source"]
+from streamer.sse.frames import comment, retry
+from streamer.sse.log import Cursor
+from streamer.sse.outgoing import Outgoing
+from streamer.sse.response import StreamOptions
+
+__all__ = ["Answer", "Session", "Source"]
 
 _numbers: Final = count(1)
 
@@ -42,12 +45,50 @@ class Source(Protocol):
         """Whether nothing will ever follow."""
 
 
+class Answer(Protocol):
+    """The response of a session: events, or bytes."""
+
+    heartbeat: bytes
+    """What is sent when it has been silent for long."""
+    lingers: bool
+    """Whether the client is to leave first."""
+
+    def opening(self, options: StreamOptions, /) -> bytes:
+        """Return what is sent before anything else."""
+
+    async def prepare(self, request: web.BaseRequest) -> object:
+        """Send the headers. Raises ConnectionResetError if the client has left."""
+
+    async def write(self, data: bytes) -> None:
+        """Write, and wait while the client takes too little."""
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What the client has yet to take of what was written."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client is known to have left."""
+
+    def abort(self) -> None:
+        """Cut the connection at once."""
+
+    def cut(self) -> None:
+        """Close the connection without the mark of the end."""
+
+    def is_connected(self) -> bool:
+        """Tell whether `stop_streaming` has something to stop."""
+
+    def stop_streaming(self) -> None:
+        """End what the response runs beside."""
+
+
 @dataclass(eq=False)
 class Session:
     """One open response. `keys` name what it follows; `state` is for the application."""
 
     keys: tuple[str, ...]
-    response: EventStream
+    response: Answer
     peer: str
     source: Source
     state: dict[str, Any] = field(default_factory=dict)
@@ -55,7 +96,15 @@ class Session:
     since: float = field(default_factory=time.time)
     active_at: float = field(default_factory=time.monotonic)
     """When something was last written, on the monotonic clock."""
-    _writing_since: float = math.inf
+    client: str | None = None
+    """Who it is of, where each has a share."""
+    outgoing: Outgoing = field(default_factory=Outgoing)
+    writing_since: float = math.inf
+    """When what is being written was begun."""
+    counted: int = 0
+    """What it counts in `outgoing`."""
+    _writing: int = 0
+    _in_source: int = 0
     _waiter: asyncio.Future[bool] | None = None
     _closing: bool = False
     _urgent: bytes = b""
@@ -69,6 +118,12 @@ class Session:
     def lag(self) -> int:
         """How many events there are that it was not sent."""
         return sum(cursor.lag for cursor in self.source.cursors)
+
+    @property
+    def held_bytes(self) -> int:
+        """What it has in memory that its client has yet to take."""
+        # The connection copies what it cannot send at once.
+        return self._writing + max(self._writing, self.response.unsent_bytes) + self._in_source
 
     @property
     def closing(self) -> bool:
@@ -96,7 +151,7 @@ class Session:
 
     def cut_if_stalled(self, since: float) -> None:
         """Cut the connection if what is being written was begun before a time."""
-        if self._writing_since <= since:
+        if self.writing_since <= since:
             self.response.abort()
 
     async def run(self, options: StreamOptions, leaving: asyncio.Event | None = None) -> None:
@@ -106,8 +161,10 @@ class Session:
         what its source raises.
         """
         pending = self.response.opening(options)
+        grace_s = options.grace_s if self.response.lingers else 0.0
         while not self._closing:
             data = await self.source.read()
+            self._count_source()
             pending += self._urgent
             self._urgent = b""
             if pending or data:
@@ -117,20 +174,34 @@ class Session:
                 self.active_at = time.monotonic()
                 pending = b""
             elif self.source.ended:
-                await self._linger(options.grace_s, leaving)
+                await self._linger(grace_s, leaving)
                 return
             elif not await self._wait():
-                pending = HEARTBEAT
+                if self.response.gone:
+                    return  # what has no heartbeat to write would never notice
+                pending = self.response.heartbeat
+                self.active_at = time.monotonic()
+
+    def _count_source(self) -> None:
+        # Of the built-in sources one holds back what it has read: that of a slow replay.
+        held: int = getattr(self.source, "held_bytes", 0)
+        if held != self._in_source:
+            self._in_source = held
+            self.outgoing.count(self)
 
     async def _write(self, data: bytes) -> bool:
         """Write to the client; False when it is gone, or was cut as it took nothing."""
-        self._writing_since = time.monotonic()
+        self.writing_since = time.monotonic()
+        self._writing = len(data)
+        self.outgoing.count(self)
         try:
             await self.response.write(data)
         except ConnectionError:  # not always a reset: aiohttp knows several
             return False
         finally:
-            self._writing_since = math.inf
+            self.writing_since = math.inf
+            self._writing = 0
+            self.outgoing.count(self)
         return True
 
     async def _wait(self) -> bool:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ from typing import Any, Final, Literal
 
 from aiohttp import web
 
+from streamer.sse.outgoing import Outgoing
 from streamer.sse.response import EventStream, StreamOptions
-from streamer.sse.session import Session, Source
+from streamer.sse.session import Answer, Session, Source
 
 __all__ = ["Full", "SessionMap", "SessionView"]
 
@@ -67,7 +69,9 @@ class SessionView:
 class SessionMap:
     """The open sessions, by what they follow.
 
-    At most `max_per_key` follow one thing and `max_sessions` all together. Once `leaving` is set no
+    At most `max_per_key` follow one thing, `max_per_client` are of one client and there are
+    `max_sessions` all together. Where their clients have more than `max_buffered_bytes` to take,
+    those that have taken nothing for the longest time are cut. Once `leaving` is set no
     stream stays open after its last event. Listeners hear of every session that comes and goes;
     what one raises is logged and changes nothing. An application ends its streams on shutdown, or
     aiohttp waits for them: ``app.on_shutdown.append(sessions.shutdown)``.
@@ -79,11 +83,16 @@ class SessionMap:
         *,
         max_per_key: int = 1000,
         max_sessions: int = 20_000,
+        max_per_client: int | None = None,
+        max_buffered_bytes: int | None = 256 * 1024 * 1024,
         leaving: asyncio.Event | None = None,
     ) -> None:
         self.options = options or StreamOptions()
         self._max_per_key = max_per_key
         self._max_sessions = max_sessions
+        self._max_per_client = max_per_client
+        self._clients: Counter[str] = Counter()
+        self.outgoing = Outgoing(max_buffered_bytes)
         self._sessions: dict[str, set[Session]] = {}
         self._all: set[Session] = set()
         self._listeners: list[Listener] = []
@@ -151,25 +160,39 @@ class SessionMap:
         *,
         headers: Mapping[str, str] | None = None,
         state: dict[str, Any] | None = None,
+        client: str | None = None,
     ) -> web.StreamResponse:
         """Answer a request with what `source` gives, and return the response once it is over.
 
-        The session is one of each of `keys`. A HEAD is answered with the headers alone. Raises
-        `Full` before anything is sent.
+        The session is one of each of `keys`, and of `client` where those have shares. A HEAD is
+        answered with the headers alone. Raises `Full` before anything is sent.
         """
         response = EventStream(request, self.options, headers)
+        await self.send(request, response, keys, source, state=state, client=client)
+        return response
+
+    async def send(
+        self,
+        request: web.BaseRequest,
+        response: Answer,
+        keys: str | Sequence[str],
+        source: Source,
+        *,
+        state: dict[str, Any] | None = None,
+        client: str | None = None,
+    ) -> None:
+        """Send what `source` gives as a response of any kind; as `follow`."""
         names = (keys,) if isinstance(keys, str) else tuple(dict.fromkeys(keys))
         shared = {} if state is None else state
-        session = Session(names, response, request.remote or "", source, shared)
+        session = Session(names, response, request.remote or "", source, shared, client=client)
         with self.tracked(session):
             try:
                 await response.prepare(request)
             except ConnectionResetError:
-                return response  # the client has left already
+                return  # the client has left already
             if request.method == "HEAD":
                 session.close()
             await self.serve(session)
-        return response
 
     async def serve(self, session: Session) -> None:
         """Run a session whose response is prepared.
@@ -185,37 +208,57 @@ class SessionMap:
             if session.response.is_connected():
                 session.response.stop_streaming()  # ends the ping task of aiohttp-sse
 
-    def check_room(self) -> None:
+    def check_room(self, client: str | None = None) -> None:
         """Raise `Full` when no further session can be opened, whatever it follows."""
         if len(self._all) >= self._max_sessions:
             raise Full(f"{self._max_sessions} streams are open, as many as may be")
+        share = self._max_per_client
+        if share is not None and client is not None and self._clients[client] >= share:
+            raise Full(f"you have {share} streams open, as many as you may")
 
     @contextmanager
     def tracked(self, session: Session) -> Iterator[None]:
         """Keep a session in the map. Raises `Full`."""
-        self.check_room()
-        for key in session.keys:
-            if len(self._sessions.get(key, ())) >= self._max_per_key:
-                raise Full(f"{key} has {self._max_per_key} readers already, as many as it may")
-        self._all.add(session)
-        for key in session.keys:
-            self._sessions.setdefault(key, set()).add(session)
+        self._check_room(session)
+        self._add(session)
         self._keep_pulse()
         self._tell(session, "opened")
         try:
             yield
         finally:
-            self._all.discard(session)
+            self._remove(session)
             if not self._all and self._pulse is not None:
                 # A map may outlive its loop, and the next one needs a timer of its own.
                 self._pulse.cancel()
                 self._pulse = None
-            for key in session.keys:
-                remaining = self._sessions[key]
-                remaining.discard(session)
-                if not remaining:
-                    del self._sessions[key]
             self._tell(session, "closed")
+
+    def _check_room(self, session: Session) -> None:
+        self.check_room(session.client)
+        for key in session.keys:
+            if len(self._sessions.get(key, ())) >= self._max_per_key:
+                raise Full(f"{key} has {self._max_per_key} readers already, as many as it may")
+
+    def _add(self, session: Session) -> None:
+        session.outgoing = self.outgoing
+        self._all.add(session)
+        if session.client is not None:
+            self._clients[session.client] += 1
+        for key in session.keys:
+            self._sessions.setdefault(key, set()).add(session)
+
+    def _remove(self, session: Session) -> None:
+        self._all.discard(session)
+        self.outgoing.forget(session)
+        if session.client is not None:
+            self._clients[session.client] -= 1
+            if not self._clients[session.client]:
+                del self._clients[session.client]
+        for key in session.keys:
+            remaining = self._sessions[key]
+            remaining.discard(session)
+            if not remaining:
+                del self._sessions[key]
 
     def _tell(self, session: Session, change: Change) -> None:
         for listener in tuple(self._listeners):

@@ -15,6 +15,7 @@ SERVER = '''
 import asyncio, subprocess, sys
 from aiohttp import web
 from streamer import sse
+from streamer.sse.bytestream import ByteStream
 
 CLIENT = """
 import socket, subprocess, sys
@@ -23,7 +24,7 @@ sys.stdin.readline()
 for command in ("ip addr add 10.9.9.2/24 dev there", "ip link set there up"):
     subprocess.run(command.split(), check=True)
 sock = socket.create_connection(("10.9.9.1", 8080), 10)
-sock.sendall(b"GET /events HTTP/1.1\\\\r\\\\nHost: x\\\\r\\\\n\\\\r\\\\n")
+sock.sendall(b"GET " + sys.argv[1].encode() + b" HTTP/1.1\\\\r\\\\nHost: x\\\\r\\\\n\\\\r\\\\n")
 received = b""
 while b"hello" not in received:
     received += sock.recv(4096)
@@ -42,9 +43,17 @@ async def main():
     sessions.listen(lambda session, change: change == "closed" and gone.set())
     channel.broadcast("hello")
     app = web.Application()
+    async def as_bytes(request):
+        log = sse.EventLog()
+        log.append([("e", b"hello")])
+        response = ByteStream(request, options, {"Content-Type": "text/plain"})
+        with log.cursor() as cursor:
+            await sessions.send(request, response, "events", sse.LogSource(cursor))
+        return response
     app.router.add_get("/events", lambda request: channel.respond(request, replay=True))
+    app.router.add_get("/bytes", as_bytes)
     client = await asyncio.create_subprocess_exec(
-        "unshare", "--net", sys.executable, "-c", CLIENT,
+        "unshare", "--net", sys.executable, "-c", CLIENT, sys.argv[1],
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE)
     assert await client.stdout.readline() == b"up\\n"
     run("ip", "link", "add", "here", "type", "veth", "peer", "name", "there", "netns", str(client.pid))
@@ -74,11 +83,13 @@ asyncio.run(main())
 
 
 @pytest.mark.slow
-async def test_it_is_noticed_in_a_bounded_time() -> None:
+@pytest.mark.parametrize("target", ["/events", "/bytes"])
+async def test_it_is_noticed_in_a_bounded_time(target: str) -> None:
+    """Also where nothing is written any more and there is no heartbeat, as in a download."""
     folder = str(Path(tool("ip")).parent)
     process = await asyncio.create_subprocess_exec(
         *("unshare", "--user", "--map-root-user", "--net"),
-        *(sys.executable, "-c", SERVER),
+        *(sys.executable, "-c", SERVER, target),
         env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

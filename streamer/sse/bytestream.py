@@ -1,0 +1,83 @@
+"""Answer a request with bytes as they come: a download that is a session as any stream."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Mapping
+
+from aiohttp import HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
+
+from streamer.sse.response import MAX_SEND_TIMEOUT_S, StreamOptions
+
+__all__ = ["ByteStream"]
+
+
+class ByteStream(web.StreamResponse):
+    """A response that has no place for a heartbeat, so the kernel looks after its client.
+
+    Without its end, or its whole length, the client knows that the rest is missing.
+    """
+
+    heartbeat = b""
+    lingers = False
+
+    def __init__(
+        self, request: web.BaseRequest, options: StreamOptions, headers: Mapping[str, str]
+    ) -> None:
+        super().__init__(headers={**options.headers, **headers})
+        if request.version < HttpVersion11:
+            self.force_close()  # its end is the end of the connection
+        self._options = options
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Send the headers. Raises ConnectionResetError if the client has left."""
+        if request.transport is None:
+            raise ConnectionResetError("the client has left")
+        sock = request.transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            _notice_silence(sock, self._options)
+        return await super().prepare(request)
+
+    def abort(self) -> None:
+        """Cut the connection: a client that does not read would never see it close."""
+        if self._req is not None and self._req.transport is not None:
+            self._req.transport.abort()
+
+    def cut(self) -> None:
+        """Cut the connection before the end."""
+        self.abort()
+
+    def opening(self, _: StreamOptions) -> bytes:
+        """Return nothing: all of it is the caller's."""
+        return b""
+
+    def stop_streaming(self) -> None:
+        """Do nothing: the end is written by aiohttp."""
+
+    def is_connected(self) -> bool:
+        """Tell whether the headers are out."""
+        return self.prepared
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client is known to have left."""
+        return self._req is None or self._req.transport is None
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What the client has yet to take of what was written."""
+        transport = None if self._req is None else self._req.transport
+        return 0 if transport is None else transport.get_write_buffer_size()
+
+
+def _notice_silence(sock: socket.socket, options: StreamOptions) -> None:
+    """Have the kernel end a connection whose other end is gone, silent ones too (tcp(7))."""
+    timeout_ms = int(min(options.write_timeout_s, MAX_SEND_TIMEOUT_S) * 1000)
+    idle_s = max(1, int(min(options.heartbeat_s, 32_767)))
+    with contextlib.suppress(OSError):  # the client has left
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle_s)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, idle_s)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
