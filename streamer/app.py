@@ -137,8 +137,10 @@ def setup(
 
     Reads no environment, configures no logging, starts nothing before the host starts. The
     host's middlewares run around ours. Raises RuntimeError when called twice on one
-    application, ValueError for an empty prefix.
+    application, ValueError for a prefix that is empty or does not begin with a slash.
     """
+    if not prefix.startswith("/"):
+        raise ValueError(f'prefix = {prefix!r}: a prefix begins with a slash, such as "/streamer"')
     if SERVICE in app:
         raise RuntimeError(
             "streamer.setup() was called on this application before; for a second mount use "

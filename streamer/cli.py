@@ -54,8 +54,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         click.echo(f"streamer: {visible(error.format_message())}", err=True)
         code = EXIT_USAGE
     except StreamerError as error:
-        where = f" ({error.path})" if isinstance(error, CallerError) and error.path else ""
-        click.echo(f"streamer: {visible(f'{error}{where}')}", err=True)
+        click.echo(f"streamer: {visible(str(error))}", err=True)
         code = EXIT_USAGE
     except (click.Abort, KeyboardInterrupt):
         code = 130

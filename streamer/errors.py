@@ -88,6 +88,9 @@ class CallerError(StreamerError):
         super().__init__(message, code=code)
         self.path = path
 
+    def __str__(self) -> str:
+        return self.message if self.path is None else f"{self.message} ({self.path})"
+
 
 class InvalidJob(CallerError):
     """The job is malformed, names something unknown, or asks for too much."""

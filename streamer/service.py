@@ -38,6 +38,7 @@ from streamer.execution import Execution, ExecutionSettings
 from streamer.jobs import JobSpec
 from streamer.log import Event, JobLog
 from streamer.policy import policy_digest
+from streamer.pythonic import as_bytes, as_signal, typed_spec
 from streamer.resolve import Resolver
 from streamer.runtimes import Runtime, missing_path
 from streamer.slots import UidSlots
@@ -88,17 +89,17 @@ class Job:
         """End the job if it is queued, or ask for its end. Idempotent."""
         return await self._engine.cancel(self.id)
 
-    async def write(self, data: bytes) -> Literal["accepted", "closed"]:
-        """Send bytes to the program's standard input; ``closed`` when it takes none."""
-        return await self._engine.send(self.id, Input(data))
+    async def write(self, data: bytes | str) -> Literal["accepted", "closed"]:
+        """Send bytes, or text, to the program's standard input; ``closed`` when it takes none."""
+        return await self._engine.send(self.id, Input(as_bytes(data)))
 
     async def end_input(self) -> Literal["accepted", "closed"]:
         """End the program's standard input."""
         return await self._engine.send(self.id, Eof())
 
-    async def signal(self, number: int) -> Literal["accepted", "closed"]:
-        """Send a signal to the program."""
-        return await self._engine.send(self.id, Signal(number))
+    async def signal(self, number: int | str) -> Literal["accepted", "closed"]:
+        """Send a signal to the program, by number or name; ``closed`` when it is over."""
+        return await self._engine.send(self.id, Signal(as_signal(number)))
 
 
 class JobService:
@@ -206,11 +207,18 @@ class JobService:
     ) -> Job:
         """Accept a job and return at once.
 
-        Raises `InvalidJob`, `Forbidden` or `Conflict` when the job is at fault, `Busy` when
-        the queue is full, `Draining` when the service is shutting down.
+        `tenant` is whose job it is: only requests of that tenant may read it. Raises `InvalidJob`,
+        `Forbidden` or `Conflict` when the job is at fault, `Busy` when the queue is full,
+        `Draining` when the service is shutting down or has not started.
         """
+        if not isinstance(tenant, str):
+            raise TypeError(f"tenant is a str, not a {type(tenant).__name__}")
+        spec = typed_spec(spec)
         if self._claiming is None:
-            raise Draining("the service has not started yet", retry_after_s=5.0)
+            raise Draining(
+                "the service has not started yet: submit once the application has",
+                retry_after_s=5.0,
+            )
         if idempotency is None and not self.ready:  # else the engine knows whether it is a new one
             raise Draining("the service is shutting down and takes no new jobs", retry_after_s=5.0)
         job = self._resolver.resolve(

@@ -74,7 +74,7 @@ LAYERS = (
         "proxy",
         "execution",
     ),
-    ("shares", "enforcement", "backends", "resolve", "policy", "service"),
+    ("shares", "enforcement", "backends", "resolve", "pythonic", "policy", "service"),
     (
         "sse.response",
         "sse.bytestream",

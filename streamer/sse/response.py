@@ -8,6 +8,7 @@ and the heartbeat is ours; and it sets its own headers over those that it is giv
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -26,6 +27,8 @@ __all__ = [
     "client_id",
     "id_number",
 ]
+
+log: Final = logging.getLogger(__name__)
 
 NEVER_S: Final = 1e7
 MAX_ID_DIGITS: Final = 15
@@ -99,6 +102,14 @@ class EventStream(EventSourceResponse):
         if request.transport is None:
             raise ConnectionResetError("the client has left")
         return await super().prepare(request)
+
+    def enable_compression(self, *_: object, **__: object) -> None:
+        """Stay uncompressed: a compressor holds events back, and half a stream would be lost."""
+        log.warning(
+            "%s: a middleware or signal of the application asked to compress an event stream, "
+            "which stays as it is; leave text/event-stream out there",
+            "the stream" if self._req is None else self._req.path,
+        )
 
     def abort(self) -> None:
         """Cut the connection: a client that does not read would never see it close."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -237,3 +238,35 @@ def test_importing_has_no_effect() -> None:
         [sys.executable, "-W", "error", "-c", IMPORT], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+async def test_a_middleware_that_compresses_leaves_the_stream_whole(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def compress(request: web.Request, response: web.StreamResponse) -> None:
+        response.enable_compression()
+
+    host = web.Application()
+    host.on_response_prepare.append(compress)
+    streamer.setup(host, CONFIG, prefix="/code")
+    client = await serve(host)
+    await print_one(client, "/code")
+    (said,) = [r.getMessage() for r in caplog.records if "compress" in r.getMessage()]
+    assert re.match(r"/code/api/stream/\w+: a middleware .*text/event-stream", said)
+
+
+async def test_a_job_of_python_is_watched_by_the_user_it_is_for(serve: Serve) -> None:
+    class Users:
+        @streamer.hookimpl
+        def streamer_authorize(self, request: web.Request) -> str | None:
+            return request.headers.get("X-User")
+
+    host = web.Application()
+    service = streamer.setup(host, CONFIG, prefix="/code", plugins=[Users()])
+    client = await serve(host)
+    job = await service.submit(streamer.JobSpec(language="python", code="print(5)"), tenant="ann")
+    for user, status in (({"X-User": "ann"}, 200), ({"X-User": "ben"}, 404), ({}, 401)):
+        async with client.get(f"/code/api/stream/{job.id}", headers=user) as response:
+            assert response.status == status
+            if status == 200:
+                assert text([event async for event in received(response)]) == "5\n"

@@ -1,0 +1,134 @@
+"""Check the types of what Python code hands in: nothing behind this door looks at them again.
+
+Over HTTP `streamer.wire` has done so; a host's own code may have no type checker.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any, Final
+
+import msgspec
+
+from streamer.errors import InvalidJob, quoted
+from streamer.jobs import JobSpec, Limits, SourceFile, TerminalSize
+from streamer.resolve import camel
+
+__all__ = ["as_bytes", "as_signal", "typed_spec"]
+
+WORDS: Final = {
+    "array": "a list or tuple",
+    "bool": "True or False",
+    "float": "a number",
+    "int": "an int",
+    "null": "None",
+    "object": "a mapping",
+    "str": "a str",
+}
+"""What a Python programmer calls the types in msgspec's messages."""
+
+AT: Final = " - at `"
+
+
+def typed_spec(spec: object) -> JobSpec:
+    """Return a job whose fields have the types that `JobSpec` declares.
+
+    Lists stand for tuples and text for bytes, in UTF-8. Raises `InvalidJob` with the place.
+    """
+    if not isinstance(spec, JobSpec):
+        raise InvalidJob(f"expected a streamer.JobSpec, got {_type(spec)}", path="$")
+    values: dict[str, Any] = {field.name: getattr(spec, field.name) for field in fields(JobSpec)}
+    # Their values are numbers or sizes, which is told apart where the limits are known.
+    limits = _limits(values.pop("limits"))
+    if isinstance(spec.stdin, str):
+        values["stdin"] = _encoded(spec.stdin, "$.stdin")
+    if isinstance(spec.files, list | tuple):
+        values["files"] = [_file(file, f"$.files[{n}]") for n, file in enumerate(spec.files)]
+    if isinstance(spec.terminal, TerminalSize):
+        values["terminal"] = {"cols": spec.terminal.cols, "rows": spec.terminal.rows}
+    try:
+        typed = msgspec.convert(values, JobSpec, builtin_types=(bytes,))
+    except msgspec.ValidationError as error:
+        raise _refusal(str(error)) from None
+    return replace(typed, limits=limits)
+
+
+def as_bytes(data: object) -> bytes:
+    """Return bytes for a program's standard input; text is UTF-8. Raises TypeError."""
+    if isinstance(data, str):
+        return data.encode()
+    if isinstance(data, bytes | bytearray | memoryview):
+        return bytes(data)
+    raise TypeError(f"expected bytes or str, got {_type(data)}")
+
+
+def as_signal(name: object) -> int:
+    """Return the number of a signal, given by number or name. Raises TypeError, ValueError."""
+    if isinstance(name, str):
+        try:
+            return signal.Signals[name]
+        except KeyError:
+            raise ValueError(f"there is no signal {quoted(name)}; write it like SIGINT") from None
+    if isinstance(name, bool) or not isinstance(name, int):
+        raise TypeError(f"expected a signal's number or name, got {_type(name)}")
+    if name not in signal.valid_signals():
+        raise ValueError(f"there is no signal {name}")
+    return int(name)
+
+
+def _limits(limits: object) -> Mapping[str, Any]:
+    if isinstance(limits, Limits):
+        # It has a value for every limit, so none would be the configuration's.
+        raise InvalidJob(
+            "expected a mapping of what differs from the configuration, such as "
+            '{"wall_time_s": 5}, got a Limits',
+            path="$.limits",
+        )
+    if not isinstance(limits, Mapping) or not all(isinstance(name, str) for name in limits):
+        raise InvalidJob(
+            f'expected a mapping such as {{"wall_time_s": 5}}, got {_type(limits)}',
+            path="$.limits",
+        )
+    return dict(limits)
+
+
+def _file(file: object, path: str) -> dict[str, Any]:
+    if not isinstance(file, SourceFile):
+        raise InvalidJob(f"expected a streamer.SourceFile, got {_type(file)}", path=path)
+    content: object = file.content
+    if isinstance(content, str):
+        content = _encoded(content, f"{path}.content")
+    mode: object = file.mode
+    if isinstance(mode, int) and not 0 <= mode <= 0o777:
+        raise InvalidJob("the mode is from 0 to 0o777", path=f"{path}.mode")
+    return {"name": file.name, "content": content, "mode": file.mode}
+
+
+def _encoded(text: str, path: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise InvalidJob("the text is not valid Unicode", path=path) from None
+
+
+def _refusal(message: str) -> InvalidJob:
+    what, _, place = message.partition(AT)
+    # "at `key` in `$.env`" speaks of the name of something in a mapping.
+    place = place.removeprefix("key` in `").removesuffix("`").replace("[...]", "")
+    if what.startswith("Invalid enum value "):
+        what = f"unknown value {what.removeprefix('Invalid enum value ')[:100]}"
+    what = re.sub(r"`([\w |]+)`", lambda types: _words(types[1]), what)
+    path = re.sub(r"\w+", lambda name: camel(name[0]), place)
+    return InvalidJob(what[0].lower() + what[1:], path=path or "$")
+
+
+def _words(types: str) -> str:
+    return " or ".join(WORDS.get(name, name) for name in types.split(" | "))
+
+
+def _type(value: object) -> str:
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
