@@ -12,7 +12,7 @@ Importing this package has no side effect; nothing starts before the application
 from __future__ import annotations
 
 from streamer.app import create_app, get_service, get_sessions, setup
-from streamer.client import Client
+from streamer.client import Client, ServiceProblem
 from streamer.config import Config
 from streamer.jobs import JobSpec, Limits, SourceFile
 from streamer.log import Event
@@ -25,6 +25,7 @@ __all__ = [
     "Event",
     "JobSpec",
     "Limits",
+    "ServiceProblem",
     "SourceFile",
     "create_app",
     "get_service",

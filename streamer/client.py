@@ -1,59 +1,72 @@
 """Use a service from Python: the same verbs, over HTTP, resuming by itself.
 
 A dropped connection is taken up again after the last event that arrived, so a caller sees
-every event once and in order, and the terminal one last.
+every event once and in order, and the terminal one last. What was refused for lack of room is
+asked again, as is what got no answer and may be asked twice.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import random
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
 from yarl import URL
 
-from streamer.errors import CallerError, StreamerError, UnknownJob
+from streamer.errors import ConfigError, StreamerError
 from streamer.events import KINDS, TERMINAL_KINDS, decode
+from streamer.jobs import JobSpec
 from streamer.log import Event
+from streamer.request import request_of, with_wire_names
+from streamer.serviceproblem import ServiceProblem, check
 from streamer.sse.frames import EventParser
 
-__all__ = ["Client", "ServiceProblem"]
+__all__ = ["Client", "Run", "ServiceProblem"]
 
 CONNECT_TIMEOUT_S: Final = 10.0
 READ_TIMEOUT_S: Final = 100.0
 """Three heartbeats: a stream that is silent for longer is dead."""
+FIRST_PAUSE_S: Final = 0.2
 MAX_PAUSE_S: Final = 10.0
-TRANSIENT: Final = frozenset({429, 502, 503, 504})
-
-
-class ServiceProblem(CallerError):
-    """What the service answered instead: its problem document (RFC 9457)."""
-
-    def __init__(self, status: int, document: Mapping[str, Any]) -> None:
-        detail = document.get("detail") or document.get("title") or f"HTTP status {status}"
-        super().__init__(
-            str(detail), path=document.get("path"), code=str(document.get("code", "internal"))
-        )
-        self.status = status
+MAX_RETRY_AFTER_S: Final = 60.0
+"""Who is asked to come back later than this is told so instead of waiting."""
+MAX_INPUT_PAUSE_S: Final = 1.0
+CANCEL_S: Final = 5.0
+"""How long the close of a run may take to cancel its job."""
+REFUSED: Final = frozenset({429, 503})
+"""The service did nothing and says so: asking again can double nothing."""
+TRANSIENT: Final = REFUSED | {502, 504}
 
 
 class Client:
     """A connection to one service. Use it as an asynchronous context manager.
 
-    `url` is where the service is mounted; `token` is sent as a bearer token. Refusals of
-    the service raise `ServiceProblem`; a service that cannot be reached raises
-    `aiohttp.ClientError` on a submission and is waited for while a job is followed.
+    `url` is where the service is mounted; `token` is sent as a bearer token. `retries` is how
+    often a call is repeated that was refused for lack of room (429, 503) or, where it may be
+    asked twice, lost its connection. Refusals raise `ServiceProblem`, an unknown or expired job
+    `UnknownJob`, which is one. A service that cannot be reached raises `aiohttp.ClientError` or
+    TimeoutError, and is waited for while a job is followed.
     """
 
-    def __init__(self, url: str, *, token: str | None = None) -> None:
-        self._base = URL(url if url.endswith("/") else url + "/")
+    def __init__(self, url: str, *, token: str | None = None, retries: int = 3) -> None:
+        base = URL(url if url.endswith("/") else url + "/")
+        if base.scheme not in ("http", "https") or not base.host:
+            raise ConfigError(
+                f"{url!r}: the address of a service begins with http:// or https://, such as "
+                "http://127.0.0.1:8080"
+            )
+        self._base = base
+        self._retries = retries
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._session: aiohttp.ClientSession | None = None
 
@@ -73,86 +86,198 @@ class Client:
         if self._session is not None:
             await self._session.close()
 
-    async def submit(self, **job: Any) -> str:
-        """Submit a job, given as the fields of ``POST /api/execute``; return its id."""
-        # With a key a repeated submission after a lost answer is the same job.
+    # -- jobs ---------------------------------------------------------------------------
+
+    async def submit(
+        self, job: JobSpec | None = None, *, idempotency_key: str | None = None, **fields: Any
+    ) -> str:
+        """Submit a job and return its id.
+
+        Give a `JobSpec`, or the fields of ``POST /api/execute`` by their names there or in
+        `JobSpec`. The same `idempotency_key` is the same job: a key of your own finds it again
+        after a crash, and without one each call is a job of its own however often it is sent.
+        """
+        if job is not None and fields:
+            raise TypeError(f"give a JobSpec or fields, not both: {', '.join(sorted(fields))}")
+        request = with_wire_names(fields) if job is None else request_of(job)
+        body = json.dumps(request).encode()
         headers = {
-            "Idempotency-Key": secrets.token_hex(16),
+            "Idempotency-Key": secrets.token_hex(16)
+            if idempotency_key is None
+            else idempotency_key,
             "Content-Type": "application/json",
         }
-        # As a file, which aiohttp sends in pieces: it warns of large bodies in one.
-        body = io.BytesIO(json.dumps(job).encode())
-        answer = await self._call("POST", "api/execute", data=body, headers=headers)
+        answer = await self._call("POST", "api/execute", body=body, headers=headers)
         return str(answer["jobId"])
 
-    async def run(self, **job: Any) -> AsyncIterator[Event]:
-        """Submit a job and yield its events to the terminal one."""
-        job_id = await self.submit(**job)
-        async for event in self.events(job_id):
-            yield event
+    def run(
+        self,
+        job: JobSpec | None = None,
+        *,
+        idempotency_key: str | None = None,
+        cancel_on_close: bool = False,
+        **fields: Any,
+    ) -> Run:
+        """Submit a job and yield its events to the terminal one.
 
-    async def events(self, job_id: str, after: int = 0) -> AsyncIterator[Event]:
+        The arguments are those of `submit`. With `cancel_on_close` a job that is not over is
+        cancelled when nobody takes its events any more: use ``async with client.run(...) as run``,
+        which closes also where the loop is left early.
+        """
+        return Run(self, job, idempotency_key, fields, cancel_on_close=cancel_on_close)
+
+    async def events(self, job_id: str, after: int = 0) -> AsyncGenerator[Event, None]:
         """Yield a job's events after number `after`, then live ones, to the terminal one.
 
-        Raises `UnknownJob` when the job is unknown or has expired.
+        There are none where the terminal event is the one that was seen last. Raises
+        `UnknownJob` when the job is unknown or has expired.
         """
-        pause_s = 0.2
+        failures = 0
         while True:
+            asked_s = 0.0
             try:
-                async for event in self._stream(job_id, after):
-                    after, pause_s = event.id, 0.2
-                    yield event
-                    if event.kind in TERMINAL_KINDS:
-                        return
+                async with contextlib.aclosing(self._stream(job_id, after)) as stream:
+                    async for event in stream:
+                        after, failures = event.id, 0
+                        yield event
+                        if event.kind in TERMINAL_KINDS:
+                            return
+            except _Over:
+                return
             except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError):
                 pass  # taken up again below, after the last event that arrived
             except ServiceProblem as problem:
                 if problem.status not in TRANSIENT:
                     raise
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
-            pause_s = min(2 * pause_s, MAX_PAUSE_S)
+                asked_s = min(problem.retry_after or 0.0, MAX_RETRY_AFTER_S)
+            await asyncio.sleep(max(asked_s, _pause_s(failures)))
+            failures += 1
 
     async def job(self, job_id: str) -> dict[str, Any]:
         """Return a job's document."""
-        return await self._call("GET", f"api/jobs/{job_id}")
+        return await self._call("GET", f"api/jobs/{quote(job_id, safe='')}")
+
+    async def jobs(self, *, status: str | None = None) -> AsyncGenerator[dict[str, Any], None]:
+        """Yield the documents of the caller's jobs, newest first, page by page."""
+        wanted = {"limit": "100"} if status is None else {"limit": "100", "status": status}
+        cursor: str | None = None
+        while True:
+            query = wanted if cursor is None else {**wanted, "cursor": cursor}
+            page = await self._call("GET", "api/jobs", params=query)
+            for document in page["jobs"]:
+                yield document
+            cursor = page["nextCursor"]
+            if cursor is None:
+                return
 
     async def cancel(self, job_id: str) -> None:
         """Ask for the end of a job; one that is over already is left as it is."""
         try:
-            await self._call("DELETE", f"api/jobs/{job_id}")
+            await self._call("DELETE", f"api/jobs/{quote(job_id, safe='')}")
         except ServiceProblem as problem:
             if problem.status != 409:
                 raise
 
+    async def purge(self, job_id: str) -> None:
+        """Remove the record and the output of a job that is over."""
+        path = f"api/jobs/{quote(job_id, safe='')}"
+        await self._call("DELETE", path, params={"purge": "1"})
+
     async def write(self, job_id: str, data: bytes, *, close: bool = False) -> None:
-        """Send bytes to the program's standard input; `close` ends it."""
-        path = f"api/jobs/{job_id}/stdin" + ("?close=1" if close else "")
-        await self._call("POST", path, data=data)
+        """Send bytes to the program's standard input; `close` ends it.
+
+        Waits while the program has not read its earlier input, as long as the job runs.
+        """
+        path = f"api/jobs/{quote(job_id, safe='')}/stdin"
+        query = {"close": "1"} if close else {}
+        failures = 0
+        while True:
+            try:
+                await self._call("POST", path, body=data, params=query, twice=False, retries=0)
+            except ServiceProblem as problem:
+                if problem.status != 429:
+                    raise
+            else:
+                return
+            await asyncio.sleep(min(_pause_s(failures), MAX_INPUT_PAUSE_S))
+            failures += 1
+
+    async def end_input(self, job_id: str) -> None:
+        """End the program's standard input."""
+        await self.write(job_id, b"", close=True)
 
     async def signal(self, job_id: str, name: str) -> None:
         """Send a signal, by name, to the program."""
-        await self._call("POST", f"api/jobs/{job_id}/signal", json={"signal": name})
+        path = f"api/jobs/{quote(job_id, safe='')}/signal"
+        await self._call("POST", path, body=json.dumps({"signal": name}).encode(), twice=False)
 
-    async def _stream(self, job_id: str, after: int) -> AsyncIterator[Event]:
+    # -- the service --------------------------------------------------------------------
+
+    async def queue(self) -> dict[str, Any]:
+        """Return how many jobs run and wait, and how long a new one would."""
+        return await self._call("GET", "api/queue")
+
+    async def runtimes(self) -> list[dict[str, Any]]:
+        """Return the languages, and whether the service has them."""
+        listed: list[dict[str, Any]] = (await self._call("GET", "api/runtimes"))["runtimes"]
+        return listed
+
+    async def sandboxes(self) -> list[dict[str, Any]]:
+        """Return the sandboxes, whether they work there, and what each enforces."""
+        listed: list[dict[str, Any]] = (await self._call("GET", "api/sandboxes"))["sandboxes"]
+        return listed
+
+    # -- shared -------------------------------------------------------------------------
+
+    async def _stream(self, job_id: str, after: int) -> AsyncGenerator[Event, None]:
         headers = {"Accept": "text/event-stream"}
         if after:
             headers["Last-Event-ID"] = str(after)
-        url = self._base.join(URL(f"api/stream/{job_id}"))
+        url = self._base.join(URL(f"api/stream/{quote(job_id, safe='')}", encoded=True))
         async with self._open.get(url, headers=headers) as response:
-            await _check(response)
+            await check(response)
             if response.status == 204:
-                raise UnknownJob("the job is over and its last event was seen before")
+                raise _Over
             parser = EventParser()
             async for chunk in response.content.iter_any():
                 for number, kind, data in parser.feed(chunk):
                     if kind in KINDS:  # a newer service may have more
                         yield Event(int(number), kind, decode(kind, data.encode()))
 
-    async def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        async with self._open.request(method, self._base.join(URL(path)), **options) as response:
-            await _check(response)
-            document: dict[str, Any] = msgspec.json.decode(await response.read() or b"{}")
-            return document
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        params: Mapping[str, str] | None = None,
+        twice: bool = True,
+        retries: int | None = None,
+    ) -> dict[str, Any]:
+        """Ask, and ask again where that helps; `twice` says that it may be done twice."""
+        retries = self._retries if retries is None else retries
+        url = self._base.join(URL(path, encoded=True)).update_query(params or {})
+        failures = 0
+        while True:
+            # As a file, which aiohttp sends in pieces: it warns of large bodies in one.
+            data = None if body is None else io.BytesIO(body)
+            asked_s = 0.0
+            try:
+                async with self._open.request(method, url, data=data, headers=headers) as response:
+                    await check(response)
+                    return _document(response.status, await response.read())
+            except ServiceProblem as problem:
+                again = problem.status in (TRANSIENT if twice else REFUSED)
+                again = again and problem.code != "sandbox_unavailable"  # nor will it be soon
+                asked_s = problem.retry_after or 0.0
+                if not again or failures >= retries or asked_s > MAX_RETRY_AFTER_S:
+                    raise
+            except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError):
+                if not twice or failures >= retries:
+                    raise
+            await asyncio.sleep(max(asked_s, _pause_s(failures)))
+            failures += 1
 
     @property
     def _open(self) -> aiohttp.ClientSession:
@@ -161,11 +286,100 @@ class Client:
         return self._session
 
 
-async def _check(response: aiohttp.ClientResponse) -> None:
-    if response.status < 400:
-        return
+class Run:
+    """One submission and its events: what `Client.run` returns.
+
+    `job_id` is None until the service has accepted the job. `idempotency_key` is what it is
+    submitted with: to submit it again by this key returns the id of the same job, whatever
+    became of the first answer.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        job: JobSpec | None,
+        idempotency_key: str | None,
+        fields: Mapping[str, Any],
+        *,
+        cancel_on_close: bool,
+    ) -> None:
+        key = secrets.token_hex(16) if idempotency_key is None else idempotency_key
+        self.idempotency_key = key
+        # The generator does not refer to this object, so that whoever lets go of it without a
+        # close has the generator closed, by the event loop, at once.
+        self._accepted: list[str] = []
+        submit = partial(client.submit, job, idempotency_key=key, **fields)
+        self._events = _run(client, submit, self._accepted, cancelling=cancel_on_close)
+
+    @property
+    def job_id(self) -> str | None:
+        """The job's id, once the service has accepted it."""
+        return self._accepted[0] if self._accepted else None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        return await anext(self._events)
+
+    async def aclose(self) -> None:
+        """Take no more events; with `cancel_on_close` the job ends too."""
+        await self._events.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+
+async def _run(
+    client: Client,
+    submit: Callable[[], Coroutine[Any, Any, str]],
+    accepted: list[str],
+    *,
+    cancelling: bool,
+) -> AsyncGenerator[Event, None]:
+    async def submitting() -> None:
+        accepted.append(await submit())
+
+    submission = asyncio.create_task(submitting())
+    over = False
     try:
-        document = msgspec.json.decode(await response.read(), type=dict[str, Any])
+        # Cancelled half-way the submission may have arrived already, and to cancel a job takes
+        # the id that is in the answer.
+        await asyncio.shield(submission)
+        async with contextlib.aclosing(client.events(accepted[0])) as events:
+            async for event in events:
+                over = event.kind in TERMINAL_KINDS
+                yield event
+    finally:
+        if cancelling and not over:
+            with contextlib.suppress(aiohttp.ClientError, StreamerError, TimeoutError):
+                async with asyncio.timeout(CANCEL_S):
+                    await submission
+                    await client.cancel(accepted[0])
+        submission.cancel()
+        await asyncio.gather(submission, return_exceptions=True)
+
+
+class _Over(Exception):
+    """The terminal event is the one that was seen last."""
+
+
+def _document(status: int, body: bytes) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(body or b"{}", type=dict[str, Any])
     except msgspec.DecodeError:
-        document = {}
-    raise ServiceProblem(response.status, document)
+        about = "the answer is not a service's; is the address that where it is mounted?"
+        raise ServiceProblem(status, {"detail": about}) from None
+
+
+def _pause_s(failures: int) -> float:
+    """Return how long to wait after so many failures in a row, at random so as not to meet."""
+    return min(FIRST_PAUSE_S * 2.0**failures, MAX_PAUSE_S) * random.uniform(0.5, 1.0)

@@ -8,7 +8,7 @@ import errno
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
 import click
@@ -20,7 +20,6 @@ from streamer.errors import Busy
 from streamer.events import Complete, Error, Output
 from streamer.jobs import JobSpec
 from streamer.log import Event
-from streamer.resolve import camel
 from streamer.stdio import NAMES, Outlet, StandardInput
 from streamer.terminal import visible
 
@@ -62,27 +61,9 @@ async def run_remote(
     raw: bool,
 ) -> int:
     """Run a job on the service at `url` and return the exit code for the shell."""
-    fields: dict[str, Any] = {
-        "language": spec.language,
-        "files": [
-            {
-                "name": file.name,
-                "content": base64.b64encode(file.content).decode(),
-                "encoding": "base64",
-                "mode": f"{file.mode:04o}",
-            }
-            for file in spec.files
-        ],
-        "args": spec.args,
-        "env": spec.env,
-        "limits": {camel(name): value for name, value in spec.limits.items()},
-        "interactive": forward_stdin,
-        "outputEncoding": spec.output_encoding,
-    }
-    optional = {"code": spec.code, "entry": spec.entry, "sandbox": sandbox}
-    fields.update({name: value for name, value in optional.items() if value is not None})
+    spec = replace(spec, sandbox=sandbox, interactive=forward_stdin)
     async with Client(url, token=token) as client:
-        job_id = await client.submit(**fields)
+        job_id = await client.submit(spec)
 
         async def write(data: bytes) -> None:
             await client.write(job_id, data, close=not data)

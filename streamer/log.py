@@ -6,7 +6,8 @@ a frame.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from streamer.events import TERMINAL_KINDS, JobEvent, decode
@@ -50,16 +51,19 @@ class JobLog(EventLog):
         ((_, kind, data, _),) = split_frames(self.newest)
         return decode(kind, data)
 
-    async def events(self, after: int = 0) -> AsyncIterator[Event]:
+    async def events(self, after: int = 0) -> AsyncGenerator[Event, None]:
         """Yield every event after number `after`, then live ones, to the terminal one."""
         with self.cursor(after) as cursor:
             while not cursor.at_end:
-                async for event in self.entries(cursor.position):
-                    yield event
-                    cursor.advance(event.id)
+                # Closed with this generator, or its own place in the log would stay until it is
+                # collected.
+                async with aclosing(self.entries(cursor.position)) as entries:
+                    async for event in entries:
+                        yield event
+                        cursor.advance(event.id)
                 await self.wait(cursor.position)
 
-    async def entries(self, after: int = 0) -> AsyncIterator[Event]:
+    async def entries(self, after: int = 0) -> AsyncGenerator[Event, None]:
         """Yield the events after number `after` that there are by now."""
         with self.cursor(after) as cursor:
             while True:

@@ -12,8 +12,8 @@ import contextlib
 import logging
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Final, Literal, Self
 
@@ -64,10 +64,11 @@ class Job:
         """Return the job's log. Raises `UnknownJob` once it has expired."""
         return await self._engine.open(self.id)
 
-    async def events(self, after: int = 0) -> AsyncIterator[Event]:
+    async def events(self, after: int = 0) -> AsyncGenerator[Event, None]:
         """Yield the job's events after number `after`, then live ones, to the terminal one."""
-        async for event in (await self.log()).events(after):
-            yield event
+        async with aclosing((await self.log()).events(after)) as events:
+            async for event in events:
+                yield event
 
     async def view(self) -> JobView:
         """Return a snapshot. Raises `UnknownJob` once it has expired."""

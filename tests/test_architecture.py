@@ -103,7 +103,7 @@ LAYERS = (
         "streams",
         "handlers",
     ),
-    ("app", "client", "serve"),
+    ("app", "request", "serviceproblem", "client", "serve"),
     (
         "terminal",
         "stdio",
@@ -226,6 +226,7 @@ def test_the_public_face_is_what_is_documented() -> None:
         "Event",
         "JobSpec",
         "Limits",
+        "ServiceProblem",
         "SourceFile",
         "create_app",
         "get_service",

@@ -490,3 +490,14 @@ async def test_a_piece_that_fits_no_file_costs_no_file(tmp_path: Path) -> None:
     assert len(await spool.write([b"x" * 900])) == 1, "there is room left in the first"
     spool.free(extent)
     spool.close()
+
+
+async def test_a_reader_that_leaves_early_gives_up_its_place_at_once() -> None:
+    """The inner generator is closed with the outer one, not whenever it is collected."""
+    log = JobLog()
+    log.append([encode(Output("stdout", "x", 1, "run"))] * 3)
+    events = log.events()
+    assert (await anext(events)).id == 1
+    assert log.taken(nobody=99) == 0
+    await events.aclose()
+    assert log.taken(nobody=99) == 99

@@ -108,6 +108,7 @@ PYTHON: Final[dict[str, Mark]] = {
     "streamer.Config": ADDED,
     "streamer.Event": ADDED,
     "streamer.Limits": ADDED,
+    "streamer.ServiceProblem": ADDED,
     "streamer.SourceFile": ADDED,
     "streamer.get_sessions": ADDED,
     "streamer.load_config": ADDED,
@@ -172,5 +173,15 @@ CLIENT: Final[dict[str, Mark]] = {
     "cancel": KEPT,
     "write": KEPT,
     "signal": KEPT,
+    "jobs": KEPT,
+    "purge": KEPT,
+    "end_input": KEPT,
+    "queue": KEPT,
+    "runtimes": KEPT,
+    "sandboxes": KEPT,
+    "resize": 11,
+    "files": 11,
+    "upload": 11,
+    "batch": 11,
 }
 """The methods of `Client`: the verbs of the HTTP interface."""

@@ -15,6 +15,7 @@ from streamer.app import SERVICE
 from streamer.events import KINDS
 
 ROOT = Path(__file__).parents[2]
+CLIENTS = (ROOT / "docs" / "clients.md").read_text()
 HTTP = (ROOT / "docs" / "http.md").read_text()
 SSE = (ROOT / "docs" / "sse.md").read_text()
 BACKENDS = (ROOT / "docs" / "backends.md").read_text()
@@ -78,6 +79,21 @@ def test_every_public_name_of_the_stream_module_is_documented() -> None:
         # What `follow` and `open_session` are made of.
         methods -= {"serve", "tracked"}
         assert {name for name in methods if not re.search(rf"\b{name}\b", SSE)} == set(), shown
+
+
+def test_every_verb_of_the_client_is_documented_with_its_arguments() -> None:
+    table = " ".join(line for line in CLIENTS.splitlines() if line.startswith("| `"))
+    for name, method in vars(streamer.Client).items():
+        if name.startswith("_"):
+            continue
+        shown = [
+            text for text in re.findall(r"`(\w+\([^`]*\))`", table) if text.startswith(f"{name}(")
+        ]
+        assert shown, name
+        for argument in inspect.signature(method).parameters.keys() - {"self", "fields", "name"}:
+            assert re.search(rf"\b{argument}\b", shown[0]), (name, argument)
+    for attribute in inspect.signature(streamer.Client).parameters:
+        assert re.search(rf"`streamer\.Client\([^`]*\b{attribute}\b", CLIENTS)
 
 
 @pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))])

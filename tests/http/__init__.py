@@ -11,7 +11,7 @@ from aiohttp import ClientResponse
 
 from tests.support import AnyClient, Received, received
 
-SLEEPER = {"command": ["sleep", "60"]}
+SLEEPER: dict[str, Any] = {"command": ["sleep", "60"]}
 """A job that is over only when it is ended."""
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import hashlib
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 import streamer
-from streamer.client import ServiceProblem
-from streamer.errors import UnknownJob
+from streamer import JobSpec, ServiceProblem, SourceFile
+from streamer.errors import ConfigError, InvalidJob, UnknownJob
 from streamer.events import Complete, Output
 from streamer.log import Event
 from streamer.sse import EventParser
@@ -134,9 +136,7 @@ async def test_takes_up_a_job_where_it_is_told(start: Start) -> None:
         events = [event async for event in client.events(job_id)]
         for after in range(len(events)):
             assert [event async for event in client.events(job_id, after=after)] == events[after:]
-        with pytest.raises(UnknownJob):
-            async for _ in client.events(job_id, after=events[-1].id):
-                pytest.fail("nothing follows the terminal event")
+        assert [event async for event in client.events(job_id, after=events[-1].id)] == []
 
 
 async def test_a_refusal_is_an_error_that_says_what_and_where(start: Start) -> None:
@@ -152,10 +152,14 @@ async def test_a_refusal_is_an_error_that_says_what_and_where(start: Start) -> N
             client.cancel("nothing"),
             client.write("nothing", b""),
             client.signal("nothing", "SIGINT"),
+            client.end_input("nothing"),
+            client.purge("nothing"),
+            client.job("../queue"),
             anext(aiter(client.events("nothing"))),
         ):
             with pytest.raises(ServiceProblem) as missing:
                 await call
+            assert isinstance(missing.value, UnknownJob)
             assert (missing.value.status, missing.value.code) == (404, "not_found")
 
 
@@ -191,6 +195,99 @@ async def test_has_all_the_verbs(start: Start) -> None:
         *_, last = [event async for event in client.events(job_id)]
         assert isinstance(last.data, Complete)
         assert last.data.reason == "cancelled"
+
+
+async def test_lists_purges_and_tells_of_the_service(start: Start) -> None:
+    server = await start(queue={"concurrency": 1})
+    async with streamer.Client(address(server)) as client:
+        first = await client.submit(**SLEEPER)
+        waiting = await client.submit(**SLEEPER)
+        async for event in client.events(first):
+            if getattr(event.data, "state", "") == "running":
+                break
+        queue = await client.queue()
+        assert (queue["running"], queue["waiting"], queue["capacity"]) == (1, 1, 1)
+        assert [job["jobId"] async for job in client.jobs()] == [waiting, first]
+        assert [job["jobId"] async for job in client.jobs(status="running")] == [first]
+        with pytest.raises(ServiceProblem, match="not over") as early:
+            await client.purge(first)
+        assert early.value.status == 409
+        for job_id in (waiting, first):
+            await client.cancel(job_id)
+            assert [event.kind async for event in client.events(job_id)][-1] == "complete"
+        await client.purge(first)
+        with pytest.raises(UnknownJob):
+            await client.job(first)
+        assert "python" in [one["name"] for one in await client.runtimes()]
+        assert {"plain", "bwrap"} <= {one["name"] for one in await client.sandboxes()}
+
+
+async def test_a_list_of_many_pages_is_whole(start: Start) -> None:
+    server = await start(queue={"concurrency": 1})
+    async with streamer.Client(address(server)) as client:
+        ids = [await client.submit(**SLEEPER) for _ in range(230)]
+        assert [job["jobId"] async for job in client.jobs()] == ids[::-1]
+
+
+async def test_ends_the_input_of_a_program(start: Start) -> None:
+    server = await start()
+    async with streamer.Client(address(server)) as client:
+        job_id = await client.submit(**python("print(input(), input())", interactive=True))
+        await client.write(job_id, b"a\nb")
+        await client.end_input(job_id)
+        assert printed([event async for event in client.events(job_id)]) == "a b\n"
+
+
+SPEC = JobSpec(
+    language="python",
+    files=(SourceFile("main.py", b"import sys; print(open('d').read(), sys.argv[1:], input())"),),
+    args=("x",),
+    env={"A": "b"},
+    stdin="é".encode(),
+    limits={"wall_time_s": 5, "memory_bytes": 100_000_000},
+    output_encoding="base64",
+    metadata={"k": "v"},
+)
+
+
+async def test_submits_a_spec_as_well_as_fields_by_either_name(start: Start) -> None:
+    server = await start()
+    data = SourceFile("d", bytes(range(48, 58)), 0o600)
+    spec = replace(SPEC, files=(*SPEC.files, data))
+    async with streamer.Client(address(server)) as client:
+        by_spec = await client.submit(spec)
+        by_names = await client.submit(
+            language="python",
+            files=[*SPEC.files, data],
+            args=["x"],
+            env={"A": "b"},
+            stdin="é".encode(),
+            limits={"wall_time_s": 5, "memory_bytes": 100_000_000},
+            output_encoding="base64",
+            metadata={"k": "v"},
+        )
+        for job_id in (by_spec, by_names):
+            raw = b""
+            async for event in client.events(job_id):
+                if isinstance(event.data, Output):
+                    assert event.data.encoding == "base64"
+                    raw += base64.b64decode(event.data.data)
+            assert raw.decode() == "0123456789 ['x'] é\n"
+            assert (await client.job(job_id))["metadata"] == {"k": "v"}
+        for limits in ({"wall_time_s": 0.3}, {"wallTimeS": 0.3}):
+            events = [event async for event in client.run(**SLEEPER, limits=limits)]
+            assert isinstance(events[-1].data, Complete)
+            assert events[-1].data.reason == "wall_time"
+        with pytest.raises(TypeError, match="not both: code"):
+            await client.submit(spec, code="1")
+        with pytest.raises(InvalidJob, match="not UTF-8"):
+            await client.submit(replace(spec, stdin=b"\xff"))
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8080", "localhost:8080", "ftp://a", "http://", ""])
+def test_an_address_says_how_it_begins(url: str) -> None:
+    with pytest.raises(ConfigError, match="begins with http://"):
+        streamer.Client(url)
 
 
 async def test_submits_what_is_large(start: Start) -> None:

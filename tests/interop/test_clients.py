@@ -13,6 +13,7 @@ from tests.browser.chromium import Browser
 from tests.conftest import Start
 from tests.http import python
 from tests.interop.clients import FOLLOWERS, Follower, Transcript
+from tests.interop.clients import python as run_python
 from tests.interop.cutter import Cutter
 from tests.interop.hostile import EXPECTED, FORGED, PROGRAM
 from tests.interop.nginx import proxied
@@ -82,3 +83,15 @@ async def test_live_with_comments_in_between(
     job_id = await submit(client, **python(PROGRAM))
     url = f"http://127.0.0.1:{client.port}/api/stream/{job_id}"
     assert await follower(url, tmp_path, own_browser) == EXPECTED
+
+
+async def test_a_job_that_python_gives_up_on_is_cancelled(
+    client: AnyClient, tmp_path: Path
+) -> None:
+    address = str(client.make_url("/"))
+    ran = await run_python("Python: giving up on a job", address, tmp_path)
+    *kinds, last = ran.stdout.splitlines()
+    assert "status" in kinds
+    said, job_id = last.rsplit(" ", 1)
+    assert said == "gave up on"
+    assert verdict(await follow(client, job_id))["reason"] == "cancelled"
