@@ -45,20 +45,31 @@ ROUTES: Final[dict[str, Mark]] = {
 }
 
 QUERY: Final[dict[str, Mark]] = {
-    "lastEventId": KEPT,
-    "status": KEPT,
-    "limit": KEPT,
-    "cursor": KEPT,
-    "purge": KEPT,
-    "close": KEPT,
-    "stats": 11,
-    "archive": 11,
-    "grant": 12,
-    "access_token": ADDED,
-    "job": ADDED,
-    "speed": ADDED,
-    "follow": ADDED,
+    "GET /api/stream/{id}?lastEventId": KEPT,
+    "GET /api/stream/{id}?last_event_id": ADDED,
+    "GET /api/stream/{id}?evs_last_event_id": ADDED,
+    "GET /api/stream/{id}?padding": ADDED,
+    "GET /api/stream/{id}?evs_preamble": ADDED,
+    "GET /api/stream/{id}?speed": ADDED,
+    "GET /api/stream/{id}?stats": 11,
+    "GET /api/stream?job": ADDED,
+    "GET /api/stream?lastEventId": ADDED,
+    "GET /api/stream?last_event_id": ADDED,
+    "GET /api/stream?evs_last_event_id": ADDED,
+    "GET /api/stream?padding": ADDED,
+    "GET /api/stream?evs_preamble": ADDED,
+    "GET /api/jobs?status": KEPT,
+    "GET /api/jobs?limit": KEPT,
+    "GET /api/jobs?cursor": KEPT,
+    "GET /api/jobs/{id}/files?archive": 11,
+    "GET /api/jobs/{id}/output/{stream}?follow": ADDED,
+    "DELETE /api/jobs/{id}?purge": KEPT,
+    "POST /api/jobs/{id}/stdin?close": KEPT,
 }
+"""Parameters of addresses. ``access_token``, and with issue 12 ``grant``, go with every one."""
+
+OPEN: Final = ("GET /", "GET /healthz", "GET /readyz", "GET /metrics")
+"""Routes whose query is not looked at."""
 
 FIELDS: Final[dict[str, Mark]] = {
     "language": KEPT,
@@ -177,6 +188,10 @@ ACCEPTED: Final[dict[str, Mark]] = {
     "links.job": KEPT,
     "links.stream": KEPT,
     "links.stdin": KEPT,
+    "links.signal": ADDED,
+    "links.cancel": ADDED,
+    "links.output": ADDED,
+    "links.cast": ADDED,
 }
 """The body of the 202 to a submission."""
 
@@ -211,6 +226,10 @@ JOB: Final[dict[str, Mark]] = {
     "links.job": ADDED,
     "links.stream": ADDED,
     "links.stdin": ADDED,
+    "links.signal": ADDED,
+    "links.cancel": ADDED,
+    "links.output": ADDED,
+    "links.cast": ADDED,
 }
 """The document of a finished job."""
 
@@ -258,6 +277,8 @@ REQUEST_HEADERS: Final[dict[str, Mark]] = {
     "Authorization": KEPT,
     "Origin": KEPT,
     "Sec-Fetch-Site": KEPT,
+    "Sec-Fetch-Mode": ADDED,
+    "Host": KEPT,
 }
 """Headers that the service reads."""
 

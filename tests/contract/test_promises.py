@@ -42,7 +42,7 @@ async def submitting(client: AnyClient, job: object) -> int:
     return await status_of(client, "POST", "/api/execute", json=job)
 
 
-@promise("null for an optional field is not given", 8)
+@promise("null for an optional field is not given", KEPT)
 async def null(start: Start, _: Path) -> bool:
     client = await start()
     names = ("files", "args", "env", "stdin", "interactive", "limits", "network", "metadata")
@@ -72,7 +72,7 @@ async def unknown(start: Start, _: Path) -> bool:
     return await submitting(await start(), python("1", cod="2")) == 400
 
 
-@promise("a repeated POST tells the true status of the first job", 8)
+@promise("a repeated POST tells the true status of the first job", KEPT)
 async def true_status(start: Start, _: Path) -> bool:
     client = await start()
     answers = []
@@ -85,7 +85,7 @@ async def true_status(start: Start, _: Path) -> bool:
     return answers == [(202, "queued"), (202, "complete")]
 
 
-@promise("a repeated streaming POST resumes by Last-Event-ID, and 204 is its end", 8)
+@promise("a repeated streaming POST resumes by Last-Event-ID, and 204 is its end", KEPT)
 async def resumed_post(start: Start, _: Path) -> bool:
     client = await start()
     headers = {"Idempotency-Key": "k", "Accept": "text/event-stream"}
@@ -117,7 +117,7 @@ async def waits(start: Start, _: Path) -> bool:
     return await status_of(client, "POST", "/api/execute", json=SLEEPER, headers=prefer) == 202
 
 
-@promise("a full queue does not make the service unready", 8)
+@promise("a full queue does not make the service unready", KEPT)
 async def ready(start: Start, _: Path) -> bool:
     client = await start(queue={"concurrency": 1, "max_waiting": 1})
     await until_state(client, await submit(client, **SLEEPER), "running")
@@ -146,7 +146,7 @@ class Hook:
         return self.answer
 
 
-@promise("a hook's answer that is no name and not True refuses", 8)
+@promise("a hook's answer that is no name and not True refuses", KEPT)
 async def hooks(start: Start, _: Path) -> bool:
     answers = []
     refusals: list[object] = [None, False, "", 0, [], RuntimeError("no database")]
@@ -159,14 +159,14 @@ async def hooks(start: Start, _: Path) -> bool:
     return all(answers)
 
 
-@promise("a name that is not loopback's gets 401 where nobody is known", 8)
+@promise("a name that is not loopback's gets 401 where nobody is known", KEPT)
 async def foreign_host(start: Start, _: Path) -> bool:
     client = await start()
     headers = {"Host": "www.example.org"}
     return await status_of(client, "POST", "/api/execute", json=SLEEPER, headers=headers) == 401
 
 
-@promise("with tokens any name is served", 8)
+@promise("with tokens any name is served", KEPT)
 async def named_host(start: Start, _: Path) -> bool:
     digest = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"
     client = await start(auth={"tokens": [{"tenant": "a", "sha256": digest}]})
@@ -182,7 +182,7 @@ def command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@promise("run takes no config.toml of the folder it stands in, and says so", 8)
+@promise("run takes no config.toml of the folder it stands in, and says so", KEPT)
 async def no_config(_: Start, folder: Path) -> bool:
     (folder / "config.toml").write_text('[sandbox]\nbackend = "plain"\npath = "/nowhere"\n')
     (folder / "a.py").write_text("print(6 * 7)")
