@@ -88,6 +88,8 @@ def create_app(
         settings.sandbox.backend,
         settings.sandbox.path,
         allow_list=settings.sandbox.network == "allow-list",
+        read_only=[path for runtime in settings.runtimes.values() for path in runtime.read_only],
+        etc=[name for runtime in settings.runtimes.values() for name in runtime.etc],
     )
     for name in settings.sandbox.allow:
         if name not in backends:

@@ -1,7 +1,8 @@
 """Know which backends work on this host, by running a real program in each.
 
 A backend that is missing or fails is refused with its reason, and nothing ever falls
-back to a weaker one.
+back to a weaker one. What is known is told at once, trials go on beside it: one that failed is
+repeated, and so is one whose jobs fail one after another.
 """
 
 from __future__ import annotations
@@ -10,25 +11,40 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
 
+from streamer.confine import Means, Shape, confine
 from streamer.errors import BackendUnavailable, ConfigError, SandboxFailure
 from streamer.jobs import Limits, Phase, Step
 from streamer.proxy import PROXY_PORT
-from streamer.rootfs import shown
-from streamer.sandbox import open_sandbox
-from streamer.slots import UidSlots
-from streamer.spi import Backend, Isolation, SandboxJob
-from streamer.workspace import StateFolder
+from streamer.spi import Backend, Isolation
 
 __all__ = ["Backends"]
 
 log: Final = logging.getLogger(__name__)
 
 TRIAL_TIMEOUT_S: Final = 30.0
+"""From the beginning of a trial to its result."""
+
 TRIAL_EXIT: Final = 23
 """An exit code that nothing but the trial's own program ends with."""
+
+TIDY_S: Final = 10.0
+"""For the sandbox of a trial to be gone before the next one begins."""
+
+PATIENCE_S: Final = 10.0
+"""For somebody who wants to know of backends that are not tried yet."""
+
+RETRY_S: Final = 30.0
+"""Between two trials of a backend that does not work."""
+
+MAX_FAILURES: Final = 3
+"""As many jobs in a row that a sandbox could not run bring its backend into doubt."""
+
+UNTRIED: Final = "it is being tried; ask again in a moment"
 
 
 class Backends(Mapping[str, Backend]):
@@ -41,8 +57,12 @@ class Backends(Mapping[str, Backend]):
         path: str,
         *,
         allow_list: bool = False,
+        read_only: Sequence[str] = (),
+        etc: Sequence[str] = (),
     ) -> None:
         """`configured` is a name or ``auto``, `path` the jobs' PATH.
+
+        `read_only` and `etc` are all that jobs may be shown, so a sandbox has to have them.
 
         With `allow_list` jobs may ask for listed hosts, so a backend in `filtering` must be able
         to have a proxy listen in its sandbox.
@@ -56,10 +76,17 @@ class Backends(Mapping[str, Backend]):
         self._configured = configured
         self._path = path
         self._allow_list = allow_list
+        self._read_only = tuple(read_only)
+        self._etc = tuple(etc)
         self._reasons: dict[str, str] = {}
+        self._failures: Counter[str] = Counter()
         self._default = ""
-        self._place: tuple[StateFolder, UidSlots | None] | None = None
-        self._probing = asyncio.Lock()
+        self._means: Means | None = None
+        self._trials: dict[str, asyncio.Task[None]] = {}
+        self._tidying: set[asyncio.Task[None]] = set()
+        self._tried = 0
+        self._one_at_a_time = asyncio.Lock()
+        self._doubt = asyncio.Event()
 
     def __getitem__(self, name: str) -> Backend:
         return self._backends[name]
@@ -87,9 +114,19 @@ class Backends(Mapping[str, Backend]):
             if backend.gated and backend.isolation is not Isolation.NONE
         )
 
-    def settle(self, folder: StateFolder, slots: UidSlots | None) -> None:
-        """Say where trials run; before anything is tried."""
-        self._place = (folder, slots)
+    @asynccontextmanager
+    async def settled(self, means: Means) -> AsyncIterator[None]:
+        """Let trials run with these means, apart from those of jobs: none waits for another."""
+        self._means = means
+        try:
+            yield
+        finally:
+            tasks = {*self._trials.values(), *self._tidying}
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks, timeout=TIDY_S)
+            self._means = None
 
     async def find_default(self) -> None:
         """Decide on the default; ``auto`` takes the strongest that works, never plain.
@@ -103,7 +140,9 @@ class Backends(Mapping[str, Backend]):
             isolated.sort(key=lambda backend: (-backend.isolation, backend.name))
             candidates = [backend.name for backend in isolated]
         for name in candidates:
-            if not await self.reason(name):
+            if name not in self._reasons:
+                await self._trial(name)
+            if not self._reasons[name]:
                 self._default = name
                 if self._backends[name].isolation is Isolation.NONE:
                     log.warning("sandbox %s isolates nothing: run only code you trust", name)
@@ -112,66 +151,134 @@ class Backends(Mapping[str, Backend]):
         hint = ", or name another backend in sandbox.backend" if self._configured != "auto" else ""
         raise BackendUnavailable(f"no sandbox works on this host ({reasons}){hint}")
 
-    async def reason(self, name: str) -> str:
-        """Return why a backend cannot be used here, or ``""`` if it can. Tried once."""
-        async with self._probing:
-            if name not in self._reasons:
-                self._reasons[name] = await self._try(self._backends[name])
-        return self._reasons[name]
+    def known(self, names: Iterable[str]) -> Mapping[str, str]:
+        """Return for each backend why it cannot be used, or ``""``, as far as it is known.
 
-    async def reasons(self, names: Sequence[str] | None = None) -> Mapping[str, str]:
-        """Return the reason for each known backend; those not in `names` are not tried."""
+        Those not in `names` have no reason. Waits for nothing.
+        """
+        wanted = set(names)
         return {
-            name: await self.reason(name) if names is None or name in names else ""
+            name: self._reasons.get(name, UNTRIED) if name in wanted else ""
             for name in self._backends
         }
 
-    async def _try(self, backend: Backend) -> str:
-        assert self._place is not None
-        folder, slots = self._place
-        try:
-            async with asyncio.timeout(TRIAL_TIMEOUT_S), contextlib.AsyncExitStack() as stack:
-                await backend.probe(folder.host)
-                slot = await stack.enter_async_context(slots.lend()) if slots else None
-                identity = backend.run_as(slot)
-                workspace = await stack.enter_async_context(
-                    folder.workspace(
-                        f"probe-{backend.name}", identity, on_host=backend.host_workspace
-                    )
-                )
-                env = {"PATH": self._path, "HOME": str(workspace), "LANG": "C.UTF-8"}
+    async def reasons(
+        self, names: Iterable[str] | None = None, patience_s: float = PATIENCE_S
+    ) -> Mapping[str, str]:
+        """Return the same as `known`, after `patience_s` at most for those not tried before."""
+        wanted = self._backends.keys() if names is None else self._backends.keys() & set(names)
+        untried = {self._trial(name) for name in wanted if name not in self._reasons}
+        if untried:
+            await asyncio.wait(untried, timeout=patience_s)
+        return self.known(wanted)
 
-                def describe(argv: tuple[str, ...]) -> SandboxJob:
-                    return SandboxJob(
-                        name=f"probe-{backend.name}",
-                        argv=argv,
-                        env=env,
-                        limits=Limits(),
-                        network=False,
-                        shown=shown(folder.host, (), (), network=False),
-                        identity=identity,
-                        host=folder.host,
-                    )
+    def job_ended(self, name: str, *, failed: bool) -> None:
+        """Count the jobs in a row that a backend's sandbox could not run."""
+        if not failed:
+            del self._failures[name]
+            return
+        self._failures[name] += 1
+        if self._failures[name] == MAX_FAILURES:
+            self._doubt.set()
 
-                sandbox = await stack.enter_async_context(
-                    open_sandbox(backend, folder.host, workspace, describe)
-                )
-                if self._allow_list and backend.name in self.filtering:
-                    (await sandbox.listen(PROXY_PORT)).close()
-                null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-                stack.callback(os.close, null)
-                argv = ("/bin/sh", "-c", f"exit {TRIAL_EXIT}")
-                await sandbox.start(Step(Phase.RUN, argv, Limits()), env, (null, null, null))
-                end = await sandbox.end()
-                if os.waitstatus_to_exitcode(end.status) != TRIAL_EXIT:
-                    return f"a trial program ended with wait status {end.status:#x}"
-        except BackendUnavailable as unavailable:
-            return unavailable.message
-        except SandboxFailure as failure:
-            return failure.message
-        except TimeoutError:
-            return f"a trial program did not end within {TRIAL_TIMEOUT_S:.0f} s"
-        except Exception as error:
-            log.exception("backend %s failed its probe", backend.name)
-            return f"{type(error).__name__}: {error}"
+    @property
+    def trusted(self) -> bool:
+        """Whether the default backend works, as far as its trials and its last jobs tell."""
+        return (
+            bool(self._default)
+            and not self._reasons[self._default]
+            and self._failures[self._default] < MAX_FAILURES
+        )
+
+    async def keep_trying(self) -> None:
+        """Repeat the trial of what does not work, for ever: a host and its load change."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_S):
+                    await self._doubt.wait()
+            self._doubt.clear()
+            doubtful = {name for name, reason in self._reasons.items() if reason}
+            doubtful |= {name for name, count in self._failures.items() if count >= MAX_FAILURES}
+            # Each ends: see `_run_trial`.
+            await asyncio.gather(*map(self._trial, doubtful), return_exceptions=True)
+
+    def _trial(self, name: str) -> asyncio.Task[None]:
+        """Return the trial of a backend that is under way, or begin one."""
+        if name not in self._trials:
+            task = asyncio.create_task(self._run_trial(name), name=f"streamer-trial-{name}")
+            self._trials[name] = task
+            task.add_done_callback(lambda _: self._trials.pop(name))
+        return self._trials[name]
+
+    async def _run_trial(self, name: str) -> None:
+        result: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        async with self._one_at_a_time:
+            trying = asyncio.create_task(self._try(self._backends[name], result))
+            self._tidying.add(trying)
+            trying.add_done_callback(self._tidied)
+            watched: set[asyncio.Future[Any]] = {result, trying}
+            await asyncio.wait(
+                watched, timeout=TRIAL_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not result.done():
+                trying.cancel()
+                result.set_result(f"a trial program did not end within {TRIAL_TIMEOUT_S:.0f} s")
+            before, reason = self._reasons.get(name), result.result()
+            self._reasons[name] = reason
+            if before is not None and before != reason:
+                log.warning("sandbox %s: %s", name, reason or "it works again")
+            if not reason:
+                del self._failures[name]
+            await asyncio.wait({trying}, timeout=TIDY_S)
+
+    def _tidied(self, trying: asyncio.Task[None]) -> None:
+        self._tidying.discard(trying)
+        if not trying.cancelled() and trying.exception() is not None:
+            log.error("tidying up after a trial failed", exc_info=trying.exception())
+
+    async def _try(self, backend: Backend, result: asyncio.Future[str]) -> None:
+        """Set the result, then give back what the trial held."""
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                reason = await self._why_not(backend, stack)
+            except BackendUnavailable as unavailable:
+                reason = unavailable.message
+            except SandboxFailure as failure:
+                reason = failure.message
+            except Exception as error:
+                log.exception("backend %s failed its probe", backend.name)
+                reason = f"{type(error).__name__}: {error}"
+            if not result.done():
+                result.set_result(reason)
+
+    async def _why_not(self, backend: Backend, stack: contextlib.AsyncExitStack) -> str:
+        assert self._means is not None
+        self._tried += 1
+
+        def environment(home: str) -> Mapping[str, str]:
+            return {"PATH": self._path, "HOME": home, "LANG": "C.UTF-8"}
+
+        await backend.probe(self._means.folder.host)
+        # One that is left over from an earlier trial must not be in the way.
+        name = f"trial-{self._tried}-{backend.name}"
+        shape = Shape(name, Limits(), environment, read_only=self._read_only, etc=self._etc)
+        confined = await stack.enter_async_context(
+            confine(backend, self._means, shape, lambda: None)
+        )
+        sandbox = confined.sandbox
+        if self._allow_list and backend.name in self.filtering:
+            (await sandbox.listen(PROXY_PORT)).close()
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        stack.callback(os.close, null)
+        argv = ("/bin/sh", "-c", f"exit {TRIAL_EXIT}")
+        step = Step(Phase.RUN, argv, Limits())
+        await sandbox.put_files((), step.limits)
+        if confined.cgroup is not None:
+            await confined.cgroup.limit(step.limits)
+        await sandbox.start(step, environment(sandbox.home), (null, null, null))
+        await sandbox.exited()
+        sandbox.end_rest()
+        end = await sandbox.end()
+        if os.waitstatus_to_exitcode(end.status) != TRIAL_EXIT:
+            return f"a trial program ended with wait status {end.status:#x}"
         return ""

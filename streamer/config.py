@@ -111,6 +111,7 @@ class SandboxConfig(Section, frozen=True):
     network: Literal["none", "allow-list", "open"] = "none"
     allow_hosts: tuple[Text, ...] = ()
     kill_grace_s: SecondsOrNone = 0.2
+    linger_s: Annotated[float, Meta(ge=0, le=60)] = 0.25
     uid_base: Annotated[int, Meta(ge=1000, le=2**31)] = 60706
     path: Text = "/usr/local/bin:/usr/bin:/bin"
     cgroup: Text = "auto"

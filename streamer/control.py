@@ -2,16 +2,18 @@
 
 Frames on a Unix stream socket, both ways: u32 length of what follows, u8 type,
 payload; integers are little endian. To the init: ``B`` a filter of system calls for
-its programs, ``M`` mounts to watch, ``F`` a file, ``A`` more of it, ``D`` (descriptors
-attached), ``N`` listen on a port, ``R`` run a program, ``S`` signal it, ``K`` kill
-everything. From it: ``H`` hello, ``L`` the listening socket (attached), ``S`` started,
-``X`` the program's end, ``E`` a failure.
+its programs, ``M`` mounts to watch, ``F`` a file, ``A`` more of it, ``C`` ask whether all
+files are written, ``D`` (descriptors attached), ``N`` listen on a port, ``R`` run a program,
+``S`` signal it, ``K`` kill everything. From it: ``H`` hello, ``C`` the answer, ``L`` the
+listening socket (attached), ``S`` started, ``W`` the program has ended and left others
+running, ``X`` the end of all, ``E`` a failure.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import resource
 import signal
@@ -24,12 +26,18 @@ from typing import Final, Literal, TypeVar
 
 from streamer.errors import SandboxFailure
 from streamer.jobs import Limits, SourceFile
+from streamer.netns import check_own_network
 
-__all__ = ["KILLED_FOR_MEMORY", "InitChannel", "ProgramEnd", "rlimits"]
+__all__ = ["KILLED_FOR_MEMORY", "FilesDoNotFit", "InitChannel", "ProgramEnd", "rlimits"]
 
 BYTES_PER_INODE: Final = 4096
 MIN_INODES: Final = 10_000
 """As many files as the disk limit has pages, and never fewer than a project needs."""
+MAX_INODES: Final = 2**32 - 1
+"""What the init's frames have room for; more than any file system has."""
+
+PROTOCOL: Final = 2
+"""The init says which it speaks; in an editable installation it may be an old build."""
 
 PENDING_SIGNALS: Final = 1024
 
@@ -39,6 +47,11 @@ BLIND: Final = (
     "an unmasked one (docker run --security-opt systempaths=unconfined)"
 )
 
+OTHER_BUILD: Final = (
+    "streamer/init/streamer-init was built from other sources than this service: build it again "
+    "(pip install ., or `make setup` in the repository)"
+)
+
 _FILE_CHUNK: Final = 256 * 1024
 _LAST_WORDS: Final = 8
 """How many reads are tried for what an init said before it hung up."""
@@ -46,8 +59,6 @@ _END: Final = struct.Struct("<cIQQQQ")
 _CREDENTIALS: Final = struct.Struct("iII")
 _DESCRIPTOR: Final = struct.Struct("i")
 _ANCILLARY_BYTES: Final = sum(socket.CMSG_SPACE(part.size) for part in (_CREDENTIALS, _DESCRIPTOR))
-_SO_NETNS_COOKIE: Final = 71
-"""A number for each network namespace (asm-generic/socket.h); Python has no name for it."""
 _U64_MAX: Final = 2**64 - 1
 T = TypeVar("T")
 
@@ -68,6 +79,10 @@ class ProgramEnd:
     wall_us: int
 
 
+class FilesDoNotFit(Exception):
+    """The files that a job came with are over its disk limit."""
+
+
 KILLED_FOR_MEMORY: Final = ProgramEnd(signal.SIGKILL, "memory", None, None, 0)
 """The kernel killed the init too, or what the job had was over the limit before it began."""
 
@@ -81,7 +96,6 @@ _CAUSES: Final[dict[bytes, Literal["cpu_time", "memory", "disk", "killed"] | Non
 }
 _STAGES: Final = {
     "b": "put the filter of system calls on the program, which did not run",
-    "f": "write a file",
     "n": "listen for the proxy",
     "r": "start the program",
 }
@@ -120,12 +134,13 @@ class InitChannel:
         self._busy = False
         self._why = ""
         self._hello: asyncio.Future[int] = self._loop.create_future()
+        self._files: asyncio.Future[int] = self._loop.create_future()
+        self._exited: asyncio.Future[None] = self._loop.create_future()
         self._end: asyncio.Future[ProgramEnd] = self._loop.create_future()
         self._listening: asyncio.Future[None] = self._loop.create_future()
         self._descriptors: list[int] = []
         self.gone = asyncio.Event()
         """Set when the init is no longer there."""
-        self.is_pid_1 = False
         self._loop.add_reader(sock.fileno(), self._receive)
 
     async def hello(self) -> int:
@@ -147,13 +162,26 @@ class InitChannel:
         if paths:
             await self._send(b"M", b"".join(os.fsencode(path) + b"\0" for path in paths))
 
-    async def put_files(self, files: Sequence[SourceFile]) -> None:
-        """Write files into the workspace; before the first `start` only."""
+    async def put_files(
+        self, files: Sequence[SourceFile], limits: Limits, *, walk_disk: bool
+    ) -> None:
+        """Write files into the workspace and wait until they are there; once, before `start`.
+
+        `walk_disk` as for `start`. Raises `FilesDoNotFit`, and `SandboxFailure` where the fault is
+        the host's; no program can be started then.
+        """
         for file in files:
             head = struct.pack("<I", file.mode) + file.name.encode() + b"\0"
             await self._send(b"F", head + file.content[:_FILE_CHUNK])
             for at in range(_FILE_CHUNK, len(file.content), _FILE_CHUNK):
                 await self._send(b"A", file.content[at : at + _FILE_CHUNK])
+        await self._send(b"C", struct.pack("<QII", limits.disk_bytes, _inodes(limits), walk_disk))
+        number = await asyncio.shield(self._files)
+        # A mount of its own is full when the limit is reached. A full disk of the host is ours.
+        if number == errno.EDQUOT or (number == errno.ENOSPC and not walk_disk):
+            raise FilesDoNotFit
+        if number:
+            raise SandboxFailure(f"the init could not write a file: {os.strerror(number)}")
 
     async def listen(self, port: int) -> socket.socket:
         """Have the init listen on a TCP port of its loopback, and return the socket.
@@ -168,7 +196,7 @@ class InitChannel:
         with contextlib.ExitStack() as unless_it_serves:
             listener = socket.socket(fileno=self._descriptors.pop())
             unless_it_serves.callback(listener.close)
-            _check_own_network(listener)
+            check_own_network(listener)
             unless_it_serves.pop_all()
         return listener
 
@@ -189,6 +217,7 @@ class InitChannel:
         """
         if self.gone.is_set():
             self._end.result()
+        self._exited = self._loop.create_future()
         self._end = self._loop.create_future()
         triples = rlimits(limits)
         variables = [f"{name}={value}" for name, value in env.items()]
@@ -198,7 +227,7 @@ class InitChannel:
             min(int(limits.cpu_time_s * 1e6), _U64_MAX),
             limits.memory_bytes,
             limits.disk_bytes,
-            max(MIN_INODES, limits.disk_bytes // BYTES_PER_INODE),
+            _inodes(limits),
             walk_disk,
             len(triples),
             len(argv),
@@ -207,6 +236,13 @@ class InitChannel:
         payload += b"".join(struct.pack("<IQQ", *triple) for triple in triples)
         await self._send_descriptors(stdio)
         await self._send(b"R", payload + strings)
+
+    async def exited(self) -> None:
+        """Wait for the end of the program itself; what it started may go on.
+
+        Raises `SandboxFailure` as `end`.
+        """
+        await asyncio.shield(self._exited)
 
     async def end(self) -> ProgramEnd:
         """Wait for the end of the program; everything it started is dead by then.
@@ -307,51 +343,43 @@ class InitChannel:
 
     def _handle(self, kind: bytes, payload: bytes, ancillary: list[tuple[int, int, bytes]]) -> None:
         if kind == b"H":
-            self.is_pid_1 = payload[1:2] == b"\1"
-            if payload[2:3] != b"\1":
-                self._fail(BLIND)
-            for level, type_, data in ancillary:
-                if (level, type_) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
-                    _settle(self._hello, _CREDENTIALS.unpack(data)[0])
+            self._greet(payload, ancillary)
         elif kind == b"L":
             _settle(self._listening, None)
+        elif kind == b"C":
+            _settle(self._files, int.from_bytes(payload, "little"))
+        elif kind == b"W":
+            _settle(self._exited, None)
         elif kind == b"X":
             cause, status, cpu, peak_process, peak_tree, wall = _END.unpack(payload)
             end = ProgramEnd(status, _CAUSES[cause], cpu, max(peak_process, peak_tree), wall)
+            _settle(self._exited, None)
             _settle(self._end, end)
         elif kind == b"E":
             stage, number = chr(payload[0]), int.from_bytes(payload[1:5], "little")
             what = _STAGES.get(stage, "follow the protocol")
             self._fail(f"the init could not {what}: {os.strerror(number)}")
 
+    def _greet(self, payload: bytes, ancillary: list[tuple[int, int, bytes]]) -> None:
+        if payload[:1] != bytes([PROTOCOL]):
+            self._fail(OTHER_BUILD)
+        elif payload[1:2] != b"\1":
+            self._fail(BLIND)
+        for level, type_, data in ancillary:
+            if (level, type_) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+                _settle(self._hello, _CREDENTIALS.unpack(data)[0])
+
     def _fail(self, why: str) -> None:
         self._why = self._why or why
         self.gone.set()
-        for future in (self._hello, self._listening, self._end):
+        for future in (self._hello, self._files, self._listening, self._exited, self._end):
             if not future.done():
                 future.set_exception(SandboxFailure(why))
                 future.exception()  # retrieved here: nobody may be waiting
 
 
-def _check_own_network(listener: socket.socket) -> None:
-    """Raise `SandboxFailure` unless a socket is in another network namespace than this process.
-
-    Otherwise the sandbox could reach all that we can, and go round the proxy.
-    """
-    with socket.socket() as ours:
-        try:
-            same = _network_of(ours) == _network_of(listener)
-        except OSError as error:
-            raise SandboxFailure(
-                "the allow-list of hosts needs Linux 5.14, to tell one network from another "
-                f"(SO_NETNS_COOKIE: {error.strerror})"
-            ) from None
-    if same:
-        raise SandboxFailure("the sandbox shares the host's network, so an allow-list is void")
-
-
-def _network_of(sock: socket.socket) -> bytes:
-    return sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+def _inodes(limits: Limits) -> int:
+    return min(max(MIN_INODES, limits.disk_bytes // BYTES_PER_INODE), MAX_INODES)
 
 
 def _settle(future: asyncio.Future[T], value: T) -> None:

@@ -1,8 +1,12 @@
-"""Run one job: lay out its files, run its steps, watch its limits, tell its verdict.
+"""Run one job: lay out its files, run its steps, and write its one terminal event.
 
-The route: lease -> workspace -> sandbox -> for each step pipes, program, output events
--> the end as the kernel tells it -> one terminal event. Whatever happens on the way,
-everything the job started is dead before that event, and there is exactly one.
+The route: lease -> user, folder, group, sandbox (`streamer.confine`) -> files -> for each step
+a program (`streamer.program`) -> the verdict (`streamer.verdict`) -> the terminal event.
+Everything the job started is dead before that event, but for what resists SIGKILL: then the
+job ends with an error, and what it holds (its place, user, folder) stays out of use.
+
+Every wait here has a bound or says why it needs none. What fails while the job is tidied up is
+logged and never changes its verdict.
 """
 
 from __future__ import annotations
@@ -10,30 +14,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import secrets
-import signal
 import time
-from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from streamer.cgroups import CgroupTree, JobCgroup
-from streamer.control import KILLED_FOR_MEMORY, ProgramEnd
-from streamer.engine import Cancel, Eof, Input, Lease, LeaseLost, Lost, Signal
+from streamer.asked import Asked
+from streamer.confine import Confined, Means, Shape, confine
+from streamer.control import FilesDoNotFit
+from streamer.engine import Lease, LeaseLost
 from streamer.errors import SandboxFailure
 from streamer.events import Complete, Error, JobEvent, Reason, encode
 from streamer.feed import InputFeed
+from streamer.finish import ENGINE_TIMEOUT_S, finish
 from streamer.jobs import Phase, Step
 from streamer.output import Budget, OutputPump
+from streamer.program import Patience, ProgramRun, out_of_memory
 from streamer.proxy import PROXY_PORT, Outbound, Proxy, proxy_environment
 from streamer.proxy_rules import HostRule
-from streamer.rootfs import shown
-from streamer.sandbox import Sandbox, open_sandbox
-from streamer.slots import UidSlots
-from streamer.spi import Backend, Identity, SandboxJob
-from streamer.workspace import StateFolder
+from streamer.sandbox import Sandbox
+from streamer.spi import Backend
+from streamer.verdict import JobEnd, StopReason, reason_of
 
 __all__ = ["Execution", "ExecutionSettings"]
 
@@ -42,26 +45,23 @@ log: Final = logging.getLogger(__name__)
 USER: Final = "nobody"
 """What programs are told of whom they run as; bwrap's /etc/passwd lists it."""
 
-CPU_WATCH_S: Final = 0.1
+OPEN_S: Final = 60.0
+"""For a sandbox to open, whatever its backend waits for."""
 
-EOF_GRACE_S: Final = 0.25
-"""A backend without our init may leave somebody with the pipe; then we stop reading."""
+STOP_S: Final = 60.0
+"""From a job's stop to its verdict: more than all that is waited for on the way."""
 
-StopReason = Literal[
-    "cancelled", "wall_time", "cpu_time", "memory", "output_limit", "shutting_down", "lost"
-]
-GENTLE: Final = frozenset({"cancelled", "wall_time", "shutting_down"})
-"""Stops that give the program SIGTERM and a moment first."""
+TIDY_S: Final = 10.0
+"""For what a job holds to be given back, before its terminal event is written all the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExecutionSettings:
-    """What the configuration says about running: times in seconds."""
+    """What the configuration says about running."""
 
     path: str
-    kill_grace_s: float
+    patience: Patience
     on_output_limit: Literal["kill", "truncate"]
-    strict_filter: bool = False
     outbound: Outbound = field(default_factory=Outbound)
 
 
@@ -69,31 +69,26 @@ class Execution:
     """One run of one leased job."""
 
     def __init__(
-        self,
-        lease: Lease,
-        backend: Backend,
-        folder: StateFolder,
-        slots: UidSlots | None,
-        cgroups: CgroupTree | None,
-        settings: ExecutionSettings,
+        self, lease: Lease, backend: Backend, means: Means, settings: ExecutionSettings
     ) -> None:
-        self._lease = lease
+        self.lease = lease
         self._job = lease.job
-        # Other accounts see names of folders, groups and commands; the id opens the job.
-        self._name = secrets.token_hex(8)
         self._backend = backend
-        self._folder = folder
-        self._slots = slots
-        self._cgroups = cgroups
+        self._means = means
         self._settings = settings
+        self._loop = asyncio.get_running_loop()
         self._budget = Budget(self._job.limits.output_bytes)
-        self._stop: asyncio.Future[StopReason] = asyncio.get_running_loop().create_future()
-        # Once a program has been started in it; signals that come earlier wait for it.
-        self._sandbox: Sandbox | None = None
-        self._signals: list[int] = []
+        self._stop: asyncio.Future[StopReason] = self._loop.create_future()
+        self._opened: asyncio.Future[None] = self._loop.create_future()
+        self._verdict: asyncio.Future[Complete | Error | None] = self._loop.create_future()
+        self._asked = Asked(lease, self.stop)
         self._program_ended = asyncio.Event()
-        self._cgroup: JobCgroup | None = None
-        self._feed: asyncio.Future[InputFeed] = asyncio.get_running_loop().create_future()
+        self.over = asyncio.Event()
+        """Set when the job has its terminal event, or is not ours any more."""
+        self.resists = False
+        """Whether the job is over and something of it does not end."""
+        self.failed = False
+        """Whether the sandbox could not run the job."""
         self.outcome = ""
         """The reason or the error code the job ended with, once it has."""
 
@@ -103,109 +98,159 @@ class Execution:
             self._stop.set_result(reason)
 
     async def run(self) -> None:
-        """Run the job and write its terminal event. Raises only `asyncio.CancelledError`."""
-        verdict: Complete | Error
-        listening = [
-            asyncio.create_task(self._listen()),
-            asyncio.create_task(self._take_input()),
-        ]
+        """Run the job, write its terminal event, and return when nothing of it is left.
+
+        That last wait has no bound, so see `over`. Raises only `asyncio.CancelledError`.
+        """
+        listening = [asyncio.create_task(channel) for channel in self._asked.channels()]
+        confined = asyncio.create_task(self._confined())
         try:
-            verdict = await self._run_confined()
-        except SandboxFailure as failure:
-            log.error("job %s: %s: %s", self._job.job_id, self._backend.name, failure)
-            verdict = Error("sandbox_error", "the sandbox could not run the job")
-        except LeaseLost:
-            return
+            await self._until_told(confined)
+            await self._finish()
         except asyncio.CancelledError:
-            # The sandbox is gone by now; the readers must learn that the job is too.
-            await self._finish(Error("shutting_down", "the service stopped"))
+            confined.cancel()
+            await asyncio.wait({confined}, timeout=TIDY_S)
+            # The readers must learn that the job is over.
+            self._tell(Error("shutting_down", "the service stopped"))
+            await self._finish()
             raise
-        except Exception:
-            log.exception("job %s: unexpected failure", self._job.job_id)
-            verdict = Error("internal", "the job failed by an internal error")
         finally:
             for task in listening:
                 task.cancel()
             await asyncio.gather(*listening, return_exceptions=True)
-        await self._finish(verdict)
+        await self._all_given_back(confined)
 
-    async def _finish(self, verdict: Complete | Error) -> None:
-        events: list[JobEvent] = [*self._budget.truncated(), verdict]
-        with contextlib.suppress(LeaseLost):
-            if await self._lease.finish([encode(event) for event in events]):
-                self.outcome = verdict.reason if isinstance(verdict, Complete) else verdict.code
-
-    async def _listen(self) -> None:
-        async for control in self._lease.control():
-            match control:
-                case Cancel():
-                    self.stop("cancelled")
-                case Lost():
-                    self.stop("lost")
-                case Signal(number):
-                    self._signals.append(number)
-                    self._pass_signals_on()
-
-    async def _take_input(self) -> None:
-        if not self._job.interactive:
-            return
-        feed = await self._feed
-        async for item in self._lease.inputs():
-            match item:
-                case Input(data):
-                    await feed.write(data)
-                case Eof():
-                    feed.end()
-
-    async def _run_confined(self) -> Complete | Error:
-        async with contextlib.AsyncExitStack() as stack:
-            identity = None
-            if self._slots is not None:
-                identity = await stack.enter_async_context(self._slots.lend())
-            identity = self._backend.run_as(identity)
-            await self._lease.state("preparing")
-            workspace = await stack.enter_async_context(
-                self._folder.workspace(self._name, identity, on_host=self._backend.host_workspace)
-            )
-
-            if self._cgroups is not None:
-                self._cgroup = await stack.enter_async_context(
-                    self._cgroups.job(self._name, lambda: self.stop("memory"))
-                )
-
-            def describe(argv: tuple[str, ...]) -> SandboxJob:
-                return self._describe(argv, identity, workspace)
-
-            sandbox = await stack.enter_async_context(
-                open_sandbox(
-                    self._backend,
-                    self._folder.host,
-                    workspace,
-                    describe,
-                    self._cgroup,
-                    strict_filter=self._settings.strict_filter,
-                )
-            )
-            if self._job.allow_hosts:
-                await stack.enter_async_context(await self._proxy(sandbox))
-            await sandbox.put_files(self._job.files)
-            return await self._run_steps(sandbox)
-
-    def _describe(
-        self, argv: tuple[str, ...], identity: Identity | None, workspace: Path
-    ) -> SandboxJob:
-        return SandboxJob(
-            name=self._name,
-            argv=argv,
-            env=self._environment(str(workspace)),
-            limits=self._job.limits,
-            network=self._job.network,
-            shown=shown(
-                self._folder.host, self._job.read_only, self._job.etc, network=self._job.network
-            ),
-            identity=identity,
-            host=self._folder.host,
+    async def _until_told(self, confined: asyncio.Task[None]) -> None:
+        """Wait for the verdict, and for the end of all that the job started and holds."""
+        watched: set[asyncio.Future[Any]] = {confined, self._verdict}
+        # Opening, the files and every program have a limit of their own, which ends the wait
+        # before; but a sandbox that resists its end would keep the job from being told of it.
+        stopped = {*watched, self._stop}
+        longest_s = sum(STOP_S + step.limits.wall_time_s for step in self._job.steps)
+        await asyncio.wait(
+            {*stopped, self._opened}, timeout=OPEN_S, return_when=asyncio.FIRST_COMPLETED
         )
+        if self._opened.done():
+            await asyncio.wait(
+                stopped,
+                timeout=longest_s + self._job.limits.wall_time_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        if not any(future.done() for future in watched):
+            await asyncio.wait(
+                watched,
+                timeout=self._settings.patience.kill_grace_s + STOP_S,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        await asyncio.wait({confined}, timeout=TIDY_S)
+        if not confined.done():
+            self.resists = True
+            log.error("job %s: something of it does not end", self._job.job_id)
+        self._tell(Error("sandbox_error", "the sandbox of the job does not end"))
+
+    async def _all_given_back(self, confined: asyncio.Task[None]) -> None:
+        try:
+            # No bound: what resists SIGKILL may end with the disk that it waits for, or never.
+            await confined
+        except asyncio.CancelledError:
+            await asyncio.wait({confined}, timeout=TIDY_S)
+            raise
+        except Exception:
+            log.exception("job %s: tidying up after it failed", self._job.job_id)
+        self.resists = False
+
+    def _tell(self, verdict: Complete | Error | None) -> None:
+        """Decide on the verdict, unless there is one."""
+        if not self._verdict.done():
+            self._verdict.set_result(verdict)
+
+    async def _finish(self) -> None:
+        verdict = self._verdict.result()
+        if verdict is not None:
+            events: list[JobEvent] = [*self._budget.truncated(), verdict]
+            if await finish(self.lease, events):
+                self.outcome = verdict.reason if isinstance(verdict, Complete) else verdict.code
+        self.over.set()
+
+    async def _confined(self) -> None:
+        """Run the job to its verdict, then give back what it holds."""
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                self._tell(await self._run(stack))
+            except LeaseLost:
+                self._tell(None)
+            except FilesDoNotFit:
+                self._tell(self._complete(JobEnd(self._job.steps[0].phase.value), "disk"))
+            except SandboxFailure as failure:
+                log.error("job %s: %s: %s", self._job.job_id, self._backend.name, failure)
+                self.failed = True
+                self._tell(Error("sandbox_error", "the sandbox could not run the job"))
+            except Exception:
+                log.exception("job %s: unexpected failure", self._job.job_id)
+                self._tell(Error("internal", "the job failed by an internal error"))
+
+    async def _run(self, stack: contextlib.AsyncExitStack) -> Complete | Error:
+        await self._state("preparing")
+        end = JobEnd(self._job.steps[0].phase.value)
+        try:
+            confined = await self._prepared(stack)
+        except _Stopped:
+            return self._ended(end, self._stop.result())
+        for step in self._job.steps:
+            if self._stop.done():
+                return self._ended(end, self._stop.result())
+            await self._state("compiling" if step.phase is Phase.COMPILE else "running")
+            reason = await self._run_step(confined, step, end)
+            if reason != "exited" or end.status != 0:
+                return self._ended(end, reason)
+        return self._ended(end, "exited")
+
+    async def _prepared(self, stack: contextlib.AsyncExitStack) -> Confined:
+        """Open the sandbox and have the files written."""
+        shape = Shape(
+            secrets.token_hex(8),
+            self._job.limits,
+            self._environment,
+            network=self._job.network,
+            read_only=self._job.read_only,
+            etc=self._job.etc,
+        )
+        try:
+            async with self._unless_stopped(OPEN_S):
+                confined = await stack.enter_async_context(
+                    confine(self._backend, self._means, shape, lambda: self.stop("memory"))
+                )
+                if self._job.allow_hosts:
+                    await stack.enter_async_context(await self._proxy(confined.sandbox))
+        except TimeoutError:
+            raise SandboxFailure(f"the sandbox did not come up within {OPEN_S:.0f} s") from None
+        self._opened.set_result(None)
+        try:
+            async with self._unless_stopped(self._job.limits.wall_time_s):
+                await confined.sandbox.put_files(self._job.files, self._job.steps[0].limits)
+        except TimeoutError:
+            self.stop("wall_time")
+            raise _Stopped from None
+        return confined
+
+    @asynccontextmanager
+    async def _unless_stopped(self, limit_s: float) -> AsyncIterator[None]:
+        """Break off what is inside when the job is stopped: raises `_Stopped`, or TimeoutError."""
+        try:
+            async with asyncio.timeout(limit_s) as limit:
+
+                def cut(_: asyncio.Future[StopReason]) -> None:
+                    limit.reschedule(self._loop.time())
+
+                self._stop.add_done_callback(cut)
+                try:
+                    yield
+                finally:
+                    self._stop.remove_done_callback(cut)
+        except TimeoutError:
+            if self._stop.done():
+                raise _Stopped from None
+            raise
 
     async def _proxy(self, sandbox: Sandbox) -> Proxy:
         return Proxy(
@@ -215,61 +260,8 @@ class Execution:
             outbound=self._settings.outbound,
         )
 
-    async def _run_steps(self, sandbox: Sandbox) -> Complete | Error:
-        cpu_us, wall_us, peak = 0, 0, 0
-        measured = True
-        for step in self._job.steps:
-            await self._lease.state("compiling" if step.phase is Phase.COMPILE else "running")
-            started = time.monotonic()
-            try:
-                end = await self._run_step(sandbox, step)
-            except SandboxFailure:
-                # What no process holds (files in memory, full pipes) can fill the job's group, and
-                # when it is the init that needs more, the kernel takes the init.
-                if self._cgroup is None or not self._cgroup.oom_kills():
-                    raise
-                wall = int((time.monotonic() - started) * 1e6)
-                end = ProgramEnd(signal.SIGKILL, "memory", None, None, wall)
-            wall_us += end.wall_us
-            measured = measured and end.cpu_time_us is not None
-            cpu_us += end.cpu_time_us or 0
-            peak = max(peak, end.peak_memory_bytes or 0)
-            if end.status != 0 or self._stop.done():
-                break
-        reason = self._reason(end)
-        if reason == "shutting_down":
-            return Error("shutting_down", "the service stopped before the job was over")
-        exited = os.WIFEXITED(end.status)
-        return Complete(
-            reason=reason,
-            exit_code=os.WEXITSTATUS(end.status) if exited else None,
-            signal=None if exited else _signal_name(os.WTERMSIG(end.status)),
-            duration_ms=wall_us // 1000,
-            cpu_time_ms=cpu_us // 1000 if measured else None,
-            peak_memory_bytes=peak if measured else None,
-            timed_out=reason in ("wall_time", "cpu_time"),
-            oom_killed=reason == "memory",
-            output_bytes=self._budget.taken,
-            output_truncated=self._budget.exceeded,
-            sandbox=self._backend.name,
-            phase=step.phase.value,
-        )
-
-    def _reason(self, end: ProgramEnd) -> Reason | Literal["shutting_down"]:
-        """Tell why the program ended: by itself, by a limit of the tree, or by us."""
-        if end.cause in ("cpu_time", "memory", "disk"):
-            return end.cause
-        # The kernel's notice may come after the program's end.
-        if os.WIFSIGNALED(end.status) and self._out_of_memory():
-            return "memory"
-        if self._stop.done():
-            stopped = self._stop.result()
-            if stopped == "lost":
-                raise LeaseLost
-            return stopped
-        return "exited" if os.WIFEXITED(end.status) else "signaled"
-
-    async def _run_step(self, sandbox: Sandbox, step: Step) -> ProgramEnd:
+    async def _run_step(self, confined: Confined, step: Step, end: JobEnd) -> StopReason | Reason:
+        """Run one program, add its end to the job's, and tell why it ended."""
         pump = OutputPump(
             phase=step.phase.value,
             budget=self._budget,
@@ -278,97 +270,59 @@ class Execution:
             write=self._write,
             on_exceeded=self._output_exceeded,
         )
-        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+        self._program_ended.clear()
+
+        program = ProgramRun(
+            confined,
+            step,
+            pump,
+            self._stop,
+            self._settings.patience,
+            on_start=lambda: self._asked.program_runs_in(confined.sandbox),
+            on_end=self._program_ended.set,
+        )
+        with contextlib.ExitStack() as ours:
             ours.callback(pump.close)
-            stdin = self._standard_input(step, ours, theirs)
-            stdout, stderr = pump.pipe("stdout"), pump.pipe("stderr")
-            theirs.callback(os.close, stdout)
-            theirs.callback(os.close, stderr)
-            used_us = 0
-            if self._cgroup is not None:
-                if not self._cgroup.set_limits(step.limits):
-                    return KILLED_FOR_MEMORY
-                used_us = self._cgroup.cpu_time_us()
-            self._program_ended.clear()
+            feed = self._standard_input(step, ours)
             try:
-                await sandbox.start(step, self._environment(sandbox.home), (stdin, stdout, stderr))
-            except SandboxFailure:
-                if not self._out_of_memory():
-                    raise
-                return KILLED_FOR_MEMORY
-            # Ours would keep the pipes open after the program's end.
-            theirs.close()
-            self._sandbox = sandbox
-            self._pass_signals_on()
-            pumping = asyncio.create_task(pump.run())
-            pumping.add_done_callback(self._pump_ended)
-            watching = asyncio.create_task(self._watch_cpu(used_us + step.limits.cpu_time_s * 1e6))
-            try:
-                end = self._measured(await self._supervise(sandbox, step), used_us)
-                self._program_ended.set()
-                pump.hurry()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(None if self._backend.gated else EOF_GRACE_S):
-                        await pumping
-                return end
+                result = await program.run(self._environment(confined.sandbox.home), feed)
             finally:
-                for task in (pumping, watching):
-                    task.cancel()
-                await asyncio.gather(pumping, watching, return_exceptions=True)
+                self._asked.program_runs_in(None)
+        end.add(result, step.phase.value)
+        return reason_of(
+            result,
+            program.stopped,
+            out_of_memory=out_of_memory(confined.cgroup),
+            over_output=self._kills_for_output and self._budget.exceeded,
+        )
 
-    async def _supervise(self, sandbox: Sandbox, step: Step) -> ProgramEnd:
-        """Wait for the program's end, or bring it about when it is asked for or due."""
-        ending = asyncio.create_task(self._end_of(sandbox))
-        watched: set[asyncio.Future[Any]] = {ending, self._stop}
-        try:
-            await asyncio.wait(
-                watched, timeout=step.limits.wall_time_s, return_when=asyncio.FIRST_COMPLETED
-            )
-            if not ending.done():
-                self.stop("wall_time")  # unless another reason was first
-                if self._stop.result() in GENTLE:
-                    sandbox.signal(signal.SIGTERM)
-                    await asyncio.wait({ending}, timeout=self._settings.kill_grace_s)
-            if not ending.done():
-                await sandbox.kill()
-            return await ending
-        except asyncio.CancelledError:
-            await sandbox.kill()
-            raise
-        finally:
-            ending.cancel()
-
-    async def _end_of(self, sandbox: Sandbox) -> ProgramEnd:
-        """Wait for the end, which may be the kernel's of the whole group, the init included."""
-        started = time.monotonic()
-        try:
-            return await sandbox.end()
-        except SandboxFailure:
-            if not self._out_of_memory():
-                raise
-            wall_us = int((time.monotonic() - started) * 1e6)
-            return replace(KILLED_FOR_MEMORY, wall_us=wall_us)
-
-    def _out_of_memory(self) -> bool:
-        return self._cgroup is not None and self._cgroup.oom_kills() > 0
-
-    def _standard_input(
-        self, step: Step, ours: contextlib.ExitStack, theirs: contextlib.ExitStack
-    ) -> int:
+    def _standard_input(self, step: Step, ours: contextlib.ExitStack) -> InputFeed | None:
         given = self._job.stdin
         if step.phase is Phase.COMPILE or (given is None and not self._job.interactive):
-            null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-            theirs.callback(os.close, null)
-            return null
+            return None
         feed = InputFeed()
         ours.callback(feed.close)
-        theirs.callback(feed.handed_over)
         if given:
             feed.offer(given)
         if not self._job.interactive:
             feed.end()
-        self._feed.set_result(feed)
-        return feed.reading
+        self._asked.feed.set_result(feed)
+        return feed
+
+    def _ended(self, end: JobEnd, reason: StopReason | Reason) -> Complete | Error:
+        if reason == "lost":
+            raise LeaseLost
+        if reason == "shutting_down":
+            return Error("shutting_down", "the service stopped before the job was over")
+        return self._complete(end, reason)
+
+    def _complete(self, end: JobEnd, reason: Reason) -> Complete:
+        return end.complete(
+            reason,
+            sandbox=self._backend.name,
+            output_bytes=self._budget.taken,
+            output_truncated=self._budget.exceeded,
+        )
 
     def _environment(self, home: str) -> dict[str, str]:
         base = {
@@ -384,50 +338,31 @@ class Execution:
         return {**base, **proxy, **self._job.env}
 
     def _elapsed_ms(self) -> int:
-        return int((time.monotonic() - self._lease.accepted_at) * 1000)
+        return int((time.monotonic() - self.lease.accepted_at) * 1000)
+
+    async def _state(self, state: Literal["preparing", "compiling", "running"]) -> None:
+        async with asyncio.timeout(ENGINE_TIMEOUT_S):
+            await self.lease.state(state)
 
     async def _write(self, events: Sequence[JobEvent]) -> None:
-        await self._lease.append([encode(event) for event in events])
-        if self._lease.full and not self._program_ended.is_set():
-            # Nothing is read meanwhile, so the program's writes block; a dead one has little left.
-            await _first_of(self._lease.room(), self._program_ended.wait())
+        async with asyncio.timeout(ENGINE_TIMEOUT_S):
+            await self.lease.append([encode(event) for event in events])
+        if self.lease.full and not self._program_ended.is_set():
+            # Nothing is read meanwhile, so the program's writes block, at most until its wall
+            # limit; a dead one has little left.
+            await _first_of(self.lease.room(), self._program_ended.wait())
 
-    def _measured(self, end: ProgramEnd, used_us: int) -> ProgramEnd:
-        """Add what the control group has counted since `used_us` where no init could."""
-        if self._cgroup is None or end.cpu_time_us is not None:
-            return end
-        return replace(
-            end,
-            cpu_time_us=self._cgroup.cpu_time_us() - used_us,
-            peak_memory_bytes=self._cgroup.peak_memory_bytes(),
-        )
-
-    async def _watch_cpu(self, limit_us: float) -> None:
-        """End the job over its CPU time where a control group counts what the init cannot."""
-        if self._cgroup is None:
-            return
-        while True:
-            left_us = limit_us - self._cgroup.cpu_time_us()
-            if left_us <= 0:
-                break
-            # All processors together cannot use it up sooner.
-            await asyncio.sleep(max(CPU_WATCH_S, left_us / 1e6 / (os.cpu_count() or 1)))
-        self.stop("cpu_time")
-
-    def _pass_signals_on(self) -> None:
-        """Send what came for the program; before it has started, that waits."""
-        if self._sandbox is not None:
-            while self._signals:
-                self._sandbox.signal(self._signals.pop(0))
-
-    def _pump_ended(self, pumping: asyncio.Task[None]) -> None:
-        # Nobody would read the program's output any more; `_run_step` raises the reason.
-        if not pumping.cancelled() and pumping.exception() is not None:
-            self.stop("lost")
+    @property
+    def _kills_for_output(self) -> bool:
+        return self._settings.on_output_limit == "kill"
 
     def _output_exceeded(self) -> None:
-        if self._settings.on_output_limit == "kill":
+        if self._kills_for_output:
             self.stop("output_limit")
+
+
+class _Stopped(Exception):
+    """The job was stopped before its first program."""
 
 
 async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
@@ -439,9 +374,3 @@ async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _signal_name(number: int) -> str:
-    with contextlib.suppress(ValueError):
-        return signal.Signals(number).name
-    return f"SIG{number}"

@@ -218,7 +218,8 @@ class Handlers:
         """Say whether jobs are taken."""
         checks = {
             "accepting": self.service.ready,
-            "sandbox": bool(self.service.backends.default),
+            "sandbox": self.service.backends.trusted,
+            "takedown": not self.service.resisting,
             "engine": await self.service.engine.ready(),
         }
         ready = all(checks.values())

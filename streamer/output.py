@@ -9,12 +9,14 @@ back-pressure, and the bound on memory.
 
 from __future__ import annotations
 
+import array
 import asyncio
 import base64
 import codecs
 import contextlib
 import fcntl
 import os
+import termios
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -109,24 +111,27 @@ class OutputPump:
         self._write = write
         self._on_exceeded = on_exceeded
         self._pipes: dict[int, tuple[StreamName, TextDecoder]] = {}
+        self._waiting: asyncio.Future[None] | None = None
         self._gathering: asyncio.Future[None] | None = None
         self._hurried = False
+        self._left: dict[int, int] | None = None
 
     def pipe(self, stream: StreamName) -> int:
         """Make the pipe of a stream and return its writing end, the caller's to close."""
         reading, writing = os.pipe2(os.O_CLOEXEC)
+        self._pipes[reading] = (stream, TextDecoder())
         os.set_blocking(reading, False)
         # Refused when the user's share of pipe memory is used up (pipe(7)): smaller will do.
-        with contextlib.suppress(PermissionError):
+        with contextlib.suppress(OSError):
             fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        self._pipes[reading] = (stream, TextDecoder())
         return writing
 
     async def run(self) -> None:
-        """Pass on everything until nobody holds a writing end any more."""
+        """Pass on everything until nobody holds a writing end any more, or to `read_rest`."""
         loop = asyncio.get_running_loop()
         while self._pipes:
-            await self._readable(loop)
+            if self._left is None:
+                await self._readable(loop)
             events: list[JobEvent] = []
             size = 0
             exceeded = self._budget.exceeded
@@ -144,6 +149,17 @@ class OutputPump:
         self._hurried = True
         if self._gathering is not None:
             _settle(self._gathering)
+
+    def read_rest(self) -> None:
+        """Read what is in the pipes now, and then no more.
+
+        To be called when all that the job started is dead: what it wrote is in the pipes. A pipe
+        that it has passed on to somebody outside may stay open, and be written to, for ever.
+        """
+        self.hurry()
+        self._left = {fd: _waiting_bytes(fd) for fd in self._pipes}
+        if self._waiting is not None:
+            _settle(self._waiting)
 
     def close(self) -> None:
         """Stop reading and close the pipes."""
@@ -163,31 +179,38 @@ class OutputPump:
             self._gathering = None
 
     async def _readable(self, loop: asyncio.AbstractEventLoop) -> None:
-        ready: asyncio.Future[None] = loop.create_future()
+        self._waiting = ready = loop.create_future()
         watched = list(self._pipes)
         for fd in watched:
             loop.add_reader(fd, _settle, ready)
         try:
             await ready
         finally:
+            self._waiting = None
             for fd in watched:
                 loop.remove_reader(fd)
 
     async def _read(self, loop: asyncio.AbstractEventLoop, fd: int, events: list[JobEvent]) -> int:
         stream, decoder = self._pipes[fd]
-        data = _read_some(fd)
-        if data is None:
+        data = self._take(fd)
+        if data is None and self._left is None:
             return 0
         if data and len(data) < SMALL_READ and not data.endswith(b"\n"):
             await self._pause(loop, REST_OF_LINE_S)
-            more = _read_some(fd)
-            if more:
-                data += more
-        if not data:
+            data += self._take(fd) or b""
+        if data:
+            self._convert(stream, decoder, data, events)
+        if not data or (self._left is not None and self._left[fd] <= 0):
+            self._convert(stream, decoder, b"", events)
             os.close(fd)
             del self._pipes[fd]
-        self._convert(stream, decoder, data, events)
-        return len(data)
+        return len(data or b"")
+
+    def _take(self, fd: int) -> bytes | None:
+        data = _read_some(fd)
+        if data and self._left is not None:
+            self._left[fd] -= len(data)
+        return data
 
     def _convert(
         self, stream: StreamName, decoder: TextDecoder, data: bytes, events: list[JobEvent]
@@ -212,6 +235,12 @@ def _read_some(fd: int) -> bytes | None:
         return os.read(fd, READ_BYTES)
     except BlockingIOError:
         return None
+
+
+def _waiting_bytes(fd: int) -> int:
+    size = array.array("i", [0])
+    fcntl.ioctl(fd, termios.FIONREAD, size)
+    return size[0]
 
 
 def _settle(future: asyncio.Future[None]) -> None:

@@ -2,8 +2,10 @@
 
 `Sandbox` is what the runner of a job sees. There are two: `GatedSandbox` has our init
 inside, so it knows the kernel's verdict and ends exactly what the program started;
-`DirectSandbox` serves backends that cannot take the init: one process a program, ended by
-its process group, and by its control group where there is one.
+`DirectSandbox` (`streamer.direct`) serves backends that cannot take the init.
+
+Every wait here has a bound, except that of `close` for what resists SIGKILL: whoever closes
+decides how long that may hold up something else.
 """
 
 from __future__ import annotations
@@ -23,14 +25,15 @@ from typing import Final, Protocol
 
 from streamer.cgroups import JobCgroup
 from streamer.control import InitChannel, ProgramEnd
+from streamer.direct import DirectSandbox
 from streamer.errors import SandboxFailure
-from streamer.jobs import SourceFile, Step
+from streamer.jobs import Limits, SourceFile, Step
 from streamer.seccomp import job_filter
-from streamer.spawn import Spawned, spawn
+from streamer.spawn import Spawned, spawn, start_command
 from streamer.spi import Backend, Host, LaunchPlan, SandboxJob
 from streamer.stopped import until_stopped
 
-__all__ = ["DirectSandbox", "GatedSandbox", "Sandbox", "open_sandbox"]
+__all__ = ["GatedSandbox", "Sandbox", "open_sandbox"]
 
 log: Final = logging.getLogger(__name__)
 
@@ -45,9 +48,6 @@ END_TIMEOUT_S: Final = 5.0
 
 STDERR_BYTES: Final = 4096
 
-SessionFactory = Callable[[tuple[str, ...]], AbstractAsyncContextManager[LaunchPlan]]
-"""Opens the backend's session for a command; what it yields starts the sandbox."""
-
 
 class Sandbox(Protocol):
     """One job's sandbox, open."""
@@ -56,8 +56,11 @@ class Sandbox(Protocol):
     def home(self) -> str:
         """The job's folder as the job sees it."""
 
-    async def put_files(self, files: Sequence[SourceFile]) -> None:
-        """Write the job's files; before the first program."""
+    async def put_files(self, files: Sequence[SourceFile], limits: Limits) -> None:
+        """Write the job's files; once, before the first program.
+
+        Raises `FilesDoNotFit` where the disk limit has no room for them.
+        """
 
     async def listen(self, port: int) -> socket.socket:
         """Return a socket that listens on the sandbox's own loopback; before the first program.
@@ -68,6 +71,12 @@ class Sandbox(Protocol):
     async def start(self, step: Step, env: Mapping[str, str], stdio: tuple[int, int, int]) -> None:
         """Start a program with these descriptors, which stay the caller's to close."""
 
+    async def exited(self) -> None:
+        """Wait until the program itself has ended; what it started may go on."""
+
+    def end_rest(self) -> None:
+        """Kill what the program has left; `end` tells when that is done."""
+
     async def end(self) -> ProgramEnd:
         """Wait until the program and all that it started are dead, and tell how it ended."""
 
@@ -75,23 +84,34 @@ class Sandbox(Protocol):
         """Send a signal to the program."""
 
     async def kill(self) -> None:
-        """Kill the program and all that it started, by ever harder means."""
+        """Kill the program and all that it started, by ever harder means.
+
+        Then `end` has its answer. Raises `SandboxFailure` when it did not work in time.
+        """
 
 
 class GatedSandbox:
     """A sandbox with our init inside."""
 
     def __init__(
-        self, wrapper: Spawned, channel: InitChannel, plan: LaunchPlan, *, walk_disk: bool
+        self,
+        wrapper: Spawned,
+        channel: InitChannel,
+        plan: LaunchPlan,
+        complaints: int,
+        *,
+        walk_disk: bool,
     ) -> None:
         self._wrapper = wrapper
         self._channel = channel
         self._plan = plan
+        self._complaints = complaints
         self._walk_disk = walk_disk
         self._init_pid = 0
         self._init_pidfd = -1
         self._started = 0.0
         self._taken_down = False
+        self._resists = False
 
     @property
     def home(self) -> str:
@@ -115,9 +135,9 @@ class GatedSandbox:
             exited.cancel()
             hello.cancel()
 
-    async def put_files(self, files: Sequence[SourceFile]) -> None:
+    async def put_files(self, files: Sequence[SourceFile], limits: Limits) -> None:
         """Have the init write the files, as the job's user, below its working directory."""
-        await self._channel.put_files(files)
+        await self._channel.put_files(files, limits, walk_disk=self._walk_disk)
 
     async def listen(self, port: int) -> socket.socket:
         """Have the init listen."""
@@ -130,14 +150,30 @@ class GatedSandbox:
     async def start(self, step: Step, env: Mapping[str, str], stdio: tuple[int, int, int]) -> None:
         """Have the init start a program."""
         self._started = time.monotonic()
-        await self._channel.start(
-            step.argv,
-            env=env,
-            cwd=self.home,
-            limits=step.limits,
-            stdio=stdio,
-            walk_disk=self._walk_disk,
-        )
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await self._channel.start(
+                    step.argv,
+                    env=env,
+                    cwd=self.home,
+                    limits=step.limits,
+                    stdio=stdio,
+                    walk_disk=self._walk_disk,
+                )
+        except TimeoutError:
+            raise SandboxFailure("the init does not take the program") from None
+
+    async def exited(self) -> None:
+        """Wait for the init to say so."""
+        try:
+            await self._channel.exited()
+        except SandboxFailure as failure:
+            if not self._taken_down:
+                raise await self._with_last_words(failure) from None
+
+    def end_rest(self) -> None:
+        """Have the init do it; where it cannot be asked, `kill` is what is left."""
+        self._channel.kill()
 
     async def end(self) -> ProgramEnd:
         """Wait for the init's report, or say what we did if it was killed without one.
@@ -158,11 +194,19 @@ class GatedSandbox:
             raise SandboxFailure("the job has stopped the init, which then watches no limit")
         try:
             return ended.result()
-        except SandboxFailure:
+        except SandboxFailure as failure:
             if not self._taken_down:
-                raise
+                raise await self._with_last_words(failure) from None
             wall_us = int((time.monotonic() - self._started) * 1e6)
             return ProgramEnd(signal.SIGKILL, "killed", None, None, wall_us)
+
+    async def _with_last_words(self, failure: SandboxFailure) -> SandboxFailure:
+        """Return a failure with what the init and the wrapper said when they ended."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TIDY_TIMEOUT_S):
+                await self._wrapper.wait()
+        words = _read_some(self._complaints).strip()
+        return SandboxFailure(f"{failure}: {words}") if words else failure
 
     def signal(self, number: int) -> None:
         """Signal the program's process group."""
@@ -178,19 +222,22 @@ class GatedSandbox:
                 return
             ended.cancel()
         self._taken_down = True
-        await self._take_down()
+        if not await self._take_down():
+            raise SandboxFailure(f"sandbox process {self._wrapper.pid} does not end after SIGKILL")
+        # Nobody is left to hold the other end, so the waits for the init's report end now.
+        self._channel.close()
 
     async def close(self) -> None:
-        """End the sandbox and wait until nothing of it is left."""
+        """End the sandbox and wait until nothing of it is left, however long that takes."""
         # The init sees the end of its socket, kills what is left, and ends; then so does
         # the wrapper. Only if that takes too long is it done from outside.
         self._channel.close()
         try:
-            async with asyncio.timeout(1.0):
-                await self._wrapper.wait()
-                await self._init_gone()
-        except TimeoutError:
-            await self._take_down()
+            if not await self._gone(1.0) and not self._resists and not await self._take_down():
+                log.error("sandbox process %d does not end after SIGKILL", self._wrapper.pid)
+            # What is held in the kernel (by a disk that hangs) may still end one day.
+            await self._wrapper.wait()
+            await self._init_gone()
         finally:
             if self._init_pidfd >= 0:
                 # Where its wrapper was killed with it and this process takes in orphans (as
@@ -202,8 +249,16 @@ class GatedSandbox:
                 os.close(self._init_pidfd)
                 self._init_pidfd = -1
 
-    async def _take_down(self) -> None:
-        """Kill from outside: the init first, so that its namespace dies with it."""
+    async def _gone(self, timeout_s: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._wrapper.wait()
+                await self._init_gone()
+                return True
+        return False
+
+    async def _take_down(self) -> bool:
+        """Kill from outside, the init first, so that its namespace dies with it."""
         if self._init_pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._init_pidfd, signal.SIGKILL)
@@ -215,11 +270,8 @@ class GatedSandbox:
                 async with asyncio.timeout(TIDY_TIMEOUT_S):
                     await self._wrapper.wait()
         self._wrapper.kill()
-        try:
-            async with asyncio.timeout(END_TIMEOUT_S):
-                await self._wrapper.wait()
-        except TimeoutError:
-            log.error("sandbox process %d does not end after SIGKILL", self._wrapper.pid)
+        self._resists = not await self._gone(END_TIMEOUT_S)
+        return not self._resists
 
     async def _init_gone(self) -> None:
         """Wait for the init's pidfd: pid 1 is gone only after its whole namespace."""
@@ -232,94 +284,6 @@ class GatedSandbox:
             await gone.wait()
         finally:
             loop.remove_reader(self._init_pidfd)
-
-
-class DirectSandbox:
-    """A sandbox without our init: each program is a command of its own."""
-
-    def __init__(
-        self, session: SessionFactory, workspace: Path, host: Host, cgroup: JobCgroup | None
-    ) -> None:
-        self._session = session
-        self._cgroup = cgroup
-        self._workspace = workspace
-        self._host = host
-        self._open = contextlib.AsyncExitStack()
-        self._process: Spawned | None = None
-        self._started = 0.0
-        self._killed = False
-
-    @property
-    def home(self) -> str:
-        """The job's folder on the host; a backend that moves it sets the directory itself."""
-        return str(self._workspace)
-
-    async def put_files(self, files: Sequence[SourceFile]) -> None:
-        """Write the files into the folder on the host; no program has run in it yet."""
-        owner = self._workspace.stat()
-        for file in files:
-            path = self._workspace / file.name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(file.content)
-            path.chmod(file.mode)
-            # To whom the folder was given; a no-op for an ordinary user.
-            for made in (path, *path.parents):
-                if made == self._workspace:
-                    break
-                os.chown(made, owner.st_uid, owner.st_gid)
-
-    async def listen(self, port: int) -> socket.socket:
-        """Refuse: there is nobody of ours inside who could listen."""
-        raise SandboxFailure("a backend without our init cannot have an allow-list of hosts")
-
-    async def start(self, step: Step, env: Mapping[str, str], stdio: tuple[int, int, int]) -> None:
-        """Start the command that the backend plans for the program."""
-        plan = await self._open.enter_async_context(self._session(step.argv))
-        self._started = time.monotonic()
-        try:
-            self._process = spawn(
-                _start_command(plan, self._host, self._cgroup),
-                # Not `env`, which the caller chose: a wrapper would obey its LD_PRELOAD.
-                env=plan.env,
-                cwd=plan.cwd if plan.cwd != "/" else str(self._workspace),
-                stdin=stdio[0],
-                stdout=stdio[1],
-                stderr=stdio[2],
-            )
-        except OSError as error:
-            raise SandboxFailure(f"{plan.argv[0]} cannot be started: {error}") from error
-
-    async def end(self) -> ProgramEnd:
-        """Wait for the command; what is left of its process group dies with it.
-
-        So does, where there is a control group, whatever it started.
-        """
-        assert self._process is not None
-        code = await self._process.wait()
-        if self._cgroup is not None:
-            await self._cgroup.clear()
-        status = code << 8 if code >= 0 else -code
-        wall_us = int((time.monotonic() - self._started) * 1e6)
-        return ProgramEnd(status, "killed" if self._killed else None, None, None, wall_us)
-
-    def signal(self, number: int) -> None:
-        """Signal the command's process group."""
-        if self._process is not None:
-            self._process.signal_group(number)
-
-    async def kill(self) -> None:
-        """Kill the command's process group, and all of its control group if it has one."""
-        if self._process is not None and self._process.exit_code is None:
-            self._killed = True
-            self._process.signal_group(signal.SIGKILL)
-            if self._cgroup is not None:
-                self._cgroup.kill()
-            await self._process.wait()
-
-    async def close(self) -> None:
-        """Kill what is left and close the backend's sessions."""
-        await self.kill()
-        await self._open.aclose()
 
 
 @asynccontextmanager
@@ -357,7 +321,7 @@ async def open_sandbox(
             try:
                 with theirs:
                     wrapper = spawn(
-                        _start_command(plan, host, cgroup),
+                        start_command(plan, host, cgroup),
                         env=plan.env,
                         cwd=plan.cwd,
                         stdin=theirs.fileno(),
@@ -367,7 +331,9 @@ async def open_sandbox(
             except OSError as error:
                 channel.close()
                 raise SandboxFailure(f"{plan.argv[0]} cannot be started: {error}") from error
-            sandbox = GatedSandbox(wrapper, channel, plan, walk_disk=backend.host_workspace)
+            sandbox = GatedSandbox(
+                wrapper, channel, plan, complaints, walk_disk=backend.host_workspace
+            )
             try:
                 try:
                     await sandbox.come_up()
@@ -391,17 +357,6 @@ async def open_sandbox(
         finally:
             os.close(stderr)
             os.close(complaints)
-
-
-def _start_command(plan: LaunchPlan, host: Host, cgroup: JobCgroup | None) -> tuple[str, ...]:
-    options = [f"--cgroup={entrance}" for entrance in (cgroup.entrances if cgroup else ())]
-    if plan.start_as is not None and host.root:
-        options += [f"--uid={plan.start_as.uid}", f"--gid={plan.start_as.gid}"]
-    if plan.own_pid_namespace:
-        options.append("--pid-namespace")
-    if not options:
-        return plan.argv
-    return (str(host.init), "enter", *options, "--", *plan.argv)
 
 
 def _read_some(fd: int) -> str:

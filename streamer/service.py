@@ -12,14 +12,15 @@ import contextlib
 import logging
 import secrets
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
-from typing import Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from streamer.backends import Backends
 from streamer.cgroups import CgroupTree, cgroup_tree
 from streamer.config import Config
+from streamer.confine import Means
 from streamer.enforcement import check_required
 from streamer.engine import (
     CancelResult,
@@ -35,9 +36,11 @@ from streamer.engine import (
 from streamer.errors import Draining, UnknownJob
 from streamer.events import Complete, Error
 from streamer.execution import Execution, ExecutionSettings
+from streamer.finish import finish
 from streamer.jobs import JobSpec
 from streamer.log import Event, JobLog
 from streamer.policy import policy_digest
+from streamer.program import Patience
 from streamer.pythonic import as_bytes, as_signal, typed_spec
 from streamer.resolve import Resolver
 from streamer.runtimes import Runtime, missing_path
@@ -49,6 +52,9 @@ __all__ = ["Job", "JobService"]
 log: Final = logging.getLogger(__name__)
 
 CLAIM_RETRY_S: Final = 1.0
+
+END_S: Final = 90.0
+"""For all jobs to end once they are stopped; each has its own, shorter bounds."""
 
 
 class Job:
@@ -130,41 +136,49 @@ class JobService:
         self._resolver = Resolver(config, runtimes, missing_runtimes)
         self._settings = ExecutionSettings(
             path=config.sandbox.path,
-            kill_grace_s=config.sandbox.kill_grace_s,
+            patience=Patience(config.sandbox.kill_grace_s, config.sandbox.linger_s),
             on_output_limit=config.streams.on_output_limit,
-            strict_filter=config.sandbox.seccomp == "strict",
         )
+        self._strict = config.sandbox.seccomp == "strict"
         self._running: dict[asyncio.Task[None], Execution] = {}
-        self._leases: dict[str, Lease] = {}
+        self._refusing: set[asyncio.Task[bool]] = set()
         self._hurried = asyncio.Event()
         self._resources = contextlib.AsyncExitStack()
         self._folder: StateFolder | None = None
-        self._slots: UidSlots | None = None
+        self._means: Means | None = None
         self._cgroups: CgroupTree | None = None
-        self._claiming: asyncio.Task[None] | None = None
-        self._beating: asyncio.Task[None] | None = None
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        """What this service does all the time, by name; see `ready`."""
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
-            self._folder, self._slots = stack.enter_context(self._place(self.concurrency))
             self._cgroups = stack.enter_context(cgroup_tree(self.config.sandbox.cgroup))
+            means = await stack.enter_async_context(self._place(self.concurrency, self._cgroups))
+            self._means, self._folder = means, means.folder
             await self.backends.find_default()
+            await self.backends.reasons(self.config.sandbox.allow)
             self._check_required()
             for runtime in self.config.runtimes.values():
                 if reason := missing_path(runtime):
                     log.warning("the language %s is not offered: %s", runtime.name, reason)
-            await self.engine.start(self._folder.path)
+            await self.engine.start(means.folder.path)
             self._resources = stack.pop_all()
-        self._claiming = asyncio.create_task(self._claim_jobs(), name="streamer-claim")
-        self._beating = asyncio.create_task(self._keep_leases(), name="streamer-leases")
+        for name, work in (
+            ("streamer-claim", self._claim_jobs()),
+            ("streamer-leases", self._keep_leases()),
+            ("streamer-trials", self.backends.keep_trying()),
+        ):
+            self._tasks[name] = asyncio.create_task(work, name=name)
+            self._tasks[name].add_done_callback(_report_end)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.drain(0)
-        for task in (self._claiming, self._beating):
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        # What resists its end has had its time.
+        left = {*self._tasks.values(), *self._running, *self._refusing}
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=END_S)
         await self.engine.close()
         await self._resources.aclose()
 
@@ -175,19 +189,23 @@ class JobService:
     @asynccontextmanager
     async def trial(self) -> AsyncIterator[Backends]:
         """Lend the backends for trying them, without starting the service."""
-        with self._place(1):
+        async with self._place(0, None):
             yield self.backends
 
-    @contextmanager
-    def _place(self, slots: int) -> Iterator[tuple[StateFolder, UidSlots | None]]:
-        with contextlib.ExitStack() as stack:
+    @asynccontextmanager
+    async def _place(self, users: int, cgroups: CgroupTree | None) -> AsyncIterator[Means]:
+        """Make what jobs are confined with; trials have a user of their own."""
+        async with contextlib.AsyncExitStack() as stack:
             folder = stack.enter_context(state_folder(self.config.server.state_dir))
-            uids = None
+            slots, spare = None, None
             if folder.host.root:
-                uids = UidSlots(self.config.sandbox.uid_base, slots)
-                stack.callback(uids.close)
-            self.backends.settle(folder, uids)
-            yield folder, uids
+                slots = UidSlots(self.config.sandbox.uid_base, users)
+                stack.callback(slots.close)
+                spare = UidSlots(self.config.sandbox.uid_base, 1)
+                stack.callback(spare.close)
+            means = Means(folder, slots, cgroups, self._strict)
+            await stack.enter_async_context(self.backends.settled(replace(means, slots=spare)))
+            yield means
 
     @property
     def cgroup_level(self) -> str | None:
@@ -196,8 +214,14 @@ class JobService:
 
     @property
     def ready(self) -> bool:
-        """Whether jobs are taken: started, with a sandbox that works, and not draining."""
-        return self._claiming is not None and not self.draining.is_set()
+        """Whether jobs are taken: started, at work, and not draining."""
+        working = all(not task.done() for task in self._tasks.values())
+        return bool(self._tasks) and working and not self.draining.is_set()
+
+    @property
+    def resisting(self) -> int:
+        """How many places are lost to ended jobs of which something resists its end."""
+        return sum(execution.resists for execution in self._running.values())
 
     async def submit(
         self,
@@ -215,18 +239,18 @@ class JobService:
         if not isinstance(tenant, str):
             raise TypeError(f"tenant is a str, not a {type(tenant).__name__}")
         spec = typed_spec(spec)
-        if self._claiming is None:
+        if not self._tasks:
             raise Draining(
                 "the service has not started yet: submit once the application has",
                 retry_after_s=5.0,
             )
-        if idempotency is None and not self.ready:  # else the engine knows whether it is a new one
+        if idempotency is None and self.draining.is_set():  # with a key the engine knows
             raise Draining("the service is shutting down and takes no new jobs", retry_after_s=5.0)
         job = self._resolver.resolve(
             spec,
             _new_job_id(),
             default_backend=self.backends.default,
-            unavailable=await self.backends.reasons(self.config.sandbox.allow),
+            unavailable=self.backends.known({self.backends.default, *self.config.sandbox.allow}),
             filtering=self.backends.filtering,
         )
         backend = self.backends[job.backend]
@@ -237,7 +261,7 @@ class JobService:
                 job,
                 backend,
                 self.cgroup_level,
-                strict_filter=self._settings.strict_filter,
+                strict_filter=self._strict,
             ),
         )
         submitted = await self.engine.submit(job, tenant=tenant, idempotency=idempotency)
@@ -250,25 +274,35 @@ class JobService:
     async def drain(self, timeout_s: float) -> None:
         """Take no more jobs, end the queued ones, and give the running ones `timeout_s`.
 
-        After that the running ones are killed. Every log has its terminal event when this
-        returns. `hurry` cuts the time short. Idempotent.
+        After that the running ones are killed, which has a bound too. Every log has its
+        terminal event when this returns. `hurry` cuts the time short. Idempotent.
         """
         self.draining.set()
         await self.engine.drain()
-        if self._claiming is not None:
-            self._claiming.cancel()
-            await asyncio.gather(self._claiming, return_exceptions=True)
-        if self._running and timeout_s > 0:
-            hurried = asyncio.ensure_future(self._hurried.wait())
-            finished = asyncio.ensure_future(asyncio.wait(set(self._running)))
+        if claiming := self._tasks.get("streamer-claim"):
+            claiming.cancel()
+            await asyncio.gather(claiming, return_exceptions=True)
+        running = [e for e in self._running.values() if not e.over.is_set()]
+        # As tasks of their own, since an execution goes on while something of it resists.
+        over: set[asyncio.Task[Any]] = {
+            asyncio.create_task(execution.over.wait()) for execution in running
+        }
+        if over and timeout_s > 0:
+            hurried = asyncio.create_task(self._hurried.wait())
+            finished = asyncio.ensure_future(asyncio.wait(over))
             await asyncio.wait(
                 {hurried, finished}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
             )
             hurried.cancel()
             finished.cancel()
-        for execution in self._running.values():
+        for execution in running:
             execution.stop("shutting_down")
-        await asyncio.gather(*self._running, return_exceptions=True)
+        over |= self._refusing
+        if over:
+            # Each is bounded by itself; this is for the case that one is not.
+            await asyncio.wait(over, timeout=END_S + self.config.sandbox.kill_grace_s)
+        for task in over:
+            task.cancel()
 
     def hurry(self) -> None:
         """Let a `drain` that is under way wait no longer."""
@@ -296,27 +330,34 @@ class JobService:
                 await asyncio.sleep(CLAIM_RETRY_S)
                 continue
             for lease in leases:
-                self._start(lease)
+                try:
+                    self._start(lease)
+                except Exception:
+                    # Nothing that one job brings may end this loop.
+                    log.exception("job %s cannot be run here", lease.job.job_id)
+                    self._refuse(lease)
+
+    def _refuse(self, lease: Lease) -> None:
+        failure = Error("sandbox_error", "this worker cannot run the job")
+        task = asyncio.create_task(finish(lease, [failure]))
+        self._refusing.add(task)
+        task.add_done_callback(self._refusing.discard)
 
     def _start(self, lease: Lease) -> None:
-        assert self._folder is not None
-        execution = Execution(
-            lease,
-            self.backends[lease.job.backend],
-            self._folder,
-            self._slots,
-            self._cgroups,
-            self._settings,
-        )
+        assert self._means is not None
+        name = lease.job.backend
+        execution = Execution(lease, self.backends[name], self._means, self._settings)
         task = asyncio.create_task(execution.run(), name=f"streamer-job-{lease.job.job_id}")
         self._running[task] = execution
-        self._leases[lease.job.job_id] = lease
 
         def ended(task: asyncio.Task[None]) -> None:
             del self._running[task]
-            del self._leases[lease.job.job_id]
             if execution.outcome:
                 self.outcomes[execution.outcome] += 1
+            if execution.failed or execution.outcome != "shutting_down":
+                self.backends.job_ended(name, failed=execution.failed)
+            if not task.cancelled() and task.exception() is not None:
+                log.error("job %s: unexpected failure", lease.job.job_id, exc_info=task.exception())
 
         task.add_done_callback(ended)
 
@@ -324,10 +365,18 @@ class JobService:
         while True:
             await asyncio.sleep(self.engine.heartbeat_s)
             try:
-                await self.engine.heartbeat(list(self._leases.values()))
+                await self.engine.heartbeat(
+                    [e.lease for e in self._running.values() if not e.over.is_set()]
+                )
                 await self.engine.reap()
             except Exception:
                 log.exception("the engine did not take the heartbeat")
+
+
+def _report_end(task: asyncio.Task[None]) -> None:
+    """Say that a task which never ends has ended; `JobService.ready` tells it too."""
+    if not task.cancelled():
+        log.critical("%s has ended", task.get_name(), exc_info=task.exception())
 
 
 def _new_job_id() -> str:

@@ -13,32 +13,49 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 
-__all__ = ["Spawned", "spawn"]
+from streamer.cgroups import JobCgroup
+from streamer.spi import Host, LaunchPlan
+
+__all__ = ["Spawned", "spawn", "start_command"]
 
 
 class Spawned:
     """A child process held by a pidfd (pidfd_open(2)), so that no signal meets a reused pid.
 
-    Its process group ends with it.
+    Its process group ends with it, or with `reap` if the group is kept.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], *, keep_group: bool = False) -> None:
         self.pid = process.pid
         self._process = process
+        self._keep_group = keep_group
+        self.ended_at = 0.0
+        """When it ended, on the clock of `time.monotonic`."""
         self._pidfd = os.pidfd_open(process.pid)
         self._loop = asyncio.get_running_loop()
         self._exit: asyncio.Future[int] = self._loop.create_future()
-        self._loop.add_reader(self._pidfd, self._reap)
+        self._loop.add_reader(self._pidfd, self._ended)
 
-    def _reap(self) -> None:
-        # It is a zombie now, so its number still means its group: what it left there ends too.
-        self.signal_group(signal.SIGKILL)
+    def _ended(self) -> None:
+        self.ended_at = time.monotonic()
         self._loop.remove_reader(self._pidfd)
-        os.close(self._pidfd)
-        self._pidfd = -1
-        self._exit.set_result(self._process.wait())
+        # It stays a zombie: until it is reaped, its number means its group and nothing else.
+        end = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOWAIT)
+        assert end is not None
+        self._exit.set_result(end.si_status if end.si_code == os.CLD_EXITED else -end.si_status)
+        if not self._keep_group:
+            self.reap()
+
+    def reap(self) -> None:
+        """Kill what the ended process left in its group, and give its number back. Idempotent."""
+        if self._pidfd >= 0 and self._exit.done():
+            self.signal_group(signal.SIGKILL)
+            os.close(self._pidfd)
+            self._pidfd = -1
+            self._process.wait()
 
     @property
     def exit_code(self) -> int | None:
@@ -46,7 +63,7 @@ class Spawned:
         return self._exit.result() if self._exit.done() else None
 
     async def wait(self) -> int:
-        """Wait until the process has ended and was reaped."""
+        """Wait until the process has ended, and was reaped unless its group is kept."""
         return await asyncio.shield(self._exit)
 
     def kill(self) -> None:
@@ -74,6 +91,7 @@ def spawn(
     stdin: int,
     stdout: int,
     stderr: int,
+    keep_group: bool = False,
 ) -> Spawned:
     """Start a command with exactly these three descriptors and this environment.
 
@@ -90,5 +108,18 @@ def spawn(
             stderr=stderr,
             close_fds=True,
             start_new_session=True,
-        )
+        ),
+        keep_group=keep_group,
     )
+
+
+def start_command(plan: LaunchPlan, host: Host, cgroup: JobCgroup | None) -> tuple[str, ...]:
+    """Return the command of a plan, begun in the job's control group and as the job's user."""
+    options = [f"--cgroup={entrance}" for entrance in (cgroup.entrances if cgroup else ())]
+    if plan.start_as is not None and host.root:
+        options += [f"--uid={plan.start_as.uid}", f"--gid={plan.start_as.gid}"]
+    if plan.own_pid_namespace:
+        options.append("--pid-namespace")
+    if not options:
+        return plan.argv
+    return (str(host.init), "enter", *options, "--", *plan.argv)

@@ -51,9 +51,11 @@ def kill(group: Path, stop_forks: Path | None = None) -> None:
         with contextlib.suppress(OSError):
             write(stop_forks or group / "pids.max", "0")
         for pid in pids(group):
-            # From our own group's list, read just now; a group is ours alone.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, 9)
+            # From our own group's list, read just now; a group is ours alone. One that is not
+            # in our process-id namespace reads as 0, which would be our own process group.
+            if pid > 0:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, 9)
 
 
 def clear(folder: Path) -> bool:

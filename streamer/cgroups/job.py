@@ -27,6 +27,8 @@ OVERHEAD_PROCESSES: Final = 6
 
 CLEAR_TRIES: Final = 500
 CLEAR_PAUSE_S: Final = 0.01
+SLOW_PAUSE_S: Final = 1.0
+"""Between the tries once something has resisted for long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,10 @@ class JobCgroup(ABC):
         """
 
     @abstractmethod
+    def memory_bytes(self) -> int:
+        """Return what is charged to it now."""
+
+    @abstractmethod
     def cpu_time_us(self) -> int:
         """Return the CPU time of everything that was ever in it, in microseconds.
 
@@ -74,6 +80,13 @@ class JobCgroup(ABC):
     def watching(self, on_oom: Callable[[], None]) -> AbstractContextManager[None]:
         """Call `on_oom` on the loop when the kernel runs into the memory limit."""
 
+    async def limit(self, limits: Limits) -> bool:
+        """Set the limits of the step that comes next; see `set_limits`."""
+        if self.memory_bytes() <= limits.memory_bytes:
+            return self.set_limits(limits)
+        # The kernel reclaims, or kills, before it returns from that write.
+        return await asyncio.to_thread(self.set_limits, limits)
+
     @property
     def _pids_max(self) -> Path:
         return self.folders[0] / "pids.max"
@@ -82,30 +95,39 @@ class JobCgroup(ABC):
         """Kill everything in it; without waiting for the end of that."""
         kill(self.folders[0], self._pids_max)
 
-    async def clear(self) -> None:
-        """Kill everything in it and wait until nothing is."""
+    async def clear(self) -> bool:
+        """Kill everything in it and wait until nothing is; False if that takes too long."""
         for _ in range(CLEAR_TRIES):
             if not pids(self.folders[0]):
-                return
+                return True
             self.kill()
             await asyncio.sleep(CLEAR_PAUSE_S)
-        log.error("something in the cgroup %s does not end", self.folders[0])
+        return False
 
     async def remove(self) -> None:
-        """Remove it. Whatever is still in it is killed."""
+        """Remove it, however long that takes. Whatever is still in it is killed.
+
+        What resists SIGKILL belongs to the job still: whoever waits decides for how long.
+        """
         for folder in self.folders:
-            for _ in range(CLEAR_TRIES):
-                try:
-                    os.rmdir(folder)  # noqa: PTH106 - not blocking: a system call without I/O
-                except FileNotFoundError:
-                    break
-                except OSError as error:
-                    if error.errno != errno.EBUSY:
-                        raise
-                    # Its last process may take a moment to leave after it was reaped.
-                    self.kill()
-                    await asyncio.sleep(CLEAR_PAUSE_S)
-                else:
-                    break
-            else:
-                log.error("the cgroup %s cannot be removed: something in it does not end", folder)
+            tries = 0
+            while not _removed(folder):
+                # Its last process may take a moment to leave after it was reaped.
+                tries += 1
+                if tries == CLEAR_TRIES:
+                    log.error("the cgroup %s cannot be removed: something in it lives", folder)
+                self.kill()
+                await asyncio.sleep(CLEAR_PAUSE_S if tries < CLEAR_TRIES else SLOW_PAUSE_S)
+
+
+def _removed(folder: Path) -> bool:
+    """Remove a group unless there is something in it."""
+    try:
+        os.rmdir(folder)  # noqa: PTH106 - as it is called in a coroutine: not blocking
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return False
+    return True

@@ -24,6 +24,7 @@ __all__ = ["CgroupTree", "cgroup_tree"]
 log: Final = logging.getLogger(__name__)
 
 PREFIX: Final = "streamer-"
+MAKE_TRIES: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +64,11 @@ def cgroup_tree(configured: str) -> Iterator[CgroupTree | None]:
         tree = None
         if configured != "off":
             for level, parents in _candidates(configured):
-                name = PREFIX + secrets.token_hex(6)
                 try:
                     _sweep(parents)
                     if level == "cgroup-v2":
                         hand_down(parents[0])
-                    roots = tuple(
-                        stack.enter_context(_service_group(parent / name)) for parent in parents
-                    )
+                    roots = _service_groups(stack, parents)
                     if level == "cgroup-v2":
                         hand_down(roots[0])
                         _check_entrance(roots[0])
@@ -145,16 +143,51 @@ def _mounts() -> Iterator[tuple[str, Path]]:
                 yield option, place
 
 
+def _service_groups(stack: contextlib.ExitStack, parents: Sequence[Path]) -> tuple[Path, ...]:
+    """Make groups of one name below each parent, which are removed with `stack`.
+
+    Another service that starts at this moment may take a group that is not locked yet for one that
+    was left, and remove it. Then others are made.
+    """
+    for _ in range(MAKE_TRIES):
+        name = PREFIX + secrets.token_hex(6)
+        with contextlib.ExitStack() as made, contextlib.suppress(_Swept):
+            roots = tuple(made.enter_context(_service_group(parent / name)) for parent in parents)
+            stack.enter_context(made.pop_all())
+            return roots
+    raise OSError(errno.EAGAIN, f"other services keep removing new groups in {parents[0]}")
+
+
+class _Swept(Exception):
+    """A new group was removed before it was locked."""
+
+
 @contextmanager
 def _service_group(folder: Path) -> Iterator[Path]:
+    """Make a group, and hold its lock. Raises `_Swept`."""
     folder.mkdir()
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock = _lock(folder)
+    except (FileNotFoundError, BlockingIOError):
+        raise _Swept from None
+    try:
+        if not folder.exists():
+            raise _Swept
         yield folder
     finally:
         _clear(folder)
         os.close(lock)
+
+
+def _lock(folder: Path) -> int:
+    """Lock a group's folder (flock(2)). Raises BlockingIOError where it is in use."""
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise
+    return lock
 
 
 def _sweep(parents: Sequence[Path]) -> None:
@@ -167,19 +200,16 @@ def _sweep(parents: Sequence[Path]) -> None:
         try:
             if os.geteuid() not in (0, folder.stat().st_uid):
                 continue
-            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            lock = _lock(folder)
         except OSError:
             continue
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue
+            if folder.name not in said:  # in version 1 there is one in each hierarchy
+                log.warning("removing what a killed service left: %s", folder.name)
+            said.add(folder.name)
+            _clear(folder)
         finally:
             os.close(lock)
-        if folder.name not in said:  # in version 1 there is one in each hierarchy
-            log.warning("removing what a killed service left: %s", folder.name)
-        said.add(folder.name)
-        _clear(folder)
 
 
 def _clear(folder: Path) -> None:

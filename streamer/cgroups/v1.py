@@ -65,6 +65,10 @@ class CgroupV1(JobCgroup):
                 return True
         return False
 
+    def memory_bytes(self) -> int:
+        """Return ``memory.usage_in_bytes``."""
+        return int((self.folders[0] / "memory.usage_in_bytes").read_text())
+
     def cpu_time_us(self) -> int:
         """Return what ``cpuacct`` has counted."""
         return int((self.folders[2] / "cpuacct.usage").read_text()) // 1000

@@ -60,6 +60,10 @@ class CgroupV2(JobCgroup):
         write(self._folder / "memory.max", str(limits.memory_bytes))
         return True
 
+    def memory_bytes(self) -> int:
+        """Return ``memory.current``."""
+        return int((self._folder / "memory.current").read_text())
+
     def cpu_time_us(self) -> int:
         """Return what the kernel counts in every group."""
         return counter(self._folder / "cpu.stat", "usage_usec")

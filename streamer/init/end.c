@@ -143,6 +143,20 @@ void finish_job(unsigned char cause)
     report_end();
 }
 
+/* The program has ended. What it left may still write what it was given to write (the filters
+ * of a pipe, `tee`): the service, which has the other ends of the pipes, is told with a 'W', and
+ * says with a 'K' when nobody holds them any more or the time for it is over. */
+void end_or_linger(void)
+{
+    siginfo_t info;
+    if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) && errno == ECHILD)
+        finish_job('-');
+    else if (!job.lingering) {
+        job.lingering = 1;
+        tell('W', NULL, 0);
+    }
+}
+
 /* The estimate is a matter of chance, so it must be far over the limit. */
 static int cpu_is_used_up(uint64_t living_us)
 {
@@ -165,7 +179,7 @@ void watch_limits(void)
         finish_job('m');
     else if (job.cpu_limit_us && cpu_is_used_up(used.cpu_us))
         finish_job('c');
-    else if (disk_is_full())
+    else if (disk_is_full(0))
         finish_job('d');
     else
         share_processors(used.running);

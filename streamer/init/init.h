@@ -41,6 +41,7 @@ int hand_out_listener(const unsigned char *data, size_t size);
 extern struct job {
     pid_t pid;               /* the program, or 0 */
     int ended;               /* it was reaped: `status` holds */
+    int lingering;           /* it has ended, and what it left may go on for a moment */
     int status;
     unsigned char cause;     /* '-', or why we ended it: 'c' CPU, 'm' memory,
                               * 'd' disk, 'k' told to */
@@ -79,7 +80,7 @@ void survey(int exact, struct usage *used);
 void look_at_ipc(void);
 void watch_mount(const char *path);
 uint64_t memory_in_use(const struct usage *used);
-int disk_is_full(void);
+int disk_is_full(int at_once);
 
 /* disk.c: what is in the workspace */
 void keep_workspace(void);
@@ -92,11 +93,13 @@ void share_processors(int running);
 /* end.c: whatever ends */
 void reap(void);
 void end_all(void);
+void end_or_linger(void);
 void finish_job(unsigned char cause);
 void watch_limits(void);
 
 /* start.c: files and programs */
-int put_file(unsigned char type, unsigned char *data, size_t size);
+void take_file(unsigned char type, unsigned char *data, size_t size);
+int check_files(const unsigned char *data, size_t size);
 int keep_mounts(unsigned char *data, size_t size);
 int keep_filter(const unsigned char *data, size_t size);
 int start_job(unsigned char *data, size_t size);

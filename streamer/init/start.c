@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 static int file = -1; /* the one that is being written */
+static int lost; /* errno of the first file that could not be written: no program runs then */
 
 /* Before a program runs: one that is open for writing cannot be executed (execve(2)). */
 static void close_file(void)
@@ -27,7 +28,7 @@ static void close_file(void)
 
 /* 'F' u32 mode, path NUL, content; 'A' content for the file before. The service has
  * checked the path; no program has run yet, so there is no link to be led astray by. */
-int put_file(unsigned char type, unsigned char *data, size_t size)
+static int put_file(unsigned char type, unsigned char *data, size_t size)
 {
     size_t done = 0;
     if (type == 'F') {
@@ -60,6 +61,34 @@ int put_file(unsigned char type, unsigned char *data, size_t size)
             return 0;
         done += (size_t)wrote;
     }
+    return 1;
+}
+
+/* The files come without a pause, so the answer is to 'C'; after a failure the rest is skipped. */
+void take_file(unsigned char type, unsigned char *data, size_t size)
+{
+    if (!lost && !put_file(type, data, size))
+        lost = errno;
+}
+
+/* 'C' u64 disk limit in bytes, u32 limit of files, u32 whether the workspace has to be walked:
+ * answer with a 'C' and the errno of what kept the files from being written, or 0. What is
+ * written before a program runs counts as what it writes itself. */
+int check_files(const unsigned char *data, size_t size)
+{
+    unsigned char out[4];
+    if (size != 16 || job.pid) {
+        errno = EPROTO;
+        return 0;
+    }
+    close_file();
+    job.disk_limit = get64(data);
+    job.inode_limit = get32(data + 8);
+    job.walk_disk = get32(data + 12);
+    if (!lost && disk_is_full(1))
+        lost = EDQUOT; /* and ENOSPC is told of a full disk, which in a folder of the host's is its */
+    put32(out, (uint32_t)lost);
+    tell('C', out, sizeof out);
     return 1;
 }
 
@@ -189,6 +218,10 @@ int start_job(unsigned char *data, size_t size)
     at = p.limits + (size_t)p.limit_count * 20;
     if (at > end || arguments > size || variables > size) {
         errno = EPROTO;
+        return 0;
+    }
+    if (lost) {
+        errno = lost;
         return 0;
     }
     char **cwd = strings(&at, end, 1);

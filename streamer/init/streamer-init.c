@@ -36,7 +36,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { MAX_FRAME = 16 << 20, LOOK_MS = 50 };
+enum { PROTOCOL = 2, MAX_FRAME = 16 << 20, LOOK_MS = 50 }; /* PROTOCOL: control.py */
 
 void die(const char *what)
 {
@@ -49,8 +49,11 @@ static void handle(unsigned char type, unsigned char *data, size_t size)
     switch (type) {
     case 'F':
     case 'A':
-        if (!put_file(type, data, size))
-            tell_failure('f');
+        take_file(type, data, size);
+        break;
+    case 'C':
+        if (!check_files(data, size))
+            tell_failure('p');
         break;
     case 'B':
         if (!keep_filter(data, size)) {
@@ -156,12 +159,12 @@ static int serve(void)
     keep_workspace();
     fcntl(CONTROL, F_SETFD, FD_CLOEXEC);
     /* The kernel adds our process id, as the service sees it, to this (SO_PASSCRED). */
-    tell('H', (unsigned char[]){1, getpid() == 1, (unsigned char)proc_is_ours()}, 3);
+    tell('H', (unsigned char[]){PROTOCOL, (unsigned char)proc_is_ours()}, 2);
     for (;;) {
         struct pollfd on[2] = {{CONTROL, POLLIN, 0}, {children, POLLIN, 0}};
         uint64_t now_us = microseconds(CLOCK_MONOTONIC);
         /* Whatever else there is to do must not put it off: orphans may end all the time. */
-        if (!job.pid || job.ended)
+        if (!job.pid)
             look_us = 0;
         else if (!look_us)
             look_us = next_look(now_us);
@@ -179,9 +182,8 @@ static int serve(void)
             while (read(children, &info, sizeof info) > 0)
                 ;
             reap();
-            /* The program's end is the job's end, whatever it left running. */
             if (job.pid && job.ended)
-                finish_job('-');
+                end_or_linger();
         }
         if (on[0].revents) {
             if (!receive())

@@ -321,7 +321,7 @@ uint64_t memory_in_use(const struct usage *used)
  * together with the other mounts. A workspace that is a mount of its own stops the job's writes
  * by itself, so there the limit counts as reached when it is full: a program that ignores
  * ENOSPC would go on for ever. */
-int disk_is_full(void)
+int disk_is_full(int at_once)
 {
     struct statfs fs;
     uint64_t bytes, inodes;
@@ -332,7 +332,7 @@ int disk_is_full(void)
         return 1;
     if (job.walk_disk) {
         /* As long as a second job may take for it: the walk is bounded by the limits. */
-        if (++job.ticks % WALK_TICKS)
+        if (!at_once && ++job.ticks % WALK_TICKS)
             return 0;
         return workspace_is_over(bytes, inodes);
     }

@@ -49,6 +49,13 @@ class Init:
         frame = self.sock.recv(int.from_bytes(head, "little"), socket.MSG_WAITALL)
         return frame[:1], frame[1:]
 
+    def files_written(self, disk_bytes: int = 0, inodes: int = 0) -> int:
+        """Ask whether all files are written, and return the answer: 0 or an errno."""
+        self.send(b"C", struct.pack("<QII", disk_bytes, inodes, 1))
+        kind, told = self.read()
+        assert kind == b"C"
+        return int.from_bytes(told, "little")
+
     def ends(self) -> int:
         """Wait for its exit code."""
         return self.process.wait(10)
@@ -216,7 +223,7 @@ def test_it_refuses_a_malformed_port(init: Init, payload: bytes) -> None:
 )
 def test_it_refuses_a_malformed_file(init: Init, payload: bytes, tmp_path: Path) -> None:
     init.send(b"F", payload)
-    assert init.read()[0] == b"E"
+    assert init.files_written() != 0
     assert list(tmp_path.iterdir()) == []
 
 
@@ -224,8 +231,7 @@ def test_it_writes_files_in_parts(init: Init, tmp_path: Path) -> None:
     init.send(b"F", struct.pack("<I", 0o640) + b"a/b\0one ")
     init.send(b"A", b"two")
     init.send(b"F", struct.pack("<I", 0o6777) + b"c\0")
-    init.send(b"?")
-    assert init.read()[0] == b"E"  # it has come so far
+    assert init.files_written() == 0
     assert (tmp_path / "a/b").read_bytes() == b"one two"
     assert (tmp_path / "a/b").stat().st_mode & 0o7777 == 0o640
     assert (tmp_path / "c").stat().st_mode & 0o7777 == 0o777
@@ -233,13 +239,50 @@ def test_it_writes_files_in_parts(init: Init, tmp_path: Path) -> None:
 
 def test_it_does_not_write_more_of_no_file(init: Init) -> None:
     init.send(b"A", b"content")
+    assert init.files_written() == errno.EBADF
+
+
+def test_after_a_file_that_failed_it_writes_no_other_and_runs_no_program(
+    init: Init, tmp_path: Path
+) -> None:
+    (tmp_path / "taken").mkdir()
+    for name in (b"a", b"taken", b"b"):
+        init.send(b"F", struct.pack("<I", 0o644) + name + b"\0content")
+    init.send_stdio()
+    init.send(b"R", run_frame("/bin/touch", str(tmp_path / "ran")))
+    kind, told = init.read()
+    assert (kind, told[:1]) == (b"E", b"r")
+    assert init.files_written() == errno.EISDIR
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "taken"]
+
+
+@pytest.mark.parametrize(
+    ("size", "files", "limits", "told"),
+    [
+        (4096, 3, (2**20, 100), 0),
+        (100_000, 3, (200_000, 100), errno.EDQUOT),
+        (0, 40, (2**20, 30), errno.EDQUOT),
+        (0, 40, (2**20, 50), 0),
+    ],
+)
+def test_what_comes_with_a_job_counts_to_its_disk_limit(
+    init: Init, size: int, files: int, limits: tuple[int, int], told: int
+) -> None:
+    for number in range(files):
+        init.send(b"F", struct.pack("<I", 0o644) + b"%d\0" % number + b"x" * size)
+    assert init.files_written(*limits) == told
+
+
+@pytest.mark.parametrize("payload", [b"", bytes(15), bytes(17)])
+def test_it_refuses_a_malformed_question_for_the_files(init: Init, payload: bytes) -> None:
+    init.send(b"C", payload)
     assert init.read()[0] == b"E"
 
 
 def test_it_does_not_follow_a_link_where_a_file_goes(init: Init, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "target")
     init.send(b"F", struct.pack("<I", 0o644) + b"link\0content")
-    assert init.read()[0] == b"E"
+    assert init.files_written() == errno.ELOOP
     assert not (tmp_path / "target").exists()
 
 
@@ -251,6 +294,29 @@ def test_a_signal_or_a_kill_without_a_program_is_nothing(init: Init) -> None:
     init.send_stdio()
     init.send(b"R", run_frame("/bin/true"))
     assert (init.read()[0], init.read()[0]) == (b"S", b"X")
+
+
+def test_it_tells_when_the_program_has_ended_and_left_others(init: Init) -> None:
+    init.send_stdio()
+    init.send(b"R", run_frame("/bin/sh", "-c", "sleep 600 & exit 3"))
+    assert (init.read()[0], init.read()[0]) == (b"S", b"W")
+    init.send(b"K")
+    kind, payload = init.read()
+    assert (kind, payload[:1]) == (b"X", b"-")
+    assert os.waitstatus_to_exitcode(int.from_bytes(payload[1:5], "little")) == 3
+    assert len(descendants()) == 1  # the init
+
+
+def test_what_a_program_left_may_come_to_its_own_end(init: Init, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    init.send_stdio()
+    script = f"cd {tmp_path}; {{ cat fifo >/dev/null; touch ended; }} & exit 3"
+    init.send(b"R", run_frame("/bin/sh", "-c", script))
+    assert (init.read()[0], init.read()[0]) == (b"S", b"W")
+    (tmp_path / "fifo").write_bytes(b"go on")
+    kind, payload = init.read()
+    assert (kind, payload[:1]) == (b"X", b"-")
+    assert (tmp_path / "ended").exists()
 
 
 def test_an_impossible_signal_is_nothing(init: Init) -> None:

@@ -48,7 +48,7 @@ KEYS: Final[dict[str, tuple[Mark, Any]]] = {
     "sandbox.cgroup": (ADDED, ANY),
     "sandbox.seccomp": (ADDED, ANY),
     "sandbox.require": (ADDED, ANY),
-    "sandbox.linger_s": (8, 0.25),
+    "sandbox.linger_s": (KEPT, 0.25),
     "limits.default.wall_time_s": (KEPT, 60.0),
     "limits.default.cpu_time_s": (KEPT, 60.0),
     "limits.default.memory_bytes": (KEPT, 256 * MIB),

@@ -1,0 +1,92 @@
+"""Hear what is asked of a running job: its end, signals, input for its program."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+from streamer.engine import Cancel, Control, Eof, Input, Lease, Lost, Signal
+from streamer.feed import InputFeed
+from streamer.sandbox import Sandbox
+from streamer.verdict import StopReason
+
+__all__ = ["Asked"]
+
+log: Final = logging.getLogger(__name__)
+
+PAUSE_S: Final = 1.0
+"""Before a channel of the engine that broke is opened again."""
+
+T = TypeVar("T")
+
+
+class Asked:
+    """What comes for one job. `stop` is called for its end."""
+
+    def __init__(self, lease: Lease, stop: Callable[[StopReason], None]) -> None:
+        self._lease = lease
+        self._stop = stop
+        self._sandbox: Sandbox | None = None
+        self._signals: list[int] = []
+        self.feed: asyncio.Future[InputFeed] = asyncio.get_running_loop().create_future()
+        """The program's input, once there is one."""
+
+    def channels(self) -> list[Coroutine[Any, Any, None]]:
+        """Return what listens, until it is cancelled or the job is over.
+
+        There are two, so that a program that does not read never delays the end of its job.
+        """
+        return [
+            self._listen(self._lease.control, self._take_control),
+            self._listen(self._inputs, self._take_input),
+        ]
+
+    def program_runs_in(self, sandbox: Sandbox | None) -> None:
+        """Pass signals on to the program in this sandbox; without one they wait for the next."""
+        self._sandbox = sandbox
+        self._pass_signals_on()
+
+    async def _listen(
+        self, channel: Callable[[], AsyncIterator[T]], take: Callable[[T], Awaitable[None]]
+    ) -> None:
+        while True:
+            try:
+                async for item in channel():
+                    await take(item)
+            except Exception:
+                # Unheard, the job could not be cancelled any more.
+                log.exception("job %s: a channel of the engine broke", self._lease.job.job_id)
+                await asyncio.sleep(PAUSE_S)
+            else:
+                return
+
+    async def _take_control(self, control: Control) -> None:
+        match control:
+            case Cancel():
+                self._stop("cancelled")
+            case Lost():
+                self._stop("lost")
+            case Signal(number):
+                self._signals.append(number)
+                self._pass_signals_on()
+
+    def _pass_signals_on(self) -> None:
+        if self._sandbox is not None:
+            while self._signals:
+                self._sandbox.signal(self._signals.pop(0))
+
+    async def _inputs(self) -> AsyncIterator[Input | Eof]:
+        if self._lease.job.interactive:
+            await asyncio.shield(self.feed)
+            async for item in self._lease.inputs():
+                yield item
+
+    async def _take_input(self, item: Input | Eof) -> None:
+        feed = self.feed.result()
+        match item:
+            case Input(data):
+                await feed.write(data)
+            case Eof():
+                feed.end()

@@ -1,0 +1,178 @@
+"""Drive a sandbox without our init: each program is a command of its own.
+
+For backends that cannot take the init. A program is ended by its process group, and by its
+control group where there is one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Final
+
+from streamer.cgroups import JobCgroup
+from streamer.control import FilesDoNotFit, ProgramEnd
+from streamer.errors import SandboxFailure
+from streamer.jobs import Limits, SourceFile, Step
+from streamer.spawn import Spawned, spawn, start_command
+from streamer.spi import Host, LaunchPlan
+
+__all__ = ["DirectSandbox", "SessionFactory"]
+
+START_TIMEOUT_S: Final = 20.0
+"""For the backend's own session."""
+
+END_TIMEOUT_S: Final = 5.0
+"""For the kernel to end what was killed."""
+
+SessionFactory = Callable[[tuple[str, ...]], AbstractAsyncContextManager[LaunchPlan]]
+"""Opens the backend's session for a command; what it yields starts the sandbox."""
+
+
+class DirectSandbox:
+    """A sandbox without our init: each program is a command of its own."""
+
+    def __init__(
+        self, session: SessionFactory, workspace: Path, host: Host, cgroup: JobCgroup | None
+    ) -> None:
+        self._session = session
+        self._cgroup = cgroup
+        self._workspace = workspace
+        self._host = host
+        self._open = contextlib.AsyncExitStack()
+        self._process: Spawned | None = None
+        self._started = 0.0
+        self._killed = False
+        self._rest_ended = asyncio.Event()
+        self._writing: asyncio.Future[None] | None = None
+        self._given_up = threading.Event()
+
+    @property
+    def home(self) -> str:
+        """The job's folder on the host; a backend that moves it sets the directory itself."""
+        return str(self._workspace)
+
+    async def put_files(self, files: Sequence[SourceFile], limits: Limits) -> None:
+        """Write the files into the folder on the host; no program has run in it yet."""
+        # In a thread: there may be thousands, and the disk may be slow.
+        self._writing = asyncio.get_running_loop().run_in_executor(
+            None, _write_files, self._workspace, files, limits.disk_bytes, self._given_up
+        )
+        await asyncio.shield(self._writing)
+
+    async def listen(self, port: int) -> socket.socket:
+        """Refuse: there is nobody of ours inside who could listen."""
+        raise SandboxFailure("a backend without our init cannot have an allow-list of hosts")
+
+    async def start(self, step: Step, env: Mapping[str, str], stdio: tuple[int, int, int]) -> None:
+        """Start the command that the backend plans for the program."""
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                plan = await self._open.enter_async_context(self._session(step.argv))
+        except TimeoutError:
+            raise SandboxFailure("the backend's session does not open") from None
+        self._started = time.monotonic()
+        self._rest_ended.clear()
+        try:
+            self._process = spawn(
+                start_command(plan, self._host, self._cgroup),
+                # Not `env`, which the caller chose: a wrapper would obey its LD_PRELOAD.
+                env=plan.env,
+                cwd=plan.cwd if plan.cwd != "/" else str(self._workspace),
+                stdin=stdio[0],
+                stdout=stdio[1],
+                stderr=stdio[2],
+                keep_group=True,
+            )
+        except OSError as error:
+            raise SandboxFailure(f"{plan.argv[0]} cannot be started: {error}") from error
+
+    async def exited(self) -> None:
+        """Wait for the command."""
+        assert self._process is not None
+        await self._process.wait()
+
+    def end_rest(self) -> None:
+        """Kill what is left of its process group and, where there is one, its control group."""
+        assert self._process is not None
+        self._process.reap()
+        if self._cgroup is not None:
+            self._cgroup.kill()
+        self._rest_ended.set()
+
+    async def end(self) -> ProgramEnd:
+        """Wait for the command and for `end_rest`, then for the end of what that has killed."""
+        assert self._process is not None
+        code = await self._process.wait()
+        await self._rest_ended.wait()
+        if self._cgroup is not None and not await self._cgroup.clear():
+            raise SandboxFailure("something in the job's control group does not end")
+        status = code << 8 if code >= 0 else -code
+        wall_us = int((self._process.ended_at - self._started) * 1e6)
+        return ProgramEnd(status, "killed" if self._killed else None, None, None, wall_us)
+
+    def signal(self, number: int) -> None:
+        """Signal the command's process group."""
+        if self._process is not None:
+            self._process.signal_group(number)
+
+    async def kill(self) -> None:
+        """Kill the command's process group, and all of its control group if it has one."""
+        if self._process is None or self._process.exit_code is not None:
+            return
+        self._killed = True
+        self._process.signal_group(signal.SIGKILL)
+        if self._cgroup is not None:
+            self._cgroup.kill()
+        try:
+            async with asyncio.timeout(END_TIMEOUT_S):
+                await self._process.wait()
+        except TimeoutError:
+            raise SandboxFailure(
+                f"process {self._process.pid} does not end after SIGKILL"
+            ) from None
+        self.end_rest()
+
+    async def close(self) -> None:
+        """Kill what is left, wait for its end however long it takes, and close the sessions."""
+        if self._process is not None:
+            with contextlib.suppress(SandboxFailure):
+                await self.kill()
+            # No bound: see `streamer.sandbox`.
+            await self._process.wait()
+            self._process.reap()
+        if self._writing is not None:
+            # The folder is removed next, so the thread has to be out of it.
+            self._given_up.set()
+            await asyncio.wait({self._writing})
+        await self._open.aclose()
+
+
+def _write_files(
+    folder: Path, files: Sequence[SourceFile], limit: int, given_up: threading.Event
+) -> None:
+    owner = folder.stat()
+    taken = 0
+    for file in files:
+        if given_up.is_set():
+            return
+        path = folder / file.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(file.content)
+        path.chmod(file.mode)
+        taken += path.stat().st_blocks * 512
+        if taken > limit:
+            raise FilesDoNotFit
+        # To whom the folder was given; a no-op for an ordinary user.
+        for made in (path, *path.parents):
+            if made == folder:
+                break
+            os.chown(made, owner.st_uid, owner.st_gid)

@@ -1,0 +1,38 @@
+"""Write the end of a job to an engine that may fail for a while."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from streamer.engine import Lease, LeaseLost
+from streamer.events import JobEvent, encode
+
+__all__ = ["ENGINE_TIMEOUT_S", "finish"]
+
+log: Final = logging.getLogger(__name__)
+
+ENGINE_TIMEOUT_S: Final = 30.0
+"""For one answer of the engine; after that it counts as failed."""
+
+PAUSES_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 5.0, 5.0)
+"""Between the tries. Then the job is left to the engine, which ends it as ``worker_lost``."""
+
+
+async def finish(lease: Lease, events: Sequence[JobEvent]) -> bool:
+    """Write the last events of a job and end it; False if that was not ours to do, or failed."""
+    encoded = [encode(event) for event in events]
+    for pause_s in (*PAUSES_S, None):
+        try:
+            async with asyncio.timeout(ENGINE_TIMEOUT_S):
+                return await lease.finish(encoded)
+        except LeaseLost:
+            return False
+        except Exception:
+            log.exception("job %s: the engine did not take its end", lease.job.job_id)
+        if pause_s is not None:
+            await asyncio.sleep(pause_s)
+    log.error("job %s: its end could not be written", lease.job.job_id)
+    return False

@@ -1,0 +1,91 @@
+"""Tell how a job ended, from how its programs ended and from what was asked of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from dataclasses import dataclass
+from typing import Literal
+
+from streamer.control import ProgramEnd
+from streamer.events import Complete, PhaseName, Reason
+
+__all__ = ["JobEnd", "StopReason", "reason_of"]
+
+StopReason = Literal[
+    "cancelled", "wall_time", "cpu_time", "memory", "output_limit", "shutting_down", "lost"
+]
+"""Why this process ends a job."""
+
+
+def reason_of(
+    end: ProgramEnd, stopped: StopReason | None, *, out_of_memory: bool, over_output: bool
+) -> StopReason | Reason:
+    """Tell why a program ended: by itself, by a limit of the tree, or by us.
+
+    `stopped` is what was asked before its end: what comes later changes nothing. The counter
+    behind `out_of_memory` and the rest of the output behind `over_output` may be read later
+    all the same, since they tell of what happened before.
+    """
+    if end.cause in ("cpu_time", "memory", "disk"):
+        return end.cause
+    signaled = os.WIFSIGNALED(end.status)
+    if signaled and out_of_memory:
+        return "memory"
+    if stopped is not None:
+        return stopped
+    if over_output:
+        return "output_limit"
+    return "signaled" if signaled else "exited"
+
+
+@dataclass(slots=True)
+class JobEnd:
+    """What the programs of a job came to, one after another."""
+
+    phase: PhaseName
+    status: int | None = None
+    """The wait status of the last one; None if none has run."""
+    wall_us: int = 0
+    cpu_us: int = 0
+    peak_bytes: int = 0
+    measured: bool = True
+
+    def add(self, end: ProgramEnd, phase: PhaseName) -> None:
+        """Take the end of one more."""
+        self.phase = phase
+        self.status = end.status
+        self.wall_us += end.wall_us
+        self.measured = self.measured and end.cpu_time_us is not None
+        self.cpu_us += end.cpu_time_us or 0
+        self.peak_bytes = max(self.peak_bytes, end.peak_memory_bytes or 0)
+
+    def complete(
+        self, reason: Reason, *, sandbox: str, output_bytes: int, output_truncated: bool
+    ) -> Complete:
+        """Return the terminal event."""
+        status = self.status
+        return Complete(
+            reason=reason,
+            exit_code=None if status is None or os.WIFSIGNALED(status) else os.WEXITSTATUS(status),
+            signal=_signal_name(status),
+            duration_ms=self.wall_us // 1000,
+            cpu_time_ms=self.cpu_us // 1000 if self.measured else None,
+            peak_memory_bytes=self.peak_bytes if self.measured else None,
+            timed_out=reason in ("wall_time", "cpu_time"),
+            oom_killed=reason == "memory",
+            output_bytes=output_bytes,
+            output_truncated=output_truncated,
+            sandbox=sandbox,
+            phase=self.phase,
+        )
+
+
+def _signal_name(status: int | None) -> str | None:
+    if status is None or not os.WIFSIGNALED(status):
+        return None
+    number = os.WTERMSIG(status)
+    with contextlib.suppress(ValueError):
+        return signal.Signals(number).name
+    return f"SIG{number}"
