@@ -25,7 +25,7 @@ from streamer.engine import JobView
 from streamer.errors import CallerError, CapacityError, Forbidden, Unauthorized, UnknownJob
 from streamer.service import Job
 
-__all__ = ["ACTIONS", "Access", "Action"]
+__all__ = ["ACTIONS", "METRICS_ROUTE", "TENANT", "Access", "Action"]
 
 log: Final = logging.getLogger(__name__)
 
@@ -35,6 +35,9 @@ Action = Literal["submit", "read", "cancel", "write", "signal", "list", "viewers
 ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
 
 BEARER: Final = "bearer "
+METRICS_ROUTE: Final = "streamer-metrics"
+TENANT: Final = web.RequestKey("streamer-tenant", str)
+"""In whose name a request was taken."""
 SAY_AGAIN_S: Final = 60.0
 PROXY_HEADERS: Final = (
     "Forwarded",
@@ -66,6 +69,7 @@ class Access:
         # A job with the host's network is on loopback too, and as root under another account.
         self._own_account_only = unconfined or config.sandbox.network == "open"
         self._unconfined = unconfined
+        self._scraper = config.metrics.token_sha256.lower()
         self._said: dict[str, float] = {}
 
     @property
@@ -129,6 +133,19 @@ class Access:
 
         Raises `Unauthorized`, `Forbidden`, or what the hook says.
         """
+        tenant = self._require(request, action)
+        request[TENANT] = tenant
+        return tenant
+
+    def is_scraper(self, request: web.Request) -> bool:
+        """Tell whether a request asks for the metrics with their own token."""
+        if not self._scraper or request.match_info.route.name != METRICS_ROUTE:
+            return False
+        return hmac.compare_digest(_digest(_bearer(request)), self._scraper)
+
+    def _require(self, request: web.Request, action: Action) -> str:
+        if action == "metrics" and self.is_scraper(request):
+            return ""
         if self._hook is not None:
             return self._asked(self._hook, request, action, None)
         if self._tokens:
@@ -217,18 +234,26 @@ class Access:
         return ""
 
     def _tenant_of_token(self, request: web.Request) -> str:
-        header = request.headers.get("Authorization", "")
-        token = header[len(BEARER) :].strip() if header.lower().startswith(BEARER) else ""
+        token = _bearer(request)
         if not token and request.method == "GET":
             # EventSource cannot set headers.
             token = request.query.get("access_token", "")
         if not token:
             raise Unauthorized("send a token: Authorization: Bearer TOKEN")
-        digest = hashlib.sha256(token.encode(errors="surrogateescape")).hexdigest()
+        digest = _digest(token)
         for known, tenant in self._tokens.items():
             if hmac.compare_digest(known, digest):
                 return tenant
         raise Unauthorized("the token is not known")
+
+
+def _bearer(request: web.Request) -> str:
+    header = request.headers.get("Authorization", "")
+    return header[len(BEARER) :].strip() if header.lower().startswith(BEARER) else ""
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode(errors="surrogateescape")).hexdigest()
 
 
 def _names_loopback(request: web.Request) -> bool:

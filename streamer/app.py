@@ -17,8 +17,9 @@ from streamer import wire
 from streamer.access import Access
 from streamer.backends import Backends
 from streamer.bodies import Bodies
+from streamer.clientaddress import client_address
 from streamer.config import Config
-from streamer.engine import Engine
+from streamer.engine import Engine, JobView
 from streamer.errors import (
     CallerError,
     CapacityError,
@@ -28,6 +29,7 @@ from streamer.errors import (
     UnknownJob,
 )
 from streamer.handlers import OPEN_ROUTES, Handlers
+from streamer.logs import log_finished
 from streamer.memory.admission import QueueLimits
 from streamer.memory.engine import MemoryEngine
 from streamer.memory.retention import RetentionLimits
@@ -202,6 +204,11 @@ def _memory_engine(config: Config, hook: pluggy.HookRelay, shares: Shares) -> Me
         raise ConfigError(
             f"engine.url: no plugin serves {scheme}://; the built-in engine is memory://"
         )
+
+    def finished(view: JobView) -> None:
+        log_finished(view)
+        hook.streamer_job_finished(job=view)
+
     return MemoryEngine(
         queue=QueueLimits(
             places=config.queue.places,
@@ -219,7 +226,7 @@ def _memory_engine(config: Config, hook: pluggy.HookRelay, shares: Shares) -> Me
             on_full=config.streams.on_full,
         ),
         spool=Spool(config.streams.disk_bytes),
-        on_finished=lambda view: hook.streamer_job_finished(job=view),
+        on_finished=finished,
     )
 
 
@@ -238,6 +245,7 @@ def _session_map(config: Config, shares: Shares, leaving: asyncio.Event) -> Sess
         max_per_client=shares.readers,
         max_buffered_bytes=config.streams.max_buffered_bytes,
         leaving=leaving,
+        address_of=client_address(config.server.trusted_proxies),
     )
 
 
@@ -323,7 +331,7 @@ def _guard(config: Config, access: Access) -> Middleware:
 
 def _admit(request: web.Request, access: Access) -> None:
     # A load balancer may ask whether the service lives, and learns nothing else by it.
-    if request.match_info.route.name not in OPEN_ROUTES:
+    if request.match_info.route.name not in OPEN_ROUTES and not access.is_scraper(request):
         access.admit(request)
 
 

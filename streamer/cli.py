@@ -132,7 +132,8 @@ def serve(
     app = create_app(config)
 
     async def on_ready(address: str) -> None:
-        click.echo(f"streamer {streamer.__version__} listens on {address}/", err=True)
+        if sys.stderr is not None and sys.stderr.isatty():  # elsewhere the log tells it
+            click.echo(f"streamer {streamer.__version__} listens on {address}/", err=True)
         if demo is not None:
             await show_demo(address, Path(demo), token_needed=app[ACCESS].knows_callers)
 

@@ -18,7 +18,7 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any, Final, Literal, Self, get_args, get_origin
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from streamer.checked import check_keys, explain, merge, with_sizes
 from streamer.errors import ConfigError
@@ -26,6 +26,15 @@ from streamer.jobs import MIB, Limits
 from streamer.presets import PRESETS
 from streamer.proxy_rules import HostRule
 from streamer.runtimes import DEFAULT_RUNTIMES, Runtime, by_name, extended
+from streamer.section import (
+    NotNegative,
+    Port,
+    Positive,
+    Seconds,
+    SecondsOrNone,
+    Section,
+    Text,
+)
 
 __all__ = [
     "AuthConfig",
@@ -45,32 +54,12 @@ __all__ = [
     "without_password",
 ]
 
-Text = Annotated[str, Meta(min_length=1)]
-Port = Annotated[int, Meta(ge=0, le=65535)]
-Positive = Annotated[int, Meta(ge=1, le=2**50)]
-NotNegative = Annotated[int, Meta(ge=0, le=2**50)]
-# NaN passes no comparison, and 1e8 seconds are three years.
-Seconds = Annotated[float, Meta(gt=0, le=1e8)]
-SecondsOrNone = Annotated[float, Meta(ge=0, le=1e8)]
 HEX_DIGEST: Final = re.compile("[0-9a-fA-F]{64}")
+DIGEST_REMEDY: Final = '64 hexadecimal digits; take those of: printf %s "$TOKEN" | sha256sum'
 ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[^][\s/?#@:A-Z]+)(:[0-9]+)?")
 """What a browser sends as Origin: in small letters and without a path (RFC 6454)."""
+PUBLIC_URL: Final = re.compile(r"https?://[^\s/?#@]+(?:/[^\s?#]*)?")
 URL: Final = re.compile("[a-z][a-z0-9+.-]*://.*")
-
-
-class Section(Struct, frozen=True, forbid_unknown_fields=True):
-    """One table of the file; an unknown key is an error."""
-
-    def __post_init__(self) -> None:
-        """Check, and convert, what is given in Python: a constructor does neither."""
-        sizes = with_sizes(msgspec.structs.asdict(self), (type(self).__name__,))
-        for field in msgspec.structs.fields(self):
-            try:
-                value = msgspec.convert(sizes[field.name], field.type)
-            except msgspec.ValidationError as error:
-                key, wrong = explain(error, f"{type(self).__name__}.{field.name}")
-                raise ConfigError(f"{key}: {wrong}") from None
-            msgspec.structs.force_setattr(self, field.name, value)
 
 
 class ServerConfig(Section, frozen=True):
@@ -83,6 +72,8 @@ class ServerConfig(Section, frozen=True):
     body_timeout_s: Seconds = 10.0
     drain_s: SecondsOrNone = 10.0
     allowed_origins: tuple[str, ...] = ()
+    public_url: str = ""
+    trusted_proxies: tuple[Text, ...] = ()
     state_dir: str = ""
 
     def __post_init__(self) -> None:
@@ -99,6 +90,19 @@ class ServerConfig(Section, frozen=True):
                     f"server.allowed_origins: {origin!r} is no origin of a web page; write "
                     "scheme, host and port only, such as https://example.org, or *"
                 )
+        if self.public_url and not PUBLIC_URL.fullmatch(self.public_url):
+            raise ConfigError(
+                f"server.public_url: {self.public_url!r}: write what clients ask for, with a path "
+                "and without a query, such as https://example.org/code"
+            )
+        for entry in self.trusted_proxies:
+            try:
+                ipaddress.ip_network(entry, strict=False)
+            except ValueError:
+                raise ConfigError(
+                    f"server.trusted_proxies: {entry!r} is no address or network, such as "
+                    "127.0.0.1 or 10.0.0.0/8"
+                ) from None
 
 
 class SandboxConfig(Section, frozen=True):
@@ -244,10 +248,7 @@ class TokenConfig(Section, frozen=True):
         """Check that it is a digest and not, by mistake, the token."""
         super().__post_init__()
         if not HEX_DIGEST.fullmatch(self.sha256):
-            raise ConfigError(
-                f"auth.tokens: sha256 of {self.tenant!r} is not 64 hexadecimal digits; take those "
-                'of: printf %s "$TOKEN" | sha256sum'
-            )
+            raise ConfigError(f"auth.tokens: sha256 of {self.tenant!r} is not {DIGEST_REMEDY}")
 
     def __repr__(self) -> str:
         """Hide the digest: it can be guessed at offline."""
@@ -284,9 +285,21 @@ class PluginsConfig(Section, frozen=True):
 
 
 class MetricsConfig(Section, frozen=True):
-    """``[metrics]``."""
+    """``[metrics]``: whether there are any, and the token of who only reads them."""
 
     enabled: bool = True
+    token_sha256: str = ""
+
+    def __post_init__(self) -> None:
+        """Check that it is a digest and not, by mistake, the token."""
+        super().__post_init__()
+        if self.token_sha256 and not HEX_DIGEST.fullmatch(self.token_sha256):
+            raise ConfigError(f"metrics.token_sha256: it is not {DIGEST_REMEDY}")
+
+    def __repr__(self) -> str:
+        """Hide the digest: it can be guessed at offline."""
+        hidden = "***" if self.token_sha256 else ""
+        return f"MetricsConfig(enabled={self.enabled!r}, token_sha256={hidden!r})"
 
 
 class LoggingConfig(Section, frozen=True):

@@ -11,7 +11,7 @@ from typing import Final
 from aiohttp import web
 
 from streamer import parameters, wire
-from streamer.access import Access, Action
+from streamer.access import METRICS_ROUTE, Access, Action
 from streamer.bodies import Bodies
 from streamer.config import Config
 from streamer.enforcement import enforcement
@@ -70,7 +70,7 @@ class Handlers:
             web.get("/api/queue", takes(self.show_queue)),
             web.get("/healthz", self.health, name="streamer-healthz"),
             web.get("/readyz", self.readiness, name="streamer-readyz"),
-            web.get("/metrics", self.metrics),
+            web.get("/metrics", self.metrics, name=METRICS_ROUTE),
         ]
 
     # -- jobs ---------------------------------------------------------------------------
@@ -244,14 +244,16 @@ class Handlers:
         return wire.job_document(await job.view(), text, self._links(request, job.id))
 
     def _links(self, request: web.Request, job_id: str) -> dict[str, str]:
-        # From the router, so that they hold under any prefix of the host application.
+        # From the router, so that they hold under any prefix of the host application; what a
+        # proxy has cut off before that, only the operator knows.
         router = request.app.router
+        base = self.config.server.public_url.rstrip("/")
         links = {
-            name: str(router[f"streamer-{name}"].url_for(job_id=job_id))
+            name: base + str(router[f"streamer-{name}"].url_for(job_id=job_id))
             for name in ("job", "stream", "stdin", "signal", "cast")
         }
         output = router["streamer-output"].url_for(job_id=job_id, stream="stdout")
-        return {**links, "cancel": links["job"], "output": str(output)}
+        return {**links, "cancel": links["job"], "output": base + str(output)}
 
     def _job_headers(self, request: web.Request, job: Job) -> dict[str, str]:
         headers = {"Location": self._links(request, job.id)["job"], "X-Job-Id": job.id}

@@ -1,17 +1,63 @@
-"""Set up logging for the service when it stands alone; a host application has its own."""
+"""Set up logging for the service when it stands alone; a host application has its own.
+
+A record may carry fields (``extra={"fields": {...}}``): they are keys of a JSON line, and what the
+message already tells in text.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import sys
+from datetime import UTC, datetime
 from typing import Final
 
 from streamer.config import LoggingConfig
+from streamer.engine import JobView
+from streamer.events import Complete, Error
+from streamer.terminal import visible
 
-__all__ = ["configure_logging"]
+__all__ = ["configure_logging", "log_finished"]
 
 TEXT_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+jobs: Final = logging.getLogger("streamer.jobs")
+
+
+def log_finished(view: JobView) -> None:
+    """Log one line about a job that is over: who ran what, and how it ended."""
+    end = view.result
+    fields: dict[str, object] = {
+        "job_id": view.job.job_id,
+        "tenant": view.tenant,
+        "language": view.job.language,
+        "sandbox": view.job.backend,
+    }
+    if view.started_at is not None:
+        fields["waited_ms"] = round((view.started_at - view.created_at) * 1000)
+    if isinstance(end, Complete):
+        fields |= {
+            "reason": end.reason,
+            "exit_code": end.exit_code,
+            "signal": end.signal,
+            "duration_ms": end.duration_ms,
+            "cpu_time_ms": end.cpu_time_ms,
+            "peak_memory_bytes": end.peak_memory_bytes,
+            "output_bytes": end.output_bytes,
+        }
+    elif isinstance(end, Error):
+        fields |= {"reason": "error", "code": end.code, "error": end.message}
+    told = " ".join(f"{name}={value}" for name, value in fields.items() if value is not None)
+    jobs.info("%s", told, extra={"fields": fields})
+
+
+class _TextFormatter(logging.Formatter):
+    """One line a record, whatever a caller has put into it; a traceback follows."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Return the line."""
+        record.message = visible(record.message)
+        return super().formatMessage(record)
 
 
 class _JsonFormatter(logging.Formatter):
@@ -20,10 +66,11 @@ class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
         document = {
-            "time": self.formatTime(record),
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **getattr(record, "fields", {}),
         }
         if record.exc_info:
             document["exception"] = self.formatException(record.exc_info)
@@ -34,14 +81,18 @@ class _NoParseErrors(logging.Filter):
     """Drop aiohttp's traceback for each malformed request: a port scan fills a disk with it."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether to keep the record."""
-        return not record.getMessage().startswith("Error handling request")
+        """Tell whether to keep the record: the text is the same for a fault of ours."""
+        kind = record.exc_info[0] if record.exc_info else None
+        # By name, since what is below the web side does not know aiohttp.
+        return not any(
+            cls.__name__ == "HttpProcessingError" for cls in (kind.__mro__ if kind else ())
+        )
 
 
 def configure_logging(config: LoggingConfig) -> None:
     """Send log records to standard error."""
     handler = logging.StreamHandler(sys.stderr)
-    formatter = _JsonFormatter() if config.format == "json" else logging.Formatter(TEXT_FORMAT)
+    formatter = _JsonFormatter() if config.format == "json" else _TextFormatter(TEXT_FORMAT)
     handler.setFormatter(formatter)
     logging.basicConfig(level=config.level.upper(), handlers=[handler])
     logging.getLogger("aiohttp.server").addFilter(_NoParseErrors())

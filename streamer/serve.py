@@ -14,7 +14,9 @@ from typing import Final
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
+from streamer.access import TENANT
 from streamer.app import ACCESS, SERVICE
+from streamer.clientaddress import AddressOf, client_address
 from streamer.config import Config
 from streamer.errors import ConfigError
 
@@ -52,7 +54,7 @@ async def serve(app: web.Application, config: Config, on_ready: Ready | None = N
         handler_cancellation=True,
         shutdown_timeout=HANDLERS_END_S,
         access_log=logging.getLogger("streamer.access") if config.logging.access else None,
-        access_log_class=_AccessLog,
+        access_log_class=_access_log(client_address(config.server.trusted_proxies)),
         keepalive_timeout=75.0,
     )
     handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, **_of_daemons(stopping)}
@@ -70,7 +72,7 @@ async def serve(app: web.Application, config: Config, on_ready: Ready | None = N
             ) from error
         host, port = runner.addresses[0][:2]
         address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        log.info("listening on %s, sandbox %s", address, service.backends.default)
+        log.info("listens on %s/, sandbox %s", address, service.backends.default)
         app[ACCESS].announce_address(host)
         # Whoever is at this machine asks a loopback address, which every wildcard includes.
         here = address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
@@ -121,16 +123,28 @@ def _allow_descriptors() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-class _AccessLog(AbstractAccessLogger):
-    """One line a request, with the path alone: a query may hold a token."""
+def _access_log(address_of: AddressOf) -> type[AbstractAccessLogger]:
+    class AccessLog(AbstractAccessLogger):
+        """One line a request, with the path alone: a query may hold a token."""
 
-    def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
-        """Write the line; for a stream that is when it ends."""
-        self.logger.info(
-            '%s "%s %s" %d %.3fs',
-            request.remote,
-            request.method,
-            request.path,
-            response.status,
-            time,
-        )
+        def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
+            """Write the line; for a stream that is when it ends."""
+            path = request.rel_url.raw_path
+            fields: dict[str, object] = {
+                "client": address_of(request),
+                "method": request.method,
+                "path": path,
+                "status": response.status,
+                "duration_ms": round(time * 1000),
+            }
+            if TENANT in request:
+                fields["tenant"] = request[TENANT]
+            if "X-Job-Id" in response.headers:
+                fields["job_id"] = response.headers["X-Job-Id"]
+            self.logger.info(
+                '%s "%s %s" %d %.3fs',
+                *(fields["client"], request.method, path, response.status, time),
+                extra={"fields": fields},
+            )
+
+    return AccessLog

@@ -89,6 +89,7 @@ def effective(config: Config) -> dict[str, object]:
     tree["auth"]["tokens"] = [
         {"tenant": token.tenant, "sha256": HIDDEN} for token in config.auth.tokens
     ]
+    tree["metrics"]["token_sha256"] = HIDDEN if config.metrics.token_sha256 else ""
     for runtime in tree["runtimes"].values():
         del runtime["name"]
     return {

@@ -41,7 +41,7 @@ LAYERS = (
     ("jobs", "sizes", "checked", "presets", "proxy_rules", "proxy_request"),
     ("events", "spi"),
     ("sse.frames", "sse.spool", "sse.log", "log", "runtimes"),
-    ("engine", "config"),
+    ("engine", "section", "config"),
     (
         "memory.inbox",
         "memory.fairqueue",
@@ -54,7 +54,7 @@ LAYERS = (
         "memory.engine",
         "memory",
     ),
-    ("configfile", "settings", "logs", "hookspecs", "plugins"),
+    ("configfile", "settings", "terminal", "logs", "hookspecs", "plugins"),
     (
         "netns",
         "control",
@@ -104,6 +104,7 @@ LAYERS = (
         "connection",
         "parameters",
         "bodies",
+        "clientaddress",
         "access",
         "metrics",
         "page",
@@ -112,7 +113,6 @@ LAYERS = (
     ),
     ("app", "request", "serviceproblem", "client", "serve"),
     (
-        "terminal",
         "stdio",
         "demo",
         "options",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -13,11 +14,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import ClientSession
+from yarl import URL
 
 from tests.support import Received, other_address, processes_with, received
 
@@ -27,9 +30,19 @@ FAST = {"streams": {"grace_s": 0.05}}
 class Server:
     """One running service and a session with it."""
 
-    def __init__(self, process: asyncio.subprocess.Process, session: ClientSession) -> None:
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        session: ClientSession,
+        listens: str,
+        log: asyncio.Task[bytes],
+    ) -> None:
         self.process = process
         self.session = session
+        self.listens = listens
+        """The line that told the address."""
+        self.log = log
+        """All that it logs after that, once it has ended."""
 
     async def submit(self, code: str) -> str:
         job = {"language": "bash", "code": code}
@@ -65,7 +78,7 @@ async def serving(
     draining = asyncio.create_task(process.stderr.read())
     async with ClientSession(found[1]) as session:
         try:
-            yield Server(process, session)
+            yield Server(process, session, line, draining)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
@@ -254,6 +267,44 @@ async def test_what_nohup_lets_ignore_stays_ignored(state: Path) -> None:
         server.process.send_signal(signal.SIGHUP)
         server.process.send_signal(signal.SIGUSR1)
         assert (await server.session.get("/readyz")).status == 200
+
+
+async def test_every_line_of_a_json_log_is_json_and_tells_who_did_what(state: Path) -> None:
+    options = ("logging.format=json", "logging.access=true", 'server.trusted_proxies=["127.0.0.1"]')
+    settings = [part for option in options for part in ("--set", option)]
+    digest = hashlib.sha256(b"t").hexdigest()
+    settings += ["--set", f'auth.tokens=[{{tenant="alice", sha256="{digest}"}}]']
+    headers = {"Authorization": "Bearer t", "X-Forwarded-For": "192.0.2.9"}
+    async with serving(state, *settings) as server:
+        job = {"language": "bash", "code": "exit 3"}
+        address = "/api/execute?access_token=secret"
+        async with server.session.post(address, json=job, headers=headers) as response:
+            job_id = (await response.json())["jobId"]
+        async with server.session.get(f"/api/stream/{job_id}", headers=headers) as response:
+            assert [event async for event in received(response)][-1].kind == "complete"
+        forged = URL("/x%0A2026-01-01%20forged%1B[2J", encoded=True)
+        assert (await server.session.get(forged, headers=headers)).status == 404
+        server.process.terminate()
+        await asyncio.wait_for(server.process.wait(), 20)
+        text = (await server.log).decode()
+    assert "secret" not in text
+    lines = [json.loads(line) for line in (server.listens + text).splitlines()]
+    assert all(datetime.fromisoformat(line["time"]).utcoffset() is not None for line in lines)
+    (over,) = (line for line in lines if line["logger"] == "streamer.jobs")
+    assert (over["job_id"], over["tenant"], over["reason"], over["exit_code"]) == (
+        *(job_id, "alice", "exited", 3),
+    )
+    requests = [line for line in lines if line["logger"] == "streamer.access"]
+    submitted = next(line for line in requests if line["method"] == "POST")
+    assert {key: submitted[key] for key in ("client", "path", "status", "tenant", "job_id")} == {
+        "client": "192.0.2.9",
+        "path": "/api/execute",
+        "status": 202,
+        "tenant": "alice",
+        "job_id": job_id,
+    }
+    assert submitted["duration_ms"] >= 0
+    assert "/x%0A2026-01-01%20forged%1B[2J" in {line["path"] for line in requests}
 
 
 @pytest.mark.parametrize("token", [None, "wrong", "right"])

@@ -86,6 +86,7 @@ class SessionMap:
         max_per_client: int | None = None,
         max_buffered_bytes: int | None = 256 * 1024 * 1024,
         leaving: asyncio.Event | None = None,
+        address_of: Callable[[web.BaseRequest], str] | None = None,
     ) -> None:
         self.options = options or StreamOptions()
         self._max_per_key = max_per_key
@@ -98,6 +99,7 @@ class SessionMap:
         self._listeners: list[Listener] = []
         self._pulse: asyncio.TimerHandle | None = None
         self._leaving = leaving
+        self._address_of = address_of or (lambda request: request.remote or "")
 
     def __len__(self) -> int:
         """Return how many sessions are open."""
@@ -184,7 +186,7 @@ class SessionMap:
         """Send what `source` gives as a response of any kind; as `follow`."""
         names = (keys,) if isinstance(keys, str) else tuple(dict.fromkeys(keys))
         shared = {} if state is None else state
-        session = Session(names, response, request.remote or "", source, shared, client=client)
+        session = Session(names, response, self._address_of(request), source, shared, client=client)
         with self.tracked(session):
             try:
                 await response.prepare(request)
