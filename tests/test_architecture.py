@@ -40,7 +40,7 @@ LAYERS = (
     ("seccomp.rules", "seccomp.generate", "seccomp"),
     ("jobs", "sizes", "checked", "presets", "proxy_rules", "proxy_request"),
     ("events", "spi"),
-    ("sse.frames", "sse.spool", "sse.log", "log", "runtimes"),
+    ("sse.frames", "sse.pages", "sse.spool", "sse.cursor", "sse.log", "log", "runtimes"),
     ("engine", "section", "config"),
     (
         "memory.inbox",

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,8 +21,9 @@ from hypothesis.stateful import (
 
 from streamer.events import Complete, Error, Gap, JobEvent, Output, Status, decode, encode
 from streamer.log import Event, JobLog
-from streamer.sse.log import BLOCK_BYTES, Ledger
-from streamer.sse.spool import SEGMENT_BYTES, Spool
+from streamer.sse.log import BLOCK_BYTES, INDEX_BYTES, SMALL_BYTES, Ledger
+from streamer.sse.pages import PAGE_BYTES, Pages, Run
+from streamer.sse.spool import Extent, Spool
 from tests.jobs import descriptors
 
 T = TypeVar("T")
@@ -146,7 +148,7 @@ class LogModel(RuleBasedStateMachine):
         moved = self.run(self.log.spill(size))
         assert self.log.disk_bytes == disk + moved
         # Frames that are joined cost less than apart, so even without room it may be less.
-        assert self.log.memory_bytes <= memory - moved
+        assert self.log.memory_bytes <= memory - moved + INDEX_BYTES
 
     @rule(size=st.integers(min_value=0, max_value=200_000))
     def drop(self, size: int) -> None:
@@ -210,12 +212,15 @@ class LogModel(RuleBasedStateMachine):
         blocks = self.log._blocks
         in_blocks = sum(len(block.data) for block in blocks if block.data is not None)
         copied = len(self.log._memo[2])
-        assert self.log.memory_bytes == self.log._tail_bytes + in_blocks + copied
+        assert self.log.memory_bytes == (
+            self.log._tail_bytes + in_blocks + copied + len(blocks) * INDEX_BYTES
+        )
         assert copied <= BLOCK_BYTES + max(map(len, self.log._tail), default=0)
         assert not (self.log.done and copied), "who comes late shares no copy"
         assert self.log.disk_bytes == sum(b.size for b in blocks if b.extent is not None)
         idle = sum(len(block.data) for block in blocks if block.data is not None)
-        tail = self.log._tail_bytes if self.log.done and len(self.log._tail) > 1 else 0
+        goes = self.log.done and len(self.log._tail) > 1 and self.log._tail_bytes > SMALL_BYTES
+        tail = self.log._tail_bytes if goes else 0
         assert self.log.spillable_bytes == idle + tail
         assert self.log._blocks_on_disk == sum(b.extent is not None for b in blocks)
         assert not self.events or kept, "the newest event always stays"
@@ -314,22 +319,70 @@ async def test_a_retired_log_is_kept_for_who_reads_it_and_no_longer(tmp_path: Pa
     assert not open_nameless_files(tmp_path)
 
 
-async def test_the_disk_is_given_back_when_nothing_in_a_file_is_needed(tmp_path: Path) -> None:
-    spool = Spool(2 * SEGMENT_BYTES, tmp_path)
-    piece = b"x" * (SEGMENT_BYTES // 4)
-    extents = await spool.write([piece] * 9)
-    assert len(extents) == 8, "there is room for two files of four"
-    assert spool.used_bytes == 2 * SEGMENT_BYTES
-    for extent in extents[:3]:
-        spool.free(extent)
-    assert len(open_nameless_files(tmp_path)) == 2
-    assert await spool.read(extents[3]) == piece
-    spool.free(extents[3])
+async def test_what_is_freed_on_disk_is_used_again_at_once(tmp_path: Path) -> None:
+    """One log that lives long must not hold on to the room that others gave back."""
+    spool = Spool(64 * PAGE_BYTES, tmp_path)
+    pinned: list[tuple[bytes, Extent]] = []
+    for number in range(12):
+        small, large = bytes([number]) * 100, bytes([100 + number]) * (4 * PAGE_BYTES + 1)
+        extents = await spool.write([small, large])
+        assert len(extents) == 2
+        pinned.append((small, extents[0]))
+        assert spool.used_bytes == (len(pinned) + 5) * PAGE_BYTES
+        spool.free(extents[1])
+    assert spool.used_bytes == 12 * PAGE_BYTES
+    big = b"x" * (52 * PAGE_BYTES)
+    [extent] = await spool.write([big])
+    assert await spool.read(extent) == big, "in all the holes between"
+    assert await spool.write([b"x"]) == []
+    for piece, small_extent in pinned:
+        assert await spool.read(small_extent) == piece
+        spool.free(small_extent)
     assert len(open_nameless_files(tmp_path)) == 1
-    assert spool.used_bytes == SEGMENT_BYTES
-    assert len(await spool.write([piece])) == 1
+    spool.free(extent)
+    assert spool.used_bytes == 0
+    assert not open_nameless_files(tmp_path), "an empty file is given back"
+    assert len(await spool.write([b"x"])) == 1
     spool.close()
     assert not open_nameless_files(tmp_path)
+
+
+async def test_what_is_being_read_is_not_written_over(tmp_path: Path) -> None:
+    spool = Spool(16 * PAGE_BYTES, tmp_path)
+    for _ in range(50):
+        [extent] = await spool.write([b"a" * (16 * PAGE_BYTES)])
+        reading = asyncio.create_task(spool.read(extent))
+        await asyncio.sleep(0)  # it is at the disk now
+        spool.free(extent)
+        for other in await spool.write([b"b" * PAGE_BYTES]):
+            spool.free(other)
+        assert await reading == b"a" * (16 * PAGE_BYTES)
+        for again in await spool.write([b"c" * (16 * PAGE_BYTES)]):
+            spool.free(again)
+    spool.close()
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 30), st.integers(0, 10**6)), max_size=80))
+def test_pages_are_nobodys_or_one_things(plan: list[tuple[bool, int, int]]) -> None:
+    pages = Pages(100)
+    taken: list[tuple[Run, ...]] = []
+    for taking, count, choice in plan:
+        if taking:
+            runs = pages.take(count)
+            used = sum(length for runs_of_one in taken for _, length in runs_of_one)
+            assert bool(runs) == (count <= 100 - used), "whatever is free can be had"
+            assert sum(length for _, length in runs) in (0, count)
+            taken += [runs] if runs else []
+        elif taken:
+            pages.give_back(taken.pop(choice % len(taken)))
+        numbers = [
+            n for runs in taken for first, length in runs for n in range(first, first + length)
+        ]
+        assert len(numbers) == len(set(numbers)) == pages.used
+        assert max(numbers, default=-1) < pages.end <= 100
+    for runs in taken:
+        pages.give_back(runs)
+    assert (pages.used, pages.end, pages._holes) == (0, 0, [])
 
 
 async def test_a_disk_that_fails_is_told_by_a_gap(
@@ -484,10 +537,10 @@ async def test_a_spool_that_is_closed_in_use_leaves_no_file(tmp_path: Path) -> N
 
 
 async def test_a_piece_that_fits_no_file_costs_no_file(tmp_path: Path) -> None:
-    spool = Spool(1000, tmp_path)
-    [extent] = await spool.write([b"x" * 100])
-    assert await spool.write([b"x" * 1001]) == []
-    assert len(await spool.write([b"x" * 900])) == 1, "there is room left in the first"
+    spool = Spool(2 * PAGE_BYTES, tmp_path)
+    [extent] = await spool.write([b"x" * PAGE_BYTES])
+    assert await spool.write([b"x" * (PAGE_BYTES + 1)]) == []
+    assert len(await spool.write([b"x" * PAGE_BYTES])) == 1, "there is room left for this"
     spool.free(extent)
     spool.close()
 
@@ -501,3 +554,22 @@ async def test_a_reader_that_leaves_early_gives_up_its_place_at_once() -> None:
     assert log.taken(nobody=99) == 0
     await events.aclose()
     assert log.taken(nobody=99) == 99
+
+
+async def test_the_index_of_a_log_on_disk_is_counted(tmp_path: Path) -> None:
+    spool, ledger = Spool(10**9, tmp_path), Ledger()
+    log = JobLog(spool=spool, ledger=ledger)
+    event = encode(Output("stdout", "x" * 60_000, 0, "run"))
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(1000):
+            log.append([event])
+            await log.spill(10**9)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert ledger.disk > 50_000_000
+    assert after - before <= ledger.memory + 32_000 <= 2 * (after - before) + BLOCK_BYTES
+    log.retire()
+    spool.close()

@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import logging
 import math
+import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
@@ -125,6 +126,8 @@ class JobTable:
         self._finished: OrderedDict[str, Record] = OrderedDict()
         self._unspilled: OrderedDict[str, Record] = OrderedDict()
         """The finished jobs whose logs are in memory, as far as is known."""
+        self._forgotten: weakref.WeakSet[JobLog] = weakref.WeakSet()
+        """The logs of jobs that are gone, for those who still read them."""
         self._tenants: dict[str, dict[str, Record]] = {}
         self._keys: dict[tuple[str, str], tuple[str, bytes]] = {}
 
@@ -254,7 +257,7 @@ class JobTable:
         self.expire()
 
     def forget(self, record: Record) -> None:
-        """Remove a finished job. Who reads its log still reads it to the end."""
+        """Remove a finished job. Who reads its log reads on, as long as there is room for it."""
         job_id = record.job.job_id
         del self._records[job_id], self._finished[job_id]
         self.kept_bytes -= record.weight
@@ -266,6 +269,8 @@ class JobTable:
         if record.key is not None:
             del self._keys[record.tenant, record.key]
         record.log.retire()
+        if record.log.size_bytes:
+            self._forgotten.add(record.log)
 
     def expire(self) -> None:
         """Forget the finished jobs whose time is over."""
@@ -275,6 +280,17 @@ class JobTable:
             if oldest.keep_until > now:
                 break
             self.forget(oldest)
+
+    def drop_forgotten(self) -> bool:
+        """Drop the events of the largest log that is only kept for its readers; False if none.
+
+        They are told by a gap. A reader that takes its time must not cost others their jobs.
+        """
+        largest = max(self._forgotten, key=_size, default=None)
+        if largest is None:
+            return False
+        self._forgotten.discard(largest)
+        return largest.drop(largest.size_bytes) > 0
 
     def forget_oldest(self, *, on_disk: bool = False) -> bool:
         """Forget the job that ended first, or the first with events on disk; False if none.
@@ -346,3 +362,7 @@ class JobTable:
         if not self.running_of[record.tenant]:
             del self.running_of[record.tenant]
         self.bell.set()  # its tenant may have another that waits for just that
+
+
+def _size(job_log: JobLog) -> int:
+    return job_log.size_bytes

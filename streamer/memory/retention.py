@@ -47,14 +47,14 @@ class Retention:
     async def settle(self, record: Record) -> None:
         """Bring everything within its bounds after something was written to a log."""
         job_log, limits = record.log, self._limits
-        if job_log.memory_bytes > limits.log_memory:
+        if job_log.frames_bytes > limits.log_memory:
             # Some more than needed, or a job in full flow would pay for it at every append.
-            await self._spill(record, job_log.memory_bytes - limits.log_memory // 2)
+            await self._spill(record, job_log.frames_bytes - limits.log_memory // 2)
         if self._excess > 0:
             async with self._relieving:
                 await self._relieve()
         if job_log.size_bytes > limits.log:
-            up_to = job_log.taken_by_all if limits.on_full == "wait" else None
+            up_to = job_log.taken() if limits.on_full == "wait" else None
             job_log.drop(job_log.size_bytes - limits.log, up_to)
 
     def full(self, record: Record) -> bool:
@@ -64,7 +64,7 @@ class Retention:
             return False
         excess = record.log.size_bytes - limits.log
         if excess > 0:
-            record.log.drop(excess, record.log.taken_by_all)
+            record.log.drop(excess, record.log.taken())
         return record.log.size_bytes > limits.log or self._excess > 0
 
     async def room(self, record: Record) -> None:
@@ -81,8 +81,10 @@ class Retention:
         """Move the older part of a log to disk; old jobs make room for it there."""
         while record.log.spillable_bytes:
             moved = await record.log.spill(size)
-            if moved or not self._table.forget_oldest(on_disk=True):
+            if moved:
                 return moved
+            if not (self._table.drop_forgotten() or self._table.forget_oldest(on_disk=True)):
+                return 0
         return 0
 
     async def _relieve(self) -> None:
@@ -91,7 +93,7 @@ class Retention:
             victim = self._table.next_to_spill()
             if victim is not None and await self._spill(victim, excess):
                 continue
-            if self._table.forget_oldest():
+            if self._table.drop_forgotten() or self._table.forget_oldest():
                 continue
             if self._limits.on_full == "wait" or not self._drop(excess):
                 return

@@ -15,18 +15,26 @@ import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Final
 
+from streamer.sse.cursor import Cursor
 from streamer.sse.frames import frame, gap_frame
 from streamer.sse.spool import Extent, Spool
 
-__all__ = ["BLOCK_BYTES", "Cursor", "EventLog", "Ledger"]
+__all__ = ["BLOCK_BYTES", "INDEX_BYTES", "SMALL_BYTES", "Cursor", "EventLog", "Ledger"]
 
 BLOCK_BYTES: Final = 64 * 1024
 """One read returns about this much, so that a stalled reader holds no more."""
 
 FRAME_OVERHEAD: Final = 33
 """What a `bytes` object takes besides its bytes; small frames are mostly that."""
+
+SMALL_BYTES: Final = 2048
+"""What a log that has ended keeps in memory: on disk it would take a page, and its place here."""
+
+INDEX_BYTES: Final = 512
+"""What a block takes besides its frames, also when those are on disk: 430 bytes measured."""
 
 NO_MEMO: Final = (-1, -1, b"")
 
@@ -49,40 +57,6 @@ class _Block:
     data: bytes | None
     extent: Extent | None = None
     moving: bool = False
-
-
-class Cursor:
-    """One reader's place in a log: it has every event up to `position`."""
-
-    __slots__ = ("_log", "position")
-
-    def __init__(self, log: EventLog, position: int) -> None:
-        self._log = log
-        self.position = position
-
-    @property
-    def log(self) -> EventLog:
-        """The log it is in."""
-        return self._log
-
-    @property
-    def lag(self) -> int:
-        """How many events there are that it does not have."""
-        return max(self._log.last_id - self.position, 0)
-
-    @property
-    def at_end(self) -> bool:
-        """Whether the log has ended and it has everything."""
-        return self._log.done and self.position >= self._log.last_id
-
-    async def read(self) -> tuple[bytes, int]:
-        """Return what follows, ready to send, and the number to `advance` to once it was sent."""
-        return await self._log.read(self.position)
-
-    def advance(self, position: int) -> None:
-        """Say that everything up to `position` was taken."""
-        self.position = position
-        self._log.reader_moved()
 
 
 class EventLog:
@@ -126,6 +100,11 @@ class EventLog:
     def size_bytes(self) -> int:
         """What is kept, in memory and on disk."""
         return self.memory_bytes + self.disk_bytes
+
+    @property
+    def frames_bytes(self) -> int:
+        """What its frames take in memory: what is left when all blocks are on disk is small."""
+        return self.memory_bytes - len(self._blocks) * INDEX_BYTES
 
     @property
     def newest(self) -> bytes:
@@ -175,7 +154,9 @@ class EventLog:
                 after = self.first_id - 1
             if after + 1 >= self._tail_first:
                 break
-            block = self._blocks[bisect.bisect(self._blocks, after + 1, key=_first) - 1]
+            block = self._blocks[
+                bisect.bisect(self._blocks, after + 1, key=attrgetter("first")) - 1
+            ]
             data = block.data
             if data is None:
                 try:
@@ -237,13 +218,8 @@ class EventLog:
             self.reader_moved()
             self._give_up()
 
-    @property
-    def taken_by_all(self) -> int:
-        """The number up to which every open reader has everything; 0 with no reader."""
-        return self.taken(0)
-
-    def taken(self, nobody: int) -> int:
-        """As `taken_by_all`, or `nobody` with no reader."""
+    def taken(self, nobody: int = 0) -> int:
+        """Return the number up to which every open reader has everything; `nobody` without."""
         return min((cursor.position for cursor in self._cursors), default=nobody)
 
     def reader_moved(self) -> None:
@@ -302,7 +278,11 @@ class EventLog:
     @property
     def spillable_bytes(self) -> int:
         """What `spill` could move to disk now."""
-        return self._idle_bytes + (self._tail_bytes if self.done and len(self._tail) > 1 else 0)
+        return self._idle_bytes + (self._tail_bytes if self._tail_may_go else 0)
+
+    @property
+    def _tail_may_go(self) -> bool:
+        return self.done and len(self._tail) > 1 and self._tail_bytes > SMALL_BYTES
 
     async def spill(self, size: int) -> int:
         """Move the oldest frames in memory to disk, about `size` bytes; return how many.
@@ -311,7 +291,7 @@ class EventLog:
         """
         if self._spool is None:
             return 0
-        if self.done and len(self._tail) > 1:
+        if self._tail_may_go:
             newest = self._tail.pop()
             newest_bytes = len(newest) + FRAME_OVERHEAD
             self._tail_bytes -= newest_bytes
@@ -365,7 +345,7 @@ class EventLog:
         last = self._tail_first + len(self._tail) - 1
         self._blocks.append(_Block(self._tail_first, last, len(data), data))
         self._idle_bytes += len(data)
-        self._count(memory=len(data) - self._tail_bytes)
+        self._count(memory=len(data) + INDEX_BYTES - self._tail_bytes)
         self._tail.clear()
         self._tail_first = last + 1
         self._tail_bytes = 0
@@ -382,8 +362,10 @@ class EventLog:
                 block.data = None
                 self._idle_bytes -= 0 if block.moving else block.size
                 self._count(memory=-block.size)
+        gone = len(self._blocks[:count])
         del self._blocks[:count]
-        if count:
+        self._count(memory=-gone * INDEX_BYTES)
+        if gone:
             self._forget_memo()
 
     def _drop_tail(self, count: int) -> None:
@@ -405,10 +387,6 @@ class EventLog:
         self.disk_bytes += disk
         self._ledger.memory += memory
         self._ledger.disk += disk
-
-
-def _first(block: _Block) -> int:
-    return block.first
 
 
 def _after(data: bytes, block: _Block, after: int) -> bytes:

@@ -1,9 +1,9 @@
-"""Keep on disk what does not fit into memory: extents in files that have no name.
+"""Keep on disk what does not fit into memory: extents in a file that has no name.
 
-All logs share files of `SEGMENT_BYTES`, so the number of descriptors is that of the files
-and not of the logs. A file has no name from its first moment (``O_TMPFILE``, open(2)), so
-nothing is left behind however the service ends. Its room on disk comes back when the last extent in
-it is freed; logs expire by time, so that is about in the order of writing.
+All logs share one file, so there is one descriptor and not one for each log. It has no name from
+its first moment (``O_TMPFILE``, open(2)), so nothing is left behind however the service ends. What
+is freed is used again at once, page by page (streamer.sse.pages); the file is given back to the
+disk when nothing in it is used.
 """
 
 from __future__ import annotations
@@ -19,61 +19,58 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
-__all__ = ["SEGMENT_BYTES", "Extent", "Spool"]
+from streamer.sse.pages import PAGE_BYTES, Pages, Run
+
+__all__ = ["Extent", "Spool"]
 
 log: Final = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-SEGMENT_BYTES: Final = 32 * 1024 * 1024
+GROWTH_BYTES: Final = 32 * 1024 * 1024
+"""Before the file grows by as much it is asked whether the disk has that."""
+
 LEAST_FREE: Final = 0.05
 """The part of the file system that is left to others."""
 
 
 @dataclass(eq=False, slots=True)
-class _Segment:
-    fd: int
-    used: int = 0
-    live: int = 0
-    """Bytes of extents that are not freed."""
-    busy: int = 0
-    """System calls under way."""
-    full: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Extent:
     """Some bytes on disk."""
 
-    segment: _Segment
-    offset: int
+    runs: tuple[Run, ...]
     size: int
+    busy: int = 0
+    """System calls under way. Until they are over its pages must not become another's."""
+    freed: bool = False
 
 
 class Spool:
-    """The files below `folder`, at most `max_bytes` of them; none where there is no folder.
+    """A file below `folder` of at most `max_bytes`; none where there is no folder.
 
     Reading and writing happen in threads: a disk may take its time, and the loop must not
     wait for it. Everything else runs on one event loop. Close it after use.
     """
 
     def __init__(self, max_bytes: int, folder: Path | None = None) -> None:
-        self._max_bytes = max_bytes
-        self._segment_bytes = min(SEGMENT_BYTES, max_bytes)
         self._folder = folder
-        self._segments: list[_Segment] = []
+        self._pages = Pages(max_bytes // PAGE_BYTES)
+        self._fd = -1
+        self._busy = 0
+        self._checked_bytes = 0
+        """Up to which size of the file the disk was asked."""
         self._writing = asyncio.Lock()
         self._broken = False
 
     def settle(self, folder: Path) -> None:
-        """Say where the files are; before, and without, nothing is taken."""
+        """Say where the file is; before, and without, nothing is taken."""
         self._folder = folder
 
     @property
     def used_bytes(self) -> int:
-        """How much disk the files take."""
-        return sum(segment.used for segment in self._segments)
+        """How much disk is in use."""
+        return self._pages.used * PAGE_BYTES
 
     async def write(self, pieces: Sequence[bytes]) -> list[Extent]:
         """Write pieces and return where they are: as many as there is room for, from the first."""
@@ -93,99 +90,111 @@ class Spool:
 
     async def read(self, extent: Extent) -> bytes:
         """Read an extent that is not freed. Raises OSError when the disk fails."""
-        fd = extent.segment.fd
-        data = await self._in_thread(extent.segment, os.pread, fd, extent.size, extent.offset)
+        data = await self._in_thread(extent, _read, self._fd, extent.runs, extent.size)
         if len(data) < extent.size:
             raise OSError(errno.EIO, "the file of old events is shorter than it was")
         return data
 
     def free(self, extent: Extent) -> None:
-        """Give an extent back; it is not read afterwards."""
-        extent.segment.live -= extent.size
-        self._close_if_empty(extent.segment)
+        """Give an extent back; what reads it at the moment still reads it."""
+        extent.freed = True
+        self._let_go(extent)
 
     def close(self) -> None:
-        """Close every file, one in use as soon as it is not."""
+        """Close the file, one in use as soon as it is not."""
         self._folder = None
-        for segment in tuple(self._segments):
-            segment.full = True
-            segment.live = 0
-            self._close_if_empty(segment)
+        self._pages = Pages(0)
+        self._close_if_unused()
 
     async def _write(self, piece: bytes) -> Extent | None:
-        if len(piece) > self._segment_bytes:
+        if self._folder is None:
             return None
-        segment = self._segments[-1] if self._segments else None
-        if segment is None or segment.full or segment.used + len(piece) > self._segment_bytes:
-            if segment is not None:
-                segment.full = True
-                self._close_if_empty(segment)
-            segment = self._new_segment()
-        if segment is None:
+        runs = self._pages.take(-(-len(piece) // PAGE_BYTES))
+        if not runs:
             return None
-        extent = Extent(segment, segment.used, len(piece))
-        segment.used += len(piece)
-        segment.live += len(piece)
+        extent = Extent(runs, len(piece))
         try:
-            written = await self._in_thread(segment, os.pwrite, segment.fd, piece, extent.offset)
+            self._make_room(self._folder)
+            await self._in_thread(extent, _write, self._fd, runs, piece)
         except OSError as error:
             self._fail(error)
-            written = 0
+            self.free(extent)
+            return None
         except BaseException:
             self.free(extent)
             raise
-        if written < len(piece):
-            segment.full = True
-            self.free(extent)
-            return None
         self._broken = False
         return extent
 
-    async def _in_thread(
-        self, segment: _Segment, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        """Run a system call on a segment's file in a thread.
+    def _make_room(self, folder: Path) -> None:
+        """Open the file, and look whether it may grow to what is taken of it."""
+        size = self._pages.end * PAGE_BYTES
+        if size > self._checked_bytes:
+            grown = max(size, self._checked_bytes + GROWTH_BYTES)
+            _check_room(folder, grown - self._checked_bytes)
+            self._checked_bytes = grown
+        if self._fd < 0:
+            self._fd = _nameless_file(folder)
 
-        The file stays open until the call is over, even if nobody waits for it any more: the number
-        of a closed descriptor may be another file's at once.
+    async def _in_thread(
+        self, extent: Extent, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run system calls for an extent in a thread.
+
+        The file and the extent stay until they are over, even if nobody waits for them any more.
         """
-        segment.busy += 1
+        if self._fd < 0:
+            raise OSError(errno.EBADF, "the file of old events is closed")
+        extent.busy += 1
+        self._busy += 1
         call = functools.partial(function, *args, **kwargs)
         future = asyncio.get_running_loop().run_in_executor(None, call)
 
         def over(future: asyncio.Future[T]) -> None:
-            segment.busy -= 1
-            self._close_if_empty(segment)
+            extent.busy -= 1
+            self._busy -= 1
+            self._let_go(extent)
+            self._close_if_unused()
             if not future.cancelled():
                 future.exception()  # told to whoever waits
 
         future.add_done_callback(over)
         return await asyncio.shield(future)
 
-    def _new_segment(self) -> _Segment | None:
-        if self._folder is None or self.used_bytes + self._segment_bytes > self._max_bytes:
-            return None
-        try:
-            _check_room(self._folder, self._segment_bytes)
-            fd = _nameless_file(self._folder)
-        except OSError as error:
-            self._fail(error)
-            return None
-        segment = _Segment(fd)
-        self._segments.append(segment)
-        return segment
+    def _let_go(self, extent: Extent) -> None:
+        if extent.freed and not extent.busy and extent.runs:
+            if self._folder is not None:  # else it was closed, with all that is in it
+                self._pages.give_back(extent.runs)
+            extent.runs = ()
+            self._close_if_unused()
 
     def _fail(self, error: OSError) -> None:
         if not self._broken:
             log.error("old events cannot be kept on disk in %s: %s", self._folder, error.strerror)
         self._broken = True
 
-    def _close_if_empty(self, segment: _Segment) -> None:
-        # Extents of a spool that was closed are freed later than their file: `live` is below 0.
-        if segment.full and segment.live <= 0 and not segment.busy and segment.fd >= 0:
-            os.close(segment.fd)
-            segment.fd = -1
-            self._segments.remove(segment)
+    def _close_if_unused(self) -> None:
+        if self._fd >= 0 and not self._busy and not self._pages.used:
+            os.close(self._fd)
+            self._fd = -1
+            self._checked_bytes = 0
+
+
+def _read(fd: int, runs: Sequence[Run], size: int) -> bytes:
+    parts = []
+    for first, count in runs:
+        part = os.pread(fd, min(count * PAGE_BYTES, size), first * PAGE_BYTES)
+        parts.append(part)
+        size -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _write(fd: int, runs: Sequence[Run], piece: bytes) -> None:
+    rest = memoryview(piece)
+    for first, count in runs:
+        part, rest = rest[: count * PAGE_BYTES], rest[count * PAGE_BYTES :]
+        if os.pwrite(fd, part, first * PAGE_BYTES) < len(part):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _check_room(folder: Path, size: int) -> None:

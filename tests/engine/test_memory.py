@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import tracemalloc
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +19,9 @@ from streamer.log import Event, JobLog
 from streamer.memory.admission import QueueLimits
 from streamer.memory.engine import MemoryEngine
 from streamer.memory.retention import RetentionLimits
+from streamer.sse.cursor import Cursor
+from streamer.sse.frames import split_frames
+from streamer.sse.spool import Spool
 
 from . import claim_one, complete, events_of, output, start, submit
 
@@ -195,3 +200,52 @@ async def test_close_wakes_a_worker_that_waits() -> None:
     await asyncio.sleep(0)
     assert claiming.done()
     assert len(claiming.result()) == 0
+
+
+async def test_at_the_bound_of_the_disk_jobs_go_one_by_one(tmp_path: Path) -> None:
+    """A long job with events everywhere on the disk must not take the history of all with it."""
+    engine = make_engine(
+        retention=RetentionLimits(memory=512 * KIB, log_memory=128 * KIB),
+        spool=Spool(4096 * KIB, tmp_path),
+    )
+    long = await start(engine)
+    kept: list[int] = []
+    for _ in range(150):
+        await long.append([output("x" * 8000) for _ in range(2)])
+        await run_job(engine, 60_000)
+        kept.append((await engine.stats()).logs)
+    losses = [before - after for before, after in itertools.pairwise(kept)]
+    assert max(losses) <= 4, kept
+    assert max(kept) > 40, "and that is what the disk has room for"
+    stats = await engine.stats()
+    assert stats.disk_bytes > 3000 * KIB, "the room is used"
+    assert len(await events_of(engine, long.job.job_id)) == 2 + 300
+    await engine.close()
+
+
+async def test_a_reader_that_takes_its_time_costs_no_other_job(tmp_path: Path) -> None:
+    """Whoever holds on to what is forgotten is told that it is gone, when there is no room."""
+    engine = make_engine(
+        retention=RetentionLimits(memory=512 * KIB, log_memory=128 * KIB),
+        spool=Spool(4096 * KIB, tmp_path),
+    )
+    with contextlib.ExitStack() as stack:
+        slow: list[Cursor] = []
+        for _ in range(40):
+            lease = await start(engine)
+            for _ in range(10):
+                await lease.append([output("x" * 8000) for _ in range(4)])
+            await lease.finish([complete()])
+            log = await engine.open(lease.job.job_id)
+            slow.append(stack.enter_context(log.cursor()))
+            assert (await engine.stats()).disk_bytes <= 4096 * KIB
+        assert (await engine.stats()).logs >= 8, "320 kB each: what the disk has room for"
+        for place in (0, -1):
+            kinds = []
+            while not slow[place].at_end:
+                data, last = await slow[place].read()
+                kinds += [kind for _, kind, _, _ in split_frames(data)]
+                slow[place].advance(last)
+            assert kinds[-1] == "complete"
+            assert (kinds[0] == "gap") == (place == 0), kinds[:2]
+    await engine.close()

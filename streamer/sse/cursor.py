@@ -1,0 +1,44 @@
+"""Keep a reader's place in a log."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from streamer.sse.log import EventLog
+
+__all__ = ["Cursor"]
+
+
+class Cursor:
+    """One reader's place in a log: it has every event up to `position`."""
+
+    __slots__ = ("_log", "position")
+
+    def __init__(self, log: EventLog, position: int) -> None:
+        self._log = log
+        self.position = position
+
+    @property
+    def log(self) -> EventLog:
+        """The log it is in."""
+        return self._log
+
+    @property
+    def lag(self) -> int:
+        """How many events there are that it does not have."""
+        return max(self._log.last_id - self.position, 0)
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the log has ended and it has everything."""
+        return self._log.done and self.position >= self._log.last_id
+
+    async def read(self) -> tuple[bytes, int]:
+        """Return what follows, ready to send, and the number to `advance` to once it was sent."""
+        return await self._log.read(self.position)
+
+    def advance(self, position: int) -> None:
+        """Say that everything up to `position` was taken."""
+        self.position = position
+        self._log.reader_moved()
