@@ -220,6 +220,16 @@ def test_system_packages_names_what_only_the_tests_need(scripts: Path) -> None:
     assert "never called" not in message
 
 
+def test_system_packages_names_what_only_the_machine_needs(scripts: Path) -> None:
+    put(scripts, apt_get="echo never called >&2")
+
+    status, output, message = as_ordinary_user(scripts / "system-packages", "machine")
+
+    assert (status, output) == (1, "")
+    assert "apt-get install -y qemu-system-x86" in message
+    assert 'and then ".ci/cgroup-v2-vm" again' in message
+
+
 def test_system_packages_uses_sudo_where_it_asks_for_nothing(scripts: Path) -> None:
     put(scripts, cc="", python3="echo /bin/true", apt_get="", sudo='shift; echo "$@"; exec "$@"')
 

@@ -27,13 +27,13 @@ from streamer.spi import Backend
 from streamer.testing.attack import Attack, NoProof
 from streamer.testing.processes import adopt_orphans, descendants
 from streamer.testing.programs import NEIGHBOUR
-from streamer.testing.running import Ran, ended, open_service, run_job, script
+from streamer.testing.running import SLOWNESS, Ran, ended, open_service, run_job, script
 
 __all__ = ["Campaign", "Outcome", "open_campaign"]
 
 LANES: Final = 4
 """Attacks at a time, each with lures of its own."""
-LIMITS: Final = {"wall_time_s": 30.0, "cpu_time_s": 6.0}
+LIMITS: Final = {"wall_time_s": 30.0 * SLOWNESS, "cpu_time_s": 6.0 * SLOWNESS}
 """Those of compilers too, which a caller cannot lower: an attack there must end some time."""
 SHARED_FOLDERS: Final = ("/tmp", "/var/tmp", "/dev/shm")
 KNOCK_S: Final = 0.02

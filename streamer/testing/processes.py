@@ -28,7 +28,10 @@ def reap_adopted() -> None:
     the same user. To be called when nothing here waits for a child of its own.
     """
     for task in Path("/proc/self/task").iterdir():
-        for child in (task / "children").read_text().split():
+        children = ""
+        with contextlib.suppress(FileNotFoundError):  # a thread that has ended since
+            children = (task / "children").read_text()
+        for child in children.split():
             with contextlib.suppress(OSError):
                 state = Path("/proc", child, "stat").read_text().rpartition(")")[2].split()[0]
                 if state == "Z":

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Final
 
 from streamer.app import SERVICE, create_app
 from streamer.config import Config
@@ -18,7 +19,13 @@ from streamer.plugins import load_backends, load_plugins
 from streamer.service import Job, JobService
 from streamer.spi import Backend, hookimpl
 
-__all__ = ["Ran", "ended", "open_service", "plugin", "program", "run_job", "script"]
+__all__ = ["SLOWNESS", "Ran", "ended", "open_service", "plugin", "program", "run_job", "script"]
+
+SLOWNESS: Final = float(os.environ.get("STREAMER_TEST_SLOWNESS", "1"))
+"""How many times slower than usual this machine may be, as one whose processor is emulated.
+
+What is not about a limit of time gets so much more of it.
+"""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,43 @@
+"""Hold what CI runs in the machine with control groups of version 2 to what is in tests/."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import streamer
+
+ROOT = Path(streamer.__file__).parent.parent
+GUEST = (ROOT / ".ci" / "cgroup-v2-guest").read_text()
+NAMED = set(re.findall(r"\btests/[\w/]+(?:\.py)?", GUEST))
+WITHOUT = {
+    "tests/conftest.py": "no tests",
+    "tests/contract/table_config.py": "no tests",
+    "tests/test_architecture.py": "the names of modules",
+    "tests/test_ci.py": "this",
+    "tests/test_config.py": "the names of keys",
+    "tests/test_packaging.py": "the script that starts the machine",
+    "tests/test_seccomp.py": "filters, from numbers",
+}
+"""Modules that speak of control groups and depend on none."""
+
+
+def test_the_machine_is_told_to_run_what_exists() -> None:
+    assert NAMED
+    assert [name for name in sorted(NAMED) if not (ROOT / name).exists()] == []
+
+
+def test_the_machine_runs_every_attack_and_all_that_depends_on_groups() -> None:
+    modules = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "tests").rglob("*.py")
+        if "cgroup" in path.read_text()
+    }
+    covered = {name for name in modules if NAMED & {name, *map(str, list(Path(name).parents)[:-2])}}
+    assert sorted(modules - covered) == sorted(WITHOUT)
+    assert "tests/escape" in NAMED
+
+
+def test_ci_starts_the_machine() -> None:
+    lines = [line.strip() for line in (ROOT / ".ci" / "run").read_text().splitlines()]
+    assert [line for line in lines if line.startswith("step") and "cgroup-v2-vm" in line]
