@@ -161,6 +161,7 @@ class LimitsConfig(Section, frozen=True):
         file_bytes=640 * MIB,
         disk_bytes=1280 * MIB,
         output_bytes=1024 * MIB,
+        stack_bytes=2048 * MIB,
     )
 
     def __post_init__(self) -> None:

@@ -115,6 +115,8 @@ def rlimits(limits: Limits) -> list[tuple[int, int, int]]:
         # The init counts too: it has the same user.
         (resource.RLIMIT_NPROC, limits.processes + 1, limits.processes + 1),
         (resource.RLIMIT_CORE, 0, 0),
+        # A program may raise it: what it uses counts to the memory.
+        (resource.RLIMIT_STACK, limits.stack_bytes, _U64_MAX),
         # An ordinary user's jobs share that account's number of these with each other and with
         # its other programs: timers and queued signals, and bytes of message queues.
         (resource.RLIMIT_SIGPENDING, PENDING_SIGNALS, PENDING_SIGNALS),

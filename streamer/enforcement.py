@@ -45,6 +45,7 @@ def enforcement(backend: Backend, cgroup_level: str | None) -> dict[str, str]:
         "file_bytes": "rlimit" if by_init else "none",
         "disk_bytes": "none" if not by_init else "polling" if backend.host_workspace else "tmpfs",
         "output_bytes": "counter",
+        "stack_bytes": "rlimit" if by_init else "none",
         "seccomp": _filtered(backend),
     }
 

@@ -297,16 +297,19 @@ class Execution:
         )
 
     def _standard_input(self, step: Step, ours: contextlib.ExitStack) -> InputFeed | None:
-        given = self._job.stdin
-        if step.phase is Phase.COMPILE or (given is None and not self._job.interactive):
+        compiling = step.phase is Phase.COMPILE
+        given = step.stdin or None if compiling else self._job.stdin
+        interactive = self._job.interactive and not compiling
+        if given is None and not interactive:
             return None
         feed = InputFeed()
         ours.callback(feed.close)
         if given:
             feed.offer(given)
-        if not self._job.interactive:
+        if not interactive:
             feed.end()
-        self._asked.feed.set_result(feed)
+        if not compiling:
+            self._asked.feed.set_result(feed)
         return feed
 
     def _ended(self, end: JobEnd, reason: StopReason | Reason) -> Complete | Error:

@@ -40,7 +40,8 @@ class Limits:
     `wall_time_s` and `cpu_time_s` count from the start of each phase; CPU time and
     memory are those of the whole tree of processes, `processes` is this job's
     own number, `file_bytes` the size of one file, `disk_bytes` all it may write,
-    `output_bytes` standard output and standard error together.
+    `output_bytes` standard output and standard error together, `stack_bytes` the stack of each
+    process's first thread, which a program may raise itself: it counts to the memory.
     """
 
     wall_time_s: float = 60.0
@@ -51,6 +52,7 @@ class Limits:
     file_bytes: int = 64 * MIB
     disk_bytes: int = 128 * MIB
     output_bytes: int = 16 * MIB
+    stack_bytes: int = 8 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +106,15 @@ class JobSpec:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One program that the sandbox runs for the job: `argv` under `limits`."""
+    """One program that the sandbox runs for the job: `argv` under `limits`.
+
+    `stdin` is what a compiler reads; the job's own input is for the program that it makes.
+    """
 
     phase: Phase
     argv: tuple[str, ...]
     limits: Limits
+    stdin: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

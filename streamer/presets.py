@@ -37,6 +37,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
                 "file_bytes": 32 * MIB,
                 "disk_bytes": 64 * MIB,
                 "output_bytes": 8 * MIB,
+                "stack_bytes": 512 * MIB,
             },
         },
     },
@@ -47,7 +48,12 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
         "sandbox": {"allow": ["firejail", "plain"], "allow_command": True, "kill_grace_s": 2.0},
         "limits": {
             "default": {"wall_time_s": 600.0, "cpu_time_s": 600.0, "memory_bytes": 2048 * MIB},
-            "max": {"wall_time_s": 86400.0, "cpu_time_s": 86400.0, "memory_bytes": 16384 * MIB},
+            "max": {
+                "wall_time_s": 86400.0,
+                "cpu_time_s": 86400.0,
+                "memory_bytes": 16384 * MIB,
+                "stack_bytes": 16384 * MIB,
+            },
         },
     },
 }

@@ -49,6 +49,7 @@ LEAST: Final = Limits(
     file_bytes=1,
     disk_bytes=4096,
     output_bytes=1,
+    stack_bytes=64 * 1024,
 )
 """Below these nothing could run."""
 
@@ -101,6 +102,8 @@ class Resolver:
             entry, files = _entry_and_files(spec, files, runtime)
             base = self._raised(runtime)
             limits = self._limits(spec.limits, base)
+            if runtime.compile and "stack_bytes" not in spec.limits:
+                limits = self._deep(limits)
             runtime = sized(runtime, base, limits)
             compile_argv, run_argv = build_steps(runtime, entry, [file.name for file in files])
             steps = (Step(Phase.RUN, (*run_argv, *spec.args), limits),)
@@ -108,7 +111,8 @@ class Resolver:
                 # The operator's limits, not the caller's lowered ones: two seconds for a
                 # program that runs for one are no reason not to compile it.
                 compiling = replace(base, output_bytes=limits.output_bytes)
-                steps = (Step(Phase.COMPILE, compile_argv, compiling), *steps)
+                source = runtime.compile_input.encode()
+                steps = (Step(Phase.COMPILE, compile_argv, compiling, source), *steps)
             runtime_env, read_only, etc = runtime.env, runtime.read_only, runtime.etc
         size = sum(len(file.content) for file in files)
         if size > limits.disk_bytes:
@@ -225,6 +229,11 @@ class Resolver:
         for name, value in runtime.limits.items():
             values[name] = min(max(values[name], value), ceiling[name])
         return Limits(**values)
+
+    def _deep(self, limits: Limits) -> Limits:
+        """Return the limits with a stack as large as the memory, as deep recursion needs it."""
+        room = min(limits.memory_bytes, self._config.limits.max.stack_bytes)
+        return replace(limits, stack_bytes=max(limits.stack_bytes, room))
 
     def _limits(self, wanted: Mapping[str, float | str], base: Limits) -> Limits:
         names = {field.name for field in fields(Limits)}

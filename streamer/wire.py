@@ -65,6 +65,7 @@ class _Limits(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     file_bytes: int | str | None = None
     disk_bytes: int | str | None = None
     output_bytes: int | str | None = None
+    stack_bytes: int | str | None = None
 
 
 class _JobRequest(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,8 @@ def test_output_is_live_through_a_pipe(name: str, tmp_path: Path) -> None:
     compile_argv, run_argv = build_steps(runtime, runtime.entry, [runtime.entry])
     env = {"PATH": PATH, **runtime.env}
     if compile_argv:
-        subprocess.run(compile_argv, cwd=tmp_path, env=env, check=True)
+        source = runtime.compile_input.encode()
+        subprocess.run(compile_argv, cwd=tmp_path, env=env, input=source, check=True)
     with subprocess.Popen(
         run_argv, cwd=tmp_path, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as program:
@@ -138,9 +140,9 @@ def test_only_the_path_of_the_jobs_counts(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_compiled_language_needs_the_compiler_and_what_runs_the_program(tmp_path: Path) -> None:
-    c = DEFAULT_RUNTIMES["c"]
-    assert find_tool(c, str(tmp_path)).name == "stdbuf"
-    tool(tmp_path, "stdbuf")
+    c = replace(DEFAULT_RUNTIMES["c"], run=("emulator", "./a.out"))
+    assert find_tool(c, str(tmp_path)).name == "emulator"
+    tool(tmp_path, "emulator")
     assert find_tool(c, str(tmp_path)).name == "cc"
     compiler = tool(tmp_path, "cc")
     assert find_tool(c, str(tmp_path)).path == compiler

@@ -154,7 +154,8 @@ static void become_program(struct program *p, const int fds[3])
     for (int i = 1; i < NSIG; i++)
         signal(i, SIG_DFL);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    setsid();
+    /* A group of its own to signal, in our session: the leader of one could not setpgid(2) itself. */
+    setpgid(0, 0);
     for (int i = 0; i < 3; i++)
         if (dup2(fds[i], i) < 0)
             _exit(125);

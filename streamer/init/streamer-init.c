@@ -78,7 +78,7 @@ static void handle(unsigned char type, unsigned char *data, size_t size)
         break;
     case 'S':
         if (size == 4 && job.pid && !job.ended) {
-            /* To the group, as a terminal's Ctrl-C; before its setsid there is none. */
+            /* To the group, as a terminal's Ctrl-C; before its setpgid there is none. */
             if (kill(-job.pid, (int)get32(data)))
                 kill(job.pid, (int)get32(data));
         }
@@ -144,6 +144,7 @@ static int serve(void)
     sigset_t watched;
     uint64_t look_us = 0; /* when to look at the limits next, or 0 */
     umask(022);
+    setsid(); /* unless the wrapper has made us a leader of one: see become_program */
     prctl(PR_SET_DUMPABLE, 0);
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     if (getpid() != 1)

@@ -143,7 +143,7 @@ LIMITS: Final[dict[str, Mark]] = {
     "fileBytes": KEPT,
     "diskBytes": KEPT,
     "outputBytes": KEPT,
-    "stackBytes": 8,
+    "stackBytes": KEPT,
 }
 
 CODES: Final[dict[str, Mark]] = {

@@ -66,6 +66,7 @@ async def test_the_sandboxes_say_how_limits_are_enforced(start: Start) -> None:
         "fileBytes": "rlimit",
         "diskBytes": "tmpfs",
         "outputBytes": "counter",
+        "stackBytes": "rlimit",
         "seccomp": "filter",
     }
     assert listed["plain"]["enforces"]["diskBytes"] == "polling"
