@@ -8,6 +8,7 @@ import fcntl
 import logging
 import os
 import shutil
+import stat
 import subprocess
 import tempfile
 import time
@@ -102,10 +103,13 @@ def _check_passable(folder: Path) -> None:
 def _sweep(parent: Path) -> None:
     """Remove the folders of services that were killed; one in use is locked (flock(2))."""
     for folder in parent.glob(f"{PREFIX}*"):
-        # Only what looks like ours, and was there before: a service makes, then locks.
+        # Only what looks like ours, and was there before: a service makes, then locks. A link
+        # may be anybody's, and lead to a folder that is ours and nothing to do with this.
         with contextlib.suppress(OSError):
-            old = time.time() - folder.stat().st_mtime > SWEEP_AGE_S
-            if old and folder.stat().st_uid == os.geteuid() and (folder / "rootfs").is_dir():
+            found = folder.lstat()
+            ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+            old = time.time() - found.st_mtime > SWEEP_AGE_S
+            if ours and old and stat.S_ISDIR((folder / "rootfs").lstat().st_mode):
                 with _locked(folder) as abandoned:
                     if abandoned:
                         log.warning("removing what a killed service left: %s", folder)
@@ -115,7 +119,7 @@ def _sweep(parent: Path) -> None:
 @contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
     """Hold the lock of a service's folder, if it is free."""
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -133,6 +137,7 @@ def remove_tree(path: Path) -> None:
         shutil.rmtree(path)
     except (OSError, RecursionError):
         # Folders without permissions, or deeper than Python's stack or a path may be long:
-        # rm(1) walks by descriptors. Neither command follows links.
-        subprocess.run(["chmod", "-R", "u+rwX", "--", path], check=False, capture_output=True)
+        # rm(1) walks by descriptors.
+        if not path.is_symlink():  # the one link that chmod -R follows
+            subprocess.run(["chmod", "-R", "u+rwX", "--", path], check=False, capture_output=True)
         subprocess.run(["rm", "-rf", "--one-file-system", "--", path], check=False)
