@@ -1,0 +1,1 @@
+"""Small programs after what people report of services like this one."""

@@ -1,0 +1,222 @@
+"""The programs: what each is sent as, and what it prints where all is well.
+
+They are written after public reports of people who run other people's code. Each says what
+it is about; the number is only for finding it again.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from streamer.jobs import MIB
+from streamer.runtimes import Runtime
+
+__all__ = ["CASES", "Case"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One program, the fields of its job, and its right output."""
+
+    name: str
+    language: str
+    code: str
+    out: str | Callable[[str], bool]
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    tools: tuple[str, ...] = ()
+    """Commands that it needs besides its language's; without one of them it is not run."""
+    runtime: Runtime | None = None
+    """A language that is not built in."""
+    backends: tuple[str, ...] = ("plain", "bwrap", "firejail")
+    err: str = ""
+
+    @property
+    def source(self) -> str:
+        return textwrap.dedent(self.code).lstrip("\n")
+
+
+OWN_STREAMS: Final = (
+    Case(
+        "01 no input by its name",
+        "bash",
+        "cat /dev/stdin; echo $?",
+        "0\n",
+    ),
+)
+
+NETWORK: Final = (
+    Case(
+        "04 the names of interfaces, in Python",
+        "python",
+        'import socket; print("lo" in [name for _, name in socket.if_nameindex()])',
+        "True\n",
+    ),
+    Case(
+        "04 the interfaces, in JavaScript",
+        "javascript",
+        'console.log(typeof require("os").networkInterfaces());',
+        "object\n",
+    ),
+    Case(
+        "04 a socket of ZeroMQ, as each Jupyter kernel opens",
+        "zmq",
+        """
+        import zmq
+        zmq.Context().socket(zmq.REP).bind("tcp://127.0.0.1:*")
+        print("bound")
+        """,
+        "bound\n",
+        runtime=Runtime(name="zmq", entry="main.py", run=("/usr/bin/python3", "{entry}")),
+        tools=("python3 -c 'import zmq'",),
+    ),
+)
+
+JAVA: Final = Runtime(
+    name="java",
+    entry="Main.java",
+    sources=("*.java",),
+    compile=("javac", "-J-XX:MaxRAM={memory_bytes}", "-d", ".", "{sources}"),
+    run=(
+        *("java", "-XX:MaxRAM={memory_bytes}", "-XX:MaxRAMPercentage=50"),
+        *("-XX:ActiveProcessorCount={processors}", "-XX:+UseSerialGC", "Main"),
+    ),
+    limits={"memory_bytes": 512 * MIB},
+)
+
+MEMORY: Final = (
+    Case(
+        "05 much garbage, in Java",
+        "java",
+        """
+        public class Main { public static void main(String[] a) {
+            long s = 0;
+            for (int i = 0; i < 60000; i++) { int[] b = new int[25000]; b[0] = i; s += b[0]; }
+            System.out.println(s);
+        } }
+        """,
+        "1799970000\n",
+        {"limits": {"memory_bytes": 256 * MIB}},
+        runtime=JAVA,
+        tools=("javac -version", "java -version"),
+    ),
+    Case(
+        "05 much garbage, in JavaScript",
+        "javascript",
+        """
+        const kept = [];
+        for (let round = 0; round < 40; round++) {
+            const map = new Map();
+            for (let i = 0; i < 60000; i++) map.set("k" + i, {i});
+            kept[round % 3] = map;
+        }
+        console.log(kept.length);
+        """,
+        "3\n",
+        {"limits": {"memory_bytes": 160 * MIB}},
+    ),
+    Case(
+        "21 shared memory of 40 MiB",
+        "python",
+        """
+        from multiprocessing import shared_memory
+        s = shared_memory.SharedMemory(create=True, size=40 << 20)
+        for i in range(0, 40 << 20, 4096): s.buf[i] = 1
+        s.close()
+        s.unlink()
+        print("ok")
+        """,
+        "ok\n",
+    ),
+)
+
+ETC: Final = (
+    Case(
+        "06 a port by its service's name",
+        "python",
+        'import socket; print({a[4][1] for a in socket.getaddrinfo("localhost", "http")})',
+        "{80}\n",
+    ),
+    Case(
+        "06 a protocol by its name",
+        "python",
+        'import socket; print(socket.getprotobyname("tcp"))',
+        "6\n",
+    ),
+    Case(
+        "06 a font by its family",
+        "bash",
+        "fc-match sans >/dev/null && echo found",
+        "found\n",
+        tools=("fc-match sans",),
+    ),
+    Case(
+        "06 which system it is",
+        "python",
+        'import platform; print(len(platform.freedesktop_os_release()["NAME"]) > 0)',
+        "True\n",
+    ),
+    Case(
+        "06 the settings of OpenSSL",
+        "bash",
+        "openssl req -x509 -newkey rsa:1024 -nodes -subj /CN=x -keyout k -out c 2>/dev/null && echo made",
+        "made\n",
+        tools=("openssl version", "test -e /etc/ssl/openssl.cnf"),
+    ),
+    Case(
+        "20 who it runs as",
+        "bash",
+        """
+        set -u
+        echo "$USER $LOGNAME $TERM $TMPDIR" && cd && pwd >/dev/null
+        """,
+        "nobody nobody dumb /tmp\n",
+    ),
+    Case(
+        "20 who it runs as, in Python",
+        "python",
+        "import getpass; print(getpass.getuser()); import tempfile; print(tempfile.gettempdir())",
+        "nobody\n/tmp\n",
+    ),
+    Case(
+        "20 the screen cleared, or at least no complaint",
+        "python",
+        'import os, sys; os.system("clear >/dev/null"); print("on")',
+        "on\n",
+        tools=("command -v clear",),
+    ),
+    Case(
+        "20 the processors",
+        "bash",
+        'test "$(nproc)" -ge 1 && test "$(getconf _NPROCESSORS_CONF)" -ge 1 && echo ok',
+        "ok\n",
+    ),
+    Case(
+        "20 the cores of the processors",
+        "bash",
+        "lscpu -p=core | grep -vc '^#' | grep -q '[1-9]' && echo ok",
+        "ok\n",
+        tools=("lscpu -p=core",),
+        backends=("plain", "bwrap"),
+    ),
+    Case(
+        "20 a temporary file that lasts",
+        "bash",
+        "f=$(mktemp -p /var/tmp) && echo x >$f && cat $f && rm $f",
+        "x\n",
+    ),
+)
+
+COMPILED: Final = (
+    Case(
+        "23 a program under valgrind",
+        "bash",
+        "valgrind -q --error-exitcode=9 /bin/true && echo clean",
+        "clean\n",
+        tools=("valgrind -q /bin/true",),
+    ),
+)
+
+CASES: Final = (*OWN_STREAMS, *NETWORK, *MEMORY, *ETC, *COMPILED)

@@ -1,0 +1,98 @@
+"""Run programs after public reports in each backend: they do there what they do everywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from streamer.events import Output
+from streamer.jobs import JobSpec
+from streamer.runtimes import find_tool
+from streamer.service import JobService
+from tests.conftest import OpenService
+from tests.jobs import Ran, run_job
+from tests.public.programs import CASES, Case
+
+
+def names(case: Case) -> str:
+    return case.name
+
+
+def need_tools(case: Case, service: JobService) -> None:
+    """Skip a program whose language or tools this host does not have in the jobs' PATH."""
+    path = service.config.sandbox.path
+    reason = find_tool(service.runtimes[case.language], path).reason
+    if reason:
+        pytest.skip(reason)
+    for tool in case.tools:
+        done = subprocess.run(
+            ["/bin/bash", "-c", tool], capture_output=True, check=False, env={"PATH": path}
+        )
+        if done.returncode != 0:
+            pytest.skip(f"this host fails at `{tool}` itself")
+
+
+@pytest.fixture
+async def service(backend: str, open_service: OpenService) -> JobService:
+    runtimes = {case.runtime.name: case.runtime for case in CASES if case.runtime}
+    return await open_service(backend, runtimes=tuple(runtimes.values()))
+
+
+@pytest.mark.parametrize("case", CASES, ids=names)
+async def test_a_program_does_what_it_does_everywhere(case: Case, service: JobService) -> None:
+    if service.backends.default not in case.backends:
+        pytest.skip("not promised")
+    need_tools(case, service)
+    ran = await run_job(service, language=case.language, code=case.source, **case.spec)
+    assert (ran.complete.exit_code, ran.text("stderr")) == (0, case.err), ran.events
+    assert ran.text() == case.out
+
+
+PROMPTS = {
+    "python": 'n = int(input("n: ")); print("got", n)',
+    "bash": 'printf "n: "; read -r n; echo "got $n"',
+}
+
+
+@pytest.mark.parametrize("language", PROMPTS)
+async def test_a_question_is_seen_before_its_answer_is_given(
+    language: str, service: JobService
+) -> None:
+    """Else who is asked cannot answer."""
+    job = await service.submit(JobSpec(language=language, code=PROMPTS[language], interactive=True))
+    events = []
+    async for event in job.events():
+        events.append(event)
+        if isinstance(event.data, Output) and Ran(tuple(events)).text() == "n: ":
+            assert await job.write(b"5\n") == "accepted"
+    ran = Ran(tuple(events))
+    assert ran.text() == "n: got 5\n"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("services", "protocols", "mime.types", "os-release", "timezone", "ssl/openssl.cnf"),
+        *("fonts/fonts.conf", "ssl/certs/ca-certificates.crt", "ld.so.cache"),
+    ],
+)
+async def test_a_file_of_etc_is_as_on_the_host(name: str, service: JobService) -> None:
+    path = Path("/etc", name)
+    if not path.exists():
+        pytest.skip(f"this host has no {path}")
+    ran = await run_job(service, command=("sha256sum", str(path)))
+    assert ran.out.split()[0] == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+async def test_the_time_zone_has_its_name(service: JobService) -> None:
+    """Node.js and Java read it from the link, and C from the file."""
+    zone = Path("/etc/localtime")
+    if not zone.is_symlink():
+        pytest.skip("this host's /etc/localtime is no link")
+    ran = await run_job(service, command=("sh", "-c", "readlink /etc/localtime; date +%Z"))
+    assert Path(ran.out.split()[0]).name == zone.readlink().name
+    assert ran.out.split()[1] == time.localtime().tm_zone
