@@ -112,6 +112,7 @@ class GatedSandbox:
         self._started = 0.0
         self._taken_down = False
         self._resists = False
+        self._words = ""
 
     @property
     def home(self) -> str:
@@ -205,7 +206,8 @@ class GatedSandbox:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(TIDY_TIMEOUT_S):
                 await self._wrapper.wait()
-        words = _read_some(self._complaints).strip()
+        self._words += _read_some(self._complaints)
+        words = self._words.strip()
         return SandboxFailure(f"{failure}: {words}") if words else failure
 
     def signal(self, number: int) -> None:
@@ -314,9 +316,9 @@ async def open_sandbox(
             await direct.close()
         return
     async with session((str(host.init), "serve")) as plan:
-        ours, theirs = socket.socketpair()
         complaints, stderr = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
+            ours, theirs = socket.socketpair()
             channel = InitChannel(ours)
             try:
                 with theirs:
