@@ -2,11 +2,11 @@
 
 Frames on a Unix stream socket, both ways: u32 length of what follows, u8 type,
 payload; integers are little endian. To the init: ``B`` a filter of system calls for
-its programs, ``M`` mounts to watch, ``F`` a file, ``A`` more of it, ``C`` ask whether all
-files are written, ``D`` (descriptors attached), ``N`` listen on a port, ``R`` run a program,
-``S`` signal it, ``K`` kill everything. From it: ``H`` hello, ``C`` the answer, ``L`` the
-listening socket (attached), ``S`` started, ``W`` the program has ended and left others
-running, ``X`` the end of all, ``E`` a failure.
+its programs, ``M`` mounts to watch, ``Q`` how many files may come, ``F`` a file, ``A`` more
+of it, ``C`` ask whether all files are written, ``D`` (descriptors attached), ``N`` listen on
+a port, ``R`` run a program, ``S`` signal it, ``K`` kill everything. From it: ``H`` hello,
+``C`` the answer, ``L`` the listening socket (attached), ``S`` started, ``W`` the program has
+ended and left others running, ``X`` the end of all, ``E`` a failure.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MIN_INODES: Final = 10_000
 MAX_INODES: Final = 2**32 - 1
 """What the init's frames have room for; more than any file system has."""
 
-PROTOCOL: Final = 2
+PROTOCOL: Final = 3
 """The init says which it speaks; in an editable installation it may be an old build."""
 
 PENDING_SIGNALS: Final = 1024
@@ -172,6 +172,8 @@ class InitChannel:
         `walk_disk` as for `start`. Raises `FilesDoNotFit`, and `SandboxFailure` where the fault is
         the host's; no program can be started then.
         """
+        if files:
+            await self._send(b"Q", struct.pack("<I", _inodes(limits)))
         for file in files:
             head = struct.pack("<I", file.mode) + file.name.encode() + b"\0"
             await self._send(b"F", head + file.content[:_FILE_CHUNK])

@@ -99,6 +99,7 @@ void watch_limits(void);
 
 /* start.c: files and programs */
 void take_file(unsigned char type, unsigned char *data, size_t size);
+int keep_quota(const unsigned char *data, size_t size);
 int check_files(const unsigned char *data, size_t size);
 int keep_mounts(unsigned char *data, size_t size);
 int keep_filter(const unsigned char *data, size_t size);

@@ -18,6 +18,26 @@
 static int file = -1; /* the one that is being written */
 static int lost; /* errno of the first file that could not be written: no program runs then */
 
+static uint32_t inodes_left; /* files and folders that may still be made */
+
+/* 'Q' u32 files and folders that may be made together: before the first of them, since a short name
+ * can stand for many folders, and nobody else counts them in time. */
+int keep_quota(const unsigned char *data, size_t size)
+{
+    if (size != 4 || job.pid) {
+        errno = EPROTO;
+        return 0;
+    }
+    inodes_left = get32(data);
+    return 1;
+}
+
+static int made_one(void)
+{
+    errno = EDQUOT;
+    return inodes_left && inodes_left--;
+}
+
 /* Before a program runs: one that is open for writing cannot be executed (execve(2)). */
 static void close_file(void)
 {
@@ -46,10 +66,12 @@ static int put_file(unsigned char type, unsigned char *data, size_t size)
         close_file();
         for (char *slash = path; (slash = strchr(slash + 1, '/'));) {
             *slash = 0;
-            if (mkdir(path, 0755) && errno != EEXIST)
+            if (mkdir(path, 0755) ? errno != EEXIST : !made_one())
                 return 0;
             *slash = '/';
         }
+        if (!made_one())
+            return 0;
         file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
         if (file < 0 || fchmod(file, mode))
             return 0;

@@ -36,7 +36,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { PROTOCOL = 2, MAX_FRAME = 16 << 20, LOOK_MS = 50 }; /* PROTOCOL: control.py */
+enum { PROTOCOL = 3, MAX_FRAME = 16 << 20, LOOK_MS = 50 }; /* PROTOCOL: control.py */
 
 void die(const char *what)
 {
@@ -50,6 +50,10 @@ static void handle(unsigned char type, unsigned char *data, size_t size)
     case 'F':
     case 'A':
         take_file(type, data, size);
+        break;
+    case 'Q':
+        if (!keep_quota(data, size))
+            tell_failure('p');
         break;
     case 'C':
         if (!check_files(data, size))

@@ -72,6 +72,7 @@ def init(tmp_path: Path) -> Iterator[Init]:
     theirs.close()
     served = Init(process, ours)
     assert served.read()[0] == b"H"
+    served.send(b"Q", struct.pack("<I", 1000))
     yield served
     ours.close()
     served.ends()
@@ -271,6 +272,24 @@ def test_what_comes_with_a_job_counts_to_its_disk_limit(
     for number in range(files):
         init.send(b"F", struct.pack("<I", 0o644) + b"%d\0" % number + b"x" * size)
     assert init.files_written(*limits) == told
+
+
+@pytest.mark.parametrize("quota", [0, 1, 7])
+def test_it_makes_no_more_files_and_folders_than_it_was_told(
+    init: Init, quota: int, tmp_path: Path
+) -> None:
+    init.send(b"Q", struct.pack("<I", quota))
+    for name in (b"a", b"b/c/d/e", b"b/c/f", b"g" + b"/x" * 500):
+        init.send(b"F", struct.pack("<I", 0o644) + name + b"\0")
+    assert init.files_written() == errno.EDQUOT
+    # The folder that was one too many is there, so that it was known to be new.
+    assert quota <= len(list(tmp_path.rglob("*"))) <= quota + 1
+
+
+@pytest.mark.parametrize("payload", [b"", bytes(3), bytes(5)])
+def test_it_refuses_a_malformed_quota(init: Init, payload: bytes) -> None:
+    init.send(b"Q", payload)
+    assert init.read()[0] == b"E"
 
 
 @pytest.mark.parametrize("payload", [b"", bytes(15), bytes(17)])
