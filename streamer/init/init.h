@@ -61,7 +61,6 @@ struct usage {
     uint64_t cpu_us;            /* of what is alive, its reaped children included */
     uint64_t anonymous, shared; /* memory that is mapped, in bytes */
     int running;                /* threads that run or would like to */
-    int swapping;               /* the host has something in swap */
 };
 struct stat_line {
     pid_t parent;

@@ -11,7 +11,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
-#include <sys/sysinfo.h>
 #include <unistd.h>
 
 enum { WALK_TICKS = 4, MAX_MOUNTS = 16 };
@@ -84,40 +83,22 @@ static uint64_t kib_line(const char *text, const char *name)
  * too, and so are its page tables. With `exact`, shared pages are divided among their users,
  * so that forked workers do not count their common pages many times over; a process that
  * made itself undumpable cannot be asked, and has only itself to blame.
- *
- * What is in swap counts as well: a program may move its own pages there (MADV_PAGEOUT). Of
- * shared memory there only smaps_rollup tells, and not how many share it: it counts for each. */
+ * What is in swap counts as well: a program may move its own pages there (MADV_PAGEOUT). */
 static void memory_of(const char *pid, int exact, struct usage *used)
 {
     char text[4096];
     if (slurp(pid, "status", text, sizeof text) <= 0)
         return;
     uint64_t own = kib_line(text, "\nRssAnon:"), shared = kib_line(text, "\nRssShmem:");
-    uint64_t swapped = kib_line(text, "\nVmSwap:"), tables = kib_line(text, "\nVmPTE:");
-    uint64_t known = own + shared + swapped + kib_line(text, "\nRssFile:");
-    used->anonymous += tables;
-    if (!exact && !used->swapping)
-        ;
-    else if (slurp(pid, "smaps_rollup", text, sizeof text) <= 0) {
-        uint64_t mapped = tables / 8 * 4096; /* at most; the rest may all be in swap */
-        used->shared += used->swapping && mapped > known ? mapped - known : 0;
-    } else {
-        uint64_t all = kib_line(text, "\nSwap:");
-        used->shared += all > swapped ? all - swapped : 0;
-        if (exact) {
-            own = kib_line(text, "\nPss_Anon:");
-            shared = kib_line(text, "\nPss_Shmem:");
-            swapped = kib_line(text, "\nSwapPss:");
-        }
+    uint64_t swapped = kib_line(text, "\nVmSwap:");
+    used->anonymous += kib_line(text, "\nVmPTE:");
+    if (exact && slurp(pid, "smaps_rollup", text, sizeof text) > 0) {
+        own = kib_line(text, "\nPss_Anon:");
+        shared = kib_line(text, "\nPss_Shmem:");
+        swapped = kib_line(text, "\nSwapPss:");
     }
     used->anonymous += own + swapped;
     used->shared += shared;
-}
-
-static int host_swaps(void)
-{
-    struct sysinfo host;
-    return !sysinfo(&host) && host.freeswap != host.totalswap;
 }
 
 /* ---- processes that nobody reaps ------------------------------------------------------ */
@@ -188,7 +169,6 @@ void survey(int exact, struct usage *used)
     size_t at = 0;
     uint64_t time_us = microseconds(CLOCK_BOOTTIME);
     memset(used, 0, sizeof *used);
-    used->swapping = host_swaps();
     if (!proc) {
         check_sight();
         return;

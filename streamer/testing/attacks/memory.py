@@ -14,6 +14,10 @@ _LIMIT: Final = {"memory_bytes": 48 * 2**20, "disk_bytes": 16 * 2**20}
 _BUFFERS: Final = dict.fromkeys(
     Isolation, "without control groups nobody counts the buffers of pipes and sockets"
 )
+_UNMAPPED: Final = dict.fromkeys(
+    Isolation,
+    "without control groups nobody counts shared memory that no process has in its tables",
+)
 _MEMFD: Final = {Isolation.NONE: "without control groups nobody counts a memfd that is not mapped"}
 
 
@@ -121,17 +125,17 @@ ATTACKS: Final = (
         """,
     ),
     _takes(
-        "shared memory that it moves to swap, hidden",
+        "shared memory that it takes out of its tables",
         """
-        libc.prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE: /proc/PID/smaps_rollup is closed
         kept = []
         for _ in range(160):
             kept.append(mmap.mmap(-1, MIB, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS))
             kept[-1].write(os.urandom(4096) * 256)
             with contextlib.suppress(OSError):
-                kept[-1].madvise(21)
+                kept[-1].madvise(4)  # MADV_DONTNEED: the pages stay, and no process has them
             time.sleep(0.005)
         """,
+        without_groups=_UNMAPPED,
     ),
     _takes(
         "memory locked in place",
