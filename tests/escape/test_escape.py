@@ -42,6 +42,8 @@ SUCCEED_IN_PLAIN = (
     "refused calls with high bits set",
     "the accounts of the host",
     "the disk by files that are deleted and open",
+    "the host's interfaces, addresses and routes by netlink",
+    "the host's pseudo-terminals",
     "the name of the host",
     "the sockets of the host in /proc",
     "tracing of its own children",

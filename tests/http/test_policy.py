@@ -35,6 +35,7 @@ async def test_presets_lie_under_what_is_set() -> None:
     assert config.limits.default.wall_time_s == 3
     assert config.limits.default.processes == 32
     assert config.sandbox.require == ("memory:cgroup", "processes:cgroup")
+    assert config.sandbox.seccomp == "strict"
     assert streamer.Config.from_mapping({"sandbox": {"preset": "dev"}}).sandbox.allow_command
     with pytest.raises(ConfigError, match=r"sandbox\.preset"):
         streamer.Config.from_mapping({"sandbox": {"preset": "lax"}})
