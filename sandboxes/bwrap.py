@@ -50,12 +50,12 @@ class Bwrap(Backend):
 
     def explain(self, wrapper_exit: int, wrapper_stderr: str) -> str | None:
         """Name the usual reason: the host forbids unprivileged user namespaces."""
-        if "namespace" in wrapper_stderr or "uid map" in wrapper_stderr:
+        if "new namespace" in wrapper_stderr or "uid map" in wrapper_stderr:
             return (
                 f"{wrapper_stderr.strip()}: this host does not let an ordinary user make user "
                 "namespaces; allow it (sysctl user.max_user_namespaces, on Debian "
-                "kernel.unprivileged_userns_clone=1, on Ubuntu 24.04 and later an AppArmor "
-                "profile for bwrap or kernel.apparmor_restrict_unprivileged_userns=0)"
+                "kernel.unprivileged_userns_clone=1, on Ubuntu 24.04 and later the AppArmor "
+                "profile bwrap-userns-restrict; `streamer doctor` says how)"
             )
         return None
 

@@ -22,7 +22,15 @@ from streamer.cgroups import cgroup_tree
 from streamer.config import Config, EngineConfig, LimitsConfig, QueueConfig, StreamsConfig
 from streamer.enforcement import enforcement
 from streamer.errors import BackendUnavailable, ConfigError
-from streamer.hostfacts import HostFacts, host_facts, remedies
+from streamer.hostfacts import (
+    HostFacts,
+    WrapperFacts,
+    host_facts,
+    host_warnings,
+    remedies,
+    wrapper_facts,
+    wrapper_warnings,
+)
 from streamer.lures import lay_lures
 from streamer.probes import PROBES, Probe
 from streamer.resolve import camel
@@ -60,6 +68,9 @@ class BackendReport(msgspec.Struct, frozen=True, rename="camel"):
     available: bool
     reason: str = ""
     remedies: tuple[str, ...] = ()
+    wrapper: WrapperFacts | None = None
+    """The command that starts it, where there is one."""
+    warnings: tuple[str, ...] = ()
     enforces: Mapping[str, str] = {}
     """Each limit and how it is enforced (`streamer.enforcement`)."""
     probes: tuple[ProbeReport, ...] = ()
@@ -80,6 +91,8 @@ class Report(msgspec.Struct, frozen=True, rename="camel"):
     backends: tuple[BackendReport, ...]
     ok: bool
     """Whether the chosen backend, and each that callers may choose besides, holds."""
+    warnings: tuple[str, ...] = ()
+    """What of the host jobs can use whatever their sandbox."""
 
 
 async def examine(config: Config) -> Report:
@@ -109,9 +122,12 @@ async def examine(config: Config) -> Report:
             # Requirements are for what jobs may get.
             own = _trial_config(config, name, required=name in offered)
             found = await _try_backend(found, own)
+        command = str(getattr(backend, "path", ""))
         if not found.available:
-            command = getattr(backend, "path", "")
-            found = replace(found, remedies=tuple(remedies(host, name, str(command))))
+            found = replace(found, remedies=tuple(remedies(host, name, command)))
+        if wrapper := await asyncio.to_thread(wrapper_facts, command):
+            warnings = tuple(wrapper_warnings(name, wrapper))
+            found = replace(found, wrapper=wrapper, warnings=warnings)
         reports.append(found)
     return Report(
         host=host,
@@ -119,6 +135,7 @@ async def examine(config: Config) -> Report:
         chosen=chosen,
         backends=tuple(reports),
         ok=bool(chosen) and all(report.holds for report in reports if report.name in offered),
+        warnings=tuple(host_warnings(host)),
     )
 
 
@@ -131,6 +148,8 @@ def show(report: Report, console: Console) -> None:
     console.print(f"running as {user}; control groups: {groups}", highlight=False)
     if host.cgroup.remedy:
         console.print(f"  to have them: {host.cgroup.remedy}", highlight=False, markup=False)
+    for warning in report.warnings:
+        console.print(f"warning: {warning}", highlight=False, markup=False)
     for backend in report.backends:
         console.print()
         _show_backend(backend, console, chosen=backend.name == report.chosen)
@@ -146,6 +165,12 @@ def show(report: Report, console: Console) -> None:
 def _show_backend(backend: BackendReport, console: Console, *, chosen: bool) -> None:
     use = ", in use" if chosen else ""
     console.print(f"{backend.name} ({backend.isolation}{use})", style="bold", highlight=False)
+    if wrapper := backend.wrapper:
+        setuid = "setuid" if wrapper.setuid else "not setuid"
+        version = f"version {wrapper.version or 'unknown'}"
+        console.print(f"{wrapper.command}: {version}, {setuid}", highlight=False, markup=False)
+    for warning in backend.warnings:
+        console.print(f"warning: {warning}", highlight=False, markup=False)
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     if not backend.available:
         table.add_row("[bold red]not available", escape(backend.reason))

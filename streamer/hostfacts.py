@@ -9,27 +9,48 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-__all__ = ["CgroupFacts", "HostFacts", "UserNamespaces", "host_facts", "remedies"]
+__all__ = [
+    "CgroupFacts",
+    "HostFacts",
+    "UserNamespaces",
+    "WrapperFacts",
+    "host_facts",
+    "host_warnings",
+    "remedies",
+    "wrapper_facts",
+    "wrapper_warnings",
+]
 
+VERSION: Final = re.compile(r"\d+\.\d+(\.\d+)?")
+VERSION_TIMEOUT_S: Final = 5.0
 SYSCTL: Final = Path("/proc/sys")
 CGROUP_V2: Final = Path("/sys/fs/cgroup")
 CGROUP_REMEDY: Final = (
     "give the service a delegated group: Delegate=yes in its unit, or "
     "`systemd-run --user --scope -p Delegate=yes streamer serve`"
 )
-APPARMOR_REMEDY: Final = (
+BWRAP: Final = "/usr/bin/bwrap"
+APPARMOR_BWRAP: Final = (
+    "this host lets programs make user namespaces only by an AppArmor profile (Ubuntu 24.04 and "
+    "later): load Ubuntu's own for bubblewrap, bwrap-userns-restrict. Later releases have it in "
+    "/etc/apparmor.d; on 24.04 `apt install apparmor-profiles`, copy it from "
+    "/usr/share/apparmor/extra-profiles to /etc/apparmor.d, then "
+    "`apparmor_parser -r /etc/apparmor.d/bwrap-userns-restrict`"
+)
+APPARMOR_OTHER: Final = (
     "this host lets programs make user namespaces only by an AppArmor profile (Ubuntu 24.04 and "
     "later): write a profile for {command} to /etc/apparmor.d/{name}, with the content "
     "`abi <abi/4.0>, include <tunables/global> profile {name} {command} flags=(unconfined) "
-    "{{ userns, }}`, and load it with `apparmor_parser -r /etc/apparmor.d/{name}`; or, for every "
-    "program, `sysctl kernel.apparmor_restrict_unprivileged_userns=0`"
+    "{{ userns, }}`, and load it with `apparmor_parser -r /etc/apparmor.d/{name}`"
 )
 
 
@@ -49,6 +70,14 @@ class CgroupFacts(msgspec.Struct, frozen=True, rename="camel"):
     remedy: str = ""
 
 
+class WrapperFacts(msgspec.Struct, frozen=True, rename="camel"):
+    """The command that starts a sandbox; `version` is empty where it does not tell."""
+
+    command: str
+    version: str
+    setuid: bool
+
+
 class HostFacts(msgspec.Struct, frozen=True, rename="camel"):
     """What there is to know before anything is tried."""
 
@@ -60,6 +89,8 @@ class HostFacts(msgspec.Struct, frozen=True, rename="camel"):
     """Whether the service itself can gain no privileges: then no setuid wrapper works."""
     user_namespaces: UserNamespaces
     cgroup: CgroupFacts
+    core_pattern: str = ""
+    """What the kernel does with the memory of a program that crashed (core(5))."""
 
 
 def host_facts(cgroup_level: str | None, cgroup_configured: str) -> HostFacts:
@@ -81,6 +112,7 @@ def host_facts(cgroup_level: str | None, cgroup_configured: str) -> HostFacts:
             ),
         ),
         cgroup=_cgroup_facts(cgroup_level, cgroup_configured),
+        core_pattern=_text("kernel/core_pattern"),
     )
 
 
@@ -139,14 +171,79 @@ def remedies(facts: HostFacts, name: str, command: str) -> Iterator[str]:
             "`sysctl kernel.unprivileged_userns_clone=1`"
         )
     if namespaces.apparmor_restrict_unprivileged_userns == 1:
-        yield APPARMOR_REMEDY.format(name=name, command=command)
+        yield (
+            APPARMOR_BWRAP
+            if command == BWRAP
+            else APPARMOR_OTHER.format(name=name, command=command)
+        )
+
+
+def host_warnings(facts: HostFacts) -> Iterator[str]:
+    """Yield what of this host no sandbox can keep jobs from using."""
+    if facts.core_pattern.startswith("|"):
+        yield (
+            f"each crash of a job starts {facts.core_pattern[1:].split()[0]} on the host, as root "
+            "and outside of the job's limits (kernel.core_pattern; a limit of zero for core files "
+            "does not stop it): `sysctl kernel.core_pattern=core` has the kernel write files, of "
+            "which jobs leave none"
+        )
+
+
+def wrapper_facts(command: str) -> WrapperFacts | None:
+    """Ask a wrapper for its version, which takes some milliseconds; None if it is not there."""
+    if not command or not os.access(command, os.X_OK):
+        return None
+    try:
+        said = subprocess.run(
+            [command, "--version"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=VERSION_TIMEOUT_S,
+            check=False,
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        said = ""
+    found = VERSION.search(said)
+    setuid = bool(Path(command).stat().st_mode & stat.S_ISUID)
+    return WrapperFacts(command, found[0] if found else "", setuid)
+
+
+def wrapper_warnings(name: str, facts: WrapperFacts) -> Iterator[str]:
+    """Yield what is known of this version of a wrapper, and what follows for jobs."""
+    if name != "bwrap" or not facts.version:
+        return
+    version = tuple(map(int, facts.version.split(".")))
+    if facts.setuid and (0, 11) <= version < (0, 11, 2):
+        yield (
+            "bubblewrap 0.11.0 and 0.11.1 have CVE-2026-41163 where they are setuid: any user of "
+            f"this host can misuse {facts.command}; update it, or `chmod u-s {facts.command}`"
+        )
+    elif facts.setuid:
+        yield (
+            f"{facts.command} is setuid root, which it needs only where user namespaces are "
+            f"forbidden, and which bubblewrap 0.12 has given up: `chmod u-s {facts.command}`"
+        )
+    if version < (0, 12):
+        yield (
+            "bubblewrap before 0.12.0 has CVE-2026-87766, unless your distribution mended it: "
+            "what it makes while it sets a sandbox up may land on the host, where a mount point "
+            "lies below a link. No job has a say in the mount points here, and links in those "
+            "of the configuration are followed first; other programs may be less careful"
+        )
 
 
 def _setting(name: str) -> int | None:
+    text = _text(name)
+    return int(text) if text.isdecimal() else None
+
+
+def _text(name: str) -> str:
     try:
-        return int((SYSCTL / name).read_text())
-    except (OSError, ValueError):
-        return None
+        return (SYSCTL / name).read_text().strip()
+    except OSError:
+        return ""
 
 
 def _system() -> str:

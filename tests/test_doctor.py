@@ -15,7 +15,17 @@ from typing import Any
 import pytest
 
 import streamer
-from streamer.hostfacts import CgroupFacts, HostFacts, UserNamespaces, remedies
+from sandboxes.bwrap import Bwrap
+from streamer.hostfacts import (
+    CgroupFacts,
+    HostFacts,
+    UserNamespaces,
+    WrapperFacts,
+    host_warnings,
+    remedies,
+    wrapper_facts,
+    wrapper_warnings,
+)
 from streamer.lures import marked_processes
 
 ROOT = Path(streamer.__file__).parent.parent
@@ -254,7 +264,10 @@ def test_an_unknown_backend_is_an_error_of_usage(tmp_path: Path) -> None:
 
 
 def facts(
-    settings: Mapping[str, int] = MappingProxyType({}), *, no_new_privs: bool = False
+    settings: Mapping[str, int] = MappingProxyType({}),
+    *,
+    no_new_privs: bool = False,
+    core_pattern: str = "core",
 ) -> HostFacts:
     names = (
         "max_user_namespaces",
@@ -270,6 +283,7 @@ def facts(
         no_new_privs=no_new_privs,
         user_namespaces=UserNamespaces(**values),
         cgroup=CgroupFacts(None),
+        core_pattern=core_pattern,
     )
 
 
@@ -300,3 +314,77 @@ def test_setuid_wrappers_have_remedies_of_their_own(tmp_path: Path) -> None:
     assert list(remedies(facts({"max_user_namespaces": 0}), "firejail", str(command))) == []
     (found,) = remedies(facts(no_new_privs=True), "firejail", str(command))
     assert "NoNewPrivileges" in found
+
+
+def test_no_remedy_lifts_a_restriction_for_every_program(tmp_path: Path) -> None:
+    """Ubuntu's own profile is for bwrap where it is installed; elsewhere one is to be written."""
+    restricted = facts({"apparmor_restrict_unprivileged_userns": 1})
+    elsewhere = tmp_path / "bwrap"
+    elsewhere.touch(0o755)
+    (own,) = remedies(restricted, "bwrap", str(elsewhere))
+    assert f"profile bwrap {elsewhere} flags=(unconfined)" in own
+    assert "restrict_unprivileged_userns=0" not in own
+    if os.access("/usr/bin/bwrap", os.X_OK):
+        (ubuntus,) = remedies(restricted, "bwrap", "/usr/bin/bwrap")
+        assert "bwrap-userns-restrict" in ubuntus
+        assert "restrict_unprivileged_userns=0" not in ubuntus
+
+
+def test_a_core_pattern_that_starts_a_program_is_warned_of() -> None:
+    assert list(host_warnings(facts(core_pattern="core.%p"))) == []
+    (warning,) = host_warnings(facts(core_pattern="|/usr/share/apport/apport -p%p"))
+    assert "/usr/share/apport/apport on the host, as root" in warning
+
+
+@pytest.mark.parametrize(
+    ("version", "setuid", "told"),
+    [
+        ("0.8.0", False, {"CVE-2026-87766"}),
+        ("0.8.0", True, {"CVE-2026-87766", "chmod u-s"}),
+        ("0.11.0", False, {"CVE-2026-87766"}),
+        ("0.11.1", True, {"CVE-2026-87766", "CVE-2026-41163", "chmod u-s"}),
+        ("0.11.2", True, {"CVE-2026-87766", "chmod u-s"}),
+        ("0.12.0", False, set()),
+        ("1.0", False, set()),
+        ("", True, set()),
+    ],
+)
+def test_what_is_known_of_a_version_of_bubblewrap_is_told(
+    version: str, *, setuid: bool, told: set[str]
+) -> None:
+    text = " ".join(wrapper_warnings("bwrap", WrapperFacts("/usr/bin/bwrap", version, setuid)))
+    known = ("CVE-2026-87766", "CVE-2026-41163", "chmod u-s")
+    assert {words for words in known if words in text} == told
+    assert list(wrapper_warnings("firejail", WrapperFacts("/x", version, setuid))) == []
+
+
+def test_a_wrapper_is_asked_for_its_version(tmp_path: Path) -> None:
+    command = tmp_path / "wrapper"
+    assert wrapper_facts(str(command)) is None
+    assert wrapper_facts("") is None
+    command.write_text("#!/bin/sh\necho a wrapper of 2026, version 0.11.1\n")
+    command.chmod(0o4755)
+    assert wrapper_facts(str(command)) == WrapperFacts(str(command), "0.11.1", setuid=True)
+    command.write_text("#!/bin/sh\nexit 1\n")
+    command.chmod(0o755)
+    assert wrapper_facts(str(command)) == WrapperFacts(str(command), "", setuid=False)
+
+
+def test_the_report_has_the_version_of_each_wrapper(here: Diagnosis) -> None:
+    for name in ("bwrap", "firejail"):
+        found = here.backend(name)["wrapper"]
+        if found is not None:
+            said = subprocess.run([found["command"], "--version"], capture_output=True, check=True)
+            assert found["version"] in said.stdout.decode()
+            assert found["version"][0].isdigit()
+    assert here.backend("plain")["wrapper"] is None
+    assert here.report["warnings"] == list(
+        host_warnings(facts(core_pattern=here.report["host"]["corePattern"]))
+    )
+
+
+def test_only_a_refusal_of_namespaces_is_explained_as_one() -> None:
+    """Other words of a wrapper speak of namespaces too."""
+    for said in ("bwrap: No permissions to create new namespace", "bwrap: setting up uid map: x"):
+        assert "bwrap-userns-restrict" in (Bwrap().explain(1, said) or "")
+    assert Bwrap().explain(125, "usage: streamer-init enter [--pid-namespace] -- COMMAND") is None
