@@ -20,6 +20,7 @@ from typing import Annotated, Any, Final, Literal, Self, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
+from streamer.authconfig import AuthConfig, MetricsConfig, TokenConfig
 from streamer.checked import check_keys, explain, merge, with_sizes
 from streamer.errors import ConfigError
 from streamer.jobs import MIB, Limits
@@ -54,8 +55,6 @@ __all__ = [
     "without_password",
 ]
 
-HEX_DIGEST: Final = re.compile("[0-9a-fA-F]{64}")
-DIGEST_REMEDY: Final = '64 hexadecimal digits; take those of: printf %s "$TOKEN" | sha256sum'
 ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[^][\s/?#@:A-Z]+)(:[0-9]+)?")
 """What a browser sends as Origin: in small letters and without a path (RFC 6454)."""
 PUBLIC_URL: Final = re.compile(r"https?://[^\s/?#@]+(?:/[^\s?#]*)?")
@@ -239,68 +238,10 @@ class EngineConfig(Section, frozen=True):
         return f"EngineConfig(url={without_password(self.url)!r})"
 
 
-class TokenConfig(Section, frozen=True):
-    """``[[auth.tokens]]``: the digest of a token and whom it belongs to."""
-
-    tenant: Text
-    sha256: str
-
-    def __post_init__(self) -> None:
-        """Check that it is a digest and not, by mistake, the token."""
-        super().__post_init__()
-        if not HEX_DIGEST.fullmatch(self.sha256):
-            raise ConfigError(f"auth.tokens: sha256 of {self.tenant!r} is not {DIGEST_REMEDY}")
-
-    def __repr__(self) -> str:
-        """Hide the digest: it can be guessed at offline."""
-        return f"TokenConfig(tenant={self.tenant!r}, sha256='***')"
-
-
-class AuthConfig(Section, frozen=True):
-    """``[auth]``: who may use the service; without tokens whoever is at this machine."""
-
-    tokens: tuple[TokenConfig, ...] = ()
-    anonymous: bool = False
-
-    def __post_init__(self) -> None:
-        """Check that a token says who its owner is, and that tokens are asked for at all."""
-        super().__post_init__()
-        if self.tokens and self.anonymous:
-            raise ConfigError(
-                "auth.anonymous: it takes everybody, so auth.tokens would ask nobody; remove one"
-            )
-        owners: dict[str, str] = {}
-        for token in self.tokens:
-            other = owners.setdefault(token.sha256.lower(), token.tenant)
-            if other != token.tenant:
-                raise ConfigError(
-                    f"auth.tokens: {other!r} and {token.tenant!r} have the same token; make each "
-                    "its own"
-                )
-
-
 class PluginsConfig(Section, frozen=True):
     """``[plugins]``: installed plugins that are not to be loaded."""
 
     disabled: tuple[Text, ...] = ()
-
-
-class MetricsConfig(Section, frozen=True):
-    """``[metrics]``: whether there are any, and the token of who only reads them."""
-
-    enabled: bool = True
-    token_sha256: str = ""
-
-    def __post_init__(self) -> None:
-        """Check that it is a digest and not, by mistake, the token."""
-        super().__post_init__()
-        if self.token_sha256 and not HEX_DIGEST.fullmatch(self.token_sha256):
-            raise ConfigError(f"metrics.token_sha256: it is not {DIGEST_REMEDY}")
-
-    def __repr__(self) -> str:
-        """Hide the digest: it can be guessed at offline."""
-        hidden = "***" if self.token_sha256 else ""
-        return f"MetricsConfig(enabled={self.enabled!r}, token_sha256={hidden!r})"
 
 
 class LoggingConfig(Section, frozen=True):

@@ -41,7 +41,7 @@ LAYERS = (
     ("jobs", "sizes", "checked", "presets", "proxy_rules", "proxy_request"),
     ("events", "spi"),
     ("sse.frames", "sse.pages", "sse.spool", "sse.cursor", "sse.log", "log", "runtimes"),
-    ("engine", "section", "config"),
+    ("engine", "section", "authconfig", "config"),
     (
         "memory.inbox",
         "memory.fairqueue",

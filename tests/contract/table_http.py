@@ -279,6 +279,7 @@ REQUEST_HEADERS: Final[dict[str, Mark]] = {
     "Sec-Fetch-Site": KEPT,
     "Sec-Fetch-Mode": ADDED,
     "Host": KEPT,
+    "X-Forwarded-For": ADDED,
 }
 """Headers that the service reads."""
 
