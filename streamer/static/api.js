@@ -18,6 +18,8 @@ export class Problem extends Error {
 // A token of the service's own, where it asks for one; an embedding application has its cookies.
 let token = recall("token") ?? "";
 
+export const hasToken = () => token !== "";
+
 export function useToken(text) {
   token = text;
   keep("token", text);
@@ -40,12 +42,6 @@ export function streamAddress(jobId, lastId) {
   return withToken(path, lastId > 0 ? { lastEventId: lastId } : {});
 }
 
-/** The address of a file that the job left; each part of the name stays one part. */
-export function fileAddress(jobId, name) {
-  const path = name.split("/").map(encodeURIComponent).join("/");
-  return withToken(`api/jobs/${encodeURIComponent(jobId)}/files/${path}`, {});
-}
-
 /** Read the problem from an answer that is not a success. */
 export async function problemOf(response) {
   const title = `The service answered ${response.status} ${response.statusText}`.trim();
@@ -56,7 +52,7 @@ export async function problemOf(response) {
   }
 }
 
-/** Links and an EventSource can set no headers, so there the token is part of the address. */
+/** An EventSource can set no headers, so there the token is part of the address. */
 function withToken(path, parameters) {
   const query = new URLSearchParams(parameters);
   if (token !== "") {

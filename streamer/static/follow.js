@@ -2,7 +2,7 @@
 
 import { Problem, problemOf, streamAddress } from "./api.js";
 
-const KINDS = ["status", "output", "truncated", "gap", "artifact", "complete", "error"];
+const KINDS = ["status", "output", "truncated", "gap", "complete", "error"];
 const TERMINAL = new Set(["complete", "error"]);
 const FIRST_RETRY_MS = 1000;
 const LONGEST_RETRY_MS = 15000;
@@ -27,16 +27,36 @@ export class Follower {
     this.#jobId = jobId;
     this.#on = on;
     on.connection("connecting", 0);
-    this.#open();
+    document.addEventListener("visibilitychange", this.#look);
+    this.#look();
   }
 
   close() {
     if (!this.#closed) {
       this.#closed = true;
-      clearTimeout(this.#timer);
-      this.#source.close();
+      document.removeEventListener("visibilitychange", this.#look);
+      this.#pause();
       this.#on.connection("closed", this.#lastId);
     }
+  }
+
+  /**
+   * Follow while somebody can see it. A browser has six connections to a service for all its tabs
+   * together: six streams in tabs that nobody looks at would leave none, not even for a cancel.
+   * Nothing is lost by it, since a stream is resumed exactly.
+   */
+  #look = () => {
+    if (document.hidden) {
+      this.#pause();
+    } else if (this.#source === null) {
+      this.#open();
+    }
+  };
+
+  #pause() {
+    clearTimeout(this.#timer);
+    this.#source?.close();
+    this.#source = null;
   }
 
   #address() {
@@ -80,9 +100,10 @@ export class Follower {
   }
 
   async #diagnose() {
+    const asking = this.#source;
     const problem = await this.#askWhy();
-    if (this.#closed) {
-      return;
+    if (this.#source !== asking) {
+      return; // closed, or paused and perhaps resumed, in the meantime
     }
     if (problem === null) {
       this.#timer = setTimeout(() => this.#open(), this.#retry * (0.75 + Math.random() / 2));

@@ -58,7 +58,7 @@ async function loadChoices() {
       value: isDefault ? "" : name,
       label: `${name}: ${available ? isolationIn(isolation) : "not available"}`,
       disabled: !available || !(isDefault || selectable),
-      reason,
+      reason: reason ?? (isDefault || selectable ? "" : "callers may not choose it (sandbox.allow)"),
     })),
   );
   const usable = runtimes.filter(({ available }) => available).map(({ name }) => name);
@@ -99,15 +99,23 @@ function fillForm(request) {
 
 // What is shown
 
+/** Ask who it is; until the answer nothing else of the page is of use. */
+function askForToken() {
+  document.querySelector("main").classList.add("asking");
+  ui.refused.hidden = !api.hasToken();
+  ui.access.hidden = false;
+  ui.token.focus();
+}
+
 function showProblem(problem) {
+  if (problem.status === 401) {
+    askForToken();
+    return;
+  }
   const place = problem.path ? ` (at ${problem.path})` : "";
   const title = problem.message === problem.title ? "" : `${problem.title}: `;
   ui.problem.textContent = `${title}${problem.message}${place}`;
   ui.problem.hidden = false;
-  if (problem.status === 401) {
-    ui.access.hidden = false;
-    ui.token.focus();
-  }
 }
 
 function showState(state, text = state) {
@@ -129,17 +137,6 @@ function showVerdict({ tone, text, facts }) {
       return pair;
     }),
   );
-}
-
-function showArtifact(artifact) {
-  const item = document.createElement("li");
-  const link = document.createElement("a");
-  link.href = api.fileAddress(jobId, artifact.name);
-  link.download = artifact.name.split("/").at(-1);
-  link.textContent = artifact.name;
-  item.append(link, ` ${bytes(artifact.bytes)}`);
-  ui.artifacts.append(item);
-  ui.artifacts.hidden = false;
 }
 
 function setEnabled(button, enabled) {
@@ -167,10 +164,9 @@ function clearResult() {
   view.show(screen);
   showState("");
   showVerdict({ tone: "", text: "", facts: [] });
-  for (const element of [ui.problem, ui.artifacts, ui.fallback]) {
+  for (const element of [ui.problem, ui.fallback]) {
     element.hidden = true;
   }
-  ui.artifacts.replaceChildren();
   ui.watched.textContent = "";
 }
 
@@ -200,7 +196,6 @@ const handlers = {
   gap({ from, to }) {
     screen.note(`The events ${from} to ${to} are no longer kept.`);
   },
-  artifact: showArtifact,
   complete(complete) {
     if (complete.outputBytes === 0) {
       screen.note("The program wrote nothing.");

@@ -142,17 +142,22 @@ class Browser:
         found: dict[str, Any] = result["result"]
         return found
 
-    async def page(self, *, width: int = 1100, height: int = 700) -> Page:
-        """Open a page with cookies and storage of its own, as another person's browser has."""
-        context = await self.call("Target.createBrowserContext")
-        self._contexts.append(context["browserContextId"])
-        target = await self.call(
-            "Target.createTarget", url="about:blank", browserContextId=self._contexts[-1]
-        )
+    async def page(
+        self, *, width: int = 1100, height: int = 700, beside: Page | None = None
+    ) -> Page:
+        """Open a page with cookies and storage of its own, as another person's browser has.
+
+        `beside` opens it as the next tab of another one's window instead, which hides that one.
+        """
+        if beside is None:
+            created = await self.call("Target.createBrowserContext")
+            self._contexts.append(created["browserContextId"])
+        context = self._contexts[-1] if beside is None else beside.context
+        target = await self.call("Target.createTarget", url="about:blank", browserContextId=context)
         attached = await self.call(
             "Target.attachToTarget", targetId=target["targetId"], flatten=True
         )
-        page = Page(self, attached["sessionId"])
+        page = Page(self, attached["sessionId"], context)
         self._pages[attached["sessionId"]] = page
         for domain in ("Page", "Runtime", "Log", "Network"):
             await page.call(f"{domain}.enable")
@@ -181,9 +186,11 @@ class Browser:
 class Page:
     """One page of a browser."""
 
-    def __init__(self, browser: Browser, session: str) -> None:
+    def __init__(self, browser: Browser, session: str, context: str) -> None:
         self._browser = browser
         self._session = session
+        self.context = context
+        """Whose cookies, storage and connections it has."""
         self._loaded = asyncio.Event()
         self.errors: list[str] = []
         """What the console has as an error, but for connections that failed."""
