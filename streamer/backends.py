@@ -16,21 +16,20 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+from streamer.claims import broken_claim, trial_program
 from streamer.confine import Means, Shape, confine
 from streamer.errors import BackendUnavailable, ConfigError, SandboxFailure
 from streamer.jobs import Limits, Phase, Step
 from streamer.proxy import PROXY_PORT
 from streamer.spi import Backend, Isolation
 
-__all__ = ["Backends"]
+__all__ = ["Backends", "told"]
 
 log: Final = logging.getLogger(__name__)
 
 TRIAL_TIMEOUT_S: Final = 30.0
 """From the beginning of a trial to its result."""
 
-TRIAL_EXIT: Final = 23
-"""An exit code that nothing but the trial's own program ends with."""
 
 TIDY_S: Final = 10.0
 """For the sandbox of a trial to be gone before the next one begins."""
@@ -45,6 +44,13 @@ MAX_FAILURES: Final = 3
 """As many jobs in a row that a sandbox could not run bring its backend into doubt."""
 
 UNTRIED: Final = "it is being tried; ask again in a moment"
+
+
+def told(reason: str) -> str | None:
+    """Return what callers are told: the reason may hold paths and the words of a wrapper."""
+    if reason in ("", UNTRIED):
+        return reason or None
+    return "it does not work on this host; its operator is told why by: streamer doctor"
 
 
 class Backends(Mapping[str, Backend]):
@@ -147,9 +153,14 @@ class Backends(Mapping[str, Backend]):
                 if self._backends[name].isolation is Isolation.NONE:
                     log.warning("sandbox %s isolates nothing: run only code you trust", name)
                 return
+        if self._configured != "auto":
+            raise BackendUnavailable(
+                f"sandbox.backend = {self._configured!r} does not work: "
+                f"{self._reasons[self._configured]}; or name another backend: "
+                f"{', '.join(sorted({'auto', *self._backends} - {self._configured}))}"
+            )
         reasons = "; ".join(f"{name}: {self._reasons[name]}" for name in candidates)
-        hint = ", or name another backend in sandbox.backend" if self._configured != "auto" else ""
-        raise BackendUnavailable(f"no sandbox works on this host ({reasons}){hint}")
+        raise BackendUnavailable(f"no sandbox works on this host ({reasons})")
 
     def known(self, names: Iterable[str]) -> Mapping[str, str]:
         """Return for each backend why it cannot be used, or ``""``, as far as it is known.
@@ -270,7 +281,7 @@ class Backends(Mapping[str, Backend]):
             (await sandbox.listen(PROXY_PORT)).close()
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         stack.callback(os.close, null)
-        argv = ("/bin/sh", "-c", f"exit {TRIAL_EXIT}")
+        argv = stack.enter_context(trial_program(backend, self._means.folder.path))
         step = Step(Phase.RUN, argv, Limits())
         await sandbox.put_files((), step.limits)
         if confined.cgroup is not None:
@@ -279,6 +290,5 @@ class Backends(Mapping[str, Backend]):
         await sandbox.exited()
         sandbox.end_rest()
         end = await sandbox.end()
-        if os.waitstatus_to_exitcode(end.status) != TRIAL_EXIT:
-            return f"a trial program ended with wait status {end.status:#x}"
-        return ""
+        code = os.waitstatus_to_exitcode(end.status)
+        return broken_claim(backend, code, as_user=confined.identity is not None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
@@ -12,7 +13,17 @@ import msgspec
 from streamer.errors import ConfigError
 from streamer.sizes import parse_size
 
-__all__ = ["Key", "Tree", "check_keys", "explain", "leaves", "merge", "with_sizes"]
+__all__ = [
+    "Key",
+    "Tree",
+    "Written",
+    "check_keys",
+    "explain",
+    "leaves",
+    "merge",
+    "read_value",
+    "with_sizes",
+]
 
 Tree = dict[str, Any]
 Key = tuple[str, ...]
@@ -27,6 +38,22 @@ WORDS: Final = {
     "str": "a string",
 }
 """What the reader of a TOML file calls the types in msgspec's messages."""
+
+
+class Written(str):
+    """A value as it stands in the environment or on the command line, for a key of unknown type."""
+
+    __slots__ = ()
+
+
+def read_value(text: str) -> tuple[bool, Any]:
+    """Return whether a text is a value of TOML, and the value."""
+    try:
+        document = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return False, None
+    # A line's end in the text may have made more than one.
+    return document.keys() == {"value"}, document.get("value")
 
 
 def leaves(tree: Mapping[str, Any], at: Key = ()) -> Iterator[tuple[Key, Any]]:

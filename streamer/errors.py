@@ -174,10 +174,13 @@ class ServiceError(StreamerError):
 
 
 class BackendUnavailable(ServiceError):
-    """The sandbox backend is missing or did not pass its probe."""
+    """The sandbox backend is missing or did not pass its probe: the reason, and the remedy."""
 
     code = "sandbox_unavailable"
     status = 503
+
+    def __init__(self, reason: str, remedy: str = "", *, code: str | None = None) -> None:
+        super().__init__(f"{reason}: {remedy}" if remedy else reason, code=code)
 
 
 class SandboxFailure(ServiceError):

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from streamer import parameters, wire
 from streamer.access import METRICS_ROUTE, Access, Action
+from streamer.backends import told
 from streamer.bodies import Bodies
 from streamer.config import Config
 from streamer.enforcement import enforcement
@@ -20,7 +21,7 @@ from streamer.errors import Busy, Conflict, InvalidJob, UnknownJob, quoted
 from streamer.metrics import exposition
 from streamer.parameters import takes
 from streamer.resolve import camel
-from streamer.runtimes import Runtime
+from streamer.runtimes import NOT_HERE, Runtime
 from streamer.service import Job, JobService
 from streamer.sse.sessionmap import SessionMap
 from streamer.streams import StreamHandlers
@@ -184,7 +185,7 @@ class Handlers:
             {
                 "name": name,
                 "available": not reasons[name],
-                "reason": reasons[name] or None,
+                "reason": told(reasons[name]),
                 "isolation": backend.isolation.name.lower(),
                 "default": name == default,
                 "selectable": name == default or name in allow,
@@ -267,7 +268,7 @@ class Handlers:
             "entry": runtime.entry,
             "compiled": bool(runtime.compile),
             "available": reason is None,
-            "reason": reason,
+            "reason": None if reason is None else NOT_HERE,
         }
 
 

@@ -52,4 +52,8 @@ def streamer_authorize(
 
 @hookspec
 def streamer_job_finished(job: JobView) -> None:
-    """Hear of every finished job, once. An exception is logged and changes nothing."""
+    """Hear of every finished job, once, without its files, variables and input.
+
+    In the event loop, so begin what takes time as a task. An exception is logged and changes
+    nothing.
+    """

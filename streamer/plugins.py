@@ -12,15 +12,19 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Final
+from types import UnionType
+from typing import Final, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 import pluggy
 
 from streamer import hookspecs
+from streamer.checked import Written, explain, read_value
+from streamer.config import SandboxConfig
 from streamer.errors import ConfigError, PluginError
 from streamer.spi import Backend, Isolation
 
@@ -33,6 +37,11 @@ BUILTIN: Final = {
     "firejail": "sandboxes.firejail",
 }
 HOOK_PREFIX: Final = "streamer_"
+BACKEND_NAME: Final = re.compile("[a-z][a-z0-9_]*")
+RESERVED: Final = frozenset(
+    {"auto", *(field.name for field in msgspec.structs.fields(SandboxConfig))}
+)
+"""What would be something else in ``[sandbox]`` than a backend's table."""
 
 
 def load_plugins(
@@ -178,8 +187,26 @@ def _check_backend(cls: object) -> None:
         raise PluginError(f"{where} has no name: set `name: ClassVar[str] = ...`")
     if not isinstance(getattr(cls, "isolation", None), Isolation):
         raise PluginError(f"{where} has no isolation: set `isolation: ClassVar[Isolation] = ...`")
+    if not BACKEND_NAME.fullmatch(cls.name):
+        # An environment variable could not name it.
+        raise PluginError(f"{where}: the name {cls.name!r} is not of the form [a-z][a-z0-9_]*")
+    if cls.name in RESERVED:
+        raise PluginError(f"{where}: sandbox.{cls.name} is a setting: take another name")
     if inspect.isabstract(cls):
         raise PluginError(f"{where} does not implement {sorted(cls.__abstractmethods__)}")
+    _check_methods(cls, where)
+
+
+def _check_methods(cls: type[Backend], where: str) -> None:
+    if not inspect.iscoroutinefunction(cls.probe):
+        raise PluginError(f"{where}: probe is not async: write `async def probe(self, host)`")
+    for plain in ("plan", "run_as", "explain"):
+        if inspect.iscoroutinefunction(getattr(cls, plain)):
+            raise PluginError(f"{where}: {plain} is async: write `def {plain}(self, ...)`")
+    if inspect.isasyncgenfunction(cls.session) or inspect.iscoroutinefunction(cls.session):
+        raise PluginError(
+            f"{where}: session is no context manager: put @contextlib.asynccontextmanager over it"
+        )
 
 
 def _configure(cls: type[Backend], options: Mapping[str, object]) -> Backend:
@@ -194,11 +221,27 @@ def _configure(cls: type[Backend], options: Mapping[str, object]) -> Backend:
                 f"sandbox.{cls.name}.{key}: unknown option{_did_you_mean(key, names)}; "
                 f"it has: {', '.join(names) or 'none'}"
             )
+    written = any(isinstance(value, Written) for value in options.values())
+    kinds = get_type_hints(cls) if written else {}
     try:
-        backend: Backend = msgspec.convert(dict(options), cls)
+        backend: Backend = msgspec.convert(
+            {name: _typed(value, kinds.get(name)) for name, value in options.items()}, cls
+        )
     except msgspec.ValidationError as error:
-        raise ConfigError(f"sandbox.{cls.name}: {error}") from error
+        key, wrong = explain(error, f"sandbox.{cls.name}")
+        raise ConfigError(f"{key}: {wrong}") from None
     return backend
+
+
+def _typed(value: object, kind: object) -> object:
+    """Read a value of the environment by the rule that holds for every key: text is text."""
+    if not isinstance(value, Written):
+        return value
+    choices = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if str in choices:
+        return str(value)
+    found, read = read_value(value)
+    return read if found else str(value)
 
 
 def _distribution(point: EntryPoint) -> str:

@@ -14,7 +14,7 @@ from typing import Final
 from streamer.config import Config
 from streamer.errors import BackendUnavailable, Forbidden, InvalidJob, cut, quoted
 from streamer.jobs import JobSpec, Limits, Phase, ResolvedJob, SourceFile, Step
-from streamer.runtimes import Runtime, build_steps, sized
+from streamer.runtimes import NOT_HERE, Runtime, build_steps, sized
 from streamer.sizes import parse_size
 
 __all__ = ["Resolver", "camel"]
@@ -215,8 +215,7 @@ class Resolver:
             )
         if runtime.name in self._missing:
             raise InvalidJob(
-                f"the language {runtime.name!r} is not available here: "
-                f"{self._missing[runtime.name]}",
+                f"the language {runtime.name!r} is not available here: {NOT_HERE}",
                 path="$.language",
                 code="unknown_language",
             )

@@ -24,6 +24,7 @@ from streamer.jobs import MIB, Limits
 
 __all__ = [
     "DEFAULT_RUNTIMES",
+    "NOT_HERE",
     "Runtime",
     "Tool",
     "build_steps",
@@ -42,6 +43,11 @@ VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 PLACEHOLDER: Final = re.compile(r"\{\w+\}")
 SIZES: Final = ("{memory_bytes}", "{memory_mb}", "{processors}")
 """Placeholders for what a program may use, for those that size themselves by the host."""
+
+NOT_HERE: Final = (
+    "its tools are not installed on this host; its operator is told which by: streamer runtimes"
+)
+"""What callers are told: the reason itself names paths."""
 
 SECRETS: Final = (
     *("passwd*", "shadow*", "group*", "gshadow*", "subuid*", "subgid*", "master.passwd"),

@@ -127,6 +127,11 @@ class GatedSandbox:
             await asyncio.wait(
                 {exited, hello}, timeout=START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED
             )
+            if not hello.done() and not exited.done():
+                raise SandboxFailure(
+                    f"the init gave no answer within {START_TIMEOUT_S:g} s: does the wrapper start "
+                    "it, and pass standard input on?"
+                )
             if not hello.done():
                 raise SandboxFailure("the sandbox did not come up")
             # The init waits for us, so this number is not yet anybody else's.
@@ -344,6 +349,8 @@ async def open_sandbox(
                     text = _read_some(complaints)
                     code = wrapper.exit_code
                     why = backend.explain(-1 if code is None else code, text) or text.strip()
+                    # Most often it is this one descriptor that a wrapper closes or replaces.
+                    why = why or "the wrapper said nothing; does it pass standard input on?"
                     raise SandboxFailure(f"{failure} (exit {code}): {why}") from None
                 for name in plan.litter:
                     (workspace / name).unlink(missing_ok=True)

@@ -3,8 +3,8 @@
 Every layer is a tree of tables; they are merged as trees and converted once, strictly. One
 grammar holds everywhere: ``STREAMER_SERVER__PORT=9`` and ``--set server.port=9`` are a path
 and a value; a key that is text takes the text as it is, any other reads it as TOML. An option
-of a sandbox backend, whose type only the backend knows, is text where it is no TOML; so is a
-size ("256MiB").
+of a sandbox backend is read by the same rule, once the backend has said what type it has; a size
+("256MiB") is text where it is no TOML.
 
 A variable ``STREAMER_X`` without two underscores is somebody else's (``STREAMER_PORT`` is
 what Kubernetes gives a service named so), unless X is a section.
@@ -15,14 +15,13 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from streamer.checked import Key, Tree, leaves, merge
+from streamer.checked import Key, Tree, Written, leaves, merge, read_value
 from streamer.config import Config, with_preset, without_password
 from streamer.configfile import read_document
 from streamer.errors import ConfigError
@@ -83,7 +82,7 @@ def load_with_origins(
 
 def effective(config: Config) -> dict[str, object]:
     """Return every value under its dotted key, secrets hidden."""
-    tree: Tree = msgspec.to_builtins(config)
+    tree: Tree = msgspec.to_builtins(config, enc_hook=str)
     tree["sandbox"] |= tree["sandbox"].pop("options")
     tree["engine"]["url"] = without_password(config.engine.url)
     tree["auth"]["tokens"] = [
@@ -205,13 +204,13 @@ def _is_text(key: Sequence[str]) -> bool:
 
 
 def _parse(key: Sequence[str], text: str, where: str) -> Any:
-    try:
-        document = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        document = {}
-    if document.keys() == {"value"}:
-        return document["value"]
-    if key[-1].endswith("_bytes") or (key[0] == "sandbox" and len(key) > 2):
+    if key[0] == "sandbox" and len(key) == 3:
+        # What an option of a backend is, the backend knows.
+        return Written(text)
+    found, value = read_value(text)
+    if found:
+        return value
+    if key[-1].endswith("_bytes") or (key[0] == "sandbox" and len(key) > 3):
         return text
     # The text itself may be a secret.
     raise ConfigError(f'{where}: the value is no TOML; write it like 8080, true or ["a", "b"]')

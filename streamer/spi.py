@@ -148,6 +148,16 @@ class LaunchPlan:
     private_mounts: tuple[str, ...] = ()
     """Where, besides the workspace, the job can write into a tmpfs of the sandbox's own: what
     is in it counts to the job's memory and number of files. One that is missing is no error."""
+
+    def __post_init__(self) -> None:
+        """Check the slip that no later message would name: a text is a sequence too."""
+        argv: object = self.argv
+        if isinstance(argv, str) or not all(isinstance(word, str) for word in self.argv):
+            raise TypeError(
+                "LaunchPlan.argv is a tuple of arguments, as in ('/usr/bin/nice', *job.argv), "
+                f"not {self.argv!r:.100}"
+            )
+
     litter: tuple[str, ...] = ()
     """Names of files that the wrapper itself puts into a workspace on the host: removed before
     the job's own files come."""
@@ -190,7 +200,7 @@ class Backend(ABC):
     async def probe(self, host: Host) -> None:
         """Check what the backend needs, before a real program is run through `plan`.
 
-        Raises `BackendUnavailable` with the reason and the remedy.
+        Raises `BackendUnavailable(reason, remedy)`.
         """
 
     @asynccontextmanager

@@ -81,7 +81,7 @@ LAYERS = (
         "program",
         "execution",
     ),
-    ("shares", "enforcement", "backends", "resolve", "pythonic", "policy", "service"),
+    ("shares", "enforcement", "claims", "backends", "resolve", "pythonic", "policy", "service"),
     (
         "sse.response",
         "sse.bytestream",
@@ -131,6 +131,7 @@ LAYERS = (
             "testing.attacks",
             "testing.failures",
             "testing.campaign",
+            "testing.advice",
             "testing.suite",
             "testing.escape",
         ),

@@ -57,6 +57,24 @@ class Leaky(Backend):
 
 
 @dataclass(frozen=True)
+class Sly(Backend):
+    "Has a network of its own, which the trial sees, and hides nothing."
+
+    name: ClassVar[str] = "sly"
+    isolation: ClassVar[Isolation] = Isolation.DENY_LIST
+    seccomp: ClassVar[bool] = False
+
+    def plan(self, job, workspace):
+        return LaunchPlan(
+            argv=("/usr/bin/unshare", "--map-current-user", "--net", *job.argv),
+            cwd=str(workspace),
+            workspace=str(workspace),
+            start_as=job.identity,
+            own_pid_namespace=True,
+        )
+
+
+@dataclass(frozen=True)
 class Careless(Backend):
     "Has neither our init nor a user of the job's own."
 
@@ -71,7 +89,7 @@ class Careless(Backend):
 
 @hookimpl
 def streamer_backends():
-    return [Leaky, Careless]
+    return [Leaky, Sly, Careless]
 """
 
 
@@ -148,7 +166,7 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def leaking(plugin: Path) -> Diagnosis:
     """Return what it says where a backend that leaks is configured."""
     off = ("--set", "sandbox.cgroup=off")
-    return diagnose(plugin, "--json", "--sandbox", "leaky", *off, paths=(plugin,))
+    return diagnose(plugin, "--json", "--sandbox", "sly", *off, paths=(plugin,))
 
 
 def test_a_host_whose_sandbox_holds_is_told_so(here: Diagnosis, need: Callable[[str], str]) -> None:
@@ -193,13 +211,19 @@ def test_the_facts_of_the_host_are_told(here: Diagnosis) -> None:
 def test_a_configured_backend_that_leaks_fails(leaking: Diagnosis) -> None:
     assert leaking.code == 1
     assert leaking.report["ok"] is False
-    assert leaking.report["chosen"] == "leaky"
-    failed = {p["name"]: p for p in leaking.backend("leaky")["probes"] if p["outcome"] == "fails"}
-    assert {"read", "write", "loopback", "abstract"} <= failed.keys()
+    assert leaking.report["chosen"] == "sly"
+    failed = {p["name"]: p for p in leaking.backend("sly")["probes"] if p["outcome"] == "fails"}
+    assert {"namespaces"} <= failed.keys()
     assert all(probe["remedy"] for probe in failed.values())
     # What the init does, it does for every backend.
-    assert leaking.outcomes("leaky")["memory"] == "ok"
-    assert leaking.outcomes("leaky")["verdict"] == "ok"
+    assert leaking.outcomes("sly")["memory"] == "ok"
+    assert leaking.outcomes("sly")["verdict"] == "ok"
+
+
+def test_a_backend_that_does_not_keep_what_it_claims_is_not_available(leaking: Diagnosis) -> None:
+    leaky = leaking.backend("leaky")
+    assert (leaky["available"], leaky["probes"]) == (False, [])
+    assert "it claims Isolation.NAMESPACES, but a program in it" in leaky["reason"]
 
 
 @pytest.mark.slow
@@ -207,7 +231,7 @@ def test_a_backend_that_leaks_fails_where_callers_may_choose_it(
     plugin: Path, need: Callable[[str], str]
 ) -> None:
     need("bwrap")
-    found = diagnose(plugin, "--json", "--set", 'sandbox.allow=["leaky"]', paths=(plugin,))
+    found = diagnose(plugin, "--json", "--set", 'sandbox.allow=["sly"]', paths=(plugin,))
     assert (found.code, found.report["chosen"], found.report["ok"]) == (1, "bwrap", False)
 
 

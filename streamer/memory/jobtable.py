@@ -246,12 +246,12 @@ class JobTable:
         self.write(record, events)
         record.holder = None
         self.inboxes.pop(job_id).news.set()
+        record.job = kept_of(record.job)
         if self._on_finished is not None:
             try:
                 self._on_finished(record.view())
             except Exception:
                 log.exception("job %s: the callback for finished jobs failed", job_id)
-        record.job = kept_of(record.job)
         record.weight = RECORD_BYTES + weigh(record.job) + weigh(record.key) + weigh(record.result)
         self.kept_bytes += record.weight
         self.expire()

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
+from streamer.testing.advice import advice
 from streamer.testing.attack import Attack
 from streamer.testing.attacks import ATTACKS
 from streamer.testing.campaign import Campaign, Outcome, open_campaign
@@ -65,7 +66,8 @@ class EscapeSuite(Suite):
         outcome = self.wait(self._outcome(attack, selected))
         if outcome.not_promised:
             record_property("not promised", "; ".join(outcome.achieved) or "held all the same")
-        assert not outcome.faults, "\n".join(outcome.faults)
+        told = [*outcome.faults, advice(attack, self._campaign.backend)]
+        assert not outcome.faults, "\n".join(told)
 
     def test_exceptions_name_attacks(self) -> None:
         """Keep `exceptions` true when attacks are renamed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -429,3 +430,59 @@ async def test_a_broken_host_header_is_refused(start: Start) -> None:
     for host in ("[::1", "[", "a]b", "[x]"):
         async with client.get("/api/jobs", headers={"Host": host}) as response:
             assert response.status in (400, 401), host
+
+
+async def test_callers_are_told_no_path_of_the_server(start: Start, tmp_path: Path) -> None:
+    wrapper = tmp_path / "secret-wrapper"
+    wrapper.write_text("#!/bin/sh\necho cannot open /srv/internal/keys >&2\nexit 3\n")
+    wrapper.chmod(0o755)
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.owner() == tmp_path.owner() and folder.stat().st_mode & 0o001 == 0:
+            folder.chmod(folder.stat().st_mode | 0o011)
+    tool = tmp_path / "secret-tool"
+    client = await start(
+        sandbox={"firejail": {"path": str(wrapper)}, "path": f"/usr/bin:/bin:{tmp_path}"},
+        runtimes={"absent": {"entry": "main.x", "run": [str(tool), "{entry}"]}},
+    )
+    async with client.get("/api/sandboxes") as response:
+        text = await response.text()
+        (firejail,) = [s for s in (await response.json())["sandboxes"] if s["name"] == "firejail"]
+    assert not firejail["available"]
+    assert "streamer doctor" in firejail["reason"]
+    async with client.get("/api/runtimes") as response:
+        text += await response.text()
+        (absent,) = [r for r in (await response.json())["runtimes"] if r["name"] == "absent"]
+    assert "streamer runtimes" in absent["reason"]
+    job = {"language": "absent", "code": "1"}
+    async with client.post("/api/execute", json=job) as response:
+        await problem(response, 400, "unknown_language")
+        text += await response.text()
+    for secret in ("/srv", "secret", str(tmp_path), "/usr/bin"):
+        assert secret not in text
+    # The operator is told.
+    service = client.app[SERVICE]
+    assert "/srv/internal/keys" in (await service.backends.reasons())["firejail"]
+    assert "secret-tool" in service.missing_runtimes["absent"]
+
+
+async def test_a_job_that_is_over_is_told_without_the_users_files(start: Start) -> None:
+    heard: list[JobView] = []
+
+    class Ledger:
+        @streamer.hookimpl
+        def streamer_job_finished(self, job: JobView) -> None:
+            heard.append(job)
+
+    client = await start(plugins=(Ledger(),))
+    job = {
+        **python("print(input())"),
+        "env": {"A": "secret"},
+        "stdin": "in",
+        "metadata": {"k": "v"},
+    }
+    async with client.post("/api/execute", json=job, headers={"Prefer": "wait=60"}) as response:
+        assert response.status == 200
+    (view,) = heard
+    assert (view.state, view.job.language, view.job.metadata) == ("complete", "python", {"k": "v"})
+    assert (view.job.files, view.job.stdin, view.job.env) == ((), None, {})
+    assert view.finished_at is not None
