@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from streamer.jobs import MIB
-from streamer.runtimes import Runtime
+from streamer.runtimes import DEFAULT_RUNTIMES, Runtime
 
 __all__ = ["CASES", "Case"]
 
@@ -40,10 +40,71 @@ class Case:
 
 OWN_STREAMS: Final = (
     Case(
+        "01 standard input by its name, in JavaScript",
+        "javascript",
+        'console.log(require("fs").readFileSync("/dev/stdin", "utf8").trim());',
+        "hi\n",
+        {"stdin": b"hi\n"},
+    ),
+    Case(
+        "01 standard input by its name, in Python",
+        "python",
+        'print(open("/dev/stdin").read() + open("/proc/self/fd/0").read(), end="")',
+        "hi\n",
+        {"stdin": b"hi\n"},
+    ),
+    Case(
+        "01 standard streams by their names, in a shell",
+        "bash",
+        """
+        read -r first </dev/stdin
+        echo "$first" >/dev/stdout
+        sort /dev/fd/0 | tee /dev/stderr
+        awk 'BEGIN { print "end" > "/dev/stdout" }'
+        echo last >>/proc/self/fd/1
+        """,
+        "first\na\nb\nend\nlast\n",
+        {"stdin": b"first\nb\na\n"},
+        err="a\nb\n",
+    ),
+    Case(
         "01 no input by its name",
         "bash",
         "cat /dev/stdin; echo $?",
         "0\n",
+    ),
+    Case(
+        "03 a filter that outlives the program",
+        "bash",
+        """
+        exec > >(tee log.txt) 2>&1
+        echo hello
+        """,
+        "hello\n",
+    ),
+    Case(
+        "03 filters one behind the other",
+        "bash",
+        """
+        exec > >(sort | tr a-z A-Z)
+        echo b
+        echo a
+        """,
+        "A\nB\n",
+    ),
+    Case(
+        "16 standard input to asyncio, when there is none",
+        "python",
+        """
+        import asyncio, sys
+        async def main():
+            reader = asyncio.StreamReader()
+            protocol = lambda: asyncio.StreamReaderProtocol(reader)
+            await asyncio.get_running_loop().connect_read_pipe(protocol, sys.stdin)
+            print(await reader.readline())
+        asyncio.run(main())
+        """,
+        "b''\n",
     ),
 )
 
@@ -116,6 +177,15 @@ MEMORY: Final = (
         """,
         "3\n",
         {"limits": {"memory_bytes": 160 * MIB}},
+    ),
+    Case(
+        "13 deep recursion, in C",
+        "c",
+        """
+        int f(int n) { volatile int a[8]; a[0] = n; return n ? f(n - 1) + (a[0] > 0) : 0; }
+        int main(void) { return f(1000000) != 1000000; }
+        """,
+        "",
     ),
     Case(
         "21 shared memory of 40 MiB",
@@ -209,7 +279,51 @@ ETC: Final = (
     ),
 )
 
+ASAN: Final = Runtime(
+    name="asan",
+    entry="main.c",
+    sources=("*.c",),
+    compile=("cc", "-g", "-fsanitize=address", "-o", "a.out", "{sources}", "-lm"),
+    run=DEFAULT_RUNTIMES["c"].run,
+    env=DEFAULT_RUNTIMES["c"].env,
+    limits=DEFAULT_RUNTIMES["c"].limits,
+)
+HAS_ASAN: Final = "echo 'int main(void){}' | cc -x c -fsanitize=address -o /dev/null -"
+
 COMPILED: Final = (
+    Case(
+        "11 a clean program under AddressSanitizer",
+        "asan",
+        """
+        #include <stdio.h>
+        int main(void) { puts("ok"); return 0; }
+        """,
+        "ok\n",
+        runtime=ASAN,
+        tools=(HAS_ASAN,),
+    ),
+    Case(
+        "12 memory that is not given back, under AddressSanitizer",
+        "asan",
+        """
+        #include <stdio.h>
+        #include <stdlib.h>
+        int main(void) { puts(malloc(10) ? "ok" : "no"); return 0; }
+        """,
+        "ok\n",
+        runtime=ASAN,
+        tools=(HAS_ASAN,),
+    ),
+    Case(
+        "22 variables that nobody asked for",
+        "c",
+        """
+        #include <stdio.h>
+        #include <stdlib.h>
+        int main(void) { puts(getenv("LD_PRELOAD") ? getenv("LD_PRELOAD") : "unset"); }
+        """,
+        "unset\n",
+    ),
     Case(
         "23 a program under valgrind",
         "bash",
@@ -219,4 +333,19 @@ COMPILED: Final = (
     ),
 )
 
-CASES: Final = (*OWN_STREAMS, *NETWORK, *MEMORY, *ETC, *COMPILED)
+PROCESSES: Final = (
+    Case("14 a process group of its own", "python", "import os; os.setpgrp(); print(1)", "1\n"),
+    Case(
+        "15 limits of its own, read and set",
+        "python",
+        """
+        import os, resource
+        soft, hard = resource.prlimit(os.getpid(), resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft - 1, hard))
+        print(resource.prlimit(0, resource.RLIMIT_NOFILE) == (soft - 1, hard))
+        """,
+        "True\n",
+    ),
+)
+
+CASES: Final = (*OWN_STREAMS, *NETWORK, *MEMORY, *ETC, *COMPILED, *PROCESSES)

@@ -55,6 +55,12 @@ async def test_a_program_does_what_it_does_everywhere(case: Case, service: JobSe
 PROMPTS = {
     "python": 'n = int(input("n: ")); print("got", n)',
     "bash": 'printf "n: "; read -r n; echo "got $n"',
+    "javascript": 'process.stdout.write("n: "); process.stdin.on("data", d => '
+    'process.stdout.write("got " + d))',
+    "c": "#include <stdio.h>\n"
+    'int main(void) { int n; printf("n: "); scanf("%d", &n); printf("got %d\\n", n); }',
+    "cpp": "#include <iostream>\n"
+    'int main() { int n; std::cout << "n: "; std::cin >> n; std::cout << "got " << n << "\\n"; }',
 }
 
 
@@ -63,12 +69,15 @@ async def test_a_question_is_seen_before_its_answer_is_given(
     language: str, service: JobService
 ) -> None:
     """Else who is asked cannot answer."""
+    if reason := find_tool(service.runtimes[language], service.config.sandbox.path).reason:
+        pytest.skip(reason)
     job = await service.submit(JobSpec(language=language, code=PROMPTS[language], interactive=True))
     events = []
     async for event in job.events():
         events.append(event)
         if isinstance(event.data, Output) and Ran(tuple(events)).text() == "n: ":
             assert await job.write(b"5\n") == "accepted"
+            await job.end_input()
     ran = Ran(tuple(events))
     assert ran.text() == "n: got 5\n"
 
