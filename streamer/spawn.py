@@ -15,11 +15,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from streamer.cgroups import JobCgroup
 from streamer.spi import Host, LaunchPlan
 
 __all__ = ["Spawned", "spawn", "start_command"]
+
+UNKNOWN_EXIT: Final = 255
 
 
 class Spawned:
@@ -43,11 +46,25 @@ class Spawned:
         self.ended_at = time.monotonic()
         self._loop.remove_reader(self._pidfd)
         # It stays a zombie: until it is reaped, its number means its group and nothing else.
-        end = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOWAIT)
+        try:
+            end = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOWAIT)
+        except ChildProcessError:
+            self._taken_from_us()
+            return
         assert end is not None
         self._exit.set_result(end.si_status if end.si_code == os.CLD_EXITED else -end.si_status)
         if not self._keep_group:
             self.reap()
+
+    def _taken_from_us(self) -> None:
+        """Make do without the exit code: the application around us reaps every child it has.
+
+        Its number may be somebody else's by now, so nothing is sent to its group.
+        """
+        os.close(self._pidfd)
+        self._pidfd = -1
+        self._process.wait()  # finds nothing, and notes that
+        self._exit.set_result(UNKNOWN_EXIT)
 
     def reap(self) -> None:
         """Kill what the ended process left in its group, and give its number back. Idempotent."""
