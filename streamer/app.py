@@ -19,6 +19,7 @@ from streamer.backends import Backends
 from streamer.bodies import Bodies
 from streamer.clientaddress import client_address
 from streamer.config import Config
+from streamer.documents import large_documents
 from streamer.engine import Engine, JobView
 from streamer.errors import (
     CallerError,
@@ -117,7 +118,8 @@ def create_app(
         sessions.listen(CancelUnwatched(service, sessions, settings.streams.disconnect_delay_s))
     access = Access(settings, manager.hook, unconfined=_reaches_no_isolation(settings, backends))
     handlers = Handlers(service, sessions, access, Bodies(settings.server))
-    app = web.Application(middlewares=[_problems, _guard(settings, access), *middlewares])
+    guards = [_problems, _guard(settings, access), large_documents(sessions)]
+    app = web.Application(middlewares=[*guards, *middlewares])
     app[ACCESS] = access
     app[SERVICE] = service
     app[SESSIONS] = sessions

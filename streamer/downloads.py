@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from streamer.events import Output, StreamName, decode
 from streamer.sse.frames import GAP, split_frames
 from streamer.sse.log import Cursor
 from streamer.transcript import EventsGone, TextOfStream, raw_output, stream_of
 
-__all__ = ["CastSource", "OutputSource"]
+__all__ = ["BodySource", "CastSource", "OutputSource"]
+
+PIECE_BYTES: Final = 64 * 1024
 
 
 class OutputSource:
@@ -99,3 +102,27 @@ class CastSource(OutputSource):
                 assert isinstance(event, Output)
                 text = self._texts[event.stream].decode(event).replace("\n", "\r\n")
                 yield json.dumps([event.t / 1000, "o", text]).encode() + b"\n"
+
+
+class BodySource:
+    """A body that is there as a whole, a piece at a time."""
+
+    cursors: Sequence[Cursor] = ()
+
+    def __init__(self, body: bytes) -> None:
+        self._rest = memoryview(body)
+        self.held_bytes = len(body)
+        """All of it, until all of it was sent."""
+
+    async def read(self) -> bytes:
+        """Return the next piece."""
+        return bytes(self._rest[:PIECE_BYTES])
+
+    def sent(self) -> None:
+        """Go on to the next piece."""
+        self._rest = self._rest[PIECE_BYTES:]
+
+    @property
+    def ended(self) -> bool:
+        """Whether all of it was sent."""
+        return not self._rest

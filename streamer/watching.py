@@ -25,6 +25,7 @@ class CancelUnwatched:
         self._service = service
         self._sessions = sessions
         self._delay_s = delay_s
+        self._timers: dict[str, asyncio.TimerHandle] = {}
         self._cancelling: set[asyncio.Task[None]] = set()
 
     def __call__(self, session: Session, change: Literal["opened", "closed"]) -> None:
@@ -32,10 +33,17 @@ class CancelUnwatched:
         if change == "closed" and not self._service.draining.is_set():
             for job_id in session.keys:
                 if not self._sessions.of(job_id):
-                    loop = asyncio.get_running_loop()
-                    loop.call_later(self._delay_s, self._look_again, job_id)
+                    self._wait_for_another(job_id)
+
+    def _wait_for_another(self, job_id: str) -> None:
+        # One timer for a job: a client that comes and goes all the time must not leave thousands.
+        if (timer := self._timers.pop(job_id, None)) is not None:
+            timer.cancel()
+        loop = asyncio.get_running_loop()
+        self._timers[job_id] = loop.call_later(self._delay_s, self._look_again, job_id)
 
     def _look_again(self, job_id: str) -> None:
+        del self._timers[job_id]
         if not self._sessions.of(job_id):
             task = asyncio.get_running_loop().create_task(self._cancel(job_id))
             self._cancelling.add(task)

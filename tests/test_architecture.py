@@ -98,6 +98,7 @@ LAYERS = (
         "watching",
         "transcript",
         "downloads",
+        "documents",
         "replay",
         "wire",
         "origin",

@@ -42,6 +42,12 @@ class Outgoing:
         self._said_at = -SAY_AGAIN_S
         self.bytes = 0
         """The sum as it was when each session last wrote, so rather too much."""
+        self.cut = 0
+        """How many were cut so far."""
+
+    def __len__(self) -> int:
+        """Return how many sessions hold anything."""
+        return len(self._sessions)
 
     def count(self, session: _Session) -> None:
         """Count what a session holds now, and cut others or it if that is too much."""
@@ -73,14 +79,16 @@ class Outgoing:
             return
         # Some more than needed, or each write under load would walk over all of them.
         wanted = most - most // 8
-        cut = 0
+        before = self.cut
         for session in sorted(self._sessions, key=lambda s: (s.writing_since, -s.counted)):
-            if self.bytes <= wanted:
+            if self.bytes <= wanted or len(self._sessions) == 1:  # one alone may be that large
                 break
             session.response.abort()
             self.forget(session)
-            cut += 1
+            self.cut += 1
         now = time.monotonic()
-        if now - self._said_at >= SAY_AGAIN_S:
+        if self.cut > before and now - self._said_at >= SAY_AGAIN_S:
             self._said_at = now
-            log.warning("clients had more than %d bytes to take: %d were cut", most, cut)
+            log.warning(
+                "clients had more than %d bytes to take: %d were cut", most, self.cut - before
+            )

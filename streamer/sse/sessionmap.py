@@ -71,7 +71,8 @@ class SessionMap:
 
     At most `max_per_key` follow one thing, `max_per_client` are of one client and there are
     `max_sessions` all together. Where their clients have more than `max_buffered_bytes` to take,
-    those that have taken nothing for the longest time are cut. Once `leaving` is set no
+    those that have taken nothing for the longest time are cut; maps may share an `outgoing` that
+    counts it. Once `leaving` is set no
     stream stays open after its last event. Listeners hear of every session that comes and goes;
     what one raises is logged and changes nothing. An application ends its streams on shutdown, or
     aiohttp waits for them: ``app.on_shutdown.append(sessions.shutdown)``.
@@ -82,9 +83,10 @@ class SessionMap:
         options: StreamOptions | None = None,
         *,
         max_per_key: int = 1000,
-        max_sessions: int = 20_000,
+        max_sessions: int | None = 20_000,
         max_per_client: int | None = None,
         max_buffered_bytes: int | None = 256 * 1024 * 1024,
+        outgoing: Outgoing | None = None,
         leaving: asyncio.Event | None = None,
         address_of: Callable[[web.BaseRequest], str] | None = None,
     ) -> None:
@@ -93,7 +95,7 @@ class SessionMap:
         self._max_sessions = max_sessions
         self._max_per_client = max_per_client
         self._clients: Counter[str] = Counter()
-        self.outgoing = Outgoing(max_buffered_bytes)
+        self.outgoing = Outgoing(max_buffered_bytes) if outgoing is None else outgoing
         self._sessions: dict[str, set[Session]] = {}
         self._all: set[Session] = set()
         self._listeners: list[Listener] = []
@@ -212,7 +214,7 @@ class SessionMap:
 
     def check_room(self, client: str | None = None) -> None:
         """Raise `Full` when no further session can be opened, whatever it follows."""
-        if len(self._all) >= self._max_sessions:
+        if self._max_sessions is not None and len(self._all) >= self._max_sessions:
             raise Full(f"{self._max_sessions} streams are open, as many as may be")
         share = self._max_per_client
         if share is not None and client is not None and self._clients[client] >= share:

@@ -159,6 +159,32 @@ async def test_stalled_readers_do_not_hold_more_than_they_all_may(start: Start) 
     assert sessions.outgoing.bytes == 0
 
 
+async def test_documents_that_nobody_takes_are_bounded_too(start: Start) -> None:
+    bound = 5_000_000
+    client = await start(streams={"write_timeout_s": 600, "max_buffered_bytes": bound})
+    outgoing = client.app[SESSIONS].outgoing
+    job_id = await submit(client, command=["head", "-c", "1000000", "/dev/zero"])
+    await follow(client, job_id)
+    url = f"/api/jobs/{job_id}"
+    async with client.get(url) as response:
+        whole = await response.read()
+    assert len(whole) > 5_000_000, "six characters for each NUL"
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(stalled(client, url))
+        async with asyncio.timeout(60):
+            while outgoing.cut < 10:
+                await asyncio.sleep(0.01)
+        assert len(outgoing) <= 1, "one alone may be as large as it is"
+        async with client.get(url) as response:
+            assert await response.read() == whole, "who takes it is given it"
+            assert int(response.headers["Content-Length"]) == len(whole)
+    async with asyncio.timeout(20):
+        while outgoing.bytes:
+            async with client.get("/healthz"):
+                await asyncio.sleep(0.01)
+
+
 async def test_a_tenant_leaves_streams_to_others(start: Start) -> None:
     """By default half of them: one could take all 20,000."""
     client = await start(auth=TOKENS, streams={"max_readers": 4})

@@ -1,0 +1,48 @@
+"""Send large documents as what they are: bytes that a slow client makes us hold.
+
+aiohttp writes a body at once and then waits, without a limit of time, until the client has taken
+it. A job's record may have megabytes of output, and a list as much metadata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from streamer.downloads import BodySource
+from streamer.sse.bytestream import ByteStream
+from streamer.sse.sessionmap import SessionMap
+
+__all__ = ["large_documents"]
+
+LARGE_BYTES: Final = 64 * 1024
+"""A smaller one finds room in the connection's own buffer."""
+
+
+def large_documents(sessions: SessionMap) -> Middleware:
+    """Return a middleware that sends large bodies under the bounds of `sessions` on slow clients.
+
+    They are no readers: only what their clients have yet to take is counted.
+    """
+    sending = SessionMap(sessions.options, max_sessions=None, outgoing=sessions.outgoing)
+
+    @web.middleware
+    async def send_large(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        response = await handler(request)
+        body = response.body if isinstance(response, web.Response) else None
+        if not isinstance(body, bytes) or len(body) <= LARGE_BYTES or request.method == "HEAD":
+            return response
+        stream = ByteStream(request, sending.options, response.headers)
+        stream.set_status(response.status)
+        stream.content_length = len(body)
+        source = BodySource(body)
+        del response, body  # the source is what holds it
+        await sending.send(request, stream, (), source)
+        return stream
+
+    return send_large
