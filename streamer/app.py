@@ -269,7 +269,7 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
         return await handler(request)
     except StreamerError as error:
         if not isinstance(error, CallerError | CapacityError):
-            log.error("%s %s: %s", request.method, request.path, error)
+            log.error("%s %s: %s", request.method, request.rel_url.raw_path, error)
         return _problem(error)
     except web.HTTPException as error:
         if error.status < 400 or error.content_type == "application/problem+json":
@@ -284,7 +284,7 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
             response.headers["Allow"] = error.headers["Allow"]
         return response
     except Exception:
-        log.exception("%s %s failed", request.method, request.path)
+        log.exception("%s %s failed", request.method, request.rel_url.raw_path)
         return _problem(StreamerError("internal"))
 
 

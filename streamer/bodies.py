@@ -53,6 +53,13 @@ class Bodies:
                         counted += len(chunk)
                         self._check_room(tenant, counted)
                         body += chunk
+            except web.RequestPayloadError:
+                # aiohttp would read on for its end after the answer, and fail with a traceback.
+                request.content.feed_eof()
+                request.protocol.close()
+                raise InvalidJob(
+                    "the body is not what its Content-Encoding or Transfer-Encoding says"
+                ) from None
             except TimeoutError:
                 raise InvalidJob(f"the body did not arrive within {self._timeout_s:g} s") from None
             yield body

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
+import time
 from datetime import UTC, datetime
 from typing import Final
 
@@ -20,6 +22,9 @@ from streamer.terminal import visible
 __all__ = ["configure_logging", "log_finished"]
 
 TEXT_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+ACCEPT_FAILED: Final = "socket.accept() out of system resource"
+ACCEPT_PAUSE_S: Final = 60.0
 
 jobs: Final = logging.getLogger("streamer.jobs")
 
@@ -89,6 +94,30 @@ class _NoParseErrors(logging.Filter):
         )
 
 
+class _FewAcceptErrors(logging.Filter):
+    """Keep one line a minute of asyncio's failed accepts, which it tells with a traceback each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._silent_until = -math.inf
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether to keep the record."""
+        if not record.getMessage().startswith(ACCEPT_FAILED):
+            return True
+        if time.monotonic() < self._silent_until:
+            return False
+        self._silent_until = time.monotonic() + ACCEPT_PAUSE_S
+        error = record.exc_info[1] if record.exc_info else None
+        record.msg, record.args, record.exc_info, record.exc_text = (
+            "connections cannot be accepted (told once a minute): %s",
+            (error,),
+            None,
+            None,
+        )
+        return True
+
+
 def configure_logging(config: LoggingConfig) -> None:
     """Send log records to standard error."""
     handler = logging.StreamHandler(sys.stderr)
@@ -96,3 +125,4 @@ def configure_logging(config: LoggingConfig) -> None:
     handler.setFormatter(formatter)
     logging.basicConfig(level=config.level.upper(), handlers=[handler])
     logging.getLogger("aiohttp.server").addFilter(_NoParseErrors())
+    logging.getLogger("asyncio").addFilter(_FewAcceptErrors())

@@ -18,6 +18,7 @@ from streamer.access import TENANT
 from streamer.app import ACCESS, SERVICE
 from streamer.clientaddress import AddressOf, client_address
 from streamer.config import Config
+from streamer.connection_limit import ConnectionLimit, connections_allowed
 from streamer.errors import ConfigError
 
 __all__ = ["serve"]
@@ -38,9 +39,13 @@ async def serve(app: web.Application, config: Config, on_ready: Ready | None = N
     address cannot be listened on, and what the application's start-up raises.
     """
     _allow_descriptors()
+    service = app[SERVICE]
+    most = connections_allowed(config, service.concurrency)
+    connections = ConnectionLimit(most, config.server.head_timeout_s)
+    app.middlewares.insert(0, connections.middleware)
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
-    service = app[SERVICE]
+    listener: asyncio.Server | None = None
 
     def stop() -> None:
         if stopping.is_set():
@@ -62,17 +67,22 @@ async def serve(app: web.Application, config: Config, on_ready: Ready | None = N
         loop.add_signal_handler(number, handler)
     try:
         await runner.setup()
-        site = web.TCPSite(runner, config.server.host, config.server.port)
+        assert runner.server is not None
         try:
-            await site.start()
+            listener = await loop.create_server(
+                connections.factory(runner.server), config.server.host, config.server.port
+            )
         except OSError as error:
             raise ConfigError(
                 f"cannot listen on {config.server.host}:{config.server.port}: "
                 f"{error.strerror or error}; set server.port or use --port"
             ) from error
-        host, port = runner.addresses[0][:2]
+        host, port = listener.sockets[0].getsockname()[:2]
         address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        log.info("listens on %s/, sandbox %s", address, service.backends.default)
+        log.info(
+            "listens on %s/, sandbox %s, at most %d connections",
+            *(address, service.backends.default, most),
+        )
         app[ACCESS].announce_address(host)
         # Whoever is at this machine asks a loopback address, which every wildcard includes.
         here = address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
@@ -86,6 +96,8 @@ async def serve(app: web.Application, config: Config, on_ready: Ready | None = N
             following.cancel()
             await asyncio.wait([following])
     finally:
+        if listener is not None:
+            listener.close()
         await runner.cleanup()
         for number in handlers:
             loop.remove_signal_handler(number)

@@ -15,6 +15,7 @@ from typing import Final
 __all__ = ["TerminalFilter", "visible"]
 
 CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+LINE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 KEPT: Final = frozenset("\n\r\b\t")
 C1_CSI: Final = "\x9b"
 C1_STRINGS: Final = frozenset("\x90\x98\x9d\x9e\x9f")
@@ -156,4 +157,4 @@ class TerminalFilter:
 
 def visible(text: str) -> str:
     """Return a message in one line, with every control in it made visible."""
-    return CONTROL.sub(lambda found: " " if found[0] == "\n" else f"\\x{ord(found[0]):02x}", text)
+    return LINE.sub(lambda found: " " if found[0] == "\n" else f"\\x{ord(found[0]):02x}", text)

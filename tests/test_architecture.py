@@ -112,7 +112,7 @@ LAYERS = (
         "streams",
         "handlers",
     ),
-    ("app", "request", "serviceproblem", "client", "serve"),
+    ("app", "request", "serviceproblem", "client", "connection_limit", "serve"),
     (
         "stdio",
         "demo",

@@ -149,3 +149,14 @@ async def test_one_tenant_cannot_take_the_room_of_the_others(start: Start) -> No
 def test_a_bound_without_room_for_one_body_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"server\.bodies_bytes"):
         Config.from_mapping({"server": {"max_body_bytes": 10**9}})
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+async def test_a_body_that_is_not_compressed_as_it_says_is_refused(
+    start: Start, encoding: str
+) -> None:
+    client = await start()
+    headers = {"Content-Encoding": encoding}
+    async with client.post("/api/execute", data=b"\xff" * 1000, headers=headers) as response:
+        assert response.status == 400, await response.text()
+    assert text(await run(client, **python("print(1)"))) == "1\n"
