@@ -270,7 +270,10 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
     except StreamerError as error:
         if not isinstance(error, CallerError | CapacityError):
             log.error("%s %s: %s", request.method, request.rel_url.raw_path, error)
-        return _problem(error)
+        response = _problem(error)
+        if request.content.exception() is not None:
+            response.force_close()  # where a broken body ends nobody knows
+        return response
     except web.HTTPException as error:
         if error.status < 400 or error.content_type == "application/problem+json":
             raise

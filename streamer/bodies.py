@@ -56,7 +56,6 @@ class Bodies:
             except web.RequestPayloadError:
                 # aiohttp would read on for its end after the answer, and fail with a traceback.
                 request.content.feed_eof()
-                request.protocol.close()
                 raise InvalidJob(
                     "the body is not what its Content-Encoding or Transfer-Encoding says"
                 ) from None
