@@ -46,6 +46,7 @@ from streamer.spi import Isolation
 from streamer.sse.response import StreamOptions
 from streamer.sse.sessionmap import SessionMap
 from streamer.sse.spool import Spool
+from streamer.transcript import Transcripts
 from streamer.watching import CancelUnwatched
 
 __all__ = ["ACCESS", "SERVICE", "SESSIONS", "create_app", "get_service", "get_sessions", "setup"]
@@ -117,7 +118,7 @@ def create_app(
     if settings.streams.on_disconnect == "cancel":
         sessions.listen(CancelUnwatched(service, sessions, settings.streams.disconnect_delay_s))
     access = Access(settings, manager.hook, unconfined=_reaches_no_isolation(settings, backends))
-    handlers = Handlers(service, sessions, access, Bodies(settings.server))
+    handlers = Handlers(service, sessions, access, Bodies(settings.server), _transcripts(settings))
     guards = [_problems, _guard(settings, access), large_documents(sessions)]
     app = web.Application(middlewares=[*guards, *middlewares])
     app[ACCESS] = access
@@ -249,6 +250,11 @@ def _session_map(config: Config, shares: Shares, leaving: asyncio.Event) -> Sess
         leaving=leaving,
         address_of=client_address(config.server.trusted_proxies),
     )
+
+
+def _transcripts(config: Config) -> Transcripts:
+    streams = config.streams
+    return Transcripts(streams.result_text_bytes, streams.result_cache_bytes)
 
 
 async def _run_service(app: web.Application) -> AsyncIterator[None]:

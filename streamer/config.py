@@ -222,6 +222,7 @@ class StreamsConfig(Section, frozen=True):
     disconnect_delay_s: SecondsOrNone = 10.0
     on_output_limit: Literal["kill", "truncate"] = "kill"
     result_text_bytes: Positive = MIB
+    result_cache_bytes: NotNegative = 32 * MIB
 
 
 class EngineConfig(Section, frozen=True):

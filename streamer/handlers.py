@@ -25,7 +25,7 @@ from streamer.runtimes import NOT_HERE, Runtime
 from streamer.service import Job, JobService
 from streamer.sse.sessionmap import SessionMap
 from streamer.streams import StreamHandlers
-from streamer.transcript import output_text
+from streamer.transcript import Transcripts
 
 __all__ = ["OPEN_ROUTES", "Handlers"]
 
@@ -42,6 +42,7 @@ class Handlers:
     sessions: SessionMap
     access: Access
     bodies: Bodies
+    transcripts: Transcripts
 
     @property
     def streams(self) -> StreamHandlers:
@@ -241,8 +242,10 @@ class Handlers:
         return job, await self.access.job(request, action, job)
 
     async def _document(self, request: web.Request, job: Job) -> object:
-        text = await output_text(await job.log(), self.config.streams.result_text_bytes)
-        return wire.job_document(await job.view(), text, self._links(request, job.id))
+        # In this order: of a job that is over the text is whole.
+        view = await job.view()
+        text = await self.transcripts.text(job.id, await job.log())
+        return wire.job_document(view, text, self._links(request, job.id))
 
     def _links(self, request: web.Request, job_id: str) -> dict[str, str]:
         # From the router, so that they hold under any prefix of the host application; what a

@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from streamer.events import TERMINAL_KINDS
 from streamer.sse.frames import HEARTBEAT, split_frames
 from streamer.sse.log import Cursor
 
@@ -32,8 +33,9 @@ _timed: Final = msgspec.json.Decoder(_Timed)
 class PacedSource:
     """A log's events with the pauses that were between them, divided by `speed`.
 
-    An event without a time, such as the terminal one, comes when the run ended, `end_ms` after the
-    job was accepted. A client that resumes goes on from the event it names.
+    The terminal event has no time and comes when the run ended, `end_ms` after the job was
+    accepted; any other without one, such as a gap, comes with the event that follows it. A client
+    that resumes goes on from the event it names.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class PacedSource:
         self._held: deque[tuple[int, int, bytes]] = deque()
         self.held_bytes = 0
         """What is read and not told yet."""
+        self._last_ms = 0
         self._read_to = cursor.position
         self._next = cursor.position
         self._origin: float | None = None
@@ -85,12 +88,20 @@ class PacedSource:
 
     async def _fetch(self) -> bool:
         data, self._read_to = await self._cursor.log.read(self._read_to)
-        last_ms = 0
-        for number, _, body, made in split_frames(data):
+        untimed: list[tuple[int, bytes]] = []
+        for number, kind, body, made in split_frames(data):
+            untimed.append((number, made))
             t = _timed.decode(body).t
-            if t is None:
-                t = last_ms if self._end_ms is None else max(self._end_ms, last_ms)
-            last_ms = t
-            self._held.append((t, number, made))
-            self.held_bytes += len(made) + HELD_BYTES
+            if t is None and kind in TERMINAL_KINDS:
+                t = self._end_ms or 0
+            if t is not None:
+                self._hold(untimed, t)
+                untimed = []
+        self._hold(untimed, 0)
         return bool(data)
+
+    def _hold(self, frames: Sequence[tuple[int, bytes]], t: int) -> None:
+        self._last_ms = max(self._last_ms, t)
+        for number, made in frames:
+            self._held.append((self._last_ms, number, made))
+            self.held_bytes += len(made) + HELD_BYTES

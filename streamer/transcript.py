@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import codecs
+import sys
+from collections import OrderedDict
 from typing import Final
 
 from streamer.events import Output, StreamName, decode
 from streamer.log import JobLog
 from streamer.sse.frames import split_frames
 
-__all__ = ["EventsGone", "TextOfStream", "output_text", "raw_output", "stream_of"]
+__all__ = ["EventsGone", "TextOfStream", "Transcripts", "raw_output", "stream_of"]
 
 READ_BYTES: Final = 64 * 1024 * 1024
 """How much of a log is looked through for a document; a longer one is said to be cut."""
+
+
+TRANSCRIPT_BYTES: Final = 2048
+"""What a transcript takes besides its texts."""
 
 
 class EventsGone(Exception):
@@ -31,35 +38,84 @@ class TextOfStream:
         return self._decoder.decode(raw_output(event)) if event.encoding else event.data
 
 
-async def output_text(log: JobLog, limit: int) -> dict[str, object]:
-    """Return ``stdout`` and ``stderr`` so far, `limit` bytes each at most, and if they are cut."""
-    texts = {name: _Text(limit) for name in ("stdout", "stderr")}
-    looked_through = 0
-    with log.cursor() as cursor:
-        while not all(text.full for text in texts.values()):
-            data, last = await cursor.read()
-            if not data:
-                break
-            if looked_through > READ_BYTES:
-                for text in texts.values():
+class Transcripts:
+    """The texts of the jobs that were asked for lately: each event is read once, however many ask.
+
+    A text has `limit` bytes at most. What is kept, by its real size, is within `room`; the job that
+    nobody has asked for longest goes first.
+    """
+
+    def __init__(self, limit: int, room: int) -> None:
+        self._limit = limit
+        self._room = room
+        self._kept: OrderedDict[str, _Transcript] = OrderedDict()
+        self.kept_bytes = 0
+
+    async def text(self, job_id: str, log: JobLog) -> dict[str, object]:
+        """Return ``stdout`` and ``stderr`` so far and whether anything of them is missing."""
+        transcript = self._kept.pop(job_id, None)
+        if transcript is None:
+            transcript = _Transcript(self._limit)
+            self.kept_bytes += transcript.size
+        self._kept[job_id] = transcript
+        async with transcript.lock:
+            await transcript.read_on(log)
+            texts = transcript.texts()
+        if transcript.kept:
+            self.kept_bytes -= transcript.size
+            transcript.size = transcript.measured()
+            self.kept_bytes += transcript.size
+        while self.kept_bytes > self._room and self._kept:
+            _, oldest = self._kept.popitem(last=False)
+            oldest.kept = False
+            self.kept_bytes -= oldest.size
+        return texts
+
+
+class _Transcript:
+    """What one job has written, as far as its log was read; it does not hold the log."""
+
+    def __init__(self, limit: int) -> None:
+        self.lock = asyncio.Lock()
+        self.kept = True
+        self.size = TRANSCRIPT_BYTES
+        self._texts = {"stdout": _Text(limit), "stderr": _Text(limit)}
+        self._position = 0
+        self._looked_through = 0
+
+    def measured(self) -> int:
+        return TRANSCRIPT_BYTES + sum(text.measured() for text in self._texts.values())
+
+    def texts(self) -> dict[str, object]:
+        written = {name: text.finish() for name, text in self._texts.items()}
+        cut = {f"{name}Truncated": text.cut for name, text in self._texts.items()}
+        return {**written, **cut}
+
+    async def read_on(self, log: JobLog) -> None:
+        with log.cursor(self._position) as cursor:
+            while not all(text.full for text in self._texts.values()):
+                data, last = await cursor.read()
+                if not data:
+                    return
+                if self._looked_through > READ_BYTES:
+                    for text in self._texts.values():
+                        text.full = text.cut = True
+                    return
+                self._looked_through += len(data)
+                self._add(data)
+                cursor.advance(last)
+                self._position = last
+                await asyncio.sleep(0)  # a long log shall hold up nobody
+
+    def _add(self, data: bytes) -> None:
+        for _, kind, body, _ in split_frames(data):
+            if kind == "gap":
+                for text in self._texts.values():
                     text.cut = True
-                break
-            looked_through += len(data)
-            for _, kind, body, _ in split_frames(data):
-                if kind == "gap":
-                    for text in texts.values():
-                        text.cut = True
-                elif kind == "output" and not texts[stream_of(body)].full:
-                    event = decode(kind, body)
-                    assert isinstance(event, Output)
-                    texts[event.stream].add(event)
-            cursor.advance(last)
-    return {
-        "stdout": texts["stdout"].finish(),
-        "stderr": texts["stderr"].finish(),
-        "stdoutTruncated": texts["stdout"].cut,
-        "stderrTruncated": texts["stderr"].cut,
-    }
+            elif kind == "output" and not self._texts[stream_of(body)].full:
+                event = decode(kind, body)
+                assert isinstance(event, Output)
+                self._texts[event.stream].add(event)
 
 
 class _Text:
@@ -86,7 +142,12 @@ class _Text:
 
     def finish(self) -> str:
         """Return the text."""
-        return "".join(self._parts)
+        self._parts = ["".join(self._parts)]
+        return self._parts[0]
+
+    def measured(self) -> int:
+        """Return what the text takes in memory."""
+        return sum(sys.getsizeof(part) for part in self._parts)
 
 
 _STDOUT: Final = b'{"stream":"stdout"'

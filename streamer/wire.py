@@ -160,8 +160,8 @@ def problem(error: StreamerError) -> dict[str, object]:
 def job_document(view: JobView, text: Mapping[str, object], links: Mapping[str, str]) -> object:
     """Return the JSON document of a job.
 
-    `text` is what `streamer.transcript` tells of its output; the result of a finished job repeats
-    it.
+    `text` is what `streamer.transcript` tells of its output: so far, and once it is over in the
+    result.
     """
     document: dict[str, Any] = {
         "jobId": view.job.job_id,
@@ -181,8 +181,9 @@ def job_document(view: JobView, text: Mapping[str, object], links: Mapping[str, 
     }
     if view.position is not None:
         document["position"] = view.position
-    document.update(text)
-    if view.result is not None:
+    if view.result is None:
+        document.update(text)
+    else:
         document["result"] = {**msgspec.to_builtins(view.result), **text}
     return document
 

@@ -157,7 +157,7 @@ async def test_example_starts(name: str, tmp_path: Path) -> None:
         headers = {"Prefer": "wait=30"}
         body = {"language": "python", "code": "print(6 * 7)"}
         async with session.post(f"{prefix}/api/execute", json=body, headers=headers) as response:
-            assert (await response.json())["stdout"] == "42\n"
+            assert (await response.json())["result"]["stdout"] == "42\n"
         if name == "submit.py":
             async with session.post("/reverse", data="live") as response:
                 assert await response.text() == "evil\n"

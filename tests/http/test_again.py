@@ -65,7 +65,7 @@ async def test_what_is_gone_of_it_is_said(start: Start) -> None:
     (first, *_) = await follow(client, job_id)
     assert first.kind == "gap"
     async with client.get(f"/api/jobs/{job_id}") as response:
-        document = await response.json()
+        document = (await response.json())["result"]
     assert document["stdoutTruncated"] is True
     assert 0 < len(document["stdout"]) < 1_000_000, "what is left of it"
 
@@ -134,6 +134,26 @@ async def test_a_paced_stream_resumes_where_it_was_cut(start: Start) -> None:
             seen.append(await anext(received(response)))
             response.close()
     assert seen == events
+
+
+async def test_what_follows_a_gap_is_told_at_its_pace_too(start: Start) -> None:
+    client = await start(
+        streams={"log_bytes": 100_000, "disk_bytes": 0}, limits={"default": {"output_bytes": 10**7}}
+    )
+    code = (
+        "import time\nprint('x' * 1_000_000, flush=True)\n"
+        "for n in range(3): print('tick', flush=True); time.sleep(0.4)"
+    )
+    job_id = await submit(client, **python(code))
+    await follow(client, job_id)
+    async with client.get(f"/api/stream/{job_id}?speed=1") as response:
+        seen = [(time.monotonic(), event) async for event in received(response)]
+    assert seen[0][1].kind == "gap"
+    first, last = (
+        when for when, event in (seen[0], [pair for pair in seen if pair[1].kind == "output"][-1])
+    )
+    assert last - first > 0.7, "two pauses of 0.4 s"
+    assert seen[-1][0] - last > 0.3, "and the one before the end"
 
 
 async def test_a_paced_stream_of_a_running_job_goes_on_live(start: Start) -> None:

@@ -119,6 +119,7 @@ async def test_prefer_wait_answers_with_the_result(start: Start) -> None:
     assert (document["result"]["stdout"], document["result"]["stderr"]) == ("out\n", "err\n")
     assert not document["result"]["stdoutTruncated"]
     assert document["createdAt"] <= document["startedAt"] <= document["finishedAt"]
+    assert not {"stdout", "stderr"} & document.keys(), "the text is there once, in the result"
     async with client.get(document["links"]["job"]) as response:
         assert await response.json() == document
 

@@ -1,0 +1,109 @@
+"""The text of a job's output: each event is read once, and what is kept has a bound."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+
+from streamer.events import Output, encode
+from streamer.log import JobLog
+from streamer.transcript import Transcripts
+
+
+class CountingLog(JobLog):
+    """A log that counts the bytes that were read of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes_read = 0
+
+    async def read(self, after: int) -> tuple[bytes, int]:
+        data, last = await super().read(after)
+        self.bytes_read += len(data)
+        return data, last
+
+
+def write(log: JobLog, text: str, stream: Any = "stdout") -> None:
+    log.append([encode(Output(stream, text, 0, "run"))])
+
+
+async def test_each_event_is_read_once_however_many_ask() -> None:
+    transcripts = Transcripts(10**6, 10**7)
+    log = CountingLog()
+    written = ""
+    for number in range(20):
+        write(log, f"{number}é" * 1000)
+        write(log, "e", "stderr")
+        written += f"{number}é" * 1000
+        texts = await asyncio.gather(*(transcripts.text("job", log) for _ in range(3)))
+        for text in texts:
+            assert (text["stdout"], text["stderr"]) == (written, "e" * (number + 1))
+            assert not text["stdoutTruncated"]
+    whole, _ = await JobLog.read(log, 0)
+    total = len(whole)
+    log.bytes_read = 0
+    await transcripts.text("job", log)
+    assert log.bytes_read == 0
+    again = Transcripts(10**6, 10**7)
+    await again.text("job", log)
+    assert log.bytes_read >= total > 0
+
+
+async def test_a_text_is_cut_at_its_limit_and_says_so() -> None:
+    transcripts = Transcripts(10, 10**6)
+    log = JobLog()
+    write(log, "é" * 4)
+    assert (await transcripts.text("job", log))["stdoutTruncated"] is False
+    write(log, "é" * 4)
+    for _ in range(2):
+        text = await transcripts.text("job", log)
+        assert (text["stdout"], text["stdoutTruncated"]) == ("é" * 5, True)
+        assert text["stderrTruncated"] is False
+
+
+async def test_what_is_kept_stays_within_its_room_by_its_real_size() -> None:
+    room = 200_000
+    transcripts = Transcripts(10**6, room)
+    logs = [CountingLog() for _ in range(50)]
+    for number, log in enumerate(logs):
+        write(log, "€" * 10_000)  # two bytes a character in memory
+        text = await transcripts.text(f"job{number}", log)
+        assert text["stdout"] == "€" * 10_000
+        assert transcripts.kept_bytes <= room
+    assert transcripts.kept_bytes > room - 30_000
+    kept = [number for number in range(50) if f"job{number}" in transcripts._kept]
+    assert kept == list(range(50 - len(kept), 50)), "the ones that were asked for last"
+    assert len(kept) * sys.getsizeof("€" * 10_000) <= room
+
+
+async def test_without_room_every_text_is_made_anew() -> None:
+    transcripts = Transcripts(10**6, 0)
+    log = CountingLog()
+    write(log, "one")
+    sizes = []
+    for _ in range(2):
+        log.bytes_read = 0
+        assert (await transcripts.text("job", log))["stdout"] == "one"
+        sizes.append(log.bytes_read)
+        assert transcripts.kept_bytes == 0
+    assert sizes[0] == sizes[1] > 0
+
+
+async def test_a_long_log_holds_up_nobody() -> None:
+    transcripts = Transcripts(10**8, 0)
+    log = JobLog()
+    for _ in range(200):
+        write(log, "x" * 20_000)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    assert len(str((await transcripts.text("job", log))["stdout"])) == 4_000_000
+    counting.cancel()
+    assert turns > 20
