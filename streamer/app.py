@@ -31,6 +31,7 @@ from streamer.errors import (
 )
 from streamer.handlers import OPEN_ROUTES, Handlers
 from streamer.logs import log_finished
+from streamer.measures import JobMeasures
 from streamer.memory.admission import QueueLimits
 from streamer.memory.engine import MemoryEngine
 from streamer.memory.retention import RetentionLimits
@@ -103,9 +104,11 @@ def create_app(
     if settings.sandbox.allow_hosts and settings.sandbox.network == "none":
         log.warning('sandbox.allow_hosts does nothing while sandbox.network is "none"')
     shares = Shares.of(settings, told_apart=_told_apart(settings, manager.hook))
+    measures: JobMeasures | None = None
     engine: Engine | None = manager.hook.streamer_engine(config=settings)
     if engine is None:
-        engine = _memory_engine(settings, manager.hook, shares)
+        measures = JobMeasures()
+        engine = _memory_engine(settings, manager.hook, shares, measures)
     runtimes = by_name(settings.runtimes)
     service = JobService(
         settings,
@@ -113,6 +116,7 @@ def create_app(
         backends,
         runtimes,
         missing_tools(settings.runtimes, settings.sandbox.path),
+        measures,
     )
     sessions = _session_map(settings, shares, service.draining)
     if settings.streams.on_disconnect == "cancel":
@@ -201,7 +205,9 @@ def _told_apart(config: Config, hook: pluggy.HookRelay) -> bool:
     return len(tenants) > 1 or bool(hook.streamer_authorize.get_hookimpls())
 
 
-def _memory_engine(config: Config, hook: pluggy.HookRelay, shares: Shares) -> MemoryEngine:
+def _memory_engine(
+    config: Config, hook: pluggy.HookRelay, shares: Shares, measures: JobMeasures
+) -> MemoryEngine:
     if config.engine.url != "memory://":
         scheme = config.engine.url.partition(":")[0]
         raise ConfigError(
@@ -210,6 +216,7 @@ def _memory_engine(config: Config, hook: pluggy.HookRelay, shares: Shares) -> Me
 
     def finished(view: JobView) -> None:
         log_finished(view)
+        measures.finished(view)
         hook.streamer_job_finished(job=view)
 
     return MemoryEngine(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+
 from streamer.engine import Stats
+from streamer.measures import BOUNDS_S, Histogram
 from streamer.service import JobService
 from streamer.sse.sessionmap import SessionMap
 
@@ -18,17 +21,44 @@ def exposition(stats: Stats, service: JobService, sessions: SessionMap, body_byt
         ("streamer_oldest_wait_seconds", "Age of the oldest waiting job.", stats.oldest_wait_s),
         ("streamer_logs", "Job logs that are kept.", stats.logs),
         ("streamer_log_bytes", "Size of all logs in memory.", stats.log_bytes),
+        ("streamer_waiting_bytes", "Size of all waiting jobs.", stats.waiting_bytes),
+        ("streamer_record_bytes", "Size of the records of finished jobs.", stats.record_bytes),
         ("streamer_log_disk_bytes", "Size of all logs on disk.", stats.disk_bytes),
         ("streamer_streams_open", "Event streams that are open.", len(sessions)),
+        ("streamer_buffered_bytes", "What clients have yet to take.", sessions.outgoing.bytes),
         ("streamer_body_bytes", "Size of all bodies that are being received.", body_bytes),
     ]
     lines: list[str] = []
     for name, text, value in gauges:
         lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge", f"{name} {value}"]
-    name = "streamer_jobs_finished_total"
-    lines += [f"# HELP {name} Jobs that ended, by outcome.", f"# TYPE {name} counter"]
+    measures = service.measures
+    lines += _counter("streamer_jobs_finished_total", "Jobs that ended, by outcome.")
     lines += [
-        f'{name}{{outcome="{outcome}"}} {count}'
-        for outcome, count in sorted(service.outcomes.items())
+        f'streamer_jobs_finished_total{{outcome="{outcome}"}} {count}'
+        for outcome, count in sorted(measures.outcomes.items())
     ]
+    lines += _counter("streamer_clients_cut_total", "Slow clients that were cut.")
+    lines.append(f"streamer_clients_cut_total {sessions.outgoing.cut}")
+    for name, text, histogram in (
+        ("streamer_job_wait_seconds", "From acceptance to a worker.", measures.wait),
+        ("streamer_job_run_seconds", "From a worker to the end.", measures.run),
+        ("streamer_job_first_output_seconds", "To the first output.", measures.first_output),
+    ):
+        lines += _histogram(name, text, histogram)
     return "\n".join(lines) + "\n"
+
+
+def _counter(name: str, text: str) -> list[str]:
+    return [f"# HELP {name} {text}", f"# TYPE {name} counter"]
+
+
+def _histogram(name: str, text: str, histogram: Histogram) -> list[str]:
+    so_far = list(itertools.accumulate(histogram.counts))
+    bounds = [*(f"{bound:g}" for bound in BOUNDS_S), "+Inf"]
+    return [
+        f"# HELP {name} {text}",
+        f"# TYPE {name} histogram",
+        *(f'{name}_bucket{{le="{le}"}} {n}' for le, n in zip(bounds, so_far, strict=True)),
+        f"{name}_sum {histogram.sum_s:.6f}",
+        f"{name}_count {so_far[-1]}",
+    ]

@@ -11,7 +11,6 @@ import base64
 import contextlib
 import logging
 import secrets
-from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
@@ -39,6 +38,7 @@ from streamer.execution import Execution, ExecutionSettings
 from streamer.finish import finish
 from streamer.jobs import JobSpec
 from streamer.log import Event, JobLog
+from streamer.measures import JobMeasures
 from streamer.policy import policy_digest
 from streamer.program import Patience
 from streamer.pythonic import as_bytes, as_signal, typed_spec
@@ -123,15 +123,17 @@ class JobService:
         backends: Backends,
         runtimes: Mapping[str, Runtime],
         missing_runtimes: Mapping[str, str],
+        measures: JobMeasures | None = None,
     ) -> None:
+        """The engine reports jobs that are over to `measures`; else what ran here is counted."""
         self.config = config
         self.engine = engine
         self.backends = backends
         self.runtimes = runtimes
         self.missing_runtimes = missing_runtimes
         self.concurrency = config.queue.places
-        self.outcomes: Counter[str] = Counter()
-        """How many jobs this process has run to which reason or error code."""
+        self.measures = measures or JobMeasures()
+        self._engine_reports = measures is not None
         self.draining = asyncio.Event()
         self._resolver = Resolver(config, runtimes, missing_runtimes)
         self._settings = ExecutionSettings(
@@ -352,8 +354,8 @@ class JobService:
 
         def ended(task: asyncio.Task[None]) -> None:
             del self._running[task]
-            if execution.outcome:
-                self.outcomes[execution.outcome] += 1
+            if execution.outcome and not self._engine_reports:
+                self.measures.outcomes[execution.outcome] += 1
             if execution.failed or execution.outcome != "shutting_down":
                 self.backends.job_ended(name, failed=execution.failed)
             if not task.cancelled() and task.exception() is not None:

@@ -81,7 +81,17 @@ LAYERS = (
         "program",
         "execution",
     ),
-    ("shares", "enforcement", "claims", "backends", "resolve", "pythonic", "policy", "service"),
+    (
+        "shares",
+        "measures",
+        "enforcement",
+        "claims",
+        "backends",
+        "resolve",
+        "pythonic",
+        "policy",
+        "service",
+    ),
     (
         "sse.response",
         "sse.bytestream",

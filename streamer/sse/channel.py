@@ -39,8 +39,9 @@ class Channel(EventSink):
     before that a ``gap`` event if more is gone. For sessions that are behind, `backlog_bytes` more
     are kept; one that is further behind gets a gap.
 
-    Ids begin at the time in milliseconds, or with `first_id`, and go up by one: so an id from
-    before a restart is older than all of them, and its client is told of a gap. `name` is the key
+    Ids begin at the time in microseconds, or with `first_id`, and go up by one: so an id from
+    before a restart is older than all of them, and its client is told of a gap, unless there were
+    more than a million events a second, or the clock was set back. `name` is the key
     of its sessions in `sessions`, which may be shared with other channels.
     """
 
@@ -60,7 +61,7 @@ class Channel(EventSink):
         super().__init__(serializer)
         self.name = name
         self.sessions = SessionMap() if sessions is None else sessions
-        self._log = EventLog(first=int(time.time() * 1000) if first_id is None else first_id)
+        self._log = EventLog(first=time.time_ns() // 1000 if first_id is None else first_id)
         self._history: deque[tuple[float, int]] = deque()  # of each event, its time and its size
         self._history_size = 0
         self._history_events = history_events

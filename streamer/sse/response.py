@@ -31,7 +31,7 @@ __all__ = [
 log: Final = logging.getLogger(__name__)
 
 NEVER_S: Final = 1e7
-MAX_ID_DIGITS: Final = 15
+MAX_ID_DIGITS: Final = 16
 MAX_SEND_TIMEOUT_S: Final = 86_400.0
 """The kernel is told as well, and counts milliseconds in an int."""
 

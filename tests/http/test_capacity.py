@@ -7,7 +7,7 @@ import asyncio
 from streamer.app import SERVICE
 from tests.conftest import Start
 from tests.http import SLEEPER, problem, python, until_state
-from tests.support import follow, received, run, submit, text, verdict
+from tests.support import AnyClient, follow, received, run, submit, text, verdict
 
 
 async def test_a_full_queue_refuses_and_says_when_to_try_again(start: Start) -> None:
@@ -90,3 +90,50 @@ async def test_the_metrics_count_what_happened(start: Start) -> None:
     assert values[f'{finished}{{outcome="exited"}}'] == "1"
     assert values[f'{finished}{{outcome="wall_time"}}'] == "1"
     assert values["streamer_jobs_running"] == "0"
+
+
+async def metrics_of(client: AnyClient) -> dict[str, float]:
+    async with client.get("/metrics") as response:
+        lines = (await response.text()).splitlines()
+    pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, value in pairs}
+
+
+async def test_jobs_that_never_ran_are_counted(start: Start) -> None:
+    client = await start(queue={"concurrency": 1})
+    running = await submit(client, **SLEEPER)
+    await until_state(client, running, "running")
+    for _ in range(3):
+        async with client.delete(f"/api/jobs/{await submit(client, **SLEEPER)}") as response:
+            assert response.status == 202
+    values = await metrics_of(client)
+    assert values['streamer_jobs_finished_total{outcome="cancelled"}'] == 3
+    assert values["streamer_job_wait_seconds_count"] == 0, "they never had a worker"
+    assert values["streamer_waiting_bytes"] == 0 < values["streamer_record_bytes"]
+
+
+async def test_the_metrics_tell_how_long_jobs_wait_and_run(start: Start) -> None:
+    client = await start(queue={"concurrency": 1})
+    code = "import sys\nsys.stdin.read()\nprint('out')"
+    first = await submit(client, **python(code, interactive=True))
+    await until_state(client, first, "running")
+    second = await submit(client, command=["true"])
+    await asyncio.sleep(0.3)  # both are at least so long about it
+    async with client.post(f"/api/jobs/{first}/stdin?close=1"):
+        pass
+    await follow(client, first)
+    await follow(client, second)
+    values = await metrics_of(client)
+    for part, count in (("wait", 2), ("run", 2), ("first_output", 1)):
+        name = f"streamer_job_{part}_seconds"
+        buckets = [value for key, value in values.items() if key.startswith(f"{name}_bucket")]
+        assert buckets == sorted(buckets), "each holds those before it"
+        assert values[f"{name}_count"] == values[f'{name}_bucket{{le="+Inf"}}'] == count
+        assert values[f'{name}_bucket{{le="0.25"}}'] < count
+        assert values[f"{name}_sum"] >= 0.3
+
+
+async def test_metrics_that_are_off_are_not_there(start: Start) -> None:
+    client = await start(metrics={"enabled": False})
+    async with client.get("/metrics") as response:
+        await problem(response, 404, "not_found")

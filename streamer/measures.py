@@ -1,0 +1,56 @@
+"""Measure jobs as they end: how they ended, and how long each part of their way took."""
+
+from __future__ import annotations
+
+import bisect
+from collections import Counter
+from typing import Final
+
+from streamer.engine import JobView
+from streamer.events import Complete, Error
+
+__all__ = ["BOUNDS_S", "Histogram", "JobMeasures"]
+
+BOUNDS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600)
+
+
+class Histogram:
+    """How many durations were up to each of `BOUNDS_S`, in seconds, and their sum."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BOUNDS_S) + 1)
+        """Those up to each bound and over the one before; the last is for those over all."""
+        self.sum_s = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count a duration. The clock of the wall may have been set back meanwhile."""
+        seconds = max(seconds, 0.0)
+        self.counts[bisect.bisect_left(BOUNDS_S, seconds)] += 1
+        self.sum_s += seconds
+
+
+class JobMeasures:
+    """What became of the jobs of one service."""
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[str] = Counter()
+        """How many jobs ended with which reason or error code."""
+        self.wait = Histogram()
+        """From a job's acceptance to a worker."""
+        self.run = Histogram()
+        """From there to its end."""
+        self.first_output = Histogram()
+        """From its acceptance to its first output."""
+
+    def finished(self, view: JobView) -> None:
+        """Take note of a job that is over, run or not."""
+        if isinstance(view.result, Complete):
+            self.outcomes[view.result.reason] += 1
+        elif isinstance(view.result, Error):
+            self.outcomes[view.result.code] += 1
+        if view.started_at is not None:
+            self.wait.observe(view.started_at - view.created_at)
+            if view.finished_at is not None:
+                self.run.observe(view.finished_at - view.started_at)
+        if view.first_output_at is not None:
+            self.first_output.observe(view.first_output_at - view.created_at)
