@@ -96,6 +96,11 @@ class Firejail(Backend):
         """Name the usual reason: the account may not use firejail."""
         if "not allowed to use Firejail" in wrapper_stderr:
             return "the user is not listed in /etc/firejail/firejail.users (man firejail-users)"
+        if "opening private directory" in wrapper_stderr or "init: not found" in wrapper_stderr:
+            return (
+                "firejail puts other folders in place of /var/tmp and of the account's home, so "
+                "the service's own cannot be in them: set server.state_dir to one elsewhere"
+            )
         return None
 
     def plan(self, job: SandboxJob, workspace: Path) -> LaunchPlan:
@@ -107,6 +112,7 @@ class Firejail(Backend):
             "--noprofile",  # a profile found by name would be somebody else's choice
             f"--private={workspace}",  # the job's folder is its home; the real one is hidden
             "--private-cwd",  # start there
+            "--writable-var",  # the job's folder may be there; of the rest nothing is shown
             "--private-dev",  # a few device nodes
             *_shown(job, home),
             *(() if job.network else ("--net=none",)),  # no network, abstract sockets

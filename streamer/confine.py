@@ -13,7 +13,6 @@ from pathlib import Path
 
 from streamer.cgroups import CgroupTree, JobCgroup
 from streamer.jobs import Limits
-from streamer.rootfs import shown
 from streamer.sandbox import Sandbox, open_sandbox
 from streamer.slots import UidSlots
 from streamer.spi import Backend, Identity, SandboxJob
@@ -103,7 +102,7 @@ def _describer(
             env=shape.environment(str(workspace)),
             limits=shape.limits,
             network=shape.network,
-            shown=shown(folder.host, shape.read_only, shape.etc, network=shape.network),
+            shown=folder.shown(shape.read_only, shape.etc, network=shape.network),
             identity=identity,
             host=folder.host,
         )

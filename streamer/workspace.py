@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Final
 
 from streamer.errors import BackendUnavailable, ConfigError
-from streamer.rootfs import build_rootfs, host_of
-from streamer.spi import Identity
+from streamer.rootfs import build_rootfs, host_of, shown
+from streamer.spi import Identity, Shown
 
 __all__ = ["StateFolder", "remove_tree", "state_folder"]
 
@@ -42,6 +42,20 @@ class StateFolder:
         self._jobs = path / "jobs"
         self._jobs.mkdir(mode=0o711)
         build_rootfs(self.host.rootfs)
+        self._shown: dict[tuple[object, ...], tuple[int, tuple[Shown, ...]]] = {}
+
+    def shown(
+        self, read_only: tuple[str, ...], etc: tuple[str, ...], *, network: bool
+    ) -> tuple[Shown, ...]:
+        """Return what a job is shown besides the system's folders (`streamer.rootfs`).
+
+        Looked at anew when names in /etc have come or gone: it takes a millisecond.
+        """
+        key = (read_only, etc, network)
+        changed = Path("/etc").stat().st_mtime_ns
+        if key not in self._shown or self._shown[key][0] != changed:
+            self._shown[key] = (changed, shown(self.host, read_only, etc, network=network))
+        return self._shown[key][1]
 
     @asynccontextmanager
     async def workspace(

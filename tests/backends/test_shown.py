@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from streamer.errors import BackendUnavailable
 from streamer.events import Output
 from streamer.jobs import JobSpec, SourceFile
 from streamer.runtimes import Runtime
@@ -207,3 +208,33 @@ async def test_names_of_the_host_do_not_give_a_job_away(
     finally:
         await job.end_input()
         await job.result()
+
+
+@pytest.mark.parametrize(
+    "parent", [path for path in ("/tmp", "/opt", "/srv", "/var/lib") if os.access(path, os.W_OK)]
+)
+async def test_it_is_so_wherever_the_service_has_its_folder(
+    isolating_backend: str, open_service: OpenService, parent: str
+) -> None:
+    """/tmp is the job's own too where the service's folder is elsewhere."""
+    with tempfile.TemporaryDirectory(dir=parent) as state, tempfile.NamedTemporaryFile() as lure:
+        Path(state).chmod(0o711)
+        Path(lure.name).chmod(0o644)
+        service = await open_service(isolating_backend, server={"state_dir": state})
+        code = f"test -e {lure.name} && echo seen; ls -A; ls /tmp /run /var/tmp 2>&1"
+        ran = await run_job(service, command=("sh", "-c", code))
+        names = {Path(line).name for line in ran.text().split()}
+        assert "seen" not in names
+        assert Path(lure.name).name not in names
+        await service.drain(0)
+
+
+@pytest.mark.parametrize("parent", ["/var/tmp", "~streamer" if ROOT else "~"])
+async def test_firejail_says_where_its_folder_cannot_be(
+    open_service: OpenService, need: Callable[[str], str], parent: str
+) -> None:
+    need("firejail")
+    with tempfile.TemporaryDirectory(dir=Path(parent).expanduser()) as state:
+        Path(state).chmod(0o711)
+        with pytest.raises(BackendUnavailable, match=r"set server\.state_dir"):
+            await open_service("firejail", server={"state_dir": state})
