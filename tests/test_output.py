@@ -7,7 +7,9 @@ import itertools
 import os
 import time
 from collections.abc import Sequence
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -99,6 +101,41 @@ async def test_a_line_is_passed_on_at_once_and_the_end_is_not_waited_for() -> No
     pumped.pump.hurry()
     await asyncio.wait_for(running, 5)
     assert pumped.text == "one\ntwo"
+
+
+async def test_nothing_is_held_back_for_longer_than_is_promised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Twenty milliseconds at most: by what it waits for on purpose, whatever the machine adds."""
+    loop = asyncio.get_running_loop()
+    call_later = loop.call_later
+    paused: list[float] = []
+    held: list[float] = []
+
+    def noted(delay: float, *args: Any, **options: Any) -> asyncio.TimerHandle:
+        paused.append(delay)
+        return call_later(delay, *args, **options)
+
+    class Timed(Pumped):
+        async def write(self, events: Sequence[JobEvent]) -> None:
+            held.append(sum(paused))
+            paused.clear()
+            await super().write(events)
+
+    pumped = Timed()
+    stderr = pumped.pump.pipe("stderr")
+    monkeypatch.setattr(loop, "call_later", noted)
+    running = asyncio.create_task(pumped.pump.run())
+    # In pieces of lines, on both streams, each as soon as the last has arrived: the worst case.
+    for number in range(1, 21):
+        os.write(pumped.stdout, b"o")
+        os.write(stderr, b"e")
+        while len(pumped.text) < 2 * number:
+            await asyncio.sleep(0)
+    for end in (pumped.stdout, stderr):
+        os.close(end)
+    await running
+    assert 0 < max(held) <= 0.020
 
 
 async def test_small_writes_one_after_another_are_gathered() -> None:

@@ -84,6 +84,7 @@ KEYS: Final[dict[str, tuple[Mark, Any]]] = {
     "streams.log_bytes": (ADDED, ANY),
     "streams.on_full": (ADDED, ANY),
     "streams.max_buffered_bytes": (ADDED, ANY),
+    "streams.max_readers_per_client": (ADDED, ANY),
     "streams.max_readers": (ADDED, ANY),
     "streams.write_timeout_s": (ADDED, ANY),
     "streams.retry_ms": (ADDED, ANY),

@@ -76,7 +76,7 @@ async def stopped(start: Start) -> list[Received]:
         async for event in stream:
             seen.append(event)
             if event.data.get("state") == "running":
-                await client.server.app.shutdown()  # type: ignore[attr-defined]
+                await client.app.shutdown()
     return seen
 
 

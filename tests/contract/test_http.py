@@ -33,12 +33,6 @@ SOURCES = [
 ]
 
 
-def application(client: AnyClient) -> web.Application:
-    """Return the application that a test's client speaks to."""
-    app: web.Application = client.server.app  # type: ignore[attr-defined]
-    return app
-
-
 def routes_of(app: web.Application) -> set[str]:
     """Return the routes of an application, in the notation of the table."""
     found = set()
@@ -69,7 +63,7 @@ def calls(name: str) -> Iterator[tuple[str, ast.Call]]:
 
 async def test_routes(start: Start) -> None:
     client = await start()
-    assert differences(table_http.ROUTES, routes_of(application(client))) == []
+    assert differences(table_http.ROUTES, routes_of(client.app)) == []
 
 
 @pytest.mark.parametrize("route", table_http.ROUTES)
@@ -333,7 +327,7 @@ async def provoke(client: AnyClient, code: str) -> tuple[str, str]:
         await until_state(client, await submit(client, **SLEEPER), "running")
         await submit(client, **SLEEPER)
     if code == "shutting_down":
-        await application(client)[SERVICE].drain(0)
+        await client.app[SERVICE].drain(0)
     if code == "conflict":
         job = await submit(client, **python("print(1)"))
         await follow(client, job)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
+from collections.abc import AsyncGenerator
 
 import pytest
 
+from streamer.events import Output, encode
+from streamer.log import JobLog
+from streamer.replay import PacedSource
+from streamer.sse.frames import split_frames
 from tests.conftest import Start
 from tests.http import SLEEPER, problem, python, until_output
 from tests.support import Received, follow, received, submit, text, verdict
@@ -119,6 +125,43 @@ async def test_a_run_is_told_again_at_its_pace(start: Start) -> None:
     # At least so long: never faster than told. How much longer is the machine's business.
     assert spans["1"] >= lasted
     assert spans["4"] >= lasted / 4
+
+
+async def test_a_speed_is_kept_in_both_directions() -> None:
+    """An hour between two events: nobody waits for it unless the speed is ignored."""
+    log = JobLog()
+    times = [0, 3_600_000]
+    log.append([encode(Output("stdout", "x", t, "run")) for t in times], end=True)
+
+    async def told(speed: float) -> AsyncGenerator[bytes, None]:
+        with log.cursor() as cursor:
+            source = PacedSource(cursor, speed=speed, end_ms=times[-1], heartbeat_s=3600)
+            while not source.ended:
+                if data := await source.read():
+                    yield data
+                source.sent()
+
+    async with asyncio.timeout(20):
+        fast = b"".join([data async for data in told(1e9)])
+    assert [number for number, *_ in split_frames(fast)] == [1, 2]
+    for speed in (1.0, 100.0):
+        async with contextlib.aclosing(told(speed)) as slow:
+            first = await anext(slow)
+            assert [number for number, *_ in split_frames(first)] == [1]
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.3):
+                    await anext(slow)
+
+
+async def test_a_speed_that_is_asked_for_reaches_the_stream(start: Start) -> None:
+    client = await start()
+    job_id = await submit(client, **python("import time; print(1, flush=True); time.sleep(3)"))
+    await follow(client, job_id)
+    began = time.monotonic()
+    async with client.get(f"/api/stream/{job_id}?speed=1000") as response:
+        *_, last = [event async for event in received(response)]
+    # At its own pace it could not be told in less than it lasted.
+    assert time.monotonic() - began < verdict([last])["durationMs"] / 1000
 
 
 async def test_a_paced_stream_resumes_where_it_was_cut(start: Start) -> None:

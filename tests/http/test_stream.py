@@ -277,10 +277,20 @@ async def test_the_session_map_shows_who_reads_what(start: Start) -> None:
 async def test_a_client_that_leaves_before_the_answer_leaves_nothing(start: Start) -> None:
     client = await start()
     job_id = await submit(client, **SLEEPER)
-    for _ in range(20):
+    opened: list[int] = []
+    sessions = client.app[SESSIONS]
+    unlisten = sessions.listen(
+        lambda session, change: opened.append(session.number) if change == "opened" else None
+    )
+    for number in range(1, 21):
         async with connection(client) as (_, writer):
             writer.write(f"GET /api/stream/{job_id} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
             await writer.drain()
+            # Nothing of the answer is read; without this the service might never see the request.
+            async with asyncio.timeout(10):
+                while len(opened) < number:
+                    await asyncio.sleep(0)
+    unlisten()
     await sessions_of(client, 0)
 
 
