@@ -55,7 +55,7 @@ ELSEWHERE: Mapping[int, tuple[str, ...]] = {
     60: ("tests/http/test_access.py::test_another_tenants_job_is_not_there",),
     61: (
         "tests/http/test_access.py::test_without_a_known_token_there_is_nothing",
-        "tests/test_config.py::test_beyond_loopback_tokens_are_required",
+        "tests/http/test_strangers.py::test_a_stranger_gets_nothing",
     ),
     62: (
         "tests/test_runtimes.py::test_a_file_name_is_never_an_option",

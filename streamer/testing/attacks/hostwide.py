@@ -93,7 +93,7 @@ ATTACKS: Final = (
             return os.open(path, flags, mode)
 
         for folder in ("/tmp", "/var/tmp"):
-            path = os.path.join(folder, hint["note"])
+            path = os.path.join(folder, "note-streamer-lure-" + hint["mark"])  # no other has it
             ways = {
                 "chmod": lambda: os.chmod(path, mode),
                 "chmod of one bit": lambda: os.chmod(path, 0o4700),
