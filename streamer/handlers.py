@@ -21,7 +21,7 @@ from streamer.errors import Busy, Conflict, InvalidJob, UnknownJob, quoted
 from streamer.metrics import exposition
 from streamer.parameters import takes
 from streamer.resolve import camel
-from streamer.runtimes import NOT_HERE, Runtime
+from streamer.runtimes import Runtime, told_missing
 from streamer.service import Job, JobService
 from streamer.sse.sessionmap import SessionMap
 from streamer.streams import StreamHandlers
@@ -271,7 +271,7 @@ class Handlers:
             "entry": runtime.entry,
             "compiled": bool(runtime.compile),
             "available": reason is None,
-            "reason": None if reason is None else NOT_HERE,
+            "reason": None if reason is None else told_missing(reason),
         }
 
 

@@ -14,7 +14,7 @@ from typing import Final
 from streamer.config import Config
 from streamer.errors import BackendUnavailable, Forbidden, InvalidJob, cut, quoted
 from streamer.jobs import JobSpec, Limits, Phase, ResolvedJob, SourceFile, Step
-from streamer.runtimes import NOT_HERE, Runtime, build_steps, sized
+from streamer.runtimes import Runtime, build_steps, sized, told_missing
 from streamer.sizes import parse_size
 
 __all__ = ["Resolver", "camel"]
@@ -214,8 +214,9 @@ class Resolver:
                 code="unknown_language",
             )
         if runtime.name in self._missing:
+            why = told_missing(self._missing[runtime.name])
             raise InvalidJob(
-                f"the language {runtime.name!r} is not available here: {NOT_HERE}",
+                f"the language {runtime.name!r} is not available here: {why}",
                 path="$.language",
                 code="unknown_language",
             )

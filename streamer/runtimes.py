@@ -24,7 +24,6 @@ from streamer.jobs import MIB, Limits
 
 __all__ = [
     "DEFAULT_RUNTIMES",
-    "NOT_HERE",
     "Runtime",
     "Tool",
     "build_steps",
@@ -35,6 +34,7 @@ __all__ = [
     "missing_path",
     "missing_tools",
     "sized",
+    "told_missing",
 ]
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9+#_-]*")
@@ -43,11 +43,6 @@ VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 PLACEHOLDER: Final = re.compile(r"\{\w+\}")
 SIZES: Final = ("{memory_bytes}", "{memory_mb}", "{processors}")
 """Placeholders for what a program may use, for those that size themselves by the host."""
-
-NOT_HERE: Final = (
-    "its tools are not installed on this host; its operator is told which by: streamer runtimes"
-)
-"""What callers are told: the reason itself names paths."""
 
 SECRETS: Final = (
     *("passwd*", "shadow*", "group*", "gshadow*", "subuid*", "subgid*", "master.passwd"),
@@ -286,6 +281,14 @@ def missing_tools(runtimes: Mapping[str, Runtime], path: str) -> dict[str, str]:
         for name, runtime in runtimes.items()
     }
     return {name: reason for name, reason in reasons.items() if reason}
+
+
+def told_missing(reason: str) -> str:
+    """Return what callers are told of such a reason: the name of a tool, and no path."""
+    tool, separator, _ = reason.partition(" is not installed")
+    if separator and "/" not in tool:
+        return f"{tool} is not installed on this host"
+    return "it is not set up on this host; its operator is told why by: streamer runtimes"
 
 
 def missing_path(runtime: Runtime) -> str:
