@@ -11,9 +11,7 @@ from typing import Any, Final, TypeVar
 import pluggy
 from aiohttp import web
 from aiohttp.typedefs import Middleware
-from multidict import CIMultiDict
 
-from streamer import wire
 from streamer.access import Access
 from streamer.backends import Backends
 from streamer.bodies import Bodies
@@ -22,12 +20,7 @@ from streamer.config import Config
 from streamer.documents import large_documents
 from streamer.engine import Engine, JobView
 from streamer.errors import (
-    CallerError,
-    CapacityError,
     ConfigError,
-    StreamerError,
-    Unauthorized,
-    UnknownJob,
 )
 from streamer.handlers import OPEN_ROUTES, Handlers
 from streamer.logs import log_finished
@@ -39,6 +32,7 @@ from streamer.origin import check_origin
 from streamer.page import page_routes
 from streamer.parameters import Handler
 from streamer.plugins import load_backends, load_plugins
+from streamer.problems import problems
 from streamer.runtimes import by_name, missing_tools
 from streamer.service import JobService
 from streamer.settings import load_config
@@ -123,7 +117,7 @@ def create_app(
         sessions.listen(CancelUnwatched(service, sessions, settings.streams.disconnect_delay_s))
     access = Access(settings, manager.hook, unconfined=_reaches_no_isolation(settings, backends))
     handlers = Handlers(service, sessions, access, Bodies(settings.server), _transcripts(settings))
-    guards = [_problems, _guard(settings, access), large_documents(sessions)]
+    guards = [problems, _guard(settings, access), large_documents(sessions)]
     app = web.Application(middlewares=[*guards, *middlewares])
     app[ACCESS] = access
     app[SERVICE] = service
@@ -273,49 +267,6 @@ async def _run_service(app: web.Application) -> AsyncIterator[None]:
 async def _drain(app: web.Application) -> None:
     # Before the handlers are awaited: each stream ends by itself once its log has.
     await app[SERVICE].drain(app[SERVICE].config.server.drain_s)
-
-
-@web.middleware
-async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer errors as problem documents (RFC 9457); nothing internal gets out."""
-    try:
-        return await handler(request)
-    except StreamerError as error:
-        if not isinstance(error, CallerError | CapacityError):
-            log.error("%s %s: %s", request.method, request.rel_url.raw_path, error)
-        response = _problem(error)
-        if request.content.exception() is not None:
-            response.force_close()  # where a broken body ends nobody knows
-        return response
-    except web.HTTPException as error:
-        if error.status < 400 or error.content_type == "application/problem+json":
-            raise
-        converted = UnknownJob(
-            f"there is no {request.path}" if error.status == 404 else error.reason,
-            code={404: "not_found", 413: "payload_too_large"}.get(error.status, "invalid_request"),
-        )
-        converted.status = error.status
-        response = _problem(converted)
-        if "Allow" in error.headers:
-            response.headers["Allow"] = error.headers["Allow"]
-        return response
-    except Exception:
-        log.exception("%s %s failed", request.method, request.rel_url.raw_path)
-        return _problem(StreamerError("internal"))
-
-
-def _problem(error: StreamerError) -> web.Response:
-    headers: CIMultiDict[str] = CIMultiDict()
-    if isinstance(error, CapacityError):
-        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
-    if isinstance(error, Unauthorized) and error.challenge is not None:
-        headers["WWW-Authenticate"] = error.challenge
-    return web.Response(
-        body=wire.dump(wire.problem(error)),
-        status=error.status,
-        headers=headers,
-        content_type="application/problem+json",
-    )
 
 
 def _reaches_no_isolation(config: Config, backends: Backends) -> bool:

@@ -111,6 +111,7 @@ LAYERS = (
         "documents",
         "replay",
         "wire",
+        "problems",
         "origin",
         "connection",
         "parameters",

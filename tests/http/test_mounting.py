@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from yarl import URL
 
 import streamer
 from streamer.errors import StreamerError
@@ -155,6 +156,46 @@ async def test_middlewares_of_the_mount_run_inside_it(serve: Serve) -> None:
     assert seen == ["/code/healthz"] * 2
 
 
+@pytest.mark.parametrize(
+    ("raised", "status", "code", "headers"),
+    [
+        (
+            web.HTTPUnauthorized(headers={"WWW-Authenticate": 'Basic realm="app"'}),
+            *(401, "unauthorized", {"WWW-Authenticate": 'Basic realm="app"'}),
+        ),
+        (web.HTTPUnauthorized(), 401, "unauthorized", {"WWW-Authenticate": None}),
+        (web.HTTPForbidden(), 403, "forbidden", {}),
+        (web.HTTPConflict(), 409, "conflict", {}),
+        (
+            web.HTTPTooManyRequests(headers={"Retry-After": "7"}),
+            429,
+            "rate_limited",
+            {"Retry-After": "7"},
+        ),
+        (web.HTTPExpectationFailed(), 417, "invalid_request", {"WWW-Authenticate": None}),
+        (web.HTTPBadGateway(text="upstream at 10.1.2.3"), 502, "internal", {}),
+        (
+            web.HTTPServiceUnavailable(headers={"Retry-After": "9"}),
+            *(503, "internal", {"Retry-After": "9"}),
+        ),
+    ],
+)
+async def test_what_a_middleware_of_the_host_raises_keeps_its_meaning(
+    serve: Serve, raised: web.HTTPException, status: int, code: str, headers: dict[str, str | None]
+) -> None:
+    @web.middleware
+    async def refuse(request: web.Request, handler: Any) -> web.StreamResponse:
+        raise raised
+
+    host = web.Application()
+    streamer.setup(host, CONFIG, prefix="/code", middlewares=[refuse])
+    client = await serve(host)
+    async with client.get("/code/api/jobs") as response:
+        document = await problem(response, status, code)
+        assert "10.1.2.3" not in document["detail"]
+        assert {name: response.headers.get(name) for name in headers} == headers
+
+
 async def test_two_mounts_have_nothing_in_common(serve: Serve) -> None:
     host = web.Application()
     first, second = streamer.create_app(CONFIG), streamer.create_app(CONFIG)
@@ -270,3 +311,21 @@ async def test_a_job_of_python_is_watched_by_the_user_it_is_for(serve: Serve) ->
             assert response.status == status
             if status == 200:
                 assert text([event async for event in received(response)]) == "5\n"
+
+
+async def test_an_error_is_one_line_of_the_log(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    @web.middleware
+    async def fail(request: web.Request, handler: Any) -> web.StreamResponse:
+        raise ZeroDivisionError("by zero")
+
+    host = web.Application()
+    streamer.setup(host, CONFIG, prefix="/code", middlewares=[fail])
+    client = await serve(host)
+    async with client.get(
+        URL("/code/x%0AERROR%20forged?access_token=secret", encoded=True)
+    ) as response:
+        await problem(response, 500, "internal")
+    (said,) = [r.getMessage() for r in caplog.records if "failed" in r.getMessage()]
+    assert said == "GET /code/x%0AERROR%20forged failed"

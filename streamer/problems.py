@@ -1,0 +1,80 @@
+"""Answer errors as problem documents (RFC 9457), whoever raised them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from aiohttp import hdrs, web
+from multidict import CIMultiDict
+
+from streamer import wire
+from streamer.errors import CallerError, CapacityError, StreamerError, Unauthorized
+
+__all__ = ["problems"]
+
+log: Final = logging.getLogger(__name__)
+
+CODES: Final = {
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    409: "conflict",
+    410: "gone",
+    413: "payload_too_large",
+    429: "rate_limited",
+}
+"""The codes of what aiohttp's router, or a middleware of the host's, has raised."""
+
+
+@web.middleware
+async def problems(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Turn what is raised into an answer; nothing internal gets out."""
+    # As it was sent: a decoded path may hold the end of a log line, and a query a token.
+    asked = f"{request.method} {request.rel_url.raw_path}"
+    try:
+        return await handler(request)
+    except StreamerError as error:
+        if not isinstance(error, CallerError | CapacityError):
+            log.error("%s: %s", asked, error)
+        response = _answer(error)
+        if request.content.exception() is not None:
+            response.force_close()  # where a broken body ends nobody knows
+        return response
+    except web.HTTPException as error:
+        if error.status < 400 or error.content_type == "application/problem+json":
+            raise
+        return _converted(request, error)
+    except Exception:
+        log.exception("%s failed", asked)
+        return _answer(StreamerError("internal"))
+
+
+def _converted(request: web.Request, error: web.HTTPException) -> web.Response:
+    said = f"there is no {request.path}" if error.status == 404 else error.reason
+    code = CODES.get(error.status, "invalid_request" if error.status < 500 else "internal")
+    converted = CallerError(said, code=code)
+    converted.status = error.status
+    response = _answer(converted)
+    # What it said besides is the host's: Allow, WWW-Authenticate, Retry-After, a cookie.
+    for name, value in error.headers.items():
+        if name not in (hdrs.CONTENT_TYPE, hdrs.CONTENT_LENGTH):
+            response.headers.add(name, value)
+    return response
+
+
+def _answer(error: StreamerError) -> web.Response:
+    headers: CIMultiDict[str] = CIMultiDict()
+    if isinstance(error, CapacityError):
+        headers[hdrs.RETRY_AFTER] = str(max(1, round(error.retry_after_s)))
+    if isinstance(error, Unauthorized) and error.challenge is not None:
+        headers[hdrs.WWW_AUTHENTICATE] = error.challenge
+    return web.Response(
+        body=wire.dump(wire.problem(error)),
+        status=error.status,
+        headers=headers,
+        content_type="application/problem+json",
+    )
