@@ -17,14 +17,15 @@ import contextlib
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from streamer.proxy_request import ProxyRequest, Refused, parse_request
 from streamer.proxy_rules import Address, HostRule, Place, address_refusal
 
-__all__ = ["PROXY_PORT", "Outbound", "Proxy", "ProxyLimits", "proxy_environment"]
+__all__ = ["PROXY_PORT", "Outbound", "Proxy", "ProxyLimits", "SystemAddresses", "proxy_environment"]
 
 log: Final = logging.getLogger(__name__)
 
@@ -35,7 +36,9 @@ CHUNK: Final = 64 * 1024
 HEAD_BYTES: Final = 16 * 1024
 MAX_ADDRESSES: Final = 4
 MAX_LOOKUPS: Final = 2
-"""At a time for a job: look-ups share a few threads with those of all other jobs."""
+"""At a time for a job, those that it has given up included: their threads go on."""
+LOOKUP_THREADS: Final = 16
+"""For the look-ups of all jobs."""
 MAX_NOTES: Final = 100
 """Of one job in the operator's log."""
 ACCEPT_RETRY_S: Final = 1.0
@@ -51,22 +54,32 @@ def proxy_environment() -> dict[str, str]:
     return {**both, **{name.upper(): value for name, value in both.items()}}
 
 
-async def system_addresses(host: str) -> Sequence[str]:
-    """Return the addresses of a name, from the system's resolver."""
-    found = await asyncio.get_running_loop().getaddrinfo(
-        f"{host}.",  # as it is, and never below one of resolv.conf's search domains
-        None,
-        type=socket.SOCK_STREAM,
-        flags=socket.AI_ADDRCONFIG,
-    )
-    return [str(address[0]) for *_, address in found]
+class SystemAddresses:
+    """The system's resolver, in threads of its own.
+
+    A name server that does not answer holds them for long, and what else runs in threads must
+    not wait behind it.
+    """
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(LOOKUP_THREADS, "streamer-dns")
+
+    async def __call__(self, host: str) -> Sequence[str]:
+        """Return the addresses of a name."""
+        found = await asyncio.get_running_loop().run_in_executor(self._threads, _look_up, host)
+        return [str(address[0]) for *_, address in found]
+
+
+def _look_up(host: str) -> list[Any]:
+    # As it is, and never below one of resolv.conf's search domains.
+    return socket.getaddrinfo(f"{host}.", None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
 
 
 @dataclass(frozen=True, slots=True)
 class Outbound:
     """How names become addresses, and which of them are refused: for tests to replace."""
 
-    addresses: Callable[[str], Awaitable[Sequence[str]]] = system_addresses
+    addresses: Callable[[str], Awaitable[Sequence[str]]] = field(default_factory=SystemAddresses)
     refusal: Callable[[Address], str] = address_refusal
 
 
@@ -100,6 +113,7 @@ class Proxy:
         self._limits = limits or ProxyLimits()
         self._loop = asyncio.get_running_loop()
         self._lookups = asyncio.Semaphore(MAX_LOOKUPS)
+        self._looking: set[asyncio.Future[Sequence[str]]] = set()
         self._open: set[asyncio.Task[None]] = set()
         self._noted: set[str] = set()
         self._closed = False
@@ -204,8 +218,8 @@ class Proxy:
             found: Sequence[Address] = (place.address,)
         else:
             try:
-                async with asyncio.timeout(self._limits.connect_s), self._lookups:
-                    answers = await self._outbound.addresses(place.host)
+                async with asyncio.timeout(self._limits.connect_s):
+                    answers = await self._look_up(place.host)
             except TimeoutError:
                 raise Refused(504, "Gateway Timeout", f"{place}: no answer of the DNS") from None
             except (OSError, UnicodeError):
@@ -217,6 +231,20 @@ class Proxy:
             text = f"{place}: its address {found[0]} is {refusals[0]}, which is always refused"
             raise Refused(403, "Address not allowed", text)
         return passed
+
+    async def _look_up(self, host: str) -> Sequence[str]:
+        await self._lookups.acquire()
+        looking = asyncio.ensure_future(self._outbound.addresses(host))
+        self._looking.add(looking)
+        # Not when somebody stops to wait: the thread is free when it has its answer.
+        looking.add_done_callback(self._looked_up)
+        return await asyncio.shield(looking)
+
+    def _looked_up(self, looking: asyncio.Future[Sequence[str]]) -> None:
+        self._lookups.release()
+        self._looking.discard(looking)
+        if not looking.cancelled():
+            looking.exception()  # retrieved here: nobody may be waiting
 
     async def _relay(
         self,

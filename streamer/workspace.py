@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -28,6 +29,8 @@ log: Final = logging.getLogger(__name__)
 
 PREFIX: Final = "streamer-"
 SWEEP_AGE_S: Final = 1.0
+REMOVERS: Final = 4
+"""How many folders of ended jobs are removed at a time."""
 
 
 class StateFolder:
@@ -40,7 +43,10 @@ class StateFolder:
         (path / "init").chmod(0o755)
         self.host = host_of(path / "rootfs", path / "init")
         self._jobs = path / "jobs"
-        self._jobs.mkdir(mode=0o711)
+        self._jobs.mkdir()
+        self._jobs.chmod(0o711)  # whatever the service's umask is
+        # Of its own, so that what is slow to remove delays nothing else that runs in threads.
+        self._threads = ThreadPoolExecutor(REMOVERS, "streamer-folders")
         build_rootfs(self.host.rootfs)
         self._shown: dict[tuple[object, ...], tuple[int, tuple[Shown, ...]]] = {}
 
@@ -75,7 +81,12 @@ class StateFolder:
         try:
             yield path
         finally:
-            await asyncio.to_thread(remove_tree, path)
+            await asyncio.get_running_loop().run_in_executor(self._threads, remove_tree, path)
+
+    def close(self) -> None:
+        """Remove the folder. A thread that waits for a disk is not waited for."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        remove_tree(self.path)
 
 
 @contextmanager
@@ -88,7 +99,7 @@ def state_folder(configured: str) -> Iterator[StateFolder]:
                 "which needs a C compiler, or run `make setup` in the repository"
             )
         if configured:
-            Path(configured).mkdir(parents=True, exist_ok=True)
+            _make_passable(Path(configured))
             _check_passable(Path(configured))
         path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=configured or None))
         _sweep(path.parent)
@@ -96,10 +107,24 @@ def state_folder(configured: str) -> Iterator[StateFolder]:
             assert ours
             # Others pass through, to their own folder inside, and cannot list.
             path.chmod(0o711)
+            opened = None
             try:
-                yield StateFolder(path, init)
+                opened = StateFolder(path, init)
+                yield opened
             finally:
-                remove_tree(path)
+                if opened is None:
+                    remove_tree(path)
+                else:
+                    opened.close()
+
+
+def _make_passable(folder: Path) -> None:
+    """Make a folder, and those above it, that others may pass through, whatever the umask is."""
+    if not folder.is_dir():
+        _make_passable(folder.parent)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            folder.chmod(0o755)
 
 
 def _check_passable(folder: Path) -> None:
@@ -154,4 +179,9 @@ def remove_tree(path: Path) -> None:
         # rm(1) walks by descriptors.
         if not path.is_symlink():  # the one link that chmod -R follows
             subprocess.run(["chmod", "-R", "u+rwX", "--", path], check=False, capture_output=True)
-        subprocess.run(["rm", "-rf", "--one-file-system", "--", path], check=False)
+        done = subprocess.run(
+            ["rm", "-rf", "--one-file-system", "--", path], check=False, capture_output=True
+        )
+        if done.returncode:
+            said = done.stderr.decode(errors="replace").strip()[-500:]
+            log.error("%s cannot be removed: %s", path, said)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -19,13 +21,15 @@ import streamer
 from streamer import spi
 from streamer.app import SERVICE
 from streamer.cgroups import CgroupTree, cgroup_tree
-from streamer.cgroups.files import pids
+from streamer.cgroups.files import kill, pids
 from streamer.cgroups.tree import _sweep
 from streamer.cgroups.v2 import ownership
 from streamer.enforcement import enforcement
+from streamer.errors import BackendUnavailable
 from streamer.events import Complete, Output
 from streamer.jobs import SourceFile
 from streamer.service import JobService
+from streamer.testing.running import plugin
 from tests.conftest import OpenService
 from tests.jobs import adopt_orphans, descendants, ended, program, run_job
 
@@ -43,10 +47,6 @@ def tree() -> CgroupTree:
             assert not (ROOT and Path("/sys/fs/cgroup/memory/tasks").exists()), "v1 is here"
             pytest.skip("no cgroup is ours to divide: not root, and none is delegated")
         return found
-
-
-def groups() -> list[str]:
-    return [str(path) for path in Path("/sys/fs/cgroup").glob("**/streamer-*/*") if path.is_dir()]
 
 
 async def end_of(
@@ -118,31 +118,94 @@ async def test_a_reservation_is_no_use(backend: str) -> None:
     assert (end.reason, end.exit_code, printed) == ("exited", 0, "reserved\n")
 
 
-async def test_a_group_holds_the_job_from_its_first_moment(tree: CgroupTree) -> None:
-    config = {"sandbox": {"backend": "bwrap"}}
-    async with streamer.create_app(config)[SERVICE] as service:
-        assert service.cgroup_level == tree.level
-        job = await service.submit(
-            streamer.JobSpec(language="bash", code="sleep 600 & echo up; wait")
-        )
-        async for event in job.events():
-            if event.kind == "output":
-                break
-        (group,) = [path for path in groups() if path.endswith(job.id) and "memory" in path] or [
-            path for path in groups() if path.endswith(job.id)
-        ]
-        inside = [
-            Path(f"/proc/{pid}/comm").read_text().strip()
-            for pid in (Path(group) / "cgroup.procs").read_text().split()
-        ]
-        assert {"bash", "init", "bwrap"} <= set(inside)
-        await job.cancel()
-        await job.result()
-        for _ in range(200):
-            if not [path for path in groups() if path.endswith(job.id)]:
-                break
-            await asyncio.sleep(0.01)
-        assert [path for path in groups() if path.endswith(job.id)] == []
+@dataclass(frozen=True)
+class Telling(spi.Backend):
+    """Its command says first of all where it is, on what is read when a sandbox does not come up."""
+
+    name: ClassVar[str] = "telling"
+    isolation: ClassVar[spi.Isolation] = spi.Isolation.NONE
+
+    def plan(self, job: spi.SandboxJob, workspace: Path) -> spi.LaunchPlan:
+        return spi.LaunchPlan(argv=("/bin/sh", "-c", "cat /proc/self/cgroup >&2; exit 3"))
+
+
+async def test_a_group_holds_the_job_from_its_first_moment(
+    tree: CgroupTree, open_service: OpenService
+) -> None:
+    with pytest.raises(BackendUnavailable) as caught:
+        await open_service("telling", plugins=(plugin(Telling),))
+    # The command's own first lines: whatever it starts is in there too.
+    told = caught.value.message
+    wanted = {"memory", "pids", "cpuacct"} if tree.level == "cgroup-v1" else {""}
+    found = {
+        controller
+        for line in re.findall(r"\d+:[^\s]+/streamer-\w+/\S+", told)
+        for controller in line.split(":")[1].split(",")
+    }
+    assert wanted <= found, told
+
+
+async def test_a_group_of_a_job_is_gone_with_it(
+    tree: CgroupTree, open_service: OpenService
+) -> None:
+    service = await open_service("plain")
+    assert service.cgroup_level == tree.level
+    assert service._cgroups is not None
+    ran = await run_job(service, command=("sh", "-c", "setsid sleep 600 & exit 3"))
+    assert ran.verdict == "exited 3"
+    for root in service._cgroups.roots:
+        assert [path for path in root.iterdir() if path.is_dir()] == []
+
+
+async def test_a_cleared_group_has_nothing_alive_in_it(tree: CgroupTree) -> None:
+    adopt_orphans()
+    with cgroup_tree("auto") as ours:
+        assert ours is not None
+        async with ours.job("clear", lambda: None) as group:
+            entrances = [f"--cgroup={entrance}" for entrance in group.entrances]
+            script = "for i in 1 2 3 4 5 6 7 8; do setsid sleep 600 & done; echo up; wait"
+            process = await asyncio.create_subprocess_exec(
+                *(str(INIT), "enter", *entrances, "--", "sh", "-c", script),
+                stdout=asyncio.subprocess.PIPE,
+            )
+            assert process.stdout is not None
+            assert await process.stdout.readline() == b"up\n"
+            assert len(pids(group.folders[0])) == 9
+            assert await group.clear()
+            assert pids(group.folders[0]) == []
+            await process.wait()
+
+
+def test_a_process_of_another_namespace_is_not_taken_for_our_own_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As the kernel shows one that has no number here (cgroups(7)).
+    (tmp_path / "cgroup.procs").write_text("0\n")
+    killed: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, _: killed.append(pid))
+    kill(tmp_path)
+    assert killed == []
+
+
+def test_a_group_that_another_service_sweeps_is_made_again(
+    tree: CgroupTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = fcntl.flock
+    swept: list[str] = []
+
+    def flock(fd: int, operation: int) -> None:
+        if not swept:  # the other was faster
+            swept.append(os.readlink(f"/proc/self/fd/{fd}"))
+            Path(swept[0]).rmdir()
+        real(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with cgroup_tree("auto") as found:
+        assert found is not None
+        assert found.level == tree.level
+        assert swept
+        assert swept[0] not in map(str, found.roots)
+        assert all(root.is_dir() for root in found.roots)
 
 
 def zombies() -> list[str]:
@@ -163,13 +226,17 @@ async def test_a_sandbox_killed_as_a_whole_leaves_no_zombie(
     adopt_orphans()
     before = zombies()
     service = await open_service(need(name))
+    assert service._cgroups is not None
     job = await service.submit(streamer.JobSpec(language="bash", code="echo up; sleep 600"))
+    killed = 0
     async for event in job.events():
         if event.kind == "output":
-            for group in {Path(path) for path in groups() if path.endswith(job.id)}:
-                for pid in pids(group):
+            for group in service._cgroups.roots[0].iterdir():
+                for pid in pids(group) if group.is_dir() else ():
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, 9)
+                        killed += 1
+    assert killed > 1
     assert zombies() == before
 
 

@@ -44,8 +44,8 @@ class Server:
         self.log = log
         """All that it logs after that, once it has ended."""
 
-    async def submit(self, code: str) -> str:
-        job = {"language": "bash", "code": code}
+    async def submit(self, code: str, sandbox: str | None = None) -> str:
+        job = {"language": "bash", "code": code, "sandbox": sandbox}
         async with self.session.post("/api/execute", json=job) as response:
             body = await response.json()
             assert response.status == 202, body
@@ -58,12 +58,18 @@ class Server:
 
 @contextlib.asynccontextmanager
 async def serving(
-    folder: Path, *options: str, prefix: tuple[str, ...] = ()
+    folder: Path, *options: str, prefix: tuple[str, ...] = (), state: Path | None = None
 ) -> AsyncIterator[Server]:
-    """Start the service on a free port, with its own state below `folder`."""
+    """Start the service on a free port, with its own state in `folder`, or in `state`."""
     process = await asyncio.create_subprocess_exec(
         *(*prefix, sys.executable, "-m", "streamer", "serve", "--port", "0"),
-        *("--set", f"server.state_dir={folder}", "--set", "streams.grace_s=0.05", *options),
+        *(
+            "--set",
+            f"server.state_dir={state or folder}",
+            "--set",
+            "streams.grace_s=0.05",
+            *options,
+        ),
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
         stderr=asyncio.subprocess.PIPE,
@@ -95,6 +101,19 @@ def state(tmp_path: Path) -> Path:
         if place.owner() == folder.owner() and place != Path("/tmp"):
             place.chmod(0o755)
     return folder
+
+
+@pytest.mark.parametrize("umask", ["022", "027", "077"])
+async def test_a_service_works_under_any_umask(
+    state: Path, need: Callable[[str], str], umask: str
+) -> None:
+    options = ("--set", f"sandbox.backend={need('bwrap')}", "--set", 'sandbox.allow=["plain"]')
+    under = ("sh", "-c", f'umask {umask}; exec "$@"', "sh")
+    async with serving(state, *options, prefix=under, state=state / "made" / "here") as server:
+        for sandbox in ("bwrap", "plain"):
+            events = await server.events(await server.submit("echo x > f; cat f", sandbox))
+            assert [e.data["data"] for e in events if e.kind == "output"] == ["x\n"], events
+            assert events[-1].data["exitCode"] == 0
 
 
 @pytest.mark.slow

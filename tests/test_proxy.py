@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import logging
 import socket
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 import pytest
 
-from streamer.proxy import Outbound, Proxy, ProxyLimits, system_addresses
+from streamer.proxy import Outbound, Proxy, ProxyLimits, SystemAddresses
 from streamer.proxy_rules import Address, HostRule, address_refusal
 from tests.jobs import descriptors
 
@@ -357,10 +358,42 @@ async def test_the_systems_resolver_is_asked_for_the_whole_name(
 ) -> None:
     asked = []
 
-    async def getaddrinfo(host: str, *_: object, **__: object) -> list[object]:
+    def getaddrinfo(host: str, *_: object, **__: object) -> list[object]:
         asked.append(host)
         return [(0, 0, 0, "", ("192.0.2.1", 0)), (0, 0, 0, "", ("2001:db8::1", 0, 0, 0))]
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
-    assert await system_addresses("a.org") == ["192.0.2.1", "2001:db8::1"]
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    assert await SystemAddresses()("a.org") == ["192.0.2.1", "2001:db8::1"]
     assert asked == ["a.org."]
+
+
+async def test_a_name_server_that_does_not_answer_holds_two_threads_of_a_job_and_no_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held, asked = threading.Event(), 0
+
+    def getaddrinfo(*_: object, **__: object) -> list[object]:
+        nonlocal asked
+        asked += 1
+        held.wait()
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    listener = socket.create_server((HERE, 0))
+    port = listener.getsockname()[1]
+    limits = ProxyLimits(connect_s=0.1)
+    rules = [HostRule.parse("*.ok.test:80")]
+    try:
+        outbound = Outbound()
+        async with Proxy(listener, rules, job_id="j", outbound=outbound, limits=limits):
+            for number in range(6):
+                streams = await asyncio.open_connection(HERE, port)
+                request = f"CONNECT n{number}.ok.test:80 HTTP/1.1\r\n\r\n"
+                assert (await ask(streams, request.encode())).startswith(b"HTTP/1.1 504")
+                streams[1].close()
+            assert asked == 2
+            # The threads of everything else are free, as many as there are.
+            async with asyncio.timeout(30):
+                await asyncio.gather(*(asyncio.to_thread(int) for _ in range(64)))
+    finally:
+        held.set()

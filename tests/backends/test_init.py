@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from streamer.control import PROTOCOL, InitChannel
+from streamer.errors import SandboxFailure
 from tests.jobs import adopt_orphans, descendants
 
 INIT = str(files("streamer") / "init" / "streamer-init")
@@ -439,3 +441,25 @@ def reads_of(path: Path) -> Iterator[int]:
         yield watch
     finally:
         os.close(watch)
+
+
+async def test_what_an_init_said_before_it_hung_up_is_told() -> None:
+    ours, theirs = socket.socketpair()
+    channel = InitChannel(ours)
+    failure = struct.pack("<IcB", 6, b"E", ord("r")) + struct.pack("<I", errno.ENOMEM)
+    with theirs:
+        # Said before the service has looked, and then its end with our frames unread.
+        theirs.send(failure)
+    with pytest.raises(SandboxFailure, match="start the program: Cannot allocate memory"):
+        await channel.put_filter(bytes(1 << 20))
+    channel.close()
+
+
+async def test_an_init_of_another_build_is_told_as_such() -> None:
+    ours, theirs = socket.socketpair()
+    channel = InitChannel(ours)
+    with theirs:
+        theirs.send(struct.pack("<IcBB", 3, b"H", PROTOCOL - 1, 1))
+        with pytest.raises(SandboxFailure, match="build it again"):
+            await channel.hello()
+    channel.close()

@@ -1,0 +1,67 @@
+"""Tell why a program ended, whatever comes late."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from streamer.control import ProgramEnd
+from streamer.verdict import JobEnd, StopReason, reason_of
+
+KILLED, EXITED = int(signal.SIGKILL), 3 << 8
+
+
+@pytest.mark.parametrize(
+    ("status", "cause", "stopped", "oom", "over", "reason"),
+    [
+        (EXITED, None, None, False, False, "exited"),
+        (KILLED, None, None, False, False, "signaled"),
+        (KILLED, "killed", "cancelled", False, False, "cancelled"),
+        (EXITED, None, "wall_time", False, False, "wall_time"),
+        (KILLED, "cpu_time", "cancelled", False, False, "cpu_time"),
+        (EXITED, "disk", None, False, False, "disk"),
+        # The kernel's notice may come after the end, its counter does not.
+        (KILLED, None, None, True, False, "memory"),
+        (KILLED, "killed", "wall_time", True, False, "memory"),
+        (EXITED, None, None, True, False, "exited"),
+        # What was left in the pipes is read after the end.
+        (EXITED, None, None, False, True, "output_limit"),
+        (EXITED, None, "cancelled", False, True, "cancelled"),
+    ],
+)
+def test_the_first_cause_that_holds_is_the_reason(
+    status: int,
+    cause: str | None,
+    stopped: StopReason | None,
+    *,
+    oom: bool,
+    over: bool,
+    reason: str,
+) -> None:
+    end = ProgramEnd(status, cause, 1, 1, 1)  # type: ignore[arg-type]
+    assert reason_of(end, stopped, out_of_memory=oom, over_output=over) == reason
+
+
+def test_a_job_is_the_sum_of_its_programs_and_the_last_ones_end() -> None:
+    end = JobEnd("compile")
+    end.add(ProgramEnd(0, None, 1_000, 50, 2_000), "compile")
+    end.add(ProgramEnd(EXITED, None, 3_000, 40, 5_000), "run")
+    told = end.complete("exited", sandbox="s", output_bytes=7, output_truncated=False)
+    assert (told.exit_code, told.signal, told.phase) == (3, None, "run")
+    assert (told.cpu_time_ms, told.duration_ms, told.peak_memory_bytes) == (4, 7, 50)
+
+
+def test_what_nobody_measured_is_not_told() -> None:
+    end = JobEnd("run")
+    end.add(ProgramEnd(KILLED, "killed", None, None, 2_000), "run")
+    told = end.complete("wall_time", sandbox="s", output_bytes=0, output_truncated=False)
+    assert (told.cpu_time_ms, told.peak_memory_bytes) == (None, None)
+    assert (told.exit_code, told.signal, told.timed_out) == (None, "SIGKILL", True)
+
+
+def test_a_job_whose_program_never_ran_has_no_end_of_one() -> None:
+    told = JobEnd("compile").complete(
+        "cancelled", sandbox="s", output_bytes=0, output_truncated=False
+    )
+    assert (told.exit_code, told.signal, told.duration_ms, told.phase) == (None, None, 0, "compile")
