@@ -231,6 +231,8 @@ def _memory_engine(
         ),
         spool=Spool(config.streams.disk_bytes),
         on_finished=finished,
+        idempotency_s=config.queue.idempotency_s,
+        max_idempotency_keys=config.queue.max_idempotency_keys,
     )
 
 

@@ -193,6 +193,8 @@ class QueueConfig(Section, frozen=True):
     max_waiting_bytes: Positive = 256 * MIB
     max_per_client: NotNegative = 0
     max_running_per_client: NotNegative = 0
+    idempotency_s: SecondsOrNone = 86_400.0
+    max_idempotency_keys: NotNegative = 100_000
 
     @property
     def places(self) -> int:

@@ -45,6 +45,7 @@ LAYERS = (
     (
         "memory.inbox",
         "memory.fairqueue",
+        "memory.forgottenkeys",
         "memory.pace",
         "memory.admission",
         "memory.weight",

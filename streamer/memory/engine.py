@@ -55,6 +55,9 @@ class MemoryEngine:
     (streamer.memory.retention), on disk as far as `spool` has room. A lease ends `lease_s` seconds
     after its last heartbeat. `on_finished` hears of every job that is over; what it raises is
     logged and changes nothing.
+
+    An idempotency key counts as long as its job is kept, and for `idempotency_s` after it came;
+    `max_idempotency_keys` of jobs that are forgotten are remembered.
     """
 
     def __init__(
@@ -68,6 +71,8 @@ class MemoryEngine:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         on_finished: Callable[[JobView], None] | None = None,
+        idempotency_s: float = 0.0,
+        max_idempotency_keys: int = 100_000,
     ) -> None:
         self._limits = queue
         self._lease_s = lease_s
@@ -80,6 +85,8 @@ class MemoryEngine:
             clock=clock,
             wall_clock=wall_clock,
             on_finished=on_finished,
+            idempotency_s=idempotency_s,
+            max_idempotency_keys=max_idempotency_keys,
         )
         self._admission = Admission(queue, self._table.queue, self._table.wait_s)
         self._retention = Retention(self._table, retention)

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from streamer.engine import Idempotency, JobState, JobView
-from streamer.errors import Conflict, UnknownJob
+from streamer.errors import UnknownJob
 from streamer.events import Status, decode, encode
 from streamer.jobs import ResolvedJob
 from streamer.log import JobLog
 from streamer.memory.fairqueue import FairQueue
+from streamer.memory.forgottenkeys import ForgottenKeys, other_request
 from streamer.memory.inbox import Inbox
 from streamer.memory.pace import Pace
 from streamer.memory.weight import OPEN_BYTES, RECORD_BYTES, kept_of, weigh
@@ -102,6 +103,8 @@ class JobTable:
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
         on_finished: Callable[[JobView], None] | None,
+        idempotency_s: float,
+        max_idempotency_keys: int,
     ) -> None:
         self.queue = FairQueue()
         self.running: dict[str, Record] = {}
@@ -130,6 +133,7 @@ class JobTable:
         """The logs of jobs that are gone, for those who still read them."""
         self._tenants: dict[str, dict[str, Record]] = {}
         self._keys: dict[tuple[str, str], tuple[str, bytes]] = {}
+        self._forgotten_keys = ForgottenKeys(idempotency_s, max_idempotency_keys, clock)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -149,15 +153,14 @@ class JobTable:
     def repeated(self, tenant: str, idempotency: Idempotency) -> str | None:
         """Return the id of the job that came first with this key, if there is one.
 
-        Raises `Conflict` when that was another request.
+        Raises `Conflict` when that was another request, `Gone` when the job is forgotten.
         """
         self.expire()
         job_id, digest = self._keys.get((tenant, idempotency.key), (None, b""))
-        if job_id is not None and digest != idempotency.digest:
-            raise Conflict(
-                f"the idempotency key {idempotency.key!r} came with another request before: "
-                "use a new key for a new job"
-            )
+        if job_id is None:
+            self._forgotten_keys.check(tenant, idempotency)
+        elif digest != idempotency.digest:
+            raise other_request(idempotency.key)
         return job_id
 
     def of_tenant(self, tenant: str) -> Iterator[Record]:
@@ -267,7 +270,8 @@ class JobTable:
         if not siblings:
             del self._tenants[record.tenant]
         if record.key is not None:
-            del self._keys[record.tenant, record.key]
+            _, digest = self._keys.pop((record.tenant, record.key))
+            self._forgotten_keys.add(record.tenant, record.key, digest, record.accepted_at)
         record.log.retire()
         if record.log.size_bytes:
             self._forgotten.add(record.log)

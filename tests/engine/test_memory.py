@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from streamer.engine import JobView
-from streamer.errors import UnknownJob
+from streamer.engine import Idempotency, JobView
+from streamer.errors import Conflict, Gone, UnknownJob
 from streamer.events import Complete, Gap, Output
 from streamer.log import Event, JobLog
 from streamer.memory.admission import QueueLimits
@@ -23,7 +23,7 @@ from streamer.sse.cursor import Cursor
 from streamer.sse.frames import split_frames
 from streamer.sse.spool import Spool
 
-from . import claim_one, complete, events_of, output, start, submit
+from . import claim_one, complete, events_of, make_job, output, start, submit
 
 KIB = 1024
 
@@ -167,6 +167,54 @@ async def test_times_come_from_the_clocks_it_was_given() -> None:
         1e9 + 51.0,
         1e9 + 52.5,
     )
+    await engine.close()
+
+
+async def test_a_key_counts_longer_than_its_job_is_kept() -> None:
+    now = 0.0
+    engine = make_engine(clock=lambda: now, retention_s=10.0, idempotency_s=100.0)
+    key = Idempotency("key", b"digest")
+    first = await engine.submit(make_job(), tenant="a", idempotency=key)
+    lease = await claim_one(engine)
+    await lease.finish([complete()])
+    now = 99.0
+    assert await engine.status(first.job_id) is None
+    with pytest.raises(Gone):
+        await engine.submit(make_job(), tenant="a", idempotency=key)
+    with pytest.raises(Conflict):
+        await engine.submit(make_job(), tenant="a", idempotency=Idempotency("key", b"other"))
+    # Keys are each tenant's own, however the two are put together.
+    for tenant, text in (("b", "key"), ("", "akey"), ("ak", "ey")):
+        other = Idempotency(text, b"digest")
+        assert (await engine.submit(make_job(), tenant=tenant, idempotency=other)).created
+    now = 100.0
+    assert (await engine.submit(make_job(), tenant="a", idempotency=key)).created
+    await engine.close()
+
+
+async def test_a_key_of_a_purged_job_does_not_run_it_again() -> None:
+    engine = make_engine(idempotency_s=100.0)
+    key = Idempotency("key", b"digest")
+    first = await engine.submit(make_job(), idempotency=key)
+    await (await claim_one(engine)).finish([complete()])
+    assert await engine.purge(first.job_id)
+    with pytest.raises(Gone):
+        await engine.submit(make_job(), idempotency=key)
+    await engine.close()
+
+
+async def test_no_more_keys_are_remembered_than_configured() -> None:
+    engine = make_engine(idempotency_s=100.0, max_idempotency_keys=3)
+    keys = [Idempotency(str(number), b"digest") for number in range(5)]
+    for key in keys:
+        job = await engine.submit(make_job(), idempotency=key)
+        await (await claim_one(engine)).finish([complete()])
+        assert await engine.purge(job.job_id)
+    for key in keys[2:]:
+        with pytest.raises(Gone):
+            await engine.submit(make_job(), idempotency=key)
+    for key in keys[:2]:
+        assert (await engine.submit(make_job(), idempotency=key)).created
     await engine.close()
 
 

@@ -87,6 +87,23 @@ async def test_a_repeated_streaming_submission_resumes_as_a_get_does(start: Star
         assert response.headers["X-Job-Id"] == job_id
 
 
+async def test_a_submission_that_comes_again_too_late_does_not_run_again(start: Start) -> None:
+    client = await start()
+    job = python("print(1)")
+    async with post(client, job, "k") as response:
+        job_id = (await response.json())["jobId"]
+    await follow(client, job_id)
+    async with client.delete(f"/api/jobs/{job_id}?purge=1") as response:
+        assert response.status == 204
+    for headers in ({}, STREAM):
+        async with post(client, job, "k", **headers) as response:
+            await problem(response, 410, "gone")
+    async with post(client, python("print(2)"), "k") as response:
+        await problem(response, 409, "conflict")
+    async with client.get("/api/jobs") as response:
+        assert (await response.json())["jobs"] == []
+
+
 async def test_a_streaming_client_that_is_cut_and_comes_back_misses_nothing(start: Start) -> None:
     client = await start()
     job = python("import sys\nfor line in sys.stdin: print(line, end='', flush=True)")
