@@ -20,6 +20,7 @@ from setuptools.errors import CompileError
 FOLDER = Path("streamer/init")
 SOURCES = sorted(FOLDER.glob("*.c"))
 PROGRAM = FOLDER / "streamer-init"
+TEMPLATE = "config.toml"
 
 
 def compiler() -> list[str]:
@@ -94,16 +95,18 @@ class BuildInit(Command):
             self.build_lib = self.get_finalized_command("build_py").build_lib
 
     def run(self) -> None:
-        """Compile."""
+        """Compile, and take along what `streamer config --template` prints."""
         compile_init(PROGRAM if self.editable_mode else self.build_lib / PROGRAM)
+        if not self.editable_mode:
+            shutil.copyfile(TEMPLATE, os.path.join(self.build_lib, "streamer", TEMPLATE))
 
     def get_source_files(self) -> list[str]:
         """Name what the source distribution must carry."""
-        return [str(source) for source in (*SOURCES, FOLDER / "init.h")]
+        return [TEMPLATE, *(str(source) for source in (*SOURCES, FOLDER / "init.h"))]
 
     def get_outputs(self) -> list[str]:
         """Name what is made."""
-        return [os.path.join(self.build_lib, PROGRAM)]
+        return [os.path.join(self.build_lib, name) for name in (PROGRAM, f"streamer/{TEMPLATE}")]
 
     def get_output_mapping(self) -> dict[str, str]:
         """Name the outputs that are copies of a source: none."""

@@ -22,6 +22,7 @@ from rich.table import Table
 import streamer
 from streamer.app import ACCESS, SERVICE, create_app
 from streamer.config import Config
+from streamer.configtext import in_force, template
 from streamer.demo import show_demo
 from streamer.doctor import examine, show
 from streamer.errors import BackendUnavailable, CallerError, ConfigError, StreamerError
@@ -30,7 +31,6 @@ from streamer.logs import configure_logging
 from streamer.options import config_options, load, load_serving
 from streamer.runtimes import by_name
 from streamer.serve import serve as serve_forever
-from streamer.settings import effective
 from streamer.stdio import fill_closed
 from streamer.submission import submission
 from streamer.terminal import visible
@@ -83,6 +83,7 @@ def _drop_output() -> None:
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(streamer.__version__, "-V", "--version", message="%(version)s")
 def cli() -> None:
     """Run programs in sandboxes and stream their output as Server-Sent Events."""
 
@@ -216,6 +217,7 @@ def run(
 @cli.command("config")
 @config_options(OF_SERVICE)
 @click.option("--show-origin", is_flag=True, help="Tell where each value comes from.")
+@click.option("--template", "begin", is_flag=True, help="Print a file to begin from instead.")
 def show_config(
     file: str | None,
     profile: str | None,
@@ -223,12 +225,15 @@ def show_config(
     sandbox: str | None,
     *,
     show_origin: bool,
+    begin: bool,
 ) -> None:
-    """Print the effective configuration, secrets hidden."""
+    """Print the effective configuration as TOML, secrets as comments."""
+    if begin:
+        click.echo(template(), nl=False)
+        return
     config, origins = load_serving(file, profile, overrides, sandbox)
-    for key, value in effective(config).items():
-        line = f"{key} = {json.dumps(value, ensure_ascii=False, default=list)}"
-        click.echo(f"{line}  # {origins.get(key, 'default')}" if show_origin else line)
+    for line in in_force(config, origins if show_origin else None):
+        click.echo(line)
 
 
 @cli.command()

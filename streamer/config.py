@@ -23,7 +23,7 @@ from msgspec import Meta
 from streamer.authconfig import AuthConfig, MetricsConfig, TokenConfig
 from streamer.checked import check_keys, explain, merge, with_sizes
 from streamer.errors import ConfigError
-from streamer.jobs import MIB, Limits
+from streamer.jobs import LEAST, MIB, Limits
 from streamer.presets import PRESETS
 from streamer.proxy_rules import HostRule
 from streamer.runtimes import DEFAULT_RUNTIMES, Runtime, by_name, extended
@@ -175,6 +175,12 @@ class LimitsConfig(Section, frozen=True):
                     raise ConfigError(
                         f"limits.{name}.{field.name}: {value} is not a positive number"
                     )
+                least = getattr(LEAST, field.name)
+                if value < least:
+                    raise ConfigError(
+                        f"limits.{name}.{field.name}: with {value} no program runs; "
+                        f"{least} is the least"
+                    )
             if default > ceiling:
                 raise ConfigError(
                     f"limits: default.{field.name} is {default} and max.{field.name} only "
@@ -284,7 +290,7 @@ class Config(Section, frozen=True):
         What is left out has its default; a partial ``[runtimes.NAME]`` extends the built-in
         one. Raises `ConfigError` that names the key.
         """
-        check_keys(tree, cls.__struct_fields__)
+        _check_sections(tree)
         tree = with_sizes(with_preset(tree))
         prepared = {name: _section(name, table) for name, table in tree.items()}
         try:
@@ -320,6 +326,14 @@ def without_password(url: str) -> str:
     return re.sub(r"(?i)([?&][^=&]*(?:password|secret|token)[^=&]*=)[^&]*", r"\1***", hidden)
 
 
+def _check_sections(tree: Mapping[str, Any]) -> None:
+    for key in tree.keys() - set(Config.__struct_fields__):
+        for section in Config.__struct_fields__:
+            if key in getattr(type(getattr(Config(), section)), "__struct_fields__", ()):
+                raise ConfigError(f"{key}: unknown key; did you mean {section}.{key}?")
+    check_keys(tree, Config.__struct_fields__)
+
+
 def _section(name: str, table: object) -> object:
     """Check the keys of a section and fill in what its partial tables leave out."""
     if name == "runtimes":
@@ -345,6 +359,8 @@ def _section(name: str, table: object) -> object:
 def _remedy(key: str) -> str:
     """Say what could stand at a key, from its type or its default."""
     section, _, name = key.partition("[")[0].partition(".")
+    if key.startswith("auth.tokens["):
+        return '; a token\'s table has tenant and sha256, of: printf %s "$TOKEN" | sha256sum'
     for field in msgspec.structs.fields(type(getattr(Config(), section))):
         if field.name == name and get_origin(field.type) is Literal:
             return f"; known: {', '.join(get_args(field.type))}"

@@ -223,6 +223,7 @@ class Handlers:
             "sandbox": self.service.backends.trusted,
             "takedown": not self.service.resisting,
             "engine": await self.service.engine.ready(),
+            "languages": self.service.offers_programs,
         }
         ready = all(checks.values())
         return _json({"ready": ready, "checks": checks}, status=200 if ready else 503)

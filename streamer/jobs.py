@@ -10,9 +10,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 __all__ = [
+    "LEAST",
     "JobSpec",
     "Limits",
     "Phase",
@@ -53,6 +54,20 @@ class Limits:
     disk_bytes: int = 128 * MIB
     output_bytes: int = 16 * MIB
     stack_bytes: int = 8 * MIB
+
+
+LEAST: Final = Limits(
+    wall_time_s=0.1,
+    cpu_time_s=0.1,
+    memory_bytes=4 * 1024 * 1024,
+    processes=1,
+    open_files=8,
+    file_bytes=1,
+    disk_bytes=4096,
+    output_bytes=1,
+    stack_bytes=64 * 1024,
+)
+"""Below these nothing could run."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Final
 
 from streamer.config import Config
 from streamer.errors import BackendUnavailable, Forbidden, InvalidJob, cut, quoted
-from streamer.jobs import JobSpec, Limits, Phase, ResolvedJob, SourceFile, Step
+from streamer.jobs import LEAST, JobSpec, Limits, Phase, ResolvedJob, SourceFile, Step
 from streamer.runtimes import Runtime, build_steps, sized, told_missing
 from streamer.sizes import parse_size
 
@@ -39,19 +39,6 @@ PLAIN_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 """What a place in the request shows as it is; any other name is quoted there."""
 
 MAX_SHOWN: Final = 10**30
-
-LEAST: Final = Limits(
-    wall_time_s=0.1,
-    cpu_time_s=0.1,
-    memory_bytes=4 * 1024 * 1024,
-    processes=1,
-    open_files=8,
-    file_bytes=1,
-    disk_bytes=4096,
-    output_bytes=1,
-    stack_bytes=64 * 1024,
-)
-"""Below these nothing could run."""
 
 
 def camel(name: str) -> str:

@@ -163,6 +163,11 @@ class JobService:
             for runtime in self.config.runtimes.values():
                 if reason := missing_path(runtime):
                     log.warning("the language %s is not offered: %s", runtime.name, reason)
+            if not self.offers_programs:
+                log.warning(
+                    "no language works here: look at sandbox.path (%s) and at `streamer runtimes`",
+                    self.config.sandbox.path,
+                )
             await self.engine.start(means.folder.path)
             self._resources = stack.pop_all()
         for name, work in (
@@ -208,6 +213,12 @@ class JobService:
             means = Means(folder, slots, cgroups, self._strict)
             await stack.enter_async_context(self.backends.settled(replace(means, slots=spare)))
             yield means
+
+    @property
+    def offers_programs(self) -> bool:
+        """Whether this host has a language at all, or callers may send commands."""
+        names = {runtime.name for runtime in self.runtimes.values()}
+        return self.config.sandbox.allow_command or bool(names - self.missing_runtimes.keys())
 
     @property
     def cgroup_level(self) -> str | None:

@@ -26,7 +26,7 @@ from streamer.config import Config, with_preset, without_password
 from streamer.configfile import read_document
 from streamer.errors import ConfigError
 
-__all__ = ["effective", "load_config", "load_with_origins", "stray_variables"]
+__all__ = ["HIDDEN", "effective", "load_config", "load_with_origins", "stray_variables", "values"]
 
 PREFIX: Final = "STREAMER_"
 PROFILE: Final = "STREAMER_PROFILE"
@@ -82,6 +82,11 @@ def load_with_origins(
 
 def effective(config: Config) -> dict[str, object]:
     """Return every value under its dotted key, secrets hidden."""
+    return {".".join(key): value for key, value in values(config).items()}
+
+
+def values(config: Config) -> dict[Key, object]:
+    """Return every value under its key, secrets hidden."""
     tree: Tree = msgspec.to_builtins(config, enc_hook=str)
     tree["sandbox"] |= tree["sandbox"].pop("options")
     tree["engine"]["url"] = without_password(config.engine.url)
@@ -92,7 +97,7 @@ def effective(config: Config) -> dict[str, object]:
     for runtime in tree["runtimes"].values():
         del runtime["name"]
     return {
-        ".".join(key): HIDDEN if len(key) > 2 and SECRET.search(key[-1]) else value
+        key: HIDDEN if len(key) > 2 and SECRET.search(key[-1]) else value
         for key, value in leaves(tree)
         if value != {}
     }

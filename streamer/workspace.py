@@ -98,10 +98,17 @@ def state_folder(configured: str) -> Iterator[StateFolder]:
                 "streamer/init/streamer-init is not built: install the package (pip install .), "
                 "which needs a C compiler, or run `make setup` in the repository"
             )
-        if configured:
-            _make_passable(Path(configured))
-            _check_passable(Path(configured))
-        path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=configured or None))
+        try:
+            if configured:
+                _make_passable(Path(configured))
+                _check_passable(Path(configured))
+            path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=configured or None))
+        except OSError as error:
+            where = error.filename or configured or tempfile.gettempdir()
+            raise ConfigError(
+                f"server.state_dir: {where}: {error.strerror}; name a folder that the service may "
+                "write to"
+            ) from error
         _sweep(path.parent)
         with _locked(path) as ours:
             assert ours

@@ -55,7 +55,7 @@ LAYERS = (
         "memory.engine",
         "memory",
     ),
-    ("configfile", "settings", "terminal", "logs", "hookspecs", "plugins"),
+    ("configfile", "settings", "configtext", "terminal", "logs", "hookspecs", "plugins"),
     (
         "netns",
         "control",

@@ -95,7 +95,7 @@ def test_every_folder_with_modules_is_a_package() -> None:
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what a build reads, so that nothing is written beside the sources."""
     copy = tmp_path_factory.mktemp("sources")
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "config.toml"):
         shutil.copy(ROOT / name, copy)
     for name in ("streamer", "sandboxes"):
         ignored = shutil.ignore_patterns("__pycache__", "streamer-init")
@@ -131,7 +131,7 @@ def test_wheel_carries_every_file_and_the_built_init(sources: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         shipped = {name for name in archive.namelist() if ".dist-info/" not in name}
         mode = archive.getinfo(INIT).external_attr >> 16
-    assert shipped == expected | {INIT}
+    assert shipped == expected | {INIT, "streamer/config.toml"}
     assert mode & 0o777 == 0o755
 
 

@@ -207,3 +207,28 @@ def test_a_variable_that_is_not_read_is_told_of(folder: Path) -> None:
         "streamer: warning: the variable STREAMER_SERVER_PORT is not read; "
         "STREAMER_SERVER__PORT is\n"
     )
+
+
+def test_a_configuration_can_be_begun_and_printed_and_read_again(folder: Path) -> None:
+    begin = streamer(folder, "config", "--template")
+    assert (begin.returncode, begin.stderr) == (0, "")
+    write(folder / "config.toml", begin.stdout.replace("#port = 8080", "port = 9"))
+    first = streamer(folder, "config")
+    assert "server.port = 9\n" in first.stdout
+    write(folder / "config.toml", first.stdout)
+    second = streamer(folder, "config")
+    assert (second.stdout, second.stderr) == (first.stdout, "")
+
+
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_the_version_is_an_option_too(folder: Path, option: str) -> None:
+    assert streamer(folder, option).stdout == streamer(folder, "version").stdout != ""
+
+
+@pytest.mark.parametrize("place", ["/proc/x", "main.py", "main.py/below"])
+def test_a_state_folder_that_cannot_be_is_one_line(folder: Path, place: str) -> None:
+    write(folder / "main.py", "")
+    done = streamer(folder, "run", "main.py", "--set", f"server.state_dir={place}")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "server.state_dir: " in done.stderr
+    assert "may write to" in done.stderr

@@ -1,0 +1,65 @@
+"""Write a configuration as TOML: what is in force, or a file to begin from."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from streamer.config import Config
+from streamer.settings import HIDDEN, values
+
+__all__ = ["in_force", "template"]
+
+BARE: Final = re.compile("[A-Za-z0-9_-]+")
+PACKAGE: Final = Path(__file__).parent
+
+
+def in_force(config: Config, origins: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Yield a line of TOML for every value; one with a secret in it is a comment."""
+    for key, value in values(config).items():
+        line = f"{'.'.join(map(_key, key))} = {_value(value)}"
+        if HIDDEN in line:
+            line = f"# {line}"
+        origin = "" if origins is None else f"  # {origins.get('.'.join(key), 'default')}"
+        yield line + origin
+
+
+def template() -> str:
+    """Return config.toml with every setting commented out.
+
+    A whole copy would set every value, and so leave nothing to a preset or to the defaults of a
+    later version.
+    """
+    # In the wheel it lies beside this module, in the repository at the top.
+    beside, above = PACKAGE / "config.toml", PACKAGE.parent / "config.toml"
+    text = (beside if beside.exists() else above).read_text(encoding="utf-8")
+    return "".join(_commented(text.splitlines(keepends=True)))
+
+
+def _commented(lines: Iterable[str]) -> Iterator[str]:
+    inside = False  # a text of several lines, of which any may look like a comment
+    for line in lines:
+        yield f"#{line}" if inside or line[0] not in "#[\n" else line
+        inside ^= (line.count('"""') + line.count("'''")) % 2 == 1
+
+
+def _key(name: str) -> str:
+    return name if BARE.fullmatch(name) else _text(name)
+
+
+def _text(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _value(value: object) -> str:
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, Mapping):
+        inside = ", ".join(f"{_key(str(name))} = {_value(part)}" for name, part in value.items())
+        return f"{{{inside}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_value, value))}]"
+    return json.dumps(value)
