@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -340,3 +341,50 @@ async def test_a_page_of_another_site_is_known_without_an_origin(
     for own in ("same-origin", "none"):
         async with client.get("/api/jobs", headers={"Sec-Fetch-Site": own}) as response:
             assert response.status == 200
+
+
+class Seen:
+    """A connection as a host with unusual routes or user namespaces would show it."""
+
+    def __init__(self, family: int, own: object, peer: object, uid: int = 0) -> None:
+        self.family = family
+        self._names = (own, peer)
+        self._uid = uid
+
+    def getsockname(self) -> object:
+        return self._names[0]
+
+    def getpeername(self) -> object:
+        return self._names[1]
+
+    def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes:
+        assert (level, optname) == (socket.SOL_SOCKET, socket.SO_PEERCRED)
+        return struct.pack("iII", 1, self._uid, 0)
+
+
+@pytest.mark.parametrize(
+    ("own", "peer", "local"),
+    [
+        (("127.0.0.1", 80), ("127.0.0.1", 5000), True),
+        (("127.8.8.8", 80), ("127.0.0.1", 5000), True),
+        (("::1", 80, 0, 0), ("::1", 5000, 0, 0), True),
+        (("::ffff:127.0.0.1", 80, 0, 0), ("::ffff:127.0.0.1", 5000, 0, 0), True),
+        # net.ipv4.conf.all.route_localnet: a packet from elsewhere for 127.0.0.1
+        (("127.0.0.1", 80), ("10.0.0.5", 5000), False),
+        (("::ffff:127.0.0.1", 80, 0, 0), ("::ffff:10.0.0.5", 5000, 0, 0), False),
+        (("192.0.2.2", 80), ("192.0.2.2", 5000), False),
+        (("fe80::1%lo", 80, 0, 1), ("fe80::1%lo", 5000, 0, 1), False),
+        (None, None, False),
+        ("", "", False),
+    ],
+)
+def test_both_ends_of_a_local_connection_are_loopback(
+    own: object, peer: object, *, local: bool
+) -> None:
+    assert is_local(Seen(socket.AF_INET6, own, peer)) is local
+
+
+def test_an_account_that_is_not_mapped_here_is_nobodys() -> None:
+    overflow = int(Path("/proc/sys/kernel/overflowuid").read_text())
+    assert account(Seen(socket.AF_UNIX, "", "", 1234)) == 1234
+    assert account(Seen(socket.AF_UNIX, "", "", overflow)) is None
