@@ -184,6 +184,14 @@ async def test_a_limit_at_the_edge_is_refused_at_its_place(start: Start, name: s
         assert document["path"] == f"$.limits.{name}"
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "0x10", "01", ".5"])
+async def test_what_is_no_number_in_json_is_no_number(client: AnyClient, number: str) -> None:
+    body = b'{"language":"python","code":"","limits":{"wallTimeS":%s}}' % number.encode()
+    async with client.post("/api/execute", data=body) as response:
+        assert response.status == 400
+        assert json.loads(await response.text())["code"] in ("invalid_json", INVALID)
+
+
 async def test_null_is_not_given_for_every_optional_field(start: Start) -> None:
     client = await start()
     optional = [field for field in WHOLE if field not in ("language", "code")]
