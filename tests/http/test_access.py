@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -486,3 +487,30 @@ async def test_a_job_that_is_over_is_told_without_the_users_files(start: Start) 
     assert (view.state, view.job.language, view.job.metadata) == ("complete", "python", {"k": "v"})
     assert (view.job.files, view.job.stdin, view.job.env) == ((), None, {})
     assert view.finished_at is not None
+
+
+OPEN = ("/", "/healthz", "/readyz")
+"""What everybody gets: the page, in which a token can be typed, and whether the service lives."""
+
+
+async def test_every_route_asks_who_it_is(client: AnyClient) -> None:
+    asked = 0
+    for route in client.app.router.routes():
+        resource = route.resource
+        assert resource is not None
+        info = resource.get_info()
+        path = info.get("path") or re.sub(r"\{[^}]*\}", "stdout", info["formatter"])
+        if path in OPEN or path.startswith("/static/") or route.method == "HEAD":
+            continue
+        path = re.sub(r"(jobs|stream)/stdout", r"\1/" + "a" * 26, path)
+        query = "?job=" + "a" * 26 if path == "/api/stream" else ""
+        async with client.request(route.method, f"{path}{query}", json=SLEEPER) as response:
+            await problem(response, 401, "unauthorized")
+            asked += 1
+    assert asked > 10
+
+
+async def test_a_page_needs_a_token_to_do_anything(client: AnyClient) -> None:
+    for path in OPEN:
+        async with client.get(path) as response:
+            assert response.status == 200
