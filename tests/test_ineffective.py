@@ -9,6 +9,7 @@ import pytest
 
 import streamer
 from streamer.errors import ConfigError
+from tests.conftest import Start
 
 
 def test_a_misspelt_sandbox_that_callers_may_choose_is_refused() -> None:
@@ -45,3 +46,20 @@ def test_a_plugin_is_switched_off_by_either_of_its_names_and_by_no_other() -> No
         "plugins.disabled: no installed plugin or distribution is named 'mine-dits' "
         "(did you mean mine-dist?); installed: mine, mine-dist"
     )
+
+
+async def test_a_path_without_any_language_is_told_of_and_not_ready(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    nowhere = {"path": str(tmp_path)}
+    client = await start(sandbox={**nowhere, "allow_command": False})
+    async with client.get("/readyz") as response:
+        checks = (await response.json())["checks"]
+        assert (response.status, [name for name, held in checks.items() if not held]) == (
+            *(503, ["languages"]),
+        )
+    assert [line for line in caplog.messages if "no language works here" in line]
+    # Who may send commands needs no language.
+    client = await start(sandbox={**nowhere, "allow_command": True})
+    async with client.get("/readyz") as response:
+        assert response.status == 200
