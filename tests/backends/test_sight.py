@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import shutil
+import socket
+import struct
 import subprocess
+import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
@@ -17,8 +23,9 @@ import pytest
 from streamer.errors import BackendUnavailable
 from streamer.spi import Backend, Isolation, LaunchPlan, SandboxJob
 from streamer.testing.running import plugin
+from tests.backends.test_init import INIT, Init
 from tests.conftest import OpenService
-from tests.jobs import program, run_job
+from tests.jobs import adopt_orphans, program, run_job
 
 
 @dataclass(frozen=True)
@@ -109,3 +116,67 @@ def test_an_ordinary_users_job_without_isolation_has_no_control_groups(
         timeout=30,
     )
     assert done.stdout.split("\n") == ["16", "0", "end", ""]
+
+
+FAKE = """
+    import os, signal, subprocess, sys
+    # Its own /proc files, as the init sees them, who has the same mounts: a host with swap.
+    for name, text in {FILES}.items():
+        with open(name, "w") as file:  # nobody reads it before it is written
+            file.write(text)
+        command = ("mount", "--bind", os.path.abspath(name), f"/proc/{os.getpid()}/{name}")
+        subprocess.run(command, check=True)
+    signal.pause()
+"""
+STATUS = (
+    "Name:\tx\nRssAnon:\t1000 kB\nRssFile:\t0 kB\nRssShmem:\t0 kB\nVmPTE:\t4 kB\nVmSwap:\t{} kB\n"
+)
+ROLLUP = "x\nPss_Anon: 1000 kB\nPss_Shmem: 0 kB\nSwap: {} kB\nSwapPss: {} kB\n"
+IN_CLOSE_NOWRITE = 0x10
+
+
+@pytest.mark.parametrize(("mine", "cause"), [(90_000, b"m"), (20_000, b"k")])
+def test_what_is_in_swap_counts(mine: int, cause: bytes, tmp_path: Path) -> None:
+    adopt_orphans()
+    ours, theirs = socket.socketpair()
+    ours.settimeout(10)
+    # In mounts of its own, so that nothing else sees the false files.
+    command = (
+        *("unshare", "--user", "--map-root-user", "--mount", "--mount-proc", "--pid", "--fork"),
+        *(INIT, "serve"),
+    )
+    process = subprocess.Popen(command, stdin=theirs.fileno(), cwd=tmp_path)
+    theirs.close()
+    init = Init(process, ours)
+    assert init.read()[0] == b"H"
+    files = {"status": STATUS.format(90_000), "smaps_rollup": ROLLUP.format(90_000, mine)}
+    (tmp_path / "main.py").write_text(textwrap.dedent(FAKE.replace("{FILES}", repr(files))))
+    with reads_of(tmp_path / "smaps_rollup") as reads:
+        init.send_stdio()
+        argv = (sys.executable, "-I", "main.py")
+        strings = b"".join(os.fsencode(word) + b"\0" for word in (str(tmp_path), *argv))
+        head = struct.pack("<QQQIIIII", 0, 64 * 2**20, 0, 0, 0, 0, len(argv), 0)
+        init.send(b"R", head + strings)
+        assert init.read()[0] == b"S"
+        if cause == b"k":
+            # What is shared with others counts in part: it was looked at twice, and let be.
+            os.read(reads, 4096)
+            os.read(reads, 4096)
+            init.send(b"K")
+        kind, payload = init.read()
+    assert (kind, payload[:1]) == (b"X", cause)
+    ours.close()
+    init.ends()
+
+
+@contextlib.contextmanager
+def reads_of(path: Path) -> Iterator[int]:
+    """Yield a descriptor that tells when a file that the caller has not read has been closed."""
+    path.touch()
+    libc = ctypes.CDLL(None)
+    watch = libc.inotify_init1(os.O_CLOEXEC)
+    assert libc.inotify_add_watch(watch, bytes(path), IN_CLOSE_NOWRITE) >= 0
+    try:
+        yield watch
+    finally:
+        os.close(watch)
