@@ -125,7 +125,7 @@ async def soak(backend: type[Backend], jobs: int, seed: int) -> tuple[Census, Ce
             await asyncio.gather(*(work(campaign, waiting, ends) for _ in range(lanes)))
         assert before is not None
         after = await census(campaign)
-        ends.update(campaign.service.outcomes)
+        ends.update(campaign.service.measures.outcomes)
     return before, after, ends
 
 
