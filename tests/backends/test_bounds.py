@@ -358,3 +358,30 @@ async def test_a_signal_that_comes_before_the_program_reaches_it(
         job = await service.submit(JobSpec(command=("sleep", "600"), limits={"wall_time_s": 20}))
         await job.signal(signal.SIGUSR1)
         assert (await ended(job)).verdict == "signaled SIGUSR1"
+
+
+async def test_an_init_that_outlives_its_wrapper_is_waited_for(open_service: OpenService) -> None:
+    instead: set[str] = set()
+    script = 'setsid "$@" <&3 3<&- & until [ -e said ]; do sleep 0.01; done'
+
+    @dataclass(frozen=True)
+    class Leaving(Untidy):
+        name: ClassVar[str] = "leaving"
+
+        def plan(self, job: spi.SandboxJob, workspace: Path) -> spi.LaunchPlan:
+            argv = job.argv
+            if instead:
+                deaf = DEAF.format(protocol=PROTOCOL).replace("time.sleep", "open('said', 'w')", 1)
+                deaf = deaf.replace("open('said', 'w')(600)", "open('said', 'w'); time.sleep(600)")
+                command = (sys.executable, "-I", "-c", deaf)
+                argv = ("/bin/sh", "-c", f"exec 3<&0; {script}", "sh", *command)
+            return spi.LaunchPlan(argv=argv, cwd=str(workspace), workspace=str(workspace))
+
+        session = spi.Backend.session
+
+    service = await open_service("leaving", plugins=(plugin(Leaving),))
+    instead.add("from now on")
+    adopt_orphans()
+    ran = await run_job(service, command=("true",), files=FILES, limits={"wall_time_s": 0.5})
+    assert ran.complete.reason == "wall_time"
+    assert descendants() == {}

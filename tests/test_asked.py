@@ -1,0 +1,57 @@
+"""What is asked of a job reaches it, whenever it comes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+from streamer.asked import Asked
+from streamer.engine import Control, Lease, Signal
+from streamer.sandbox import Sandbox
+
+
+class Asking:
+    """A lease that asks for what a test puts into it."""
+
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[Control] = asyncio.Queue()
+
+    async def control(self) -> AsyncIterator[Control]:
+        while True:
+            yield await self.queue.get()
+            self.queue.task_done()
+
+
+class Signalled:
+    """A sandbox that keeps the signals it gets."""
+
+    def __init__(self) -> None:
+        self.got: list[int] = []
+
+    def signal(self, number: int) -> None:
+        self.got.append(number)
+
+
+async def test_signals_wait_for_a_program_and_come_in_their_order() -> None:
+    lease, first, second = Asking(), Signalled(), Signalled()
+    asked = Asked(cast("Lease", lease), lambda _: None)
+    channels: list[Any] = asked.channels()
+    listening = asyncio.create_task(channels[0])
+    channels[1].close()
+
+    async def ask(*numbers: int) -> None:
+        for number in numbers:
+            lease.queue.put_nowait(Signal(number))
+        while lease.queue.qsize() or lease.queue._unfinished_tasks:  # type: ignore[attr-defined]
+            await asyncio.sleep(0)
+
+    await ask(10, 12)
+    asked.program_runs_in(cast("Sandbox", first))
+    await ask(15)
+    asked.program_runs_in(None)
+    await ask(1, 2)
+    asked.program_runs_in(cast("Sandbox", second))
+    assert (first.got, second.got) == ([10, 12, 15], [1, 2])
+    listening.cancel()
+    await asyncio.wait({listening})
