@@ -310,15 +310,15 @@ def _isolation(least: Isolation) -> Callable[[Backend], bool]:
     return lambda backend: backend.isolation >= least
 
 
-_NONE, _DENY, _SPACES = map(_isolation, (Isolation.NONE, Isolation.DENY_LIST, Isolation.NAMESPACES))
+_NONE, _DENY = map(_isolation, (Isolation.NONE, Isolation.DENY_LIST))
 
 PROBES: Final = (
     Probe("processes", "the host's processes are hidden", _NONE, _processes, _KILL),
     Probe("signals", "the host's processes cannot be signalled", _NONE, _signals, _KILL),
     Probe("environment", "the service's environment is hidden", _NONE, _environment, _REPORT),
     Probe("user", "it is not root on the host", _NONE, _user, _USER),
-    Probe("read", "the host's files are hidden", _SPACES, _read_files, _REPORT),
-    Probe("write", "the host's files cannot be written", _SPACES, _write_files, _REPORT),
+    Probe("read", "the host's files are hidden", _DENY, _read_files, _REPORT),
+    Probe("write", "the host's files cannot be written", _DENY, _write_files, _REPORT),
     Probe("system", "/usr, /etc and /proc/sys cannot be written", _DENY, _write_system, _REPORT),
     Probe("loopback", "the host's loopback is out of reach", _DENY, _loopback, _REPORT),
     Probe("abstract", "abstract sockets are out of reach", _DENY, _abstract_socket, _REPORT),
