@@ -379,7 +379,9 @@ async def test_an_init_that_outlives_its_wrapper_is_waited_for(open_service: Ope
 
         session = spi.Backend.session
 
-    service = await open_service("leaving", plugins=(plugin(Leaving),))
+    # A control group would end it too.
+    sandbox = {"cgroup": "off"}
+    service = await open_service("leaving", plugins=(plugin(Leaving),), sandbox=sandbox)
     instead.add("from now on")
     adopt_orphans()
     ran = await run_job(service, command=("true",), files=FILES, limits={"wall_time_s": 0.5})
