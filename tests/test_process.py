@@ -76,9 +76,11 @@ async def serving(
     )
     assert process.stderr is not None
     found = None
+    said = ""
     while not found:
         line = (await asyncio.wait_for(process.stderr.readline(), 30)).decode()
-        assert line, "the service ended at its start"
+        said += line
+        assert line, f"the service ended at its start: {said}"
         found = re.search(r"listens on (http://[\d.]+:\d+)", line)
     # Read on, or the pipe fills; the rest is the operator's.
     draining = asyncio.create_task(process.stderr.read())
