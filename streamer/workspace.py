@@ -129,9 +129,12 @@ def _make_passable(folder: Path) -> None:
     """Make a folder, and those above it, that others may pass through, whatever the umask is."""
     if not folder.is_dir():
         _make_passable(folder.parent)
-        with contextlib.suppress(FileExistsError):
+        try:
             folder.mkdir()
             folder.chmod(0o755)
+        except FileExistsError:
+            if not folder.is_dir():  # else another service was quicker
+                raise
 
 
 def _check_passable(folder: Path) -> None:
