@@ -83,6 +83,7 @@ OPTIONS: Final[dict[str, Mark]] = {
     "doctor --profile": ADDED,
     "doctor --set": ADDED,
     "config --show-origin": KEPT,
+    "config --template": ADDED,
     "config --config": KEPT,
     "config --sandbox": ADDED,
     "config --profile": ADDED,
