@@ -98,7 +98,9 @@ def cli() -> None:
     default="all",
     help="What this process does; the memory engine does all.",
 )
-@click.option("--workers", type=click.IntRange(1), metavar="N", help="Jobs to run at once.")
+@click.option(
+    "--workers", type=click.IntRange(1), default=1, metavar="N", help="How many serve; only 1."
+)
 @click.option("--demo", metavar="FILE", help="Run a program once it listens, and show it.")
 def serve(
     file: str | None,
@@ -108,7 +110,7 @@ def serve(
     host: str | None,
     port: int | None,
     role: str,
-    workers: int | None,
+    workers: int,
     demo: str | None,
 ) -> None:
     """Run the service until Ctrl-C or SIGTERM."""
@@ -117,7 +119,6 @@ def serve(
         for key, value in (
             ("server.host", host),
             ("server.port", port),
-            ("queue.concurrency", workers),
         )
         if value is not None
     ]
@@ -126,6 +127,11 @@ def serve(
         raise click.UsageError(
             f"--role {role} needs an engine that several processes share; "
             f"engine.url is {config.engine.url!r}"
+        )
+    if workers != 1:
+        raise click.UsageError(
+            f"--workers {workers}: several that share the port need an engine that they share, and "
+            f"engine.url is {config.engine.url!r}; for more jobs at once: --set queue.concurrency=N"
         )
     configure_logging(config.logging)
     if demo is not None and not Path(demo).is_file():

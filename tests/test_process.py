@@ -163,7 +163,9 @@ async def until_gone(mark: str) -> None:
 async def test_sigterm_ends_every_stream_and_everything_started(state: Path) -> None:
     mark = secrets.token_hex(8)
     code = f"trap '' TERM; echo up; bash -c 'exec -a {mark} sleep 600' & sleep 600"
-    async with serving(state, "--workers", "2", "--set", "server.drain_s=0.2") as server:
+    async with serving(
+        state, "--set", "queue.concurrency=2", "--set", "server.drain_s=0.2"
+    ) as server:
         jobs = [await server.submit(code) for _ in range(4)]
         streams = [asyncio.create_task(server.events(job)) for job in jobs]
         while len(processes_with(mark)) < 2:  # both are up, two are waiting

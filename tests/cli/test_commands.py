@@ -119,6 +119,7 @@ def refused(
         ("nothing", ("nothing",)),
         ("serve --port 70000", ("70000",)),
         ("serve --role worker", ("engine.url",)),
+        ("serve --workers 2", ("engine.url", "queue.concurrency")),
         ("run", ("FILE|-",)),
         ("run none.py", ("none.py", "No such file")),
         ("run x.unknown", ("x.unknown", "--language")),
