@@ -19,7 +19,8 @@ struct level {
     struct level *above;
     dev_t device;
     ino_t inode;
-    mode_t closed; /* the mode to give back to a folder that we had to open, or 0 */
+    int opened;    /* by us, and `closed` is the mode to give back */
+    mode_t closed;
     char *names;   /* of the folders in it, NUL-ended each, still to be walked */
     size_t used, room, at;
 };
@@ -86,8 +87,10 @@ static int open_folder(int parent, const char *name, struct level *level)
         || at.st_dev != level->device)
         return -1; /* gone, or something else by now */
     if ((at.st_mode & SEEN) != SEEN && at.st_uid == geteuid()
-        && !fchmodat(parent, name, (at.st_mode & 07777) | SEEN, 0))
+        && !fchmodat(parent, name, (at.st_mode & 07777) | SEEN, 0)) {
         level->closed = at.st_mode & 07777;
+        level->opened = 1;
+    }
     int folder = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (folder < 0) {
         check_sight();
@@ -102,7 +105,7 @@ static int open_folder(int parent, const char *name, struct level *level)
 static void close_again(int folder, const struct level *level)
 {
     struct stat at;
-    if (level->closed && !fstat(folder, &at) && (at.st_mode & 07777) == (level->closed | SEEN)
+    if (level->opened && !fstat(folder, &at) && (at.st_mode & 07777) == (level->closed | SEEN)
         && fchmod(folder, level->closed))
         return; /* it stays open to the job itself only */
 }
@@ -196,8 +199,10 @@ int workspace_is_over(uint64_t other_bytes, uint64_t other_inodes)
         mode_t mode = at.st_mode & 07777;
         root->device = at.st_dev;
         root->inode = at.st_ino;
-        if ((mode & SEEN) != SEEN && !fchmod(folder, mode | SEEN))
+        if ((mode & SEEN) != SEEN && !fchmod(folder, mode | SEEN)) {
             root->closed = mode;
+            root->opened = 1;
+        }
         walk(folder, root);
     }
     blind_walks = blind ? blind_walks + 1 : 0;

@@ -57,24 +57,26 @@ CLOSED = """
     libc = ctypes.CDLL(None)
     os.mkdir("closed")
     open("closed/file", "w").close()
-    os.chmod("closed", 0o300)
+    os.chmod("closed", {MODE})
     watch = libc.inotify_init1(0)
     assert libc.inotify_add_watch(watch, b".", 0x4) >= 0  # IN_ATTRIB of what is in it
     changes = 0
     while changes < 4:  # opened and closed again, twice
         changes += len(os.read(watch, 4096)) // 32  # the event and the name "closed"
     os.mkdir("end")
-    while stat.S_IMODE(os.stat("closed").st_mode) != 0o300:
+    while stat.S_IMODE(os.stat("closed").st_mode) != {MODE}:
         os.read(watch, 4096)
     print("as it was")
 """
 
 
+@pytest.mark.parametrize("mode", ["0o300", "0"])
 async def test_a_folder_that_is_closed_stays_so_and_harms_nobody(
-    open_service: OpenService, need: Any
+    open_service: OpenService, need: Any, mode: str
 ) -> None:
     service = await open_service(need("plain"))
-    ran = await run_job(service, **program(CLOSED), limits={"wall_time_s": 30})
+    source = CLOSED.replace("{MODE}", mode)
+    ran = await run_job(service, **program(source), limits={"wall_time_s": 30})
     assert ran.out == "as it was\n"
 
 
