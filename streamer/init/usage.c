@@ -33,8 +33,8 @@ void check_sight(void)
 
 static ssize_t slurp(const char *pid, const char *name, char *into, size_t room)
 {
-    char path[64];
-    snprintf(path, sizeof path, "/proc/%.20s/%s", pid, name);
+    char path[80];
+    snprintf(path, sizeof path, "/proc/%.47s/%s", pid, name);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
         check_sight();
@@ -79,6 +79,27 @@ static uint64_t kib_line(const char *text, const char *name)
     return line ? strtoull(line + strlen(name), NULL, 10) * 1024 : 0;
 }
 
+/* A thread of a process that has memory yet, as PID/task/TID. */
+static int living_thread(const char *pid, char *into, size_t room)
+{
+    char text[4096], path[48];
+    struct dirent *entry;
+    int found = 0;
+    snprintf(path, sizeof path, "/proc/%.20s/task", pid);
+    DIR *threads = opendir(path);
+    if (!threads) {
+        check_sight();
+        return 0;
+    }
+    while (!found && (entry = readdir(threads))) {
+        snprintf(into, room, "%.20s/task/%.20s", pid, entry->d_name);
+        found = atol(entry->d_name) > 0 && slurp(into, "status", text, sizeof text) > 0
+                && strstr(text, "\nRssAnon:");
+    }
+    closedir(threads);
+    return found;
+}
+
 /* All but mapped files: what a program may share with its children (MAP_SHARED) is memory
  * too, and so are its page tables. With `exact`, shared pages are divided among their users,
  * so that forked workers do not count their common pages many times over; a process that
@@ -86,9 +107,17 @@ static uint64_t kib_line(const char *text, const char *name)
  * What is in swap counts as well: a program may move its own pages there (MADV_PAGEOUT). */
 static void memory_of(const char *pid, int exact, struct usage *used)
 {
-    char text[4096];
+    char text[4096], thread[48];
     if (slurp(pid, "status", text, sizeof text) <= 0)
         return;
+    if (!strstr(text, "\nRssAnon:")) {
+        /* Its first thread has ended, and with it went what /proc tells here of all of them. */
+        if (!living_thread(pid, thread, sizeof thread))
+            return;
+        pid = thread;
+        if (slurp(pid, "status", text, sizeof text) <= 0)
+            return;
+    }
     uint64_t own = kib_line(text, "\nRssAnon:"), shared = kib_line(text, "\nRssShmem:");
     uint64_t swapped = kib_line(text, "\nVmSwap:");
     used->anonymous += kib_line(text, "\nVmPTE:");

@@ -156,6 +156,26 @@ async def test_memory_in_descriptors_never_passes_the_limit(either: Run) -> None
     assert ran.complete.reason == "memory" or "[Errno 38]" in ran.text("stderr")
 
 
+FIRST_THREAD_ENDS = """
+    import ctypes, os, threading, time
+    def hoard():
+        time.sleep(0.2)  # until the first thread is gone, and with it what its /proc files tell
+        kept = []
+        for _ in range(200):
+            kept.append(bytearray(os.urandom(4096) * 256))
+            time.sleep(0.005)
+        os.write(1, b"had it all")
+        os._exit(0)
+    threading.Thread(target=hoard).start()
+    ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+async def test_memory_counts_when_the_first_thread_has_ended(either: Run) -> None:
+    ran = await either(**program(FIRST_THREAD_ENDS), limits={"memory_bytes": 64 * MIB})
+    assert (ran.complete.reason, ran.text()) == ("memory", "")
+
+
 async def test_memory_in_page_tables_counts(watched: Run) -> None:
     ran = await watched(
         **program("""

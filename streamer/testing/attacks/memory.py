@@ -89,6 +89,21 @@ ATTACKS: Final = (
         """,
     ),
     _takes(
+        "memory of a process whose first thread has ended",
+        """
+        def hoard():
+            time.sleep(0.2)
+            kept = []
+            for _ in range(160):
+                kept.append(os.urandom(4096) * 256)
+                time.sleep(0.002)
+            time.sleep(0.5)
+            escaped("160 MiB with a limit of 48")
+        threading.Thread(target=hoard).start()
+        libc.pthread_exit(None)
+        """,
+    ),
+    _takes(
         "memory of stopped processes",
         """
         for _ in range(16):
