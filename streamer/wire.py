@@ -18,6 +18,7 @@ import msgspec
 from streamer.engine import JobView
 from streamer.errors import CallerError, CapacityError, InvalidJob, StreamerError, cut, quoted
 from streamer.jobs import JobSpec, SourceFile, TerminalSize
+from streamer.resolve import MAX_FILES
 
 __all__ = ["dump", "job_document", "parse_job", "parse_signal", "problem", "timestamp"]
 
@@ -107,6 +108,11 @@ def parse_job(body: bytes | bytearray) -> JobSpec:
     request: _JobRequest = _decode(_jobs, body)
     if request.command is not None and not request.command:
         raise InvalidJob("the command is empty", path="$.command")
+    # Before anything is made of them: a body has room for 300,000, which come as 8 kB of gzip.
+    if request.files is not None and len(request.files) > MAX_FILES:
+        raise InvalidJob(
+            f"{len(request.files)} files are too many: {MAX_FILES} at most", path="$.files"
+        )
     limits = {
         name: value
         for name in _Limits.__struct_fields__

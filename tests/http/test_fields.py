@@ -284,6 +284,17 @@ async def test_as_many_folders_as_a_body_holds_are_refused(client: AnyClient) ->
         assert (await problem(response, 400, INVALID))["path"] == "$.files"
 
 
+async def test_too_many_files_are_refused_before_any_is_looked_at(client: AnyClient) -> None:
+    """To decode as many as a body has room for took a second of everybody's time."""
+    broken = {"name": "a", "content": "!", "encoding": "base64"}
+    job = {"language": "python", "files": [broken] * (MAX_FILES + 1)}
+    async with client.post("/api/execute", data=io.BytesIO(json.dumps(job).encode())) as response:
+        assert (await problem(response, 400, INVALID))["path"] == "$.files"
+    job["files"] = [broken]
+    async with client.post("/api/execute", json=job) as response:
+        assert (await problem(response, 400, INVALID))["path"] == "$.files[0].content"
+
+
 @pytest.fixture
 async def client(start: Start) -> AnyClient:
     return await start()
