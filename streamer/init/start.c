@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static int file = -1; /* the one that is being written */
@@ -176,7 +178,8 @@ static void become_program(struct program *p, const int fds[3])
     for (int i = 1; i < NSIG; i++)
         signal(i, SIG_DFL);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    /* A group of its own to signal, in our session: the leader of one could not setpgid(2) itself. */
+    /* A group of its own to signal, in a session that it does not lead: a leader could not setpgid(2)
+     * itself. */
     setpgid(0, 0);
     for (int i = 0; i < 3; i++)
         if (dup2(fds[i], i) < 0)
@@ -206,6 +209,30 @@ static void become_program(struct program *p, const int fds[3])
     /* As a shell does: 127 not found, 126 found and not executable. */
     dprintf(2, "%s: %s\n", p->argv[0], strerror(errno));
     _exit(errno == ENOENT ? 127 : 126);
+}
+
+/* Start a program in a session that is not ours. The kernel may share the processors out among
+ * sessions (sched(7), "autogroup"): in ours its processes could keep us from running, and so from
+ * watching its limits. A process that ends at once makes the session, and the program as our child
+ * (CLONE_PARENT); by vfork(2), so that what it knows we know. */
+static pid_t start_program(struct program *p, const int fds[3])
+{
+    volatile pid_t program = -1;
+    volatile int problem = EAGAIN;
+    pid_t leader = vfork();
+    if (leader == 0) {
+        program = setsid() < 0 ? -1 : (pid_t)syscall(SYS_clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0);
+        if (program == 0)
+            become_program(p, fds);
+        problem = errno;
+        _exit(0);
+    }
+    if (leader < 0)
+        return -1;
+    while (waitpid(leader, NULL, 0) < 0 && errno == EINTR)
+        ;
+    errno = problem;
+    return program;
 }
 
 static char **strings(unsigned char **at, unsigned char *end, uint32_t count)
@@ -266,9 +293,7 @@ int start_job(unsigned char *data, size_t size)
     job.started_us = microseconds(CLOCK_MONOTONIC);
     forget_processes();
     p.init = getpid();
-    job.pid = fork();
-    if (job.pid == 0)
-        become_program(&p, in.fds);
+    job.pid = start_program(&p, in.fds);
     for (int i = 0; i < 3; i++)
         close(in.fds[i]);
     in.fd_count = 0;
