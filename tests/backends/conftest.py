@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import pytest
+
 from streamer.service import JobService
+from tests.backends.init_peer import Init, served_init
 from tests.jobs import Ran, adopt_orphans, descendants, descriptors, run_job
 
 Run = Callable[..., Awaitable[Ran]]
+
+
+@pytest.fixture
+def init(tmp_path: Path) -> Iterator[Init]:
+    """An init that is served by the test, not as pid 1."""
+    with served_init(tmp_path) as served:
+        yield served
 
 
 async def checked_runs(service: JobService) -> AsyncIterator[Run]:

@@ -9,83 +9,14 @@ import resource
 import socket
 import struct
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
 from streamer.control import PROTOCOL, InitChannel
 from streamer.errors import SandboxFailure
-from tests.jobs import adopt_orphans, descendants
-
-INIT = str(files("streamer") / "init" / "streamer-init")
-
-
-@dataclass
-class Init:
-    """An init that is served by the test, not as pid 1."""
-
-    process: subprocess.Popen[bytes]
-    sock: socket.socket
-
-    def send(self, kind: bytes, payload: bytes = b"") -> None:
-        """Send one well-formed frame."""
-        self.sock.sendall(struct.pack("<I", 1 + len(payload)) + kind + payload)
-
-    def send_stdio(self, count: int = 3) -> None:
-        """Send descriptors of /dev/null, as standard input, output and error."""
-        null = os.open(os.devnull, os.O_RDWR)
-        socket.send_fds(self.sock, [struct.pack("<I", 1) + b"D"], [null] * count)
-        os.close(null)
-
-    def read(self) -> tuple[bytes, bytes]:
-        """Return the type and payload of the next frame; nothing when the init hung up."""
-        head = self.sock.recv(4, socket.MSG_WAITALL)
-        if not head:
-            return b"", b""
-        frame = self.sock.recv(int.from_bytes(head, "little"), socket.MSG_WAITALL)
-        return frame[:1], frame[1:]
-
-    def files_written(self, disk_bytes: int = 0, inodes: int = 0) -> int:
-        """Ask whether all files are written, and return the answer: 0 or an errno."""
-        self.send(b"C", struct.pack("<QII", disk_bytes, inodes, 1))
-        kind, told = self.read()
-        assert kind == b"C"
-        return int.from_bytes(told, "little")
-
-    def ends(self) -> int:
-        """Wait for its exit code."""
-        return self.process.wait(10)
-
-
-@pytest.fixture
-def init(tmp_path: Path) -> Iterator[Init]:
-    adopt_orphans()
-    ours, theirs = socket.socketpair()
-    ours.settimeout(10)
-    process = subprocess.Popen(
-        (INIT, "serve"), stdin=theirs.fileno(), stderr=subprocess.DEVNULL, cwd=tmp_path
-    )
-    theirs.close()
-    served = Init(process, ours)
-    assert served.read()[0] == b"H"
-    served.send(b"Q", struct.pack("<I", 1000))
-    yield served
-    ours.close()
-    served.ends()
-    assert descendants() == {}
-
-
-def run_frame(
-    *argv: str, arguments: int | None = None, limits: int = 0, variables: int = 0, tail: bytes = b""
-) -> bytes:
-    """Return the payload of a frame that runs a program, perhaps with false counts."""
-    strings = b"".join(word.encode() + b"\0" for word in ("/", *argv))
-    count = len(argv) if arguments is None else arguments
-    head = struct.pack("<QQQIIIII", 0, 0, 0, 0, 0, limits, count, variables)
-    return head + strings + tail
+from tests.backends.init_peer import INIT, Init, run_frame
+from tests.jobs import descendants
 
 
 def test_it_runs_a_program_and_tells_its_end(init: Init) -> None:
@@ -218,92 +149,6 @@ def test_it_refuses_a_malformed_port(init: Init, payload: bytes) -> None:
     assert (kind, told[:1]) == (b"E", b"n")
 
 
-@pytest.mark.parametrize(
-    "payload", [b"", b"\0" * 4, b"\xa4\1\0\0name-without-end", b"\xa4\1\0\0\0"]
-)
-def test_it_refuses_a_malformed_file(init: Init, payload: bytes, tmp_path: Path) -> None:
-    init.send(b"F", payload)
-    assert init.files_written() != 0
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_it_writes_files_in_parts(init: Init, tmp_path: Path) -> None:
-    init.send(b"F", struct.pack("<I", 0o640) + b"a/b\0one ")
-    init.send(b"A", b"two")
-    init.send(b"F", struct.pack("<I", 0o6777) + b"c\0")
-    assert init.files_written() == 0
-    assert (tmp_path / "a/b").read_bytes() == b"one two"
-    assert (tmp_path / "a/b").stat().st_mode & 0o7777 == 0o640
-    assert (tmp_path / "c").stat().st_mode & 0o7777 == 0o777
-
-
-def test_it_does_not_write_more_of_no_file(init: Init) -> None:
-    init.send(b"A", b"content")
-    assert init.files_written() == errno.EBADF
-
-
-def test_after_a_file_that_failed_it_writes_no_other_and_runs_no_program(
-    init: Init, tmp_path: Path
-) -> None:
-    (tmp_path / "taken").mkdir()
-    for name in (b"a", b"taken", b"b"):
-        init.send(b"F", struct.pack("<I", 0o644) + name + b"\0content")
-    init.send_stdio()
-    init.send(b"R", run_frame("/bin/touch", str(tmp_path / "ran")))
-    kind, told = init.read()
-    assert (kind, told[:1]) == (b"E", b"r")
-    assert init.files_written() == errno.EISDIR
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "taken"]
-
-
-@pytest.mark.parametrize(
-    ("size", "files", "limits", "told"),
-    [
-        (4096, 3, (2**20, 100), 0),
-        (100_000, 3, (200_000, 100), errno.EDQUOT),
-        (0, 40, (2**20, 30), errno.EDQUOT),
-        (0, 40, (2**20, 50), 0),
-    ],
-)
-def test_what_comes_with_a_job_counts_to_its_disk_limit(
-    init: Init, size: int, files: int, limits: tuple[int, int], told: int
-) -> None:
-    for number in range(files):
-        init.send(b"F", struct.pack("<I", 0o644) + b"%d\0" % number + b"x" * size)
-    assert init.files_written(*limits) == told
-
-
-@pytest.mark.parametrize("quota", [0, 1, 7])
-def test_it_makes_no_more_files_and_folders_than_it_was_told(
-    init: Init, quota: int, tmp_path: Path
-) -> None:
-    init.send(b"Q", struct.pack("<I", quota))
-    for name in (b"a", b"b/c/d/e", b"b/c/f", b"g" + b"/x" * 500):
-        init.send(b"F", struct.pack("<I", 0o644) + name + b"\0")
-    assert init.files_written() == errno.EDQUOT
-    # The folder that was one too many is there, so that it was known to be new.
-    assert quota <= len(list(tmp_path.rglob("*"))) <= quota + 1
-
-
-@pytest.mark.parametrize("payload", [b"", bytes(3), bytes(5)])
-def test_it_refuses_a_malformed_quota(init: Init, payload: bytes) -> None:
-    init.send(b"Q", payload)
-    assert init.read()[0] == b"E"
-
-
-@pytest.mark.parametrize("payload", [b"", bytes(15), bytes(17)])
-def test_it_refuses_a_malformed_question_for_the_files(init: Init, payload: bytes) -> None:
-    init.send(b"C", payload)
-    assert init.read()[0] == b"E"
-
-
-def test_it_does_not_follow_a_link_where_a_file_goes(init: Init, tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(tmp_path / "target")
-    init.send(b"F", struct.pack("<I", 0o644) + b"link\0content")
-    assert init.files_written() == errno.ELOOP
-    assert not (tmp_path / "target").exists()
-
-
 def test_a_signal_or_a_kill_without_a_program_is_nothing(init: Init) -> None:
     for _ in range(100):
         init.send(b"S", struct.pack("<I", 9))
@@ -396,3 +241,16 @@ async def test_an_init_of_another_build_is_told_as_such() -> None:
         with pytest.raises(SandboxFailure, match="build it again"):
             await channel.hello()
     channel.close()
+
+
+def test_a_program_is_in_a_session_that_neither_it_nor_the_init_leads(
+    init: Init, tmp_path: Path
+) -> None:
+    # The kernel may share the processors out among sessions, and the init must get its part.
+    script = "import os; print(os.getsid(0), os.getpid(), os.getppid())"
+    init.send_stdio()
+    init.send(b"R", run_frame("/bin/sh", "-c", f"exec python3 -c '{script}' > {tmp_path}/told"))
+    assert (init.read()[0], init.read()[0]) == (b"S", b"X")
+    session, program, parent = map(int, (tmp_path / "told").read_text().split())
+    assert parent == init.process.pid
+    assert session not in (program, os.getsid(parent))

@@ -23,7 +23,7 @@ import pytest
 from streamer.errors import BackendUnavailable
 from streamer.spi import Backend, Isolation, LaunchPlan, SandboxJob
 from streamer.testing.running import plugin
-from tests.backends.test_init import INIT, Init
+from tests.backends.init_peer import INIT, Init
 from tests.conftest import OpenService
 from tests.jobs import adopt_orphans, program, run_job
 

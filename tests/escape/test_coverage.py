@@ -26,7 +26,7 @@ ELSEWHERE: Mapping[int, tuple[str, ...]] = {
     ),
     13: (
         "tests/test_config.py::test_no_limit_is_zero_negative_or_not_a_number",
-        "tests/http/test_refusals.py::test_what_is_no_number_in_json_is_no_number",
+        "tests/http/test_fields.py::test_what_is_no_number_in_json_is_no_number",
     ),
     15: (
         "tests/http/test_control.py::test_a_signal_reaches_the_program",  # and none later: 409
@@ -65,8 +65,8 @@ ELSEWHERE: Mapping[int, tuple[str, ...]] = {
     66: ("tests/http/test_capacity.py::test_a_full_queue_refuses_and_says_when_to_try_again",),
     67: ("tests/http/test_access.py::test_a_share_of_the_queue_is_each_tenants_own",),
     69: (
-        "tests/http/test_access.py::test_a_page_of_another_site_is_refused",
-        "tests/http/test_access.py::test_a_service_on_loopback_has_no_other_names",
+        "tests/http/test_origins.py::test_a_page_of_another_site_is_refused",
+        "tests/http/test_origins.py::test_a_service_on_loopback_has_no_other_names",
     ),
     70: ("tests/backends/test_third_party.py::test_a_plan_that_raises_fails_its_job_only",),
 }

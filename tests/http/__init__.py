@@ -20,6 +20,13 @@ def python(code: str, **fields: Any) -> dict[str, Any]:
     return {"language": "python", "code": code, **fields}
 
 
+async def job_of(client: AnyClient, headers: dict[str, str], **job: Any) -> str:
+    """Submit a job, `SLEEPER` unless one is given, and return its id."""
+    async with client.post("/api/execute", json=job or SLEEPER, headers=headers) as response:
+        assert response.status == 202
+        return str((await response.json())["jobId"])
+
+
 async def problem(response: ClientResponse, status: int, code: str) -> dict[str, Any]:
     """Return a refusal, after a check that it is a complete problem document (RFC 9457)."""
     text = await response.text()

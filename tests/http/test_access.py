@@ -1,4 +1,4 @@
-"""Who may use the service: tokens and tenants, and pages of other sites."""
+"""Who may use the service: tokens, hooks and tenants."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from streamer.app import SERVICE
 from streamer.engine import JobView
 from streamer.errors import Forbidden, Unauthorized
 from tests.conftest import Start
-from tests.http import SLEEPER, problem, python
+from tests.http import SLEEPER, job_of, problem, python
 from tests.support import AnyClient, received, text
 
 ALICE = {"Authorization": "Bearer alice-token"}
@@ -33,12 +32,6 @@ TOKENS = {
 @pytest.fixture
 async def client(start: Start) -> AnyClient:
     return await start(auth=TOKENS)
-
-
-async def job_of(client: AnyClient, headers: dict[str, str], **job: Any) -> str:
-    async with client.post("/api/execute", json=job or SLEEPER, headers=headers) as response:
-        assert response.status == 202
-        return str((await response.json())["jobId"])
 
 
 @pytest.mark.parametrize(
@@ -323,147 +316,6 @@ async def test_where_other_viewers_are_is_not_for_everybody_with_the_link(start:
         await anext(received(stream))
         async with client.get(f"/api/jobs/{job_id}/sessions") as response:
             assert [s["peer"] for s in (await response.json())["sessions"]] == [None]
-
-
-@pytest.mark.parametrize(
-    "origin",
-    ["https://evil.example", "null", "http://127.0.0.1:1", "http://localhost.evil.example", "x"],
-)
-async def test_a_page_of_another_site_is_refused(start: Start, origin: str) -> None:
-    client = await start()
-    for method, path in (
-        ("POST", "/api/execute"),
-        ("GET", "/api/jobs"),
-        ("OPTIONS", "/api/execute"),
-    ):
-        headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
-        async with client.request(method, path, json=SLEEPER, headers=headers) as response:
-            await problem(response, 403, "forbidden")
-            assert "Access-Control-Allow-Origin" not in response.headers
-    async with client.get("/api/jobs") as response:
-        assert (await response.json())["jobs"] == []
-
-
-async def test_its_own_page_may(start: Start) -> None:
-    client = await start()
-    origin = {"Origin": f"http://{client.host}:{client.port}"}
-    await job_of(client, origin)
-
-
-async def test_its_own_page_may_behind_a_proxy_that_changes_the_host(start: Start) -> None:
-    client = await start()
-    origin = {"Origin": "http://127.0.0.1:8081"}
-    await job_of(client, {**origin, "Sec-Fetch-Site": "same-origin"})
-    for site in ("same-site", "cross-site", "none", ""):
-        headers = {**origin, "Sec-Fetch-Site": site}
-        async with client.post("/api/execute", json=SLEEPER, headers=headers) as response:
-            await problem(response, 403, "forbidden")
-
-
-async def test_an_allowed_origin_may_even_stream(start: Start) -> None:
-    origin = "https://app.example"
-    client = await start(server={"allowed_origins": [origin]})
-    headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
-    async with client.options("/api/execute", headers=headers) as response:
-        assert response.status == 204
-        assert response.headers["Access-Control-Allow-Origin"] == origin
-        assert "POST" in response.headers["Access-Control-Allow-Methods"]
-        allowed = response.headers["Access-Control-Allow-Headers"].lower()
-        # What pages, polyfills of EventSource and fetch-based clients send.
-        for name in (
-            *("accept", "authorization", "cache-control", "content-type", "idempotency-key"),
-            *("last-event-id", "prefer"),
-        ):
-            assert name in allowed.split(", ")
-    job = python("print(1)")
-    async with client.post("/api/execute", json=job, headers={"Origin": origin}) as response:
-        assert response.headers["Access-Control-Allow-Origin"] == origin
-        exposed = response.headers["Access-Control-Expose-Headers"].lower().split(", ")
-        assert {"location", "x-job-id", "retry-after", "idempotency-replayed"} <= {*exposed}
-        job_id = (await response.json())["jobId"]
-    async with client.get(f"/api/stream/{job_id}", headers={"Origin": origin}) as response:
-        assert response.status == 200
-        assert response.headers["Access-Control-Allow-Origin"] == origin
-        assert response.headers["Vary"] == "Origin"
-        await response.read()
-    # A page can read what it did wrong, too.
-    async with client.post("/api/execute", json={}, headers={"Origin": origin}) as response:
-        await problem(response, 400, "invalid_request")
-        assert response.headers["Access-Control-Allow-Origin"] == origin
-    async with client.get("/api/jobs", headers={"Origin": "https://other.example"}) as response:
-        await problem(response, 403, "forbidden")
-
-
-async def test_every_origin_may_where_that_is_configured(start: Start) -> None:
-    client = await start(server={"allowed_origins": ["*"]})
-    async with client.get("/api/jobs", headers={"Origin": "https://any.example"}) as response:
-        assert response.status == 200
-        assert response.headers["Access-Control-Allow-Origin"] in ("*", "https://any.example")
-
-
-@pytest.mark.parametrize(
-    ("host", "status"),
-    [
-        ("evil.example", 401),
-        ("evil.example:8080", 401),
-        ("localhost.evil.example", 401),
-        ("127.0.0.1.evil.example", 401),
-        ("10.0.0.1", 401),
-        ("", 401),
-        ("localhost", 200),
-        ("localhost:1", 200),
-        ("a.localhost", 200),
-        ("127.0.0.1", 200),
-        ("127.1.2.3:80", 200),
-        ("[::1]:80", 200),
-    ],
-)
-async def test_a_service_on_loopback_has_no_other_names(
-    start: Start, host: str, status: int
-) -> None:
-    client = await start()
-    async with client.get("/api/jobs", headers={"Host": host}) as response:
-        assert response.status == status, await response.text()
-
-
-async def test_a_broken_host_header_is_refused(start: Start) -> None:
-    client = await start()
-    for host in ("[::1", "[", "a]b", "[x]"):
-        async with client.get("/api/jobs", headers={"Host": host}) as response:
-            assert response.status in (400, 401), host
-
-
-async def test_callers_are_told_no_path_of_the_server(start: Start, tmp_path: Path) -> None:
-    wrapper = tmp_path / "secret-wrapper"
-    wrapper.write_text("#!/bin/sh\necho cannot open /srv/internal/keys >&2\nexit 3\n")
-    wrapper.chmod(0o755)
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.owner() == tmp_path.owner() and folder.stat().st_mode & 0o001 == 0:
-            folder.chmod(folder.stat().st_mode | 0o011)
-    tool = tmp_path / "secret-tool"
-    client = await start(
-        sandbox={"firejail": {"path": str(wrapper)}, "path": f"/usr/bin:/bin:{tmp_path}"},
-        runtimes={"absent": {"entry": "main.x", "run": [str(tool), "{entry}"]}},
-    )
-    async with client.get("/api/sandboxes") as response:
-        text = await response.text()
-        (firejail,) = [s for s in (await response.json())["sandboxes"] if s["name"] == "firejail"]
-    assert not firejail["available"]
-    assert "streamer doctor" in firejail["reason"]
-    async with client.get("/api/runtimes") as response:
-        text += await response.text()
-        (absent,) = [r for r in (await response.json())["runtimes"] if r["name"] == "absent"]
-    assert "streamer runtimes" in absent["reason"]
-    job = {"language": "absent", "code": "1"}
-    async with client.post("/api/execute", json=job) as response:
-        await problem(response, 400, "unknown_language")
-        text += await response.text()
-    for secret in ("/srv", "secret", str(tmp_path), "/usr/bin"):
-        assert secret not in text
-    # The operator is told.
-    service = client.app[SERVICE]
-    assert "/srv/internal/keys" in (await service.backends.reasons())["firejail"]
-    assert "secret-tool" in service.missing_runtimes["absent"]
 
 
 async def test_a_job_that_is_over_is_told_without_the_users_files(start: Start) -> None:
