@@ -17,6 +17,7 @@ from typing import Any, Final, NoReturn
 import click
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import streamer
@@ -307,7 +308,7 @@ def doctor(
     try:
         report = asyncio.run(examine(config))
     except BackendUnavailable as error:
-        click.echo(f"streamer: {error}", err=True)
+        click.echo(f"streamer: {visible(str(error))}", err=True)
         return 1
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(report)))
@@ -363,5 +364,10 @@ def _print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
         return
     table = Table(*rows[0], box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*({True: "yes", False: "no"}.get(v, v) for v in row.values()))
+        table.add_row(*map(_cell, row.values()))
     Console(soft_wrap=True).print(table)
+
+
+def _cell(value: object) -> str:
+    """Return what stands in a table: a wrapper's own words are no markup, and move no cursor."""
+    return {"True": "yes", "False": "no"}.get(str(value)) or escape(visible(str(value)))

@@ -35,6 +35,7 @@ from streamer.lures import lay_lures
 from streamer.probes import PROBES, Probe
 from streamer.resolve import camel
 from streamer.spi import Backend
+from streamer.terminal import visible
 from streamer.trial import Finding, ProbeFailed, Trial
 
 __all__ = ["BackendReport", "ProbeReport", "Report", "examine", "show"]
@@ -142,10 +143,11 @@ async def examine(config: Config) -> Report:
 def show(report: Report, console: Console) -> None:
     """Print a report for people."""
     host = report.host
-    console.print(f"{host.system}, Linux {host.kernel}, {host.machine}", highlight=False)
+    system = f"{host.system}, Linux {host.kernel}, {host.machine}"
+    console.print(system, highlight=False, markup=False)
     groups = host.cgroup.level or f"none: {host.cgroup.reason}"
     user = "root" if host.root else "an ordinary user"
-    console.print(f"running as {user}; control groups: {groups}", highlight=False)
+    console.print(f"running as {user}; control groups: {groups}", highlight=False, markup=False)
     if host.cgroup.remedy:
         console.print(f"  to have them: {host.cgroup.remedy}", highlight=False, markup=False)
     for warning in report.warnings:
@@ -173,17 +175,17 @@ def _show_backend(backend: BackendReport, console: Console, *, chosen: bool) -> 
         console.print(f"warning: {warning}", highlight=False, markup=False)
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     if not backend.available:
-        table.add_row("[bold red]not available", escape(backend.reason))
+        table.add_row("[bold red]not available", escape(visible(backend.reason)))
         for remedy in backend.remedies:
-            table.add_row("remedy", escape(remedy))
+            table.add_row("remedy", escape(visible(remedy)))
     for probe in backend.probes:
         detail = f"{probe.enforced_by}; {probe.detail}" if probe.enforced_by else probe.detail
         style = STYLES[probe.outcome]
         # Without colours a failure must stand out too.
         outcome = probe.outcome.upper() if probe.outcome == "fails" else probe.outcome
-        table.add_row(f"[{style}]{outcome}", probe.name, escape(detail))
+        table.add_row(f"[{style}]{outcome}", probe.name, escape(visible(detail)))
         if probe.remedy:
-            table.add_row("", "remedy", escape(probe.remedy))
+            table.add_row("", "remedy", escape(visible(probe.remedy)))
     console.print(table)
 
 

@@ -175,6 +175,28 @@ def test_runtimes(tmp_path: Path) -> None:
     assert all(name in table for name in rows)
 
 
+@pytest.mark.parametrize("name", ["runtimes", "sandboxes", "doctor"])
+def test_a_reason_is_no_markup_and_moves_no_cursor(
+    tmp_path: Path, need: Callable[[str], str], name: str
+) -> None:
+    need("plain")
+    wrapper = tmp_path / "wrapper"
+    wrapper.write_text("#!/bin/sh\nprintf 'no[/x][bold]\\033[2J' >&2\nexit 3\n")
+    wrapper.chmod(0o755)
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.owner() == tmp_path.owner() and folder.stat().st_mode & 0o001 == 0:
+            folder.chmod(folder.stat().st_mode | 0o011)
+    runtime = '{ entry = "main.x", run = ["/no[/x][bold]\\u001b[2J", "{entry}"] }'
+    done = command(
+        *(tmp_path, name, "--sandbox", "plain", f"--set=runtimes.absent={runtime}"),
+        f"--set=sandbox.firejail.path={wrapper}",
+    )
+    told = "".join(done.stdout.decode().split())  # a table may break lines
+    assert "no[/x][bold]\\x1b[2J" in told, done.stderr.decode()
+    assert b"\x1b" not in done.stdout
+    assert b"Traceback" not in done.stderr
+
+
 def test_sandboxes(tmp_path: Path) -> None:
     done = command(tmp_path, "sandboxes", "--json", "--set", "sandbox.bwrap.path='/nothing'")
     assert done.returncode == 0, done.stderr
