@@ -15,7 +15,7 @@ from streamer.events import Error
 from streamer.jobs import JobSpec, SourceFile
 from streamer.runtimes import Runtime
 from streamer.seccomp.generate import FILTERS
-from streamer.seccomp.rules import KINDS
+from streamer.seccomp.rules import INIT_PID, KINDS
 from tests.bpf import arguments_for, with_high_bits
 from tests.conftest import ISOLATING, OpenService
 from tests.jobs import Ran, ended, program, run_job, script
@@ -31,11 +31,13 @@ CALLS = """
     libc = ctypes.CDLL(None, use_errno=True)
     for name, number, arguments in json.loads(sys.stdin.read()):
         ctypes.set_errno(0)
+        # What stands for the init in the rules.
+        arguments = [a - {INIT_PID} + os.getppid() if a % 2**32 == {INIT_PID} else a for a in arguments]
         result = libc.syscall(ctypes.c_long(number), *map(ctypes.c_ulong, arguments))
         if name.startswith("clone") and result == 0:
             os._exit(0)
         print(json.dumps([name, ctypes.get_errno() if result == -1 else 0]), flush=True)
-"""
+""".replace("{INIT_PID}", str(INIT_PID))
 
 
 async def errors_of(

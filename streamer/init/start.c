@@ -148,6 +148,10 @@ struct program {
 
 static struct sock_fprog filter; /* of system calls, if the service sent one */
 
+/* What stands for our process id in the rules of the filter (seccomp/rules.py), which cannot know it;
+ * Linux has none beyond 4194304. */
+enum { INIT_PID = 0x40000001 };
+
 /* 'B' an array of struct sock_filter (seccomp(2)): put on every program started from then
  * on, never on ourselves. */
 int keep_filter(const unsigned char *data, size_t size)
@@ -161,6 +165,9 @@ int keep_filter(const unsigned char *data, size_t size)
     if (!filter.filter)
         return 0;
     memcpy(filter.filter, data, size);
+    for (size_t i = 0; i < count; i++)
+        if (filter.filter[i].code == (BPF_JMP | BPF_JEQ | BPF_K) && filter.filter[i].k == INIT_PID)
+            filter.filter[i].k = (uint32_t)getpid();
     filter.len = (unsigned short)count;
     return 1;
 }

@@ -268,12 +268,37 @@ def _rules() -> Iterator[Rule]:
     yield Rule("personality", conditions=(Differs(0, PERSONALITY_QUERY),))
 
 
+# ---- the init ------------------------------------------------------------------------------------
+
+INIT_PID: Final = 0x4000_0001
+"""Stands for the process id of the sandbox's init, which puts its own in its place (keep_filter of
+init/start.c). No process has one beyond 4194304."""
+PRIO_USER: Final = 2
+IOPRIO_WHO_USER: Final = 3
+
+_SCHEDULES: Final = (
+    *("sched_setscheduler", "sched_setparam", "sched_setattr", "sched_setaffinity"),
+)
+INIT_STARVED: Final = (
+    *(Rule(call, conditions=(Masked(0, LOW_32, INIT_PID),)) for call in _SCHEDULES),
+    *(
+        Rule(call, conditions=(Masked(1, LOW_32, INIT_PID),))
+        for call in ("setpriority", "ioprio_set")
+    ),
+    Rule("setpriority", conditions=(Masked(0, LOW_32, PRIO_USER),)),
+    Rule("ioprio_set", conditions=(Masked(0, LOW_32, IOPRIO_WHO_USER),)),
+)
+"""The kernel lets a process of the same user take the processor away from our init, which then
+would not look at what the job uses."""
+
+
 COMMON: Final = (
     *(Rule(call) for call in KEYRINGS),
     # To set limits of its own only (0); to read them, of any that it sees. The kernel lets a
     # process of the same user set our init's, and without descriptors that could not see what
     # the job uses.
     Rule("prlimit64", conditions=(Differs(0, 0), Differs(2, 0))),
+    *INIT_STARVED,
     *ASYNCHRONOUS_IO,
     *HUGE_PAGES,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import platform
 import shutil
 import socket
 import struct
@@ -21,6 +22,7 @@ from typing import Any, ClassVar
 import pytest
 
 from streamer.errors import BackendUnavailable
+from streamer.seccomp.generate import FILTERS
 from streamer.spi import Backend, Isolation, LaunchPlan, SandboxJob
 from streamer.testing.running import plugin
 from tests.backends.init_peer import INIT, Init
@@ -118,6 +120,46 @@ def test_an_ordinary_users_job_without_isolation_has_no_control_groups(
         timeout=30,
     )
     assert done.stdout.split("\n") == ["16", "0", "end", ""]
+
+
+STARVES = """
+    import ctypes, os, platform
+    init = os.getppid()
+    libc = ctypes.CDLL(None, use_errno=True)
+    def refused(operation, *arguments):
+        try:
+            operation(*arguments)
+        except PermissionError:
+            return
+        print(operation.__name__, arguments)
+    idle = (os.SCHED_IDLE, os.sched_param(0))
+    refused(os.sched_setscheduler, init, *idle)
+    refused(os.sched_setparam, init, os.sched_param(0))
+    refused(os.sched_setaffinity, init, os.sched_getaffinity(0))
+    for kind in (os.PRIO_PROCESS, os.PRIO_PGRP, os.PRIO_USER):
+        refused(os.setpriority, kind, init, 19)
+    refused(os.setpriority, os.PRIO_USER, 0, 19)
+    refused(os.setpgid, 0, init)
+    number = {"x86_64": 251, "aarch64": 30}[platform.machine()]
+    assert [libc.syscall(number, kind, init, 3 << 13) for kind in (1, 2, 3)] == [-1] * 3
+    # The session's niceness is that of all in it.
+    print(os.getsid(0) == os.getsid(init), os.getsid(0) == os.getpid(), os.getpgrp() == os.getpid())
+    # Its own is its own, by its number too.
+    for pid in (0, os.getpid()):
+        os.sched_setaffinity(pid, os.sched_getaffinity(0))
+        os.setpriority(os.PRIO_PROCESS, pid, 2)
+        os.setpriority(os.PRIO_PGRP, pid, 2)
+        os.sched_setscheduler(pid, *idle)
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in FILTERS, reason="there is no filter for this machine")
+@pytest.mark.parametrize("backend", ["bwrap", "firejail", "plain"])
+async def test_no_job_takes_the_processor_away_from_the_init(
+    open_service: OpenService, need: Any, backend: str
+) -> None:
+    service = await open_service(need(backend))
+    assert (await run_job(service, **program(STARVES))).out == "False False True\n"
 
 
 FAKE = """

@@ -180,13 +180,19 @@ ATTACKS: Final = (
                 os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
             with contextlib.suppress(OSError):
                 os.sched_setaffinity(pid, {min(os.sched_getaffinity(0))})
-        for _ in range(6):
+        with contextlib.suppress(OSError):
+            open("/proc/self/autogroup", "w").write("19")  # the niceness of its session
+        for _ in range(12):
             if os.fork() == 0:
+                os.setsid()
                 with contextlib.suppress(OSError):
                     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
                 while time.process_time() < 5:
                     pass
                 os._exit(0)
+        if os.fork():
+            os.wait()
+        os.setsid()
         kept = []
         for _ in range(48):
             kept.append(bytearray(os.urandom(2**12) * 2**10))
