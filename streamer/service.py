@@ -195,9 +195,10 @@ class JobService:
 
     @asynccontextmanager
     async def trial(self) -> AsyncIterator[Backends]:
-        """Lend the backends for trying them, without starting the service."""
-        async with self._place(0, None):
-            yield self.backends
+        """Lend the backends for trying them as jobs get them, without starting the service."""
+        with cgroup_tree(self.config.sandbox.cgroup) as cgroups:
+            async with self._place(0, cgroups):
+                yield self.backends
 
     @asynccontextmanager
     async def _place(self, users: int, cgroups: CgroupTree | None) -> AsyncIterator[Means]:

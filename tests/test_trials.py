@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
+import streamer
 from streamer import spi
+from streamer.app import SERVICE
 from streamer.backends import MAX_FAILURES
+from streamer.config import Config
 from streamer.errors import BackendUnavailable
 from streamer.jobs import JobSpec
+from streamer.seccomp import job_filter
 from streamer.testing.running import plugin
 from tests.conftest import OpenService, Start
 from tests.jobs import Ran, ended, run_job
@@ -156,3 +160,90 @@ async def test_a_job_that_runs_clears_the_count_of_those_that_could_not(
         wrapper.symlink_to("/usr/bin/env")
         assert (await run_one()).verdict == "exited 0"
     assert service.backends.trusted
+
+
+# -- what is tried is what jobs get ----------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Noted(Fickle):
+    """Keeps what it is told, and has each sandbox write down which groups it is in."""
+
+    name: ClassVar[str] = "noted"
+    told: ClassVar[list[spi.SandboxJob]] = []
+
+    notes: str = ""
+
+    def plan(self, job: spi.SandboxJob, workspace: Path) -> spi.LaunchPlan:
+        self.told.append(job)
+        start = ("/bin/sh", "-c", 'cat /proc/self/cgroup >>"$0"; echo >>"$0"; exec "$@"')
+        plan = super().plan(job, workspace)
+        return replace(plan, argv=(*start, self.notes, *plan.argv))
+
+
+@pytest.fixture
+def notes(wrapper: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the sandboxes of `Noted` write."""
+    monkeypatch.setattr(Noted, "told", [])
+    path = wrapper.with_name("notes")
+    path.touch()
+    path.chmod(0o666)
+    return path
+
+
+def groups(notes: Path) -> list[list[str]]:
+    """Return of each sandbox the groups above its own, by hierarchy; those names differ."""
+    return [
+        [line.rpartition("/")[0] if "/streamer-" in line else line for line in one.splitlines()]
+        for one in notes.read_text().split("\n\n")[:-1]
+    ]
+
+
+async def test_what_is_tried_is_what_jobs_get(
+    open_service: OpenService, notes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filters: list[Mapping[str, bool]] = []
+
+    def noted_filter(**wanted: bool) -> bytes | None:
+        filters.append(wanted)
+        return job_filter(**wanted)
+
+    monkeypatch.setattr("streamer.sandbox.job_filter", noted_filter)
+    own = {
+        "entry": "main",
+        "run": ["/bin/sh", "{entry}"],
+        "read_only": ["/srv"],
+        "etc": ["profile"],
+    }
+    service = await open_service(
+        "noted",
+        plugins=(plugin(Noted),),
+        sandbox={"noted": {"notes": str(notes)}, "seccomp": "strict"},
+        runtimes=(Config.from_mapping({"runtimes": {"own": own}}).runtimes["own"],),
+    )
+    for spec in ({"language": "own", "code": ":"}, {"command": ("true",)}):
+        assert (await run_job(service, **spec)).verdict == "exited 0"
+    tried, job, command = Noted.told
+    assert {"/srv", "/etc/profile"} <= {shown.source for shown in job.shown}
+    assert {*job.shown, *command.shown} <= {*tried.shown}
+    assert (job.identity is None) == (tried.identity is None)
+    assert groups(notes) == [groups(notes)[0]] * 3
+    assert ("/streamer-" in str(groups(notes))) == (service.cgroup_level is not None)
+    assert filters == [filters[0]] * 3
+    assert filters[0]["strict"]
+
+
+async def test_what_the_commands_try_is_in_a_group_too(
+    open_service: OpenService, notes: Path
+) -> None:
+    config = {"backend": "noted", "allow_command": True, "noted": {"notes": str(notes)}}
+    app = streamer.create_app({"sandbox": config}, plugins=(plugin(Noted),))
+    async with app[SERVICE].trial() as backends:
+        assert await backends.reasons(["noted"]) == dict.fromkeys(backends, "")
+    await app[SERVICE].engine.close()
+    service = await open_service("noted", plugins=(plugin(Noted),), sandbox=config)
+    by_command, by_service = groups(notes)
+    assert ("/streamer-" in str(by_command)) == (service.cgroup_level is not None)
+    assert [line.rpartition("/")[0] for line in by_command if "/streamer-" in line] == [
+        line.rpartition("/")[0] for line in by_service if "/streamer-" in line
+    ]
