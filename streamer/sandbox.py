@@ -192,12 +192,12 @@ class GatedSandbox:
             await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if not ended.done():
                 await self._take_down()
+                self._channel.close()  # whoever waits for the program hears it too
+                raise SandboxFailure("the job has stopped the init, which then watches no limit")
         finally:
             stopped.cancel()
-            if not ended.done():
-                ended.cancel()
-        if ended.cancelled():
-            raise SandboxFailure("the job has stopped the init, which then watches no limit")
+            ended.cancel()
+            await asyncio.gather(ended, stopped, return_exceptions=True)
         try:
             return ended.result()
         except SandboxFailure as failure:

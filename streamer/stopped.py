@@ -20,10 +20,10 @@ async def until_stopped(pid: int) -> None:
     """Return once a process is seen to be stopped: state T, of proc_pid_stat(5)."""
     stat = Path("/proc", str(pid), "stat")
     while True:
-        if _state(stat) == "T":
-            return
         # Not evenly: a job could let it run just when it is looked at.
         await asyncio.sleep(random.uniform(LOOK_S / 2, LOOK_S * 1.5))
+        if _state(stat) == "T":
+            return
 
 
 def _state(stat: Path) -> str:
