@@ -128,7 +128,9 @@ class Execution:
         stopped = {*watched, self._stop}
         longest_s = sum(STOP_S + step.limits.wall_time_s for step in self._job.steps)
         await asyncio.wait(
-            {*stopped, self._opened}, timeout=OPEN_S, return_when=asyncio.FIRST_COMPLETED
+            {*stopped, self._opened},
+            timeout=ENGINE_TIMEOUT_S + OPEN_S,
+            return_when=asyncio.FIRST_COMPLETED,
         )
         if self._opened.done():
             await asyncio.wait(
@@ -224,6 +226,8 @@ class Execution:
                     await stack.enter_async_context(await self._proxy(confined.sandbox))
         except TimeoutError:
             raise SandboxFailure(f"the sandbox did not come up within {OPEN_S:.0f} s") from None
+        except OSError as error:
+            raise SandboxFailure(f"what it needs cannot be had: {error}") from error
         self._opened.set_result(None)
         try:
             async with self._unless_stopped(self._job.limits.wall_time_s):
@@ -240,12 +244,15 @@ class Execution:
             async with asyncio.timeout(limit_s) as limit:
 
                 def cut(_: asyncio.Future[StopReason]) -> None:
-                    limit.reschedule(self._loop.time())
+                    if inside:  # it may be called on when what is inside has just ended
+                        limit.reschedule(self._loop.time())
 
+                inside = True
                 self._stop.add_done_callback(cut)
                 try:
                     yield
                 finally:
+                    inside = False
                     self._stop.remove_done_callback(cut)
         except TimeoutError:
             if self._stop.done():

@@ -37,7 +37,12 @@ class Spawned:
         self._keep_group = keep_group
         self.ended_at = 0.0
         """When it ended, on the clock of `time.monotonic`."""
-        self._pidfd = os.pidfd_open(process.pid)
+        try:
+            self._pidfd = os.pidfd_open(process.pid)
+        except OSError:  # out of descriptors; nobody could end it, or would hear of its end
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
         self._loop = asyncio.get_running_loop()
         self._exit: asyncio.Future[int] = self._loop.create_future()
         self._loop.add_reader(self._pidfd, self._ended)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -61,3 +62,18 @@ async def test_a_group_that_is_kept_ends_when_it_is_reaped() -> None:
     assert os.read(reading, 1) == b""
     process.reap()
     os.close(reading)
+
+
+async def test_a_process_that_cannot_be_held_is_not_left_running(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def none_left(pid: int) -> int:
+        started.append(pid)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    started: list[int] = []
+    monkeypatch.setattr(os, "pidfd_open", none_left)
+    with pytest.raises(OSError, match="Too many open files"):
+        start("sleep 600 & sleep 600")
+    with pytest.raises(ProcessLookupError):  # nor is a zombie left of it
+        os.kill(started[0], 0)

@@ -307,8 +307,9 @@ async def test_a_pipe_that_cannot_be_made_loses_no_descriptor(
 
     monkeypatch.setattr(os, "pipe2", pipe2)
     ran = await run_job(service, command=("true",), stdin=b"x")
-    assert ran.verdict in ("exited 0", "error internal")
-    assert (ran.verdict == "error internal") == (1 <= at <= made)
+    failed = ran.verdict in ("error internal", "error sandbox_error")
+    assert failed or ran.verdict == "exited 0"
+    assert failed == (1 <= at <= made)
     assert descriptors() == files
 
 

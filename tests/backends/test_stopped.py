@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -63,3 +64,7 @@ async def test_a_stopped_init_that_does_not_end_is_told_as_such(
     assert (await ended(job)).verdict == "error sandbox_error"
     assert "the job has stopped the init" in caplog.text
     assert "unexpected failure" not in caplog.text
+    os.kill(resisting.pop(), signal.SIGKILL)
+    async with asyncio.timeout(10):
+        while service.resisting:
+            await asyncio.sleep(0.01)
