@@ -1,4 +1,4 @@
-"""Bound how many clients are connected at a time, and how long one may say nothing at first.
+"""Bound how many clients are connected at a time, what they send, and how long they do nothing.
 
 A connection costs a descriptor and some memory before there is any request to refuse. aiohttp has
 no bound for them, so between its protocol and the transport there is one of ours.
@@ -7,8 +7,10 @@ no bound for them, so between its protocol and the transport there is one of our
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import resource
+import socket
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -18,8 +20,11 @@ from aiohttp import web
 
 from streamer import wire
 from streamer.config import Config
-from streamer.errors import Busy, ConfigError
+from streamer.errors import Busy, CallerError, CapacityError, ConfigError
 from streamer.parameters import Handler
+from streamer.problems import answer
+from streamer.sse.response import MAX_SEND_TIMEOUT_S
+from streamer.unhandled import READ_BYTES, Heads, Unhandled
 
 __all__ = ["ConnectionLimit", "connections_allowed"]
 
@@ -60,19 +65,23 @@ class ConnectionLimit:
 
     Beyond `most` the connection that has been without a request for longest makes room; where all
     are busy the new one is told to come back. One whose first request has no whole head after
-    `head_s` is cut.
+    `head_s` is cut, and one that takes nothing of its answers for `write_s`.
     """
 
-    def __init__(self, most: int, head_s: float) -> None:
+    def __init__(self, most: int, head_s: float, write_s: float) -> None:
         self._most = most
         self._head_s = head_s
+        self._write_ms = int(min(write_s, MAX_SEND_TIMEOUT_S) * 1000)
+        self.heads = Heads(most)
+        self.buffer = memoryview(bytearray(READ_BYTES))
+        """What all read into, one after another: they pass on at once what they have read."""
         self._open: dict[asyncio.Transport, _Connection] = {}
         self._idle: OrderedDict[asyncio.Transport, float] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def factory(self, server: Callable[[], asyncio.Protocol]) -> Callable[[], asyncio.Protocol]:
+    def factory(self, server: Callable[[], asyncio.Protocol]) -> Callable[[], asyncio.BaseProtocol]:
         """Return what makes the protocol of a new connection around one of `server`."""
         return lambda: _Connection(self, server())
 
@@ -86,8 +95,13 @@ class ConnectionLimit:
         connection.head_arrived()
         self._idle.pop(transport, None)
         try:
-            return await handler(request)
+            refusal = connection.unhandled.begin(request)
+            response = answer(refusal) if refusal else await handler(request)
+            if connection.unhandled.end() or refusal:
+                response.force_close()
+            return response
         finally:
+            connection.unhandled.end()
             if transport in self._open:
                 self._idle[transport] = time.monotonic()
 
@@ -97,6 +111,7 @@ class ConnectionLimit:
             return False
         self._open[transport] = connection
         self._idle[transport] = time.monotonic()  # until it says something
+        _end_when_stalled(transport, self._write_ms)
         loop = asyncio.get_running_loop()
         connection.timer = loop.call_later(self._head_s, transport.abort)
         return True
@@ -119,13 +134,15 @@ class ConnectionLimit:
         return False
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(asyncio.BufferedProtocol):
     """One connection: passes everything on to the protocol that serves it."""
 
     def __init__(self, connections: ConnectionLimit, served: asyncio.Protocol) -> None:
         self._connections = connections
         self._served: asyncio.Protocol | None = served
         self._transport: asyncio.Transport | None = None
+        self._refused = False
+        self.unhandled = Unhandled(connections.heads)
         self.timer: asyncio.TimerHandle | None = None
 
     def head_arrived(self) -> None:
@@ -146,13 +163,24 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.head_arrived()
+        self.unhandled.forget()
         if self._served is not None and self._transport is not None:
             self._connections.forget(self._transport)
             self._served.connection_lost(exc)
 
-    def data_received(self, data: bytes) -> None:
-        if self._served is not None:
-            self._served.data_received(data)
+    def get_buffer(self, _: int) -> memoryview:
+        return self._connections.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._served is None or self._transport is None or self._refused:
+            return
+        refusal = self.unhandled.arrived(nbytes)
+        if refusal is None:
+            self._served.data_received(bytes(self._connections.buffer[:nbytes]))
+            return
+        self._refused = True
+        self._transport.write(_raw(refusal))
+        self._transport.close()
 
     def eof_received(self) -> bool | None:
         return None if self._served is None else self._served.eof_received()
@@ -166,17 +194,29 @@ class _Connection(asyncio.Protocol):
             self._served.resume_writing()
 
 
-def _full() -> bytes:
-    busy = Busy(
-        "too many clients are connected (server.max_connections): try again later",
-        code="rate_limited",
-    )
-    body = wire.dump(wire.problem(busy))
+def _end_when_stalled(transport: asyncio.Transport, after_ms: int) -> None:
+    """Have the kernel end a connection that takes nothing, a closed one too (tcp(7))."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError):  # the client has left
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, after_ms)
+
+
+def _raw(error: CallerError | CapacityError) -> bytes:
+    """Return an answer before aiohttp has a request."""
+    body = wire.dump(wire.problem(error))
+    retry = "Retry-After: 5\r\n" if isinstance(error, CapacityError) else ""
     head = (
-        "HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/problem+json\r\n"
-        f"Retry-After: 5\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        f"HTTP/1.1 {error.status} {wire.TITLES[error.status]}\r\n"
+        "Content-Type: application/problem+json\r\n"
+        f"{retry}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )
     return head.encode() + body
 
 
-FULL: Final = _full()
+FULL: Final = _raw(
+    Busy(
+        "too many clients are connected (server.max_connections): try again later",
+        code="rate_limited",
+    )
+)

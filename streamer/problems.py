@@ -12,7 +12,7 @@ from multidict import CIMultiDict
 from streamer import wire
 from streamer.errors import CallerError, CapacityError, StreamerError, Unauthorized
 
-__all__ = ["problems"]
+__all__ = ["answer", "problems"]
 
 log: Final = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ async def problems(
     except StreamerError as error:
         if not isinstance(error, CallerError | CapacityError):
             log.error("%s: %s", asked, error)
-        response = _answer(error)
+        response = answer(error)
         if request.content.exception() is not None:
             response.force_close()  # where a broken body ends nobody knows
         return response
@@ -50,7 +50,7 @@ async def problems(
         return _converted(request, error)
     except Exception:
         log.exception("%s failed", asked)
-        return _answer(StreamerError("internal"))
+        return answer(StreamerError("internal"))
 
 
 def _converted(request: web.Request, error: web.HTTPException) -> web.Response:
@@ -58,7 +58,7 @@ def _converted(request: web.Request, error: web.HTTPException) -> web.Response:
     code = CODES.get(error.status, "invalid_request" if error.status < 500 else "internal")
     converted = CallerError(said, code=code)
     converted.status = error.status
-    response = _answer(converted)
+    response = answer(converted)
     # What it said besides is the host's: Allow, WWW-Authenticate, Retry-After, a cookie.
     for name, value in error.headers.items():
         if name not in (hdrs.CONTENT_TYPE, hdrs.CONTENT_LENGTH):
@@ -66,7 +66,8 @@ def _converted(request: web.Request, error: web.HTTPException) -> web.Response:
     return response
 
 
-def _answer(error: StreamerError) -> web.Response:
+def answer(error: StreamerError) -> web.Response:
+    """Return the problem document of an error as a response."""
     headers: CIMultiDict[str] = CIMultiDict()
     if isinstance(error, CapacityError):
         headers[hdrs.RETRY_AFTER] = str(max(1, round(error.retry_after_s)))

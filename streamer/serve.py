@@ -20,6 +20,7 @@ from streamer.clientaddress import AddressOf, client_address
 from streamer.config import Config
 from streamer.connection_limit import ConnectionLimit, connections_allowed
 from streamer.errors import ConfigError
+from streamer.unhandled import READ_BYTES
 
 __all__ = ["serve"]
 
@@ -41,7 +42,9 @@ async def serve(app: web.Application, config: Config, on_ready: Ready | None = N
     _allow_descriptors()
     service = app[SERVICE]
     most = connections_allowed(config, service.concurrency)
-    connections = ConnectionLimit(most, config.server.head_timeout_s)
+    connections = ConnectionLimit(
+        most, config.server.head_timeout_s, config.streams.write_timeout_s
+    )
     app.middlewares.insert(0, connections.middleware)
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
@@ -61,6 +64,7 @@ async def serve(app: web.Application, config: Config, on_ready: Ready | None = N
         access_log=logging.getLogger("streamer.access") if config.logging.access else None,
         access_log_class=_access_log(client_address(config.server.trusted_proxies)),
         keepalive_timeout=75.0,
+        read_bufsize=READ_BYTES,
     )
     handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, **_of_daemons(stopping)}
     for number, handler in handlers.items():

@@ -124,7 +124,7 @@ LAYERS = (
         "streams",
         "handlers",
     ),
-    ("app", "request", "serviceproblem", "client", "connection_limit", "serve"),
+    ("app", "request", "serviceproblem", "client", "unhandled", "connection_limit", "serve"),
     (
         "stdio",
         "demo",
