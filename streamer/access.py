@@ -52,6 +52,7 @@ PROXY_HEADERS: Final = (
 )
 """What proxies add, besides all that begins with ``X-Forwarded-``."""
 
+NOT_ALLOWED: Final = "what this asks for ({}) is not allowed to you"
 REMEDY: Final = (
     "add [[auth.tokens]], or a plugin with the hook streamer_authorize; or set auth.anonymous = "
     "true to take everybody"
@@ -198,7 +199,7 @@ class Access:
             raise Forbidden(error.text or error.reason) from None
         except Exception:
             log.exception("streamer_authorize failed, so %s is refused", action)
-            raise Forbidden(f"you may not {action}") from None
+            raise Forbidden(NOT_ALLOWED.format(action)) from None
         if answer is True:
             return ""
         if isinstance(answer, str) and answer:
@@ -214,7 +215,7 @@ class Access:
                 "an empty name" if answer == "" else f"a value of type {type(answer).__name__}",
                 action,
             )
-        raise Forbidden(f"you may not {action}")
+        raise Forbidden(NOT_ALLOWED.format(action))
 
     def _strangeness(self, request: web.Request) -> str:
         """Say why a request is not from the person at this machine, with the remedy, or ``""``."""

@@ -146,6 +146,8 @@ def setup(
     """
     if not prefix.startswith("/"):
         raise ValueError(f'prefix = {prefix!r}: a prefix begins with a slash, such as "/streamer"')
+    if not prefix.strip("/"):
+        raise ValueError(f'prefix = {prefix!r}: name a folder, such as "/streamer"')
     if SERVICE in app:
         raise RuntimeError(
             "streamer.setup() was called on this application before; for a second mount use "

@@ -43,6 +43,8 @@ RETRY_S: Final = 30.0
 MAX_FAILURES: Final = 3
 """As many jobs in a row that a sandbox could not run bring its backend into doubt."""
 
+START_AS: Final = "begin the sandbox as the job's user, start_as=job.identity in its plan"
+
 UNTRIED: Final = "it is being tried; ask again in a moment"
 
 
@@ -150,6 +152,9 @@ class Backends(Mapping[str, Backend]):
                 await self._trial(name)
             if not self._reasons[name]:
                 self._default = name
+                for stronger in candidates[: candidates.index(name)]:
+                    reason = self._reasons[stronger]
+                    log.warning("sandbox %s does not work here: %s", stronger, reason)
                 if self._backends[name].isolation is Isolation.NONE:
                     log.warning("sandbox %s isolates nothing: run only code you trust", name)
                 return
@@ -286,9 +291,11 @@ class Backends(Mapping[str, Backend]):
         await sandbox.put_files((), step.limits)
         if confined.cgroup is not None:
             await confined.cgroup.limit(step.limits)
+        as_root = confined.identity is not None and sandbox.of_root
         await sandbox.start(step, environment(sandbox.home), (null, null, null))
         await sandbox.exited()
         sandbox.end_rest()
         end = await sandbox.end()
         code = os.waitstatus_to_exitcode(end.status)
-        return broken_claim(backend, code, as_user=confined.identity is not None)
+        broken = broken_claim(backend, code, as_user=confined.identity is not None)
+        return broken or ("its programs run as root: " + START_AS if as_root else "")

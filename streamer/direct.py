@@ -60,6 +60,11 @@ class DirectSandbox:
         """The job's folder on the host; a backend that moves it sets the directory itself."""
         return str(self._workspace)
 
+    @property
+    def of_root(self) -> bool:
+        """Not to be seen: there is no process before the program's own."""
+        return False
+
     async def put_files(self, files: Sequence[SourceFile], limits: Limits) -> None:
         """Write the files into the folder on the host; no program has run in it yet."""
         # In a thread: there may be thousands, and the disk may be slow.

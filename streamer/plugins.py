@@ -99,6 +99,10 @@ def load_backends(
     classes: dict[str, type[Backend]] = {}
     # pluggy calls the last registered first; the built-ins come first here.
     for group in reversed(manager.hook.streamer_backends()):
+        if not isinstance(group, list | tuple):
+            raise PluginError(
+                f"streamer_backends returned {group!r}: return a list of classes, as [MyBackend]"
+            )
         for cls in group:
             _check_backend(cls)
             if cls.name in classes:

@@ -228,7 +228,9 @@ class Resolver:
         for name, value in wanted.items():
             path = f"$.limits.{camel(name)}"
             if name not in names:
-                raise InvalidJob("unknown limit", path=path)
+                raise InvalidJob(
+                    f"unknown limit {name!r}; there are {', '.join(sorted(names))}", path=path
+                )
             least, most = getattr(LEAST, name), getattr(self._config.limits.max, name)
             if isinstance(value, str) and name.endswith("_bytes"):
                 try:

@@ -19,7 +19,7 @@ import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -55,6 +55,10 @@ class Sandbox(Protocol):
     @property
     def home(self) -> str:
         """The job's folder as the job sees it."""
+
+    @property
+    def of_root(self) -> bool:
+        """Whether its programs are seen to have the host's root as their user."""
 
     async def put_files(self, files: Sequence[SourceFile], limits: Limits) -> None:
         """Write the job's files; once, before the first program.
@@ -118,6 +122,13 @@ class GatedSandbox:
     def home(self) -> str:
         """The job's folder as the job sees it."""
         return self._plan.workspace
+
+    @property
+    def of_root(self) -> bool:
+        """Whether the init, and so the programs, have the host's root as their user."""
+        status = Path(f"/proc/{self._init_pid}/status").read_text()
+        uids = next(line for line in status.splitlines() if line.startswith("Uid:"))
+        return "0" in uids.split()[1:]
 
     async def come_up(self) -> None:
         """Wait for the init. Raises `SandboxFailure` if the sandbox ends without it."""
@@ -310,8 +321,15 @@ async def open_sandbox(
     for the operator.
     """
 
-    def session(argv: tuple[str, ...]) -> AbstractAsyncContextManager[LaunchPlan]:
-        return backend.session(describe(argv), workspace)
+    @asynccontextmanager
+    async def session(argv: tuple[str, ...]) -> AsyncIterator[LaunchPlan]:
+        async with backend.session(describe(argv), workspace) as plan:
+            if not isinstance(plan, LaunchPlan):
+                raise SandboxFailure(
+                    f"plan() returned a value of type {type(plan).__name__}: "
+                    "return a streamer.spi.LaunchPlan"
+                )
+            yield plan
 
     if not backend.gated:
         direct = DirectSandbox(session, workspace, host, cgroup)

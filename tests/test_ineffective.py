@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import streamer
+from streamer.cgroups import cgroup_tree
 from streamer.errors import ConfigError
 from tests.conftest import Start
 
@@ -63,3 +64,12 @@ async def test_a_path_without_any_language_is_told_of_and_not_ready(
     client = await start(sandbox={**nowhere, "allow_command": True})
     async with client.get("/readyz") as response:
         assert response.status == 200
+
+
+def test_a_control_group_that_was_named_and_cannot_be_used_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with cgroup_tree("/nowhere/streamer") as tree:
+        assert tree is None
+    assert "sandbox.cgroup = '/nowhere/streamer' cannot be used" in caplog.text
+    assert caplog.records[-1].levelname == "WARNING"

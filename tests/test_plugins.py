@@ -9,6 +9,7 @@ import pytest
 
 import streamer
 from streamer.errors import PluginError
+from streamer.spi import Backend
 
 
 class Unmarked:
@@ -87,6 +88,17 @@ def module(**contents: Any) -> ModuleType:
 def test_a_plugin_that_would_not_be_asked_is_refused(plugin: object, said: str) -> None:
     with pytest.raises(PluginError, match=rf"(?s){said}"):
         streamer.create_app(plugins=[plugin])
+
+
+@pytest.mark.parametrize("returned", [Backend, 5, "Backend"])
+def test_backends_that_are_no_list_are_refused(returned: Any) -> None:
+    class Single:
+        @streamer.hookimpl
+        def streamer_backends(self) -> Any:
+            return returned
+
+    with pytest.raises(PluginError, match="return a list of classes"):
+        streamer.create_app(plugins=[Single()])
 
 
 def test_a_hook_may_be_a_function_of_another_name() -> None:

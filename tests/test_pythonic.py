@@ -57,6 +57,7 @@ SPEC: dict[str, Any] = {"language": "python", "code": "print(1)"}
         ({"files": [streamer.SourceFile("a", b"", -1)]}, "$.files[0].mode", "0 to 0o777"),
         ({"stdin": "\udc80"}, "$.stdin", "not valid Unicode"),
         ({"output_encoding": "latin-1"}, "$.outputEncoding", "unknown value 'latin-1'"),
+        ({"limits": {"wallTimeS": 5}}, "$.limits.wallTimeS", "'wallTimeS'; there are cpu_time_s,"),
         ({"project_id": 5}, "$.projectId", "expected a str or None"),
         ({"terminal": (80, 24)}, "$.terminal", "expected a mapping or None, got a list or tuple"),
         ({"terminal": TerminalSize(80, "24")}, "$.terminal.rows", "expected an int"),  # type: ignore[arg-type]
@@ -146,6 +147,8 @@ async def test_a_service_that_has_not_started_says_so() -> None:
 def test_a_prefix_without_its_slash_is_refused(prefix: str) -> None:
     with pytest.raises(ValueError, match=r"prefix = .*begins with a slash"):
         streamer.setup(web.Application(), prefix=prefix)
+    with pytest.raises(ValueError, match=r"prefix = '/': name a folder"):
+        streamer.setup(web.Application(), prefix="/")
 
 
 async def test_a_second_request_finds_its_job_again(open_service: OpenService) -> None:

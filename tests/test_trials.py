@@ -247,3 +247,12 @@ async def test_what_the_commands_try_is_in_a_group_too(
     assert [line.rpartition("/")[0] for line in by_command if "/streamer-" in line] == [
         line.rpartition("/")[0] for line in by_service if "/streamer-" in line
     ]
+
+
+async def test_auto_says_why_it_passes_over_a_stronger_sandbox(
+    open_service: OpenService, need: Callable[[str], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    need("firejail")
+    service = await open_service("auto", sandbox={"bwrap": {"path": "/nowhere/bwrap"}})
+    assert service.backends.default == "firejail"
+    assert "sandbox bwrap does not work here: /nowhere/bwrap" in caplog.text

@@ -77,7 +77,15 @@ def cgroup_tree(configured: str) -> Iterator[CgroupTree | None]:
                     else:
                         weigh(roots[-1])
                 except OSError as error:
-                    log.info("no %s: %s", level, error)
+                    if configured == "auto":
+                        log.info("no %s: %s", level, error)
+                    else:
+                        log.warning(
+                            "sandbox.cgroup = %r cannot be used, so memory and processes are "
+                            "watched instead: %s; to insist, use sandbox.require",
+                            configured,
+                            error,
+                        )
                     stack.close()
                     continue
                 tree = CgroupTree(level, roots)

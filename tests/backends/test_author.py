@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -83,6 +83,30 @@ class Textual(Wrapped):
 
 
 @dataclass(frozen=True)
+class Planless(Wrapped):
+    name: ClassVar[str] = "planless"
+
+    def plan(self, job: spi.SandboxJob, workspace: Path) -> spi.LaunchPlan:
+        return job.argv  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class PlanlessDirect(Planless):
+    name: ClassVar[str] = "planless_direct"
+    gated: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class AsRoot(Wrapped):
+    """Forgets whose the sandbox is."""
+
+    name: ClassVar[str] = "as_root"
+
+    def plan(self, job: spi.SandboxJob, workspace: Path) -> spi.LaunchPlan:
+        return replace(super().plan(job, workspace), start_as=None)
+
+
+@dataclass(frozen=True)
 class AllVisible(Wrapped):
     """Claims namespaces, and has a network of its own at most."""
 
@@ -113,6 +137,13 @@ class Online(Wrapped):
         (Refusing, "nice is not installed: install the package coreutils"),
         (WithoutInput, "does it pass standard input on?"),
         (Textual, "LaunchPlan.argv is a tuple of arguments"),
+        (Planless, "plan() returned a value of type tuple: return a streamer.spi.LaunchPlan"),
+        (PlanlessDirect, "plan() returned a value of type tuple: return a streamer.spi.LaunchPlan"),
+        pytest.param(
+            AsRoot,
+            "its programs run as root: begin the sandbox as the job's user, start_as=job.identity",
+            marks=pytest.mark.skipif(os.geteuid() != 0, reason="takes a service that is root"),
+        ),
         (Online, "claims Isolation.DENY_LIST, but a program in it has the host's network"),
         (AllVisible, "claims Isolation.NAMESPACES, but a program in it sees files of the host"),
     ],
