@@ -23,7 +23,7 @@ from msgspec import Meta
 from streamer.authconfig import AuthConfig, MetricsConfig, TokenConfig
 from streamer.checked import check_keys, explain, merge, with_sizes
 from streamer.errors import ConfigError
-from streamer.jobs import LEAST, MIB, Limits
+from streamer.jobs import LEAST, MIB, MOST, Limits
 from streamer.presets import PRESETS
 from streamer.proxy_rules import HostRule
 from streamer.runtimes import DEFAULT_RUNTIMES, Runtime, by_name, extended
@@ -171,7 +171,7 @@ class LimitsConfig(Section, frozen=True):
         for field in fields(Limits):
             default, ceiling = getattr(self.default, field.name), getattr(self.max, field.name)
             for name, value in (("default", default), ("max", ceiling)):
-                if not (math.isfinite(value) and value > 0):
+                if not 0 < value < math.inf:
                     raise ConfigError(
                         f"limits.{name}.{field.name}: {value} is not a positive number"
                     )
@@ -180,6 +180,11 @@ class LimitsConfig(Section, frozen=True):
                     raise ConfigError(
                         f"limits.{name}.{field.name}: with {value} no program runs; "
                         f"{least} is the least"
+                    )
+                most = getattr(MOST, field.name)
+                if value > most:
+                    raise ConfigError(
+                        f"limits.{name}.{field.name}: it is too large; {most:.0f} is the most"
                     )
             if default > ceiling:
                 raise ConfigError(

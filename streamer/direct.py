@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Final
@@ -32,6 +33,9 @@ START_TIMEOUT_S: Final = 20.0
 
 END_TIMEOUT_S: Final = 5.0
 """For the kernel to end what was killed."""
+
+THREADS: Final = ThreadPoolExecutor(4, "streamer-files")
+"""For writing the files of jobs, and nothing else: what is slow elsewhere delays none."""
 
 SessionFactory = Callable[[tuple[str, ...]], AbstractAsyncContextManager[LaunchPlan]]
 """Opens the backend's session for a command; what it yields starts the sandbox."""
@@ -69,7 +73,7 @@ class DirectSandbox:
         """Write the files into the folder on the host; no program has run in it yet."""
         # In a thread: there may be thousands, and the disk may be slow.
         self._writing = asyncio.get_running_loop().run_in_executor(
-            None, _write_files, self._workspace, files, limits.disk_bytes, self._given_up
+            THREADS, _write_files, self._workspace, files, limits.disk_bytes, self._given_up
         )
         await asyncio.shield(self._writing)
 

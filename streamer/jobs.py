@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 __all__ = [
     "LEAST",
+    "MOST",
     "JobSpec",
     "Limits",
     "Phase",
@@ -68,6 +69,19 @@ LEAST: Final = Limits(
     stack_bytes=64 * 1024,
 )
 """Below these nothing could run."""
+
+MOST: Final = Limits(
+    wall_time_s=1e9,
+    cpu_time_s=1e9,
+    memory_bytes=2**50,
+    processes=4_000_000,
+    open_files=2**30,
+    file_bytes=2**50,
+    disk_bytes=2**50,
+    output_bytes=2**50,
+    stack_bytes=2**50,
+)
+"""Above these the kernel, or a wrapper, takes the number for none."""
 
 
 @dataclass(frozen=True, slots=True)

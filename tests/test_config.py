@@ -31,7 +31,7 @@ from streamer.config import (
     without_password,
 )
 from streamer.errors import ConfigError
-from streamer.jobs import Limits
+from streamer.jobs import MOST, Limits
 from streamer.plugins import load_backends, load_plugins
 from streamer.runtimes import Runtime
 from streamer.settings import effective, load_config
@@ -160,6 +160,19 @@ def test_a_value_out_of_range_is_refused(section: str, key: str, value: object) 
 def test_no_limit_is_zero_negative_or_not_a_number(which: str, limit: str) -> None:
     for value in (0, -1, "x", "0", None, True, math.nan, math.inf):
         assert refusal({"limits": {which: {limit: value}}}).startswith(f"limits.{which}.{limit}: ")
+
+
+@pytest.mark.parametrize("which", ["default", "max"])
+@pytest.mark.parametrize("limit", [key.name for key in fields(Limits)])
+def test_no_limit_is_larger_than_can_be_set(which: str, limit: str) -> None:
+    most = getattr(MOST, limit)
+    both = {"default": {limit: most}, "max": {limit: most}}
+    Config.from_mapping({"limits": both})
+    message = refusal({"limits": {**both, which: {limit: most + 1}}})
+    assert message == f"limits.{which}.{limit}: it is too large; {most:.0f} is the most"
+    for value in (2**63, 2**64 + 1, 10**400, 10**5000):
+        message = refusal({"limits": {**both, which: {limit: value}}})
+        assert message.startswith(f"limits.{which}.{limit}: ")
 
 
 @pytest.mark.parametrize("limit", [key.name for key in fields(Limits)])

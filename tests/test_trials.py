@@ -202,9 +202,9 @@ def groups(notes: Path) -> list[list[str]]:
 async def test_what_is_tried_is_what_jobs_get(
     open_service: OpenService, notes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    filters: list[Mapping[str, bool]] = []
+    filters: list[Mapping[str, Any]] = []
 
-    def noted_filter(**wanted: bool) -> bytes | None:
+    def noted_filter(**wanted: Any) -> bytes | None:
         filters.append(wanted)
         return job_filter(**wanted)
 

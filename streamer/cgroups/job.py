@@ -8,6 +8,7 @@ import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ OVERHEAD_PROCESSES: Final = 6
 
 CLEAR_TRIES: Final = 500
 CLEAR_PAUSE_S: Final = 0.01
+THREADS: Final = ThreadPoolExecutor(4, "streamer-cgroups")
+"""For limits that the kernel takes its time to set."""
 SLOW_PAUSE_S: Final = 1.0
 """Between the tries once something has resisted for long."""
 
@@ -82,10 +85,11 @@ class JobCgroup(ABC):
 
     async def limit(self, limits: Limits) -> bool:
         """Set the limits of the step that comes next; see `set_limits`."""
-        if self.memory_bytes() <= limits.memory_bytes:
+        # Where there is more than that already, the kernel reclaims, or kills, before it returns
+        # from the write. Far below, so that nothing comes up to it meanwhile.
+        if self.memory_bytes() <= limits.memory_bytes // 2:
             return self.set_limits(limits)
-        # The kernel reclaims, or kills, before it returns from that write.
-        return await asyncio.to_thread(self.set_limits, limits)
+        return await asyncio.get_running_loop().run_in_executor(THREADS, self.set_limits, limits)
 
     @property
     def _pids_max(self) -> Path:

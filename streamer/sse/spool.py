@@ -15,6 +15,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
@@ -33,6 +34,9 @@ GROWTH_BYTES: Final = 32 * 1024 * 1024
 
 LEAST_FREE: Final = 0.05
 """The part of the file system that is left to others."""
+
+THREADS: Final = ThreadPoolExecutor(8, "streamer-events")
+"""For the system calls on all such files, and nothing else: what is slow elsewhere delays none."""
 
 
 @dataclass(eq=False, slots=True)
@@ -148,7 +152,7 @@ class Spool:
         extent.busy += 1
         self._busy += 1
         call = functools.partial(function, *args, **kwargs)
-        future = asyncio.get_running_loop().run_in_executor(None, call)
+        future = asyncio.get_running_loop().run_in_executor(THREADS, call)
 
         def over(future: asyncio.Future[T]) -> None:
             extent.busy -= 1
