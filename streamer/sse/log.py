@@ -72,6 +72,7 @@ class EventLog:
         self._ledger = ledger or Ledger()
         self._blocks: list[_Block] = []
         self._blocks_on_disk = 0
+        """How many of the first are there; others may be too."""
         self._idle_bytes = 0
         """What is in blocks in memory that are not on their way to disk."""
         self._tail: list[bytes] = []
@@ -322,9 +323,12 @@ class EventLog:
                     self._spool.free(extent)  # dropped meanwhile
                 else:
                     block.data, block.extent = None, extent
-                    self._blocks_on_disk += 1
                     self._count(memory=-block.size, disk=block.size)
                     moved += block.size
+            on_disk = itertools.islice(self._blocks, self._blocks_on_disk, None)
+            self._blocks_on_disk += sum(
+                1 for _ in itertools.takewhile(lambda block: block.extent is not None, on_disk)
+            )
         return moved
 
     def _give_up(self) -> None:
@@ -356,7 +360,6 @@ class EventLog:
                 assert self._spool is not None
                 self._spool.free(block.extent)
                 block.extent = None
-                self._blocks_on_disk -= 1
                 self._count(disk=-block.size)
             elif block.data is not None:
                 block.data = None
@@ -364,6 +367,7 @@ class EventLog:
                 self._count(memory=-block.size)
         gone = len(self._blocks[:count])
         del self._blocks[:count]
+        self._blocks_on_disk = max(self._blocks_on_disk - gone, 0)
         self._count(memory=-gone * INDEX_BYTES)
         if gone:
             self._forget_memo()
