@@ -13,11 +13,13 @@ from streamer.events import Output, StreamName, decode
 from streamer.log import JobLog
 from streamer.sse.frames import split_frames
 
-__all__ = ["EventsGone", "TextOfStream", "Transcripts", "raw_output", "stream_of"]
+__all__ = ["AT_ONCE", "EventsGone", "TextOfStream", "Transcripts", "raw_output", "stream_of"]
 
 READ_BYTES: Final = 64 * 1024 * 1024
 """How much of a log is looked through for a document; a longer one is said to be cut."""
 
+AT_ONCE: Final = 8
+"""How many logs are read at a time: what is not whole yet is within no other bound."""
 
 TRANSCRIPT_BYTES: Final = 2048
 """What a transcript takes besides its texts."""
@@ -49,10 +51,15 @@ class Transcripts:
         self._limit = limit
         self._room = room
         self._kept: OrderedDict[str, _Transcript] = OrderedDict()
+        self._places = asyncio.Semaphore(AT_ONCE)
         self.kept_bytes = 0
 
     async def text(self, job_id: str, log: JobLog) -> dict[str, object]:
         """Return ``stdout`` and ``stderr`` so far and whether anything of them is missing."""
+        async with self._places:
+            return await self._text(job_id, log)
+
+    async def _text(self, job_id: str, log: JobLog) -> dict[str, object]:
         transcript = self._kept.pop(job_id, None)
         if transcript is None:
             transcript = _Transcript(self._limit)

@@ -8,7 +8,7 @@ from typing import Any
 
 from streamer.events import Output, encode
 from streamer.log import JobLog
-from streamer.transcript import Transcripts
+from streamer.transcript import AT_ONCE, Transcripts
 
 
 class CountingLog(JobLog):
@@ -107,3 +107,24 @@ async def test_a_long_log_holds_up_nobody() -> None:
     assert len(str((await transcripts.text("job", log))["stdout"])) == 4_000_000
     counting.cancel()
     assert turns > 20
+
+
+async def test_texts_that_are_made_at_the_same_time_are_few() -> None:
+    made = most = 0
+
+    class SlowLog(JobLog):
+        async def read(self, after: int) -> tuple[bytes, int]:
+            nonlocal made, most
+            made += 1
+            most = max(most, made)
+            await asyncio.sleep(0.001)
+            made -= 1
+            return await super().read(after)
+
+    transcripts = Transcripts(10**6, 0)
+    logs = [SlowLog() for _ in range(100)]
+    for log in logs:
+        write(log, "x")
+    texts = await asyncio.gather(*(transcripts.text(str(n), log) for n, log in enumerate(logs)))
+    assert [text["stdout"] for text in texts] == ["x"] * 100
+    assert most <= AT_ONCE
