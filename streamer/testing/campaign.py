@@ -40,6 +40,8 @@ KNOCK_S: Final = 0.02
 BUILD: Final = "escape-build"
 """A language whose compiler is the attack."""
 LINE_END: Final = re.compile(r"\r\n|\r|\n")
+NAME_ON_HOST: Final = re.compile(r"(?:/jobs|:.*/streamer-[^/\n]*)/([0-9a-f]{16})\b")
+"""That of a job's folder, or of its control group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,8 @@ class Campaign:
                 broken += wrong
             if attack.alone and (left := descendants()) != before:
                 broken.append(f"processes were left on the host: {left}, before {before}")
+            if attack.alone and (folders := [*self.state.glob("*/jobs/[0-9a-f]*")]):
+                broken.append(f"folders were left on the host: {folders}")
             achieved += await lures.disturbed()
         return Outcome(attack.name, self.not_promised(attack), tuple(achieved), tuple(broken))
 
@@ -130,7 +134,6 @@ class Campaign:
             # At its end, not some time later: that is what the terminal event promises.
             if alive := marked_processes(mark):
                 broken.append(f"processes {alive} of the job were alive after its terminal event")
-            broken += [f"{path} was left" for path in self.state.glob(f"*/jobs/{job.id}")]
             broken += await _frame_faults(job, len(ran.events))
         try:
             return [*achieved, *attack.judge(ran)], broken
@@ -270,13 +273,24 @@ class _Neighbour:
         except ValueError:
             raise NoProof(f"the other job did not come up: {said[:500]}") from None
         try:
-            yield {**place, "ipc_key": hint["ipc_key"], "job": job.id}
+            yield {**place, "ipc_key": hint["ipc_key"], "names": _names(mark)}
         finally:
             await job.end_input()
             ran = await ended(job)
         told = ran.text().partition("NOTICED: ")[2].strip()
         if told != "nothing":
             noticed.append(f"the other job noticed: {told or ran.verdict}")
+
+
+def _names(mark: str) -> list[str]:
+    """Return what the job with this mark is called on the host, where it is called anything."""
+    names: set[str] = set()
+    for pid in marked_processes(mark):
+        with contextlib.suppress(OSError):
+            place = Path("/proc", str(pid))
+            tables = (place / "cgroup").read_text() + (place / "mountinfo").read_text()
+            names |= {*NAME_ON_HOST.findall(f"{tables}{(place / 'cwd').readlink()}")}
+    return sorted(names)
 
 
 @contextlib.contextmanager

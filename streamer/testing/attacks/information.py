@@ -61,13 +61,11 @@ ATTACKS: Final = (
     Attack(
         "other jobs in the tables of mounts",
         """
-        own = os.path.basename(os.environ["HOME"])
-        other = hint["neighbour"]["job"]
         for path in glob.glob("/proc/[0-9]*/mountinfo") + ["/proc/mounts"]:
             with contextlib.suppress(OSError):
-                if other.encode() in read(path, 1 << 20):
+                if any(name.encode() in read(path, 1 << 20) for name in hint["neighbour"]["names"]):
                     escaped(path)
-        held()
+        held(hint["neighbour"]["names"])
         """,
         neighbour=True,
         covers=(52,),
@@ -75,16 +73,17 @@ ATTACKS: Final = (
     Attack(
         "other jobs in the names of control groups",
         """
-        other = hint["neighbour"]["job"].encode()
+        others = set(hint["neighbour"]["names"])
         for path in glob.glob("/proc/[0-9]*/cgroup"):
             with contextlib.suppress(OSError):
-                if other in read(path):
+                if any(name.encode() in read(path) for name in others):
                     escaped(path)
         for folder, names, _ in os.walk("/sys/fs/cgroup"):
-            if other.decode() in names:
+            if others & set(names):
                 escaped(folder)
-        held()
+        held(sorted(others))
         """,
+        HOST_VISIBLE,
         neighbour=True,
         covers=(50, 52),
     ),

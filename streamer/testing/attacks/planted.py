@@ -11,7 +11,7 @@ __all__ = ["ATTACKS"]
 
 def _leaves(name: str, program: str, *covers: int) -> Attack:
     """Return an attack after which nothing may be left; each ends with 0."""
-    return Attack(name, program, judge=exits(0), covers=covers)
+    return Attack(name, program, judge=exits(0), alone=True, covers=covers)
 
 
 ATTACKS: Final = (
