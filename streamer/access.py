@@ -13,6 +13,7 @@ import inspect
 import logging
 import os
 import time
+from collections.abc import Callable
 from typing import Final, Literal, get_args
 from urllib.parse import urlsplit
 
@@ -25,7 +26,7 @@ from streamer.engine import JobView
 from streamer.errors import CallerError, CapacityError, Forbidden, Unauthorized, UnknownJob
 from streamer.service import Job
 
-__all__ = ["ACTIONS", "METRICS_ROUTE", "TENANT", "Access", "Action"]
+__all__ = ["ACTIONS", "CLAIM", "METRICS_ROUTE", "TENANT", "Access", "Action"]
 
 log: Final = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ BEARER: Final = "bearer "
 METRICS_ROUTE: Final = "streamer-metrics"
 TENANT: Final = web.RequestKey("streamer-tenant", str)
 """In whose name a request was taken."""
+CLAIM: Final[web.RequestKey[Callable[[str], None]]] = web.RequestKey("streamer-claim")
+"""Takes the request's connection in a tenant's name, or raises `Busy`, where that is bounded."""
 SAY_AGAIN_S: Final = 60.0
 PROXY_HEADERS: Final = (
     "Forwarded",
@@ -72,6 +75,11 @@ class Access:
         self._unconfined = unconfined
         self._scraper = config.metrics.token_sha256.lower()
         self._said: dict[str, float] = {}
+
+    @property
+    def tells_callers_apart(self) -> bool:
+        """Whether there may be more than one tenant."""
+        return self._hook is not None or len({*self._tokens.values()}) > 1
 
     @property
     def knows_callers(self) -> bool:
@@ -132,10 +140,13 @@ class Access:
     def require(self, request: web.Request, action: Action) -> str:
         """Return the tenant in whose name the request may do `action`.
 
-        Raises `Unauthorized`, `Forbidden`, or what the hook says.
+        Raises `Unauthorized`, `Forbidden`, or what the hook says; `Busy` when the tenant has its
+        share of the connections.
         """
         tenant = self._require(request, action)
         request[TENANT] = tenant
+        if (claim := request.get(CLAIM)) is not None:
+            claim(tenant)
         return tenant
 
     def is_scraper(self, request: web.Request) -> bool:

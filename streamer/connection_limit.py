@@ -12,13 +12,14 @@ import logging
 import resource
 import socket
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Final, cast
 
 from aiohttp import web
 
 from streamer import wire
+from streamer.access import CLAIM
 from streamer.config import Config
 from streamer.errors import Busy, CallerError, CapacityError, ConfigError
 from streamer.parameters import Handler
@@ -65,11 +66,17 @@ class ConnectionLimit:
 
     Beyond `most` the connection that has been without a request for longest makes room; where all
     are busy the new one is told to come back. One whose first request has no whole head after
-    `head_s` is cut, and one that takes nothing of its answers for `write_s`.
+    `head_s` is cut, and one that takes nothing of its answers for `write_s`. With a `share` a
+    tenant has so many requests under way at most.
     """
 
-    def __init__(self, most: int, head_s: float, write_s: float) -> None:
+    def __init__(
+        self, most: int, head_s: float, write_s: float, *, share: int | None = None
+    ) -> None:
         self._most = most
+        self._share = share
+        self._of: Counter[str] = Counter()
+        """How many connections of each tenant have a request."""
         self._head_s = head_s
         self._write_ms = int(min(write_s, MAX_SEND_TIMEOUT_S) * 1000)
         self.heads = Heads(most)
@@ -94,6 +101,16 @@ class ConnectionLimit:
             return await handler(request)
         connection.head_arrived()
         self._idle.pop(transport, None)
+        claimed: list[str] = []
+
+        def claim(tenant: str) -> None:
+            """Take the connection in a tenant's name, whoever asks for it again."""
+            if not claimed:
+                self._check_share(tenant)
+                claimed.append(tenant)
+                self._of[tenant] += 1
+
+        request[CLAIM] = claim
         try:
             refusal = connection.unhandled.begin(request)
             response = answer(refusal) if refusal else await handler(request)
@@ -102,6 +119,10 @@ class ConnectionLimit:
             return response
         finally:
             connection.unhandled.end()
+            for tenant in claimed:
+                self._of[tenant] -= 1
+                if not self._of[tenant]:
+                    del self._of[tenant]
             if transport in self._open:
                 self._idle[transport] = time.monotonic()
 
@@ -120,6 +141,14 @@ class ConnectionLimit:
         """Let go of a connection that is lost."""
         self._open.pop(transport, None)
         self._idle.pop(transport, None)
+
+    def _check_share(self, tenant: str) -> None:
+        if self._share is not None and self._of[tenant] >= self._share:
+            raise Busy(
+                f"you have {self._share} requests under way, as many as you may: try again later",
+                code="rate_limited",
+                retry_after_s=5.0,
+            )
 
     def _make_room(self) -> bool:
         """Close the connection that has been idle for longest, if there is one."""

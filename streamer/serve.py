@@ -43,7 +43,11 @@ async def serve(app: web.Application, config: Config, on_ready: Ready | None = N
     service = app[SERVICE]
     most = connections_allowed(config, service.concurrency)
     connections = ConnectionLimit(
-        most, config.server.head_timeout_s, config.streams.write_timeout_s
+        most,
+        config.server.head_timeout_s,
+        config.streams.write_timeout_s,
+        # As of all else that callers share (streamer.shares).
+        share=(most + 1) // 2 if app[ACCESS].tells_callers_apart else None,
     )
     app.middlewares.insert(0, connections.middleware)
     loop = asyncio.get_running_loop()

@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,16 @@ async def follow(streams: Streams, job_id: str) -> None:
     await asyncio.wait_for(reader.readuntil(b"event: status"), 30)
 
 
+async def told(served: Served, tenant: str) -> dict[str, Any]:
+    """Ask for the queue; return the answer, with a code in any case."""
+    headers = {"Authorization": f"Bearer {tenant}"}
+    async with (
+        ClientSession(served.address, headers=headers) as session,
+        session.get("/api/queue") as response,
+    ):
+        return {"code": response.status, **await response.json()}
+
+
 async def submit(session: ClientSession, code: str) -> str:
     async with session.post("/api/execute", json={"language": "bash", "code": code}) as response:
         assert response.status == 202, await response.text()
@@ -176,6 +187,37 @@ async def test_a_first_request_has_to_come_in_time_and_later_ones_need_not(tmp_p
             with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
                 await asyncio.wait_for(reader.readexactly(1), 30)
         assert await ask(asking) == 200
+
+
+@pytest.mark.parametrize("holding", ["streams", "waits", "bodies"])
+async def test_a_tenant_leaves_connections_to_the_others(tmp_path: Path, holding: str) -> None:
+    tokens = [
+        f'[[auth.tokens]]\ntenant = "{name}"\nsha256 = "{sha256(name.encode()).hexdigest()}"\n'
+        for name in ("alice", "bob")
+    ]
+    (tmp_path / "config.toml").write_text("".join(tokens))
+    body = json.dumps({"language": "bash", "code": "sleep 600"}).encode()
+    fields = {
+        "streams": "Accept: text/event-stream",
+        "waits": "Prefer: wait=300",
+        "bodies": "Expect: 100-continue",
+    }
+    head = f"POST /api/execute HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n"
+    head += f"Authorization: Bearer alice\r\nIdempotency-Key: one\r\n{fields[holding]}\r\n\r\n"
+    asked = head.encode() + (b"{" if holding == "bodies" else body)
+    options = ("--set", "server.max_connections=8", "--set", "server.body_timeout_s=600")
+    async with serving(tmp_path, *options) as served, crowd(served, 4) as held:
+        for _, writer in held:
+            writer.write(asked)
+        async with asyncio.timeout(60):
+            while (await told(served, "alice"))["code"] != "rate_limited":
+                pass
+        assert (await told(served, "bob"))["code"] == 200
+        for _, writer in held[:1]:
+            writer.close()
+        async with asyncio.timeout(60):
+            while (await told(served, "alice"))["code"] != 200:
+                pass
 
 
 async def test_jobs_run_however_many_clients_are_connected(tmp_path: Path) -> None:
