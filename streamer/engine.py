@@ -95,7 +95,8 @@ class Stats:
 
     `log_bytes` is what the logs take in memory and `disk_bytes` what they take on disk,
     `waiting_bytes` what the waiting jobs were submitted with, `record_bytes` what is kept of
-    finished ones. `estimated_wait_s` is how long a job that comes now would wait.
+    finished ones. `estimated_wait_s` is how long a job that comes now would wait, of a
+    tenant that has no more running than it may.
     """
 
     waiting: int

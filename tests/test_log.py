@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import threading
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Coroutine, Iterator
@@ -23,7 +24,7 @@ from streamer.events import Complete, Error, Gap, JobEvent, Output, Status, deco
 from streamer.log import Event, JobLog
 from streamer.sse.log import BLOCK_BYTES, INDEX_BYTES, SMALL_BYTES, Ledger
 from streamer.sse.pages import PAGE_BYTES, Pages, Run
-from streamer.sse.spool import Extent, Spool
+from streamer.sse.spool import THREADS, Extent, Spool
 from tests.jobs import descriptors
 
 T = TypeVar("T")
@@ -560,6 +561,12 @@ async def test_the_index_of_a_log_on_disk_is_counted(tmp_path: Path) -> None:
     spool, ledger = Spool(10**9, tmp_path), Ledger()
     log = JobLog(spool=spool, ledger=ledger)
     event = encode(Output("stdout", "x" * 60_000, 0, "run"))
+    # The threads are there before anything is counted: each takes some KiB.
+    all_at_once = threading.Barrier(THREADS._max_workers)
+    loop = asyncio.get_running_loop()
+    await asyncio.gather(
+        *(loop.run_in_executor(THREADS, all_at_once.wait) for _ in range(all_at_once.parties))
+    )
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()

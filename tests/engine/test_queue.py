@@ -321,6 +321,23 @@ async def test_a_tenant_leaves_a_place_to_others(bench: Bench) -> None:
     assert next_one.job.job_id == flood[2]
 
 
+async def test_the_place_and_the_wait_leave_out_how_much_a_tenant_may_run(bench: Bench) -> None:
+    """As docs/http.md says where callers read of both."""
+    engine = await bench.make(places=2, max_running_per_client=1)
+    _, second = await submit(engine, *"aa")
+    lease = await claim_one(engine)
+    claiming = asyncio.create_task(engine.claim("worker", 1))
+    [other] = await submit(engine, "b")
+    [theirs] = await claiming
+    assert theirs.job.job_id == other, "a's second job waits for the end of its first"
+    assert await engine.position(second) == 1
+    await theirs.finish([complete()])
+    assert (await engine.stats()).estimated_wait_s < 60
+    assert await engine.position(second) == 1, "with a place free, too"
+    await lease.finish([complete()])
+    assert (await claim_one(engine)).job.job_id == second
+
+
 async def test_a_tenant_with_its_share_runs_on_when_a_job_is_given_back(bench: Bench) -> None:
     engine = await bench.make(places=3, max_running_per_client=1)
     first, second = await submit(engine, *"aa")
