@@ -72,7 +72,9 @@ static void count_entries(int folder, struct level *level)
             blind |= errno != ENOENT;
             continue;
         }
-        bytes += (uint64_t)at.st_blocks * 512;
+        /* Each name of a file has its share of it. */
+        bytes += (uint64_t)at.st_blocks * 512
+                 / (S_ISDIR(at.st_mode) || !at.st_nlink ? 1 : (uint64_t)at.st_nlink);
         if (S_ISDIR(at.st_mode) && at.st_dev == level->device && !keep_name(level, entry->d_name))
             blind = 1;
     }

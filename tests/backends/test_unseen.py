@@ -73,6 +73,21 @@ async def test_files_count_together(watched: Run) -> None:
     assert ran.complete.reason == "disk"
 
 
+async def test_a_file_counts_once_however_many_names_it_has(watched: Run) -> None:
+    ran = await watched(
+        **program("""
+            import os, time
+            with open("file", "wb") as file:
+                file.write(bytes(12 * 2**20))
+            for number in range(4):
+                os.link("file", str(number))
+            time.sleep(1)
+        """),
+        limits={"disk_bytes": 40 * MIB},
+    )
+    assert ran.complete.reason == "exited"
+
+
 HOARD = """
     import ctypes, mmap, os, time
     libc = ctypes.CDLL(None, use_errno=True)
