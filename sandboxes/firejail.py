@@ -47,6 +47,8 @@ NOTHING: Final = ".streamer-shows-nothing"
 LITTER: Final = (".bashrc", ".zshrc", ".cshrc", ".inputrc", ".asoundrc", ".Xauthority")
 """What firejail puts into a private home, some of it the user's own."""
 
+HOSTS: Final = Path("/etc/hosts")
+
 NOTES: Final = Path("/run/firejail")
 NOTE_FOLDERS: Final = ("sandbox", "name", "profile", "x11", "network", "bandwidth")
 NOTE: Final = re.compile(r"(\d+)(-[a-z0-9]+)?")
@@ -175,7 +177,8 @@ def _shown(job: SandboxJob, home: str) -> Iterator[str]:
     yield from (f"--whitelist={path}" for path in shown)
     # An ordinary user's jobs are that user, to whom some of it may belong.
     yield from (f"--read-only={path}" for path in (str(host.init), *sources))
-    yield f"--hosts-file={host.rootfs / 'etc/hosts'}"  # the host's own names others
+    if HOSTS.exists():  # firejail ends where there is none to put another over
+        yield f"--hosts-file={host.rootfs / 'etc/hosts'}"  # the host's own names others
     for path in host.others:
         if path in PRIVATE:
             continue

@@ -6,6 +6,8 @@ import contextlib
 import os
 import secrets
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -238,3 +240,25 @@ async def test_firejail_says_where_its_folder_cannot_be(
         Path(state).chmod(0o711)
         with pytest.raises(BackendUnavailable, match=r"set server\.state_dir"):
             await open_service("firejail", server={"state_dir": state})
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can put another /etc in the place of the host's")
+def test_a_host_without_names_of_hosts_is_no_reason_to_fail(
+    need: Callable[[str], str], tmp_path: Path
+) -> None:
+    """As minimal systems have it: firejail ends where it is to replace a file that is not there."""
+    need("firejail")
+    shutil.copytree("/etc", tmp_path / "etc", symlinks=True)
+    (tmp_path / "etc/hosts").unlink()
+    (tmp_path / "main.sh").write_text("echo ran\n")
+    script = (
+        'mount --bind "$1/etc" /etc && exec "$2" -m streamer run --sandbox firejail "$1/main.sh"'
+    )
+    ran = subprocess.run(
+        ("unshare", "--mount", "sh", "-c", script, "sh", tmp_path, sys.executable),
+        capture_output=True,
+        check=False,
+        text=True,
+        cwd="/",
+    )
+    assert (ran.returncode, ran.stdout) == (0, "ran\n"), ran.stderr
