@@ -182,6 +182,7 @@ class ProgramRun:
             self.stop("wall_time")  # unless another reason was first
             if self._stop.result() in GENTLE:
                 self._sandbox.signal(signal.SIGTERM)
+                self._sandbox.signal(signal.SIGCONT)  # what is stopped would not hear of it
                 await asyncio.wait({exited}, timeout=self._patience.kill_grace_s)
         if self._stop.done():
             self.stopped = self._stop.result()

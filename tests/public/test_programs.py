@@ -84,6 +84,16 @@ async def test_a_question_is_seen_before_its_answer_is_given(
     assert ran.text() == "n: got 5\n"
 
 
+async def test_a_program_that_is_stopped_is_told_of_its_end(
+    backend: str, open_service: OpenService
+) -> None:
+    """As systemd does it: SIGTERM alone would wait for somebody to continue it."""
+    service = await open_service(backend, sandbox={"kill_grace_s": 10})
+    code = "trap 'echo saved; exit 3' TERM\nkill -STOP $$\nsleep 60"
+    ran = await run_job(service, language="bash", code=code, limits={"wall_time_s": 1.0})
+    assert (ran.verdict, ran.text()) == ("wall_time 3", "saved\n")
+
+
 @pytest.mark.parametrize(
     "name",
     [
