@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Final, Protocol
 
+from streamer import sockdiag
+
 __all__ = ["Socket", "account", "is_local"]
 
 TABLES: Final = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
@@ -69,18 +71,20 @@ def _unix_account(sock: Socket) -> int:
 
 
 def _tcp_account(sock: Socket) -> int | None:
-    """Look the other end up in the kernel's tables of connections.
+    """Ask the kernel for the other end, or look it up in its tables where it answers no questions.
 
     An end that was closed is no process's any more, and is shown as root's with inode 0: so the
-    inode is looked at too. The columns of a row are not read at one moment, and a long table is
+    inode is looked at too. What is told of it is not read at one moment, and a long table is
     not either, so two readings must agree.
     """
     ends = _ends(sock)
     if ends is None:
         return None
+    own, peer = ends
+    asked = sockdiag.works()
     before = None
     for _ in range(READINGS):
-        owner = _owner(*ends)
+        owner = sockdiag.holder(peer, own) if asked else _owner(own, peer)
         if owner is not None and owner == before:
             uid, inode = owner
             return uid if inode else None

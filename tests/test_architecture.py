@@ -114,6 +114,7 @@ LAYERS = (
         "wire",
         "problems",
         "origin",
+        "sockdiag",
         "connection",
         "parameters",
         "bodies",

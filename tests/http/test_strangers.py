@@ -288,6 +288,16 @@ async def test_another_account_that_is_gone_before_it_is_looked_at_is_not_root(
         assert (await response.json())["jobs"] == []
 
 
+@pytest.fixture(params=["asked", "tables"])
+def looked_up(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the kernel asked for the one connection, or its tables of all of them read."""
+    if request.param == "asked":
+        monkeypatch.setattr("streamer.connection.TABLES", (Path("/proc/net/no-such-table"),))
+    else:
+        monkeypatch.setattr("streamer.sockdiag.works", lambda: False)
+
+
+@pytest.mark.usefixtures("looked_up")
 def test_an_account_is_not_known_of_an_end_that_was_closed() -> None:
     for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
         with socket.create_server((host, 0), family=family) as server:
@@ -312,11 +322,26 @@ def test_a_connection_that_is_over_is_nobodys() -> None:
     assert account(accepted) is None
 
 
+def test_who_listens_where_the_other_end_was_is_not_the_other_end() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = socket.create_connection(server.getsockname())
+        accepted, _ = server.accept()
+        ended = struct.pack("ii", 1, 0)  # at once, as nothing of it is left then
+        with accepted:
+            name = client.getsockname()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ended)
+            seen = Seen(socket.AF_INET, accepted.getsockname(), accepted.getpeername())
+            client.close()
+            with socket.create_server(name):
+                assert account(seen) is None
+
+
 async def test_without_the_kernels_tables_nobody_is_known(
     listen: Listen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = await listen(sandbox=PLAIN)
     monkeypatch.setattr("streamer.connection.TABLES", (Path("/proc/net/no-such-table"),))
+    monkeypatch.setattr("streamer.sockdiag.works", lambda: False)
     assert await status(f"http://127.0.0.1:{port}") == 401
 
 
