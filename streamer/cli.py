@@ -186,6 +186,7 @@ def run(
 ) -> int:
     """Run one program, live: its output here, its input from here, Ctrl-C cancels.
 
+    A second Ctrl-C does not wait for the rest of the output.
     Exits with the program's code; 124 after a time limit, 128+N after signal N, 137 when it
     was killed for another limit, 130 after Ctrl-C, 125 when it could not be run, 141 when nobody
     reads its output any more.

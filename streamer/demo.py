@@ -42,7 +42,7 @@ async def _run(address: str, file: Path, token: str | None) -> None:
         async for event in client.run(language="python", code=code):
             match event.data:
                 case Output(stream=stream, data=data):
-                    outlets[stream].write(data.encode())
+                    await outlets[stream].write(data.encode())
                 case Complete(reason=reason, exit_code=code_, duration_ms=ms, sandbox=name):
                     click.echo(f"\n{reason}, exit code {code_}, {ms} ms in {name}", err=True)
                 case Error(code=problem, message=message):

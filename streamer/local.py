@@ -100,8 +100,13 @@ async def _run(
     loop = asyncio.get_running_loop()
     cancelling: list[asyncio.Future[object]] = []
 
+    showing = asyncio.create_task(_show(events, raw=raw))
+
     def interrupted() -> None:
-        cancelling.append(asyncio.ensure_future(cancel()))
+        if cancelling:
+            showing.cancel()  # whoever asks twice does not wait for the rest of the output
+        else:
+            cancelling.append(asyncio.ensure_future(cancel()))
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, interrupted)
@@ -110,7 +115,31 @@ async def _run(
         # Without its input the program could wait until its time is over.
         feeding.add_done_callback(lambda done: interrupted() if _failure(done) else None)
     try:
-        end = await _show(events, raw=raw)
+        end = await _seen(showing, interrupted)
+    finally:
+        if feeding is not None:
+            feeding.cancel()
+        await asyncio.gather(*cancelling, *filter(None, [feeding]), return_exceptions=True)
+    if isinstance(end, int):
+        return end
+    failure = _failure(feeding) if feeding else None
+    if failure is not None:
+        click.echo(f"streamer: the input did not arrive: {visible(str(failure))}", err=True)
+        return EXIT_NOT_RUN
+    return _report(end)
+
+
+async def _seen(
+    showing: asyncio.Task[Complete | Error], interrupted: Callable[[], None]
+) -> Complete | Error | int:
+    """Return how the job ended, or the exit code if not all of its output was written."""
+    try:
+        return await showing
+    except asyncio.CancelledError:
+        this = asyncio.current_task()
+        if this is None or this.cancelling():
+            raise
+        return EXIT_INTERRUPTED
     except OSError as error:
         if error.filename not in NAMES.values():
             raise
@@ -119,15 +148,6 @@ async def _run(
             return EXIT_BROKEN_PIPE  # as the signal would have it: `... | head -1`
         click.echo(f"streamer: {error.filename}: {error.strerror}", err=True)
         return EXIT_NOT_RUN
-    finally:
-        if feeding is not None:
-            feeding.cancel()
-        await asyncio.gather(*cancelling, *filter(None, [feeding]), return_exceptions=True)
-    failure = _failure(feeding) if feeding else None
-    if failure is not None:
-        click.echo(f"streamer: the input did not arrive: {visible(str(failure))}", err=True)
-        return EXIT_NOT_RUN
-    return _report(end)
 
 
 async def _show(events: AsyncIterator[Event], *, raw: bool) -> Complete | Error:
@@ -136,11 +156,11 @@ async def _show(events: AsyncIterator[Event], *, raw: bool) -> Complete | Error:
     end: Complete | Error | None = None
     async for event in events:
         if isinstance(event.data, Output):
-            _print(event.data, outlets[event.data.stream])
+            await _print(event.data, outlets[event.data.stream])
         elif isinstance(event.data, Complete | Error):
             end = event.data
     for outlet in outlets.values():
-        outlet.end()
+        await outlet.end()
     assert end is not None
     return end
 
@@ -154,9 +174,9 @@ def _report(end: Complete | Error) -> int:
     return exit_code(end)
 
 
-def _print(output: Output, outlet: Outlet) -> None:
+async def _print(output: Output, outlet: Outlet) -> None:
     raw = output.encoding == "base64"
-    outlet.write(base64.b64decode(output.data) if raw else output.data.encode())
+    await outlet.write(base64.b64decode(output.data) if raw else output.data.encode())
 
 
 def _failure(feeding: asyncio.Task[None]) -> BaseException | None:

@@ -7,13 +7,16 @@ buffers fail once more when the process ends.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import functools
 import os
 import select
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Final
 
 from streamer.terminal import TerminalFilter
@@ -54,14 +57,20 @@ class Outlet:
         encoding = getattr(stream, "encoding", None) or "utf-8"
         self._filter = TerminalFilter(encoding) if os.isatty(number) and not raw else None
 
-    def write(self, data: bytes) -> None:
-        """Write it all. Raises `OSError` that names the stream."""
-        self._put(data if self._filter is None else self._filter.feed(data))
+    async def write(self, data: bytes) -> None:
+        """Write it all, while the loop goes on. Raises `OSError` that names the stream."""
+        await self._pass_on(data if self._filter is None else self._filter.feed(data))
 
-    def end(self) -> None:
+    async def end(self) -> None:
         """Write what the filter holds back to the end."""
         if self._filter is not None:
-            self._put(self._filter.end())
+            await self._pass_on(self._filter.end())
+
+    async def _pass_on(self, data: bytes) -> None:
+        if len(data) <= select.PIPE_BUF and select.select([], [self._number], [], 0)[1]:
+            self._put(data)  # there is room for as much, so this does not wait
+        else:
+            await _in_daemon(functools.partial(self._put, data))
 
     def _put(self, data: bytes) -> None:
         rest = memoryview(data)
@@ -73,6 +82,31 @@ class Outlet:
                 select.select([], [self._number], [])
             except OSError as error:
                 raise OSError(error.errno, error.strerror, NAMES[self._number]) from None
+
+
+async def _in_daemon(function: Callable[[], None]) -> None:
+    """Run a function in a thread that the end of the process does not wait for."""
+    loop = asyncio.get_running_loop()
+    over: asyncio.Future[None] = loop.create_future()
+
+    def tell(problem: OSError | None) -> None:
+        if not over.done():  # nobody may wait any more
+            if problem is None:
+                over.set_result(None)
+            else:
+                over.set_exception(problem)
+
+    def work() -> None:
+        problem = None
+        try:
+            function()
+        except OSError as error:
+            problem = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(tell, problem)
+
+    threading.Thread(target=work, daemon=True, name="streamer-output").start()
+    await over
 
 
 class StandardInput:

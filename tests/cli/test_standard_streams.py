@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
+import signal
 import subprocess
 import sys
+import termios
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +17,7 @@ import pytest
 from aiohttp import web
 
 from tests.cli.test_configfile import COMMAND, streamer, write
+from tests.jobs import descendants
 
 PTY = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
 """Runs a command on a terminal of its own and passes its input and output on."""
@@ -119,6 +123,50 @@ async def on_a_terminal(
         if process.returncode is None:
             process.kill()
         await process.wait()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_slow_reader_keeps_no_interrupt_waiting(folder: Path, times: int) -> None:
+    write(folder / "much.sh", "head -c 200000 /dev/zero; sleep 600")
+    reading, writing = os.pipe()
+    process = await asyncio.create_subprocess_exec(
+        *(COMMAND, "run", "-n", "much.sh"),
+        cwd=folder,
+        env=environ(folder),
+        stdin=subprocess.DEVNULL,
+        stdout=writing,
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(writing)
+    try:
+        async with asyncio.timeout(60):
+            while in_pipe(reading) < 65536:
+                await asyncio.sleep(0.01)
+            assert len(descendants()) > 1
+            process.send_signal(signal.SIGINT)
+            while descendants().keys() - {process.pid}:
+                await asyncio.sleep(0.01)
+            assert process.returncode is None, "it still has output for who reads"
+            if times == 2:
+                process.send_signal(signal.SIGINT)
+                assert await process.wait() == 130
+            assert len(await asyncio.to_thread(read_to_end, reading)) == (
+                200_000 if times == 1 else 65536
+            )
+            assert await process.wait() == 130
+    finally:
+        if process.returncode is None:
+            process.kill()
+
+
+def read_to_end(file: int) -> bytes:
+    with os.fdopen(file, "rb") as rest:
+        return rest.read()
+
+
+def in_pipe(file: int) -> int:
+    """Return how many bytes wait to be read."""
+    return int.from_bytes(fcntl.ioctl(file, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 NASTY = (
