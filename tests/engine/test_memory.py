@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import contextlib
 import itertools
 import logging
@@ -107,8 +108,10 @@ async def test_it_does_not_grow_over_many_jobs() -> None:
     tracemalloc.start()
     try:
         await many(500)
+        gc.collect()
         before, _ = tracemalloc.get_traced_memory()
         await many(2000)
+        gc.collect()
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
