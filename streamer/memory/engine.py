@@ -144,9 +144,8 @@ class MemoryEngine:
         """Return the tenant's jobs, newest first, those before a place."""
         wanted = (
             record
-            for record in self._table.of_tenant(tenant)
-            if (before is None or (record.created_at, record.job.job_id) < before)
-            and (state is None or record.state == state)
+            for record in self._table.of_tenant(tenant, before)
+            if state is None or record.state == state
         )
         return tuple(record.view() for record in itertools.islice(wanted, limit))
 

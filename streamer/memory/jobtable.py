@@ -8,6 +8,7 @@ is what makes the promises of `streamer.engine` hold: a job is in one place at a
 from __future__ import annotations
 
 import asyncio
+import bisect
 import itertools
 import logging
 import math
@@ -17,7 +18,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from streamer.engine import Idempotency, JobState, JobView
+from streamer.engine import Idempotency, JobPlace, JobState, JobView
 from streamer.errors import UnknownJob
 from streamer.events import Status, decode, encode
 from streamer.jobs import ResolvedJob
@@ -129,6 +130,8 @@ class JobTable:
         self._finished: OrderedDict[str, Record] = OrderedDict()
         self._unspilled: OrderedDict[str, Record] = OrderedDict()
         """The finished jobs whose logs are in memory, as far as is known."""
+        self._on_disk: OrderedDict[str, Record] = OrderedDict()
+        """Those with events on disk, as far as is known."""
         self._forgotten: weakref.WeakSet[JobLog] = weakref.WeakSet()
         """The logs of jobs that are gone, for those who still read them."""
         self._tenants: dict[str, dict[str, Record]] = {}
@@ -163,10 +166,12 @@ class JobTable:
             raise other_request(idempotency.key)
         return job_id
 
-    def of_tenant(self, tenant: str) -> Iterator[Record]:
-        """Return the tenant's jobs, newest first."""
+    def of_tenant(self, tenant: str, before: JobPlace | None = None) -> Iterator[Record]:
+        """Return the tenant's jobs, newest first, those before a place."""
         self.expire()
-        return reversed(self._tenants.get(tenant, {}).values())
+        records = tuple(self._tenants.get(tenant, {}).values())
+        end = len(records) if before is None else bisect.bisect_left(records, before, key=_place)
+        return reversed(records[:end])
 
     def add(
         self, job: ResolvedJob, tenant: str, idempotency: Idempotency | None, weight: int
@@ -247,6 +252,7 @@ class JobTable:
         record.keep_until = now + self._retention_s
         self._finished[job_id] = self._unspilled[job_id] = record
         self.write(record, events)
+        self.spilled(record)
         record.holder = None
         self.inboxes.pop(job_id).news.set()
         record.job = kept_of(record.job)
@@ -265,6 +271,7 @@ class JobTable:
         del self._records[job_id], self._finished[job_id]
         self.kept_bytes -= record.weight
         self._unspilled.pop(job_id, None)
+        self._on_disk.pop(job_id, None)
         siblings = self._tenants[record.tenant]
         del siblings[job_id]
         if not siblings:
@@ -301,11 +308,20 @@ class JobTable:
 
         The newest stays, for those who wait for its end.
         """
-        for record in itertools.islice(self._finished.values(), max(len(self._finished) - 1, 0)):
-            if record.log.disk_bytes or not on_disk:
+        newest = next(reversed(self._finished.values()), None)
+        while self._on_disk and not next(iter(self._on_disk.values())).log.disk_bytes:
+            self._on_disk.popitem(last=False)  # its events were dropped
+        oldest = self._on_disk if on_disk else self._finished
+        for record in oldest.values():
+            if record is not newest:
                 self.forget(record)
                 return True
         return False
+
+    def spilled(self, record: Record) -> None:
+        """Take note that a log may have got events on disk."""
+        if record.log.disk_bytes and record.job.job_id in self._finished:
+            self._on_disk[record.job.job_id] = record
 
     def next_to_spill(self) -> Record | None:
         """Return the job whose events leave memory next: finished ones first, then large ones."""
@@ -366,6 +382,10 @@ class JobTable:
         if not self.running_of[record.tenant]:
             del self.running_of[record.tenant]
         self.bell.set()  # its tenant may have another that waits for just that
+
+
+def _place(record: Record) -> JobPlace:
+    return record.created_at, record.job.job_id
 
 
 def _size(job_log: JobLog) -> int:

@@ -82,6 +82,7 @@ class Retention:
         while record.log.spillable_bytes:
             moved = await record.log.spill(size)
             if moved:
+                self._table.spilled(record)
                 return moved
             if not (self._table.drop_forgotten() or self._table.forget_oldest(on_disk=True)):
                 return 0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import contextlib
+import gc
 import itertools
 import logging
+import time
 import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -117,6 +118,50 @@ async def test_it_does_not_grow_over_many_jobs() -> None:
         tracemalloc.stop()
     assert after - before < 128 * KIB, "2000 jobs more would be 5 MB"
     assert (await engine.stats()).logs < 200
+    await engine.close()
+
+
+async def seconds(count: int) -> dict[str, float]:
+    """Return how long some things take among so many jobs that are over."""
+    engine = make_engine(retention_bytes=10**9)
+    for _ in range(count):
+        await run_job(engine)
+
+    async def last_page() -> None:
+        assert await engine.jobs(tenant="", before=(0.0, "")) == ()
+
+    async def none_on_disk() -> None:
+        assert not engine._table.forget_oldest(on_disk=True)
+
+    best = dict.fromkeys(("last_page", "none_on_disk"), 1.0)
+    for _ in range(20):
+        for ask in (last_page, none_on_disk):
+            begun = time.perf_counter()
+            await ask()
+            best[ask.__name__] = min(best[ask.__name__], time.perf_counter() - begun)
+    await engine.close()
+    return best
+
+
+async def test_what_is_looked_for_is_not_looked_for_in_every_job() -> None:
+    few, many = await seconds(250), await seconds(8000)
+    for name, best in many.items():
+        # Thirty-two times the jobs; to copy a list of them is nearly nothing.
+        assert best < 12 * few[name] + 20e-6, name
+
+
+async def test_the_oldest_with_events_on_disk_makes_room_there(tmp_path: Path) -> None:
+    engine = make_engine(retention_bytes=10**9, spool=Spool(10**8, tmp_path))
+    job_ids = [await run_job(engine, size * KIB) for size in (1, 200, 1, 200, 200)]
+    table = engine._table
+    for job_id in job_ids:
+        record = table.get(job_id)
+        await engine._retention._spill(record, record.log.spillable_bytes)
+    table.get(job_ids[1]).log.drop(10**9)
+    assert table.forget_oldest(on_disk=True)
+    assert not table.forget_oldest(on_disk=True), "the newest stays"
+    kept = [job_id for job_id in job_ids if await engine.status(job_id) is not None]
+    assert kept == [job_ids[0], job_ids[1], job_ids[2], job_ids[4]]
     await engine.close()
 
 
