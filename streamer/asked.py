@@ -36,12 +36,13 @@ class Asked:
     def channels(self) -> list[Coroutine[Any, Any, None]]:
         """Return what listens, until it is cancelled or the job is over.
 
-        There are two, so that a program that does not read never delays the end of its job.
+        Input has one of its own, so that a program that does not read never delays the end of its
+        job.
         """
-        return [
-            self._listen(self._lease.control, self._take_control),
-            self._listen(self._inputs, self._take_input),
-        ]
+        channels = [self._listen(self._lease.control, self._take_control)]
+        if self._lease.job.interactive:
+            channels.append(self._listen(self._inputs, self._take_input))
+        return channels
 
     def program_runs_in(self, sandbox: Sandbox | None) -> None:
         """Pass signals on to the program in this sandbox; without one they wait for the next."""
@@ -78,10 +79,9 @@ class Asked:
                 self._sandbox.signal(self._signals.pop(0))
 
     async def _inputs(self) -> AsyncIterator[Input | Eof]:
-        if self._lease.job.interactive:
-            await asyncio.shield(self.feed)
-            async for item in self._lease.inputs():
-                yield item
+        await asyncio.shield(self.feed)
+        async for item in self._lease.inputs():
+            yield item
 
     async def _take_input(self, item: Input | Eof) -> None:
         feed = self.feed.result()

@@ -5,6 +5,7 @@ Nothing here looks at what a request says of itself: that is the caller's choice
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import socket
 import struct
@@ -132,7 +133,12 @@ def _ends(sock: Socket) -> tuple[tuple[Address, int], tuple[Address, int]] | Non
 def _address(name: object) -> tuple[Address, int]:
     if not isinstance(name, tuple) or len(name) < 2:
         raise ValueError("no address of IPv4 or IPv6")
-    address = ipaddress.ip_address(name[0])
+    return _parsed(name[0]), int(name[1])
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(text: str) -> Address:
+    address = ipaddress.ip_address(text)
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
-    return address, int(name[1])
+    return address

@@ -118,8 +118,7 @@ class ProgramRun:
     async def _to_its_end(self, started: float, used_us: int) -> ProgramEnd:
         pumping = asyncio.create_task(self._pump.run())
         pumping.add_done_callback(self._pump_ended)
-        limit_us = used_us + self._step.limits.cpu_time_s * 1e6
-        watching = asyncio.create_task(self._watch_cpu(limit_us))
+        watching = asyncio.create_task(self._watch_cpu(used_us))
         try:
             try:
                 end = await self._supervise(pumping)
@@ -154,7 +153,8 @@ class ProgramRun:
                 self._on_end()
                 self._pump.hurry()
                 await self._linger(pumping, ending, due - self._loop.time())
-            await asyncio.wait({ending}, timeout=END_TIMEOUT_S)
+            if not ending.done():
+                await asyncio.wait({ending}, timeout=END_TIMEOUT_S)
             if not ending.done():
                 await sandbox.kill()
                 await asyncio.wait({ending}, timeout=END_TIMEOUT_S)
@@ -191,7 +191,7 @@ class ProgramRun:
         self, pumping: asyncio.Task[None], ending: asyncio.Task[ProgramEnd], left_s: float
     ) -> None:
         """Let what the program has left go on, as long as it holds the output and may."""
-        if self.stopped is None:
+        if self.stopped is None and not ending.done():
             holding: set[asyncio.Future[Any]] = {pumping, ending, self._stop}
             await asyncio.wait(
                 holding,
@@ -211,16 +211,18 @@ class ProgramRun:
         if not pumping.cancelled() and pumping.exception() is not None:
             self.stop("lost")
 
-    async def _watch_cpu(self, limit_us: float) -> None:
-        """End the job over its CPU time where a control group counts what the init cannot."""
+    async def _watch_cpu(self, used_us: int) -> None:
+        """End the job over its CPU time where a control group counts what the init cannot.
+
+        `used_us` is what it had used before this program.
+        """
         if self._cgroup is None:
             return
-        while True:
-            left_us = limit_us - self._cgroup.cpu_time_us()
-            if left_us <= 0:
-                break
+        left_us = allowed_us = self._step.limits.cpu_time_s * 1e6
+        while left_us > 0:
             # All processors together cannot use it up sooner.
             await asyncio.sleep(max(CPU_WATCH_S, left_us / 1e6 / (os.cpu_count() or 1)))
+            left_us = allowed_us + used_us - self._cgroup.cpu_time_us()
         self.stop("cpu_time")
 
     def _measured(self, end: ProgramEnd, used_us: int) -> ProgramEnd:

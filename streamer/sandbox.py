@@ -113,6 +113,7 @@ class GatedSandbox:
         self._walk_disk = walk_disk
         self._init_pid = 0
         self._init_pidfd = -1
+        self._init_ended = asyncio.Event()
         self._started = 0.0
         self._taken_down = False
         self._resists = False
@@ -148,6 +149,7 @@ class GatedSandbox:
             # The init waits for us, so this number is not yet anybody else's.
             self._init_pid = hello.result()
             self._init_pidfd = os.pidfd_open(self._init_pid)
+            asyncio.get_running_loop().add_reader(self._init_pidfd, self._init_has_ended)
         finally:
             exited.cancel()
             hello.cancel()
@@ -258,6 +260,7 @@ class GatedSandbox:
             await self._init_gone()
         finally:
             if self._init_pidfd >= 0:
+                asyncio.get_running_loop().remove_reader(self._init_pidfd)
                 # Where its wrapper was killed with it and this process takes in orphans (as
                 # the first of a container does), it is ours to reap.
                 with contextlib.suppress(ChildProcessError):
@@ -293,15 +296,12 @@ class GatedSandbox:
 
     async def _init_gone(self) -> None:
         """Wait for the init's pidfd: pid 1 is gone only after its whole namespace."""
-        if self._init_pidfd < 0:
-            return
-        loop = asyncio.get_running_loop()
-        gone = asyncio.Event()
-        loop.add_reader(self._init_pidfd, gone.set)
-        try:
-            await gone.wait()
-        finally:
-            loop.remove_reader(self._init_pidfd)
+        if self._init_pidfd >= 0:
+            await self._init_ended.wait()
+
+    def _init_has_ended(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._init_pidfd)
+        self._init_ended.set()
 
 
 @asynccontextmanager

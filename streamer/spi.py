@@ -152,7 +152,9 @@ class LaunchPlan:
     def __post_init__(self) -> None:
         """Check the slip that no later message would name: a text is a sequence too."""
         argv: object = self.argv
-        if isinstance(argv, str) or not all(isinstance(word, str) for word in self.argv):
+        if isinstance(argv, str) or not all(
+            issubclass(kind, str) for kind in set(map(type, self.argv))
+        ):
             raise TypeError(
                 "LaunchPlan.argv is a tuple of arguments, as in ('/usr/bin/nice', *job.argv), "
                 f"not {self.argv!r:.100}"

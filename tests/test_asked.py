@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, cast
+from types import SimpleNamespace
+from typing import cast
 
 from streamer.asked import Asked
 from streamer.engine import Control, Lease, Signal
@@ -13,6 +14,8 @@ from streamer.sandbox import Sandbox
 
 class Asking:
     """A lease that asks for what a test puts into it."""
+
+    job = SimpleNamespace(interactive=False)
 
     def __init__(self) -> None:
         self.queue: asyncio.Queue[Control] = asyncio.Queue()
@@ -36,9 +39,8 @@ class Signalled:
 async def test_signals_wait_for_a_program_and_come_in_their_order() -> None:
     lease, first, second = Asking(), Signalled(), Signalled()
     asked = Asked(cast("Lease", lease), lambda _: None)
-    channels: list[Any] = asked.channels()
-    listening = asyncio.create_task(channels[0])
-    channels[1].close()
+    (channel,) = asked.channels()
+    listening = asyncio.create_task(channel)
 
     async def ask(*numbers: int) -> None:
         for number in numbers:

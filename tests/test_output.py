@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import time
@@ -203,3 +204,32 @@ async def test_input_to_a_program_that_has_closed_it_is_dropped() -> None:
     await asyncio.wait_for(feed.write(b"x" * (2 * MAX_BACKLOG_BYTES)), 5)
     feed.end()
     feed.close()
+
+
+async def test_what_a_stranger_writes_after_the_end_is_not_waited_for() -> None:
+    passed = b""
+
+    async def write(events: Sequence[JobEvent]) -> None:
+        nonlocal passed
+        passed += b"".join(event.data.encode() for event in events if isinstance(event, Output))
+        await asyncio.sleep(0)
+        with contextlib.suppress(BrokenPipeError):  # nobody reads on
+            os.write(writing, b"late\n")  # sooner than anybody reads
+
+    reading = OutputPump(
+        phase="run",
+        budget=Budget(2**20),
+        as_base64=False,
+        elapsed_ms=lambda: 0,
+        write=write,
+        on_exceeded=lambda: None,
+    )
+    writing = reading.pipe("stdout")
+    running = asyncio.create_task(reading.run())
+    await asyncio.sleep(0)
+    os.write(writing, b"its own\n")
+    reading.read_rest()
+    async with asyncio.timeout(5):
+        await running
+    assert passed.startswith(b"its own\n")
+    os.close(writing)

@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-__all__ = ["clear", "counter", "kill", "pids", "write"]
+__all__ = ["clear", "counter", "kill", "number", "pids", "write"]
+
+READ_BYTES: Final = 4096
+"""The files that are read whole are shorter."""
 
 CLEAR_S: Final = 2.0
 """How long to wait for killed processes to leave their groups."""
@@ -25,10 +28,24 @@ def write(path: Path, text: str) -> None:
         os.close(fd)
 
 
+def number(path: Path) -> int:
+    """Return the number that is all of a file."""
+    return int(_read(path))
+
+
 def counter(path: Path, name: str) -> int:
     """Return the number after a name in a file of lines ``NAME NUMBER``; 0 without it."""
-    found = re.search(rf"^{name} (\d+)$", path.read_text(), re.MULTILINE)
+    found = re.search(rb"^%b (\d+)$" % name.encode(), _read(path), re.MULTILINE)
     return int(found[1]) if found else 0
+
+
+def _read(path: Path) -> bytes:
+    """Read a short file: some for each job, so without the layers of a file object."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, READ_BYTES)
+    finally:
+        os.close(fd)
 
 
 def pids(group: Path) -> Sequence[int]:

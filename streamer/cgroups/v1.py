@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from streamer.cgroups.files import counter, write
+from streamer.cgroups.files import counter, number, write
 from streamer.cgroups.job import OVERHEAD_PROCESSES, JobCgroup
 from streamer.jobs import Limits
 
@@ -67,15 +67,15 @@ class CgroupV1(JobCgroup):
 
     def memory_bytes(self) -> int:
         """Return ``memory.usage_in_bytes``."""
-        return int((self.folders[0] / "memory.usage_in_bytes").read_text())
+        return number(self.folders[0] / "memory.usage_in_bytes")
 
     def cpu_time_us(self) -> int:
         """Return what ``cpuacct`` has counted."""
-        return int((self.folders[2] / "cpuacct.usage").read_text()) // 1000
+        return number(self.folders[2] / "cpuacct.usage") // 1000
 
     def peak_memory_bytes(self) -> int | None:
         """Return the highest usage."""
-        return int((self.folders[0] / "memory.max_usage_in_bytes").read_text())
+        return number(self.folders[0] / "memory.max_usage_in_bytes")
 
     def oom_kills(self) -> int:
         """Return the counter of ``memory.oom_control``."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from streamer.cgroups.files import counter, pids, write
+from streamer.cgroups.files import counter, number, pids, write
 from streamer.cgroups.job import OVERHEAD_PROCESSES, JobCgroup
 from streamer.jobs import Limits
 
@@ -62,7 +62,7 @@ class CgroupV2(JobCgroup):
 
     def memory_bytes(self) -> int:
         """Return ``memory.current``."""
-        return int((self._folder / "memory.current").read_text())
+        return number(self._folder / "memory.current")
 
     def cpu_time_us(self) -> int:
         """Return what the kernel counts in every group."""
@@ -71,7 +71,7 @@ class CgroupV2(JobCgroup):
     def peak_memory_bytes(self) -> int | None:
         """Return ``memory.peak``, which Linux has since 5.19."""
         with contextlib.suppress(FileNotFoundError):
-            return int((self._folder / "memory.peak").read_text())
+            return number(self._folder / "memory.peak")
         return None
 
     def oom_kills(self) -> int:
