@@ -37,7 +37,7 @@ static int keep_name(struct level *level, const char *name)
 {
     size_t size = strlen(name) + 1;
     if (level->used + size > level->room) {
-        size_t wanted = level->room ? level->room * 2 : 1024;
+        size_t wanted = level->room * 2 + size; /* there may be many levels with one folder each */
         char *grown = realloc(level->names, wanted);
         if (!grown)
             return 0;

@@ -88,6 +88,23 @@ async def test_a_file_counts_once_however_many_names_it_has(watched: Run) -> Non
     assert ran.complete.reason == "exited"
 
 
+async def test_the_walk_of_a_deep_tree_takes_little_memory(watched: Run) -> None:
+    # It is the init's, and nobody's limit.
+    ran = await watched(
+        **program("""
+            import os, time
+            for _ in range(6000):
+                os.mkdir("d")
+                os.chdir("d")
+            time.sleep(1)
+            for line in open(f"/proc/{os.getppid()}/status"):
+                if line.startswith("VmHWM"):
+                    print(line.split()[1])
+        """),
+    )
+    assert int(ran.text()) < 4096
+
+
 HOARD = """
     import ctypes, mmap, os, time
     libc = ctypes.CDLL(None, use_errno=True)
