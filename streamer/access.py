@@ -131,7 +131,7 @@ class Access:
         # The remedy is told now and then: a stranger must not fill the log.
         if now - self._said.get(reason, -SAY_AGAIN_S) >= SAY_AGAIN_S:
             self._said[reason] = now
-            log.warning("a request was refused, for nobody is known here and %s", reason)
+            log.warning("a request without credentials was refused: %s", reason)
         raise Unauthorized(
             "this service takes requests without credentials from its own machine only; its "
             "operator finds what to do in its log"

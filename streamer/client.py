@@ -27,6 +27,7 @@ from streamer.errors import ConfigError, StreamerError
 from streamer.events import KINDS, TERMINAL_KINDS, decode
 from streamer.jobs import JobSpec
 from streamer.log import Event
+from streamer.pythonic import as_bytes, typed_spec
 from streamer.request import request_of, with_wire_names
 from streamer.serviceproblem import ServiceProblem, check
 from streamer.sse.frames import EventParser
@@ -99,7 +100,7 @@ class Client:
         """
         if job is not None and fields:
             raise TypeError(f"give a JobSpec or fields, not both: {', '.join(sorted(fields))}")
-        request = with_wire_names(fields) if job is None else request_of(job)
+        request = with_wire_names(fields) if job is None else request_of(typed_spec(job))
         body = json.dumps(request).encode()
         headers = {
             "Idempotency-Key": secrets.token_hex(16)
@@ -183,17 +184,18 @@ class Client:
         path = f"api/jobs/{quote(job_id, safe='')}"
         await self._call("DELETE", path, params={"purge": "1"})
 
-    async def write(self, job_id: str, data: bytes, *, close: bool = False) -> None:
-        """Send bytes to the program's standard input; `close` ends it.
+    async def write(self, job_id: str, data: bytes | str, *, close: bool = False) -> None:
+        """Send bytes, or text as UTF-8, to the program's standard input; `close` ends it.
 
         Waits while the program has not read its earlier input, as long as the job runs.
         """
         path = f"api/jobs/{quote(job_id, safe='')}/stdin"
         query = {"close": "1"} if close else {}
+        sent = as_bytes(data)
         failures = 0
         while True:
             try:
-                await self._call("POST", path, body=data, params=query, twice=False, retries=0)
+                await self._call("POST", path, body=sent, params=query, twice=False, retries=0)
             except ServiceProblem as problem:
                 if problem.status != 429:
                     raise

@@ -39,9 +39,11 @@ def with_wire_names(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plain(value: object, name: str) -> object:
     if isinstance(value, SourceFile):
+        content: bytes | str = value.content  # text stands for bytes, as everywhere
+        data = content.encode() if isinstance(content, str) else content
         return {
             "name": value.name,
-            "content": base64.b64encode(value.content).decode(),
+            "content": base64.b64encode(data).decode(),
             "encoding": "base64",
             "mode": f"{value.mode:04o}",
         }

@@ -10,6 +10,7 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -248,6 +249,30 @@ SPEC = JobSpec(
     output_encoding="base64",
     metadata={"k": "v"},
 )
+
+
+async def test_text_stands_for_bytes(start: Start) -> None:
+    server = await start()
+    files = [SourceFile("main.py", "print(input(), input())")]  # type: ignore[arg-type]
+    spec = JobSpec(language="python", files=files, interactive=True)  # type: ignore[arg-type]
+    async with streamer.Client(address(server)) as client:
+        for job in (
+            await client.submit(spec),
+            await client.submit(language="python", files=files, interactive=True),
+        ):
+            await client.write(job, "ü\n")
+            await client.write(job, b"1\n")
+            told = [event.data async for event in client.events(job)]
+            assert [data.data for data in told if isinstance(data, Output)] == ["ü 1\n"]
+
+
+@pytest.mark.parametrize("job", ["print(1)", {"language": "python"}, 5])
+async def test_what_is_no_spec_is_refused_before_it_is_sent(job: Any) -> None:
+    async with streamer.Client("http://127.0.0.1:9") as client:
+        with pytest.raises(InvalidJob, match=r"expected a streamer\.JobSpec"):
+            await client.submit(job)
+        with pytest.raises(TypeError, match="expected bytes or str"):
+            await client.write("id", 5)  # type: ignore[arg-type]
 
 
 async def test_submits_a_spec_as_well_as_fields_by_either_name(start: Start) -> None:
