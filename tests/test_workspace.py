@@ -67,3 +67,11 @@ def test_a_link_in_place_of_a_tree_is_removed_and_not_followed(parent: Path) -> 
     remove_tree(link)
     assert not link.is_symlink()
     assert (elsewhere / "secret").stat().st_mode & 0o777 == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, who could remove it")
+def test_the_folder_of_another_account_is_left_to_it(parent: Path) -> None:
+    left = looks_like_ours(parent / "streamer-left")
+    os.chown(left, 60000, 60000)
+    with state_folder(str(parent)):
+        assert left.exists()

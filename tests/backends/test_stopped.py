@@ -68,3 +68,14 @@ async def test_a_stopped_init_that_does_not_end_is_told_as_such(
     async with asyncio.timeout(10):
         while service.resisting:
             await asyncio.sleep(0.01)
+
+
+async def test_an_init_that_loses_its_wrapper_leaves_no_zombie(service: JobService) -> None:
+    """It is ours to reap then, where this process takes in orphans."""
+    job = await service.submit(JobSpec(command=SLEEPER))
+    await until_output(job)
+    init = stop_init()
+    wrapper = int(Path(f"/proc/{init}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(wrapper, signal.SIGKILL)
+    assert (await ended(job)).verdict == "error sandbox_error"
+    assert not Path(f"/proc/{init}").exists()

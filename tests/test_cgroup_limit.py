@@ -1,0 +1,40 @@
+"""The limits of a group are set, and its files read, without holding up the loop."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamer.cgroups.files import counter, number
+from streamer.cgroups.v2 import CgroupV2
+from streamer.jobs import Limits
+
+
+@pytest.mark.parametrize(("used", "elsewhere"), [(1, False), (2**40, True)], ids=["small", "full"])
+async def test_a_limit_below_what_is_there_is_not_set_on_the_loop(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, used: int, *, elsewhere: bool
+) -> None:
+    """The kernel reclaims, or kills, before it returns from that write."""
+    threads: list[threading.Thread] = []
+
+    def set_limits(*_: Any) -> bool:
+        threads.append(threading.current_thread())
+        return True
+
+    monkeypatch.setattr(CgroupV2, "set_limits", set_limits)
+    (tmp_path / "memory.current").write_text(f"{used}\n")
+    assert await CgroupV2((tmp_path,)).limit(Limits())
+    assert (threads[0] is not threading.main_thread()) == elsewhere
+
+
+def test_numbers_are_read_alone_and_by_their_names(tmp_path: Path) -> None:
+    (tmp_path / "one").write_text("123\n")
+    (tmp_path / "named").write_text("oom 4\noom_kill 5\noom_kill_more 6\n")
+    assert number(tmp_path / "one") == 123
+    assert counter(tmp_path / "named", "oom_kill") == 5
+    assert counter(tmp_path / "named", "kill") == 0
+    with pytest.raises(FileNotFoundError):
+        number(tmp_path / "none")
