@@ -29,7 +29,7 @@ from streamer.jobs import JobSpec
 from streamer.log import Event
 from streamer.pythonic import as_bytes, typed_spec
 from streamer.request import request_of, with_wire_names
-from streamer.serviceproblem import ServiceProblem, check
+from streamer.serviceproblem import ServiceProblem, check, document_of, not_a_service
 from streamer.sse.frames import EventParser
 
 __all__ = ["Client", "Run", "ServiceProblem"]
@@ -37,6 +37,7 @@ __all__ = ["Client", "Run", "ServiceProblem"]
 CONNECT_TIMEOUT_S: Final = 10.0
 READ_TIMEOUT_S: Final = 100.0
 """Three heartbeats: a stream that is silent for longer is dead."""
+MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 FIRST_PAUSE_S: Final = 0.2
 MAX_PAUSE_S: Final = 10.0
 MAX_RETRY_AFTER_S: Final = 60.0
@@ -109,7 +110,9 @@ class Client:
             "Content-Type": "application/json",
         }
         answer = await self._call("POST", "api/execute", body=body, headers=headers)
-        return str(answer["jobId"])
+        if not isinstance(job_id := answer.get("jobId"), str):
+            raise not_a_service(202)
+        return job_id
 
     def run(
         self,
@@ -238,13 +241,22 @@ class Client:
         url = self._base.join(URL(f"api/stream/{quote(job_id, safe='')}", encoded=True))
         async with self._open.get(url, headers=headers) as response:
             await check(response)
-            if response.status == 204:
+            if response.status == 204 and after:
                 raise _Over
-            parser = EventParser()
+            if response.status != 200:
+                raise not_a_service(response.status)
+            parser = EventParser(most_bytes=MAX_EVENT_BYTES)
             async for chunk in response.content.iter_any():
-                for number, kind, data in parser.feed(chunk):
-                    if kind in KINDS:  # a newer service may have more
-                        yield Event(int(number), kind, decode(kind, data.encode()))
+                try:
+                    events = [
+                        Event(int(number), kind, decode(kind, data.encode()))
+                        for number, kind, data in parser.feed(chunk)
+                        if kind in KINDS  # a newer service may have more
+                    ]
+                except (ValueError, msgspec.MsgspecError):
+                    raise not_a_service(response.status) from None
+                for event in events:
+                    yield event
 
     async def _call(
         self,
@@ -268,7 +280,7 @@ class Client:
             try:
                 async with self._open.request(method, url, data=data, headers=headers) as response:
                     await check(response)
-                    return _document(response.status, await response.read())
+                    return await document_of(response)
             except ServiceProblem as problem:
                 again = problem.status in (TRANSIENT if twice else REFUSED)
                 again = again and problem.code != "sandbox_unavailable"  # nor will it be soon
@@ -372,14 +384,6 @@ async def _run(
 
 class _Over(Exception):
     """The terminal event is the one that was seen last."""
-
-
-def _document(status: int, body: bytes) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(body or b"{}", type=dict[str, Any])
-    except msgspec.DecodeError:
-        about = "the answer is not a service's; is the address that where it is mounted?"
-        raise ServiceProblem(status, {"detail": about}) from None
 
 
 def _pause_s(failures: int) -> float:

@@ -20,6 +20,7 @@ from streamer.errors import Busy
 from streamer.events import Complete, Error, Output
 from streamer.jobs import JobSpec
 from streamer.log import Event
+from streamer.serviceproblem import not_a_service
 from streamer.stdio import NAMES, Outlet, StandardInput
 from streamer.terminal import visible
 
@@ -161,22 +162,27 @@ async def _show(events: AsyncIterator[Event], *, raw: bool) -> Complete | Error:
             end = event.data
     for outlet in outlets.values():
         await outlet.end()
-    assert end is not None
+    if end is None:
+        raise not_a_service(204)
     return end
 
 
 def _report(end: Complete | Error) -> int:
     if isinstance(end, Error):
-        click.echo(f"streamer: {end.code}: {visible(end.message)}", err=True)
+        click.echo(visible(f"streamer: {end.code}: {end.message}"), err=True)
     elif end.reason != "exited":
         name = f" by {end.signal}" if end.signal else ""
-        click.echo(f"streamer: ended: {end.reason}{name} ({end.phase})", err=True)
+        click.echo(visible(f"streamer: ended: {end.reason}{name} ({end.phase})"), err=True)
     return exit_code(end)
 
 
 async def _print(output: Output, outlet: Outlet) -> None:
     raw = output.encoding == "base64"
-    await outlet.write(base64.b64decode(output.data) if raw else output.data.encode())
+    try:
+        data = base64.b64decode(output.data) if raw else output.data.encode()
+    except ValueError:
+        raise not_a_service(200) from None
+    await outlet.write(data)
 
 
 def _failure(feeding: asyncio.Task[None]) -> BaseException | None:

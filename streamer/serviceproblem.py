@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, Final
 
 import aiohttp
 import msgspec
 
 from streamer.errors import CallerError, UnknownJob
 
-__all__ = ["ServiceProblem", "check", "retry_after_s"]
+__all__ = ["ServiceProblem", "check", "document_of", "not_a_service", "retry_after_s"]
+
+MAX_ANSWER_BYTES: Final = 128 * 1024 * 1024
+"""Of an answer that says yes, unpacked: a record has megabytes of output, escaped at worst."""
+MAX_PROBLEM_BYTES: Final = 1024 * 1024
 
 
 class ServiceProblem(CallerError):
@@ -41,13 +45,42 @@ async def check(response: aiohttp.ClientResponse) -> None:
     """Raise the `ServiceProblem` of an answer that is a refusal."""
     if response.status < 400:
         return
+    body = await _read(response, MAX_PROBLEM_BYTES)
     try:
-        document = msgspec.json.decode(await response.read(), type=dict[str, Any])
+        said = msgspec.json.decode(body or b"", type=dict[str, Any])
     except msgspec.DecodeError:
-        document = {}  # a proxy's page, not the service's
-    unknown = response.status == 404 and document.get("code") == "not_found"
+        said = {}  # a proxy's page, not the service's
+    unknown = response.status == 404 and said.get("code") == "not_found"
     problem = UnknownRemoteJob if unknown else ServiceProblem
-    raise problem(response.status, document, retry_after_s(response.headers.get("Retry-After")))
+    raise problem(response.status, said, retry_after_s(response.headers.get("Retry-After")))
+
+
+async def document_of(response: aiohttp.ClientResponse) -> dict[str, Any]:
+    """Return the document of an answer. Raises `ServiceProblem` for what is none."""
+    body = await _read(response, MAX_ANSWER_BYTES)
+    if body is None:
+        raise not_a_service(response.status)
+    try:
+        return msgspec.json.decode(body or b"{}", type=dict[str, Any])
+    except msgspec.DecodeError:
+        raise not_a_service(response.status) from None
+
+
+def not_a_service(status: int) -> ServiceProblem:
+    """Return the error for an answer that no service gives."""
+    about = "the answer is not a service's; is the address that where it is mounted?"
+    return ServiceProblem(status, {"detail": about})
+
+
+async def _read(response: aiohttp.ClientResponse, most: int) -> bytes | None:
+    """Return a body, or None where it has more bytes than `most`: who answers may be anybody."""
+    body = bytearray()
+    async for piece in response.content.iter_any():
+        body += piece
+        if len(body) > most:
+            response.close()
+            return None
+    return bytes(body)
 
 
 def retry_after_s(text: str | None) -> float | None:

@@ -146,11 +146,15 @@ def split_frames(data: bytes) -> Iterator[tuple[int, str, bytes, bytes]]:
 class EventParser:
     """Turn bytes of an event stream into (id, event, data), as section 9.2.6 says.
 
-    `retry_ms` is what the stream said last of when to come back, None before that.
+    `retry_ms` is what the stream said last of when to come back, None before that. What is not a
+    whole event yet may have `most_bytes`; beyond it `feed` raises ValueError.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, most_bytes: int | None = None) -> None:
         self.retry_ms: int | None = None
+        self._most = most_bytes
+        self._rest_bytes = 0
+        self._data_chars = 0
         self._rest: list[bytes] = []
         self._begun = False
         self._after_cr = False
@@ -159,7 +163,7 @@ class EventParser:
         self._id = ""
 
     def feed(self, data: bytes) -> list[tuple[str, str, str]]:
-        """Return the events that these bytes complete."""
+        """Return the events that these bytes complete. Raises ValueError for too large a one."""
         events: list[tuple[str, str, str]] = []
         for raw in self._lines(data):
             line = raw.decode(errors="replace")
@@ -168,15 +172,18 @@ class EventParser:
             if not line:
                 if self._data:
                     events.append((self._id, self._kind or "message", "\n".join(self._data)))
-                self._kind, self._data = "", []
+                self._kind, self._data, self._data_chars = "", [], 0
             elif field == "event":
                 self._kind = value
             elif field == "data":
                 self._data.append(value)
+                self._data_chars += len(value) + 1
             elif field == "id" and "\0" not in value:
                 self._id = value
             elif field == "retry" and value.isascii() and value.isdigit():
                 self.retry_ms = int(value[:MAX_RETRY_DIGITS])
+        if self._most is not None and self._rest_bytes + self._data_chars > self._most:
+            raise ValueError(f"an event of the stream has more than {self._most} bytes")
         return events
 
     def _lines(self, data: bytes) -> list[bytes]:
@@ -185,6 +192,7 @@ class EventParser:
             data = data.removeprefix(b"\n")
             self._after_cr = False
         self._rest.append(data)
+        self._rest_bytes += len(data)
         if b"\n" not in data and b"\r" not in data:
             return []  # a long line is joined once, and not with every piece of it
         text = b"".join(self._rest)
@@ -194,7 +202,7 @@ class EventParser:
         # A CR at the end may be the first half of a line end, but is not waited for the other.
         self._after_cr = text.endswith(b"\r")
         *lines, rest = _LINE_END.split(text) if b"\r" in text else text.split(b"\n")
-        self._rest = [rest]
+        self._rest, self._rest_bytes = [rest], len(rest)
         return lines
 
 
