@@ -82,16 +82,20 @@ class _JsonFormatter(logging.Formatter):
         return json.dumps(document)
 
 
-class _NoParseErrors(logging.Filter):
+CALLERS_FAULTS: Final = frozenset(
+    # A head that is malformed, a body that is, and a client that left before "100 Continue".
+    ("HttpProcessingError", "RequestPayloadError", "ClientConnectionResetError")
+)
+
+
+class _NoCallersFaults(logging.Filter):
     """Drop aiohttp's traceback for each malformed request: a port scan fills a disk with it."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Tell whether to keep the record: the text is the same for a fault of ours."""
         kind = record.exc_info[0] if record.exc_info else None
         # By name, since what is below the web side does not know aiohttp.
-        return not any(
-            cls.__name__ == "HttpProcessingError" for cls in (kind.__mro__ if kind else ())
-        )
+        return CALLERS_FAULTS.isdisjoint(cls.__name__ for cls in (kind.__mro__ if kind else ()))
 
 
 class _FewAcceptErrors(logging.Filter):
@@ -124,5 +128,5 @@ def configure_logging(config: LoggingConfig) -> None:
     formatter = _JsonFormatter() if config.format == "json" else _TextFormatter(TEXT_FORMAT)
     handler.setFormatter(formatter)
     logging.basicConfig(level=config.level.upper(), handlers=[handler])
-    logging.getLogger("aiohttp.server").addFilter(_NoParseErrors())
+    logging.getLogger("aiohttp.server").addFilter(_NoCallersFaults())
     logging.getLogger("asyncio").addFilter(_FewAcceptErrors())

@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import re
+import socket
+import struct
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -268,3 +270,21 @@ async def test_no_request_writes_a_line_of_the_log(tmp_path: Path) -> None:
             line = await served.until_logged("GET")
         assert "%0A2026-01-01" in line
         assert not [line for line in served.lines if line.startswith("2026-01-01")]
+
+
+@pytest.mark.parametrize("left", [False, True])
+async def test_no_stranger_writes_a_traceback_into_the_log(tmp_path: Path, left: bool) -> None:  # noqa: FBT001
+    """Each was 1.5 kB of log for 80 bytes, and needs no credentials."""
+    asked = b"POST /api/execute HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n"
+    asked += b"Expect: 100-continue\r\n\r\n" if left else b"Content-Encoding: gzip\r\n\r\nabc"
+    async with serving(tmp_path) as served:
+        for _ in range(30):
+            with socket.create_connection(("127.0.0.1", served.port)) as client:
+                if left:
+                    at_once = struct.pack("ii", 1, 0)
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+                    client.sendall(asked)
+                else:
+                    client.sendall(asked.replace(b"Host: a", b"Host: example.org"))
+                    assert await asyncio.to_thread(client.recv, 100)
+    assert len(served.lines) < 10, served.lines
