@@ -21,16 +21,19 @@ def other_request(key: str) -> Conflict:
 
 
 class ForgottenKeys:
-    """Keys for `keep_s` after they came first, `most` of them; the oldest go first.
+    """Keys for `keep_s` after they came first, `most` of them.
 
-    Each takes about 300 bytes, whatever its length.
+    Beyond it the oldest goes; but of a tenant that has more than half of them its own oldest, so
+    that it cannot make the jobs of the others run twice. Each takes about 450 bytes, whatever its
+    length.
     """
 
     def __init__(self, keep_s: float, most: int, clock: Callable[[], float]) -> None:
         self._keep_s = keep_s
         self._most = most
         self._clock = clock
-        self._keys: OrderedDict[bytes, tuple[bytes, float]] = OrderedDict()
+        self._keys: OrderedDict[bytes, tuple[str, bytes, float]] = OrderedDict()
+        self._names_of: dict[str, OrderedDict[bytes, None]] = {}
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -39,9 +42,12 @@ class ForgottenKeys:
         """Remember the key of a job that is forgotten now."""
         until = came_at + self._keep_s
         if until > self._clock():
-            self._keys[_name(tenant, key)] = (digest, until)
+            name = _name(tenant, key)
+            self._keys[name] = (tenant, digest, until)
+            own = self._names_of.setdefault(tenant, OrderedDict())
+            own[name] = None
             while len(self._keys) > self._most:
-                self._keys.popitem(last=False)
+                self._drop(next(iter(own if len(own) * 2 > self._most else self._keys)))
 
     def check(self, tenant: str, idempotency: Idempotency) -> None:
         """Refuse a key whose job is gone.
@@ -50,12 +56,12 @@ class ForgottenKeys:
         """
         now = self._clock()
         # About in the order of their times: what is out of it goes when it is asked for.
-        while self._keys and next(iter(self._keys.values()))[1] <= now:
-            self._keys.popitem(last=False)
+        while self._keys and next(iter(self._keys.values()))[2] <= now:
+            self._drop(next(iter(self._keys)))
         name = _name(tenant, idempotency.key)
-        digest, until = self._keys.get(name, (b"", 0.0))
+        _, digest, until = self._keys.get(name, (tenant, b"", 0.0))
         if until <= now:
-            self._keys.pop(name, None)
+            self._drop(name)
         elif digest != idempotency.digest:
             raise other_request(idempotency.key)
         else:
@@ -63,6 +69,13 @@ class ForgottenKeys:
                 f"the job of the idempotency key {quoted(idempotency.key)} ran and is not kept any "
                 "more; use a new key to run it again"
             )
+
+    def _drop(self, name: bytes) -> None:
+        if name in self._keys:
+            tenant, *_ = self._keys.pop(name)
+            del self._names_of[tenant][name]
+            if not self._names_of[tenant]:
+                del self._names_of[tenant]
 
 
 def _name(tenant: str, key: str) -> bytes:

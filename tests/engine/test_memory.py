@@ -266,6 +266,31 @@ async def test_no_more_keys_are_remembered_than_configured() -> None:
     await engine.close()
 
 
+async def test_nobody_can_have_the_keys_of_others_forgotten() -> None:
+    engine = make_engine(idempotency_s=100.0, max_idempotency_keys=6)
+
+    async def ran(tenant: str, key: str) -> None:
+        submitted = await engine.submit(
+            make_job(), tenant=tenant, idempotency=Idempotency(key, b"digest")
+        )
+        assert submitted.created
+        await (await claim_one(engine)).finish([complete()])
+        assert await engine.purge(submitted.job_id)
+
+    for number in range(3):
+        await ran("b", f"k{number}")
+    for number in range(20):
+        await ran("a", f"k{number}")
+    # All of the others' are known, and as many of the newest as have room beside them.
+    for tenant, numbers in (("b", range(3)), ("a", range(17, 20))):
+        for number in numbers:
+            again = Idempotency(f"k{number}", b"digest")
+            with pytest.raises(Gone):
+                await engine.submit(make_job(), tenant=tenant, idempotency=again)
+    await ran("a", "k16")
+    await engine.close()
+
+
 async def test_jobs_keep_their_order_when_the_clock_is_set_back() -> None:
     today = 1e9
     engine = make_engine(wall_clock=lambda: today)
