@@ -75,7 +75,10 @@ class DirectSandbox:
         self._writing = asyncio.get_running_loop().run_in_executor(
             THREADS, _write_files, self._workspace, files, limits.disk_bytes, self._given_up
         )
-        await asyncio.shield(self._writing)
+        try:
+            await asyncio.shield(self._writing)
+        except OSError as error:
+            raise SandboxFailure(f"a file of the job cannot be written: {error}") from error
 
     async def listen(self, port: int) -> socket.socket:
         """Refuse: there is nobody of ours inside who could listen."""

@@ -149,6 +149,10 @@ class LaunchPlan:
     """Where, besides the workspace, the job can write into a tmpfs of the sandbox's own: what
     is in it counts to the job's memory and number of files. One that is missing is no error."""
 
+    litter: tuple[str, ...] = ()
+    """Names of files that the wrapper itself puts into a workspace on the host: removed before
+    the job's own files come."""
+
     def __post_init__(self) -> None:
         """Check the slip that no later message would name: a text is a sequence too."""
         argv: object = self.argv
@@ -159,10 +163,6 @@ class LaunchPlan:
                 "LaunchPlan.argv is a tuple of arguments, as in ('/usr/bin/nice', *job.argv), "
                 f"not {self.argv!r:.100}"
             )
-
-    litter: tuple[str, ...] = ()
-    """Names of files that the wrapper itself puts into a workspace on the host: removed before
-    the job's own files come."""
 
 
 class Backend(ABC):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +13,11 @@ import pytest
 
 from streamer.backends import MAX_FAILURES
 from streamer.execution import Execution
+from streamer.jobs import ResolvedJob
+from streamer.testing.running import plugin
+from tests.backends.test_leftovers import Bare
 from tests.conftest import OpenService
-from tests.jobs import run_job
+from tests.jobs import run_job, script
 
 
 async def test_a_host_that_gives_no_folder_makes_the_backend_doubtful(
@@ -26,6 +31,30 @@ async def test_a_host_that_gives_no_folder_makes_the_backend_doubtful(
     async with asyncio.timeout(10):  # it is counted just after the job's end
         while service.backends.trusted:
             await asyncio.sleep(0.01)
+
+
+async def test_a_disk_that_takes_no_file_is_the_hosts_fault(
+    open_service: OpenService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = await open_service("bare", plugins=(plugin(Bare),))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("streamer.direct._write_files", full)
+    ran = await run_job(service, command=("true",), files=(script("f", "x"),))
+    assert ran.verdict == "error sandbox_error"
+
+
+async def test_a_place_comes_back_however_the_tidying_ends() -> None:
+    async def failing() -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    execution = object.__new__(Execution)
+    execution._job = ResolvedJob(job_id="one", language=None, backend="plain", steps=())
+    execution.resists = True
+    await execution._all_given_back(asyncio.create_task(failing()))
+    assert not execution.resists
 
 
 async def test_a_stop_that_meets_the_end_of_the_preparations_is_no_fault(
