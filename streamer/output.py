@@ -145,8 +145,7 @@ class OutputPump:
                 await self._pause(loop, GATHER_S)
 
     def hurry(self) -> None:
-        """Gather no more: the program has ended, and only the rest is to be read."""
-        self._hurried = True
+        """Pass on what is gathered: the program has ended. What it left may go on writing."""
         if self._gathering is not None:
             _settle(self._gathering)
 
@@ -156,6 +155,7 @@ class OutputPump:
         To be called when all that the job started is dead: what it wrote is in the pipes. A pipe
         that it has passed on to somebody outside may stay open, and be written to, for ever.
         """
+        self._hurried = True
         self.hurry()
         self._left = {fd: _waiting_bytes(fd) for fd in self._pipes}
         if self._waiting is not None:

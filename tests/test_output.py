@@ -104,6 +104,19 @@ async def test_a_line_is_passed_on_at_once_and_the_end_is_not_waited_for() -> No
     assert pumped.text == "one\ntwo"
 
 
+async def test_what_a_program_left_makes_no_more_events_than_the_program() -> None:
+    pumped = Pumped()
+    running = asyncio.create_task(pumped.pump.run())
+    pumped.pump.hurry()
+    for _ in range(400):
+        os.write(pumped.stdout, b"x")
+        await asyncio.sleep(0.0005)
+    os.close(pumped.stdout)
+    await asyncio.wait_for(running, 5)
+    assert pumped.text == "x" * 400
+    assert pumped.batches < 200
+
+
 async def test_nothing_is_held_back_for_longer_than_is_promised(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
