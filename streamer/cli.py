@@ -186,7 +186,9 @@ def run(
 ) -> int:
     """Run one program, live: its output here, its input from here, Ctrl-C cancels.
 
-    A second Ctrl-C does not wait for the rest of the output.
+    A second Ctrl-C does not wait for the rest of the output. Of a file or a pipe on standard
+    input it takes what the program reads; with --url all of it, and from a terminal the
+    first lines: -n takes none.
     Exits with the program's code; 124 after a time limit, 128+N after signal N, 137 when it
     was killed for another limit, 130 after Ctrl-C, 125 when it could not be run, 141 when nobody
     reads its output any more.

@@ -97,6 +97,12 @@ class Execution:
         if not self._stop.done():
             self._stop.set_result(reason)
 
+    @property
+    def input_taken(self) -> int:
+        """How many bytes the program has read from its standard input."""
+        feed = self._asked.feed
+        return feed.result().taken if feed.done() else 0
+
     async def run(self) -> None:
         """Run the job, write its terminal event, and return when nothing of it is left.
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
+import sys
+import termios
 from typing import Final
 
 __all__ = ["InputFeed"]
@@ -22,11 +25,19 @@ class InputFeed:
         """The end for the program."""
         self._fd = writing
         self._backlog = bytearray()
+        self._written = 0
+        self._unread = 0
+        """What the program had not read when the pipe was closed."""
         self._ending = False
         self._watching = False
         self._loop = asyncio.get_running_loop()
         self._room = asyncio.Event()
         self._room.set()
+
+    @property
+    def taken(self) -> int:
+        """How many bytes the program has read, which is final once this is closed."""
+        return self._written - (self._in_pipe() if self._fd >= 0 else self._unread)
 
     def offer(self, data: bytes) -> None:
         """Take bytes, however many.
@@ -65,15 +76,22 @@ class InputFeed:
         if self._fd >= 0:
             if self._watching:
                 self._loop.remove_writer(self._fd)
+            self._unread = self._in_pipe()
             os.close(self._fd)
             self._fd = -1
+
+    def _in_pipe(self) -> int:
+        answer = fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4))
+        return int.from_bytes(answer, sys.byteorder)
 
     def _flush(self) -> None:
         if self._fd < 0:
             return
         try:
             while self._backlog:
-                del self._backlog[: os.write(self._fd, self._backlog[:65536])]
+                count = os.write(self._fd, self._backlog[:65536])
+                self._written += count
+                del self._backlog[:count]
         except BlockingIOError:
             pass
         except BrokenPipeError:

@@ -18,7 +18,9 @@ from streamer.client import Client, ServiceProblem
 from streamer.config import Config
 from streamer.errors import Busy
 from streamer.events import Complete, Error, Output
+from streamer.execution import Execution
 from streamer.jobs import JobSpec
+from streamer.localinput import InputSource, input_for
 from streamer.log import Event
 from streamer.serviceproblem import not_a_service
 from streamer.stdio import NAMES, Outlet, StandardInput
@@ -40,16 +42,28 @@ Write = Callable[[bytes], Awaitable[object]]
 """Takes bytes for the program's standard input; none mean its end."""
 
 
+Blocks = InputSource | StandardInput
+"""Where standard input comes from, block by block."""
+
+
 async def run_local(config: Config, spec: JobSpec, *, forward_stdin: bool, raw: bool) -> int:
     """Run a job in this process, without a server, and return the exit code for the shell."""
     spec = replace(spec, interactive=forward_stdin)
     async with create_app(config)[SERVICE] as service:
+        started: list[Execution] = []  # it is the only job
+        service.on_start = started.append
         job = await service.submit(spec)
 
         async def write(data: bytes) -> None:
             await (job.write(data) if data else job.end_input())
 
-        return await _run(job.events(), write if forward_stdin else None, job.cancel, raw=raw)
+        if not forward_stdin:
+            return await _run(job.events(), None, job.cancel, raw=raw)
+        source = input_for(lambda: sum(execution.input_taken for execution in started))
+        try:
+            return await _run(job.events(), (source, write), job.cancel, raw=raw)
+        finally:
+            source.leave()
 
 
 async def run_remote(
@@ -72,7 +86,8 @@ async def run_remote(
         async def cancel() -> None:
             await client.cancel(job_id)
 
-        return await _run(client.events(job_id), write if forward_stdin else None, cancel, raw=raw)
+        forward = (StandardInput(), write) if forward_stdin else None
+        return await _run(client.events(job_id), forward, cancel, raw=raw)
 
 
 def exit_code(end: Complete | Error) -> int:
@@ -93,7 +108,7 @@ def exit_code(end: Complete | Error) -> int:
 
 async def _run(
     events: AsyncIterator[Event],
-    write: Write | None,
+    forward: tuple[Blocks, Write] | None,
     cancel: Callable[[], Awaitable[object]],
     *,
     raw: bool,
@@ -111,7 +126,7 @@ async def _run(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, interrupted)
-    feeding = asyncio.create_task(_feed(write)) if write else None
+    feeding = asyncio.create_task(_feed(*forward)) if forward else None
     if feeding is not None:
         # Without its input the program could wait until its time is over.
         feeding.add_done_callback(lambda done: interrupted() if _failure(done) else None)
@@ -189,9 +204,8 @@ def _failure(feeding: asyncio.Task[None]) -> BaseException | None:
     return feeding.exception() if feeding.done() and not feeding.cancelled() else None
 
 
-async def _feed(write: Write) -> None:
+async def _feed(source: Blocks, write: Write) -> None:
     """Pass standard input on as it comes, block by block as the job takes it."""
-    source = StandardInput()
     data = b"-"
     while data:
         data = await source.block()

@@ -11,7 +11,7 @@ import base64
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any, Final, Literal, Self
@@ -145,6 +145,7 @@ class JobService:
         self._running: dict[asyncio.Task[None], Execution] = {}
         self._refusing: set[asyncio.Task[bool]] = set()
         self._hurried = asyncio.Event()
+        self.on_start: Callable[[Execution], None] = lambda _: None  # hears of each job that begins
         self._resources = contextlib.AsyncExitStack()
         self._folder: StateFolder | None = None
         self._means: Means | None = None
@@ -363,6 +364,7 @@ class JobService:
         execution = Execution(lease, self.backends[name], self._means, self._settings)
         task = asyncio.create_task(execution.run(), name=f"streamer-job-{lease.job.job_id}")
         self._running[task] = execution
+        self.on_start(execution)
 
         def ended(task: asyncio.Task[None]) -> None:
             del self._running[task]

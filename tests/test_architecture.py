@@ -128,6 +128,7 @@ LAYERS = (
     ("app", "request", "serviceproblem", "client", "unhandled", "connection_limit", "serve"),
     (
         "stdio",
+        "localinput",
         "demo",
         "options",
         "submission",

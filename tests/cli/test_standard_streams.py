@@ -99,9 +99,48 @@ def test_a_command_whose_reader_is_gone_is_quiet(folder: Path, arguments: tuple[
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-def test_a_loop_keeps_its_input(folder: Path) -> None:
-    script = 'while read x; do echo "$x"; streamer run -n hi.py; done'
-    assert shell(folder, script, b"a\nb\nc\n").stdout == "a\nhi\nb\nhi\nc\nhi\n"
+@pytest.mark.parametrize("source", ["file", "pipe", "pipe of many writes"])
+@pytest.mark.parametrize("options", ["", "-n"])
+def test_a_loop_keeps_its_input(folder: Path, source: str, options: str) -> None:
+    loop = f'while read x; do echo "$x"; streamer run {options} hi.py; done'
+    assert from_source(folder, source, loop, "abc") == "a\nhi\nb\nhi\nc\nhi\n"
+
+
+@pytest.mark.parametrize("source", ["file", "pipe", "pipe of many writes"])
+def test_a_program_takes_what_it_reads_and_leaves_the_rest(folder: Path, source: str) -> None:
+    write(folder / "one.sh", 'read y; echo "got $y"')
+    write(folder / "two.py", "import os\nprint(os.read(0, 2).decode(), os.read(0, 1), flush=True)")
+    script = (
+        'read x; echo "$x"; streamer run one.sh; streamer run two.py; streamer run hi.py; cat;'
+        "streamer run rd.py"
+    )
+    out = from_source(folder, source, f"{{ {script}; }}", "abcdefg")
+    assert out == "a\ngot b\nc\n b'd'\nhi\n\ne\nf\ng\n0\n"
+
+
+def from_source(folder: Path, source: str, script: str, letters: str) -> str:
+    """Run a script whose input is these letters, each a line; return its output."""
+    write(folder / "lines", "".join(f"{letter}\n" for letter in letters))
+    feeding = {
+        "file": "{} < lines",
+        "pipe": "cat lines | {}",
+        "pipe of many writes": "while read -r l; do echo $l; sleep 0.05; done < lines | {}",
+    }
+    done = shell(folder, feeding[source].format(script))
+    assert done.stderr == ""
+    return done.stdout
+
+
+@pytest.mark.parametrize("feeding", ["{} < big", "cat big | {}", "{{ cat big; sleep 0.1; }} | {}"])
+def test_a_large_input_arrives_whole(folder: Path, feeding: str) -> None:
+    (folder / "big").write_bytes(os.urandom(3_000_000))
+    write(
+        folder / "sum.py",
+        "import hashlib, sys\nprint(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())",
+    )
+    done = shell(folder, feeding.format("streamer run sum.py") + "; sha256sum < big")
+    ours, expected = done.stdout.splitlines()
+    assert ours == expected.split()[0]
 
 
 @asynccontextmanager
