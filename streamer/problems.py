@@ -33,6 +33,17 @@ async def problems(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     """Turn what is raised into an answer; nothing internal gets out."""
+    response = await _answered(request, handler)
+    if hdrs.CONTENT_ENCODING in request.headers and not request.content.is_eof():
+        # aiohttp would unpack the rest to throw it away: a thousand times what comes, in one step.
+        request.content.feed_eof()
+        response.force_close()
+    return response
+
+
+async def _answered(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
     # As it was sent: a decoded path may hold the end of a log line, and a query a token.
     asked = f"{request.method} {request.rel_url.raw_path}"
     try:

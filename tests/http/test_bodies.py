@@ -160,3 +160,18 @@ async def test_a_body_that_is_not_compressed_as_it_says_is_refused(
     async with client.post("/api/execute", data=b"\xff" * 1000, headers=headers) as response:
         assert response.status == 400, await response.text()
     assert text(await run(client, **python("print(1)"))) == "1\n"
+
+
+async def test_the_rest_of_a_compressed_body_is_not_unpacked_after_the_answer(start: Start) -> None:
+    """A stranger's 8 MB of gzip would hold up everybody for as long as it takes to unpack 8 GB."""
+    token = {"tenant": "a", "sha256": hashlib.sha256(b"a").hexdigest()}
+    client = await start(auth={"tokens": [token]})
+    body = zlib.compress(submission(SIZE))
+    for token_sent, missing, status in (("", 1, 401), ("Authorization: Bearer a", 0, 202)):
+        fields = filter(None, ("Content-Encoding: deflate", token_sent))
+        asked = head(len(body), *fields).replace(b"Connection: close\r\n", b"")
+        async with connection(client) as (reader, writer):
+            writer.write(asked + body[: len(body) - missing])
+            said = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)).decode().lower()
+        assert said.startswith(f"http/1.1 {status} ")
+        assert ("connection: close" in said) is bool(missing)
