@@ -32,6 +32,7 @@ class Case:
     """A language that is not built in."""
     backends: tuple[str, ...] = ("plain", "bwrap", "firejail")
     err: str = ""
+    verdict: str = "exited 0"
 
     @property
     def source(self) -> str:

@@ -15,6 +15,7 @@ from streamer.runtimes import find_tool
 from streamer.service import JobService
 from tests.conftest import OpenService
 from tests.jobs import Ran, run_job
+from tests.public.habits import HABITS
 from tests.public.programs import CASES, Case
 
 
@@ -42,13 +43,13 @@ async def service(backend: str, open_service: OpenService) -> JobService:
     return await open_service(backend, runtimes=tuple(runtimes.values()))
 
 
-@pytest.mark.parametrize("case", CASES, ids=names)
+@pytest.mark.parametrize("case", [*CASES, *HABITS], ids=names)
 async def test_a_program_does_what_it_does_everywhere(case: Case, service: JobService) -> None:
     if service.backends.default not in case.backends:
         pytest.skip("not promised")
     need_tools(case, service)
     ran = await run_job(service, language=case.language, code=case.source, **case.spec)
-    assert (ran.complete.exit_code, ran.text("stderr")) == (0, case.err), ran.events
+    assert (ran.verdict, ran.text("stderr")) == (case.verdict, case.err), ran.events
     said = [event.data for event in ran.events if isinstance(event.data, Output)]
     run = [output for output in said if output.phase == "run"]  # compilers have their say too
     assert "".join(output.data for output in run if output.stream == "stdout") == case.out
