@@ -179,7 +179,8 @@ async def test_the_sum_of_heads_goes_down_with_their_connections() -> None:
     waiting = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
     for number, (_, other) in enumerate(waiting):
         # One waits for its answer, one for its body, and one has not sent all of its head.
-        other.write((head + b"Content-Length: 1\r\n\r\nx")[: (None, -1, -5)[number]])
+        sent = (head + b"Content-Length: 1\r\n\r\nx")[: (None, -1, -5)[number]]
+        other.write(sent if number else sent + b"GET / HTTP/1.1\r\n")
     async with asyncio.timeout(20):
         while connections.heads.bytes < 3 * 4000:
             await asyncio.sleep(0.01)

@@ -12,7 +12,7 @@ import pytest
 
 from streamer.app import SESSIONS
 from tests.conftest import Start
-from tests.http import problem, python, until_output, until_state
+from tests.http import problem, python, until_output
 from tests.http.test_shares import ALICE, BOB, TOKENS, job_of
 from tests.support import AnyClient, follow, received, submit, text, verdict
 
@@ -90,7 +90,31 @@ async def test_whoever_leaves_a_download_leaves_the_job_unread(start: Start) -> 
         download.close()
     async with client.post(f"/api/jobs/{job_id}/stdin", data=b"so that it is noticed\n"):
         pass
-    assert (await until_state(client, job_id, "complete"))["result"]["reason"] == "cancelled"
+    # Who asks for its document does not read it, as somebody at its stream would.
+    result = None
+    async with asyncio.timeout(20):
+        while result is None:
+            async with client.get(f"/api/jobs/{job_id}") as response:
+                result = (await response.json()).get("result")
+            await asyncio.sleep(0.02)
+    assert result["reason"] == "cancelled"
+
+
+async def test_whoever_comes_in_time_keeps_the_job(start: Start) -> None:
+    client = await start(
+        streams={"on_disconnect": "cancel", "disconnect_delay_s": 0.5, "heartbeat_s": 0.05}
+    )
+    job_id = await submit(client, **python(ECHO, interactive=True))
+    async with client.get(f"/api/stream/{job_id}") as response:
+        await until_output(received(response), "up\n")
+        response.close()
+    await sessions_of(client, 0)
+    async with client.get(f"/api/stream/{job_id}") as response:
+        await asyncio.sleep(1)
+        async with client.post(f"/api/jobs/{job_id}/stdin?close=1", data=b"on\n"):
+            pass
+        events = [event async for event in received(response)]
+    assert verdict(events)["reason"] == "exited"
 
 
 async def test_a_silent_download_has_nothing_but_output_in_it(start: Start) -> None:
