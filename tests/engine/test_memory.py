@@ -165,6 +165,21 @@ async def test_the_oldest_with_events_on_disk_makes_room_there(tmp_path: Path) -
     await engine.close()
 
 
+async def test_a_place_that_changes_all_the_time_does_not_fill_a_log() -> None:
+    engine = make_engine(queue=QueueLimits(max_waiting=100))
+    await submit(engine, "a")
+    [last] = await submit(engine, "b")
+    for _ in range(300):  # others come before it and go again
+        others = await submit(engine, *"cdefg")
+        engine._table.tell_places()
+        for job_id in others:
+            await engine.cancel(job_id)
+        record = engine._table.get(last)
+        record.place = 50  # as if it had been far behind
+    assert (await engine.open(last)).last_id <= 101
+    await engine.close()
+
+
 async def test_it_tells_of_every_finished_job_once() -> None:
     heard: list[JobView] = []
     engine = make_engine(on_finished=heard.append)

@@ -127,6 +127,16 @@ async def test_a_run_is_told_again_at_its_pace(start: Start) -> None:
     assert spans["4"] >= lasted / 4
 
 
+async def test_who_goes_on_waits_for_what_is_between_events_only() -> None:
+    log = JobLog()
+    log.append([encode(Output("stdout", "x", t, "run")) for t in (0, 3_600_000, 7_200_000)])
+    with log.cursor(1) as cursor:
+        source = PacedSource(cursor, speed=1.0, end_ms=None, heartbeat_s=3600)
+        # An hour into the run, and the first thing that it is told of.
+        assert [number for number, *_ in split_frames(await source.read())] == [2]
+        assert await source.read() == b""
+
+
 async def test_a_speed_is_kept_in_both_directions() -> None:
     """An hour between two events: nobody waits for it unless the speed is ignored."""
     log = JobLog()

@@ -97,6 +97,17 @@ async def test_what_is_refused_too_often_or_for_too_long_is_told(
     assert answers.left == []
 
 
+async def test_a_sandbox_that_is_not_there_is_not_asked_for_again() -> None:
+    document = {"status": 503, "code": "sandbox_unavailable", "detail": "no"}
+    answers = Answers(web.json_response(document, status=503))
+    async with answering(answers) as url, streamer.Client(url) as client:
+        with pytest.raises(ServiceProblem) as refused:
+            await client.submit(**SLEEPER)
+        assert refused.value.code == "sandbox_unavailable"
+    assert answers.left == []
+    assert len(answers.at) == 1
+
+
 async def test_what_may_not_happen_twice_is_not_repeated() -> None:
     answers = Answers(None, None, refusing(502))
     async with answering(answers) as url, streamer.Client(url) as client:
