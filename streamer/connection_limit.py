@@ -23,7 +23,7 @@ from streamer.access import CLAIM
 from streamer.config import Config
 from streamer.errors import Busy, CallerError, CapacityError, ConfigError
 from streamer.parameters import Handler
-from streamer.problems import answer
+from streamer.problems import answer, leave_packed
 from streamer.sse.response import MAX_SEND_TIMEOUT_S
 from streamer.unhandled import READ_BYTES, Heads, Unhandled
 
@@ -116,6 +116,7 @@ class ConnectionLimit:
             response = answer(refusal) if refusal else await handler(request)
             if connection.unhandled.end() or refusal:
                 response.force_close()
+            leave_packed(request, response)
             return response
         finally:
             connection.unhandled.end()

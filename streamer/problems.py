@@ -12,7 +12,7 @@ from multidict import CIMultiDict
 from streamer import wire
 from streamer.errors import CallerError, CapacityError, StreamerError, Unauthorized
 
-__all__ = ["answer", "problems"]
+__all__ = ["answer", "leave_packed", "problems"]
 
 log: Final = logging.getLogger(__name__)
 
@@ -34,11 +34,18 @@ async def problems(
 ) -> web.StreamResponse:
     """Turn what is raised into an answer; nothing internal gets out."""
     response = await _answered(request, handler)
+    leave_packed(request, response)
+    return response
+
+
+def leave_packed(request: web.Request, response: web.StreamResponse) -> None:
+    """Have the connection end with an answer to a compressed body that was not read to its end.
+
+    aiohttp would unpack the rest to throw it away: a thousand times what comes, in one step.
+    """
     if hdrs.CONTENT_ENCODING in request.headers and not request.content.is_eof():
-        # aiohttp would unpack the rest to throw it away: a thousand times what comes, in one step.
         request.content.feed_eof()
         response.force_close()
-    return response
 
 
 async def _answered(

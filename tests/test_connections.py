@@ -9,6 +9,7 @@ import re
 import socket
 import struct
 import sys
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -288,3 +289,14 @@ async def test_no_stranger_writes_a_traceback_into_the_log(tmp_path: Path, left:
                     client.sendall(asked.replace(b"Host: a", b"Host: example.org"))
                     assert await asyncio.to_thread(client.recv, 100)
     assert len(served.lines) < 10, served.lines
+
+
+async def test_the_body_of_a_refused_request_is_not_unpacked(tmp_path: Path) -> None:
+    """It is thrown away for ten seconds, if it does not end, and the connection with it then."""
+    asked = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Encoding: deflate\r\n"
+    asked += b"Content-Length: 9999\r\n\r\n" + zlib.compress(b"x" * 1_000_000)[:-1]
+    async with serving(tmp_path) as served, crowd(served, 1) as ((reader, writer),):
+        writer.write(asked)
+        assert b"413" in await asyncio.wait_for(reader.readline(), 30)
+        # aiohttp would wait for the rest.
+        await asyncio.wait_for(reader.read(), 8)
