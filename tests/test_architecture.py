@@ -40,7 +40,16 @@ LAYERS = (
     ("seccomp.rules", "seccomp.generate", "seccomp"),
     ("jobs", "sizes", "checked", "presets", "proxy_rules", "proxy_request"),
     ("events", "spi"),
-    ("sse.frames", "sse.pages", "sse.spool", "sse.cursor", "sse.log", "log", "runtimes"),
+    (
+        "sse.frames",
+        "sse.pages",
+        "sse.spool",
+        "sse.block",
+        "sse.cursor",
+        "sse.log",
+        "log",
+        "runtimes",
+    ),
     ("engine", "section", "authconfig", "config"),
     (
         "memory.inbox",

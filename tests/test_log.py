@@ -22,7 +22,8 @@ from hypothesis.stateful import (
 
 from streamer.events import Complete, Error, Gap, JobEvent, Output, Status, decode, encode
 from streamer.log import Event, JobLog
-from streamer.sse.log import BLOCK_BYTES, INDEX_BYTES, SMALL_BYTES, Ledger
+from streamer.sse.block import Ledger
+from streamer.sse.log import BLOCK_BYTES, INDEX_BYTES, SMALL_BYTES
 from streamer.sse.pages import PAGE_BYTES, Pages, Run
 from streamer.sse.spool import THREADS, Extent, Spool
 from tests.jobs import descriptors

@@ -28,7 +28,7 @@ from streamer.memory.forgottenkeys import ForgottenKeys, other_request
 from streamer.memory.inbox import Inbox
 from streamer.memory.pace import Pace
 from streamer.memory.weight import OPEN_BYTES, RECORD_BYTES, kept_of, weigh
-from streamer.sse.log import Ledger
+from streamer.sse.block import Ledger
 from streamer.sse.spool import Spool
 
 __all__ = ["JobTable", "Record"]

@@ -14,15 +14,15 @@ import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final
 
+from streamer.sse.block import Block, Ledger
 from streamer.sse.cursor import Cursor
 from streamer.sse.frames import frame, gap_frame
 from streamer.sse.spool import Extent, Spool
 
-__all__ = ["BLOCK_BYTES", "INDEX_BYTES", "SMALL_BYTES", "Cursor", "EventLog", "Ledger"]
+__all__ = ["BLOCK_BYTES", "INDEX_BYTES", "SMALL_BYTES", "Cursor", "EventLog"]
 
 BLOCK_BYTES: Final = 64 * 1024
 """One read returns about this much, so that a stalled reader holds no more."""
@@ -39,26 +39,6 @@ INDEX_BYTES: Final = 512
 NO_MEMO: Final = (-1, -1, b"")
 
 
-@dataclass(slots=True)
-class Ledger:
-    """What some logs take together, in bytes."""
-
-    memory: int = 0
-    disk: int = 0
-
-
-@dataclass(eq=False, slots=True)
-class _Block:
-    """The frames of the events `first` to `last`, in memory or on disk, or on their way there."""
-
-    first: int
-    last: int
-    size: int
-    data: bytes | None
-    extent: Extent | None = None
-    moving: bool = False
-
-
 class EventLog:
     """Events numbered densely from `first`.
 
@@ -70,7 +50,7 @@ class EventLog:
     ) -> None:
         self._spool = spool
         self._ledger = ledger or Ledger()
-        self._blocks: list[_Block] = []
+        self._blocks: list[Block] = []
         self._blocks_on_disk = 0
         """How many of the first are there; others may be too."""
         self._idle_bytes = 0
@@ -166,7 +146,7 @@ class EventLog:
                     # The disk lost it; a moment ago it may also have been dropped.
                     self._drop_blocks(self._blocks.index(block) + 1 if block in self._blocks else 0)
                     continue
-            return gap + _after(data, block, after), block.last
+            return gap + block.following(after, data), block.last
         data = b"".join(self._tail[after + 1 - self._tail_first :])
         if data and not gap and not self.done:  # of those who come late none is in step
             self._forget_memo()
@@ -299,7 +279,7 @@ class EventLog:
             self._seal()
             self._tail.append(newest)
             self._tail_bytes = newest_bytes
-        chosen: list[_Block] = []
+        chosen: list[Block] = []
         wanted = size
         # What is on disk is the oldest, so it is not walked over again and again.
         for block in itertools.islice(self._blocks, self._blocks_on_disk, None):
@@ -337,7 +317,7 @@ class EventLog:
             self._forget_memo()
             self._count(memory=-self.memory_bytes)
 
-    async def _from_disk(self, block: _Block) -> bytes:
+    async def _from_disk(self, block: Block) -> bytes:
         assert self._spool is not None
         if block.extent is None:
             raise OSError  # dropped
@@ -347,7 +327,7 @@ class EventLog:
         """Join the tail into a block."""
         data = b"".join(self._tail)
         last = self._tail_first + len(self._tail) - 1
-        self._blocks.append(_Block(self._tail_first, last, len(data), data))
+        self._blocks.append(Block(self._tail_first, last, len(data), data))
         self._idle_bytes += len(data)
         self._count(memory=len(data) + INDEX_BYTES - self._tail_bytes)
         self._tail.clear()
@@ -391,12 +371,3 @@ class EventLog:
         self.disk_bytes += disk
         self._ledger.memory += memory
         self._ledger.disk += disk
-
-
-def _after(data: bytes, block: _Block, after: int) -> bytes:
-    """Return what of a block's frames follows event `after`."""
-    if after < block.first:
-        return data
-    # The end of a frame: data holds no line of its own, so it cannot stand elsewhere.
-    end = b"\nid: %d\n\n" % after
-    return data[data.index(end) + len(end) :]
