@@ -153,7 +153,10 @@ class Execution:
         await asyncio.wait({confined}, timeout=TIDY_S)
         if not confined.done():
             self.resists = True
-            log.error("job %s: something of it does not end", self._job.job_id)
+            log.error(
+                "job %s: something of it does not end, or its folder is still being removed",
+                self._job.job_id,
+            )
         self._tell(Error("sandbox_error", "the sandbox of the job does not end"))
 
     async def _all_given_back(self, confined: asyncio.Task[None]) -> None:

@@ -1,7 +1,7 @@
-"""Accept jobs, run them on a bounded number of workers, and stop in good order.
+"""Accept jobs, run them on a bounded number of workers, and stop in good order. Knows no HTTP.
 
-Knows no HTTP. One `JobService` is one application's: its engine, its backends, its
-workers. Jobs enter by `submit` and are followed through the `Job` it returns.
+One `JobService` is one application's: its engine, its backends, its workers. Jobs enter by
+`submit` and are followed through the `Job` it returns.
 """
 
 from __future__ import annotations
@@ -205,7 +205,8 @@ class JobService:
     async def _place(self, users: int, cgroups: CgroupTree | None) -> AsyncIterator[Means]:
         """Make what jobs are confined with; trials have a user of their own."""
         async with contextlib.AsyncExitStack() as stack:
-            folder = stack.enter_context(state_folder(self.config.server.state_dir))
+            where, places = self.config.server.state_dir, self.config.queue.places
+            folder = stack.enter_context(state_folder(where, places=places))
             slots, spare = None, None
             if folder.host.root:
                 slots = UidSlots(self.config.sandbox.uid_base, users)

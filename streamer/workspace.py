@@ -29,14 +29,16 @@ log: Final = logging.getLogger(__name__)
 
 PREFIX: Final = "streamer-"
 SWEEP_AGE_S: Final = 1.0
-REMOVERS: Final = 4
-"""How many folders of ended jobs are removed at a time."""
 
 
 class StateFolder:
-    """The folder of one running service. Nothing in it outlives the service."""
+    """The folder of one running service. Nothing in it outlives the service.
 
-    def __init__(self, path: Path, init: Path) -> None:
+    `places` is how many jobs run at a time. Each can have its folder removed without waiting for
+    another's: one that is very deep takes its job's own place for so long, and no other.
+    """
+
+    def __init__(self, path: Path, init: Path, *, places: int) -> None:
         self.path = path
         # A copy that every user can reach: the package may lie in somebody's home.
         shutil.copy(init, path / "init")
@@ -46,7 +48,7 @@ class StateFolder:
         self._jobs.mkdir()
         self._jobs.chmod(0o711)  # whatever the service's umask is
         # Of its own, so that what is slow to remove delays nothing else that runs in threads.
-        self._threads = ThreadPoolExecutor(REMOVERS, "streamer-folders")
+        self._threads = ThreadPoolExecutor(places, "streamer-folders")
         build_rootfs(self.host.rootfs)
         self._shown: dict[tuple[object, ...], tuple[int, tuple[Shown, ...]]] = {}
 
@@ -90,7 +92,7 @@ class StateFolder:
 
 
 @contextmanager
-def state_folder(configured: str) -> Iterator[StateFolder]:
+def state_folder(configured: str, *, places: int = 1) -> Iterator[StateFolder]:
     """Make the service's folder, under the configured one or the temporary one."""
     with as_file(files("streamer") / "init" / "streamer-init") as init:
         if not os.access(init, os.X_OK):
@@ -116,7 +118,7 @@ def state_folder(configured: str) -> Iterator[StateFolder]:
             path.chmod(0o711)
             opened = None
             try:
-                opened = StateFolder(path, init)
+                opened = StateFolder(path, init, places=places)
                 yield opened
             finally:
                 if opened is None:

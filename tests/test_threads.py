@@ -96,6 +96,34 @@ CALLS = {
 }
 
 
+async def test_a_folder_that_is_slow_to_remove_keeps_its_own_place_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    go_on = threading.Event()
+    remove_tree = workspace.remove_tree
+
+    def slow(path: Path) -> None:
+        if path.name.startswith("deep"):
+            go_on.wait(60)
+        remove_tree(path)
+
+    async def job(name: str) -> None:
+        async with state.workspace(name, None, on_host=True):
+            pass
+
+    monkeypatch.setattr(workspace, "remove_tree", slow)
+    with tempfile.TemporaryDirectory() as parent:
+        Path(parent).chmod(0o711)
+        with state_folder(parent, places=8) as state:
+            others = [asyncio.create_task(job(f"deep-{number}")) for number in range(7)]
+            try:
+                await asyncio.wait_for(job("flat"), 30)
+                assert not any(other.done() for other in others)
+            finally:
+                go_on.set()
+                await asyncio.gather(*others)
+
+
 @pytest.mark.parametrize("slow", [*CALLS, "other"])
 async def test_what_is_slow_keeps_nothing_else_waiting(
     works: dict[str, Work], monkeypatch: pytest.MonkeyPatch, slow: str
