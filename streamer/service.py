@@ -52,7 +52,6 @@ __all__ = ["Job", "JobService"]
 log: Final = logging.getLogger(__name__)
 
 CLAIM_RETRY_S: Final = 1.0
-
 END_S: Final = 90.0
 """For all jobs to end once they are stopped; each has its own, shorter bounds."""
 
