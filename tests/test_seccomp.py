@@ -69,6 +69,11 @@ async def test_every_call_is_refused_in_a_job(
     calls = [*every_call()]
     got = await errors_of(open_service, isolating_backend, [call[:3] for call in calls])
     wanted = [(name, error) for name, _, _, error in calls]
+    if (await open_service(isolating_backend)).cgroup_level is None:
+        # Such files are refused altogether where nothing counts them.
+        wanted = [
+            (name, errno.ENOSYS if name == "memfd_create" else error) for name, error in wanted
+        ]
     # firejail's own filter is there too; the kernel takes one refusal of two.
     if isolating_backend == "firejail":
         assert [name for name, error in got if not error] == []

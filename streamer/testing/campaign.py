@@ -88,17 +88,21 @@ class Campaign:
         async with self._lane(self.width if attack.alone else 1) as lures:
             achieved: list[str] = []
             broken: list[str] = []
-            before = descendants()
+            before, folders = descendants(), self._folders()
             for _ in range(attack.times):
                 judged, wrong = await self._run(attack, lures)
                 achieved += judged
                 broken += wrong
             if attack.alone and (left := descendants()) != before:
                 broken.append(f"processes were left on the host: {left}, before {before}")
-            if attack.alone and (folders := [*self.state.glob("*/jobs/[0-9a-f]*")]):
-                broken.append(f"folders were left on the host: {folders}")
+            if attack.alone and (new := self._folders() - folders):
+                achieved.append(f"folders were left on the host: {sorted(new)}")
             achieved += await lures.disturbed()
         return Outcome(attack.name, self.not_promised(attack), tuple(achieved), tuple(broken))
+
+    def _folders(self) -> set[str]:
+        """The folders of jobs that are on the host."""
+        return {str(path) for path in self.state.glob("*/jobs/[0-9a-f]*")}
 
     @asynccontextmanager
     async def _lane(self, width: int) -> AsyncIterator[Lures]:

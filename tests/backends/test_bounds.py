@@ -105,7 +105,8 @@ class Ice:
         self._patch.setattr(os, "killpg", lambda *_: None)
         self.frozen = list(descendants())
         for pid in self.frozen:
-            os.kill(pid, signal.SIGSTOP)
+            with suppress(ProcessLookupError):  # the last of what came before has ended
+                os.kill(pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Let them go on."""
@@ -220,7 +221,12 @@ def deaf(instead: set[str]) -> type[spi.Backend]:
             argv = job.argv
             if instead:
                 argv = (sys.executable, "-I", "-c", DEAF.format(protocol=PROTOCOL))
-            return spi.LaunchPlan(argv=argv, cwd=str(workspace), workspace=str(workspace))
+            return spi.LaunchPlan(
+                argv=argv,
+                cwd=str(workspace),
+                workspace=str(workspace),
+                start_as=job.identity,
+            )
 
         session = spi.Backend.session
 
@@ -336,6 +342,7 @@ async def test_what_a_wrapper_says_when_it_breaks_during_a_job_is_logged(
                 argv=("/bin/sh", "-c", script, "sh", *job.argv),
                 cwd=str(workspace),
                 workspace=str(workspace),
+                start_as=job.identity,
             )
 
         session = spi.Backend.session
@@ -376,7 +383,12 @@ async def test_an_init_that_outlives_its_wrapper_is_waited_for(open_service: Ope
                 deaf = deaf.replace("open('said', 'w')(600)", "open('said', 'w'); time.sleep(600)")
                 command = (sys.executable, "-I", "-c", deaf)
                 argv = ("/bin/sh", "-c", f"exec 3<&0; {script}", "sh", *command)
-            return spi.LaunchPlan(argv=argv, cwd=str(workspace), workspace=str(workspace))
+            return spi.LaunchPlan(
+                argv=argv,
+                cwd=str(workspace),
+                workspace=str(workspace),
+                start_as=job.identity,
+            )
 
         session = spi.Backend.session
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import pytest
 
 import streamer
+from streamer import backends
 from streamer.control import InitChannel
 from streamer.errors import BackendUnavailable, Forbidden, SandboxFailure
 from streamer.jobs import JobSpec
@@ -274,8 +275,10 @@ class BoasterPlugin:
 
 
 async def test_a_sandbox_in_the_hosts_network_is_refused_where_hosts_are_listed(
-    open_service: OpenService,
+    open_service: OpenService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The first look at what it claims would refuse it, so that is left out here.
+    monkeypatch.setattr(backends, "broken_claim", lambda *_, **__: "")
     await open_service("boaster", plugins=(BoasterPlugin(),))
     with pytest.raises(BackendUnavailable, match="shares the host's network"):
         await filtered(open_service, "boaster", "ok.test", plugins=(BoasterPlugin(),))

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
+from streamer.spi import Isolation
 from streamer.testing.attack import Attack, exits
 
 __all__ = ["ATTACKS"]
 
 
-def _leaves(name: str, program: str, *covers: int) -> Attack:
+def _leaves(
+    name: str, program: str, *covers: int, except_for: Mapping[Isolation, str] | None = None
+) -> Attack:
     """Return an attack after which nothing may be left; each ends with 0."""
-    return Attack(name, program, judge=exits(0), alone=True, covers=covers)
+    return Attack(
+        name, program, judge=exits(0), alone=True, covers=covers, except_for=except_for or {}
+    )
 
 
 ATTACKS: Final = (
@@ -126,6 +132,7 @@ ATTACKS: Final = (
             os.rmdir(home)
         """,
         34,
+        except_for={Isolation.NONE: "an ordinary user's job is that user, and may move its folder"},
     ),
     _leaves(
         "files that a daemon goes on making",
