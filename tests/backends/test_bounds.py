@@ -295,30 +295,6 @@ async def test_files_that_do_not_fit_are_the_jobs_own_fault(
     assert not [e for e in ran.events if isinstance(e.data, Status) and e.data.state == "running"]
 
 
-@pytest.mark.parametrize("at", range(8))
-async def test_a_pipe_that_cannot_be_made_loses_no_descriptor(
-    open_service: OpenService, need: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, at: int
-) -> None:
-    service = await open_service(need("plain"))
-    await run_job(service, command=("true",))
-    files = descriptors()
-    made, real = 0, os.pipe2
-
-    def pipe2(flags: int) -> tuple[int, int]:
-        nonlocal made
-        made += 1
-        if made == at:
-            raise OSError(24, "Too many open files")
-        return real(flags)
-
-    monkeypatch.setattr(os, "pipe2", pipe2)
-    ran = await run_job(service, command=("true",), stdin=b"x")
-    failed = ran.verdict in ("error internal", "error sandbox_error")
-    assert failed or ran.verdict == "exited 0"
-    assert failed == (1 <= at <= made)
-    assert descriptors() == files
-
-
 # -- what was said before the end ---------------------------------------------------------------
 
 
@@ -351,11 +327,17 @@ async def test_what_a_wrapper_says_when_it_breaks_during_a_job_is_logged(
         if os.geteuid() == 0 and folder.stat().st_mode & 0o001 == 0:
             folder.chmod(folder.stat().st_mode | 0o011)
     service = await open_service("breaking", plugins=(plugin(Breaking),))
-    job = await service.submit(JobSpec(command=SLEEPER))
+    adopt_orphans()
+    # The kernel ends the program with its init; a child of it, where no user or namespace is
+    # the job's own, would stay.
+    job = await service.submit(JobSpec(command=("sh", "-c", "echo up; exec sleep 600")))
     await until_output(job)
     flag.touch()
     assert (await ended(job)).verdict == "error sandbox_error"
     assert "the machine is broken" in caplog.text
+    await service.drain(0)
+    while descendants():
+        await asyncio.sleep(0.01)
 
 
 async def test_a_signal_that_comes_before_the_program_reaches_it(

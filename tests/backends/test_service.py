@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from streamer.testing.conformance.base import until_output
 from streamer.workspace import remove_tree
 from tests.backends.conftest import checked_runs
 from tests.conftest import OpenService
-from tests.jobs import adopt_orphans, descendants
+from tests.jobs import adopt_orphans, descendants, descriptors, run_job
 
 
 async def test_what_the_compiler_left_running_dies_before_the_program_runs(
@@ -105,3 +106,27 @@ async def test_a_service_that_is_killed_takes_its_jobs_along(backend: str) -> No
         await asyncio.sleep(0.02)
     assert descendants() == before
     remove_tree(Path(folder))
+
+
+@pytest.mark.parametrize("at", range(8))
+async def test_a_pipe_that_cannot_be_made_loses_no_descriptor(
+    open_service: OpenService, need: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    service = await open_service(need("plain"))
+    await run_job(service, command=("true",))
+    files = descriptors()
+    made, real = 0, os.pipe2
+
+    def pipe2(flags: int) -> tuple[int, int]:
+        nonlocal made
+        made += 1
+        if made == at:
+            raise OSError(24, "Too many open files")
+        return real(flags)
+
+    monkeypatch.setattr(os, "pipe2", pipe2)
+    ran = await run_job(service, command=("true",), stdin=b"x")
+    failed = ran.verdict in ("error internal", "error sandbox_error")
+    assert failed or ran.verdict == "exited 0"
+    assert failed == (1 <= at <= made)
+    assert descriptors() == files
