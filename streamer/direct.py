@@ -115,7 +115,7 @@ class DirectSandbox:
     def end_rest(self) -> None:
         """Kill what is left of its process group and, where there is one, its control group."""
         assert self._process is not None
-        self._process.reap()
+        self._process.signal_group(signal.SIGKILL)
         if self._cgroup is not None:
             self._cgroup.kill()
         self._rest_ended.set()
@@ -125,6 +125,11 @@ class DirectSandbox:
         assert self._process is not None
         code = await self._process.wait()
         await self._rest_ended.wait()
+        try:
+            async with asyncio.timeout(END_TIMEOUT_S):
+                await self._process.end_group()
+        except TimeoutError:
+            raise SandboxFailure("something in the program's process group does not end") from None
         if self._cgroup is not None and not await self._cgroup.clear():
             raise SandboxFailure("something in the job's control group does not end")
         status = code << 8 if code >= 0 else -code
@@ -160,7 +165,7 @@ class DirectSandbox:
                 await self.kill()
             # No bound: see `streamer.sandbox`.
             await self._process.wait()
-            self._process.reap()
+            await self._process.end_group()
         if self._writing is not None:
             # The folder is removed next, so the thread has to be out of it.
             self._given_up.set()

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from streamer.cgroups import JobCgroup
@@ -24,11 +25,13 @@ __all__ = ["Spawned", "spawn", "start_command"]
 
 UNKNOWN_EXIT: Final = 255
 
+GROUP_LOOK_S: Final = 0.005
+
 
 class Spawned:
     """A child process held by a pidfd (pidfd_open(2)), so that no signal meets a reused pid.
 
-    Its process group ends with it, or with `reap` if the group is kept.
+    Its process group ends with it, or with `end_group` if the group is kept.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], *, keep_group: bool = False) -> None:
@@ -79,6 +82,16 @@ class Spawned:
             self._pidfd = -1
             self._process.wait()
 
+    async def end_group(self) -> None:
+        """Kill what the ended process left in its group, wait until it is dead, and reap.
+
+        A signal is sent at once, but who gets it dies only when a processor is free for that.
+        """
+        self.signal_group(signal.SIGKILL)
+        while self._pidfd >= 0 and _lives(self.pid):  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(GROUP_LOOK_S)
+        self.reap()
+
     @property
     def exit_code(self) -> int | None:
         """The exit code, negative for a signal as in `subprocess`, or None while it runs."""
@@ -103,6 +116,24 @@ class Spawned:
             # EPERM: nobody in it but what runs as another user (kill(2)).
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
+
+
+def _lives(group: int) -> bool:
+    """Return whether a process group has a living member that we may signal."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):  # it has ended since, or is another user's
+            stat = (entry / "stat").read_text(errors="replace")
+            # The name before it may hold anything, spaces and brackets too.
+            state, _, of_group = stat.rpartition(")")[2].split()[:3]
+            # The first thread may be over, and the others not.
+            if int(of_group) == group and (
+                state not in "ZX" or len(os.listdir(entry / "task")) > 1  # noqa: PTH208 - names
+            ):
+                os.kill(int(entry.name), 0)
+                return True
+    return False
 
 
 def spawn(

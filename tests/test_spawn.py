@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from streamer.spawn import Spawned, spawn
-from tests.jobs import adopt_orphans
+from tests.jobs import adopt_orphans, descendants
 
 
 def start(script: str, *, keep_group: bool = False) -> tuple[Spawned, int]:
@@ -62,6 +62,17 @@ async def test_a_group_that_is_kept_ends_when_it_is_reaped() -> None:
     assert os.read(reading, 1) == b""
     process.reap()
     os.close(reading)
+
+
+async def test_a_group_is_ended_only_when_all_of_it_is_dead() -> None:
+    adopt_orphans()
+    for _ in range(20):
+        many = "for i in $(seq 20); do sleep 600 & done; exit 3"
+        process, reading = start(many, keep_group=True)
+        assert await process.wait() == 3
+        await process.end_group()
+        assert descendants() == {}
+        os.close(reading)
 
 
 async def test_a_process_that_cannot_be_held_is_not_left_running(
