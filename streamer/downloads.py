@@ -38,6 +38,7 @@ class OutputSource:
             found = b"".join(self._parts(data))
             if found or not data:
                 return found
+            del data  # of no use to anybody, and in nobody's account
             self.sent()
             await asyncio.sleep(0)  # others shall run; a log may be long
 

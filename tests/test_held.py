@@ -174,15 +174,27 @@ def slow_readers(target: str) -> Callable[[Server], Awaitable[None]]:
         with contextlib.ExitStack() as stack:
             for _ in range(READERS):
                 stalled(server, target.format(job_id=job_id), stack)
-                async with server.session.get("/healthz"):
-                    pass
-            # The last ones are still asking.
-            for _ in range(20):
-                async with server.session.get("/healthz"):
+                await buffered(server)
+                await measured(server)
+            # Each takes what the kernel takes for its client, and stalls only then.
+            before, same = (0, 0), 0
+            async with asyncio.timeout(120):
+                while same < 20:
+                    now = await buffered(server)
+                    await measured(server)
+                    same = same + 1 if now == before and any(now) else 0
+                    before = now
                     await asyncio.sleep(0.05)
-            await measured(server)
 
     return read_slowly
+
+
+async def buffered(server: Server) -> tuple[int, int]:
+    """Return what clients have yet to take, and how many were cut."""
+    async with server.session.get("/metrics") as response:
+        lines = (await response.text()).splitlines()
+    values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    return int(values["streamer_buffered_bytes"]), int(values["streamer_clients_cut_total"])
 
 
 async def idle_readers(server: Server) -> None:

@@ -387,6 +387,53 @@ def test_pages_are_nobodys_or_one_things(plan: list[tuple[bool, int, int]]) -> N
     assert (pages.used, pages.end, pages._holes) == (0, 0, [])
 
 
+async def test_few_pieces_are_read_from_disk_before_their_readers_come_to_take_them(
+    tmp_path: Path,
+) -> None:
+    """A loop that is busy takes its time, and threads would read for all readers meanwhile."""
+    readers, size = 200, BLOCK_BYTES
+    spool = Spool(readers * size, tmp_path)
+    extents = await spool.write([b"x" * size for _ in range(readers)])
+    held: list[int] = []
+
+    async def read(extent: Extent) -> None:
+        data = await spool.read(extent)
+        held.append(tracemalloc.get_traced_memory()[0])
+        assert len(data) == size
+        # It is busy with it until the threads have done all that they were asked.
+        THREADS.submit(len, "").result()
+
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        await asyncio.gather(*map(read, extents))
+    finally:
+        tracemalloc.stop()
+    assert len(held) == readers
+    assert max(held) - before < 20 * size
+    for extent in extents:
+        spool.free(extent)
+    spool.close()
+
+
+async def test_who_waits_for_the_disk_reads_nothing_that_was_freed_meanwhile(
+    tmp_path: Path,
+) -> None:
+    spool = Spool(64 * PAGE_BYTES, tmp_path)
+    extents = await spool.write([b"a" * PAGE_BYTES for _ in range(64)])
+    readings = [asyncio.create_task(spool.read(extent)) for extent in extents]
+    await asyncio.sleep(0)  # the first ones are at the disk now
+    for extent in extents:
+        spool.free(extent)
+    others = await spool.write([b"b" * PAGE_BYTES for _ in range(32)])
+    found = await asyncio.gather(*readings, return_exceptions=True)
+    assert others
+    read = [data for data in found if not isinstance(data, OSError)]
+    assert set(read) == {b"a" * PAGE_BYTES}
+    assert len(read) < len(found)
+    spool.close()
+
+
 async def test_a_disk_that_fails_is_told_by_a_gap(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

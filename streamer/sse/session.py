@@ -172,7 +172,8 @@ class Session:
                     return
                 self.source.sent()
                 self.active_at = time.monotonic()
-                pending = b""
+                # It is counted no more, and reading what is next may take its time.
+                pending = data = b""
             elif self.source.ended:
                 await self._linger(grace_s, leaving)
                 return

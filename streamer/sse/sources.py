@@ -63,6 +63,7 @@ class FilteredSource(LogSource):
             )
             if kept or not data:
                 return kept
+            del data  # of no use to anybody, and in nobody's account
             self.sent()
             await asyncio.sleep(0)  # others shall run; a log may be long, and nothing of it wanted
 

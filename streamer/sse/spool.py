@@ -35,7 +35,9 @@ GROWTH_BYTES: Final = 32 * 1024 * 1024
 LEAST_FREE: Final = 0.05
 """The part of the file system that is left to others."""
 
-THREADS: Final = ThreadPoolExecutor(8, "streamer-events")
+AT_ONCE: Final = 8
+
+THREADS: Final = ThreadPoolExecutor(AT_ONCE, "streamer-events")
 """For the system calls on all such files, and nothing else: what is slow elsewhere delays none."""
 
 
@@ -65,6 +67,7 @@ class Spool:
         self._checked_bytes = 0
         """Up to which size of the file the disk was asked."""
         self._writing = asyncio.Lock()
+        self._reading = asyncio.Semaphore(AT_ONCE)
         self._broken = False
 
     def settle(self, folder: Path) -> None:
@@ -93,8 +96,13 @@ class Spool:
         return extents
 
     async def read(self, extent: Extent) -> bytes:
-        """Read an extent that is not freed. Raises OSError when the disk fails."""
-        data = await self._in_thread(extent, _read, self._fd, extent.runs, extent.size)
+        """Read an extent. Raises OSError when the disk fails, or the extent is freed meanwhile.
+
+        A few at a time: what the threads have read waits for its reader, in nobody's account, and
+        they read faster than a busy loop can take it. There may be as many readers as streams.
+        """
+        async with self._reading:
+            data = await self._in_thread(extent, _read, self._fd, extent.runs, extent.size)
         if len(data) < extent.size:
             raise OSError(errno.EIO, "the file of old events is shorter than it was")
         return data

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import tracemalloc
 from collections.abc import Sequence
 from typing import Any
 
@@ -267,6 +268,38 @@ async def test_a_source_that_fails_cuts_the_stream() -> None:
         assert b"error page" not in peer.body
 
 
+async def test_what_was_sent_is_let_go_of_before_what_is_next_is_read() -> None:
+    """Reading may wait for the disk, and nobody counts what was sent."""
+    sessions, size = quick_map(), 8_000_000
+    held: list[int] = []
+
+    class Large:
+        cursors: Sequence[Cursor] = ()
+        ended = False
+
+        async def read(self) -> bytes:
+            held.append(tracemalloc.get_traced_memory()[0])
+            self.ended = len(held) == 4
+            return b"" if self.ended else b":" * size + b"\n\n"
+
+        def sent(self) -> None:
+            pass
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return await sessions.follow(request, "k", Large())
+
+    async with serving(handle) as port, Dialer(port) as dial:
+        tracemalloc.start()
+        try:
+            peer = await dial()
+            while len(held) < 4:
+                assert await peer.reader.read(100_000)
+        finally:
+            tracemalloc.stop()
+    assert len(held) == 4
+    assert max(held) - held[0] < size
+
+
 async def test_headers_stand_over_the_built_in_ones() -> None:
     options = StreamOptions(
         grace_s=0, retry_ms=None, headers={"Cache-Control": "private", "X-Accel-Buffering": "yes"}
@@ -417,3 +450,26 @@ async def test_a_filter_lets_others_run_and_passes_gaps_on() -> None:
         assert (await source.read()).endswith(b"\nid: 100\n\n")
         task.cancel()
         assert ran > 5
+
+
+async def test_a_filter_lets_go_of_what_it_passes_over() -> None:
+    """While it lets others run, and reads on, that is in nobody's account."""
+    size = 5_000_000
+    held: list[int] = []
+
+    class Watched(EventLog):
+        async def read(self, after: int) -> tuple[bytes, int]:
+            held.append(tracemalloc.get_traced_memory()[0])
+            # As from a disk: what is read is this reader's alone.
+            return b"event: e\ndata: %b\nid: %d\n\n" % (b"x" * size, after + 1), after + 1
+
+    events = Watched()
+    tracemalloc.start()
+    try:
+        with events.cursor() as cursor:
+            source = FilteredSource(cursor, lambda number, kind, data: number == 4)
+            assert (await source.read()).endswith(b"\nid: 4\n\n")
+    finally:
+        tracemalloc.stop()
+    assert len(held) == 4
+    assert max(held) - held[0] < size
