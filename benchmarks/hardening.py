@@ -27,7 +27,7 @@ from aiohttp.test_utils import TestServer
 
 import streamer
 from sandboxes.bwrap import Bwrap
-from streamer.jobs import Limits, Phase, Step
+from streamer.model.job import Limits, Phase, Step
 from streamer.rootfs import shown
 from streamer.sandbox import open_sandbox
 from streamer.slots import UidSlots

@@ -14,8 +14,8 @@ from __future__ import annotations
 from streamer.app import create_app, get_service, get_sessions, setup
 from streamer.client import Client, ServiceProblem
 from streamer.config import Config
-from streamer.jobs import JobSpec, Limits, SourceFile
 from streamer.log import Event
+from streamer.model.job import JobSpec, Limits, SourceFile
 from streamer.settings import load_config
 from streamer.spi import hookimpl
 

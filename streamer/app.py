@@ -28,12 +28,12 @@ from streamer.measures import JobMeasures
 from streamer.memory.admission import QueueLimits
 from streamer.memory.engine import MemoryEngine
 from streamer.memory.retention import RetentionLimits
+from streamer.model.runtime import by_name, missing_tools
 from streamer.origin import check_origin
 from streamer.page import page_routes
 from streamer.parameters import Handler
 from streamer.plugins import load_backends, load_plugins
 from streamer.problems import problems
-from streamer.runtimes import by_name, missing_tools
 from streamer.service import JobService
 from streamer.settings import load_config
 from streamer.shares import Shares

@@ -19,7 +19,7 @@ from typing import Any, Final
 from streamer.claims import broken_claim, trial_program
 from streamer.confine import Means, Shape, confine
 from streamer.errors import BackendUnavailable, ConfigError, SandboxFailure
-from streamer.jobs import Limits, Phase, Step
+from streamer.model.job import Limits, Phase, Step
 from streamer.proxy import PROXY_PORT
 from streamer.spi import Backend, Isolation
 

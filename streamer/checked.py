@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from streamer.errors import ConfigError
-from streamer.sizes import parse_size
+from streamer.model.sizes import parse_size
 
 __all__ = [
     "Key",

@@ -24,9 +24,9 @@ import msgspec
 from yarl import URL
 
 from streamer.errors import ConfigError, StreamerError
-from streamer.events import KINDS, TERMINAL_KINDS, decode
-from streamer.jobs import JobSpec
 from streamer.log import Event
+from streamer.model.events import KINDS, TERMINAL_KINDS, decode
+from streamer.model.job import JobSpec
 from streamer.pythonic import as_bytes, typed_spec
 from streamer.request import request_of, with_wire_names
 from streamer.serviceproblem import ServiceProblem, check, document_of, not_a_service

@@ -23,10 +23,10 @@ from msgspec import Meta
 from streamer.authconfig import AuthConfig, MetricsConfig, TokenConfig
 from streamer.checked import check_keys, explain, merge, with_sizes
 from streamer.errors import ConfigError
-from streamer.jobs import LEAST, MIB, MOST, Limits
+from streamer.model.hosts import HostRule
+from streamer.model.job import LEAST, MIB, MOST, Limits
+from streamer.model.runtime import DEFAULT_RUNTIMES, Runtime, by_name, extended
 from streamer.presets import PRESETS
-from streamer.proxy_rules import HostRule
-from streamer.runtimes import DEFAULT_RUNTIMES, Runtime, by_name, extended
 from streamer.section import (
     NotNegative,
     Port,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streamer.cgroups import CgroupTree, JobCgroup
-from streamer.jobs import Limits
+from streamer.model.job import Limits
 from streamer.sandbox import Sandbox, open_sandbox
 from streamer.slots import UidSlots
 from streamer.spi import Backend, Identity, SandboxJob

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
 
 from streamer.errors import SandboxFailure
-from streamer.jobs import Limits, SourceFile
+from streamer.model.job import Limits, SourceFile
 from streamer.netns import check_own_network
 
 __all__ = ["KILLED_FOR_MEMORY", "FilesDoNotFit", "InitChannel", "ProgramEnd", "rlimits"]

@@ -11,7 +11,7 @@ import click
 
 from streamer.client import Client
 from streamer.errors import StreamerError
-from streamer.events import Complete, Error, Output
+from streamer.model.events import Complete, Error, Output
 from streamer.stdio import Outlet
 from streamer.terminal import visible
 

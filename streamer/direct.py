@@ -22,7 +22,7 @@ from typing import Final
 from streamer.cgroups import JobCgroup
 from streamer.control import FilesDoNotFit, ProgramEnd
 from streamer.errors import SandboxFailure
-from streamer.jobs import Limits, SourceFile, Step
+from streamer.model.job import Limits, SourceFile, Step
 from streamer.spawn import Spawned, spawn, start_command
 from streamer.spi import Host, LaunchPlan
 

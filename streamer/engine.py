@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from streamer.events import JobEvent
-from streamer.jobs import ResolvedJob
 from streamer.log import JobLog
+from streamer.model.events import JobEvent
+from streamer.model.job import ResolvedJob
 
 __all__ = [
     "Broker",

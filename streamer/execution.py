@@ -26,14 +26,14 @@ from streamer.confine import Confined, Means, Shape, confine
 from streamer.control import FilesDoNotFit
 from streamer.engine import Lease, LeaseLost
 from streamer.errors import SandboxFailure
-from streamer.events import Complete, Error, JobEvent, Reason, encode
 from streamer.feed import InputFeed
 from streamer.finish import ENGINE_TIMEOUT_S, finish
-from streamer.jobs import Phase, Step
+from streamer.model.events import Complete, Error, JobEvent, Reason, encode
+from streamer.model.hosts import HostRule
+from streamer.model.job import Phase, Step
 from streamer.output import Budget, OutputPump
 from streamer.program import Patience, ProgramRun, out_of_memory
 from streamer.proxy import PROXY_PORT, Outbound, Proxy, proxy_environment
-from streamer.proxy_rules import HostRule
 from streamer.sandbox import Sandbox
 from streamer.spi import Backend
 from streamer.verdict import JobEnd, StopReason, reason_of

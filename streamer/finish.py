@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from streamer.engine import Lease, LeaseLost
-from streamer.events import JobEvent, encode
+from streamer.model.events import JobEvent, encode
 
 __all__ = ["ENGINE_TIMEOUT_S", "finish"]
 

@@ -19,9 +19,9 @@ from streamer.enforcement import enforcement
 from streamer.engine import JobView
 from streamer.errors import Busy, Conflict, InvalidJob, UnknownJob, quoted
 from streamer.metrics import exposition
+from streamer.model.runtime import Runtime, told_missing
 from streamer.parameters import takes
 from streamer.resolve import camel
-from streamer.runtimes import Runtime, told_missing
 from streamer.service import Job, JobService
 from streamer.sse.sessionmap import SessionMap
 from streamer.streams import StreamHandlers

@@ -17,11 +17,11 @@ from streamer.app import SERVICE, create_app
 from streamer.client import Client, ServiceProblem
 from streamer.config import Config
 from streamer.errors import Busy
-from streamer.events import Complete, Error, Output
 from streamer.execution import Execution
-from streamer.jobs import JobSpec
 from streamer.localinput import InputSource, input_for
 from streamer.log import Event
+from streamer.model.events import Complete, Error, Output
+from streamer.model.job import JobSpec
 from streamer.serviceproblem import not_a_service
 from streamer.stdio import NAMES, Outlet, StandardInput
 from streamer.terminal import visible

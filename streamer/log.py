@@ -1,7 +1,7 @@
 """Keep one job's events: an event log that its one terminal event ends.
 
-The data of an event holds no raw CR or LF (`streamer.events.encode`), so output can never forge
-a frame.
+The data of an event holds no raw CR or LF (`streamer.model.events.encode`), so output can never
+forge a frame.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from streamer.events import TERMINAL_KINDS, JobEvent, decode
+from streamer.model.events import TERMINAL_KINDS, JobEvent, decode
 from streamer.sse.frames import split_frames
 from streamer.sse.log import EventLog
 

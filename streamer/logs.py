@@ -16,7 +16,7 @@ from typing import Final
 
 from streamer.config import LoggingConfig
 from streamer.engine import JobView
-from streamer.events import Complete, Error
+from streamer.model.events import Complete, Error
 from streamer.terminal import visible
 
 __all__ = ["configure_logging", "log_finished"]

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Final
 
 from streamer.engine import JobView
-from streamer.events import Complete, Error
+from streamer.model.events import Complete, Error
 
 __all__ = ["BOUNDS_S", "Histogram", "JobMeasures"]
 

@@ -20,7 +20,7 @@ import termios
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from streamer.events import JobEvent, Output, PhaseName, StreamName, Truncated
+from streamer.model.events import JobEvent, Output, PhaseName, StreamName, Truncated
 
 __all__ = ["Budget", "OutputPump", "TextDecoder"]
 

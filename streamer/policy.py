@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from streamer.jobs import ResolvedJob
+from streamer.model.job import ResolvedJob
 from streamer.seccomp import job_filter
 from streamer.spi import Backend
 

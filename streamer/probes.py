@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from streamer.cgroups import OVERHEAD_PROCESSES
-from streamer.jobs import MIB
 from streamer.lures import end_marked, marked_processes, status_outside
+from streamer.model.job import MIB
 from streamer.spi import Backend, Isolation
 from streamer.trial import END, Finding, ProbeFailed, Trial
 

@@ -17,7 +17,7 @@ from streamer.control import KILLED_FOR_MEMORY, ProgramEnd
 from streamer.errors import SandboxFailure
 from streamer.feed import InputFeed
 from streamer.finish import ENGINE_TIMEOUT_S
-from streamer.jobs import Step
+from streamer.model.job import Step
 from streamer.output import OutputPump
 from streamer.sandbox import Sandbox
 from streamer.verdict import StopReason

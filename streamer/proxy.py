@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any, Final, Self
 
+from streamer.model.hosts import Address, HostRule, Place, address_refusal
 from streamer.proxy_request import ProxyRequest, Refused, parse_request
-from streamer.proxy_rules import Address, HostRule, Place, address_refusal
 
 __all__ = ["PROXY_PORT", "Outbound", "Proxy", "ProxyLimits", "SystemAddresses", "proxy_environment"]
 

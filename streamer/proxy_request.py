@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from streamer.proxy_rules import Place
+from streamer.model.hosts import Place
 
 __all__ = ["ProxyRequest", "Refused", "parse_request"]
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from streamer.errors import InvalidJob, quoted
-from streamer.jobs import JobSpec, Limits, SourceFile, TerminalSize
+from streamer.model.job import JobSpec, Limits, SourceFile, TerminalSize
 from streamer.resolve import camel
 
 __all__ = ["as_bytes", "as_signal", "typed_spec"]

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from streamer.events import TERMINAL_KINDS
+from streamer.model.events import TERMINAL_KINDS
 from streamer.sse.frames import HEARTBEAT, split_frames
 from streamer.sse.log import Cursor
 

@@ -13,9 +13,9 @@ from typing import Final
 
 from streamer.config import Config
 from streamer.errors import BackendUnavailable, Forbidden, InvalidJob, cut, quoted
-from streamer.jobs import LEAST, JobSpec, Limits, Phase, ResolvedJob, SourceFile, Step
-from streamer.runtimes import Runtime, build_steps, sized, told_missing
-from streamer.sizes import parse_size
+from streamer.model.job import LEAST, JobSpec, Limits, Phase, ResolvedJob, SourceFile, Step
+from streamer.model.runtime import Runtime, build_steps, sized, told_missing
+from streamer.model.sizes import parse_size
 
 __all__ = ["Resolver", "camel"]
 

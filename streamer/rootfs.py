@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from streamer.runtimes import is_secret
+from streamer.model.runtime import is_secret
 from streamer.spi import Host, Shown
 
 __all__ = ["build_rootfs", "host_of", "shown"]

@@ -27,7 +27,7 @@ from streamer.cgroups import JobCgroup
 from streamer.control import InitChannel, ProgramEnd
 from streamer.direct import DirectSandbox
 from streamer.errors import SandboxFailure
-from streamer.jobs import Limits, SourceFile, Step
+from streamer.model.job import Limits, SourceFile, Step
 from streamer.seccomp import job_filter
 from streamer.spawn import Spawned, spawn, start_command
 from streamer.spi import Backend, Host, LaunchPlan, SandboxJob

@@ -33,17 +33,17 @@ from streamer.engine import (
     Stats,
 )
 from streamer.errors import Draining, UnknownJob
-from streamer.events import Complete, Error
 from streamer.execution import Execution, ExecutionSettings
 from streamer.finish import finish
-from streamer.jobs import JobSpec
 from streamer.log import Event, JobLog
 from streamer.measures import JobMeasures
+from streamer.model.events import Complete, Error
+from streamer.model.job import JobSpec
+from streamer.model.runtime import Runtime, missing_path
 from streamer.policy import policy_digest
 from streamer.program import Patience
 from streamer.pythonic import as_bytes, as_signal, typed_spec
 from streamer.resolve import Resolver
-from streamer.runtimes import Runtime, missing_path
 from streamer.slots import UidSlots
 from streamer.workspace import StateFolder, state_folder
 

@@ -27,7 +27,7 @@ from typing import ClassVar
 import pluggy
 
 from streamer.errors import BackendUnavailable
-from streamer.jobs import Limits
+from streamer.model.job import Limits
 
 __all__ = [
     "Backend",

@@ -14,8 +14,8 @@ from streamer import wire
 from streamer.access import Access
 from streamer.downloads import CastSource, OutputSource
 from streamer.errors import Busy, Gone, InvalidJob, UnknownJob
-from streamer.events import StreamName
 from streamer.log import JobLog
+from streamer.model.events import StreamName
 from streamer.parameters import flag, speed, takes
 from streamer.replay import PacedSource
 from streamer.service import Job, JobService

@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from streamer.errors import InvalidJob
-from streamer.jobs import JobSpec, SourceFile
-from streamer.runtimes import Runtime
-from streamer.sizes import parse_size
+from streamer.model.job import JobSpec, SourceFile
+from streamer.model.runtime import Runtime
+from streamer.model.sizes import parse_size
 from streamer.stdio import read_all
 
 __all__ = ["submission"]

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from streamer.events import Complete, Error, Output
-from streamer.jobs import JobSpec
 from streamer.lures import Lures
+from streamer.model.events import Complete, Error, Output
+from streamer.model.job import JobSpec
 from streamer.service import Job, JobService
 
 __all__ = ["END", "Finding", "ProbeFailed", "Ran", "Trial"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from streamer.control import ProgramEnd
-from streamer.events import Complete, PhaseName, Reason
+from streamer.model.events import Complete, PhaseName, Reason
 
 __all__ = ["JobEnd", "StopReason", "reason_of"]
 

@@ -17,7 +17,7 @@ import msgspec
 
 from streamer.engine import JobView
 from streamer.errors import CallerError, CapacityError, InvalidJob, StreamerError, cut, quoted
-from streamer.jobs import JobSpec, SourceFile, TerminalSize
+from streamer.model.job import JobSpec, SourceFile, TerminalSize
 from streamer.resolve import MAX_FILES
 
 __all__ = ["dump", "job_document", "parse_job", "parse_signal", "problem", "timestamp"]

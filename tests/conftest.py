@@ -18,7 +18,7 @@ from msgspec.structs import replace
 import streamer
 from streamer.app import SERVICE
 from streamer.config import Config
-from streamer.runtimes import Runtime
+from streamer.model.runtime import Runtime
 from streamer.service import JobService
 from tests.browser.chromium import Browser, chromium
 from tests.jobs import reap_adopted

@@ -35,11 +35,17 @@ THEMES = (
 
 # A module may import from its own layer's left and from the layers below, never from above.
 # Within a line the order is the order of dependence.
+ROOMS = (
+    *("model", "config", "eventlog", "engine", "sandbox", "sandbox.network", "worker", "jobs"),
+    *("web", "web.callers", "web.server", "client", "cli", "doctor"),
+)
+"""Packages that hold nothing but a docstring."""
+
 LAYERS = (
-    ("errors",),
+    ("errors", *ROOMS),
     ("seccomp.rules", "seccomp.generate", "seccomp"),
-    ("jobs", "sizes", "checked", "presets", "proxy_rules", "proxy_request"),
-    ("events", "spi"),
+    ("model.job", "model.sizes", "checked", "presets", "model.hosts", "proxy_request"),
+    ("model.events", "events", "spi"),
     (
         "sse.frames",
         "sse.pages",
@@ -48,7 +54,7 @@ LAYERS = (
         "sse.cursor",
         "sse.log",
         "log",
-        "runtimes",
+        "model.runtime",
     ),
     ("engine", "section", "authconfig", "config"),
     (
@@ -242,7 +248,7 @@ def test_the_core_knows_no_http(module: str) -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_public_names_are_declared_sorted_and_there(module: str) -> None:
     loaded = importlib.import_module(module)
-    if module == "sandboxes":
+    if module == "sandboxes" or short(module) in ROOMS:
         return
     declared = loaded.__all__
     # Constants, then classes, then the rest, as ruff's RUF022 has it.

@@ -10,7 +10,7 @@ import pytest
 
 from streamer.cgroups.files import counter, number
 from streamer.cgroups.v2 import CgroupV2
-from streamer.jobs import Limits
+from streamer.model.job import Limits
 
 
 @pytest.mark.parametrize(("used", "elsewhere"), [(1, False), (2**40, True)], ids=["small", "full"])

@@ -26,8 +26,8 @@ from streamer.cgroups.tree import _sweep
 from streamer.cgroups.v2 import ownership
 from streamer.enforcement import enforcement
 from streamer.errors import BackendUnavailable
-from streamer.events import Complete, Output
-from streamer.jobs import SourceFile
+from streamer.model.events import Complete, Output
+from streamer.model.job import SourceFile
 from streamer.service import JobService
 from streamer.testing.running import plugin
 from tests.conftest import OpenService

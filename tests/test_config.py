@@ -31,9 +31,9 @@ from streamer.config import (
     without_password,
 )
 from streamer.errors import ConfigError
-from streamer.jobs import MOST, Limits
+from streamer.model.job import MOST, Limits
+from streamer.model.runtime import Runtime
 from streamer.plugins import load_backends, load_plugins
-from streamer.runtimes import Runtime
 from streamer.settings import effective, load_config
 
 DOCUMENT = Path(__file__).parent.parent / "config.toml"

@@ -24,14 +24,14 @@ from streamer import wire
 from streamer.clientaddress import client_address
 from streamer.config import Config
 from streamer.errors import StreamerError
-from streamer.events import Output, encode
+from streamer.model.events import Output, encode
+from streamer.model.hosts import Place
+from streamer.model.runtime import by_name
 from streamer.origin import check_origin
 from streamer.output import TextDecoder
 from streamer.parameters import cursor, idempotency, number, prefer_wait_s, speed, takes
 from streamer.proxy_request import Refused, parse_request
-from streamer.proxy_rules import Place
 from streamer.resolve import Resolver
-from streamer.runtimes import by_name
 from streamer.sse.frames import EventParser, frame, joined_lines, split_frames, to_json
 from streamer.sse.log import EventLog
 from streamer.sse.response import id_number

@@ -20,8 +20,8 @@ from hypothesis.stateful import (
     rule,
 )
 
-from streamer.events import Complete, Error, Gap, JobEvent, Output, Status, decode, encode
 from streamer.log import Event, JobLog
+from streamer.model.events import Complete, Error, Gap, JobEvent, Output, Status, decode, encode
 from streamer.sse.block import Ledger
 from streamer.sse.log import BLOCK_BYTES, INDEX_BYTES, SMALL_BYTES
 from streamer.sse.pages import PAGE_BYTES, Pages, Run

@@ -14,9 +14,9 @@ from aiohttp.http_exceptions import BadHttpMessage
 
 from streamer.config import LoggingConfig
 from streamer.engine import JobView
-from streamer.events import Complete, Error
-from streamer.jobs import Limits, Phase, ResolvedJob, Step
 from streamer.logs import configure_logging, log_finished
+from streamer.model.events import Complete, Error
+from streamer.model.job import Limits, Phase, ResolvedJob, Step
 
 
 @dataclass

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.events import JobEvent, Output
 from streamer.feed import MAX_BACKLOG_BYTES, InputFeed
+from streamer.model.events import JobEvent, Output
 from streamer.output import MAX_EVENT_CHARS, Budget, OutputPump, TextDecoder
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from streamer.model.hosts import Address, HostRule, address_refusal
 from streamer.proxy import Outbound, Proxy, ProxyLimits, SystemAddresses
-from streamer.proxy_rules import Address, HostRule, address_refusal
 from tests.jobs import descriptors
 
 HERE = "127.0.0.1"

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from streamer.config import Config
 from streamer.errors import ConfigError
+from streamer.model.hosts import Address, HostRule, Place, address_refusal, canonical_host
 from streamer.proxy_request import Refused, parse_request
-from streamer.proxy_rules import Address, HostRule, Place, address_refusal, canonical_host
 
 # -- addresses -------------------------------------------------------------------------
 

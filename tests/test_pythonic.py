@@ -12,7 +12,7 @@ from aiohttp import web
 import streamer
 from streamer.app import SERVICE
 from streamer.errors import Draining, InvalidJob
-from streamer.jobs import TerminalSize
+from streamer.model.job import TerminalSize
 from streamer.pythonic import typed_spec
 from tests.conftest import OpenService
 from tests.jobs import ended, program, run_job
@@ -123,7 +123,7 @@ async def test_input_and_signals_of_other_types_raise_at_once(open_service: Open
             await job.signal(unknown)
     assert await job.write("tëxt\n") == "accepted"
     async for event in job.events():
-        if isinstance(event.data, streamer.events.Output):
+        if isinstance(event.data, streamer.model.events.Output):
             break
     assert await job.signal("SIGUSR1") == "accepted"
     assert await job.signal(signal.SIGUSR2) == "accepted"

@@ -10,8 +10,8 @@ import pytest
 
 from streamer.config import Config
 from streamer.errors import ConfigError
+from streamer.model.runtime import missing_tools
 from streamer.rootfs import build_rootfs, host_of, shown
-from streamer.runtimes import missing_tools
 from streamer.spi import Host, Shown
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from streamer.config import Config
 from streamer.errors import ConfigError
-from streamer.jobs import MIB, Limits
-from streamer.runtimes import (
+from streamer.model.job import MIB, Limits
+from streamer.model.runtime import (
     DEFAULT_RUNTIMES,
     Runtime,
     build_steps,

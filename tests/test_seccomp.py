@@ -11,9 +11,9 @@ from typing import Any
 import pyseccomp
 import pytest
 
-from streamer.events import Error
-from streamer.jobs import JobSpec, SourceFile
-from streamer.runtimes import Runtime
+from streamer.model.events import Error
+from streamer.model.job import JobSpec, SourceFile
+from streamer.model.runtime import Runtime
 from streamer.seccomp.generate import FILTERS
 from streamer.seccomp.rules import INIT_PID, KINDS
 from tests.bpf import arguments_for, with_high_bits

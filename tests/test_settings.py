@@ -14,8 +14,8 @@ from streamer.config import (
     Config,
 )
 from streamer.errors import ConfigError
-from streamer.jobs import Limits
-from streamer.runtimes import Runtime
+from streamer.model.job import Limits
+from streamer.model.runtime import Runtime
 from streamer.settings import effective, load_config, load_with_origins, stray_variables
 
 DOCUMENT = Path(__file__).parent.parent / "config.toml"

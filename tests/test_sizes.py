@@ -10,9 +10,9 @@ import pytest
 from streamer.checked import with_sizes
 from streamer.config import Config, ServerConfig
 from streamer.errors import ConfigError, InvalidJob
-from streamer.runtimes import DEFAULT_RUNTIMES, by_name
+from streamer.model.runtime import DEFAULT_RUNTIMES, by_name
+from streamer.model.sizes import parse_size
 from streamer.settings import load_config
-from streamer.sizes import parse_size
 from streamer.submission import submission
 
 MEANT = {

@@ -18,7 +18,7 @@ from streamer import direct, proxy, spi, workspace
 from streamer.cgroups import OVERHEAD_PROCESSES, files, v2
 from streamer.cgroups.v2 import CgroupV2
 from streamer.direct import DirectSandbox
-from streamer.jobs import JobSpec, Limits, SourceFile
+from streamer.model.job import JobSpec, Limits, SourceFile
 from streamer.proxy import SystemAddresses
 from streamer.sse import spool
 from streamer.sse.pages import PAGE_BYTES

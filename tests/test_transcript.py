@@ -6,8 +6,8 @@ import asyncio
 import sys
 from typing import Any
 
-from streamer.events import Output, encode
 from streamer.log import JobLog
+from streamer.model.events import Output, encode
 from streamer.transcript import AT_ONCE, Transcripts
 
 

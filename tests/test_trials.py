@@ -17,7 +17,7 @@ from streamer.app import SERVICE
 from streamer.backends import MAX_FAILURES
 from streamer.config import Config
 from streamer.errors import BackendUnavailable
-from streamer.jobs import JobSpec
+from streamer.model.job import JobSpec
 from streamer.seccomp import job_filter
 from streamer.testing.running import plugin
 from tests.conftest import OpenService, Start

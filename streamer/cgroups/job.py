@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from streamer.cgroups.files import kill, pids
-from streamer.jobs import Limits
+from streamer.model.job import Limits
 
 __all__ = ["OVERHEAD_PROCESSES", "JobCgroup", "Level"]
 

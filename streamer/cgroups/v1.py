@@ -13,7 +13,7 @@ from typing import Final
 
 from streamer.cgroups.files import counter, number, write
 from streamer.cgroups.job import OVERHEAD_PROCESSES, JobCgroup
-from streamer.jobs import Limits
+from streamer.model.job import Limits
 
 __all__ = ["HIERARCHIES", "SHARING", "CgroupV1", "weigh"]
 

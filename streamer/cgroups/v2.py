@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 from streamer.cgroups.files import counter, number, pids, write
 from streamer.cgroups.job import OVERHEAD_PROCESSES, JobCgroup
-from streamer.jobs import Limits
+from streamer.model.job import Limits
 
 __all__ = ["CONTROLLERS", "MAIN", "CgroupV2", "hand_down", "hands_down", "ownership", "share"]
 

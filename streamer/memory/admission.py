@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from streamer.errors import Busy, TooLarge
-from streamer.jobs import MIB
 from streamer.memory.fairqueue import FairQueue
+from streamer.model.job import MIB
 
 __all__ = ["Admission", "QueueLimits"]
 

@@ -29,14 +29,14 @@ from streamer.engine import (
     Submitted,
 )
 from streamer.errors import Draining
-from streamer.events import Complete, Error, encode
-from streamer.jobs import ResolvedJob
 from streamer.log import JobLog
 from streamer.memory.admission import Admission, QueueLimits
 from streamer.memory.inbox import size_of
 from streamer.memory.jobtable import JobTable, Record
 from streamer.memory.lease import MemoryLease
 from streamer.memory.retention import Retention, RetentionLimits
+from streamer.model.events import Complete, Error, encode
+from streamer.model.job import ResolvedJob
 from streamer.sse.spool import Spool
 
 __all__ = ["MemoryEngine"]

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Literal
 
 from streamer.engine import Cancel, Control, Eof, Input, LeaseLost, Lost
-from streamer.events import TERMINAL_KINDS
-from streamer.jobs import ResolvedJob
 from streamer.memory.inbox import Inbox
 from streamer.memory.jobtable import JobTable, Record
 from streamer.memory.retention import Retention
+from streamer.model.events import TERMINAL_KINDS
+from streamer.model.job import ResolvedJob
 
 __all__ = ["MemoryLease"]
 

@@ -11,8 +11,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from streamer.jobs import MIB
 from streamer.memory.jobtable import JobTable, Record
+from streamer.model.job import MIB
 
 __all__ = ["Retention", "RetentionLimits"]
 

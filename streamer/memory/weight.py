@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Final
 
-from streamer.jobs import ResolvedJob, SourceFile, Step
+from streamer.model.job import ResolvedJob, SourceFile, Step
 
 __all__ = ["OPEN_BYTES", "RECORD_BYTES", "kept_of", "weigh"]
 

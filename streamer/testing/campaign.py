@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from streamer.enforcement import enforcement
-from streamer.events import Status
-from streamer.jobs import JobSpec
 from streamer.log import Event
 from streamer.lures import Lures, lay_lures, marked_processes
+from streamer.model.events import Status
+from streamer.model.job import JobSpec
 from streamer.service import Job, JobService
 from streamer.spi import Backend
 from streamer.testing.attack import Attack, NoProof

@@ -12,9 +12,9 @@ from typing import Any, Final
 
 from streamer.app import SERVICE, create_app
 from streamer.config import Config
-from streamer.events import Complete, Error, Output
-from streamer.jobs import JobSpec, SourceFile
 from streamer.log import Event
+from streamer.model.events import Complete, Error, Output
+from streamer.model.job import JobSpec, SourceFile
 from streamer.plugins import load_backends, load_plugins
 from streamer.service import Job, JobService
 from streamer.spi import Backend, hookimpl

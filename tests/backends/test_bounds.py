@@ -21,8 +21,8 @@ import pytest
 from streamer import spi
 from streamer.app import SERVICE
 from streamer.control import PROTOCOL
-from streamer.events import Error, Output, Status
-from streamer.jobs import JobSpec, SourceFile
+from streamer.model.events import Error, Output, Status
+from streamer.model.job import JobSpec, SourceFile
 from streamer.service import Job
 from streamer.testing.running import plugin
 from tests.conftest import OpenService, Start

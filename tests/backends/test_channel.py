@@ -11,7 +11,7 @@ import pytest
 
 from streamer.control import FilesDoNotFit, InitChannel
 from streamer.errors import SandboxFailure
-from streamer.jobs import Limits
+from streamer.model.job import Limits
 
 
 @pytest.mark.parametrize(

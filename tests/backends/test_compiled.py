@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from streamer.events import Output
-from streamer.jobs import JobSpec
-from streamer.runtimes import DEFAULT_RUNTIMES, Runtime
+from streamer.model.events import Output
+from streamer.model.job import JobSpec
+from streamer.model.runtime import DEFAULT_RUNTIMES, Runtime
 from streamer.service import JobService
 from tests.conftest import OpenService
 from tests.jobs import ended, run_job

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from streamer.engine import Lease
-from streamer.events import Output
-from streamer.jobs import JobSpec, Limits, Phase, ResolvedJob, Step
+from streamer.model.events import Output
+from streamer.model.job import JobSpec, Limits, Phase, ResolvedJob, Step
 from streamer.service import Job, JobService
 from tests.conftest import OpenService
 from tests.jobs import ended, run_job

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sandboxes.firejail import NOTE_AGE_S, NOTES, sweep_notes
-from streamer.jobs import JobSpec
+from streamer.model.job import JobSpec
 from tests.conftest import OpenService
 from tests.jobs import descendants
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, fields
 
 import pytest
 
-from streamer.jobs import MOST, Limits, SourceFile
+from streamer.model.job import MOST, Limits, SourceFile
 from tests.conftest import OpenService
 from tests.jobs import run_job
 

@@ -10,8 +10,8 @@ from typing import ClassVar
 import pytest
 
 from streamer import spi
-from streamer.events import Output
-from streamer.jobs import JobSpec
+from streamer.model.events import Output
+from streamer.model.job import JobSpec
 from streamer.testing.running import plugin
 from tests.backends.conftest import checked_runs
 from tests.conftest import OpenService

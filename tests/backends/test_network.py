@@ -18,9 +18,9 @@ import streamer
 from streamer import backends
 from streamer.control import InitChannel
 from streamer.errors import BackendUnavailable, Forbidden, SandboxFailure
-from streamer.jobs import JobSpec
+from streamer.model.hosts import Address, address_refusal
+from streamer.model.job import JobSpec
 from streamer.proxy import PROXY_PORT, Outbound
-from streamer.proxy_rules import Address, address_refusal
 from streamer.service import JobService
 from streamer.spi import Backend, Isolation, LaunchPlan, SandboxJob
 from tests.backends.conftest import checked_runs

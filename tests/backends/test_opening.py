@@ -13,7 +13,7 @@ import pytest
 
 from streamer.backends import MAX_FAILURES
 from streamer.execution import Execution
-from streamer.jobs import ResolvedJob
+from streamer.model.job import ResolvedJob
 from streamer.testing.running import plugin
 from tests.backends.test_leftovers import Bare
 from tests.conftest import OpenService

@@ -11,7 +11,7 @@ import pytest
 
 from streamer.engine import Signal
 from streamer.errors import StreamerError
-from streamer.jobs import JobSpec
+from streamer.model.job import JobSpec
 from streamer.service import JobService
 from tests.conftest import OpenService
 from tests.jobs import adopt_orphans, descendants, descriptors, ended, program, run_job, script

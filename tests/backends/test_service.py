@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from streamer.events import Truncated
-from streamer.jobs import JobSpec
-from streamer.runtimes import Runtime
+from streamer.model.events import Truncated
+from streamer.model.job import JobSpec
+from streamer.model.runtime import Runtime
 from streamer.testing.conformance.base import until_output
 from streamer.workspace import remove_tree
 from tests.backends.conftest import checked_runs
@@ -76,7 +76,7 @@ async def test_a_service_that_is_killed_takes_its_jobs_along(backend: str) -> No
     program = textwrap.dedent(f"""
         import asyncio, streamer
         from streamer.app import SERVICE
-        from streamer.jobs import JobSpec
+        from streamer.model.job import JobSpec
         async def main():
             config = {{"sandbox": {{"backend": {backend!r}, "allow_command": True}}}}
             async with streamer.create_app(config)[SERVICE] as service:

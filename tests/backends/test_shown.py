@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from streamer.errors import BackendUnavailable
-from streamer.events import Output
-from streamer.jobs import JobSpec, SourceFile
-from streamer.runtimes import Runtime
+from streamer.model.events import Output
+from streamer.model.job import JobSpec, SourceFile
+from streamer.model.runtime import Runtime
 from tests.conftest import OpenService
 from tests.jobs import run_job
 from tests.support import processes_with

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer.jobs import JobSpec
+from streamer.model.job import JobSpec
 from streamer.service import JobService
 from tests.backends.test_bounds import SLEEPER, until_output
 from tests.conftest import OpenService

@@ -14,7 +14,7 @@ import pytest
 
 from streamer import spi
 from streamer.errors import BackendUnavailable, PluginError
-from streamer.events import Error
+from streamer.model.events import Error
 from streamer.testing.running import plugin
 from tests.backends.conftest import checked_runs
 from tests.conftest import OpenService

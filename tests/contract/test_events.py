@@ -7,7 +7,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from streamer import events
+from streamer.model import events
 from tests.conftest import Start
 from tests.contract import KEPT, differences, table_events
 from tests.http import SLEEPER, python, until_state

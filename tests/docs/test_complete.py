@@ -12,7 +12,7 @@ import streamer
 from streamer import errors, hookspecs, sse
 from streamer.access import ACTIONS
 from streamer.app import SERVICE
-from streamer.events import KINDS
+from streamer.model.events import KINDS
 
 ROOT = Path(__file__).parents[2]
 CLIENTS = (ROOT / "docs" / "clients.md").read_text()

@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Iterable
 
 from streamer.engine import Engine, Lease
-from streamer.events import TERMINAL_KINDS, Complete, Output, Reason, encode
-from streamer.jobs import Limits, Phase, ResolvedJob, Step
 from streamer.log import Event
+from streamer.model.events import TERMINAL_KINDS, Complete, Output, Reason, encode
+from streamer.model.job import Limits, Phase, ResolvedJob, Step
 
 Encoded = tuple[str, bytes]
 

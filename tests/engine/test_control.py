@@ -9,7 +9,7 @@ import pytest
 
 from streamer.engine import Cancel, Control, Engine, Eof, Input, Lease, Signal
 from streamer.errors import Busy, TooLarge, UnknownJob
-from streamer.events import Complete
+from streamer.model.events import Complete
 
 from . import claim_one, complete, events_of, make_job, start, submit
 

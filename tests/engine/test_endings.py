@@ -13,12 +13,12 @@ import pytest
 
 from streamer.engine import Eof, Input, Lease, LeaseLost, Signal
 from streamer.errors import Draining
-from streamer.events import TERMINAL_KINDS, Complete, Error, encode
-from streamer.jobs import JobSpec
 from streamer.log import Event
 from streamer.memory.admission import QueueLimits
 from streamer.memory.engine import MemoryEngine
 from streamer.memory.retention import RetentionLimits
+from streamer.model.events import TERMINAL_KINDS, Complete, Error, encode
+from streamer.model.job import JobSpec
 from streamer.service import Job, JobService
 from streamer.spi import Backend, Isolation, LaunchPlan, SandboxJob, hookimpl
 from tests.conftest import OpenService

@@ -16,11 +16,11 @@ import pytest
 
 from streamer.engine import Idempotency, JobView
 from streamer.errors import Conflict, Gone, UnknownJob
-from streamer.events import Complete, Gap, Output
 from streamer.log import Event, JobLog
 from streamer.memory.admission import QueueLimits
 from streamer.memory.engine import MemoryEngine
 from streamer.memory.retention import RetentionLimits
+from streamer.model.events import Complete, Gap, Output
 from streamer.sse.cursor import Cursor
 from streamer.sse.frames import split_frames
 from streamer.sse.spool import Spool

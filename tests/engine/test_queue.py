@@ -9,7 +9,7 @@ import pytest
 
 from streamer.engine import Engine, Idempotency, LeaseLost, Lost, Submitted
 from streamer.errors import Busy, Conflict, Draining
-from streamer.events import Error, Status
+from streamer.model.events import Error, Status
 
 from . import claim_one, complete, events_of, make_job, output, start, submit
 from .conftest import Bench

@@ -12,12 +12,12 @@ import pytest
 
 from streamer.engine import Idempotency, Input, Signal
 from streamer.errors import Busy, TooLarge
-from streamer.events import Output
-from streamer.jobs import Limits, Phase, ResolvedJob, SourceFile, Step
 from streamer.memory.admission import QueueLimits
 from streamer.memory.engine import MemoryEngine
 from streamer.memory.retention import RetentionLimits
 from streamer.memory.weight import kept_of, weigh
+from streamer.model.events import Output
+from streamer.model.job import Limits, Phase, ResolvedJob, SourceFile, Step
 
 from . import claim_one, complete, make_job, output, start
 

@@ -10,8 +10,8 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from streamer.events import Output, encode
 from streamer.log import JobLog
+from streamer.model.events import Output, encode
 from streamer.replay import PacedSource
 from streamer.sse.frames import split_frames
 from tests.conftest import Start

@@ -19,8 +19,8 @@ from aiohttp.test_utils import TestServer
 import streamer
 from streamer import JobSpec, ServiceProblem, SourceFile
 from streamer.errors import ConfigError, InvalidJob, UnknownJob
-from streamer.events import Complete, Output
 from streamer.log import Event
+from streamer.model.events import Complete, Output
 from streamer.sse import EventParser
 from tests.conftest import Start
 from tests.http import SLEEPER, python

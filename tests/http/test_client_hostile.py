@@ -11,8 +11,8 @@ from aiohttp.test_utils import TestServer
 
 import streamer
 from streamer import ServiceProblem
-from streamer.events import Complete
 from streamer.local import _report, _show
+from streamer.model.events import Complete
 from streamer.sse import EventParser
 
 KIB = 1024

@@ -10,8 +10,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 import streamer
-from streamer.events import Complete
 from streamer.log import Event
+from streamer.model.events import Complete
 from tests.conftest import Start
 from tests.http import SLEEPER, python
 from tests.http.test_client import address, printed

@@ -15,7 +15,7 @@ from yarl import URL
 
 import streamer
 from streamer.errors import StreamerError
-from streamer.events import Output
+from streamer.model.events import Output
 from tests.http import problem, python
 from tests.support import AnyClient, received, text
 

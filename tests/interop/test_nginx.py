@@ -11,7 +11,7 @@ import pytest
 from aiohttp import ClientSession
 
 import streamer
-from streamer.events import Output
+from streamer.model.events import Output
 from tests.browser.chromium import Browser
 from tests.http import python
 from tests.interop.clients import chromium_page, snippet

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from streamer.jobs import SourceFile
+from streamer.model.job import SourceFile
 
 from .programs import Case
 

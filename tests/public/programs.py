@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from streamer.jobs import MIB
-from streamer.runtimes import DEFAULT_RUNTIMES, Runtime
+from streamer.model.job import MIB
+from streamer.model.runtime import DEFAULT_RUNTIMES, Runtime
 
 __all__ = ["CASES", "Case"]
 

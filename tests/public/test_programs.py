@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from streamer.events import Output
-from streamer.jobs import JobSpec
-from streamer.runtimes import find_tool
+from streamer.model.events import Output
+from streamer.model.job import JobSpec
+from streamer.model.runtime import find_tool
 from streamer.service import JobService
 from tests.conftest import OpenService
 from tests.jobs import Ran, run_job

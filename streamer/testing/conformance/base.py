@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from streamer.enforcement import enforcement
-from streamer.events import Complete
-from streamer.jobs import JobSpec
+from streamer.model.events import Complete
+from streamer.model.job import JobSpec
 from streamer.service import Job, JobService
 from streamer.testing.processes import adopt_orphans, descendants, descriptors, reap_adopted
 from streamer.testing.running import Ran, open_service, run_job

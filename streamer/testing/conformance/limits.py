@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from streamer.events import Output, Truncated
+from streamer.model.events import Output, Truncated
 from streamer.testing.conformance.base import Requirements, requirement
 from streamer.testing.running import ended, program
 

@@ -7,8 +7,8 @@ import secrets
 import signal
 import zlib
 
-from streamer.events import Output, Status
-from streamer.jobs import SourceFile
+from streamer.model.events import Output, Status
+from streamer.model.job import SourceFile
 from streamer.testing.conformance.base import Requirements, requirement, until_output, variable
 from streamer.testing.running import ended, program, run_job, script
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from streamer.events import Error
+from streamer.model.events import Error
 from streamer.testing.conformance.base import Requirements, requirement, until_output
 from streamer.testing.running import ended, program
 

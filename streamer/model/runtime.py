@@ -20,7 +20,7 @@ import msgspec
 
 from streamer.checked import check_keys, explain, merge
 from streamer.errors import ConfigError
-from streamer.jobs import MIB, Limits
+from streamer.model.job import MIB, Limits
 
 __all__ = [
     "DEFAULT_RUNTIMES",

@@ -1,0 +1,165 @@
+"""Define what a reader of a job can see: a closed union of events.
+
+Each event is encoded once, by `encode`, where it happens; from then on it travels
+as its kind and its JSON text, and only a Python caller turns it back with `decode`.
+Times are milliseconds, `t` since the job was accepted; sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+
+__all__ = [
+    "KINDS",
+    "TERMINAL_KINDS",
+    "Artifact",
+    "Complete",
+    "Error",
+    "Gap",
+    "JobEvent",
+    "Output",
+    "Reason",
+    "Status",
+    "Truncated",
+    "decode",
+    "encode",
+]
+
+Reason = Literal[
+    "exited",
+    "signaled",
+    "wall_time",
+    "cpu_time",
+    "memory",
+    "output_limit",
+    "disk",
+    "cancelled",
+]
+"""Why a program ended: the closed list of verdicts."""
+
+StreamName = Literal["stdout", "stderr"]
+PhaseName = Literal["compile", "run"]
+State = Literal["queued", "preparing", "compiling", "running"]
+ErrorCode = Literal["sandbox_error", "worker_lost", "shutting_down", "internal"]
+
+
+class Status(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """Tell how far the job is; informational. `position` counts from 1 while it is queued.
+
+    The first event of every log is one of these and names the job.
+    """
+
+    state: State
+    t: int
+    position: int | None = None
+    job_id: str | None = None
+
+
+class Output(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """Carry what the program wrote, in the order in which it was read.
+
+    `data` is text, or base64 where `encoding` says so; `lossy` marks text in which
+    invalid UTF-8 was replaced by U+FFFD.
+    """
+
+    stream: StreamName
+    data: str
+    t: int
+    phase: PhaseName
+    lossy: bool = False
+    encoding: Literal["base64"] | None = None
+
+
+class Truncated(msgspec.Struct, frozen=True, rename="camel"):
+    """Tell that the output limit was reached and the rest of `stream` is dropped."""
+
+    stream: StreamName
+    dropped_bytes: int
+
+
+class Gap(msgspec.Struct, frozen=True, rename="camel"):
+    """Tell this reader that the events from `from_` to `to` are no longer kept.
+
+    `to` is None where nobody knows how many there were: the whole job has expired.
+    """
+
+    from_: int = msgspec.field(name="from")
+    to: int | None
+    reason: str = "retention"
+
+
+class Artifact(msgspec.Struct, frozen=True, rename="camel"):
+    """Name a file that the job left and that can be fetched."""
+
+    name: str
+    bytes: int
+    sha256: str
+    url: str
+
+
+class Complete(msgspec.Struct, frozen=True, rename="camel"):
+    """End the log of a job whose program ran: the verdict."""
+
+    reason: Reason
+    exit_code: int | None
+    signal: str | None
+    duration_ms: int
+    cpu_time_ms: int | None
+    peak_memory_bytes: int | None
+    timed_out: bool
+    oom_killed: bool
+    output_bytes: int
+    output_truncated: bool
+    sandbox: str
+    phase: PhaseName
+
+
+class Error(msgspec.Struct, frozen=True, rename="camel"):
+    """End the log of a job that could not be run, by our fault or the host's."""
+
+    code: ErrorCode
+    message: str
+
+
+JobEvent = Status | Output | Truncated | Gap | Artifact | Complete | Error
+
+KINDS: Final[dict[str, type[JobEvent]]] = {
+    "status": Status,
+    "output": Output,
+    "truncated": Truncated,
+    "gap": Gap,
+    "artifact": Artifact,
+    "complete": Complete,
+    "error": Error,
+}
+
+TERMINAL_KINDS: Final = frozenset({"complete", "error"})
+"""Exactly one event of these kinds ends a log."""
+
+_KIND_OF: Final = {struct: kind for kind, struct in KINDS.items()}
+_encoder: Final = msgspec.json.Encoder()
+
+# JSON text may hold U+0085, U+2028 and U+2029 as they are, and the EventSource
+# specification splits on CR and LF only. Clients that split with str.splitlines
+# (several Python ones) break such a line in two, so they travel escaped.
+_LINE_BREAKS: Final = (
+    (b"\xc2\x85", b"\\u0085"),
+    (b"\xe2\x80\xa8", b"\\u2028"),
+    (b"\xe2\x80\xa9", b"\\u2029"),
+)
+
+
+def encode(event: JobEvent) -> tuple[str, bytes]:
+    """Return the kind and the JSON text (UTF-8, one line) of an event."""
+    data = _encoder.encode(event)
+    for raw, escaped in _LINE_BREAKS:
+        if raw in data:
+            data = data.replace(raw, escaped)
+    return _KIND_OF[type(event)], data
+
+
+def decode(kind: str, data: bytes) -> JobEvent:
+    """Return the event of `encode`; raises KeyError for a kind that is not ours."""
+    return msgspec.json.decode(data, type=KINDS[kind])
