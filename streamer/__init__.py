@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from streamer.app import create_app, get_service, get_sessions, setup
 from streamer.client import Client, ServiceProblem
-from streamer.config import Config
+from streamer.config.load import load_config
+from streamer.config.schema import Config
 from streamer.log import Event
 from streamer.model.job import JobSpec, Limits, SourceFile
-from streamer.settings import load_config
 from streamer.spi import hookimpl
 
 __all__ = [

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import pluggy
 from aiohttp import web
 
-from streamer.config import Config, is_loopback
+from streamer.config.schema import Config, is_loopback
 from streamer.connection import account, is_local
 from streamer.engine import JobView
 from streamer.errors import CallerError, CapacityError, Forbidden, Unauthorized, UnknownJob

@@ -16,7 +16,9 @@ from streamer.access import Access
 from streamer.backends import Backends
 from streamer.bodies import Bodies
 from streamer.clientaddress import client_address
-from streamer.config import Config
+from streamer.config.load import load_config
+from streamer.config.schema import Config
+from streamer.config.shares import Shares
 from streamer.documents import large_documents
 from streamer.engine import Engine, JobView
 from streamer.errors import (
@@ -35,8 +37,6 @@ from streamer.parameters import Handler
 from streamer.plugins import load_backends, load_plugins
 from streamer.problems import problems
 from streamer.service import JobService
-from streamer.settings import load_config
-from streamer.shares import Shares
 from streamer.spi import Isolation
 from streamer.sse.response import StreamOptions
 from streamer.sse.sessionmap import SessionMap

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from streamer.config import ServerConfig
+from streamer.config.schema import ServerConfig
 from streamer.errors import Busy, InvalidJob, TooLarge
 
 __all__ = ["Bodies"]

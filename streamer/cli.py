@@ -22,8 +22,8 @@ from rich.table import Table
 
 import streamer
 from streamer.app import ACCESS, SERVICE, create_app
-from streamer.config import Config
-from streamer.configtext import in_force, template
+from streamer.config.schema import Config
+from streamer.config.text import in_force, template
 from streamer.demo import show_demo
 from streamer.doctor import examine, show
 from streamer.errors import BackendUnavailable, CallerError, ConfigError, StreamerError

@@ -20,7 +20,7 @@ from aiohttp import web
 
 from streamer import wire
 from streamer.access import CLAIM
-from streamer.config import Config
+from streamer.config.schema import Config
 from streamer.errors import Busy, CallerError, CapacityError, ConfigError
 from streamer.parameters import Handler
 from streamer.problems import answer, leave_packed

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from streamer.app import SERVICE, create_app
 from streamer.cgroups import cgroup_tree
-from streamer.config import Config, EngineConfig, LimitsConfig, QueueConfig, StreamsConfig
+from streamer.config.schema import Config, EngineConfig, LimitsConfig, QueueConfig, StreamsConfig
 from streamer.enforcement import enforcement
 from streamer.errors import BackendUnavailable, ConfigError
 from streamer.hostfacts import (

@@ -14,7 +14,7 @@ from streamer import parameters, wire
 from streamer.access import METRICS_ROUTE, Access, Action
 from streamer.backends import told
 from streamer.bodies import Bodies
-from streamer.config import Config
+from streamer.config.schema import Config
 from streamer.enforcement import enforcement
 from streamer.engine import JobView
 from streamer.errors import Busy, Conflict, InvalidJob, UnknownJob, quoted

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from streamer.access import Action
-    from streamer.config import Config
+    from streamer.config.schema import Config
     from streamer.engine import Engine, JobView
     from streamer.spi import Backend
 

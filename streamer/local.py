@@ -15,7 +15,7 @@ import click
 
 from streamer.app import SERVICE, create_app
 from streamer.client import Client, ServiceProblem
-from streamer.config import Config
+from streamer.config.schema import Config
 from streamer.errors import Busy
 from streamer.execution import Execution
 from streamer.localinput import InputSource, input_for

@@ -14,7 +14,7 @@ import time
 from datetime import UTC, datetime
 from typing import Final
 
-from streamer.config import LoggingConfig
+from streamer.config.schema import LoggingConfig
 from streamer.engine import JobView
 from streamer.model.events import Complete, Error
 from streamer.terminal import visible

@@ -9,9 +9,9 @@ from typing import TypeVar
 
 import click
 
-from streamer.config import Config
-from streamer.configfile import FILE_NAME, is_ours, read_document, seems_ours, users_file
-from streamer.settings import load_with_origins, stray_variables
+from streamer.config.file import FILE_NAME, is_ours, read_document, seems_ours, users_file
+from streamer.config.load import load_with_origins, stray_variables
+from streamer.config.schema import Config
 
 __all__ = ["config_options", "load", "load_serving"]
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from aiohttp import web
 
-from streamer.config import Config
+from streamer.config.schema import Config
 from streamer.errors import Forbidden
 
 __all__ = ["check_origin"]

@@ -23,8 +23,8 @@ import msgspec
 import pluggy
 
 from streamer import hookspecs
-from streamer.checked import Written, explain, read_value
-from streamer.config import SandboxConfig
+from streamer.config.schema import SandboxConfig
+from streamer.config.tree import Written, explain, read_value
 from streamer.errors import ConfigError, PluginError
 from streamer.spi import Backend, Isolation
 

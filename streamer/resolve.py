@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, fields, replace
 from typing import Final
 
-from streamer.config import Config
+from streamer.config.schema import Config
 from streamer.errors import BackendUnavailable, Forbidden, InvalidJob, cut, quoted
 from streamer.model.job import LEAST, JobSpec, Limits, Phase, ResolvedJob, SourceFile, Step
 from streamer.model.runtime import Runtime, build_steps, sized, told_missing

@@ -17,7 +17,7 @@ from aiohttp.abc import AbstractAccessLogger
 from streamer.access import TENANT
 from streamer.app import ACCESS, SERVICE
 from streamer.clientaddress import AddressOf, client_address
-from streamer.config import Config
+from streamer.config.schema import Config
 from streamer.connection_limit import ConnectionLimit, connections_allowed
 from streamer.errors import ConfigError
 from streamer.unhandled import READ_BYTES
@@ -46,7 +46,7 @@ async def serve(app: web.Application, config: Config, on_ready: Ready | None = N
         most,
         config.server.head_timeout_s,
         config.streams.write_timeout_s,
-        # As of all else that callers share (streamer.shares).
+        # As of all else that callers share (streamer.config.shares).
         share=(most + 1) // 2 if app[ACCESS].tells_callers_apart else None,
     )
     app.middlewares.insert(0, connections.middleware)

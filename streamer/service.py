@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, Self
 
 from streamer.backends import Backends
 from streamer.cgroups import CgroupTree, cgroup_tree
-from streamer.config import Config
+from streamer.config.schema import Config
 from streamer.confine import Means
 from streamer.enforcement import check_required
 from streamer.engine import (

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 import streamer
 from streamer.app import SERVICE
-from streamer.config import Config
+from streamer.config.schema import Config
 from streamer.model.runtime import Runtime
 from streamer.service import JobService
 from tests.browser.chromium import Browser, chromium

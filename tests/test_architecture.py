@@ -36,7 +36,16 @@ THEMES = (
 # A module may import from its own layer's left and from the layers below, never from above.
 # Within a line the order is the order of dependence.
 ROOMS = (
-    *("model", "config", "eventlog", "engine", "sandbox", "sandbox.network", "worker", "jobs"),
+    *(
+        "model",
+        "config",
+        "eventlog",
+        "engine",
+        "sandbox",
+        "sandbox.network",
+        "worker",
+        "jobs",
+    ),
     *("web", "web.callers", "web.server", "client", "cli", "doctor"),
 )
 """Packages that hold nothing but a docstring."""
@@ -44,7 +53,7 @@ ROOMS = (
 LAYERS = (
     ("errors", *ROOMS),
     ("seccomp.rules", "seccomp.generate", "seccomp"),
-    ("model.job", "model.sizes", "checked", "presets", "model.hosts", "proxy_request"),
+    ("model.job", "model.sizes", "config.tree", "config.presets", "model.hosts", "proxy_request"),
     ("model.events", "events", "spi"),
     (
         "sse.frames",
@@ -56,7 +65,7 @@ LAYERS = (
         "log",
         "model.runtime",
     ),
-    ("engine", "section", "authconfig", "config"),
+    ("engine", "config.section", "config.auth", "config.schema"),
     (
         "memory.inbox",
         "memory.fairqueue",
@@ -70,7 +79,7 @@ LAYERS = (
         "memory.engine",
         "memory",
     ),
-    ("configfile", "settings", "configtext", "terminal", "logs", "hookspecs", "plugins"),
+    ("config.file", "config.load", "config.text", "terminal", "logs", "hookspecs", "plugins"),
     (
         "netns",
         "control",
@@ -98,7 +107,7 @@ LAYERS = (
         "execution",
     ),
     (
-        "shares",
+        "config.shares",
         "measures",
         "enforcement",
         "claims",

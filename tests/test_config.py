@@ -20,8 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import streamer
-from streamer.checked import leaves, merge
-from streamer.config import (
+from streamer.config.load import effective, load_config
+from streamer.config.schema import (
     AuthConfig,
     Config,
     EngineConfig,
@@ -30,11 +30,11 @@ from streamer.config import (
     is_loopback,
     without_password,
 )
+from streamer.config.tree import leaves, merge
 from streamer.errors import ConfigError
 from streamer.model.job import MOST, Limits
 from streamer.model.runtime import Runtime
 from streamer.plugins import load_backends, load_plugins
-from streamer.settings import effective, load_config
 
 DOCUMENT = Path(__file__).parent.parent / "config.toml"
 DIGEST = "0d1ee1fb8dcee1b5a1eb2a66f1cb58a14d2fd9ee7e6fdc6a5bd7f6d4fd3d2e5b"

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from streamer.config import AuthConfig, Config, MetricsConfig
-from streamer.configtext import in_force, template
+from streamer.config.load import load_config, load_with_origins
+from streamer.config.schema import AuthConfig, Config, MetricsConfig
+from streamer.config.text import in_force, template
 from streamer.errors import ConfigError
-from streamer.settings import load_config, load_with_origins
 
 ROOT = Path(__file__).parent.parent
 DIGEST = "5" * 64

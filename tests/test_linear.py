@@ -22,7 +22,7 @@ from yarl import URL
 
 from streamer import wire
 from streamer.clientaddress import client_address
-from streamer.config import Config
+from streamer.config.schema import Config
 from streamer.errors import StreamerError
 from streamer.model.events import Output, encode
 from streamer.model.hosts import Place

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from streamer.config import LoggingConfig
+from streamer.config.schema import LoggingConfig
 from streamer.logs import configure_logging
 
 

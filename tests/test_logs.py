@@ -12,7 +12,7 @@ from datetime import datetime
 import pytest
 from aiohttp.http_exceptions import BadHttpMessage
 
-from streamer.config import LoggingConfig
+from streamer.config.schema import LoggingConfig
 from streamer.engine import JobView
 from streamer.logs import configure_logging, log_finished
 from streamer.model.events import Complete, Error

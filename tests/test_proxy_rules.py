@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from streamer.config import Config
+from streamer.config.schema import Config
 from streamer.errors import ConfigError
 from streamer.model.hosts import Address, HostRule, Place, address_refusal, canonical_host
 from streamer.proxy_request import Refused, parse_request

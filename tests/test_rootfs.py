@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer.config import Config
+from streamer.config.schema import Config
 from streamer.errors import ConfigError
 from streamer.model.runtime import missing_tools
 from streamer.rootfs import build_rootfs, host_of, shown

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer.config import Config
+from streamer.config.schema import Config
 from streamer.errors import ConfigError
 from streamer.model.job import MIB, Limits
 from streamer.model.runtime import (

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from streamer.checked import Written
-from streamer.config import (
+from streamer.config.load import effective, load_config, load_with_origins, stray_variables
+from streamer.config.schema import (
     Config,
 )
+from streamer.config.tree import Written
 from streamer.errors import ConfigError
 from streamer.model.job import Limits
 from streamer.model.runtime import Runtime
-from streamer.settings import effective, load_config, load_with_origins, stray_variables
 
 DOCUMENT = Path(__file__).parent.parent / "config.toml"
 DIGEST = "0d1ee1fb8dcee1b5a1eb2a66f1cb58a14d2fd9ee7e6fdc6a5bd7f6d4fd3d2e5b"

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from streamer.checked import with_sizes
-from streamer.config import Config, ServerConfig
+from streamer.config.load import load_config
+from streamer.config.schema import Config, ServerConfig
+from streamer.config.tree import with_sizes
 from streamer.errors import ConfigError, InvalidJob
 from streamer.model.runtime import DEFAULT_RUNTIMES, by_name
 from streamer.model.sizes import parse_size
-from streamer.settings import load_config
 from streamer.submission import submission
 
 MEANT = {

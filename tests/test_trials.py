@@ -15,7 +15,7 @@ import streamer
 from streamer import spi
 from streamer.app import SERVICE
 from streamer.backends import MAX_FAILURES
-from streamer.config import Config
+from streamer.config.schema import Config
 from streamer.errors import BackendUnavailable
 from streamer.model.job import JobSpec
 from streamer.seccomp import job_filter

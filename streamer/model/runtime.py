@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
-from streamer.checked import check_keys, explain, merge
+from streamer.config.tree import check_keys, explain, merge
 from streamer.errors import ConfigError
 from streamer.model.job import MIB, Limits
 

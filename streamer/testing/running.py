@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 from streamer.app import SERVICE, create_app
-from streamer.config import Config
+from streamer.config.schema import Config
 from streamer.log import Event
 from streamer.model.events import Complete, Error, Output
 from streamer.model.job import JobSpec, SourceFile

@@ -12,8 +12,8 @@ import pytest
 
 import streamer
 from streamer import spi
+from streamer.config.load import load_config
 from streamer.errors import BackendUnavailable, ConfigError, PluginError
-from streamer.settings import load_config
 from streamer.testing.running import plugin
 from tests.backends.test_third_party import Wrapped
 from tests.conftest import OpenService

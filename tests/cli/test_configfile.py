@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer.config import Config
+from streamer.config.schema import Config
 
 COMMAND = Path(sysconfig.get_path("scripts"), "streamer")
 FOREIGN = 'base_url = "https://example.org/"\ntitle = "A page"\n[params]\nserver = "x"\n'
@@ -164,7 +164,7 @@ def test_what_was_meant_for_us_is_not_passed_over(folder: Path, text: str) -> No
 
 @pytest.mark.parametrize("section", Config.__struct_fields__)
 def test_every_way_to_write_a_section_is_seen(folder: Path, section: str) -> None:
-    from streamer.configfile import seems_ours
+    from streamer.config.file import seems_ours
 
     for text in (
         f"[{section}]",

@@ -8,9 +8,9 @@ import pytest
 
 import streamer
 from streamer.app import SERVICE
-from streamer.config import Config
+from streamer.config.load import effective
+from streamer.config.schema import Config
 from streamer.errors import ConfigError
-from streamer.settings import effective
 from tests.contract import ADDED, KEPT, differences, table_config
 
 KEYS = {key: mark for key, (mark, _) in table_config.KEYS.items()}

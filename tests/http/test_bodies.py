@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from streamer.config import Config
+from streamer.config.schema import Config
 from streamer.errors import ConfigError
 from tests.conftest import Start
 from tests.http import SLEEPER, problem, python

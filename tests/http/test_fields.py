@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamer import wire
-from streamer.config import Config
+from streamer.config.schema import Config
 from streamer.errors import InvalidJob, StreamerError
 from streamer.model.runtime import by_name
 from streamer.resolve import MAX_DEPTH, MAX_FILES, Resolver

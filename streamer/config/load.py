@@ -21,9 +21,9 @@ from typing import Any, Final
 
 import msgspec
 
-from streamer.checked import Key, Tree, Written, leaves, merge, read_value
-from streamer.config import Config, with_preset, without_password
-from streamer.configfile import read_document
+from streamer.config.file import read_document
+from streamer.config.schema import Config, with_preset, without_password
+from streamer.config.tree import Key, Tree, Written, leaves, merge, read_value
 from streamer.errors import ConfigError
 
 __all__ = ["HIDDEN", "effective", "load_config", "load_with_origins", "stray_variables", "values"]

@@ -2,7 +2,7 @@
 
 Each section is a class and each key a field, with its default here and its meaning in
 config.toml, which documents every key. How the tree is put together from file, environment
-and options is in `streamer.settings`.
+and options is in `streamer.config.load`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,9 @@ from typing import Annotated, Any, Final, Literal, Self, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
-from streamer.authconfig import AuthConfig, MetricsConfig, TokenConfig
-from streamer.checked import check_keys, explain, merge, with_sizes
-from streamer.errors import ConfigError
-from streamer.model.hosts import HostRule
-from streamer.model.job import LEAST, MIB, MOST, Limits
-from streamer.model.runtime import DEFAULT_RUNTIMES, Runtime, by_name, extended
-from streamer.presets import PRESETS
-from streamer.section import (
+from streamer.config.auth import AuthConfig, MetricsConfig, TokenConfig
+from streamer.config.presets import PRESETS
+from streamer.config.section import (
     NotNegative,
     Port,
     Positive,
@@ -36,6 +31,11 @@ from streamer.section import (
     Section,
     Text,
 )
+from streamer.config.tree import check_keys, explain, merge, with_sizes
+from streamer.errors import ConfigError
+from streamer.model.hosts import HostRule
+from streamer.model.job import LEAST, MIB, MOST, Limits
+from streamer.model.runtime import DEFAULT_RUNTIMES, Runtime, by_name, extended
 
 __all__ = [
     "AuthConfig",
@@ -196,7 +196,7 @@ class LimitsConfig(Section, frozen=True):
 class QueueConfig(Section, frozen=True):
     """``[queue]``: how many jobs run and wait, and what those that wait take.
 
-    0 stands for what follows from the rest: see `places` and `streamer.shares.Shares`.
+    0 stands for what follows from the rest: see `places` and `streamer.config.shares.Shares`.
     """
 
     concurrency: Annotated[int, Meta(ge=0, le=10_000)] = 0

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from streamer.config import Config
-from streamer.settings import HIDDEN, values
+from streamer.config.load import HIDDEN, values
+from streamer.config.schema import Config
 
 __all__ = ["in_force", "template"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from streamer.config import Config
+from streamer.config.schema import Config
 
 __all__ = ["Shares"]
 

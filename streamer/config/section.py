@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from streamer.checked import explain, with_sizes
+from streamer.config.tree import explain, with_sizes
 from streamer.errors import ConfigError
 
 __all__ = ["NotNegative", "Port", "Positive", "Seconds", "SecondsOrNone", "Section", "Text"]

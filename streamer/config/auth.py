@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from streamer.config.section import Section, Text
 from streamer.errors import ConfigError
-from streamer.section import Section, Text
 
 __all__ = ["AuthConfig", "MetricsConfig", "TokenConfig"]
 

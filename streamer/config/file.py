@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from streamer.config import Config
+from streamer.config.schema import Config
 from streamer.errors import ConfigError
 
 __all__ = ["FILE_NAME", "is_ours", "read_document", "seems_ours", "users_file"]
