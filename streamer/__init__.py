@@ -15,7 +15,7 @@ from streamer.app import create_app, get_service, get_sessions, setup
 from streamer.client import Client, ServiceProblem
 from streamer.config.load import load_config
 from streamer.config.schema import Config
-from streamer.log import Event
+from streamer.eventlog.joblog import Event
 from streamer.model.job import JobSpec, Limits, SourceFile
 from streamer.spi import hookimpl
 

@@ -24,6 +24,7 @@ from streamer.engine import Engine, JobView
 from streamer.errors import (
     ConfigError,
 )
+from streamer.eventlog.spool import Spool
 from streamer.handlers import OPEN_ROUTES, Handlers
 from streamer.logs import log_finished
 from streamer.measures import JobMeasures
@@ -40,7 +41,6 @@ from streamer.service import JobService
 from streamer.spi import Isolation
 from streamer.sse.response import StreamOptions
 from streamer.sse.sessionmap import SessionMap
-from streamer.sse.spool import Spool
 from streamer.transcript import Transcripts
 from streamer.watching import CancelUnwatched
 

@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from streamer.eventlog.frames import GAP, split_frames
+from streamer.eventlog.log import Cursor
 from streamer.model.events import Output, StreamName, decode
-from streamer.sse.frames import GAP, split_frames
-from streamer.sse.log import Cursor
 from streamer.transcript import EventsGone, TextOfStream, raw_output, stream_of
 
 __all__ = ["BodySource", "CastSource", "OutputSource"]

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from streamer.log import JobLog
+from streamer.eventlog.joblog import JobLog
 from streamer.model.events import JobEvent
 from streamer.model.job import ResolvedJob
 

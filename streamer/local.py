@@ -17,9 +17,9 @@ from streamer.app import SERVICE, create_app
 from streamer.client import Client, ServiceProblem
 from streamer.config.schema import Config
 from streamer.errors import Busy
+from streamer.eventlog.joblog import Event
 from streamer.execution import Execution
 from streamer.localinput import InputSource, input_for
-from streamer.log import Event
 from streamer.model.events import Complete, Error, Output
 from streamer.model.job import JobSpec
 from streamer.serviceproblem import not_a_service

@@ -10,9 +10,9 @@ from typing import Final
 
 import msgspec
 
+from streamer.eventlog.frames import HEARTBEAT, split_frames
+from streamer.eventlog.log import Cursor
 from streamer.model.events import TERMINAL_KINDS
-from streamer.sse.frames import HEARTBEAT, split_frames
-from streamer.sse.log import Cursor
 
 __all__ = ["PacedSource"]
 

@@ -33,9 +33,9 @@ from streamer.engine import (
     Stats,
 )
 from streamer.errors import Draining, UnknownJob
+from streamer.eventlog.joblog import Event, JobLog
 from streamer.execution import Execution, ExecutionSettings
 from streamer.finish import finish
-from streamer.log import Event, JobLog
 from streamer.measures import JobMeasures
 from streamer.model.events import Complete, Error
 from streamer.model.job import JobSpec

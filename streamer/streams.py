@@ -14,13 +14,13 @@ from streamer import wire
 from streamer.access import Access
 from streamer.downloads import CastSource, OutputSource
 from streamer.errors import Busy, Gone, InvalidJob, UnknownJob
-from streamer.log import JobLog
+from streamer.eventlog.joblog import JobLog
+from streamer.eventlog.log import EventLog
 from streamer.model.events import StreamName
 from streamer.parameters import flag, speed, takes
 from streamer.replay import PacedSource
 from streamer.service import Job, JobService
 from streamer.sse.bytestream import ByteStream
-from streamer.sse.log import EventLog
 from streamer.sse.response import ID_PARAMETERS, client_id, id_number
 from streamer.sse.session import Source
 from streamer.sse.sessionmap import Full, SessionMap

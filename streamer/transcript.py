@@ -9,9 +9,9 @@ import sys
 from collections import OrderedDict
 from typing import Final
 
-from streamer.log import JobLog
+from streamer.eventlog.frames import split_frames
+from streamer.eventlog.joblog import JobLog
 from streamer.model.events import Output, StreamName, decode
-from streamer.sse.frames import split_frames
 
 __all__ = ["AT_ONCE", "EventsGone", "TextOfStream", "Transcripts", "raw_output", "stream_of"]
 

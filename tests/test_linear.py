@@ -24,6 +24,8 @@ from streamer import wire
 from streamer.clientaddress import client_address
 from streamer.config.schema import Config
 from streamer.errors import StreamerError
+from streamer.eventlog.frames import EventParser, frame, joined_lines, split_frames, to_json
+from streamer.eventlog.log import EventLog
 from streamer.model.events import Output, encode
 from streamer.model.hosts import Place
 from streamer.model.runtime import by_name
@@ -32,8 +34,6 @@ from streamer.output import TextDecoder
 from streamer.parameters import cursor, idempotency, number, prefer_wait_s, speed, takes
 from streamer.proxy_request import Refused, parse_request
 from streamer.resolve import Resolver
-from streamer.sse.frames import EventParser, frame, joined_lines, split_frames, to_json
-from streamer.sse.log import EventLog
 from streamer.sse.response import id_number
 from streamer.sse.sources import merged_positions
 from streamer.terminal import TerminalFilter, visible

@@ -20,12 +20,12 @@ from hypothesis.stateful import (
     rule,
 )
 
-from streamer.log import Event, JobLog
+from streamer.eventlog.block import Ledger
+from streamer.eventlog.joblog import Event, JobLog
+from streamer.eventlog.log import BLOCK_BYTES, INDEX_BYTES, SMALL_BYTES
+from streamer.eventlog.pages import PAGE_BYTES, Pages, Run
+from streamer.eventlog.spool import THREADS, Extent, Spool
 from streamer.model.events import Complete, Error, Gap, JobEvent, Output, Status, decode, encode
-from streamer.sse.block import Ledger
-from streamer.sse.log import BLOCK_BYTES, INDEX_BYTES, SMALL_BYTES
-from streamer.sse.pages import PAGE_BYTES, Pages, Run
-from streamer.sse.spool import THREADS, Extent, Spool
 from tests.jobs import descriptors
 
 T = TypeVar("T")

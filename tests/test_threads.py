@@ -18,11 +18,11 @@ from streamer import direct, proxy, spi, workspace
 from streamer.cgroups import OVERHEAD_PROCESSES, files, v2
 from streamer.cgroups.v2 import CgroupV2
 from streamer.direct import DirectSandbox
+from streamer.eventlog.pages import PAGE_BYTES
+from streamer.eventlog.spool import Spool
 from streamer.model.job import JobSpec, Limits, SourceFile
 from streamer.proxy import SystemAddresses
 from streamer.sse import spool
-from streamer.sse.pages import PAGE_BYTES
-from streamer.sse.spool import Spool
 from streamer.testing.running import plugin
 from streamer.workspace import StateFolder, state_folder
 from tests.conftest import OpenService

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from typing import Any
 
-from streamer.log import JobLog
+from streamer.eventlog.joblog import JobLog
 from streamer.model.events import Output, encode
 from streamer.transcript import AT_ONCE, Transcripts
 

@@ -29,7 +29,8 @@ from streamer.engine import (
     Submitted,
 )
 from streamer.errors import Draining
-from streamer.log import JobLog
+from streamer.eventlog.joblog import JobLog
+from streamer.eventlog.spool import Spool
 from streamer.memory.admission import Admission, QueueLimits
 from streamer.memory.inbox import size_of
 from streamer.memory.jobtable import JobTable, Record
@@ -37,7 +38,6 @@ from streamer.memory.lease import MemoryLease
 from streamer.memory.retention import Retention, RetentionLimits
 from streamer.model.events import Complete, Error, encode
 from streamer.model.job import ResolvedJob
-from streamer.sse.spool import Spool
 
 __all__ = ["MemoryEngine"]
 

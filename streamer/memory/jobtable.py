@@ -20,7 +20,9 @@ from typing import Final, Literal
 
 from streamer.engine import Idempotency, JobPlace, JobState, JobView
 from streamer.errors import UnknownJob
-from streamer.log import JobLog
+from streamer.eventlog.block import Ledger
+from streamer.eventlog.joblog import JobLog
+from streamer.eventlog.spool import Spool
 from streamer.memory.fairqueue import FairQueue
 from streamer.memory.forgottenkeys import ForgottenKeys, other_request
 from streamer.memory.inbox import Inbox
@@ -28,8 +30,6 @@ from streamer.memory.pace import Pace
 from streamer.memory.weight import OPEN_BYTES, RECORD_BYTES, kept_of, weigh
 from streamer.model.events import Status, decode, encode
 from streamer.model.job import ResolvedJob
-from streamer.sse.block import Ledger
-from streamer.sse.spool import Spool
 
 __all__ = ["JobTable", "Record"]
 

@@ -14,16 +14,16 @@ missed. See docs/sse.md.
 
 from __future__ import annotations
 
+from streamer.eventlog.frames import EventParser, Serializer, to_json
+from streamer.eventlog.log import Cursor, EventLog
+from streamer.eventlog.spool import Spool
 from streamer.sse.channel import Channel, respond_merged
-from streamer.sse.frames import EventParser, Serializer, to_json
-from streamer.sse.log import Cursor, EventLog
 from streamer.sse.push import PushSession, open_session
 from streamer.sse.response import EventStream, StreamOptions, client_id, id_number
 from streamer.sse.session import Session
 from streamer.sse.sessionmap import Full, SessionMap, SessionView
 from streamer.sse.sink import Batch, EventSink
 from streamer.sse.sources import FilteredSource, LogSource, MergedSource, merged_positions
-from streamer.sse.spool import Spool
 
 __all__ = [
     "Batch",

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from streamer.sse.frames import Serializer, gap_frame, to_json
-from streamer.sse.log import Cursor, EventLog
+from streamer.eventlog.frames import Serializer, gap_frame, to_json
+from streamer.eventlog.log import Cursor, EventLog
 from streamer.sse.response import client_id, id_number
 from streamer.sse.sessionmap import SessionMap
 from streamer.sse.sink import Batch, EventSink

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from streamer.sse.frames import Serializer, to_json
-from streamer.sse.log import EventLog
+from streamer.eventlog.frames import Serializer, to_json
+from streamer.eventlog.log import EventLog
 from streamer.sse.response import MAX_ID_DIGITS, EventStream, StreamOptions, client_id, id_number
 from streamer.sse.session import Session
 from streamer.sse.sessionmap import SessionMap

@@ -17,7 +17,7 @@ from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp_sse import EventSourceResponse
 
-from streamer.sse.frames import HEARTBEAT, padding, preamble, retry
+from streamer.eventlog.frames import HEARTBEAT, padding, preamble, retry
 
 __all__ = [
     "ID_PARAMETERS",

@@ -17,8 +17,8 @@ from typing import Any, Final, Protocol
 
 from aiohttp import web
 
-from streamer.sse.frames import comment, retry
-from streamer.sse.log import Cursor
+from streamer.eventlog.frames import comment, retry
+from streamer.eventlog.log import Cursor
 from streamer.sse.outgoing import Outgoing
 from streamer.sse.response import StreamOptions
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, S
 from contextlib import aclosing, contextmanager
 from typing import Any
 
-from streamer.sse.frames import Serializer, check_event, data_value
+from streamer.eventlog.frames import Serializer, check_event, data_value
 
 __all__ = ["Batch", "EventSink"]
 

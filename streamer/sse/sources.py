@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from streamer.sse.frames import GAP, joined_lines, split_frames
-from streamer.sse.log import Cursor, EventLog
+from streamer.eventlog.frames import GAP, joined_lines, split_frames
+from streamer.eventlog.log import Cursor, EventLog
 from streamer.sse.response import id_number
 
 __all__ = ["FilteredSource", "LogSource", "MergedSource", "Predicate", "Tag", "merged_positions"]

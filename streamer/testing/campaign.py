@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from streamer.enforcement import enforcement
-from streamer.log import Event
+from streamer.eventlog.joblog import Event
 from streamer.lures import Lures, lay_lures, marked_processes
 from streamer.model.events import Status
 from streamer.model.job import JobSpec

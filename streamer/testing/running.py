@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from streamer.app import SERVICE, create_app
 from streamer.config.schema import Config
-from streamer.log import Event
+from streamer.eventlog.joblog import Event
 from streamer.model.events import Complete, Error, Output
 from streamer.model.job import JobSpec, SourceFile
 from streamer.plugins import load_backends, load_plugins

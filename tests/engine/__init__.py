@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable
 
 from streamer.engine import Engine, Lease
-from streamer.log import Event
+from streamer.eventlog.joblog import Event
 from streamer.model.events import TERMINAL_KINDS, Complete, Output, Reason, encode
 from streamer.model.job import Limits, Phase, ResolvedJob, Step
 

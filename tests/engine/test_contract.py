@@ -12,7 +12,7 @@ import pytest
 
 from streamer.engine import Cancel, Engine, Lease, LeaseLost, Lost
 from streamer.errors import UnknownJob
-from streamer.log import Event, JobLog
+from streamer.eventlog.joblog import Event, JobLog
 from streamer.model.events import TERMINAL_KINDS, Complete, Error, Status
 
 from . import claim_one, complete, events_of, make_job, output, start, submit, texts

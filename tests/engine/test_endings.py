@@ -13,7 +13,7 @@ import pytest
 
 from streamer.engine import Eof, Input, Lease, LeaseLost, Signal
 from streamer.errors import Draining
-from streamer.log import Event
+from streamer.eventlog.joblog import Event
 from streamer.memory.admission import QueueLimits
 from streamer.memory.engine import MemoryEngine
 from streamer.memory.retention import RetentionLimits

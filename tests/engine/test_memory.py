@@ -16,14 +16,14 @@ import pytest
 
 from streamer.engine import Idempotency, JobView
 from streamer.errors import Conflict, Gone, UnknownJob
-from streamer.log import Event, JobLog
+from streamer.eventlog.cursor import Cursor
+from streamer.eventlog.frames import split_frames
+from streamer.eventlog.joblog import Event, JobLog
+from streamer.eventlog.spool import Spool
 from streamer.memory.admission import QueueLimits
 from streamer.memory.engine import MemoryEngine
 from streamer.memory.retention import RetentionLimits
 from streamer.model.events import Complete, Gap, Output
-from streamer.sse.cursor import Cursor
-from streamer.sse.frames import split_frames
-from streamer.sse.spool import Spool
 
 from . import claim_one, complete, events_of, make_job, output, start, submit
 

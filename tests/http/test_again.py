@@ -10,10 +10,10 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from streamer.log import JobLog
+from streamer.eventlog.frames import split_frames
+from streamer.eventlog.joblog import JobLog
 from streamer.model.events import Output, encode
 from streamer.replay import PacedSource
-from streamer.sse.frames import split_frames
 from tests.conftest import Start
 from tests.http import SLEEPER, problem, python, until_output
 from tests.support import Received, follow, received, submit, text, verdict

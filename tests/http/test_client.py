@@ -19,7 +19,7 @@ from aiohttp.test_utils import TestServer
 import streamer
 from streamer import JobSpec, ServiceProblem, SourceFile
 from streamer.errors import ConfigError, InvalidJob, UnknownJob
-from streamer.log import Event
+from streamer.eventlog.joblog import Event
 from streamer.model.events import Complete, Output
 from streamer.sse import EventParser
 from tests.conftest import Start

@@ -10,7 +10,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 import streamer
-from streamer.log import Event
+from streamer.eventlog.joblog import Event
 from streamer.model.events import Complete
 from tests.conftest import Start
 from tests.http import SLEEPER, python

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from streamer.sse import EventParser, to_json
-from streamer.sse.frames import (
+from streamer.eventlog.frames import (
     HEARTBEAT,
     check_event,
     comment,
@@ -21,6 +20,7 @@ from streamer.sse.frames import (
     retry,
     split_frames,
 )
+from streamer.sse import EventParser, to_json
 
 Event = tuple[str, str, str]
 

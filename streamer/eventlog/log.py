@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from operator import attrgetter
 from typing import Final
 
-from streamer.sse.block import Block, Ledger
-from streamer.sse.cursor import Cursor
-from streamer.sse.frames import frame, gap_frame
-from streamer.sse.spool import Extent, Spool
+from streamer.eventlog.block import Block, Ledger
+from streamer.eventlog.cursor import Cursor
+from streamer.eventlog.frames import frame, gap_frame
+from streamer.eventlog.spool import Extent, Spool
 
 __all__ = ["BLOCK_BYTES", "INDEX_BYTES", "SMALL_BYTES", "Cursor", "EventLog"]
 

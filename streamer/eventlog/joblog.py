@@ -10,9 +10,9 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from streamer.eventlog.frames import split_frames
+from streamer.eventlog.log import EventLog
 from streamer.model.events import TERMINAL_KINDS, JobEvent, decode
-from streamer.sse.frames import split_frames
-from streamer.sse.log import EventLog
 
 __all__ = ["Event", "JobLog"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from streamer.sse.log import EventLog
+    from streamer.eventlog.log import EventLog
 
 __all__ = ["Cursor"]
 

@@ -2,7 +2,7 @@
 
 All logs share one file, so there is one descriptor and not one for each log. It has no name from
 its first moment (``O_TMPFILE``, open(2)), so nothing is left behind however the service ends. What
-is freed is used again at once, page by page (streamer.sse.pages); the file is given back to the
+is freed is used again at once, page by page (`pages`); the file is given back to the
 disk when nothing in it is used.
 """
 
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
-from streamer.sse.pages import PAGE_BYTES, Pages, Run
+from streamer.eventlog.pages import PAGE_BYTES, Pages, Run
 
 __all__ = ["Extent", "Spool"]
 

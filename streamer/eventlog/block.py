@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from streamer.sse.spool import Extent
+from streamer.eventlog.spool import Extent
 
 __all__ = ["Block", "Ledger"]
 
