@@ -22,7 +22,7 @@ from aiohttp import web
 
 from streamer.config.schema import Config, is_loopback
 from streamer.connection import account, is_local
-from streamer.engine import JobView
+from streamer.engine.interface import JobView
 from streamer.errors import CallerError, CapacityError, Forbidden, Unauthorized, UnknownJob
 from streamer.service import Job
 

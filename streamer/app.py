@@ -20,17 +20,17 @@ from streamer.config.load import load_config
 from streamer.config.schema import Config
 from streamer.config.shares import Shares
 from streamer.documents import large_documents
-from streamer.engine import Engine, JobView
+from streamer.engine.interface import Engine, JobView
+from streamer.engine.measures import JobMeasures
+from streamer.engine.memory.admission import QueueLimits
+from streamer.engine.memory.engine import MemoryEngine
+from streamer.engine.memory.retention import RetentionLimits
 from streamer.errors import (
     ConfigError,
 )
 from streamer.eventlog.spool import Spool
 from streamer.handlers import OPEN_ROUTES, Handlers
 from streamer.logs import log_finished
-from streamer.measures import JobMeasures
-from streamer.memory.admission import QueueLimits
-from streamer.memory.engine import MemoryEngine
-from streamer.memory.retention import RetentionLimits
 from streamer.model.runtime import by_name, missing_tools
 from streamer.origin import check_origin
 from streamer.page import page_routes

@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
-from streamer.engine import Cancel, Control, Eof, Input, Lease, Lost, Signal
+from streamer.engine.interface import Cancel, Control, Eof, Input, Lease, Lost, Signal
 from streamer.feed import InputFeed
 from streamer.sandbox import Sandbox
 from streamer.verdict import StopReason

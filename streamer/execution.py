@@ -24,7 +24,7 @@ from typing import Any, Final, Literal
 from streamer.asked import Asked
 from streamer.confine import Confined, Means, Shape, confine
 from streamer.control import FilesDoNotFit
-from streamer.engine import Lease, LeaseLost
+from streamer.engine.interface import Lease, LeaseLost
 from streamer.errors import SandboxFailure
 from streamer.feed import InputFeed
 from streamer.finish import ENGINE_TIMEOUT_S, finish

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-from streamer.engine import Lease, LeaseLost
+from streamer.engine.interface import Lease, LeaseLost
 from streamer.model.events import JobEvent, encode
 
 __all__ = ["ENGINE_TIMEOUT_S", "finish"]

@@ -16,7 +16,7 @@ from streamer.backends import told
 from streamer.bodies import Bodies
 from streamer.config.schema import Config
 from streamer.enforcement import enforcement
-from streamer.engine import JobView
+from streamer.engine.interface import JobView
 from streamer.errors import Busy, Conflict, InvalidJob, UnknownJob, quoted
 from streamer.metrics import exposition
 from streamer.model.runtime import Runtime, told_missing

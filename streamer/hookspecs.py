@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from streamer.access import Action
     from streamer.config.schema import Config
-    from streamer.engine import Engine, JobView
+    from streamer.engine.interface import Engine, JobView
     from streamer.spi import Backend
 
 __all__ = ["streamer_authorize", "streamer_backends", "streamer_engine", "streamer_job_finished"]

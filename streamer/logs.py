@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from streamer.config.schema import LoggingConfig
-from streamer.engine import JobView
+from streamer.engine.interface import JobView
 from streamer.model.events import Complete, Error
 from streamer.terminal import visible
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 
-from streamer.engine import Stats
-from streamer.measures import BOUNDS_S, Histogram
+from streamer.engine.interface import Stats
+from streamer.engine.measures import BOUNDS_S, Histogram
 from streamer.service import JobService
 from streamer.sse.sessionmap import SessionMap
 

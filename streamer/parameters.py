@@ -12,7 +12,7 @@ from typing import Final
 
 from aiohttp import web
 
-from streamer.engine import Idempotency, JobPlace, JobState
+from streamer.engine.interface import Idempotency, JobPlace, JobState
 from streamer.errors import InvalidJob, cut, quoted
 
 __all__ = [

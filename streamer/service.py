@@ -21,7 +21,7 @@ from streamer.cgroups import CgroupTree, cgroup_tree
 from streamer.config.schema import Config
 from streamer.confine import Means
 from streamer.enforcement import check_required
-from streamer.engine import (
+from streamer.engine.interface import (
     CancelResult,
     Engine,
     Eof,
@@ -32,11 +32,11 @@ from streamer.engine import (
     Signal,
     Stats,
 )
+from streamer.engine.measures import JobMeasures
 from streamer.errors import Draining, UnknownJob
 from streamer.eventlog.joblog import Event, JobLog
 from streamer.execution import Execution, ExecutionSettings
 from streamer.finish import finish
-from streamer.measures import JobMeasures
 from streamer.model.events import Complete, Error
 from streamer.model.job import JobSpec
 from streamer.model.runtime import Runtime, missing_path

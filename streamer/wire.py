@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from streamer.engine import JobView
+from streamer.engine.interface import JobView
 from streamer.errors import CallerError, CapacityError, InvalidJob, StreamerError, cut, quoted
 from streamer.model.job import JobSpec, SourceFile, TerminalSize
 from streamer.resolve import MAX_FILES

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import cast
 
 from streamer.asked import Asked
-from streamer.engine import Control, Lease, Signal
+from streamer.engine.interface import Control, Lease, Signal
 from streamer.sandbox import Sandbox
 
 

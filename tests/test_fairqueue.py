@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.memory.fairqueue import FairQueue
+from streamer.engine.memory.fairqueue import FairQueue
 
 tenants = st.sampled_from("abcd")
 steps = st.lists(

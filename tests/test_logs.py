@@ -13,7 +13,7 @@ import pytest
 from aiohttp.http_exceptions import BadHttpMessage
 
 from streamer.config.schema import LoggingConfig
-from streamer.engine import JobView
+from streamer.engine.interface import JobView
 from streamer.logs import configure_logging, log_finished
 from streamer.model.events import Complete, Error
 from streamer.model.job import Limits, Phase, ResolvedJob, Step

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from streamer.engine import Lease
+from streamer.engine.interface import Lease
 from streamer.model.events import Output
 from streamer.model.job import JobSpec, Limits, Phase, ResolvedJob, Step
 from streamer.service import Job, JobService

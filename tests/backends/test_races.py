@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer.engine import Signal
+from streamer.engine.interface import Signal
 from streamer.errors import StreamerError
 from streamer.model.job import JobSpec
 from streamer.service import JobService

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 
-from streamer.engine import Engine, Lease
+from streamer.engine.interface import Engine, Lease
 from streamer.eventlog.joblog import Event
 from streamer.model.events import TERMINAL_KINDS, Complete, Output, Reason, encode
 from streamer.model.job import Limits, Phase, ResolvedJob, Step

@@ -7,10 +7,10 @@ from typing import Protocol, TypedDict, Unpack
 
 import pytest
 
-from streamer.engine import Engine
-from streamer.memory.admission import QueueLimits
-from streamer.memory.engine import MemoryEngine
-from streamer.memory.retention import RetentionLimits
+from streamer.engine.interface import Engine
+from streamer.engine.memory.admission import QueueLimits
+from streamer.engine.memory.engine import MemoryEngine
+from streamer.engine.memory.retention import RetentionLimits
 
 
 class Options(TypedDict, total=False):

@@ -1,4 +1,4 @@
-"""What `streamer.engine` promises for every engine: the log, its end, and leases."""
+"""What `streamer.engine.interface` promises for every engine: the log, its end, and leases."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from streamer.engine import Cancel, Engine, Lease, LeaseLost, Lost
+from streamer.engine.interface import Cancel, Engine, Lease, LeaseLost, Lost
 from streamer.errors import UnknownJob
 from streamer.eventlog.joblog import Event, JobLog
 from streamer.model.events import TERMINAL_KINDS, Complete, Error, Status

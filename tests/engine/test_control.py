@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from streamer.engine import Cancel, Control, Engine, Eof, Input, Lease, Signal
+from streamer.engine.interface import Cancel, Control, Engine, Eof, Input, Lease, Signal
 from streamer.errors import Busy, TooLarge, UnknownJob
 from streamer.model.events import Complete
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from streamer.engine import Eof, Input, Lease, LeaseLost, Signal
+from streamer.engine.interface import Eof, Input, Lease, LeaseLost, Signal
+from streamer.engine.memory.admission import QueueLimits
+from streamer.engine.memory.engine import MemoryEngine
+from streamer.engine.memory.retention import RetentionLimits
 from streamer.errors import Draining
 from streamer.eventlog.joblog import Event
-from streamer.memory.admission import QueueLimits
-from streamer.memory.engine import MemoryEngine
-from streamer.memory.retention import RetentionLimits
 from streamer.model.events import TERMINAL_KINDS, Complete, Error, encode
 from streamer.model.job import JobSpec
 from streamer.service import Job, JobService

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from streamer.engine import Idempotency, JobView
+from streamer.engine.interface import Idempotency, JobView
+from streamer.engine.memory.admission import QueueLimits
+from streamer.engine.memory.engine import MemoryEngine
+from streamer.engine.memory.retention import RetentionLimits
 from streamer.errors import Conflict, Gone, UnknownJob
 from streamer.eventlog.cursor import Cursor
 from streamer.eventlog.frames import split_frames
 from streamer.eventlog.joblog import Event, JobLog
 from streamer.eventlog.spool import Spool
-from streamer.memory.admission import QueueLimits
-from streamer.memory.engine import MemoryEngine
-from streamer.memory.retention import RetentionLimits
 from streamer.model.events import Complete, Gap, Output
 
 from . import claim_one, complete, events_of, make_job, output, start, submit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streamer.engine import Engine
+from streamer.engine.interface import Engine
 from streamer.errors import Busy
 
 from . import claim_one, complete, submit

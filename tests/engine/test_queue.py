@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from streamer.engine import Engine, Idempotency, LeaseLost, Lost, Submitted
+from streamer.engine.interface import Engine, Idempotency, LeaseLost, Lost, Submitted
 from streamer.errors import Busy, Conflict, Draining
 from streamer.model.events import Error, Status
 

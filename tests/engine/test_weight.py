@@ -10,12 +10,12 @@ from typing import Any, Self
 
 import pytest
 
-from streamer.engine import Idempotency, Input, Signal
+from streamer.engine.interface import Idempotency, Input, Signal
+from streamer.engine.memory.admission import QueueLimits
+from streamer.engine.memory.engine import MemoryEngine
+from streamer.engine.memory.retention import RetentionLimits
+from streamer.engine.memory.weight import kept_of, weigh
 from streamer.errors import Busy, TooLarge
-from streamer.memory.admission import QueueLimits
-from streamer.memory.engine import MemoryEngine
-from streamer.memory.retention import RetentionLimits
-from streamer.memory.weight import kept_of, weigh
 from streamer.model.events import Output
 from streamer.model.job import Limits, Phase, ResolvedJob, SourceFile, Step
 

@@ -13,7 +13,7 @@ from aiohttp import web
 
 import streamer
 from streamer.app import SERVICE
-from streamer.engine import JobView
+from streamer.engine.interface import JobView
 from streamer.errors import Forbidden, Unauthorized
 from tests.conftest import Start
 from tests.http import SLEEPER, job_of, problem, python

@@ -1,6 +1,6 @@
 """The engine without a server: jobs, logs and workers in one process and its memory.
 
-It holds to the same promises as every other (`streamer.engine`) and is the default of a
+It holds to the same promises as every other (`streamer.engine.interface`) and is the default of a
 service that stands alone. What it cannot do is outlive its process.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-from streamer.engine import (
+from streamer.engine.interface import (
     CancelResult,
     Eof,
     Idempotency,
@@ -28,14 +28,14 @@ from streamer.engine import (
     Stats,
     Submitted,
 )
+from streamer.engine.memory.admission import Admission, QueueLimits
+from streamer.engine.memory.inbox import size_of
+from streamer.engine.memory.jobtable import JobTable, Record
+from streamer.engine.memory.lease import MemoryLease
+from streamer.engine.memory.retention import Retention, RetentionLimits
 from streamer.errors import Draining
 from streamer.eventlog.joblog import JobLog
 from streamer.eventlog.spool import Spool
-from streamer.memory.admission import Admission, QueueLimits
-from streamer.memory.inbox import size_of
-from streamer.memory.jobtable import JobTable, Record
-from streamer.memory.lease import MemoryLease
-from streamer.memory.retention import Retention, RetentionLimits
 from streamer.model.events import Complete, Error, encode
 from streamer.model.job import ResolvedJob
 
@@ -48,11 +48,11 @@ SHUT_DOWN: Final = Error("shutting_down", "the service stopped before the job wa
 
 
 class MemoryEngine:
-    """Broker and runner of one process; see `streamer.engine.Engine`. Close it after use.
+    """Broker and runner of one process; see `streamer.engine.interface.Engine`. Close it after use.
 
     `queue` bounds what waits and runs, and each tenant's share of it. A log is kept for
     `retention_s` seconds after the job's end, and by the bounds of `retention`
-    (streamer.memory.retention), on disk as far as `spool` has room. A lease ends `lease_s` seconds
+    (streamer.engine.memory.retention), on disk as far as `spool` has room. A lease ends `lease_s` seconds
     after its last heartbeat. `on_finished` hears of every job that is over; what it raises is
     logged and changes nothing.
 

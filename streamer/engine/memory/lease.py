@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Literal
 
-from streamer.engine import Cancel, Control, Eof, Input, LeaseLost, Lost
-from streamer.memory.inbox import Inbox
-from streamer.memory.jobtable import JobTable, Record
-from streamer.memory.retention import Retention
+from streamer.engine.interface import Cancel, Control, Eof, Input, LeaseLost, Lost
+from streamer.engine.memory.inbox import Inbox
+from streamer.engine.memory.jobtable import JobTable, Record
+from streamer.engine.memory.retention import Retention
 from streamer.model.events import TERMINAL_KINDS
 from streamer.model.job import ResolvedJob
 
@@ -16,7 +16,7 @@ __all__ = ["MemoryLease"]
 
 
 class MemoryLease:
-    """One claimed job; see `streamer.engine.Lease`.
+    """One claimed job; see `streamer.engine.interface.Lease`.
 
     Signals and input are handed out once the job is compiling or running: before that
     the worker may release it, and they belong to the next one.

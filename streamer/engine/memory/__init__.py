@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from streamer.memory.engine import MemoryEngine
+from streamer.engine.memory.engine import MemoryEngine
 
 __all__ = ["MemoryEngine"]

@@ -6,7 +6,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
 
-from streamer.engine import Idempotency
+from streamer.engine.interface import Idempotency
 from streamer.errors import Conflict, Gone, quoted
 
 __all__ = ["ForgottenKeys", "other_request"]

@@ -6,7 +6,7 @@ import bisect
 from collections import Counter
 from typing import Final
 
-from streamer.engine import JobView
+from streamer.engine.interface import JobView
 from streamer.model.events import Complete, Error
 
 __all__ = ["BOUNDS_S", "Histogram", "JobMeasures"]

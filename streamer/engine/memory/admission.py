@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from streamer.engine.memory.fairqueue import FairQueue
 from streamer.errors import Busy, TooLarge
-from streamer.memory.fairqueue import FairQueue
 from streamer.model.job import MIB
 
 __all__ = ["Admission", "QueueLimits"]

@@ -1,7 +1,7 @@
 """Hold the jobs of one process: their state, their logs, and how long they are kept.
 
 Nothing here waits, so every method is one step for whoever runs on the event loop. That
-is what makes the promises of `streamer.engine` hold: a job is in one place at a time
+is what makes the promises of `streamer.engine.interface` hold: a job is in one place at a time
 (waiting, running or finished), and `JobTable.end` is the only way to the last of them.
 """
 
@@ -18,16 +18,16 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from streamer.engine import Idempotency, JobPlace, JobState, JobView
+from streamer.engine.interface import Idempotency, JobPlace, JobState, JobView
+from streamer.engine.memory.fairqueue import FairQueue
+from streamer.engine.memory.forgottenkeys import ForgottenKeys, other_request
+from streamer.engine.memory.inbox import Inbox
+from streamer.engine.memory.pace import Pace
+from streamer.engine.memory.weight import OPEN_BYTES, RECORD_BYTES, kept_of, weigh
 from streamer.errors import UnknownJob
 from streamer.eventlog.block import Ledger
 from streamer.eventlog.joblog import JobLog
 from streamer.eventlog.spool import Spool
-from streamer.memory.fairqueue import FairQueue
-from streamer.memory.forgottenkeys import ForgottenKeys, other_request
-from streamer.memory.inbox import Inbox
-from streamer.memory.pace import Pace
-from streamer.memory.weight import OPEN_BYTES, RECORD_BYTES, kept_of, weigh
 from streamer.model.events import Status, decode, encode
 from streamer.model.job import ResolvedJob
 

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from typing import Final
 
-from streamer.engine import Eof, Input, Signal
+from streamer.engine.interface import Eof, Input, Signal
 from streamer.errors import Busy, TooLarge
 
 __all__ = ["INBOX_BYTES", "Inbox", "size_of"]

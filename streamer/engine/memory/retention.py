@@ -11,7 +11,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from streamer.memory.jobtable import JobTable, Record
+from streamer.engine.memory.jobtable import JobTable, Record
 from streamer.model.job import MIB
 
 __all__ = ["Retention", "RetentionLimits"]
