@@ -17,7 +17,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build import build
 from setuptools.errors import CompileError
 
-FOLDER = Path("streamer/init")
+FOLDER = Path("streamer/sandbox/init")
 SOURCES = sorted(FOLDER.glob("*.c"))
 PROGRAM = FOLDER / "streamer-init"
 TEMPLATE = "config.toml"

@@ -28,12 +28,12 @@ from aiohttp.test_utils import TestServer
 import streamer
 from sandboxes.bwrap import Bwrap
 from streamer.model.job import Limits, Phase, Step
-from streamer.rootfs import shown
-from streamer.sandbox import open_sandbox
-from streamer.slots import UidSlots
+from streamer.sandbox.driver import open_sandbox
+from streamer.sandbox.rootfs import shown
+from streamer.sandbox.slots import UidSlots
+from streamer.sandbox.workspace import state_folder
 from streamer.spi import Host, Identity, SandboxJob
 from streamer.sse import EventParser
-from streamer.workspace import state_folder
 
 PROGRAMS: Final[Mapping[str, tuple[str, ...]]] = {
     "echo": ("/usr/bin/echo", "hi"),

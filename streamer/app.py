@@ -13,7 +13,6 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from streamer.access import Access
-from streamer.backends import Backends
 from streamer.bodies import Bodies
 from streamer.clientaddress import client_address
 from streamer.config.load import load_config
@@ -37,6 +36,7 @@ from streamer.page import page_routes
 from streamer.parameters import Handler
 from streamer.plugins import load_backends, load_plugins
 from streamer.problems import problems
+from streamer.sandbox.registry import Backends
 from streamer.service import JobService
 from streamer.spi import Isolation
 from streamer.sse.response import StreamOptions

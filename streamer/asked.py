@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 
 from streamer.engine.interface import Cancel, Control, Eof, Input, Lease, Lost, Signal
 from streamer.feed import InputFeed
-from streamer.sandbox import Sandbox
+from streamer.sandbox.driver import Sandbox
 from streamer.verdict import StopReason
 
 __all__ = ["Asked"]

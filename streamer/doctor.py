@@ -18,9 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from streamer.app import SERVICE, create_app
-from streamer.cgroups import cgroup_tree
 from streamer.config.schema import Config, EngineConfig, LimitsConfig, QueueConfig, StreamsConfig
-from streamer.enforcement import enforcement
 from streamer.errors import BackendUnavailable, ConfigError
 from streamer.hostfacts import (
     HostFacts,
@@ -34,6 +32,8 @@ from streamer.hostfacts import (
 from streamer.lures import lay_lures
 from streamer.probes import PROBES, Probe
 from streamer.resolve import camel
+from streamer.sandbox.cgroups import cgroup_tree
+from streamer.sandbox.enforcement import enforcement
 from streamer.spi import Backend
 from streamer.terminal import visible
 from streamer.trial import Finding, ProbeFailed, Trial
@@ -57,7 +57,7 @@ class ProbeReport(msgspec.Struct, frozen=True, rename="camel"):
     outcome: Outcome
     detail: str
     enforced_by: str = ""
-    """For a limit, how it is enforced (`streamer.enforcement`)."""
+    """For a limit, how it is enforced (`streamer.sandbox.enforcement`)."""
     remedy: str = ""
 
 
@@ -73,7 +73,7 @@ class BackendReport(msgspec.Struct, frozen=True, rename="camel"):
     """The command that starts it, where there is one."""
     warnings: tuple[str, ...] = ()
     enforces: Mapping[str, str] = {}
-    """Each limit and how it is enforced (`streamer.enforcement`)."""
+    """Each limit and how it is enforced (`streamer.sandbox.enforcement`)."""
     probes: tuple[ProbeReport, ...] = ()
 
     @property

@@ -1,7 +1,7 @@
 """Run one job: lay out its files, run its steps, and write its one terminal event.
 
-The route: lease -> user, folder, group, sandbox (`streamer.confine`) -> files -> for each step
-a program (`streamer.program`) -> the verdict (`streamer.verdict`) -> the terminal event.
+The route: lease -> user, folder, group, sandbox (`streamer.sandbox.confine`) -> files -> for each
+step a program (`streamer.program`) -> the verdict (`streamer.verdict`) -> the terminal event.
 Everything the job started is dead before that event, but for what resists SIGKILL: then the
 job ends with an error, and what it holds (its place, user, folder) stays out of use.
 
@@ -22,8 +22,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from streamer.asked import Asked
-from streamer.confine import Confined, Means, Shape, confine
-from streamer.control import FilesDoNotFit
 from streamer.engine.interface import Lease, LeaseLost
 from streamer.errors import SandboxFailure
 from streamer.feed import InputFeed
@@ -33,8 +31,10 @@ from streamer.model.hosts import HostRule
 from streamer.model.job import Phase, Step
 from streamer.output import Budget, OutputPump
 from streamer.program import Patience, ProgramRun, out_of_memory
-from streamer.proxy import PROXY_PORT, Outbound, Proxy, proxy_environment
-from streamer.sandbox import Sandbox
+from streamer.sandbox.channel import FilesDoNotFit
+from streamer.sandbox.confine import Confined, Means, Shape, confine
+from streamer.sandbox.driver import Sandbox
+from streamer.sandbox.network.proxy import PROXY_PORT, Outbound, Proxy, proxy_environment
 from streamer.spi import Backend
 from streamer.verdict import JobEnd, StopReason, reason_of
 

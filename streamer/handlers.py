@@ -12,16 +12,16 @@ from aiohttp import web
 
 from streamer import parameters, wire
 from streamer.access import METRICS_ROUTE, Access, Action
-from streamer.backends import told
 from streamer.bodies import Bodies
 from streamer.config.schema import Config
-from streamer.enforcement import enforcement
 from streamer.engine.interface import JobView
 from streamer.errors import Busy, Conflict, InvalidJob, UnknownJob, quoted
 from streamer.metrics import exposition
 from streamer.model.runtime import Runtime, told_missing
 from streamer.parameters import takes
 from streamer.resolve import camel
+from streamer.sandbox.enforcement import enforcement
+from streamer.sandbox.registry import told
 from streamer.service import Job, JobService
 from streamer.sse.sessionmap import SessionMap
 from streamer.streams import StreamHandlers

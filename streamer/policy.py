@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from streamer.model.job import ResolvedJob
-from streamer.seccomp import job_filter
+from streamer.sandbox.seccomp import job_filter
 from streamer.spi import Backend
 
 __all__ = ["policy_digest"]

@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from streamer.cgroups import OVERHEAD_PROCESSES
 from streamer.lures import end_marked, marked_processes, status_outside
 from streamer.model.job import MIB
+from streamer.sandbox.cgroups import OVERHEAD_PROCESSES
 from streamer.spi import Backend, Isolation
 from streamer.trial import END, Finding, ProbeFailed, Trial
 

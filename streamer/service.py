@@ -16,11 +16,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any, Final, Literal, Self
 
-from streamer.backends import Backends
-from streamer.cgroups import CgroupTree, cgroup_tree
 from streamer.config.schema import Config
-from streamer.confine import Means
-from streamer.enforcement import check_required
 from streamer.engine.interface import (
     CancelResult,
     Engine,
@@ -44,8 +40,12 @@ from streamer.policy import policy_digest
 from streamer.program import Patience
 from streamer.pythonic import as_bytes, as_signal, typed_spec
 from streamer.resolve import Resolver
-from streamer.slots import UidSlots
-from streamer.workspace import StateFolder, state_folder
+from streamer.sandbox.cgroups import CgroupTree, cgroup_tree
+from streamer.sandbox.confine import Means
+from streamer.sandbox.enforcement import check_required
+from streamer.sandbox.registry import Backends
+from streamer.sandbox.slots import UidSlots
+from streamer.sandbox.workspace import StateFolder, state_folder
 
 __all__ = ["Job", "JobService"]
 

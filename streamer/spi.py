@@ -180,9 +180,9 @@ class Backend(ABC):
     """Whether the job's files lie in a folder of the host that we make and remove;
     else the sandbox has a private one of its own at `LaunchPlan.workspace`."""
     seccomp: ClassVar[bool] = False
-    """Whether the init puts our whole filter of system calls (`streamer.seccomp`) on each program,
-    besides any that the backend has itself; else only the part that keeps the kernel's keys
-    out of reach. Not for a backend without the init."""
+    """Whether the init puts our whole filter of system calls (`streamer.sandbox.seccomp`) on each
+    program, besides any that the backend has itself; else only the part that keeps the kernel's
+    keys out of reach. Not for a backend without the init."""
 
     @abstractmethod
     def plan(self, job: SandboxJob, workspace: Path) -> LaunchPlan:

@@ -8,8 +8,8 @@ import signal
 from dataclasses import dataclass
 from typing import Literal
 
-from streamer.control import ProgramEnd
 from streamer.model.events import Complete, PhaseName, Reason
+from streamer.sandbox.channel import ProgramEnd
 
 __all__ = ["JobEnd", "StopReason", "reason_of"]
 

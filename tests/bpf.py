@@ -6,7 +6,7 @@ import operator
 import struct
 from collections.abc import Callable, Sequence
 
-from streamer.seccomp.rules import Differs, Numbered, Rule
+from streamer.sandbox.seccomp.rules import Differs, Numbered, Rule
 
 __all__ = ["HIGH", "arguments_for", "verdict", "with_high_bits"]
 

@@ -9,7 +9,7 @@ from typing import cast
 
 from streamer.asked import Asked
 from streamer.engine.interface import Control, Lease, Signal
-from streamer.sandbox import Sandbox
+from streamer.sandbox.driver import Sandbox
 
 
 class Asking:

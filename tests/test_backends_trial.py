@@ -58,7 +58,7 @@ async def test_what_is_no_requirement_is_refused(
 async def test_a_machine_without_a_filter_does_not_meet_it(
     open_service: OpenService, need: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamer.seccomp.platform.machine", lambda: "pdp11")
+    monkeypatch.setattr("streamer.sandbox.seccomp.platform.machine", lambda: "pdp11")
     await open_service(need("bwrap"), sandbox={"require": ["seccomp:none"]})
     with pytest.raises(ConfigError, match="enforces seccomp here by none"):
         await open_service("bwrap", sandbox={"require": ["seccomp:filter"]})

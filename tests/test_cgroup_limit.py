@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from streamer.cgroups.files import counter, number
-from streamer.cgroups.v2 import CgroupV2
 from streamer.model.job import Limits
+from streamer.sandbox.cgroups.files import counter, number
+from streamer.sandbox.cgroups.v2 import CgroupV2
 
 
 @pytest.mark.parametrize(("used", "elsewhere"), [(1, False), (2**40, True)], ids=["small", "full"])

@@ -20,20 +20,20 @@ import pytest
 import streamer
 from streamer import spi
 from streamer.app import SERVICE
-from streamer.cgroups import CgroupTree, cgroup_tree
-from streamer.cgroups.files import kill, pids
-from streamer.cgroups.tree import _sweep
-from streamer.cgroups.v2 import ownership
-from streamer.enforcement import enforcement
 from streamer.errors import BackendUnavailable
 from streamer.model.events import Complete, Output
 from streamer.model.job import SourceFile
+from streamer.sandbox.cgroups import CgroupTree, cgroup_tree
+from streamer.sandbox.cgroups.files import kill, pids
+from streamer.sandbox.cgroups.tree import _sweep
+from streamer.sandbox.cgroups.v2 import ownership
+from streamer.sandbox.enforcement import enforcement
 from streamer.service import JobService
 from streamer.testing.running import plugin
 from tests.conftest import OpenService
 from tests.jobs import adopt_orphans, descendants, ended, program, run_job
 
-INIT = Path(streamer.__file__).parent / "init" / "streamer-init"
+INIT = Path(streamer.__file__).parent / "sandbox" / "init" / "streamer-init"
 ROOT = os.geteuid() == 0
 REQUIRED = os.environ.get("STREAMER_REQUIRE_CGROUP")
 """The level that must be had here, else these tests fail where they would be skipped."""
@@ -392,7 +392,7 @@ V2 = Path("/sys/fs/cgroup/unified")
 MOVE = """
 import os, sys
 from pathlib import Path
-from streamer.cgroups.v2 import hand_down
+from streamer.sandbox.cgroups.v2 import hand_down
 folder = Path(sys.argv[1])
 (folder / "cgroup.procs").write_text(str(os.getpid()))
 hand_down(folder, ("hugetlb",))

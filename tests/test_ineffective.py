@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import streamer
-from streamer.cgroups import cgroup_tree
 from streamer.errors import ConfigError
+from streamer.sandbox.cgroups import cgroup_tree
 from tests.conftest import Start
 
 

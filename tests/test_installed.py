@@ -79,7 +79,7 @@ def test_every_module_can_be_imported(bin_folder: Path, tmp_path: Path) -> None:
     if "STREAMER_INSTALLED" in os.environ:
         assert streamer.is_relative_to(bin_folder.parent), "the sources were imported"
     # Another user than the installing one starts it inside a sandbox.
-    assert (streamer / "init" / "streamer-init").stat().st_mode & 0o005 == 0o005
+    assert (streamer / "sandbox" / "init" / "streamer-init").stat().st_mode & 0o005 == 0o005
 
 
 def test_command_runs_a_program_in_a_sandbox(bin_folder: Path, tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ from streamer.model.runtime import by_name
 from streamer.origin import check_origin
 from streamer.output import TextDecoder
 from streamer.parameters import cursor, idempotency, number, prefer_wait_s, speed, takes
-from streamer.proxy_request import Refused, parse_request
 from streamer.resolve import Resolver
+from streamer.sandbox.network.request import Refused, parse_request
 from streamer.sse.response import id_number
 from streamer.sse.sources import merged_positions
 from streamer.terminal import TerminalFilter, visible

@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-INIT = "streamer/init/streamer-init"
+INIT = "streamer/sandbox/init/streamer-init"
 
 
 def locked(name: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from streamer.model.hosts import Address, HostRule, address_refusal
-from streamer.proxy import Outbound, Proxy, ProxyLimits, SystemAddresses
+from streamer.sandbox.network.proxy import Outbound, Proxy, ProxyLimits, SystemAddresses
 from tests.jobs import descriptors
 
 HERE = "127.0.0.1"
@@ -201,7 +201,7 @@ async def test_a_reader_that_does_not_read_holds_back_the_sender(
 async def test_what_the_list_does_not_name_is_not_even_looked_up(
     proxied: Open, place: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "streamer.proxy")
+    caplog.set_level(logging.INFO, "streamer.sandbox.network.proxy")
     names = Names({})
     connect = await proxied(names, "ok.test", "*.wild.test")
     for _ in range(2):

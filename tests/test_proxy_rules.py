@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from streamer.config.schema import Config
 from streamer.errors import ConfigError
 from streamer.model.hosts import Address, HostRule, Place, address_refusal, canonical_host
-from streamer.proxy_request import Refused, parse_request
+from streamer.sandbox.network.request import Refused, parse_request
 
 # -- addresses -------------------------------------------------------------------------
 

@@ -14,8 +14,8 @@ import pytest
 from streamer.model.events import Error
 from streamer.model.job import JobSpec, SourceFile
 from streamer.model.runtime import Runtime
-from streamer.seccomp.generate import FILTERS
-from streamer.seccomp.rules import INIT_PID, KINDS
+from streamer.sandbox.seccomp.generate import FILTERS
+from streamer.sandbox.seccomp.rules import INIT_PID, KINDS
 from tests.bpf import arguments_for, with_high_bits
 from tests.conftest import ISOLATING, OpenService
 from tests.jobs import Ran, ended, program, run_job, script
@@ -336,7 +336,7 @@ async def test_a_program_never_runs_without_the_filter(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     service = await open_service(need(backend))
-    monkeypatch.setattr("streamer.sandbox.job_filter", lambda **_: broken)
+    monkeypatch.setattr("streamer.sandbox.driver.job_filter", lambda **_: broken)
     ran: Ran = await run_job(
         service, command=("sh", "main.sh"), files=(SourceFile("main.sh", b"echo it ran"),)
     )

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import pyseccomp
 import pytest
 
-from streamer.seccomp import has_filter, job_filter
-from streamer.seccomp.generate import FILTERS, generate
-from streamer.seccomp.rules import ARCHITECTURES as ARCHITECTURE_NUMBERS
-from streamer.seccomp.rules import KINDS, Numbered, Rule
+from streamer.sandbox.seccomp import has_filter, job_filter
+from streamer.sandbox.seccomp.generate import FILTERS, generate
+from streamer.sandbox.seccomp.rules import ARCHITECTURES as ARCHITECTURE_NUMBERS
+from streamer.sandbox.seccomp.rules import KINDS, Numbered, Rule
 from tests.bpf import HIGH, arguments_for, verdict, with_high_bits
 
 SIGCHLD = 17
@@ -216,7 +216,7 @@ def test_the_files_are_what_the_rules_make(machine: str, kind: str) -> None:
     if (version := libseccomp_version()) != GENERATED_BY:
         pytest.skip(f"libseccomp is {version}, the filters were made by {GENERATED_BY}")
     made = generate(machine, kind)
-    assert made == filter_of(machine, kind), "run python -m streamer.seccomp.generate"
+    assert made == filter_of(machine, kind), "run python -m streamer.sandbox.seccomp.generate"
 
 
 def libseccomp_version() -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from streamer.spawn import Spawned, spawn
+from streamer.sandbox.spawn import Spawned, spawn
 from tests.jobs import adopt_orphans, descendants
 
 

@@ -14,17 +14,19 @@ from typing import Any, ClassVar
 
 import pytest
 
-from streamer import direct, proxy, spi, workspace
-from streamer.cgroups import OVERHEAD_PROCESSES, files, v2
-from streamer.cgroups.v2 import CgroupV2
-from streamer.direct import DirectSandbox
+from streamer import spi
 from streamer.eventlog.pages import PAGE_BYTES
 from streamer.eventlog.spool import Spool
 from streamer.model.job import JobSpec, Limits, SourceFile
-from streamer.proxy import SystemAddresses
+from streamer.sandbox import direct, workspace
+from streamer.sandbox.cgroups import OVERHEAD_PROCESSES, files, v2
+from streamer.sandbox.cgroups.v2 import CgroupV2
+from streamer.sandbox.direct import DirectSandbox
+from streamer.sandbox.network import proxy
+from streamer.sandbox.network.proxy import SystemAddresses
+from streamer.sandbox.workspace import StateFolder, state_folder
 from streamer.sse import spool
 from streamer.testing.running import plugin
-from streamer.workspace import StateFolder, state_folder
 from tests.conftest import OpenService
 from tests.jobs import ended
 

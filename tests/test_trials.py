@@ -14,11 +14,11 @@ import pytest
 import streamer
 from streamer import spi
 from streamer.app import SERVICE
-from streamer.backends import MAX_FAILURES
 from streamer.config.schema import Config
 from streamer.errors import BackendUnavailable
 from streamer.model.job import JobSpec
-from streamer.seccomp import job_filter
+from streamer.sandbox.registry import MAX_FAILURES
+from streamer.sandbox.seccomp import job_filter
 from streamer.testing.running import plugin
 from tests.conftest import OpenService, Start
 from tests.jobs import Ran, ended, run_job
@@ -67,7 +67,7 @@ def wrapper(tmp_path: Path) -> Path:
 async def test_a_backend_that_hangs_in_its_trial_holds_up_nobody(
     start: Start, need: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamer.backends.PATIENCE_S", 0.3)
+    monkeypatch.setattr("streamer.sandbox.registry.PATIENCE_S", 0.3)
     sandbox = {"backend": need("plain"), "allow": ["slow"]}
     client = await start(sandbox=sandbox, plugins=(plugin(Slow),))
     asking = asyncio.create_task(_sandboxes(client))
@@ -105,7 +105,7 @@ async def test_a_backend_that_did_not_work_is_tried_again(
     wrapper: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("streamer.backends.RETRY_S", 0.05)
+    monkeypatch.setattr("streamer.sandbox.registry.RETRY_S", 0.05)
     wrapper.unlink()
     sandbox = {"allow": ["fickle"], "fickle": {"path": str(wrapper)}}
     service = await open_service(need("plain"), plugins=(plugin(Fickle),), sandbox=sandbox)
@@ -120,7 +120,7 @@ async def test_a_backend_that_did_not_work_is_tried_again(
 async def test_jobs_that_a_sandbox_cannot_run_turn_readiness_until_it_works_again(
     start: Start, wrapper: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamer.backends.RETRY_S", 0.05)
+    monkeypatch.setattr("streamer.sandbox.registry.RETRY_S", 0.05)
     sandbox = {"backend": "fickle", "fickle": {"path": str(wrapper)}}
     client = await start(sandbox=sandbox, plugins=(plugin(Fickle),))
     assert await _ready(client) == (200, True)
@@ -208,7 +208,7 @@ async def test_what_is_tried_is_what_jobs_get(
         filters.append(wanted)
         return job_filter(**wanted)
 
-    monkeypatch.setattr("streamer.sandbox.job_filter", noted_filter)
+    monkeypatch.setattr("streamer.sandbox.driver.job_filter", noted_filter)
     own = {
         "entry": "main",
         "run": ["/bin/sh", "{entry}"],

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer.workspace import remove_tree, state_folder
+from streamer.sandbox.workspace import remove_tree, state_folder
 
 LONG_AGO = 1.0
 

@@ -14,7 +14,7 @@ from streamer.config.schema import Config
 __all__ = ["in_force", "template"]
 
 BARE: Final = re.compile("[A-Za-z0-9_-]+")
-PACKAGE: Final = Path(__file__).parent
+PACKAGE: Final = Path(__file__).parent.parent
 
 
 def in_force(config: Config, origins: Mapping[str, str] | None = None) -> Iterator[str]:

@@ -127,7 +127,7 @@ class Attack:
     def not_promised(self, backend: Backend, enforces: Mapping[str, str]) -> str:
         """Return why a backend does not promise to withstand, or ``""`` where it does.
 
-        `enforces` is what `streamer.enforcement.enforcement` says of it here.
+        `enforces` is what `streamer.sandbox.enforcement.enforcement` says of it here.
         """
         if reason := self.except_for.get(backend.isolation):
             return reason

@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from streamer.enforcement import enforcement
 from streamer.eventlog.joblog import Event
 from streamer.lures import Lures, lay_lures, marked_processes
 from streamer.model.events import Status
 from streamer.model.job import JobSpec
+from streamer.sandbox.enforcement import enforcement
 from streamer.service import Job, JobService
 from streamer.spi import Backend
 from streamer.testing.attack import Attack, NoProof
@@ -72,7 +72,7 @@ class Campaign:
     exceptions: Mapping[str, str]
     """Attacks by name that the backend's author does not promise to withstand, and why."""
     enforces: Mapping[str, str]
-    """How each limit is enforced here (`streamer.enforcement`)."""
+    """How each limit is enforced here (`streamer.sandbox.enforcement`)."""
     width: int
     """How many attacks run at a time."""
     lanes: asyncio.Queue[Lures] = field(default_factory=asyncio.Queue)

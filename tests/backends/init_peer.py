@@ -16,7 +16,7 @@ from tests.jobs import adopt_orphans, descendants
 
 __all__ = ["INIT", "Init", "run_frame", "served_init"]
 
-INIT = str(files("streamer") / "init" / "streamer-init")
+INIT = str(files("streamer.sandbox") / "init" / "streamer-init")
 
 
 @dataclass

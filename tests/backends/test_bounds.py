@@ -20,9 +20,9 @@ import pytest
 
 from streamer import spi
 from streamer.app import SERVICE
-from streamer.control import PROTOCOL
 from streamer.model.events import Error, Output, Status
 from streamer.model.job import JobSpec, SourceFile
+from streamer.sandbox.channel import PROTOCOL
 from streamer.service import Job
 from streamer.testing.running import plugin
 from tests.conftest import OpenService, Start
@@ -270,8 +270,8 @@ async def test_a_program_that_the_init_does_not_take_is_an_error(
     instead: set[str] = set()
     service = await open_service("deaf", plugins=(plugin(deaf(instead)),))
     instead.add("from now on")
-    monkeypatch.setattr("streamer.sandbox.START_TIMEOUT_S", 0.3)
-    monkeypatch.setattr("streamer.control.InitChannel.put_files", _no_files)
+    monkeypatch.setattr("streamer.sandbox.driver.START_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("streamer.sandbox.channel.InitChannel.put_files", _no_files)
     many = tuple("x" * 1000 for _ in range(1000))
     ran = await run_job(service, command=("echo", *many))
     assert ran.verdict == "error sandbox_error"

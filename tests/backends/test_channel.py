@@ -9,9 +9,9 @@ import struct
 
 import pytest
 
-from streamer.control import FilesDoNotFit, InitChannel
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits
+from streamer.sandbox.channel import FilesDoNotFit, InitChannel
 
 
 @pytest.mark.parametrize(

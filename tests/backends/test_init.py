@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from streamer.control import PROTOCOL, InitChannel
 from streamer.errors import SandboxFailure
+from streamer.sandbox.channel import PROTOCOL, InitChannel
 from tests.backends.init_peer import INIT, Init, run_frame
 from tests.jobs import descendants
 

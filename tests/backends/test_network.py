@@ -15,12 +15,12 @@ from typing import Any, ClassVar
 import pytest
 
 import streamer
-from streamer import backends
-from streamer.control import InitChannel
 from streamer.errors import BackendUnavailable, Forbidden, SandboxFailure
 from streamer.model.hosts import Address, address_refusal
 from streamer.model.job import JobSpec
-from streamer.proxy import PROXY_PORT, Outbound
+from streamer.sandbox import registry as backends
+from streamer.sandbox.channel import InitChannel
+from streamer.sandbox.network.proxy import PROXY_PORT, Outbound
 from streamer.service import JobService
 from streamer.spi import Backend, Isolation, LaunchPlan, SandboxJob
 from tests.backends.conftest import checked_runs

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from streamer.backends import MAX_FAILURES
 from streamer.execution import Execution
 from streamer.model.job import ResolvedJob
+from streamer.sandbox.registry import MAX_FAILURES
 from streamer.testing.running import plugin
 from tests.backends.test_leftovers import Bare
 from tests.conftest import OpenService
@@ -41,7 +41,7 @@ async def test_a_disk_that_takes_no_file_is_the_hosts_fault(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("streamer.direct._write_files", full)
+    monkeypatch.setattr("streamer.sandbox.direct._write_files", full)
     ran = await run_job(service, command=("true",), files=(script("f", "x"),))
     assert ran.verdict == "error sandbox_error"
 

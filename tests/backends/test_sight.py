@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import pytest
 
 from streamer.errors import BackendUnavailable
-from streamer.seccomp.generate import FILTERS
+from streamer.sandbox.seccomp.generate import FILTERS
 from streamer.spi import Backend, Isolation, LaunchPlan, SandboxJob
 from streamer.testing.running import plugin
 from tests.backends.init_peer import INIT, Init
@@ -88,7 +88,7 @@ def reachable_init() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         copy = Path(name, "init")
-        shutil.copy(str(files("streamer") / "init" / "streamer-init"), copy)
+        shutil.copy(str(files("streamer.sandbox") / "init" / "streamer-init"), copy)
         copy.chmod(0o755)
         yield copy
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from streamer.spawn import spawn
+from streamer.sandbox.spawn import spawn
 from tests.jobs import descriptors
 
 

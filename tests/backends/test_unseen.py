@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from streamer.seccomp.generate import FILTERS
+from streamer.sandbox.seccomp.generate import FILTERS
 from tests.backends.conftest import Run, checked_runs
 from tests.conftest import OpenService
 from tests.jobs import program

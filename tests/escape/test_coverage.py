@@ -11,7 +11,7 @@ import pytest
 from sandboxes.bwrap import Bwrap
 from sandboxes.firejail import Firejail
 from sandboxes.plain import Plain
-from streamer.enforcement import enforcement
+from streamer.sandbox.enforcement import enforcement
 from streamer.spi import Isolation
 from streamer.testing import ATTACKS
 from streamer.testing.failures import FAILURES

@@ -12,5 +12,5 @@ __all__ = ["ConformanceSuite"]
 class ConformanceSuite(ProgramRequirements, LimitRequirements, TreeRequirements):
     """Derive it in a test module, name the backend, and run pytest.
 
-    Limits that the backend does not enforce (`streamer.enforcement`) are skipped.
+    Limits that the backend does not enforce (`streamer.sandbox.enforcement`) are skipped.
     """

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from streamer.enforcement import enforcement
 from streamer.model.events import Complete
 from streamer.model.job import JobSpec
+from streamer.sandbox.enforcement import enforcement
 from streamer.service import Job, JobService
 from streamer.testing.processes import adopt_orphans, descendants, descriptors, reap_adopted
 from streamer.testing.running import Ran, open_service, run_job
@@ -29,7 +29,7 @@ class Requirements(Suite):
 
     service: ClassVar[JobService]
     enforces: ClassVar[Mapping[str, str]]
-    """How each limit is enforced here (`streamer.enforcement`)."""
+    """How each limit is enforced here (`streamer.sandbox.enforcement`)."""
     _state: ClassVar[Path]
 
     @classmethod

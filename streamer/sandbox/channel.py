@@ -26,7 +26,7 @@ from typing import Final, Literal, TypeVar
 
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits, SourceFile
-from streamer.netns import check_own_network
+from streamer.sandbox.netns import check_own_network
 
 __all__ = ["KILLED_FOR_MEMORY", "FilesDoNotFit", "InitChannel", "ProgramEnd", "rlimits"]
 
@@ -48,8 +48,8 @@ BLIND: Final = (
 )
 
 OTHER_BUILD: Final = (
-    "streamer/init/streamer-init was built from other sources than this service: build it again "
-    "(pip install ., or `make setup` in the repository)"
+    "streamer/sandbox/init/streamer-init was built from other sources than this service: "
+    "build it again (pip install ., or `make setup` in the repository)"
 )
 
 _FILE_CHUNK: Final = 256 * 1024

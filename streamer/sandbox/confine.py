@@ -11,12 +11,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from streamer.cgroups import CgroupTree, JobCgroup
 from streamer.model.job import Limits
-from streamer.sandbox import Sandbox, open_sandbox
-from streamer.slots import UidSlots
+from streamer.sandbox.cgroups import CgroupTree, JobCgroup
+from streamer.sandbox.driver import Sandbox, open_sandbox
+from streamer.sandbox.slots import UidSlots
+from streamer.sandbox.workspace import StateFolder
 from streamer.spi import Backend, Identity, SandboxJob
-from streamer.workspace import StateFolder
 
 __all__ = ["Confined", "Means", "Shape", "confine"]
 

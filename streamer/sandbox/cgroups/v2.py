@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from streamer.cgroups.files import counter, number, pids, write
-from streamer.cgroups.job import OVERHEAD_PROCESSES, JobCgroup
 from streamer.model.job import Limits
+from streamer.sandbox.cgroups.files import counter, number, pids, write
+from streamer.sandbox.cgroups.job import OVERHEAD_PROCESSES, JobCgroup
 
 __all__ = ["CONTROLLERS", "MAIN", "CgroupV2", "hand_down", "hands_down", "ownership", "share"]
 

@@ -1,4 +1,4 @@
-"""Generate the filters from the rules: ``python -m streamer.seccomp.generate``.
+"""Generate the filters from the rules: ``python -m streamer.sandbox.seccomp.generate``.
 
 For maintainers, after a change of the rules. Needs the package pyseccomp and the library
 libseccomp 2.5 (Debian, Ubuntu: libseccomp2); what is generated needs neither.
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from streamer.seccomp.rules import ARCHITECTURES, KINDS, Differs, Masked, Numbered
+from streamer.sandbox.seccomp.rules import ARCHITECTURES, KINDS, Differs, Masked, Numbered
 
 __all__ = ["FILTERS", "generate", "main"]
 

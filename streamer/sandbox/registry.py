@@ -16,11 +16,11 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from streamer.claims import broken_claim, trial_program
-from streamer.confine import Means, Shape, confine
 from streamer.errors import BackendUnavailable, ConfigError, SandboxFailure
 from streamer.model.job import Limits, Phase, Step
-from streamer.proxy import PROXY_PORT
+from streamer.sandbox.claims import broken_claim, trial_program
+from streamer.sandbox.confine import Means, Shape, confine
+from streamer.sandbox.network.proxy import PROXY_PORT
 from streamer.spi import Backend, Isolation
 
 __all__ = ["Backends", "told"]

@@ -23,7 +23,7 @@ from ipaddress import ip_address
 from typing import Any, Final, Self
 
 from streamer.model.hosts import Address, HostRule, Place, address_refusal
-from streamer.proxy_request import ProxyRequest, Refused, parse_request
+from streamer.sandbox.network.request import ProxyRequest, Refused, parse_request
 
 __all__ = ["PROXY_PORT", "Outbound", "Proxy", "ProxyLimits", "SystemAddresses", "proxy_environment"]
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from streamer.cgroups import JobCgroup
+from streamer.sandbox.cgroups import JobCgroup
 from streamer.spi import Host, LaunchPlan
 
 __all__ = ["Spawned", "spawn", "start_command"]

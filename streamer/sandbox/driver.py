@@ -2,7 +2,7 @@
 
 `Sandbox` is what the runner of a job sees. There are two: `GatedSandbox` has our init
 inside, so it knows the kernel's verdict and ends exactly what the program started;
-`DirectSandbox` (`streamer.direct`) serves backends that cannot take the init.
+`DirectSandbox` (`streamer.sandbox.direct`) serves backends that cannot take the init.
 
 Every wait here has a bound, except that of `close` for what resists SIGKILL: whoever closes
 decides how long that may hold up something else.
@@ -23,15 +23,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
-from streamer.cgroups import JobCgroup
-from streamer.control import InitChannel, ProgramEnd
-from streamer.direct import DirectSandbox
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits, SourceFile, Step
-from streamer.seccomp import job_filter
-from streamer.spawn import Spawned, spawn, start_command
+from streamer.sandbox.cgroups import JobCgroup
+from streamer.sandbox.channel import InitChannel, ProgramEnd
+from streamer.sandbox.direct import DirectSandbox
+from streamer.sandbox.seccomp import job_filter
+from streamer.sandbox.spawn import Spawned, spawn, start_command
+from streamer.sandbox.stopped import until_stopped
 from streamer.spi import Backend, Host, LaunchPlan, SandboxJob
-from streamer.stopped import until_stopped
 
 __all__ = ["GatedSandbox", "Sandbox", "open_sandbox"]
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from streamer.errors import BackendUnavailable, ConfigError
-from streamer.rootfs import build_rootfs, host_of, shown
+from streamer.sandbox.rootfs import build_rootfs, host_of, shown
 from streamer.spi import Identity, Shown
 
 __all__ = ["StateFolder", "remove_tree", "state_folder"]
@@ -55,7 +55,7 @@ class StateFolder:
     def shown(
         self, read_only: tuple[str, ...], etc: tuple[str, ...], *, network: bool
     ) -> tuple[Shown, ...]:
-        """Return what a job is shown besides the system's folders (`streamer.rootfs`).
+        """Return what a job is shown besides the system's folders (`streamer.sandbox.rootfs`).
 
         Looked at anew when names in /etc have come or gone: it takes a millisecond.
         """
@@ -94,11 +94,11 @@ class StateFolder:
 @contextmanager
 def state_folder(configured: str, *, places: int = 1) -> Iterator[StateFolder]:
     """Make the service's folder, under the configured one or the temporary one."""
-    with as_file(files("streamer") / "init" / "streamer-init") as init:
+    with as_file(files("streamer.sandbox") / "init" / "streamer-init") as init:
         if not os.access(init, os.X_OK):
             raise BackendUnavailable(
-                "streamer/init/streamer-init is not built: install the package (pip install .), "
-                "which needs a C compiler, or run `make setup` in the repository"
+                "streamer/sandbox/init/streamer-init is not built: install the package "
+                "(pip install .), which needs a C compiler, or run `make setup` in the repository"
             )
         try:
             if configured:

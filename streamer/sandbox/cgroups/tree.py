@@ -14,10 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from streamer.cgroups.files import clear
-from streamer.cgroups.job import JobCgroup, Level
-from streamer.cgroups.v1 import HIERARCHIES, SHARING, CgroupV1, weigh
-from streamer.cgroups.v2 import CONTROLLERS, MAIN, CgroupV2, hand_down, hands_down, ownership, share
+from streamer.sandbox.cgroups.files import clear
+from streamer.sandbox.cgroups.job import JobCgroup, Level
+from streamer.sandbox.cgroups.v1 import HIERARCHIES, SHARING, CgroupV1, weigh
+from streamer.sandbox.cgroups.v2 import (
+    CONTROLLERS,
+    MAIN,
+    CgroupV2,
+    hand_down,
+    hands_down,
+    ownership,
+    share,
+)
 
 __all__ = ["CgroupTree", "cgroup_tree"]
 

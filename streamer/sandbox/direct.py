@@ -19,11 +19,11 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Final
 
-from streamer.cgroups import JobCgroup
-from streamer.control import FilesDoNotFit, ProgramEnd
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits, SourceFile, Step
-from streamer.spawn import Spawned, spawn, start_command
+from streamer.sandbox.cgroups import JobCgroup
+from streamer.sandbox.channel import FilesDoNotFit, ProgramEnd
+from streamer.sandbox.spawn import Spawned, spawn, start_command
 from streamer.spi import Host, LaunchPlan
 
 __all__ = ["DirectSandbox", "SessionFactory"]
@@ -163,7 +163,7 @@ class DirectSandbox:
         if self._process is not None:
             with contextlib.suppress(SandboxFailure):
                 await self.kill()
-            # No bound: see `streamer.sandbox`.
+            # No bound: see `streamer.sandbox.driver`.
             await self._process.wait()
             await self._process.end_group()
         if self._writing is not None:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from streamer.errors import ConfigError
-from streamer.seccomp import has_filter
+from streamer.sandbox.seccomp import has_filter
 from streamer.spi import Backend
 
 __all__ = ["check_required", "enforcement"]

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from streamer.cgroups.files import counter, number, write
-from streamer.cgroups.job import OVERHEAD_PROCESSES, JobCgroup
 from streamer.model.job import Limits
+from streamer.sandbox.cgroups.files import counter, number, write
+from streamer.sandbox.cgroups.job import OVERHEAD_PROCESSES, JobCgroup
 
 __all__ = ["HIERARCHIES", "SHARING", "CgroupV1", "weigh"]
 

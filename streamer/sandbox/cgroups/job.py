@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from streamer.cgroups.files import kill, pids
 from streamer.model.job import Limits
+from streamer.sandbox.cgroups.files import kill, pids
 
 __all__ = ["OVERHEAD_PROCESSES", "JobCgroup", "Level"]
 
