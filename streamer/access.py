@@ -24,7 +24,7 @@ from streamer.config.schema import Config, is_loopback
 from streamer.connection import account, is_local
 from streamer.engine.interface import JobView
 from streamer.errors import CallerError, CapacityError, Forbidden, Unauthorized, UnknownJob
-from streamer.service import Job
+from streamer.jobs.service import Job
 
 __all__ = ["ACTIONS", "CLAIM", "METRICS_ROUTE", "TENANT", "Access", "Action"]
 

@@ -29,6 +29,8 @@ from streamer.errors import (
 )
 from streamer.eventlog.spool import Spool
 from streamer.handlers import OPEN_ROUTES, Handlers
+from streamer.jobs.service import JobService
+from streamer.jobs.transcript import Transcripts
 from streamer.logs import log_finished
 from streamer.model.runtime import by_name, missing_tools
 from streamer.origin import check_origin
@@ -37,11 +39,9 @@ from streamer.parameters import Handler
 from streamer.plugins import load_backends, load_plugins
 from streamer.problems import problems
 from streamer.sandbox.registry import Backends
-from streamer.service import JobService
 from streamer.spi import Isolation
 from streamer.sse.response import StreamOptions
 from streamer.sse.sessionmap import SessionMap
-from streamer.transcript import Transcripts
 from streamer.watching import CancelUnwatched
 
 __all__ = ["ACCESS", "SERVICE", "SESSIONS", "create_app", "get_service", "get_sessions", "setup"]

@@ -29,9 +29,9 @@ from streamer.hostfacts import (
     wrapper_facts,
     wrapper_warnings,
 )
+from streamer.jobs.resolve import camel
 from streamer.lures import lay_lures
 from streamer.probes import PROBES, Probe
-from streamer.resolve import camel
 from streamer.sandbox.cgroups import cgroup_tree
 from streamer.sandbox.enforcement import enforcement
 from streamer.spi import Backend

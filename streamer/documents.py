@@ -12,7 +12,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from streamer.downloads import BodySource
+from streamer.jobs.downloads import BodySource
 from streamer.sse.bytestream import ByteStream
 from streamer.sse.sessionmap import SessionMap
 

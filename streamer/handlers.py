@@ -16,16 +16,16 @@ from streamer.bodies import Bodies
 from streamer.config.schema import Config
 from streamer.engine.interface import JobView
 from streamer.errors import Busy, Conflict, InvalidJob, UnknownJob, quoted
+from streamer.jobs.resolve import camel
+from streamer.jobs.service import Job, JobService
+from streamer.jobs.transcript import Transcripts
 from streamer.metrics import exposition
 from streamer.model.runtime import Runtime, told_missing
 from streamer.parameters import takes
-from streamer.resolve import camel
 from streamer.sandbox.enforcement import enforcement
 from streamer.sandbox.registry import told
-from streamer.service import Job, JobService
 from streamer.sse.sessionmap import SessionMap
 from streamer.streams import StreamHandlers
-from streamer.transcript import Transcripts
 
 __all__ = ["OPEN_ROUTES", "Handlers"]
 

@@ -6,7 +6,7 @@ import itertools
 
 from streamer.engine.interface import Stats
 from streamer.engine.measures import BOUNDS_S, Histogram
-from streamer.service import JobService
+from streamer.jobs.service import JobService
 from streamer.sse.sessionmap import SessionMap
 
 __all__ = ["exposition"]

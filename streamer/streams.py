@@ -12,20 +12,20 @@ from aiohttp import web
 
 from streamer import wire
 from streamer.access import Access
-from streamer.downloads import CastSource, OutputSource
 from streamer.errors import Busy, Gone, InvalidJob, UnknownJob
 from streamer.eventlog.joblog import JobLog
 from streamer.eventlog.log import EventLog
+from streamer.jobs.downloads import CastSource, OutputSource
+from streamer.jobs.replay import PacedSource
+from streamer.jobs.service import Job, JobService
+from streamer.jobs.transcript import EventsGone
 from streamer.model.events import StreamName
 from streamer.parameters import flag, speed, takes
-from streamer.replay import PacedSource
-from streamer.service import Job, JobService
 from streamer.sse.bytestream import ByteStream
 from streamer.sse.response import ID_PARAMETERS, client_id, id_number
 from streamer.sse.session import Source
 from streamer.sse.sessionmap import Full, SessionMap
 from streamer.sse.sources import LogSource, MergedSource, merged_positions
-from streamer.transcript import EventsGone
 
 __all__ = ["StreamHandlers"]
 

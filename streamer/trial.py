@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from streamer.jobs.service import Job, JobService
 from streamer.lures import Lures
 from streamer.model.events import Complete, Error, Output
 from streamer.model.job import JobSpec
-from streamer.service import Job, JobService
 
 __all__ = ["END", "Finding", "ProbeFailed", "Ran", "Trial"]
 

@@ -7,7 +7,7 @@ import contextlib
 from typing import Literal
 
 from streamer.errors import StreamerError
-from streamer.service import JobService
+from streamer.jobs.service import JobService
 from streamer.sse.session import Session
 from streamer.sse.sessionmap import SessionMap
 

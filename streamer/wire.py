@@ -17,8 +17,8 @@ import msgspec
 
 from streamer.engine.interface import JobView
 from streamer.errors import CallerError, CapacityError, InvalidJob, StreamerError, cut, quoted
+from streamer.jobs.resolve import MAX_FILES
 from streamer.model.job import JobSpec, SourceFile, TerminalSize
-from streamer.resolve import MAX_FILES
 
 __all__ = ["dump", "job_document", "parse_job", "parse_signal", "problem", "timestamp"]
 
@@ -166,8 +166,8 @@ def problem(error: StreamerError) -> dict[str, object]:
 def job_document(view: JobView, text: Mapping[str, object], links: Mapping[str, str]) -> object:
     """Return the JSON document of a job.
 
-    `text` is what `streamer.transcript` tells of its output: so far, and once it is over in the
-    result.
+    `text` is what `streamer.jobs.transcript` tells of its output: so far, and once it is over in
+    the result.
     """
     document: dict[str, Any] = {
         "jobId": view.job.job_id,

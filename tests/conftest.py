@@ -18,8 +18,8 @@ from msgspec.structs import replace
 import streamer
 from streamer.app import SERVICE
 from streamer.config.schema import Config
+from streamer.jobs.service import JobService
 from streamer.model.runtime import Runtime
-from streamer.service import JobService
 from tests.browser.chromium import Browser, chromium
 from tests.jobs import reap_adopted
 from tests.tools import tool

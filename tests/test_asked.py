@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import cast
 
-from streamer.asked import Asked
 from streamer.engine.interface import Control, Lease, Signal
 from streamer.sandbox.driver import Sandbox
+from streamer.worker.asked import Asked
 
 
 class Asking:

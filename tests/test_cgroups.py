@@ -21,6 +21,7 @@ import streamer
 from streamer import spi
 from streamer.app import SERVICE
 from streamer.errors import BackendUnavailable
+from streamer.jobs.service import JobService
 from streamer.model.events import Complete, Output
 from streamer.model.job import SourceFile
 from streamer.sandbox.cgroups import CgroupTree, cgroup_tree
@@ -28,7 +29,6 @@ from streamer.sandbox.cgroups.files import kill, pids
 from streamer.sandbox.cgroups.tree import _sweep
 from streamer.sandbox.cgroups.v2 import ownership
 from streamer.sandbox.enforcement import enforcement
-from streamer.service import JobService
 from streamer.testing.running import plugin
 from tests.conftest import OpenService
 from tests.jobs import adopt_orphans, descendants, ended, program, run_job

@@ -26,17 +26,17 @@ from streamer.config.schema import Config
 from streamer.errors import StreamerError
 from streamer.eventlog.frames import EventParser, frame, joined_lines, split_frames, to_json
 from streamer.eventlog.log import EventLog
+from streamer.jobs.resolve import Resolver
 from streamer.model.events import Output, encode
 from streamer.model.hosts import Place
 from streamer.model.runtime import by_name
 from streamer.origin import check_origin
-from streamer.output import TextDecoder
 from streamer.parameters import cursor, idempotency, number, prefer_wait_s, speed, takes
-from streamer.resolve import Resolver
 from streamer.sandbox.network.request import Refused, parse_request
 from streamer.sse.response import id_number
 from streamer.sse.sources import merged_positions
 from streamer.terminal import TerminalFilter, visible
+from streamer.worker.output import TextDecoder
 
 TOO_MUCH = 10.0
 """Times the work for four times the input: well above 4, well below 16."""

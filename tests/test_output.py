@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.feed import MAX_BACKLOG_BYTES, InputFeed
 from streamer.model.events import JobEvent, Output
-from streamer.output import MAX_EVENT_CHARS, Budget, OutputPump, TextDecoder
+from streamer.worker.feed import MAX_BACKLOG_BYTES, InputFeed
+from streamer.worker.output import MAX_EVENT_CHARS, Budget, OutputPump, TextDecoder
 
 
 @given(st.text(), st.lists(st.integers(0, 400)))

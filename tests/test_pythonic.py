@@ -12,8 +12,8 @@ from aiohttp import web
 import streamer
 from streamer.app import SERVICE
 from streamer.errors import Draining, InvalidJob
+from streamer.jobs.pythonic import typed_spec
 from streamer.model.job import TerminalSize
-from streamer.pythonic import typed_spec
 from tests.conftest import OpenService
 from tests.jobs import ended, program, run_job
 

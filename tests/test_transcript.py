@@ -7,8 +7,8 @@ import sys
 from typing import Any
 
 from streamer.eventlog.joblog import JobLog
+from streamer.jobs.transcript import AT_ONCE, Transcripts
 from streamer.model.events import Output, encode
-from streamer.transcript import AT_ONCE, Transcripts
 
 
 class CountingLog(JobLog):

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from streamer.sandbox.channel import ProgramEnd
-from streamer.verdict import JobEnd, StopReason, reason_of
+from streamer.worker.verdict import JobEnd, StopReason, reason_of
 
 KILLED, EXITED = int(signal.SIGKILL), 3 << 8
 

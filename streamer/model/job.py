@@ -173,7 +173,7 @@ class ResolvedJob:
     metadata: Mapping[str, str] = field(default_factory=dict)
     preset: str = ""
     policy: str = ""
-    """SHA-256 of what confines it (`streamer.policy`); `preset` is the one it began from."""
+    """SHA-256 of what confines it (`streamer.worker.policy`); `preset` is the one it began from."""
 
     @property
     def limits(self) -> Limits:

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from streamer.eventlog.joblog import Event
+from streamer.jobs.service import Job, JobService
 from streamer.lures import Lures, lay_lures, marked_processes
 from streamer.model.events import Status
 from streamer.model.job import JobSpec
 from streamer.sandbox.enforcement import enforcement
-from streamer.service import Job, JobService
 from streamer.spi import Backend
 from streamer.testing.attack import Attack, NoProof
 from streamer.testing.processes import adopt_orphans, descendants

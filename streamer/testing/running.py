@@ -13,10 +13,10 @@ from typing import Any, Final
 from streamer.app import SERVICE, create_app
 from streamer.config.schema import Config
 from streamer.eventlog.joblog import Event
+from streamer.jobs.service import Job, JobService
 from streamer.model.events import Complete, Error, Output
 from streamer.model.job import JobSpec, SourceFile
 from streamer.plugins import load_backends, load_plugins
-from streamer.service import Job, JobService
 from streamer.spi import Backend, hookimpl
 
 __all__ = ["SLOWNESS", "Ran", "ended", "open_service", "plugin", "program", "run_job", "script"]

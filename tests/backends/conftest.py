@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from streamer.service import JobService
+from streamer.jobs.service import JobService
 from tests.backends.init_peer import Init, served_init
 from tests.jobs import Ran, adopt_orphans, descendants, descriptors, run_job
 

@@ -20,10 +20,10 @@ import pytest
 
 from streamer import spi
 from streamer.app import SERVICE
+from streamer.jobs.service import Job
 from streamer.model.events import Error, Output, Status
 from streamer.model.job import JobSpec, SourceFile
 from streamer.sandbox.channel import PROTOCOL
-from streamer.service import Job
 from streamer.testing.running import plugin
 from tests.conftest import OpenService, Start
 from tests.jobs import adopt_orphans, descendants, descriptors, ended, program, run_job

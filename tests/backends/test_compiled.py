@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from streamer.jobs.service import JobService
 from streamer.model.events import Output
 from streamer.model.job import JobSpec
 from streamer.model.runtime import DEFAULT_RUNTIMES, Runtime
-from streamer.service import JobService
 from tests.conftest import OpenService
 from tests.jobs import ended, run_job
 

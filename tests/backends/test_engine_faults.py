@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from streamer.engine.interface import Lease
+from streamer.jobs.service import Job, JobService
 from streamer.model.events import Output
 from streamer.model.job import JobSpec, Limits, Phase, ResolvedJob, Step
-from streamer.service import Job, JobService
 from tests.conftest import OpenService
 from tests.jobs import ended, run_job
 
@@ -83,7 +83,7 @@ async def test_a_channel_that_breaks_is_opened_again_and_told(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("streamer.asked.PAUSE_S", 0.01)
+    monkeypatch.setattr("streamer.worker.asked.PAUSE_S", 0.01)
     service = await open_service(need("plain"))
     make_faulty(service, monkeypatch, lambda lease: Faulty(lease, {"control": 1, "inputs": 2}))
     await run_job(service, command=("true",))  # the claim that was under way

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from streamer.execution import Execution
 from streamer.model.job import ResolvedJob
 from streamer.sandbox.registry import MAX_FAILURES
 from streamer.testing.running import plugin
+from streamer.worker.execution import Execution
 from tests.backends.test_leftovers import Bare
 from tests.conftest import OpenService
 from tests.jobs import run_job, script

@@ -11,8 +11,8 @@ import pytest
 
 from streamer.engine.interface import Signal
 from streamer.errors import StreamerError
+from streamer.jobs.service import JobService
 from streamer.model.job import JobSpec
-from streamer.service import JobService
 from tests.conftest import OpenService
 from tests.jobs import adopt_orphans, descendants, descriptors, ended, program, run_job, script
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from streamer.jobs.service import JobService
 from streamer.model.job import JobSpec
-from streamer.service import JobService
 from tests.backends.test_bounds import SLEEPER, until_output
 from tests.conftest import OpenService
 from tests.jobs import adopt_orphans, descendants, ended

@@ -17,9 +17,9 @@ from streamer.engine.memory.engine import MemoryEngine
 from streamer.engine.memory.retention import RetentionLimits
 from streamer.errors import Draining
 from streamer.eventlog.joblog import Event
+from streamer.jobs.service import Job, JobService
 from streamer.model.events import TERMINAL_KINDS, Complete, Error, encode
 from streamer.model.job import JobSpec
-from streamer.service import Job, JobService
 from streamer.spi import Backend, Isolation, LaunchPlan, SandboxJob, hookimpl
 from tests.conftest import OpenService
 from tests.jobs import adopt_orphans, descendants

@@ -12,8 +12,8 @@ import pytest
 
 from streamer.eventlog.frames import split_frames
 from streamer.eventlog.joblog import JobLog
+from streamer.jobs.replay import PacedSource
 from streamer.model.events import Output, encode
-from streamer.replay import PacedSource
 from tests.conftest import Start
 from tests.http import SLEEPER, problem, python, until_output
 from tests.support import Received, follow, received, submit, text, verdict

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from streamer.service import JobService
+from streamer.jobs.service import JobService
 from tests.conftest import Start
 from tests.http import problem, python
 from tests.support import AnyClient, run, submit, text

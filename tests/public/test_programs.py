@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from streamer.jobs.service import JobService
 from streamer.model.events import Output
 from streamer.model.job import JobSpec
 from streamer.model.runtime import find_tool
-from streamer.service import JobService
 from tests.conftest import OpenService
 from tests.jobs import Ran, run_job
 from tests.public.habits import HABITS

@@ -53,8 +53,8 @@ class MemoryEngine:
     `queue` bounds what waits and runs, and each tenant's share of it. A log is kept for
     `retention_s` seconds after the job's end, and by the bounds of `retention`
     (`streamer.engine.memory.retention`), on disk as far as `spool` has room. A lease ends
-    `lease_s` seconds after its last heartbeat. `on_finished` hears of every job that is over; what it raises is
-    logged and changes nothing.
+    `lease_s` seconds after its last heartbeat. `on_finished` hears of every job that is over; what
+    it raises is logged and changes nothing.
 
     An idempotency key counts as long as its job is kept, and for `idempotency_s` after it came;
     `max_idempotency_keys` of jobs that are forgotten are remembered.

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from streamer.jobs.service import Job, JobService
 from streamer.model.events import Complete
 from streamer.model.job import JobSpec
 from streamer.sandbox.enforcement import enforcement
-from streamer.service import Job, JobService
 from streamer.testing.processes import adopt_orphans, descendants, descriptors, reap_adopted
 from streamer.testing.running import Ran, open_service, run_job
 from streamer.testing.suite import Suite

@@ -9,8 +9,8 @@ from typing import Final
 
 from streamer.eventlog.frames import GAP, split_frames
 from streamer.eventlog.log import Cursor
+from streamer.jobs.transcript import EventsGone, TextOfStream, raw_output, stream_of
 from streamer.model.events import Output, StreamName, decode
-from streamer.transcript import EventsGone, TextOfStream, raw_output, stream_of
 
 __all__ = ["BodySource", "CastSource", "OutputSource"]
 

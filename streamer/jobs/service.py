@@ -31,21 +31,21 @@ from streamer.engine.interface import (
 from streamer.engine.measures import JobMeasures
 from streamer.errors import Draining, UnknownJob
 from streamer.eventlog.joblog import Event, JobLog
-from streamer.execution import Execution, ExecutionSettings
-from streamer.finish import finish
+from streamer.jobs.pythonic import as_bytes, as_signal, typed_spec
+from streamer.jobs.resolve import Resolver
 from streamer.model.events import Complete, Error
 from streamer.model.job import JobSpec
 from streamer.model.runtime import Runtime, missing_path
-from streamer.policy import policy_digest
-from streamer.program import Patience
-from streamer.pythonic import as_bytes, as_signal, typed_spec
-from streamer.resolve import Resolver
 from streamer.sandbox.cgroups import CgroupTree, cgroup_tree
 from streamer.sandbox.confine import Means
 from streamer.sandbox.enforcement import check_required
 from streamer.sandbox.registry import Backends
 from streamer.sandbox.slots import UidSlots
 from streamer.sandbox.workspace import StateFolder, state_folder
+from streamer.worker.execution import Execution, ExecutionSettings
+from streamer.worker.finish import finish
+from streamer.worker.policy import policy_digest
+from streamer.worker.program import Patience
 
 __all__ = ["Job", "JobService"]
 

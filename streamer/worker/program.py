@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from streamer.errors import SandboxFailure
-from streamer.feed import InputFeed
-from streamer.finish import ENGINE_TIMEOUT_S
 from streamer.model.job import Step
-from streamer.output import OutputPump
 from streamer.sandbox.cgroups import JobCgroup
 from streamer.sandbox.channel import KILLED_FOR_MEMORY, ProgramEnd
 from streamer.sandbox.confine import Confined
 from streamer.sandbox.driver import Sandbox
-from streamer.verdict import StopReason
+from streamer.worker.feed import InputFeed
+from streamer.worker.finish import ENGINE_TIMEOUT_S
+from streamer.worker.output import OutputPump
+from streamer.worker.verdict import StopReason
 
 __all__ = ["Patience", "ProgramRun", "out_of_memory"]
 

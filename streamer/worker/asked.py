@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from streamer.engine.interface import Cancel, Control, Eof, Input, Lease, Lost, Signal
-from streamer.feed import InputFeed
 from streamer.sandbox.driver import Sandbox
-from streamer.verdict import StopReason
+from streamer.worker.feed import InputFeed
+from streamer.worker.verdict import StopReason
 
 __all__ = ["Asked"]
 

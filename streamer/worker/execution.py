@@ -1,7 +1,7 @@
 """Run one job: lay out its files, run its steps, and write its one terminal event.
 
 The route: lease -> user, folder, group, sandbox (`streamer.sandbox.confine`) -> files -> for each
-step a program (`streamer.program`) -> the verdict (`streamer.verdict`) -> the terminal event.
+step a program (`program`) -> the verdict (`verdict`) -> the terminal event.
 Everything the job started is dead before that event, but for what resists SIGKILL: then the
 job ends with an error, and what it holds (its place, user, folder) stays out of use.
 
@@ -21,22 +21,22 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from streamer.asked import Asked
 from streamer.engine.interface import Lease, LeaseLost
 from streamer.errors import SandboxFailure
-from streamer.feed import InputFeed
-from streamer.finish import ENGINE_TIMEOUT_S, finish
 from streamer.model.events import Complete, Error, JobEvent, Reason, encode
 from streamer.model.hosts import HostRule
 from streamer.model.job import Phase, Step
-from streamer.output import Budget, OutputPump
-from streamer.program import Patience, ProgramRun, out_of_memory
 from streamer.sandbox.channel import FilesDoNotFit
 from streamer.sandbox.confine import Confined, Means, Shape, confine
 from streamer.sandbox.driver import Sandbox
 from streamer.sandbox.network.proxy import PROXY_PORT, Outbound, Proxy, proxy_environment
 from streamer.spi import Backend
-from streamer.verdict import JobEnd, StopReason, reason_of
+from streamer.worker.asked import Asked
+from streamer.worker.feed import InputFeed
+from streamer.worker.finish import ENGINE_TIMEOUT_S, finish
+from streamer.worker.output import Budget, OutputPump
+from streamer.worker.program import Patience, ProgramRun, out_of_memory
+from streamer.worker.verdict import JobEnd, StopReason, reason_of
 
 __all__ = ["Execution", "ExecutionSettings"]
 
