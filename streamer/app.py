@@ -12,13 +12,9 @@ import pluggy
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from streamer.access import Access
-from streamer.bodies import Bodies
-from streamer.clientaddress import client_address
 from streamer.config.load import load_config
 from streamer.config.schema import Config
 from streamer.config.shares import Shares
-from streamer.documents import large_documents
 from streamer.engine.interface import Engine, JobView
 from streamer.engine.measures import JobMeasures
 from streamer.engine.memory.admission import QueueLimits
@@ -28,21 +24,25 @@ from streamer.errors import (
     ConfigError,
 )
 from streamer.eventlog.spool import Spool
-from streamer.handlers import OPEN_ROUTES, Handlers
 from streamer.jobs.service import JobService
 from streamer.jobs.transcript import Transcripts
-from streamer.logs import log_finished
 from streamer.model.runtime import by_name, missing_tools
-from streamer.origin import check_origin
-from streamer.page import page_routes
-from streamer.parameters import Handler
 from streamer.plugins import load_backends, load_plugins
-from streamer.problems import problems
 from streamer.sandbox.registry import Backends
 from streamer.spi import Isolation
 from streamer.sse.response import StreamOptions
 from streamer.sse.sessionmap import SessionMap
-from streamer.watching import CancelUnwatched
+from streamer.web.bodies import Bodies
+from streamer.web.callers.access import Access
+from streamer.web.callers.address import client_address
+from streamer.web.callers.origin import check_origin
+from streamer.web.documents import large_documents
+from streamer.web.handlers import OPEN_ROUTES, Handlers
+from streamer.web.page import page_routes
+from streamer.web.parameters import Handler
+from streamer.web.problems import problems
+from streamer.web.server.logs import log_finished
+from streamer.web.watching import CancelUnwatched
 
 __all__ = ["ACCESS", "SERVICE", "SESSIONS", "create_app", "get_service", "get_sessions", "setup"]
 

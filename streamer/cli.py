@@ -28,13 +28,13 @@ from streamer.demo import show_demo
 from streamer.doctor import examine, show
 from streamer.errors import BackendUnavailable, CallerError, ConfigError, StreamerError
 from streamer.local import EXIT_BROKEN_PIPE, EXIT_NOT_RUN, run_local, run_remote
-from streamer.logs import configure_logging
 from streamer.model.runtime import by_name
 from streamer.options import config_options, load, load_serving
-from streamer.serve import serve as serve_forever
 from streamer.stdio import fill_closed
 from streamer.submission import submission
 from streamer.terminal import visible
+from streamer.web.server.logs import configure_logging
+from streamer.web.server.serve import serve as serve_forever
 
 __all__ = ["main"]
 

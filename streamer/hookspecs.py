@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from streamer.access import Action
     from streamer.config.schema import Config
     from streamer.engine.interface import Engine, JobView
     from streamer.spi import Backend
+    from streamer.web.callers.access import Action
 
 __all__ = ["streamer_authorize", "streamer_backends", "streamer_engine", "streamer_job_finished"]
 

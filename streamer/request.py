@@ -1,4 +1,4 @@
-"""Write a job as the body of ``POST /api/execute``: the other direction of `streamer.wire`."""
+"""Write a job as the body of ``POST /api/execute``: the other direction of `streamer.web.wire`."""
 
 from __future__ import annotations
 

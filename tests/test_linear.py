@@ -20,8 +20,6 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from yarl import URL
 
-from streamer import wire
-from streamer.clientaddress import client_address
 from streamer.config.schema import Config
 from streamer.errors import StreamerError
 from streamer.eventlog.frames import EventParser, frame, joined_lines, split_frames, to_json
@@ -30,12 +28,14 @@ from streamer.jobs.resolve import Resolver
 from streamer.model.events import Output, encode
 from streamer.model.hosts import Place
 from streamer.model.runtime import by_name
-from streamer.origin import check_origin
-from streamer.parameters import cursor, idempotency, number, prefer_wait_s, speed, takes
 from streamer.sandbox.network.request import Refused, parse_request
 from streamer.sse.response import id_number
 from streamer.sse.sources import merged_positions
 from streamer.terminal import TerminalFilter, visible
+from streamer.web import wire
+from streamer.web.callers.address import client_address
+from streamer.web.callers.origin import check_origin
+from streamer.web.parameters import cursor, idempotency, number, prefer_wait_s, speed, takes
 from streamer.worker.output import TextDecoder
 
 TOO_MUCH = 10.0

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from streamer.config.schema import LoggingConfig
-from streamer.logs import configure_logging
+from streamer.web.server.logs import configure_logging
 
 
 @pytest.fixture(params=["text", "json"])

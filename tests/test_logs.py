@@ -14,9 +14,9 @@ from aiohttp.http_exceptions import BadHttpMessage
 
 from streamer.config.schema import LoggingConfig
 from streamer.engine.interface import JobView
-from streamer.logs import configure_logging, log_finished
 from streamer.model.events import Complete, Error
 from streamer.model.job import Limits, Phase, ResolvedJob, Step
+from streamer.web.server.logs import configure_logging, log_finished
 
 
 @dataclass

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientSession, web
 
-from streamer.connection_limit import ConnectionLimit
-from streamer.unhandled import READ_BYTES
+from streamer.web.server.connection_limit import ConnectionLimit
+from streamer.web.server.unhandled import READ_BYTES
 from tests.http.raw import Streams
 from tests.test_connections import Served, ask, crowd, follow, serving, submit
 

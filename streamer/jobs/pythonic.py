@@ -1,6 +1,6 @@
 """Check the types of what Python code hands in: nothing behind this door looks at them again.
 
-Over HTTP `streamer.wire` has done so; a host's own code may have no type checker.
+Over HTTP `streamer.web.wire` has done so; a host's own code may have no type checker.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { AnsiParser, PLAIN, paletteColour } from "../../streamer/static/ansi.js";
-import { Screen } from "../../streamer/static/screen.js";
+import { AnsiParser, PLAIN, paletteColour } from "../../streamer/web/static/ansi.js";
+import { Screen } from "../../streamer/web/static/screen.js";
 
 /** Everything the parser tells, in order: text with what is not plain about it, and moves. */
 function heard(...pieces) {

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 async def test_the_parts_without_a_browser(tmp_path: Path) -> None:
     # Older releases of Node.js want to be told that a .js file is a module.
     (tmp_path / "package.json").write_text('{"type": "module"}')
-    shutil.copytree(ROOT / "streamer" / "static", tmp_path / "streamer" / "static")
+    shutil.copytree(ROOT / "streamer" / "web" / "static", tmp_path / "streamer" / "web" / "static")
     tests = sorted(Path(__file__).parent.glob("*.test.mjs"))
     assert tests
     folder = tmp_path / "tests" / "browser"

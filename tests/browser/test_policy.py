@@ -10,7 +10,7 @@ import pytest
 from tests.browser.conftest import Playground
 from tests.support import AnyClient
 
-STATIC = Path(__file__).parents[2] / "streamer" / "static"
+STATIC = Path(__file__).parents[2] / "streamer" / "web" / "static"
 FILES = sorted(path for path in STATIC.rglob("*") if path.is_file())
 
 ALLOWED = {

@@ -19,8 +19,8 @@ from aiohttp.test_utils import TestClient, TestServer
 import streamer
 from streamer import spi
 from streamer.app import SERVICE
-from streamer.parameters import Handler
 from streamer.testing.running import plugin
+from streamer.web.parameters import Handler
 from tests.conftest import Start
 from tests.contract import ADDED, KEPT, differences, table_http
 from tests.http import SLEEPER, problem, python, until_state

@@ -10,9 +10,9 @@ import pytest
 
 import streamer
 from streamer import errors, hookspecs, sse
-from streamer.access import ACTIONS
 from streamer.app import SERVICE
 from streamer.model.events import KINDS
+from streamer.web.callers.access import ACTIONS
 
 ROOT = Path(__file__).parents[2]
 CLIENTS = (ROOT / "docs" / "clients.md").read_text()

@@ -9,7 +9,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
-from streamer.clientaddress import client_address
+from streamer.web.callers.address import client_address
 from tests.conftest import Start
 from tests.http import SLEEPER, python, until_state
 from tests.support import submit

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer import wire
 from streamer.config.schema import Config
 from streamer.errors import InvalidJob, StreamerError
 from streamer.jobs.resolve import MAX_DEPTH, MAX_FILES, Resolver
 from streamer.model.runtime import by_name
+from streamer.web import wire
 from tests.conftest import Start
 from tests.http import problem, python
 from tests.support import AnyClient, run, submit, text

@@ -338,8 +338,8 @@ async def test_a_wrong_method_is_405_and_says_which_are_right(
         "/api/stream/" + "a" * 65,
         "/api/jobs/%00",
         "/api/jobs/%ff",
-        "/static/%2e%2e/app.py",
-        "/static/../app.py",
+        "/static/%2e%2e/page.py",
+        "/static/../page.py",
         "//etc/passwd",
     ],
 )

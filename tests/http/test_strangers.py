@@ -19,7 +19,7 @@ import pytest
 from aiohttp import web
 
 import streamer
-from streamer.connection import account, is_local
+from streamer.web.callers.connection import account, is_local
 from tests.conftest import Start
 from tests.http import problem, python
 from tests.interop.nginx import proxied
@@ -292,9 +292,11 @@ async def test_another_account_that_is_gone_before_it_is_looked_at_is_not_root(
 def looked_up(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the kernel asked for the one connection, or its tables of all of them read."""
     if request.param == "asked":
-        monkeypatch.setattr("streamer.connection.TABLES", (Path("/proc/net/no-such-table"),))
+        monkeypatch.setattr(
+            "streamer.web.callers.connection.TABLES", (Path("/proc/net/no-such-table"),)
+        )
     else:
-        monkeypatch.setattr("streamer.sockdiag.works", lambda: False)
+        monkeypatch.setattr("streamer.web.callers.sockdiag.works", lambda: False)
 
 
 @pytest.mark.usefixtures("looked_up")
@@ -340,8 +342,10 @@ async def test_without_the_kernels_tables_nobody_is_known(
     listen: Listen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = await listen(sandbox=PLAIN)
-    monkeypatch.setattr("streamer.connection.TABLES", (Path("/proc/net/no-such-table"),))
-    monkeypatch.setattr("streamer.sockdiag.works", lambda: False)
+    monkeypatch.setattr(
+        "streamer.web.callers.connection.TABLES", (Path("/proc/net/no-such-table"),)
+    )
+    monkeypatch.setattr("streamer.web.callers.sockdiag.works", lambda: False)
     assert await status(f"http://127.0.0.1:{port}") == 401
 
 

@@ -10,8 +10,6 @@ from typing import Final
 
 from aiohttp import web
 
-from streamer import wire
-from streamer.access import Access
 from streamer.errors import Busy, Gone, InvalidJob, UnknownJob
 from streamer.eventlog.joblog import JobLog
 from streamer.eventlog.log import EventLog
@@ -20,12 +18,14 @@ from streamer.jobs.replay import PacedSource
 from streamer.jobs.service import Job, JobService
 from streamer.jobs.transcript import EventsGone
 from streamer.model.events import StreamName
-from streamer.parameters import flag, speed, takes
 from streamer.sse.bytestream import ByteStream
 from streamer.sse.response import ID_PARAMETERS, client_id, id_number
 from streamer.sse.session import Source
 from streamer.sse.sessionmap import Full, SessionMap
 from streamer.sse.sources import LogSource, MergedSource, merged_positions
+from streamer.web import wire
+from streamer.web.callers.access import Access
+from streamer.web.parameters import flag, speed, takes
 
 __all__ = ["StreamHandlers"]
 

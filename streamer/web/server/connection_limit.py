@@ -18,14 +18,14 @@ from typing import Final, cast
 
 from aiohttp import web
 
-from streamer import wire
-from streamer.access import CLAIM
 from streamer.config.schema import Config
 from streamer.errors import Busy, CallerError, CapacityError, ConfigError
-from streamer.parameters import Handler
-from streamer.problems import answer, leave_packed
 from streamer.sse.response import MAX_SEND_TIMEOUT_S
-from streamer.unhandled import READ_BYTES, Heads, Unhandled
+from streamer.web import wire
+from streamer.web.callers.access import CLAIM
+from streamer.web.parameters import Handler
+from streamer.web.problems import answer, leave_packed
+from streamer.web.server.unhandled import READ_BYTES, Heads, Unhandled
 
 __all__ = ["ConnectionLimit", "connections_allowed"]
 

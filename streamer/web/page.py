@@ -65,7 +65,7 @@ async def _add_slash(request: web.Request) -> web.Response:
 
 
 def _serve(name: str, content_type: str) -> Callable[[web.Request], Awaitable[web.Response]]:
-    body = files("streamer").joinpath("static", name).read_bytes()
+    body = files("streamer.web").joinpath("static", name).read_bytes()
     etag = ETag(hashlib.sha256(body).hexdigest()[:32])
 
     async def serve(request: web.Request) -> web.Response:

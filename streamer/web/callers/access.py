@@ -21,10 +21,10 @@ import pluggy
 from aiohttp import web
 
 from streamer.config.schema import Config, is_loopback
-from streamer.connection import account, is_local
 from streamer.engine.interface import JobView
 from streamer.errors import CallerError, CapacityError, Forbidden, Unauthorized, UnknownJob
 from streamer.jobs.service import Job
+from streamer.web.callers.connection import account, is_local
 
 __all__ = ["ACTIONS", "CLAIM", "METRICS_ROUTE", "TENANT", "Access", "Action"]
 

@@ -1,7 +1,7 @@
 """Bound what connections hold of requests that no handler has: their heads, and what comes early.
 
 aiohttp takes a head of a megabyte, and 32 such requests more while one is being answered: 60 MiB of
-one connection. Bodies are not counted here, they have a bound of their own (`streamer.bodies`).
+one connection. Bodies are not counted here, they have a bound of their own (`streamer.web.bodies`).
 """
 
 from __future__ import annotations

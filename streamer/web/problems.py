@@ -9,8 +9,8 @@ from typing import Final
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
-from streamer import wire
 from streamer.errors import CallerError, CapacityError, StreamerError, Unauthorized
+from streamer.web import wire
 
 __all__ = ["answer", "leave_packed", "problems"]
 

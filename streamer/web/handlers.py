@@ -10,22 +10,22 @@ from typing import Final
 
 from aiohttp import web
 
-from streamer import parameters, wire
-from streamer.access import METRICS_ROUTE, Access, Action
-from streamer.bodies import Bodies
 from streamer.config.schema import Config
 from streamer.engine.interface import JobView
 from streamer.errors import Busy, Conflict, InvalidJob, UnknownJob, quoted
 from streamer.jobs.resolve import camel
 from streamer.jobs.service import Job, JobService
 from streamer.jobs.transcript import Transcripts
-from streamer.metrics import exposition
 from streamer.model.runtime import Runtime, told_missing
-from streamer.parameters import takes
 from streamer.sandbox.enforcement import enforcement
 from streamer.sandbox.registry import told
 from streamer.sse.sessionmap import SessionMap
-from streamer.streams import StreamHandlers
+from streamer.web import parameters, wire
+from streamer.web.bodies import Bodies
+from streamer.web.callers.access import METRICS_ROUTE, Access, Action
+from streamer.web.metrics import exposition
+from streamer.web.parameters import takes
+from streamer.web.streams import StreamHandlers
 
 __all__ = ["OPEN_ROUTES", "Handlers"]
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Final, Protocol
 
-from streamer import sockdiag
+from streamer.web.callers import sockdiag
 
 __all__ = ["Socket", "account", "is_local"]
 

@@ -14,13 +14,13 @@ from typing import Final
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
-from streamer.access import TENANT
 from streamer.app import ACCESS, SERVICE
-from streamer.clientaddress import AddressOf, client_address
 from streamer.config.schema import Config
-from streamer.connection_limit import ConnectionLimit, connections_allowed
 from streamer.errors import ConfigError
-from streamer.unhandled import READ_BYTES
+from streamer.web.callers.access import TENANT
+from streamer.web.callers.address import AddressOf, client_address
+from streamer.web.server.connection_limit import ConnectionLimit, connections_allowed
+from streamer.web.server.unhandled import READ_BYTES
 
 __all__ = ["serve"]
 

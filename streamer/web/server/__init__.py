@@ -1,0 +1,1 @@
+"""The process of `streamer serve`: its socket, its connections, its log."""
