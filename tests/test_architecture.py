@@ -46,7 +46,7 @@ ROOMS = (
         "worker",
         "jobs",
     ),
-    *("web", "web.callers", "web.server", "client", "cli", "doctor"),
+    *("web", "web.callers", "web.server", "cli", "doctor"),
 )
 """Packages that hold nothing but a docstring."""
 
@@ -166,8 +166,9 @@ LAYERS = (
     ),
     (
         "app",
-        "request",
-        "serviceproblem",
+        "client.request",
+        "client.problem",
+        "client.client",
         "client",
         "web.server.unhandled",
         "web.server.connection_limit",

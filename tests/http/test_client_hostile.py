@@ -85,7 +85,7 @@ async def test_an_end_that_was_never_told_is_told_so() -> None:
 async def test_an_event_without_an_end_is_not_kept(
     monkeypatch: pytest.MonkeyPatch, piece: bytes
 ) -> None:
-    monkeypatch.setattr("streamer.client.MAX_EVENT_BYTES", 64 * KIB)
+    monkeypatch.setattr("streamer.client.client.MAX_EVENT_BYTES", 64 * KIB)
     async with answering(b"data: ", piece, endless=True) as client:
         with pytest.raises(ServiceProblem, match="not a service's"):
             _ = [event async for event in client.events("a")]
@@ -95,8 +95,8 @@ async def test_an_event_without_an_end_is_not_kept(
 async def test_a_body_without_an_end_is_not_kept(
     monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
-    monkeypatch.setattr("streamer.serviceproblem.MAX_ANSWER_BYTES", 64 * KIB)
-    monkeypatch.setattr("streamer.serviceproblem.MAX_PROBLEM_BYTES", 64 * KIB)
+    monkeypatch.setattr("streamer.client.problem.MAX_ANSWER_BYTES", 64 * KIB)
+    monkeypatch.setattr("streamer.client.problem.MAX_PROBLEM_BYTES", 64 * KIB)
     async with answering(b" " * KIB, status=status, endless=True) as client:
         with pytest.raises(ServiceProblem):
             await client.job("a")

@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestServer
 
 import streamer
 from streamer import ServiceProblem
-from streamer.serviceproblem import retry_after_s
+from streamer.client.problem import retry_after_s
 from tests.conftest import Start
 from tests.http import SLEEPER
 from tests.http.test_client import address
@@ -61,7 +61,7 @@ async def answering(answers: Answers) -> AsyncIterator[str]:
 
 
 async def test_a_submission_is_repeated_with_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamer.client.random.uniform", lambda low, high: 0.01)
+    monkeypatch.setattr("streamer.client.client.random.uniform", lambda low, high: 0.01)
     answers = Answers(refusing(429), None, refusing(502), accepting(), accepting(), accepting())
     async with answering(answers) as url, streamer.Client(url) as client:
         assert await client.submit(**SLEEPER) == "a"
@@ -84,7 +84,7 @@ async def test_it_comes_back_when_it_was_told_to() -> None:
 async def test_what_is_refused_too_often_or_for_too_long_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("streamer.client.random.uniform", lambda low, high: 0.01)
+    monkeypatch.setattr("streamer.client.client.random.uniform", lambda low, high: 0.01)
     answers = Answers(refusing(429), refusing(503), refusing(429, "0"), refusing(429, "3600"))
     async with answering(answers) as url, streamer.Client(url, retries=2) as client:
         with pytest.raises(ServiceProblem) as refused:
@@ -122,7 +122,7 @@ async def test_what_may_not_happen_twice_is_not_repeated() -> None:
 async def test_input_waits_while_the_program_has_not_read_the_last(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("streamer.client.random.uniform", lambda low, high: 0.0)
+    monkeypatch.setattr("streamer.client.client.random.uniform", lambda low, high: 0.0)
     answers = Answers(*[refusing(429, "9") for _ in range(30)], accepting())
     async with answering(answers) as url, streamer.Client(url) as client:
         await client.write("a", b"x")

@@ -23,14 +23,14 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from streamer.client.problem import ServiceProblem, check, document_of, not_a_service
+from streamer.client.request import request_of, with_wire_names
 from streamer.errors import ConfigError, StreamerError
 from streamer.eventlog.frames import EventParser
 from streamer.eventlog.joblog import Event
 from streamer.jobs.pythonic import as_bytes, typed_spec
 from streamer.model.events import KINDS, TERMINAL_KINDS, decode
 from streamer.model.job import JobSpec
-from streamer.request import request_of, with_wire_names
-from streamer.serviceproblem import ServiceProblem, check, document_of, not_a_service
 
 __all__ = ["Client", "Run", "ServiceProblem"]
 
