@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streamer.cli import main
+from streamer.cli.main import main
 
 if __name__ == "__main__":
     main()

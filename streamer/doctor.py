@@ -31,11 +31,11 @@ from streamer.hostfacts import (
 )
 from streamer.jobs.resolve import camel
 from streamer.lures import lay_lures
+from streamer.model.terminal import visible
 from streamer.probes import PROBES, Probe
 from streamer.sandbox.cgroups import cgroup_tree
 from streamer.sandbox.enforcement import enforcement
 from streamer.spi import Backend
-from streamer.terminal import visible
 from streamer.trial import Finding, ProbeFailed, Trial
 
 __all__ = ["BackendReport", "ProbeReport", "Report", "examine", "show"]

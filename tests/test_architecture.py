@@ -90,7 +90,7 @@ LAYERS = (
         "config.file",
         "config.load",
         "config.text",
-        "terminal",
+        "model.terminal",
         "web.server.logs",
         "hookspecs",
         "plugins",
@@ -175,12 +175,12 @@ LAYERS = (
         "web.server.serve",
     ),
     (
-        "stdio",
-        "localinput",
-        "demo",
-        "options",
-        "submission",
-        "local",
+        "cli.stdio",
+        "cli.input",
+        "cli.demo",
+        "cli.options",
+        "cli.submission",
+        "cli.run",
         "hostfacts",
         "lures",
         "trial",
@@ -201,7 +201,7 @@ LAYERS = (
         *(f"testing.conformance.{name}" for name in ("base", "programs", "limits", "trees")),
         *("testing.conformance", "testing", "testing.matrix"),
     ),
-    ("", "cli", "__main__"),
+    ("", "cli.main", "__main__"),
 )
 RANK = {
     name: (depth, place) for depth, layer in enumerate(LAYERS) for place, name in enumerate(layer)
@@ -262,7 +262,7 @@ def test_imports_point_down_only(module: str) -> None:
         while name not in RANK:  # a name inside a module
             name = name.rpartition(".")[0]
         if name == "" and module != "streamer.__main__":
-            assert module == "streamer.cli", f"{module} imports the package's public face"
+            assert module == "streamer.cli.main", f"{module} imports the package's public face"
             continue
         assert RANK[name] < RANK[short(module)], f"{module} imports {imported}"
 
@@ -333,7 +333,7 @@ def test_importing_has_no_side_effect() -> None:
     program = """
 import asyncio, logging, signal, threading
 before = (logging.root.handlers[:], signal.getsignal(signal.SIGTERM), threading.active_count())
-import streamer, streamer.cli
+import streamer, streamer.cli.main
 after = (logging.root.handlers[:], signal.getsignal(signal.SIGTERM), threading.active_count())
 assert before == after, (before, after)
 assert asyncio.get_event_loop_policy()._local._loop is None

@@ -28,10 +28,10 @@ from streamer.jobs.resolve import Resolver
 from streamer.model.events import Output, encode
 from streamer.model.hosts import Place
 from streamer.model.runtime import by_name
+from streamer.model.terminal import TerminalFilter, visible
 from streamer.sandbox.network.request import Refused, parse_request
 from streamer.sse.response import id_number
 from streamer.sse.sources import merged_positions
-from streamer.terminal import TerminalFilter, visible
 from streamer.web import wire
 from streamer.web.callers.address import client_address
 from streamer.web.callers.origin import check_origin

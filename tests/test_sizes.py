@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from streamer.cli.submission import submission
 from streamer.config.load import load_config
 from streamer.config.schema import Config, ServerConfig
 from streamer.config.tree import with_sizes
 from streamer.errors import ConfigError, InvalidJob
 from streamer.model.runtime import DEFAULT_RUNTIMES, by_name
 from streamer.model.sizes import parse_size
-from streamer.submission import submission
 
 MEANT = {
     "0": 0,

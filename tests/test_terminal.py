@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from streamer.terminal import LONGEST_STRING, TerminalFilter, visible
+from streamer.model.terminal import LONGEST_STRING, TerminalFilter, visible
 
 
 def filtered(data: bytes, *, encoding: str = "utf-8", pieces: int = 0) -> bytes:

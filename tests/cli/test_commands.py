@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import streamer
-from streamer.cli import main
+from streamer.cli.main import main
 from tests.conftest import Start
 from tests.support import AnyClient
 

@@ -11,7 +11,7 @@ from aiohttp.test_utils import TestServer
 
 import streamer
 from streamer import ServiceProblem
-from streamer.local import _report, _show
+from streamer.cli.run import _report, _show
 from streamer.model.events import Complete
 from streamer.sse import EventParser
 

@@ -17,7 +17,7 @@ from typing import Final
 from streamer.config.schema import LoggingConfig
 from streamer.engine.interface import JobView
 from streamer.model.events import Complete, Error
-from streamer.terminal import visible
+from streamer.model.terminal import visible
 
 __all__ = ["configure_logging", "log_finished"]
 

@@ -10,11 +10,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from streamer.cli.stdio import read_all
 from streamer.errors import InvalidJob
 from streamer.model.job import JobSpec, SourceFile
 from streamer.model.runtime import Runtime
 from streamer.model.sizes import parse_size
-from streamer.stdio import read_all
 
 __all__ = ["submission"]
 

@@ -19,7 +19,7 @@ import termios
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from streamer.stdio import BLOCK_BYTES, StandardInput
+from streamer.cli.stdio import BLOCK_BYTES, StandardInput
 
 __all__ = ["InputSource", "input_for"]
 

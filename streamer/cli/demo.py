@@ -9,11 +9,11 @@ from pathlib import Path
 import aiohttp
 import click
 
+from streamer.cli.stdio import Outlet
 from streamer.client import Client
 from streamer.errors import StreamerError
 from streamer.model.events import Complete, Error, Output
-from streamer.stdio import Outlet
-from streamer.terminal import visible
+from streamer.model.terminal import visible
 
 __all__ = ["show_demo"]
 

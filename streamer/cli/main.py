@@ -22,17 +22,17 @@ from rich.table import Table
 
 import streamer
 from streamer.app import ACCESS, SERVICE, create_app
+from streamer.cli.demo import show_demo
+from streamer.cli.options import config_options, load, load_serving
+from streamer.cli.run import EXIT_BROKEN_PIPE, EXIT_NOT_RUN, run_local, run_remote
+from streamer.cli.stdio import fill_closed
+from streamer.cli.submission import submission
 from streamer.config.schema import Config
 from streamer.config.text import in_force, template
-from streamer.demo import show_demo
 from streamer.doctor import examine, show
 from streamer.errors import BackendUnavailable, CallerError, ConfigError, StreamerError
-from streamer.local import EXIT_BROKEN_PIPE, EXIT_NOT_RUN, run_local, run_remote
 from streamer.model.runtime import by_name
-from streamer.options import config_options, load, load_serving
-from streamer.stdio import fill_closed
-from streamer.submission import submission
-from streamer.terminal import visible
+from streamer.model.terminal import visible
 from streamer.web.server.logs import configure_logging
 from streamer.web.server.serve import serve as serve_forever
 

@@ -14,16 +14,16 @@ import aiohttp
 import click
 
 from streamer.app import SERVICE, create_app
+from streamer.cli.input import InputSource, input_for
+from streamer.cli.stdio import NAMES, Outlet, StandardInput
 from streamer.client import Client, ServiceProblem
 from streamer.client.problem import not_a_service
 from streamer.config.schema import Config
 from streamer.errors import Busy
 from streamer.eventlog.joblog import Event
-from streamer.localinput import InputSource, input_for
 from streamer.model.events import Complete, Error, Output
 from streamer.model.job import JobSpec
-from streamer.stdio import NAMES, Outlet, StandardInput
-from streamer.terminal import visible
+from streamer.model.terminal import visible
 from streamer.worker.execution import Execution
 
 __all__ = ["EXIT_BROKEN_PIPE", "EXIT_NOT_RUN", "exit_code", "run_local", "run_remote"]

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from streamer.terminal import TerminalFilter
+from streamer.model.terminal import TerminalFilter
 
 __all__ = ["NAMES", "Outlet", "StandardInput", "fill_closed", "read_all"]
 
