@@ -16,7 +16,7 @@ import pytest
 
 import streamer
 from sandboxes.bwrap import Bwrap
-from streamer.hostfacts import (
+from streamer.doctor.hostfacts import (
     CgroupFacts,
     HostFacts,
     UserNamespaces,
@@ -26,7 +26,7 @@ from streamer.hostfacts import (
     wrapper_facts,
     wrapper_warnings,
 )
-from streamer.lures import marked_processes
+from streamer.doctor.lures import marked_processes
 
 ROOT = Path(streamer.__file__).parent.parent
 

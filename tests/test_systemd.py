@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import streamer
-from streamer.hostfacts import CGROUP_REMEDY
+from streamer.doctor.hostfacts import CGROUP_REMEDY
 
 ROOT = Path(streamer.__file__).parent.parent
 UNIT = ROOT / "deploy" / "streamer.service"

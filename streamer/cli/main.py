@@ -29,7 +29,7 @@ from streamer.cli.stdio import fill_closed
 from streamer.cli.submission import submission
 from streamer.config.schema import Config
 from streamer.config.text import in_force, template
-from streamer.doctor import examine, show
+from streamer.doctor.report import examine, show
 from streamer.errors import BackendUnavailable, CallerError, ConfigError, StreamerError
 from streamer.model.runtime import by_name
 from streamer.model.terminal import visible

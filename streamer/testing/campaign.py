@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from streamer.doctor.lures import Lures, lay_lures, marked_processes
 from streamer.eventlog.joblog import Event
 from streamer.jobs.service import Job, JobService
-from streamer.lures import Lures, lay_lures, marked_processes
 from streamer.model.events import Status
 from streamer.model.job import JobSpec
 from streamer.sandbox.enforcement import enforcement

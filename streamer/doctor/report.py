@@ -19,8 +19,7 @@ from rich.table import Table
 
 from streamer.app import SERVICE, create_app
 from streamer.config.schema import Config, EngineConfig, LimitsConfig, QueueConfig, StreamsConfig
-from streamer.errors import BackendUnavailable, ConfigError
-from streamer.hostfacts import (
+from streamer.doctor.hostfacts import (
     HostFacts,
     WrapperFacts,
     host_facts,
@@ -29,14 +28,15 @@ from streamer.hostfacts import (
     wrapper_facts,
     wrapper_warnings,
 )
+from streamer.doctor.lures import lay_lures
+from streamer.doctor.probes import PROBES, Probe
+from streamer.doctor.trial import Finding, ProbeFailed, Trial
+from streamer.errors import BackendUnavailable, ConfigError
 from streamer.jobs.resolve import camel
-from streamer.lures import lay_lures
 from streamer.model.terminal import visible
-from streamer.probes import PROBES, Probe
 from streamer.sandbox.cgroups import cgroup_tree
 from streamer.sandbox.enforcement import enforcement
 from streamer.spi import Backend
-from streamer.trial import Finding, ProbeFailed, Trial
 
 __all__ = ["BackendReport", "ProbeReport", "Report", "examine", "show"]
 

@@ -13,11 +13,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from streamer.lures import end_marked, marked_processes, status_outside
+from streamer.doctor.lures import end_marked, marked_processes, status_outside
+from streamer.doctor.trial import END, Finding, ProbeFailed, Trial
 from streamer.model.job import MIB
 from streamer.sandbox.cgroups import OVERHEAD_PROCESSES
 from streamer.spi import Backend, Isolation
-from streamer.trial import END, Finding, ProbeFailed, Trial
 
 __all__ = ["PROBES", "Probe"]
 

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from streamer.doctor.lures import Lures
 from streamer.jobs.service import Job, JobService
-from streamer.lures import Lures
 from streamer.model.events import Complete, Error, Output
 from streamer.model.job import JobSpec
 

@@ -1,0 +1,1 @@
+"""What `streamer doctor` tells of a host: facts, and what programs in its sandboxes reach."""
