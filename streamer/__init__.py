@@ -11,8 +11,8 @@ Importing this package has no side effect; nothing starts before the application
 
 from __future__ import annotations
 
-from streamer.app import create_app, get_service, get_sessions, setup
 from streamer.client import Client, ServiceProblem
+from streamer.compose import create_app, get_service, get_sessions, setup
 from streamer.config.load import load_config
 from streamer.config.schema import Config
 from streamer.eventlog.joblog import Event

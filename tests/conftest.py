@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from msgspec.structs import replace
 
 import streamer
-from streamer.app import SERVICE
+from streamer.compose import SERVICE
 from streamer.config.schema import Config
 from streamer.jobs.service import JobService
 from streamer.model.runtime import Runtime

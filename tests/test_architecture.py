@@ -165,7 +165,7 @@ LAYERS = (
         "web.handlers",
     ),
     (
-        "app",
+        "compose",
         "client.request",
         "client.problem",
         "client.client",

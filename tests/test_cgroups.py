@@ -19,7 +19,7 @@ import pytest
 
 import streamer
 from streamer import spi
-from streamer.app import SERVICE
+from streamer.compose import SERVICE
 from streamer.errors import BackendUnavailable
 from streamer.jobs.service import JobService
 from streamer.model.events import Complete, Output

@@ -18,7 +18,7 @@ import pytest
 from aiohttp.test_utils import TestServer
 
 import streamer
-from streamer.app import SESSIONS
+from streamer.compose import SESSIONS
 from streamer.sse import EventParser
 from tests.conftest import Start
 from tests.support import AnyClient, follow, submit, text, verdict

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 import streamer
-from streamer.app import SERVICE
+from streamer.compose import SERVICE
 from streamer.errors import Draining, InvalidJob
 from streamer.jobs.pythonic import typed_spec
 from streamer.model.job import TerminalSize

@@ -13,7 +13,7 @@ import pytest
 
 import streamer
 from streamer import spi
-from streamer.app import SERVICE
+from streamer.compose import SERVICE
 from streamer.config.schema import Config
 from streamer.errors import BackendUnavailable
 from streamer.model.job import JobSpec

@@ -21,12 +21,12 @@ from rich.markup import escape
 from rich.table import Table
 
 import streamer
-from streamer.app import ACCESS, SERVICE, create_app
 from streamer.cli.demo import show_demo
 from streamer.cli.options import config_options, load, load_serving
 from streamer.cli.run import EXIT_BROKEN_PIPE, EXIT_NOT_RUN, run_local, run_remote
 from streamer.cli.stdio import fill_closed
 from streamer.cli.submission import submission
+from streamer.compose import ACCESS, SERVICE, create_app
 from streamer.config.schema import Config
 from streamer.config.text import in_force, template
 from streamer.doctor.report import examine, show

@@ -13,11 +13,11 @@ from typing import Final
 import aiohttp
 import click
 
-from streamer.app import SERVICE, create_app
 from streamer.cli.input import InputSource, input_for
 from streamer.cli.stdio import NAMES, Outlet, StandardInput
 from streamer.client import Client, ServiceProblem
 from streamer.client.problem import not_a_service
+from streamer.compose import SERVICE, create_app
 from streamer.config.schema import Config
 from streamer.errors import Busy
 from streamer.eventlog.joblog import Event

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from streamer.app import SERVICE, create_app
+from streamer.compose import SERVICE, create_app
 from streamer.config.schema import Config, EngineConfig, LimitsConfig, QueueConfig, StreamsConfig
 from streamer.doctor.hostfacts import (
     HostFacts,

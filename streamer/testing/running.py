@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Final
 
-from streamer.app import SERVICE, create_app
+from streamer.compose import SERVICE, create_app
 from streamer.config.schema import Config
 from streamer.eventlog.joblog import Event
 from streamer.jobs.service import Job, JobService

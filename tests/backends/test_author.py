@@ -197,7 +197,7 @@ def test_a_value_of_the_environment_is_read_by_the_rule_for_every_key(
         load_config(environ={}, overrides=[f"sandbox.optional.{option}={text}"]),
     ):
         app = streamer.create_app(config, plugins=[plugin(Optional)])
-        backend = app[streamer.app.SERVICE].backends["optional"]
+        backend = app[streamer.compose.SERVICE].backends["optional"]
         assert getattr(backend, option) == value
         assert type(getattr(backend, option)) is type(value)
 

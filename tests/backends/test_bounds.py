@@ -19,7 +19,7 @@ from typing import ClassVar
 import pytest
 
 from streamer import spi
-from streamer.app import SERVICE
+from streamer.compose import SERVICE
 from streamer.jobs.service import Job
 from streamer.model.events import Error, Output, Status
 from streamer.model.job import JobSpec, SourceFile

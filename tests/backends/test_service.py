@@ -75,7 +75,7 @@ async def test_stopping_the_service_ends_its_jobs(open_service: OpenService, bac
 async def test_a_service_that_is_killed_takes_its_jobs_along(backend: str) -> None:
     program = textwrap.dedent(f"""
         import asyncio, streamer
-        from streamer.app import SERVICE
+        from streamer.compose import SERVICE
         from streamer.model.job import JobSpec
         async def main():
             config = {{"sandbox": {{"backend": {backend!r}, "allow_command": True}}}}

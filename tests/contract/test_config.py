@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import streamer
-from streamer.app import SERVICE
+from streamer.compose import SERVICE
 from streamer.config.load import effective
 from streamer.config.schema import Config
 from streamer.errors import ConfigError

@@ -18,7 +18,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 import streamer
 from streamer import spi
-from streamer.app import SERVICE
+from streamer.compose import SERVICE
 from streamer.testing.running import plugin
 from streamer.web.parameters import Handler
 from tests.conftest import Start

@@ -10,7 +10,7 @@ import pytest
 
 import streamer
 from streamer import errors, hookspecs, sse
-from streamer.app import SERVICE
+from streamer.compose import SERVICE
 from streamer.model.events import KINDS
 from streamer.web.callers.access import ACTIONS
 

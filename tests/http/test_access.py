@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 import streamer
-from streamer.app import SERVICE
+from streamer.compose import SERVICE
 from streamer.engine.interface import JobView
 from streamer.errors import Forbidden, Unauthorized
 from tests.conftest import Start

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from streamer.app import SERVICE
+from streamer.compose import SERVICE
 from tests.conftest import Start
 from tests.http import SLEEPER, problem, python, until_state
 from tests.support import AnyClient, follow, received, run, submit, text, verdict

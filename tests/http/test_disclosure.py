@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from streamer.app import SERVICE
+from streamer.compose import SERVICE
 from tests.conftest import Start
 from tests.http import problem
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from streamer.app import SESSIONS
+from streamer.compose import SESSIONS
 from tests.conftest import Start
 from tests.http import problem, python, until_output
 from tests.http.test_shares import ALICE, BOB, TOKENS, job_of

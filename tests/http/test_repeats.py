@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import ClientResponse
 
-from streamer.app import SERVICE
+from streamer.compose import SERVICE
 from tests.conftest import Start
 from tests.http import SLEEPER, problem, python, until_state
 from tests.support import AnyClient, Received, follow, received, submit, text

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer.app import SERVICE, SESSIONS
+from streamer.compose import SERVICE, SESSIONS
 from tests.conftest import Start
 from tests.http import SLEEPER, python, until_output, until_state
 from tests.support import AnyClient, Received, follow, received, submit, text, verdict

@@ -11,7 +11,7 @@ import socket
 import pytest
 from aiohttp import ClientSession
 
-from streamer.app import SESSIONS
+from streamer.compose import SESSIONS
 from tests.conftest import Start
 from tests.http import SLEEPER, problem, python, until_output, until_state
 from tests.http.raw import ask, chunks, connection

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from streamer.app import SERVICE
+from streamer.compose import SERVICE
 from tests.browser.chromium import Browser
 from tests.http import SLEEPER, python
 from tests.interop.clients import chromium_page, node

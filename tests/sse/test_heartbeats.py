@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from streamer.app import SESSIONS
+from streamer.compose import SESSIONS
 from streamer.sse import EventLog
 from tests.conftest import Start
 from tests.http import SLEEPER

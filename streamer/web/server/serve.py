@@ -14,7 +14,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
-from streamer.app import ACCESS, SERVICE
+from streamer.compose import ACCESS, SERVICE
 from streamer.config.schema import Config
 from streamer.errors import ConfigError
 from streamer.web.callers.access import TENANT
