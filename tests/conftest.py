@@ -21,7 +21,7 @@ from streamer.config.schema import Config
 from streamer.jobs.service import JobService
 from streamer.model.runtime import Runtime
 from tests.browser.chromium import Browser, chromium
-from tests.jobs import reap_adopted
+from tests.running import reap_adopted
 from tests.tools import tool
 
 BACKENDS = ("plain", "bwrap", "firejail")
@@ -39,12 +39,12 @@ SLOW: Final = (
     "tests/contract/test_promises.py",
     "tests/docs/test_snippets.py",
     "tests/escape/",
-    "tests/http/test_again.py",
-    "tests/http/test_retention.py",
+    "tests/web/test_again.py",
+    "tests/web/test_retention.py",
     "tests/interop/",
     "tests/sse/",
-    "tests/test_cgroups.py",
-    "tests/test_doctor.py",
+    "tests/sandbox/test_cgroups.py",
+    "tests/doctor/test_report.py",
     "tests/test_load.py",
     "tests/test_process.py",
 )

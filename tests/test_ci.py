@@ -15,7 +15,7 @@ LOOKS_AT_GROUPS = re.compile(r"cgroup_level|CgroupTree|STREAMER_REQUIRE_CGROUP|/
 WITHOUT = {
     "tests/backends/test_shown.py": "an attack looks for the same names in the groups",
     "tests/test_ci.py": "this",
-    "tests/test_seccomp.py": "either answer is tried elsewhere: as root, and as an ordinary user",
+    "tests/sandbox/test_seccomp.py": "either answer is tried elsewhere: as root, and as an ordinary user",
 }
 """Modules that name it and need not run there."""
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.backends.conftest import Run, checked_runs
 from tests.conftest import OpenService, Start
-from tests.jobs import program
+from tests.running import program
 from tests.support import follow, run, submit, text, verdict
 
 FORKS = """

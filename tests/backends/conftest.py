@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from streamer.jobs.service import JobService
-from tests.backends.init_peer import Init, served_init
-from tests.jobs import Ran, adopt_orphans, descendants, descriptors, run_job
+from tests.running import Ran, adopt_orphans, descendants, descriptors, run_job
+from tests.sandbox.init_peer import Init, served_init
 
 Run = Callable[..., Awaitable[Ran]]
 

@@ -12,7 +12,7 @@ from streamer.model.events import Output
 from streamer.model.job import JobSpec
 from streamer.model.runtime import DEFAULT_RUNTIMES, Runtime
 from tests.conftest import OpenService
-from tests.jobs import ended, run_job
+from tests.running import ended, run_job
 
 MIB = 2**20
 

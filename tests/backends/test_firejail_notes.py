@@ -13,7 +13,7 @@ import pytest
 from sandboxes.firejail import NOTE_AGE_S, NOTES, sweep_notes
 from streamer.model.job import JobSpec
 from tests.conftest import OpenService
-from tests.jobs import descendants
+from tests.running import descendants
 
 ROOT = os.geteuid() == 0
 

@@ -15,7 +15,7 @@ from streamer.model.job import JobSpec
 from streamer.testing.running import plugin
 from tests.backends.conftest import checked_runs
 from tests.conftest import OpenService
-from tests.jobs import ended, program, run_job, script
+from tests.running import ended, program, run_job, script
 
 
 @dataclass(frozen=True)

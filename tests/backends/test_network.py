@@ -25,7 +25,7 @@ from streamer.sandbox.network.proxy import PROXY_PORT, Outbound
 from streamer.spi import Backend, Isolation, LaunchPlan, SandboxJob
 from tests.backends.conftest import checked_runs
 from tests.conftest import OpenService
-from tests.jobs import descriptors, ended, program, run_job
+from tests.running import descriptors, ended, program, run_job
 
 HERE = "127.0.0.1"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"

@@ -19,7 +19,7 @@ from streamer.sandbox.workspace import remove_tree
 from streamer.testing.conformance.base import until_output
 from tests.backends.conftest import checked_runs
 from tests.conftest import OpenService
-from tests.jobs import adopt_orphans, descendants, descriptors, run_job
+from tests.running import adopt_orphans, descendants, descriptors, run_job
 
 
 async def test_what_the_compiler_left_running_dies_before_the_program_runs(

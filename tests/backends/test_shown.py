@@ -20,7 +20,7 @@ from streamer.model.events import Output
 from streamer.model.job import JobSpec, SourceFile
 from streamer.model.runtime import Runtime
 from tests.conftest import OpenService
-from tests.jobs import run_job
+from tests.running import run_job
 from tests.support import processes_with
 
 ROOT = os.geteuid() == 0

@@ -25,9 +25,9 @@ from streamer.errors import BackendUnavailable
 from streamer.sandbox.seccomp.generate import FILTERS
 from streamer.spi import Backend, Isolation, LaunchPlan, SandboxJob
 from streamer.testing.running import plugin
-from tests.backends.init_peer import INIT, Init
 from tests.conftest import OpenService
-from tests.jobs import adopt_orphans, program, run_job
+from tests.running import adopt_orphans, program, run_job
+from tests.sandbox.init_peer import INIT, Init
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from streamer.model.events import Error
 from streamer.testing.running import plugin
 from tests.backends.conftest import checked_runs
 from tests.conftest import OpenService
-from tests.jobs import program, run_job, script
+from tests.running import program, run_job, script
 
 
 @dataclass(frozen=True)

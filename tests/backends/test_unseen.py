@@ -12,7 +12,7 @@ import pytest
 from streamer.sandbox.seccomp.generate import FILTERS
 from tests.backends.conftest import Run, checked_runs
 from tests.conftest import OpenService
-from tests.jobs import program
+from tests.running import program
 
 MIB = 2**20
 

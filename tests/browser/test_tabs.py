@@ -10,8 +10,8 @@ from tests.browser.chromium import PATIENCE_S, Browser
 from tests.browser.conftest import Playground
 from tests.browser.test_playground import PACED, go_on, sees
 from tests.conftest import Start
-from tests.http import until_output
 from tests.support import AnyClient, follow, received, verdict
+from tests.web import until_output
 
 
 async def test_any_number_of_tabs_follow_runs(playground: Playground) -> None:

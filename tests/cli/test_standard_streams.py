@@ -17,7 +17,7 @@ import pytest
 from aiohttp import web
 
 from tests.cli.test_configfile import COMMAND, streamer, write
-from tests.jobs import descendants
+from tests.running import descendants
 
 PTY = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
 """Runs a command on a terminal of its own and passes its input and output on."""

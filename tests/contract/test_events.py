@@ -10,8 +10,8 @@ import pytest
 from streamer.model import events
 from tests.conftest import Start
 from tests.contract import KEPT, differences, table_events
-from tests.http import SLEEPER, python, until_state
 from tests.support import Received, follow, received, run, submit, verdict
+from tests.web import SLEEPER, python, until_state
 
 MIB = 1024 * 1024
 TEXT = r"""

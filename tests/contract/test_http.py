@@ -23,8 +23,8 @@ from streamer.testing.running import plugin
 from streamer.web.parameters import Handler
 from tests.conftest import Start
 from tests.contract import ADDED, KEPT, differences, table_http
-from tests.http import SLEEPER, problem, python, until_state
 from tests.support import AnyClient, follow, received, submit
+from tests.web import SLEEPER, problem, python, until_state
 
 SOURCES = [
     (path, path.read_text())

@@ -15,8 +15,8 @@ import pytest
 from streamer.spi import hookimpl
 from tests.conftest import Start
 from tests.contract import KEPT, Mark
-from tests.http import SLEEPER, python, until_state
 from tests.support import AnyClient, follow, received, submit
+from tests.web import SLEEPER, python, until_state
 
 Try = Callable[[Start, Path], Awaitable[bool]]
 PROMISES: Final[dict[str, tuple[Mark, Try]]] = {}

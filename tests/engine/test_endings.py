@@ -22,7 +22,7 @@ from streamer.model.events import TERMINAL_KINDS, Complete, Error, encode
 from streamer.model.job import JobSpec
 from streamer.spi import Backend, Isolation, LaunchPlan, SandboxJob, hookimpl
 from tests.conftest import OpenService
-from tests.jobs import adopt_orphans, descendants
+from tests.running import adopt_orphans, descendants
 
 from . import complete, make_job, output
 

@@ -11,13 +11,13 @@ import pytest
 
 from tests.browser.chromium import Browser
 from tests.conftest import Start
-from tests.http import python
 from tests.interop.clients import FOLLOWERS, Follower, Transcript
 from tests.interop.clients import python as run_python
 from tests.interop.cutter import Cutter
 from tests.interop.hostile import EXPECTED, FORGED, PROGRAM
 from tests.interop.nginx import proxied
 from tests.support import AnyClient, follow, submit, text, verdict
+from tests.web import python
 
 
 @asynccontextmanager

@@ -11,11 +11,11 @@ import pytest
 
 from streamer.compose import SERVICE
 from tests.browser.chromium import Browser
-from tests.http import SLEEPER, python
 from tests.interop.clients import chromium_page, node
 from tests.interop.cutter import Cutter
 from tests.interop.hostile import PROGRAM
 from tests.support import AnyClient, follow, submit
+from tests.web import SLEEPER, python
 
 # A client that never closes: only the service's answers can stop it.
 STUBBORN = """new Promise((resolve) => {

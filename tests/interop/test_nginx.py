@@ -13,11 +13,11 @@ from aiohttp import ClientSession
 import streamer
 from streamer.model.events import Output
 from tests.browser.chromium import Browser
-from tests.http import python
 from tests.interop.clients import chromium_page, snippet
 from tests.interop.cutter import Cutter
 from tests.interop.nginx import GZIP, proxied
 from tests.support import AnyClient, Received, received, submit
+from tests.web import python
 
 LINES = 10
 ECHO = f"""

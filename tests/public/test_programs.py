@@ -14,9 +14,9 @@ from streamer.model.events import Output
 from streamer.model.job import JobSpec
 from streamer.model.runtime import find_tool
 from tests.conftest import OpenService
-from tests.jobs import Ran, run_job
 from tests.public.habits import HABITS
 from tests.public.programs import CASES, Case
+from tests.running import Ran, run_job
 
 
 def names(case: Case) -> str:

@@ -10,10 +10,10 @@ import pytest
 from streamer.compose import SESSIONS
 from streamer.sse import EventLog
 from tests.conftest import Start
-from tests.http import SLEEPER
 from tests.sse.peer import Dialer, quick_map, serving, settle
 from tests.sse.test_sessions import following
 from tests.support import submit
+from tests.web import SLEEPER
 
 
 async def test_a_stream_gets_one_once_it_has_been_silent_for_so_long() -> None:

@@ -1,0 +1,121 @@
+"""What `streamer config` prints is a configuration: it can be written to a file and read again."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from streamer.config.load import load_config, load_with_origins
+from streamer.config.schema import AuthConfig, Config, MetricsConfig
+from streamer.config.text import in_force, template
+from streamer.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+DIGEST = "5" * 64
+RICH = f"""
+[server]
+host = "::1"
+allowed_origins = ["https://example.org", "*"]
+trusted_proxies = ["127.0.0.1"]
+[sandbox]
+preset = "strict"
+path = "/usr/bin:/opt/\\"x\\"\\u007f\\\\"
+[sandbox.bwrap]
+path = "/opt/bwrap"
+[sandbox.own]
+deep = {{ "a.b" = [1, 2.5, true, {{ c = "d" }}] }}
+[runtimes."c++11"]
+run = ["./a.out", "\\t\\n\\u0001"]
+env = {{ A = "é\\u2028", B_C = "" }}
+[streams]
+heartbeat_s = 7
+[metrics]
+token_sha256 = "{DIGEST}"
+[[auth.tokens]]
+tenant = "a"
+sha256 = "{DIGEST}"
+"""
+
+
+@pytest.mark.parametrize("text", ["", RICH, '[sandbox]\npreset = "dev"\n'])
+@pytest.mark.parametrize("with_origins", [False, True])
+def test_what_is_printed_is_read_again(tmp_path: Path, text: str, *, with_origins: bool) -> None:
+    written, again = tmp_path / "config.toml", tmp_path / "again.toml"
+    written.write_text(text)
+    config, origins = load_with_origins(written, environ={})
+    printed = "\n".join(in_force(config, origins if with_origins else None))
+    assert DIGEST not in printed
+    again.write_text(printed)
+    assert load_config(again, environ={}) == replace(
+        config, auth=AuthConfig(), metrics=MetricsConfig()
+    )
+
+
+def test_a_secret_is_a_comment(tmp_path: Path) -> None:
+    written = tmp_path / "config.toml"
+    written.write_text(
+        RICH + '[engine]\nurl = "redis://u:hunter2@h/0"\n[sandbox.x]\ntoken = "hunter2"'
+    )
+    lines = list(in_force(load_config(written, environ={})))
+    assert "hunter2" not in "\n".join(lines)
+    for line in (
+        '# auth.tokens = [{tenant = "a", sha256 = "***"}]',
+        '# metrics.token_sha256 = "***"',
+        '# engine.url = "redis://u:***@h/0"',
+        '# sandbox.x.token = "***"',
+    ):
+        assert line in lines
+
+
+def test_the_template_is_config_toml_and_sets_nothing() -> None:
+    begin = template()
+    config = Config.from_mapping(tomllib.loads(begin))
+    assert config.sandbox.options == {"bwrap": {}, "firejail": {}}
+    assert replace(config, sandbox=replace(config.sandbox, options={})) == Config()
+    assert not re.search(r"^[^#\[\n]", begin, re.MULTILINE)
+    # Every setting is there, and right once its mark is taken away.
+    original = (ROOT / "config.toml").read_text().splitlines()
+    for line, commented in zip(original, begin.splitlines(), strict=True):
+        assert commented in (line, f"#{line}")
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"port": 1}, "port: unknown key; did you mean server.port?"),
+        ({"max_waiting": 1}, "max_waiting: unknown key; did you mean queue.max_waiting?"),
+        ({"servr": {}}, "servr: unknown key; did you mean server?"),
+        (
+            {"auth": {"tokens": [{"token": "x"}]}},
+            "auth.tokens[0]: contains unknown key token; a token's table has tenant and sha256",
+        ),
+        (
+            {"auth": {"tokens": [{"tenant": "x"}]}},
+            "auth.tokens[0]: missing required key sha256; a token's table has tenant and sha256",
+        ),
+        (
+            {"limits": {"default": {"memory_bytes": 1}}},
+            "limits.default.memory_bytes: with 1 no program runs; 4194304 is the least",
+        ),
+        (
+            {"limits": {"max": {"open_files": 7}}},
+            "limits.max.open_files: with 7 no program runs; 8 is the least",
+        ),
+        ({"metrics": {"token_sha256": "x"}}, "metrics.token_sha256: it is not 64 hexadecimal"),
+        ({"server": {"trusted_proxies": ["x"]}}, "server.trusted_proxies: 'x' is no address"),
+        ({"server": {"public_url": "example.org"}}, "server.public_url: 'example.org': write what"),
+        ({"server": {"public_url": "https://a?b"}}, "server.public_url: 'https://a?b': write what"),
+    ],
+)
+def test_what_is_wrong_says_how_to_mend_it(tree: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        Config.from_mapping(tree)
+    assert str(refused.value).startswith(message)
+
+
+def test_no_repr_has_a_digest() -> None:
+    assert DIGEST not in repr(Config.from_mapping(tomllib.loads(RICH)))

@@ -1,0 +1,651 @@
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import threading
+import time
+import tracemalloc
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from streamer.eventlog.block import Ledger
+from streamer.eventlog.joblog import Event, JobLog
+from streamer.eventlog.log import BLOCK_BYTES, INDEX_BYTES, SMALL_BYTES
+from streamer.eventlog.pages import PAGE_BYTES, Pages, Run
+from streamer.eventlog.spool import THREADS, Extent, Spool
+from streamer.model.events import Complete, Error, Gap, JobEvent, Output, Status, decode, encode
+from tests.running import descriptors
+
+T = TypeVar("T")
+
+texts = st.text(max_size=40) | st.text(alphabet="\r\n\x00\x85\u2028\u2029:\n data", max_size=40)
+sizes = st.sampled_from([0, 1, 100, 5_000, 70_000])
+outputs = st.builds(
+    lambda stream, text, size, t: Output(stream, text + "x" * size, t, "run"),
+    st.sampled_from(["stdout", "stderr"]),
+    texts,
+    sizes,
+    st.integers(min_value=0, max_value=10**9),
+)
+informational: st.SearchStrategy[JobEvent] = outputs | st.builds(
+    Status, st.sampled_from(["queued", "preparing", "compiling", "running"]), st.just(5)
+)
+
+
+def complete() -> Complete:
+    return Complete(
+        reason="exited",
+        exit_code=0,
+        signal=None,
+        duration_ms=1,
+        cpu_time_ms=1,
+        peak_memory_bytes=None,
+        timed_out=False,
+        oom_killed=False,
+        output_bytes=0,
+        output_truncated=False,
+        sandbox="plain",
+        phase="run",
+    )
+
+
+def parse_stream(data: bytes) -> Iterator[tuple[int, str, JobEvent]]:
+    """Parse as the EventSource specification says, and refuse what it would drop."""
+    fields: dict[str, str] = {}
+    # The specification splits on these three and on nothing else.
+    for line in data.decode().replace("\r\n", "\n").replace("\r", "\n").split("\n"):
+        if line:
+            name, colon, value = line.partition(":")
+            assert colon
+            assert name not in fields, "one line a field"
+            fields[name] = value.removeprefix(" ")
+        elif fields:
+            assert list(fields) == ["event", "data", "id"]
+            kind = fields["event"]
+            yield int(fields["id"]), kind, decode(kind, fields["data"].encode())
+            fields = {}
+    assert not fields, "the last event is cut"
+
+
+async def read_all(log: JobLog, after: int) -> list[tuple[int, str, JobEvent]]:
+    """Follow the log by `read` until there is nothing new."""
+    found: list[tuple[int, str, JobEvent]] = []
+    while True:
+        data, last = await log.read(after)
+        if not data:
+            return found
+        batch = list(parse_stream(data))
+        assert batch, "data without an event"
+        assert last == batch[-1][0]
+        assert last > after, "a read that gives data gets further"
+        found += batch
+        after = last
+
+
+class LogModel(RuleBasedStateMachine):
+    """A log and a plain list of what was appended to it, with readers at any place.
+
+    Old events go to disk and come back, or find no room there.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.folder = tempfile.TemporaryDirectory()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(coroutine)
+
+    def teardown(self) -> None:
+        self.log.retire()
+        assert (self.ledger.memory, self.ledger.disk) == (0, 0)
+        self.spool.close()
+        assert self.spool.used_bytes == 0
+        self.runner.close()
+        self.folder.cleanup()
+
+    @initialize(room=st.sampled_from([0, 100_000, 200_000, 10_000_000]))
+    def start(self, room: int) -> None:
+        self.ledger = Ledger()
+        self.spool = Spool(room, Path(self.folder.name))
+        self.log = JobLog(spool=self.spool, ledger=self.ledger)
+        self.events: list[JobEvent] = []
+        self.dropped = 0
+        self.readers: dict[int, list[tuple[int, str, JobEvent]]] = {}
+
+    @precondition(lambda self: not self.log.done)
+    @rule(events=st.lists(informational, max_size=4))
+    def append(self, events: list[JobEvent]) -> None:
+        self.log.append([encode(event) for event in events])
+        self.events += events
+
+    @precondition(lambda self: not self.log.done)
+    @rule(events=st.lists(informational, max_size=2), lost=st.booleans())
+    def finish(self, events: list[JobEvent], *, lost: bool) -> None:
+        end: JobEvent = Error("worker_lost", "gone") if lost else complete()
+        self.log.append([encode(event) for event in [*events, end]])
+        self.events += [*events, end]
+
+    @precondition(lambda self: self.log.done)
+    @rule(event=informational)
+    def append_after_the_end(self, event: JobEvent) -> None:
+        with pytest.raises(RuntimeError, match="has ended"):
+            self.log.append([encode(event)])
+
+    @rule(size=st.integers(min_value=0, max_value=200_000))
+    def spill(self, size: int) -> None:
+        memory, disk = self.log.memory_bytes, self.log.disk_bytes
+        moved = self.run(self.log.spill(size))
+        assert self.log.disk_bytes == disk + moved
+        # Frames that are joined cost less than apart, so even without room it may be less.
+        assert self.log.memory_bytes <= memory - moved + INDEX_BYTES
+
+    @rule(size=st.integers(min_value=0, max_value=200_000))
+    def drop(self, size: int) -> None:
+        before = self.log.size_bytes
+        dropped = self.log.drop(size)
+        assert self.log.size_bytes == before - dropped
+        assert dropped >= size or self.log.first_id == self.log.last_id or not self.events
+        self.dropped = self.log.first_id - 1
+
+    @rule(data=st.data())
+    def read_from_anywhere(self, data: st.DataObject) -> None:
+        after = data.draw(st.integers(min_value=0, max_value=len(self.events) + 2))
+        found = self.run(read_all(self.log, after))
+        if after >= len(self.events):
+            assert found == []
+        elif after < self.dropped and found[0][1] == "gap":
+            gap = found[0][2]
+            assert isinstance(gap, Gap)
+            assert gap.from_ == after + 1
+            assert (found[0][0], gap.to) == (self.dropped, self.dropped)
+            self._check(found[1:], self.dropped)
+        else:
+            # What is gone may still come from the slice that readers in step share.
+            self._check(found, after)
+
+    @rule(data=st.data())
+    def resume(self, data: st.DataObject) -> None:
+        """One step of a reader that stays: its events are dense, or a gap says what is not."""
+        after = data.draw(st.sampled_from([0, *self.readers]))
+        seen = self.readers.pop(after, [])
+        batch, last = self.run(self.log.read(after))
+        if batch:
+            seen = seen + list(parse_stream(batch))
+            self.readers[last] = seen
+        expected = 1
+        for number, kind, event in seen:
+            if kind == "gap":
+                assert isinstance(event, Gap)
+                assert (event.from_, event.to) == (expected, number)
+            else:
+                assert number == expected
+                assert event == self.events[number - 1]
+            expected = number + 1
+
+    def _check(self, found: list[tuple[int, str, JobEvent]], after: int) -> None:
+        assert [number for number, _, _ in found] == list(range(after + 1, len(self.events) + 1))
+        assert [event for _, _, event in found] == self.events[after:]
+
+    @invariant()
+    def counts_hold(self) -> None:
+        assert self.log.last_id == len(self.events)
+        assert self.log.first_id == self.dropped + 1
+        kept = self.run(collect(self.log.entries(self.dropped)))
+        assert [(e.id, e.data) for e in kept] == list(
+            enumerate(self.events[self.dropped :], self.dropped + 1)
+        )
+        assert (self.ledger.memory, self.ledger.disk) == (
+            self.log.memory_bytes,
+            self.log.disk_bytes,
+        )
+        blocks = self.log._blocks
+        in_blocks = sum(len(block.data) for block in blocks if block.data is not None)
+        copied = len(self.log._memo[2])
+        assert self.log.memory_bytes == (
+            self.log._tail_bytes + in_blocks + copied + len(blocks) * INDEX_BYTES
+        )
+        assert copied <= BLOCK_BYTES + max(map(len, self.log._tail), default=0)
+        assert not (self.log.done and copied), "who comes late shares no copy"
+        assert self.log.disk_bytes == sum(b.size for b in blocks if b.extent is not None)
+        idle = sum(len(block.data) for block in blocks if block.data is not None)
+        goes = self.log.done and len(self.log._tail) > 1 and self.log._tail_bytes > SMALL_BYTES
+        tail = self.log._tail_bytes if goes else 0
+        assert self.log.spillable_bytes == idle + tail
+        assert self.log._blocks_on_disk == sum(b.extent is not None for b in blocks)
+        assert not self.events or kept, "the newest event always stays"
+
+
+async def collect(events: AsyncIterator[Event]) -> list[Event]:
+    return [event async for event in events]
+
+
+LogModel.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestLogModel = LogModel.TestCase
+
+
+@given(texts)
+def test_output_cannot_forge_a_frame(text: str) -> None:
+    log = JobLog()
+    log.append([encode(Output("stdout", text, 0, "run"))])
+    data, _ = asyncio.run(log.read(0))
+    [(number, kind, event)] = parse_stream(data)
+    assert (number, kind) == (1, "output")
+    assert isinstance(event, Output)
+    assert event.data == text
+    # Some clients split with str.splitlines, which knows more line ends.
+    assert len(data.decode().splitlines()) == 4
+
+
+async def test_a_read_ends_soon_after_its_size() -> None:
+    log = JobLog()
+    for number in range(100):
+        log.append([encode(Output("stdout", "x" * 8000, number, "run"))])
+    data, _ = await log.read(0)
+    assert BLOCK_BYTES - 9000 <= len(data) < BLOCK_BYTES + 9000
+
+
+async def test_readers_in_step_are_given_the_same_bytes() -> None:
+    log = JobLog()
+    log.append([encode(Output("stdout", "x" * 8000, number, "run")) for number in range(12)])
+    for after in (0, 9):
+        first, _ = await log.read(after)
+        second, _ = await log.read(after)
+        assert first is second
+
+
+async def test_the_gap_of_one_reader_is_not_shown_to_another() -> None:
+    log = JobLog()
+    log.append([encode(Output("stdout", "x" * 8000, number, "run")) for number in range(50)])
+    log.drop(10_000)
+    late = next(parse_stream((await log.read(0))[0]))
+    in_step = next(parse_stream((await log.read(log.first_id - 1))[0]))
+    assert (late[1], in_step[1]) == ("gap", "output")
+    assert in_step[0] == log.first_id
+
+
+async def test_what_follows_the_terminal_event_in_one_append_is_not_kept() -> None:
+    log = JobLog()
+    log.append([encode(complete()), encode(Output("stdout", "late", 0, "run"))])
+    assert [event.kind async for event in log.entries()] == ["complete"]
+    assert log.done
+    assert log.end == complete()
+
+
+async def test_events_that_are_dropped_under_a_reader_are_said_to_be_gone(tmp_path: Path) -> None:
+    spool = Spool(10_000_000, tmp_path)
+    log = JobLog(spool=spool)
+    log.append([encode(Output("stdout", "x" * 8000, number, "run")) for number in range(100)])
+    assert await log.spill(400_000) >= 400_000
+    reading = asyncio.create_task(log.read(0))
+    await asyncio.sleep(0)  # it is at the disk now
+    log.drop(log.size_bytes)
+    data, last = await reading
+    numbers = [number for number, kind, _ in parse_stream(data) if kind == "output"]
+    assert numbers == list(range(1, last + 1)), "what was being read is read"
+    assert [event.kind async for event in log.entries(last)] == ["gap", "output"]
+    log.retire()
+    spool.close()
+
+
+async def test_a_retired_log_is_kept_for_who_reads_it_and_no_longer(tmp_path: Path) -> None:
+    spool, ledger = Spool(10_000_000, tmp_path), Ledger()
+    log = JobLog(spool=spool, ledger=ledger)
+    log.append([encode(Output("stdout", "x" * 8000, number, "run")) for number in range(100)])
+    log.append([encode(complete())])
+    await log.spill(400_000)
+    with log.cursor() as cursor:
+        log.retire()
+        seen: list[int] = []
+        while not cursor.at_end:
+            data, last = await cursor.read()
+            seen += [number for number, _, _ in parse_stream(data)]
+            cursor.advance(last)
+        assert seen == list(range(1, 102))
+        assert ledger.disk > 0
+    assert (ledger.memory, ledger.disk) == (0, 0)
+    spool.close()
+    assert spool.used_bytes == 0
+    assert not open_nameless_files(tmp_path)
+
+
+async def test_what_is_freed_on_disk_is_used_again_at_once(tmp_path: Path) -> None:
+    """One log that lives long must not hold on to the room that others gave back."""
+    spool = Spool(64 * PAGE_BYTES, tmp_path)
+    pinned: list[tuple[bytes, Extent]] = []
+    for number in range(12):
+        small, large = bytes([number]) * 100, bytes([100 + number]) * (4 * PAGE_BYTES + 1)
+        extents = await spool.write([small, large])
+        assert len(extents) == 2
+        pinned.append((small, extents[0]))
+        assert spool.used_bytes == (len(pinned) + 5) * PAGE_BYTES
+        spool.free(extents[1])
+    assert spool.used_bytes == 12 * PAGE_BYTES
+    big = b"x" * (52 * PAGE_BYTES)
+    [extent] = await spool.write([big])
+    assert await spool.read(extent) == big, "in all the holes between"
+    assert await spool.write([b"x"]) == []
+    for piece, small_extent in pinned:
+        assert await spool.read(small_extent) == piece
+        spool.free(small_extent)
+    assert len(open_nameless_files(tmp_path)) == 1
+    spool.free(extent)
+    assert spool.used_bytes == 0
+    assert not open_nameless_files(tmp_path), "an empty file is given back"
+    assert len(await spool.write([b"x"])) == 1
+    spool.close()
+    assert not open_nameless_files(tmp_path)
+
+
+async def test_what_is_being_read_is_not_written_over(tmp_path: Path) -> None:
+    spool = Spool(16 * PAGE_BYTES, tmp_path)
+    for _ in range(50):
+        [extent] = await spool.write([b"a" * (16 * PAGE_BYTES)])
+        reading = asyncio.create_task(spool.read(extent))
+        await asyncio.sleep(0)  # it is at the disk now
+        spool.free(extent)
+        for other in await spool.write([b"b" * PAGE_BYTES]):
+            spool.free(other)
+        assert await reading == b"a" * (16 * PAGE_BYTES)
+        for again in await spool.write([b"c" * (16 * PAGE_BYTES)]):
+            spool.free(again)
+    spool.close()
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 30), st.integers(0, 10**6)), max_size=80))
+def test_pages_are_nobodys_or_one_things(plan: list[tuple[bool, int, int]]) -> None:
+    pages = Pages(100)
+    taken: list[tuple[Run, ...]] = []
+    for taking, count, choice in plan:
+        if taking:
+            runs = pages.take(count)
+            used = sum(length for runs_of_one in taken for _, length in runs_of_one)
+            assert bool(runs) == (count <= 100 - used), "whatever is free can be had"
+            assert sum(length for _, length in runs) in (0, count)
+            taken += [runs] if runs else []
+        elif taken:
+            pages.give_back(taken.pop(choice % len(taken)))
+        numbers = [
+            n for runs in taken for first, length in runs for n in range(first, first + length)
+        ]
+        assert len(numbers) == len(set(numbers)) == pages.used
+        assert max(numbers, default=-1) < pages.end <= 100
+    for runs in taken:
+        pages.give_back(runs)
+    assert (pages.used, pages.end, pages._holes) == (0, 0, [])
+
+
+async def test_few_pieces_are_read_from_disk_before_their_readers_come_to_take_them(
+    tmp_path: Path,
+) -> None:
+    """A loop that is busy takes its time, and threads would read for all readers meanwhile."""
+    readers, size = 200, BLOCK_BYTES
+    spool = Spool(readers * size, tmp_path)
+    extents = await spool.write([b"x" * size for _ in range(readers)])
+    held: list[int] = []
+
+    async def read(extent: Extent) -> None:
+        data = await spool.read(extent)
+        held.append(tracemalloc.get_traced_memory()[0])
+        assert len(data) == size
+        # It is busy with it until the threads have done all that they were asked.
+        THREADS.submit(len, "").result()
+
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        await asyncio.gather(*map(read, extents))
+    finally:
+        tracemalloc.stop()
+    assert len(held) == readers
+    assert max(held) - before < 20 * size
+    for extent in extents:
+        spool.free(extent)
+    spool.close()
+
+
+async def test_who_waits_for_the_disk_reads_nothing_that_was_freed_meanwhile(
+    tmp_path: Path,
+) -> None:
+    spool = Spool(64 * PAGE_BYTES, tmp_path)
+    extents = await spool.write([b"a" * PAGE_BYTES for _ in range(64)])
+    readings = [asyncio.create_task(spool.read(extent)) for extent in extents]
+    await asyncio.sleep(0)  # the first ones are at the disk now
+    for extent in extents:
+        spool.free(extent)
+    others = await spool.write([b"b" * PAGE_BYTES for _ in range(32)])
+    found = await asyncio.gather(*readings, return_exceptions=True)
+    assert others
+    read = [data for data in found if not isinstance(data, OSError)]
+    assert set(read) == {b"a" * PAGE_BYTES}
+    assert len(read) < len(found)
+    spool.close()
+
+
+async def test_a_disk_that_fails_is_told_by_a_gap(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = Spool(10_000_000, tmp_path)
+    log = JobLog(spool=spool)
+    log.append([encode(Output("stdout", "x" * 8000, number, "run")) for number in range(100)])
+    await log.spill(200_000)
+    spool.close()
+    (first, *rest) = [event async for event in log.entries()]
+    assert first.kind == "gap"
+    assert [event.id for event in rest] == list(range(first.id + 1, 101))
+    none = Spool(0, tmp_path)
+    assert await none.write([b"x"]) == []
+    assert not open_nameless_files(tmp_path)
+    gone = Spool(10_000_000, tmp_path / "missing")
+    assert await gone.write([b"x"]) == []
+    assert await gone.write([b"x"]) == []
+    assert caplog.text.count("cannot be kept on disk") == 1
+
+
+async def test_who_stops_waiting_for_the_disk_leaves_nothing_there(tmp_path: Path) -> None:
+    spool, ledger = Spool(10_000_000, tmp_path), Ledger()
+    log = JobLog(spool=spool, ledger=ledger)
+    log.append([encode(Output("stdout", "x" * 8000, number, "run")) for number in range(100)])
+    for _ in range(20):
+        spilling = asyncio.create_task(log.spill(100_000))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        spilling.cancel()
+        await asyncio.gather(spilling, return_exceptions=True)
+    assert [event.id async for event in log.entries()] == list(range(1, 101))
+    assert (ledger.memory, ledger.disk) == (log.memory_bytes, log.disk_bytes)
+    log.retire()
+    spool.close()
+    assert (ledger.memory, ledger.disk) == (0, 0)
+
+
+def open_nameless_files(folder: Path) -> list[str]:
+    return [name for name in descriptors().values() if name.startswith(str(folder))]
+
+
+async def test_events_follow_a_live_log_to_its_end() -> None:
+    log = JobLog()
+
+    async def follow(after: int) -> list[Event]:
+        return [event async for event in log.events(after)]
+
+    readers = [asyncio.create_task(follow(after)) for after in (0, 0, 2)]
+    for number in range(5):
+        log.append([encode(Output("stdout", str(number), 0, "run"))])
+        await asyncio.sleep(0)
+    log.append([encode(complete())])
+    first, second, third = await asyncio.gather(*readers)
+    assert [event.id for event in first] == [1, 2, 3, 4, 5, 6]
+    assert first == second
+    assert third == first[2:]
+    assert await follow(6) == []
+    assert await follow(99) == []
+
+
+async def test_events_tell_a_slow_reader_what_it_missed() -> None:
+    log = JobLog()
+    log.append([encode(Output("stdout", "a", 0, "run"))])
+    events = log.events()
+    assert (await anext(events)).id == 1
+    log.append([encode(Output("stdout", text, 0, "run")) for text in "bcde"])
+    log.drop(log.size_bytes)
+    missed = await anext(events)
+    assert (missed.id, missed.data) == (4, Gap(from_=2, to=4))
+    assert (await anext(events)).id == 5
+
+
+async def test_wait_returns_at_once_when_there_is_something() -> None:
+    log = JobLog()
+    log.append([encode(Output("stdout", "a", 0, "run"))])
+    assert await log.wait(0, timeout_s=0.001)
+    log.append([encode(complete())])
+    assert await log.wait(2)
+    assert await log.wait(99)
+
+
+async def test_wait_gives_up_in_time_and_leaves_nothing_behind() -> None:
+    log = JobLog()
+    started = time.monotonic()
+    assert not await log.wait(0, timeout_s=0.01)
+    assert 0.009 <= time.monotonic() - started < 5
+    assert not log._waiters
+
+
+async def test_a_reader_that_leaves_takes_no_other_with_it() -> None:
+    log = JobLog()
+    leaving, staying = (asyncio.create_task(log.wait(0)) for _ in range(2))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    assert not staying.done()
+    log.append([encode(Output("stdout", "a", 0, "run"))])
+    assert await staying
+    assert not log._waiters
+
+
+async def test_an_empty_log_stays_as_it_is_when_events_are_dropped() -> None:
+    log = JobLog()
+    log.drop_before(1)
+    log.drop_before(5)
+    log.drop(100)
+    assert (log.first_id, log.last_id) == (1, 0)
+    log.append([encode(Output("stdout", "a", 0, "run"))])
+    assert [event.id async for event in log.entries()] == [1]
+
+
+async def test_a_finished_log_moves_as_much_to_disk_as_is_asked(tmp_path: Path) -> None:
+    spool = Spool(10_000_000, tmp_path)
+    log = JobLog(spool=spool)
+    log.append([encode(Output("stdout", "x" * 8000, number, "run")) for number in range(100)])
+    log.append([encode(complete())])
+    assert await log.spill(400_000) >= 400_000
+    log.retire()
+    spool.close()
+
+
+async def test_what_is_dropped_is_not_given_to_readers_in_step_either() -> None:
+    log = JobLog()
+    log.append([encode(Output("stdout", text, 0, "run")) for text in "abc"])
+    await log.read(0)
+    log.drop_before(3)
+    assert [kind for _, kind, _ in parse_stream((await log.read(0))[0])] == ["gap", "output"]
+
+
+async def test_an_append_that_fails_keeps_nothing() -> None:
+    log = JobLog()
+    with pytest.raises(UnicodeEncodeError):
+        log.append([encode(Output("stdout", "a", 0, "run")), ("\udc80", b"{}")])
+    assert (log.last_id, log.memory_bytes) == (0, 0)
+
+
+async def test_a_spool_that_is_closed_in_use_leaves_no_file(tmp_path: Path) -> None:
+    spool = Spool(10_000_000, tmp_path)
+    [extent] = await spool.write([b"x" * 1000])
+    reading = asyncio.create_task(spool.read(extent))
+    await asyncio.sleep(0)  # it is at the disk now
+    spool.close()
+    spool.free(extent)
+    assert await reading == b"x" * 1000
+    async with asyncio.timeout(20):
+        while open_nameless_files(tmp_path):
+            await asyncio.sleep(0)
+    assert spool.used_bytes == 0
+
+
+async def test_a_piece_that_fits_no_file_costs_no_file(tmp_path: Path) -> None:
+    spool = Spool(2 * PAGE_BYTES, tmp_path)
+    [extent] = await spool.write([b"x" * PAGE_BYTES])
+    assert await spool.write([b"x" * (PAGE_BYTES + 1)]) == []
+    assert len(await spool.write([b"x" * PAGE_BYTES])) == 1, "there is room left for this"
+    spool.free(extent)
+    spool.close()
+
+
+async def test_a_reader_that_leaves_early_gives_up_its_place_at_once() -> None:
+    """The inner generator is closed with the outer one, not whenever it is collected."""
+    log = JobLog()
+    log.append([encode(Output("stdout", "x", 1, "run"))] * 3)
+    events = log.events()
+    assert (await anext(events)).id == 1
+    assert log.taken(nobody=99) == 0
+    await events.aclose()
+    assert log.taken(nobody=99) == 99
+
+
+async def test_the_index_of_a_log_on_disk_is_counted(tmp_path: Path) -> None:
+    spool, ledger = Spool(10**9, tmp_path), Ledger()
+    log = JobLog(spool=spool, ledger=ledger)
+    event = encode(Output("stdout", "x" * 60_000, 0, "run"))
+    # The threads are there before anything is counted: each takes some KiB.
+    all_at_once = threading.Barrier(THREADS._max_workers)
+    loop = asyncio.get_running_loop()
+    await asyncio.gather(
+        *(loop.run_in_executor(THREADS, all_at_once.wait) for _ in range(all_at_once.parties))
+    )
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(1000):
+            log.append([event])
+            await log.spill(10**9)
+        await asyncio.sleep(0.1)  # a thread holds what it wrote last for a moment longer
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert ledger.disk > 50_000_000
+    assert after - before <= ledger.memory + 32_000 <= 2 * (after - before) + BLOCK_BYTES
+    log.retire()
+    spool.close()
+
+
+async def test_what_found_no_room_on_disk_is_moved_later(tmp_path: Path) -> None:
+    page = 4096
+    spool = Spool(148 * page, tmp_path)
+    other = await spool.write([b"x" * 100 * page])
+    log = JobLog(spool=spool)
+    for size in (*[120_000] * 3, *[66_000] * 3, 10):
+        log.append([encode(Output("stdout", "x" * size, 0, "run"))])
+    # At the same time, as when a job's own turn meets that of another that needs room: the first
+    # has room for one of the large blocks, and what is left suffices for a small one.
+    first, second = await asyncio.gather(log.spill(350_000), log.spill(60_000))
+    assert 0 < second < first < 240_000
+    spool.free(other[0])
+    await log.spill(10**6)
+    assert log.spillable_bytes == 0, "it looks as if there were no room for it"
+    log.drop(10**6)
+    assert log.first_id == 7
+    assert spool.used_bytes == 0
+    spool.close()

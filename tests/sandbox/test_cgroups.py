@@ -1,0 +1,446 @@
+"""Bound jobs by control groups where this host lets us, and leave none behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+import streamer
+from streamer import spi
+from streamer.compose import SERVICE
+from streamer.errors import BackendUnavailable
+from streamer.jobs.service import JobService
+from streamer.model.events import Complete, Output
+from streamer.model.job import SourceFile
+from streamer.sandbox.cgroups import CgroupTree, cgroup_tree
+from streamer.sandbox.cgroups.files import kill, pids
+from streamer.sandbox.cgroups.tree import _sweep
+from streamer.sandbox.cgroups.v2 import ownership
+from streamer.sandbox.enforcement import enforcement
+from streamer.testing.running import plugin
+from tests.conftest import OpenService
+from tests.running import adopt_orphans, descendants, ended, program, run_job
+
+INIT = Path(streamer.__file__).parent / "sandbox" / "init" / "streamer-init"
+ROOT = os.geteuid() == 0
+REQUIRED = os.environ.get("STREAMER_REQUIRE_CGROUP")
+"""The level that must be had here, else these tests fail where they would be skipped."""
+
+
+@pytest.fixture
+def tree() -> CgroupTree:
+    with cgroup_tree("auto") as found:
+        assert REQUIRED in (None, found and found.level)
+        if found is None:
+            assert not (ROOT and Path("/sys/fs/cgroup/memory/tasks").exists()), "v1 is here"
+            pytest.skip("no cgroup is ours to divide: not root, and none is delegated")
+        return found
+
+
+async def end_of(
+    backend: str, code: str, cgroup: str = "auto", **limits: float
+) -> tuple[Complete, str]:
+    config = {"sandbox": {"backend": backend, "cgroup": cgroup}}
+    async with streamer.create_app(config)[SERVICE] as service:
+        job = await service.submit(streamer.JobSpec(language="python", code=code, limits=limits))
+        end = await job.result()
+        printed = [
+            event.data.data async for event in job.events() if isinstance(event.data, Output)
+        ]
+    assert isinstance(end, Complete)
+    return end, "".join(printed)
+
+
+BOMB = "x = []\nwhile True: x.append(bytearray(10_000_000))"
+CHILD = f"""
+import os
+if os.fork() == 0:
+    {BOMB.replace(chr(10), chr(10) + "    ")}
+os.wait()
+print("the parent goes on as if nothing was")
+"""
+
+
+@pytest.mark.parametrize("cgroup", ["auto", "off"])
+@pytest.mark.parametrize("code", [BOMB, CHILD], ids=["one process", "a child"])
+async def test_memory_ends_the_job_with_its_verdict(backend: str, code: str, cgroup: str) -> None:
+    end, printed = await end_of(backend, code, cgroup, memory_bytes=64 * 1024 * 1024)
+    assert (end.reason, end.oom_killed) == ("memory", True)
+    # Version 1 kills the one process and tells us: its parent may be over before our own kill.
+    if not (code == CHILD and cgroup == "auto" and Path("/sys/fs/cgroup/memory/tasks").exists()):
+        assert (end.signal, printed) == ("SIGKILL", "")
+
+
+async def test_files_over_the_memory_limit_end_the_job_with_its_verdict(
+    tree: CgroupTree, open_service: OpenService
+) -> None:
+    # They lie in a tmpfs, and are memory before any program runs.
+    service = await open_service("bwrap")
+    big = SourceFile("big", bytes(6 * 1024 * 1024))
+    limits = {"memory_bytes": 4 * 1024 * 1024}
+    ran = await run_job(service, command=("echo", "up"), files=(big,), limits=limits)
+    assert (ran.complete.reason, ran.complete.oom_killed) == ("memory", True)
+    assert ran.text() == ""
+
+
+async def test_cpu_time_that_nobody_reaps_is_counted(tree: CgroupTree, backend: str) -> None:
+    code = """
+import os, signal, time
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+while True:
+    if os.fork() == 0:
+        end = time.monotonic() + 0.03
+        while time.monotonic() < end: pass
+        os._exit(0)
+    time.sleep(0.02)
+"""
+    end, _ = await end_of(backend, code, cpu_time_s=0.5, wall_time_s=20)
+    assert (end.reason, end.timed_out) == ("cpu_time", True)
+
+
+async def test_a_reservation_is_no_use(backend: str) -> None:
+    code = (
+        "import mmap\n"
+        "flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE\n"
+        "big = mmap.mmap(-1, 64 << 30, flags=flags, prot=mmap.PROT_READ)\nprint('reserved')"
+    )
+    end, printed = await end_of(backend, code, memory_bytes=64 * 1024 * 1024)
+    assert (end.reason, end.exit_code, printed) == ("exited", 0, "reserved\n")
+
+
+@dataclass(frozen=True)
+class Telling(spi.Backend):
+    """Its command says first of all where it is, on what is read when a sandbox does not come up."""
+
+    name: ClassVar[str] = "telling"
+    isolation: ClassVar[spi.Isolation] = spi.Isolation.NONE
+
+    def plan(self, job: spi.SandboxJob, workspace: Path) -> spi.LaunchPlan:
+        return spi.LaunchPlan(argv=("/bin/sh", "-c", "cat /proc/self/cgroup >&2; exit 3"))
+
+
+async def test_a_group_holds_the_job_from_its_first_moment(
+    tree: CgroupTree, open_service: OpenService
+) -> None:
+    with pytest.raises(BackendUnavailable) as caught:
+        await open_service("telling", plugins=(plugin(Telling),))
+    # The command's own first lines: whatever it starts is in there too.
+    told = caught.value.message
+    wanted = {"memory", "pids", "cpuacct"} if tree.level == "cgroup-v1" else {""}
+    found = {
+        controller
+        for line in re.findall(r"\d+:[^\s]+/streamer-\w+/\S+", told)
+        for controller in line.split(":")[1].split(",")
+    }
+    assert wanted <= found, told
+
+
+async def test_a_group_of_a_job_is_gone_with_it(
+    tree: CgroupTree, open_service: OpenService
+) -> None:
+    service = await open_service("plain")
+    assert service.cgroup_level == tree.level
+    assert service._cgroups is not None
+    ran = await run_job(service, command=("sh", "-c", "setsid sleep 600 & exit 3"))
+    assert ran.verdict == "exited 3"
+    for root in service._cgroups.roots:
+        assert [path for path in root.iterdir() if path.is_dir()] == []
+
+
+async def test_a_cleared_group_has_nothing_alive_in_it(tree: CgroupTree) -> None:
+    adopt_orphans()
+    with cgroup_tree("auto") as ours:
+        assert ours is not None
+        async with ours.job("clear", lambda: None) as group:
+            entrances = [f"--cgroup={entrance}" for entrance in group.entrances]
+            script = "for i in 1 2 3 4 5 6 7 8; do setsid sleep 600 & done; echo up; wait"
+            process = await asyncio.create_subprocess_exec(
+                *(str(INIT), "enter", *entrances, "--", "sh", "-c", script),
+                stdout=asyncio.subprocess.PIPE,
+            )
+            assert process.stdout is not None
+            assert await process.stdout.readline() == b"up\n"
+            assert len(pids(group.folders[0])) == 9
+            assert await group.clear()
+            assert pids(group.folders[0]) == []
+            await process.wait()
+
+
+def test_a_process_of_another_namespace_is_not_taken_for_our_own_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As the kernel shows one that has no number here (cgroups(7)).
+    (tmp_path / "cgroup.procs").write_text("0\n")
+    killed: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, _: killed.append(pid))
+    kill(tmp_path)
+    assert killed == []
+
+
+def test_a_group_that_another_service_sweeps_is_made_again(
+    tree: CgroupTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = fcntl.flock
+    swept: list[str] = []
+
+    def flock(fd: int, operation: int) -> None:
+        if not swept:  # the other was faster
+            swept.append(os.readlink(f"/proc/self/fd/{fd}"))
+            Path(swept[0]).rmdir()
+        real(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with cgroup_tree("auto") as found:
+        assert found is not None
+        assert found.level == tree.level
+        assert swept
+        assert swept[0] not in map(str, found.roots)
+        assert all(root.is_dir() for root in found.roots)
+
+
+def zombies() -> list[str]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+            if (state, int(parent)) == ("Z", os.getpid()):
+                found.append(stat.parent.name)
+    return found
+
+
+@pytest.mark.parametrize("name", ["plain", "bwrap"])
+async def test_a_sandbox_killed_as_a_whole_leaves_no_zombie(
+    tree: CgroupTree, need: Callable[[str], str], open_service: OpenService, name: str
+) -> None:
+    # As the kernel does for memory in version 2; here the orphans come to this process.
+    adopt_orphans()
+    before = zombies()
+    service = await open_service(need(name))
+    assert service._cgroups is not None
+    job = await service.submit(streamer.JobSpec(language="bash", code="echo up; sleep 600"))
+    killed = 0
+    async for event in job.events():
+        if event.kind == "output":
+            for group in service._cgroups.roots[0].iterdir():
+                for pid in pids(group) if group.is_dir() else ():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, 9)
+                        killed += 1
+    assert killed > 1
+    assert zombies() == before
+
+
+async def test_what_a_killed_service_left_is_swept(
+    tree: CgroupTree, need: Callable[[str], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    need("plain")
+    parents = [root.parent for root in tree.roots]
+    left = [parent / "streamer-0123456789ab" for parent in parents]
+    for folder in left:
+        (folder / "job").mkdir(parents=True)
+    entrances = [f"--cgroup={folder / 'job' / 'cgroup.procs'}" for folder in left]
+    orphan = await asyncio.create_subprocess_exec(INIT, "enter", *entrances, "--", "sleep", "600")
+    try:
+        while not all(pids(folder / "job") for folder in left):
+            await asyncio.sleep(0.005)
+        with cgroup_tree("auto"):
+            assert [folder for folder in left if folder.exists()] == []
+        assert await orphan.wait() == -9
+        # However many hierarchies there are, it is one service.
+        assert [record.message for record in caplog.records if "left" in record.message] == [
+            "removing what a killed service left: streamer-0123456789ab"
+        ]
+    finally:
+        if orphan.returncode is None:
+            orphan.kill()
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can be another account")
+def test_what_another_accounts_service_left_is_its_own(tree: CgroupTree) -> None:
+    left = [root.parent / "streamer-ba9876543210" for root in tree.roots]
+    for folder in left:
+        (folder / "job").mkdir(parents=True)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            logging.basicConfig(stream=os.fdopen(writing, "w"), force=True)
+            os.setgroups([])
+            os.setresgid(65534, 65534, 65534)
+            os.setresuid(65534, 65534, 65534)
+            _sweep([folder.parent for folder in left])
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writing)
+    try:
+        assert os.waitpid(child, 0)[1] == 0
+        with os.fdopen(reading) as said:
+            assert said.read() == ""
+        assert [folder for folder in left if not folder.exists()] == []
+    finally:
+        for folder in left:
+            (folder / "job").rmdir()
+            folder.rmdir()
+
+
+@dataclass(frozen=True)
+class Unconfined(spi.Backend):
+    """Neither our init nor a process-id namespace: only the group holds its jobs together."""
+
+    name: ClassVar[str] = "unconfined"
+    isolation: ClassVar[spi.Isolation] = spi.Isolation.NONE
+    gated: ClassVar[bool] = False
+
+    def plan(self, job: spi.SandboxJob, workspace: Path) -> spi.LaunchPlan:
+        return spi.LaunchPlan(
+            argv=job.argv, env=dict(job.env), cwd=str(workspace), start_as=job.identity
+        )
+
+
+class Plugin:
+    @spi.hookimpl
+    def streamer_backends(self) -> list[type[spi.Backend]]:
+        return [Unconfined]
+
+
+@pytest.fixture
+async def unconfined(tree: CgroupTree, open_service: OpenService) -> AsyncIterator[JobService]:
+    before = zombies()
+    yield await open_service("unconfined", plugins=(Plugin(),))
+    # Once adopted, what was killed would count to its user's processes in later tests.
+    for pid in set(zombies()) - set(before):
+        os.waitpid(int(pid), 0)  # noqa: ASYNC222 - dead already
+
+
+COMETS = """
+import os
+for _ in range(5):
+    if os.fork() == 0:
+        os.setsid()
+        while True:  # each process lives only to start the next
+            try:
+                if os.fork():
+                    os._exit(0)
+            except OSError:
+                pass
+            os.setsid()
+print("off", flush=True)
+"""
+
+
+@pytest.mark.parametrize("rest", ["", "import time; time.sleep(600)"], ids=["ends", "stays"])
+async def test_a_group_ends_what_left_every_other_bond(unconfined: JobService, rest: str) -> None:
+    adopt_orphans()
+    before = descendants()
+    job = await unconfined.submit(streamer.JobSpec(**program(COMETS + rest)))
+    async for event in job.events():
+        if rest and event.kind == "output":
+            await job.cancel()
+    ran = await ended(job)
+    assert ran.text() == "off\n"
+    assert ran.complete.reason == ("cancelled" if rest else "exited")
+    assert descendants() == before
+
+
+async def test_a_group_measures_where_there_is_no_init(unconfined: JobService) -> None:
+    code = "x = b'x' * 40_000_000\nimport time\nwhile time.process_time() < 0.2: pass"
+    complete = (await run_job(unconfined, **program(code))).complete
+    assert (complete.cpu_time_ms or 0) >= 200
+    assert (complete.peak_memory_bytes or 0) > 40_000_000
+
+
+async def test_a_group_limits_where_there_is_no_init(unconfined: JobService) -> None:
+    spin = "import os\nos.fork()\nwhile True: pass"
+    complete = (await run_job(unconfined, **program(spin), limits={"cpu_time_s": 0.5})).complete
+    assert (complete.reason, complete.timed_out) == ("cpu_time", True)
+    limits = {"memory_bytes": 64 * 1024 * 1024}
+    complete = (await run_job(unconfined, **program(CHILD), limits=limits)).complete
+    assert (complete.reason, complete.oom_killed) == ("memory", True)
+    found = enforcement(unconfined.backends["unconfined"], unconfined.cgroup_level)
+    assert (found["cpu_time_s"], found["memory_bytes"]) == ("polling", unconfined.cgroup_level)
+
+
+@pytest.mark.parametrize(
+    ("marks", "whose"),
+    [
+        ((), "unmarked"),
+        (("user.invocation_id",), "systemd's"),
+        (("user.invocation_id", "user.delegate"), "delegated"),
+    ],
+)
+def test_systemd_says_whose_a_group_is(tmp_path: Path, marks: Iterable[str], whose: str) -> None:
+    for mark in marks:
+        os.setxattr(tmp_path, mark, b"1")
+    assert ownership(tmp_path) == whose
+
+
+V2 = Path("/sys/fs/cgroup/unified")
+MOVE = """
+import os, sys
+from pathlib import Path
+from streamer.sandbox.cgroups.v2 import hand_down
+folder = Path(sys.argv[1])
+(folder / "cgroup.procs").write_text(str(os.getpid()))
+hand_down(folder, ("hugetlb",))
+assert (folder / "cgroup.subtree_control").read_text().split() == ["hugetlb"]
+assert Path("/proc/self/cgroup").read_text().splitlines()[-1].endswith("/main")
+hand_down(folder, ("hugetlb",))
+"""
+
+
+@pytest.mark.skipif(
+    not (ROOT and (V2 / "cgroup.controllers").exists()), reason="needs root and a hybrid host"
+)
+def test_a_delegated_group_of_version_2_is_made_ready() -> None:
+    # This host's version 2 has one controller, which is not ours; the moves are the same.
+    folder = V2 / "streamer-test"
+    folder.mkdir()
+    try:
+        (V2 / "cgroup.subtree_control").write_text("+hugetlb")
+        done = subprocess.run(
+            [sys.executable, "-c", MOVE, str(folder)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    finally:
+        for group in (folder / "main", folder):
+            group.rmdir()
+        (V2 / "cgroup.subtree_control").write_text("-hugetlb")
+
+
+async def test_a_full_disk_ends_the_job_with_its_verdict(backend: str) -> None:
+    code = """
+import time
+with open("big", "wb") as file:
+    try:
+        while True: file.write(bytes(1_000_000))
+    except OSError:
+        time.sleep(60)
+"""
+    end, _ = await end_of(backend, code, disk_bytes=20_000_000, wall_time_s=30)
+    assert (end.reason, end.timed_out) == ("disk", False)
+
+
+async def test_too_many_files_end_the_job_with_their_verdict(backend: str) -> None:
+    code = """
+import time
+try:
+    for n in range(100_000): open(f"file{n}", "w").close()
+except OSError: pass
+time.sleep(60)
+"""
+    end, _ = await end_of(backend, code, disk_bytes=20_000_000, wall_time_s=100, cpu_time_s=200)
+    assert end.reason == "disk"

@@ -1,0 +1,78 @@
+"""What goes wrong while a sandbox is opened is the sandbox's failure, and counted as such."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from streamer.model.job import ResolvedJob
+from streamer.sandbox.registry import MAX_FAILURES
+from streamer.testing.running import plugin
+from streamer.worker.execution import Execution
+from tests.backends.test_leftovers import Bare
+from tests.conftest import OpenService
+from tests.running import run_job, script
+
+
+async def test_a_host_that_gives_no_folder_makes_the_backend_doubtful(
+    open_service: OpenService, need: Callable[[str], str]
+) -> None:
+    service = await open_service(need("plain"))
+    assert service._folder is not None
+    shutil.rmtree(service._folder.path / "jobs")
+    for _ in range(MAX_FAILURES):
+        assert (await run_job(service, command=("true",))).verdict == "error sandbox_error"
+    async with asyncio.timeout(10):  # it is counted just after the job's end
+        while service.backends.trusted:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_disk_that_takes_no_file_is_the_hosts_fault(
+    open_service: OpenService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = await open_service("bare", plugins=(plugin(Bare),))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("streamer.sandbox.direct._write_files", full)
+    ran = await run_job(service, command=("true",), files=(script("f", "x"),))
+    assert ran.verdict == "error sandbox_error"
+
+
+async def test_a_place_comes_back_however_the_tidying_ends() -> None:
+    async def failing() -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    execution = object.__new__(Execution)
+    execution._job = ResolvedJob(job_id="one", language=None, backend="plain", steps=())
+    execution.resists = True
+    await execution._all_given_back(asyncio.create_task(failing()))
+    assert not execution.resists
+
+
+async def test_a_stop_that_meets_the_end_of_the_preparations_is_no_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = asyncio.get_running_loop()
+    faults: list[dict[str, Any]] = []
+    monkeypatch.setattr(loop, "call_exception_handler", faults.append)
+    execution = object.__new__(Execution)
+    execution._loop, execution._stop = loop, loop.create_future()
+    ready: asyncio.Future[None] = loop.create_future()
+
+    def both() -> None:
+        ready.set_result(None)
+        execution.stop("cancelled")
+
+    loop.call_soon(both)
+    async with execution._unless_stopped(60):
+        await ready
+    await asyncio.sleep(0)
+    assert faults == []

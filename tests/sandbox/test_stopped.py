@@ -1,0 +1,81 @@
+"""An init that does not run any more ends its job, and the operator is told why."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from streamer.jobs.service import JobService
+from streamer.model.job import JobSpec
+from tests.conftest import OpenService
+from tests.running import adopt_orphans, descendants, ended
+from tests.worker.test_bounds import SLEEPER, until_output
+
+
+def stop_init() -> int:
+    """Stop the init of the one job that runs, as its job can in firejail; return its number."""
+    for pid in descendants():
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if command[0] == b"/init" or command[1:2] == [b"serve"]:
+            os.kill(pid, signal.SIGSTOP)
+            return pid
+    raise AssertionError(descendants())
+
+
+@pytest.fixture
+async def service(open_service: OpenService, need: Callable[[str], str]) -> JobService:
+    adopt_orphans()
+    return await open_service(need("bwrap"), sandbox={"cgroup": "off"})
+
+
+async def test_a_stopped_init_is_told_as_such(
+    service: JobService, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = await service.submit(JobSpec(command=SLEEPER))
+    await until_output(job)
+    stop_init()
+    assert (await ended(job)).verdict == "error sandbox_error"
+    assert "the job has stopped the init" in caplog.text
+    assert descendants() == {}
+
+
+@pytest.fixture
+def resisting(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    for place in ("sandbox.END_TIMEOUT_S", "program.END_TIMEOUT_S", "execution.TIDY_S"):
+        monkeypatch.setattr(f"streamer.{place}", 0.3)
+    monkeypatch.setattr(signal, "pidfd_send_signal", lambda *_: None)
+    pids: list[int] = []
+    yield pids
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+
+
+async def test_a_stopped_init_that_does_not_end_is_told_as_such(
+    service: JobService, resisting: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    job = await service.submit(JobSpec(command=SLEEPER))
+    await until_output(job)
+    resisting.append(stop_init())
+    assert (await ended(job)).verdict == "error sandbox_error"
+    assert "the job has stopped the init" in caplog.text
+    assert "unexpected failure" not in caplog.text
+    os.kill(resisting.pop(), signal.SIGKILL)
+    async with asyncio.timeout(10):
+        while service.resisting:
+            await asyncio.sleep(0.01)
+
+
+async def test_an_init_that_loses_its_wrapper_leaves_no_zombie(service: JobService) -> None:
+    """It is ours to reap then, where this process takes in orphans."""
+    job = await service.submit(JobSpec(command=SLEEPER))
+    await until_output(job)
+    init = stop_init()
+    wrapper = int(Path(f"/proc/{init}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(wrapper, signal.SIGKILL)
+    assert (await ended(job)).verdict == "error sandbox_error"
+    assert not Path(f"/proc/{init}").exists()

@@ -1,0 +1,139 @@
+"""Many jobs, too many jobs, and jobs when the service is about to stop."""
+
+from __future__ import annotations
+
+import asyncio
+
+from streamer.compose import SERVICE
+from tests.conftest import Start
+from tests.support import AnyClient, follow, received, run, submit, text, verdict
+from tests.web import SLEEPER, problem, python, until_state
+
+
+async def test_a_full_queue_refuses_and_says_when_to_try_again(start: Start) -> None:
+    client = await start(queue={"concurrency": 1, "max_waiting": 2})
+    running = await submit(client, **SLEEPER)
+    await until_state(client, running, "running")
+    waiting = [await submit(client, **SLEEPER) for _ in range(2)]
+    for headers in ({}, {"Accept": "text/event-stream"}, {"Prefer": "wait=5"}):
+        async with client.post("/api/execute", json=SLEEPER, headers=headers) as response:
+            await problem(response, 429, "queue_full")
+            assert 1 <= int(response.headers["Retry-After"]) <= 60
+    # Who fills the queue takes nobody's streams out of a load balancer.
+    async with client.get("/readyz") as response:
+        assert response.status == 200, "that many wait is no fault of the service"
+    async with client.delete(f"/api/jobs/{waiting[0]}") as response:
+        assert response.status == 202
+    await submit(client, **SLEEPER)
+
+
+async def test_a_service_that_drains_takes_no_jobs_and_goes_on_answering(start: Start) -> None:
+    client = await start(queue={"concurrency": 1})
+    code = "import sys; print('up', flush=True); print(sys.stdin.read())"
+    running = await submit(client, **python(code, interactive=True))
+    await until_state(client, running, "running")
+    queued = await submit(client, **SLEEPER)
+    draining = asyncio.create_task(client.app[SERVICE].drain(60))
+    events = await follow(client, queued)
+    assert events[-1].kind == "error"
+    assert verdict(events)["code"] == "shutting_down"
+    async with client.post("/api/execute", json=SLEEPER) as response:
+        await problem(response, 503, "shutting_down")
+        assert int(response.headers["Retry-After"]) >= 1
+    async with client.get("/readyz") as response:
+        assert response.status == 503
+    async with client.get("/healthz") as response:
+        assert response.status == 200
+    # The running one is not disturbed: it still takes its input and ends as it likes.
+    async with client.post(f"/api/jobs/{running}/stdin?close=1", data=b"in") as response:
+        assert response.status == 202
+    events = await follow(client, running)
+    assert text(events) == "up\nin\n"
+    assert verdict(events)["exitCode"] == 0
+    await draining
+
+
+async def test_what_a_drain_does_not_wait_for_has_its_end_too(start: Start) -> None:
+    client = await start(streams={"grace_s": 600})  # cut short, too
+    job_id = await submit(client, **SLEEPER)
+    await until_state(client, job_id, "running")
+    async with client.get(f"/api/stream/{job_id}") as response:
+        await client.app[SERVICE].drain(0)
+        events = [event async for event in received(response)]
+    assert verdict(events)["code"] == "shutting_down"
+
+
+async def test_no_more_jobs_run_at_once_than_configured(start: Start) -> None:
+    client = await start(queue={"concurrency": 3})
+    jobs = [await submit(client, command=["sleep", "0.05"]) for _ in range(12)]
+    most = 0
+    while True:
+        async with client.get("/api/queue") as response:
+            queue = await response.json()
+        most = max(most, queue["running"])
+        if not queue["running"] + queue["waiting"]:
+            break
+    assert most == 3
+    for job_id in jobs:
+        assert verdict(await follow(client, job_id))["exitCode"] == 0
+
+
+async def test_the_metrics_count_what_happened(start: Start) -> None:
+    client = await start()
+    await run(client, command=["true"])
+    await run(client, command=["sleep", "9"], limits={"wallTimeS": 0.1})
+    async with client.get("/metrics") as response:
+        assert response.content_type == "text/plain"
+        lines = (await response.text()).splitlines()
+    values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    finished = "streamer_jobs_finished_total"
+    assert values[f'{finished}{{outcome="exited"}}'] == "1"
+    assert values[f'{finished}{{outcome="wall_time"}}'] == "1"
+    assert values["streamer_jobs_running"] == "0"
+
+
+async def metrics_of(client: AnyClient) -> dict[str, float]:
+    async with client.get("/metrics") as response:
+        lines = (await response.text()).splitlines()
+    pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, value in pairs}
+
+
+async def test_jobs_that_never_ran_are_counted(start: Start) -> None:
+    client = await start(queue={"concurrency": 1})
+    running = await submit(client, **SLEEPER)
+    await until_state(client, running, "running")
+    for _ in range(3):
+        async with client.delete(f"/api/jobs/{await submit(client, **SLEEPER)}") as response:
+            assert response.status == 202
+    values = await metrics_of(client)
+    assert values['streamer_jobs_finished_total{outcome="cancelled"}'] == 3
+    assert values["streamer_job_wait_seconds_count"] == 0, "they never had a worker"
+    assert values["streamer_waiting_bytes"] == 0 < values["streamer_record_bytes"]
+
+
+async def test_the_metrics_tell_how_long_jobs_wait_and_run(start: Start) -> None:
+    client = await start(queue={"concurrency": 1})
+    code = "import sys\nsys.stdin.read()\nprint('out')"
+    first = await submit(client, **python(code, interactive=True))
+    await until_state(client, first, "running")
+    second = await submit(client, command=["true"])
+    await asyncio.sleep(0.3)  # both are at least so long about it
+    async with client.post(f"/api/jobs/{first}/stdin?close=1"):
+        pass
+    await follow(client, first)
+    await follow(client, second)
+    values = await metrics_of(client)
+    for part, count in (("wait", 2), ("run", 2), ("first_output", 1)):
+        name = f"streamer_job_{part}_seconds"
+        buckets = [value for key, value in values.items() if key.startswith(f"{name}_bucket")]
+        assert buckets == sorted(buckets), "each holds those before it"
+        assert values[f"{name}_count"] == values[f'{name}_bucket{{le="+Inf"}}'] == count
+        assert values[f'{name}_bucket{{le="0.25"}}'] < count
+        assert values[f"{name}_sum"] >= 0.3
+
+
+async def test_metrics_that_are_off_are_not_there(start: Start) -> None:
+    client = await start(metrics={"enabled": False})
+    async with client.get("/metrics") as response:
+        await problem(response, 404, "not_found")

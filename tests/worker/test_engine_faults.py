@@ -1,0 +1,141 @@
+"""An engine that fails, or does not answer, costs no job its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from streamer.engine.interface import Lease
+from streamer.jobs.service import Job, JobService
+from streamer.model.events import Output
+from streamer.model.job import JobSpec, Limits, Phase, ResolvedJob, Step
+from tests.conftest import OpenService
+from tests.running import ended, run_job
+
+
+async def until_output(job: Job) -> None:
+    """Wait for the first output of a job."""
+    async for event in job.events():
+        if isinstance(event.data, Output):
+            return
+
+
+class Faulty:
+    """A lease whose methods fail, or hang, as often as is said."""
+
+    def __init__(self, lease: Lease, faults: dict[str, int]) -> None:
+        self._lease = lease
+        self._faults = faults
+
+    def __getattr__(self, name: str) -> Any:
+        return self._fail if self._fails(name) else getattr(self._lease, name)
+
+    def _fails(self, name: str) -> bool:
+        self._faults[name] = self._faults.get(name, 0) - 1
+        return self._faults[name] >= 0
+
+    async def _fail(self, *_: object) -> None:
+        raise ConnectionError("the engine is away")
+
+    async def control(self) -> AsyncIterator[object]:
+        async for item in self._lease.control():
+            if self._fails("control"):
+                raise ConnectionError("the engine is away")
+            yield item
+
+    async def inputs(self) -> AsyncIterator[object]:
+        if self._fails("inputs"):
+            raise ConnectionError("the engine is away")
+        async for item in self._lease.inputs():
+            yield item
+
+    @property
+    def full(self) -> bool:
+        return self._lease.full
+
+
+def make_faulty(
+    service: JobService, monkeypatch: pytest.MonkeyPatch, wrap: Callable[[Lease], object]
+) -> None:
+    real = service.engine.claim
+
+    async def claim(worker: str, free: int) -> list[object]:
+        return [wrap(lease) for lease in await real(worker, free)]
+
+    monkeypatch.setattr(service.engine, "claim", claim)
+
+
+async def test_an_engine_that_fails_for_a_while_gets_the_end_all_the_same(
+    open_service: OpenService, need: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = await open_service(need("plain"))
+    make_faulty(service, monkeypatch, lambda lease: Faulty(lease, {"finish": 3}))
+    await run_job(service, command=("true",))  # the claim that was under way
+    assert (await run_job(service, command=("sh", "-c", "exit 3"))).verdict == "exited 3"
+
+
+async def test_a_channel_that_breaks_is_opened_again_and_told(
+    open_service: OpenService,
+    need: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("streamer.worker.asked.PAUSE_S", 0.01)
+    service = await open_service(need("plain"))
+    make_faulty(service, monkeypatch, lambda lease: Faulty(lease, {"control": 1, "inputs": 2}))
+    await run_job(service, command=("true",))  # the claim that was under way
+    job = await service.submit(JobSpec(command=("cat",), interactive=True))
+    await job.write(b"heard\n")
+    await until_output(job)
+    await job.cancel()
+    ran = await ended(job)
+    assert (ran.complete.reason, ran.text()) == ("cancelled", "heard\n")
+    assert "a channel of the engine broke" in caplog.text
+
+
+class Hanging(Faulty):
+    async def _fail(self, *_: object) -> None:
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("method", ["append", "state"])
+async def test_an_engine_that_does_not_answer_keeps_no_job_waiting(
+    open_service: OpenService,
+    need: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+) -> None:
+    for module in ("finish", "program", "execution"):
+        monkeypatch.setattr(f"streamer.{module}.ENGINE_TIMEOUT_S", 0.2)
+    service = await open_service(need("plain"))
+    make_faulty(service, monkeypatch, lambda lease: Hanging(lease, {method: 1}))
+    await run_job(service, command=("true",))
+    assert (await run_job(service, command=("echo", "x"))).verdict == "error internal"
+
+
+async def test_a_job_that_cannot_be_placed_ends_and_the_next_ones_run(
+    open_service: OpenService, need: Callable[[str], str]
+) -> None:
+    service = await open_service(need("plain"))
+    step = Step(Phase.RUN, ("true",), Limits())
+    lost = ResolvedJob(job_id="lost", language=None, backend="microvm", steps=(step,))
+    await service.engine.submit(lost)
+    ran = await ended(service.job("lost"))
+    assert ran.verdict == "error sandbox_error"
+    assert (await run_job(service, command=("echo", "next"))).out == "next\n"
+    assert service.ready
+
+
+async def test_a_service_whose_claims_ended_is_not_ready(
+    open_service: OpenService, need: Callable[[str], str]
+) -> None:
+    service = await open_service(need("plain"))
+    assert service.ready
+
+    claiming = service._tasks["streamer-claim"]
+    claiming.cancel()
+    await asyncio.wait({claiming})
+    assert not service.ready
