@@ -40,10 +40,11 @@ test: setup ## run the whole suite; PYTEST_ARGS="-k stream" for a part of it
 test-fast: setup ## run the suite without the slow tests
 	@$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
 
-lint: $(VENV)/.dev $(VENV)/.project ## check style, format and types
+lint: $(VENV)/.dev $(VENV)/.project ## check style, format, types and who imports whom
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/python -m mypy $(SOURCES)
+	@$(BIN)/lint-imports --no-logo --no-cache
 
 escape-matrix: setup ## run every attack on every sandbox and write docs/escape-matrix.md
 	@$(BIN)/python -m streamer.testing.matrix docs/escape-matrix.md

@@ -26,7 +26,7 @@ from streamer.errors import (
 from streamer.eventlog.spool import Spool
 from streamer.jobs.service import JobService
 from streamer.jobs.transcript import Transcripts
-from streamer.model.runtime import by_name, missing_tools
+from streamer.model.runtime import by_name
 from streamer.plugins import load_backends, load_plugins
 from streamer.sandbox.registry import Backends
 from streamer.spi import Isolation
@@ -43,6 +43,7 @@ from streamer.web.parameters import Handler
 from streamer.web.problems import problems
 from streamer.web.server.logs import log_finished
 from streamer.web.watching import CancelUnwatched
+from streamer.worker.tools import missing_tools
 
 __all__ = ["ACCESS", "SERVICE", "SESSIONS", "create_app", "get_service", "get_sessions", "setup"]
 

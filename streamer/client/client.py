@@ -28,9 +28,9 @@ from streamer.client.request import request_of, with_wire_names
 from streamer.errors import ConfigError, StreamerError
 from streamer.eventlog.frames import EventParser
 from streamer.eventlog.joblog import Event
-from streamer.jobs.pythonic import as_bytes, typed_spec
 from streamer.model.events import KINDS, TERMINAL_KINDS, decode
 from streamer.model.job import JobSpec
+from streamer.model.typed import as_bytes, typed_spec
 
 __all__ = ["Client", "Run", "ServiceProblem"]
 

@@ -8,8 +8,8 @@ from dataclasses import fields
 from typing import Any
 
 from streamer.errors import InvalidJob
-from streamer.jobs.resolve import camel
 from streamer.model.job import JobSpec, SourceFile, TerminalSize
+from streamer.model.names import camel
 
 __all__ = ["request_of", "with_wire_names"]
 

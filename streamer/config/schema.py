@@ -22,6 +22,7 @@ from msgspec import Meta
 
 from streamer.config.auth import AuthConfig, MetricsConfig, TokenConfig
 from streamer.config.presets import PRESETS
+from streamer.config.runtimes import extended
 from streamer.config.section import (
     NotNegative,
     Port,
@@ -35,7 +36,8 @@ from streamer.config.tree import check_keys, explain, merge, with_sizes
 from streamer.errors import ConfigError
 from streamer.model.hosts import HostRule
 from streamer.model.job import LEAST, MIB, MOST, Limits
-from streamer.model.runtime import DEFAULT_RUNTIMES, Runtime, by_name, extended
+from streamer.model.languages import DEFAULT_RUNTIMES
+from streamer.model.runtime import Runtime, by_name
 
 __all__ = [
     "AuthConfig",

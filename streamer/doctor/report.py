@@ -32,7 +32,7 @@ from streamer.doctor.lures import lay_lures
 from streamer.doctor.probes import PROBES, Probe
 from streamer.doctor.trial import Finding, ProbeFailed, Trial
 from streamer.errors import BackendUnavailable, ConfigError
-from streamer.jobs.resolve import camel
+from streamer.model.names import camel
 from streamer.model.terminal import visible
 from streamer.sandbox.cgroups import cgroup_tree
 from streamer.sandbox.enforcement import enforcement

@@ -13,11 +13,13 @@ from typing import Final
 
 from streamer.config.schema import Config
 from streamer.errors import BackendUnavailable, Forbidden, InvalidJob, cut, quoted
+from streamer.jobs.commands import build_steps, sized
 from streamer.model.job import LEAST, JobSpec, Limits, Phase, ResolvedJob, SourceFile, Step
-from streamer.model.runtime import Runtime, build_steps, sized, told_missing
+from streamer.model.names import camel
+from streamer.model.runtime import Runtime, told_missing
 from streamer.model.sizes import parse_size
 
-__all__ = ["Resolver", "camel"]
+__all__ = ["Resolver"]
 
 MAX_FILES: Final = 10_000
 """Files, and the folders that their names make, together: each takes an inode."""
@@ -39,12 +41,6 @@ PLAIN_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 """What a place in the request shows as it is; any other name is quoted there."""
 
 MAX_SHOWN: Final = 10**30
-
-
-def camel(name: str) -> str:
-    """Return the name that the HTTP interface uses for a field: ``wallTimeS``."""
-    first, *rest = name.split("_")
-    return first + "".join(word.capitalize() for word in rest)
 
 
 class Resolver:

@@ -31,11 +31,11 @@ from streamer.engine.interface import (
 from streamer.engine.measures import JobMeasures
 from streamer.errors import Draining, UnknownJob
 from streamer.eventlog.joblog import Event, JobLog
-from streamer.jobs.pythonic import as_bytes, as_signal, typed_spec
 from streamer.jobs.resolve import Resolver
 from streamer.model.events import Complete, Error
 from streamer.model.job import JobSpec
-from streamer.model.runtime import Runtime, missing_path
+from streamer.model.runtime import Runtime
+from streamer.model.typed import as_bytes, as_signal, typed_spec
 from streamer.sandbox.cgroups import CgroupTree, cgroup_tree
 from streamer.sandbox.confine import Means
 from streamer.sandbox.enforcement import check_required
@@ -46,6 +46,7 @@ from streamer.worker.execution import Execution, ExecutionSettings
 from streamer.worker.finish import finish
 from streamer.worker.policy import policy_digest
 from streamer.worker.program import Patience
+from streamer.worker.tools import missing_path
 
 __all__ = ["Job", "JobService"]
 

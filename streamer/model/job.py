@@ -22,7 +22,6 @@ __all__ = [
     "SourceFile",
     "Step",
     "TerminalSize",
-    "Usage",
 ]
 
 MIB = 1024 * 1024
@@ -179,14 +178,3 @@ class ResolvedJob:
     def limits(self) -> Limits:
         """The limits of the job's own program, its last step."""
         return self.steps[-1].limits
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a phase used, from the kernel: CPU in microseconds, memory in bytes.
-
-    `peak_memory_bytes` is None where the backend cannot measure it.
-    """
-
-    cpu_time_us: int = 0
-    peak_memory_bytes: int | None = None

@@ -10,7 +10,8 @@ import pytest
 from streamer.jobs.service import JobService
 from streamer.model.events import Output
 from streamer.model.job import JobSpec
-from streamer.model.runtime import DEFAULT_RUNTIMES, Runtime
+from streamer.model.languages import DEFAULT_RUNTIMES
+from streamer.model.runtime import Runtime
 from tests.conftest import OpenService
 from tests.running import ended, run_job
 

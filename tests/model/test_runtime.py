@@ -11,16 +11,11 @@ import pytest
 
 from streamer.config.schema import Config
 from streamer.errors import ConfigError
+from streamer.jobs.commands import build_steps, sized
 from streamer.model.job import MIB, Limits
-from streamer.model.runtime import (
-    DEFAULT_RUNTIMES,
-    Runtime,
-    build_steps,
-    by_name,
-    find_tool,
-    missing_tools,
-    sized,
-)
+from streamer.model.languages import DEFAULT_RUNTIMES
+from streamer.model.runtime import Runtime, by_name
+from streamer.worker.tools import find_tool, missing_tools
 
 PATH = Config().sandbox.path
 

@@ -12,7 +12,8 @@ from streamer.config.load import load_config
 from streamer.config.schema import Config, ServerConfig
 from streamer.config.tree import with_sizes
 from streamer.errors import ConfigError, InvalidJob
-from streamer.model.runtime import DEFAULT_RUNTIMES, by_name
+from streamer.model.languages import DEFAULT_RUNTIMES
+from streamer.model.runtime import by_name
 from streamer.model.sizes import parse_size
 
 MEANT = {

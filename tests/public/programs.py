@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from streamer.model.job import MIB
-from streamer.model.runtime import DEFAULT_RUNTIMES, Runtime
+from streamer.model.languages import DEFAULT_RUNTIMES
+from streamer.model.runtime import Runtime
 
 __all__ = ["CASES", "Case"]
 

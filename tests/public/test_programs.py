@@ -12,7 +12,7 @@ import pytest
 from streamer.jobs.service import JobService
 from streamer.model.events import Output
 from streamer.model.job import JobSpec
-from streamer.model.runtime import find_tool
+from streamer.worker.tools import find_tool
 from tests.conftest import OpenService
 from tests.public.habits import HABITS
 from tests.public.programs import CASES, Case

@@ -10,9 +10,9 @@ import pytest
 
 from streamer.config.schema import Config
 from streamer.errors import ConfigError
-from streamer.model.runtime import missing_tools
 from streamer.sandbox.rootfs import build_rootfs, host_of, shown
 from streamer.spi import Host, Shown
+from streamer.worker.tools import missing_tools
 
 
 @pytest.fixture

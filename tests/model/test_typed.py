@@ -12,8 +12,9 @@ from aiohttp import web
 import streamer
 from streamer.compose import SERVICE
 from streamer.errors import Draining, InvalidJob
-from streamer.jobs.pythonic import typed_spec
+from streamer.events import Output
 from streamer.model.job import TerminalSize
+from streamer.model.typed import typed_spec
 from tests.conftest import OpenService
 from tests.running import ended, program, run_job
 
@@ -123,7 +124,7 @@ async def test_input_and_signals_of_other_types_raise_at_once(open_service: Open
             await job.signal(unknown)
     assert await job.write("tëxt\n") == "accepted"
     async for event in job.events():
-        if isinstance(event.data, streamer.model.events.Output):
+        if isinstance(event.data, Output):
             break
     assert await job.signal("SIGUSR1") == "accepted"
     assert await job.signal(signal.SIGUSR2) == "accepted"

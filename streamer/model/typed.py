@@ -14,8 +14,8 @@ from typing import Any, Final
 import msgspec
 
 from streamer.errors import InvalidJob, quoted
-from streamer.jobs.resolve import camel
 from streamer.model.job import JobSpec, Limits, SourceFile, TerminalSize
+from streamer.model.names import camel
 
 __all__ = ["as_bytes", "as_signal", "typed_spec"]
 
