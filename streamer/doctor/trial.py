@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from streamer.doctor.lures import Lures
-from streamer.jobs.service import Job, JobService
+from streamer.jobs.job import Job
+from streamer.jobs.service import JobService
 from streamer.model.events import Complete, Error, Output
 from streamer.model.job import JobSpec
 

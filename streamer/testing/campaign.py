@@ -19,7 +19,8 @@ from typing import Any, Final
 
 from streamer.doctor.lures import Lures, lay_lures, marked_processes
 from streamer.eventlog.joblog import Event
-from streamer.jobs.service import Job, JobService
+from streamer.jobs.job import Job
+from streamer.jobs.service import JobService
 from streamer.model.events import Status
 from streamer.model.job import JobSpec
 from streamer.sandbox.enforcement import enforcement

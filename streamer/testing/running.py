@@ -13,7 +13,8 @@ from typing import Any, Final
 from streamer.compose import SERVICE, create_app
 from streamer.config.schema import Config
 from streamer.eventlog.joblog import Event
-from streamer.jobs.service import Job, JobService
+from streamer.jobs.job import Job
+from streamer.jobs.service import JobService
 from streamer.model.events import Complete, Error, Output
 from streamer.model.job import JobSpec, SourceFile
 from streamer.plugins import load_backends, load_plugins

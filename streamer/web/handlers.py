@@ -13,7 +13,8 @@ from aiohttp import web
 from streamer.config.schema import Config
 from streamer.engine.interface import JobView
 from streamer.errors import Busy, Conflict, InvalidJob, UnknownJob, quoted
-from streamer.jobs.service import Job, JobService
+from streamer.jobs.job import Job
+from streamer.jobs.service import JobService
 from streamer.jobs.transcript import Transcripts
 from streamer.model.names import camel
 from streamer.model.runtime import Runtime, told_missing

@@ -14,8 +14,9 @@ from streamer.errors import Busy, Gone, InvalidJob, UnknownJob
 from streamer.eventlog.joblog import JobLog
 from streamer.eventlog.log import EventLog
 from streamer.jobs.downloads import CastSource, OutputSource
+from streamer.jobs.job import Job
 from streamer.jobs.replay import PacedSource
-from streamer.jobs.service import Job, JobService
+from streamer.jobs.service import JobService
 from streamer.jobs.transcript import EventsGone
 from streamer.model.events import StreamName
 from streamer.sse.bytestream import ByteStream

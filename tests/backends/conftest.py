@@ -38,5 +38,5 @@ async def checked_runs(service: JobService) -> AsyncIterator[Run]:
 
     yield run_checked
     await service.drain(0)
-    assert service._folder is not None
-    assert list((service._folder.path / "jobs").iterdir()) == []
+    assert service.worker._folder is not None
+    assert list((service.worker._folder.path / "jobs").iterdir()) == []

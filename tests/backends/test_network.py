@@ -85,7 +85,9 @@ async def filtered(
     """Start a service with an allow-list, and the tests' own names."""
     sandbox = {"network": "allow-list", "allow_hosts": list(entries)}
     service = await open_service(backend, sandbox=sandbox, plugins=plugins)
-    service._settings = replace(service._settings, outbound=Outbound(addresses, but_loopback))
+    service.worker._settings = replace(
+        service.worker._settings, outbound=Outbound(addresses, but_loopback)
+    )
     return service
 
 

@@ -152,10 +152,10 @@ async def test_a_group_of_a_job_is_gone_with_it(
 ) -> None:
     service = await open_service("plain")
     assert service.cgroup_level == tree.level
-    assert service._cgroups is not None
+    assert service.worker._cgroups is not None
     ran = await run_job(service, command=("sh", "-c", "setsid sleep 600 & exit 3"))
     assert ran.verdict == "exited 3"
-    for root in service._cgroups.roots:
+    for root in service.worker._cgroups.roots:
         assert [path for path in root.iterdir() if path.is_dir()] == []
 
 
@@ -228,12 +228,12 @@ async def test_a_sandbox_killed_as_a_whole_leaves_no_zombie(
     adopt_orphans()
     before = zombies()
     service = await open_service(need(name))
-    assert service._cgroups is not None
+    assert service.worker._cgroups is not None
     job = await service.submit(streamer.JobSpec(language="bash", code="echo up; sleep 600"))
     killed = 0
     async for event in job.events():
         if event.kind == "output":
-            for group in service._cgroups.roots[0].iterdir():
+            for group in service.worker._cgroups.roots[0].iterdir():
                 for pid in pids(group) if group.is_dir() else ():
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, 9)

@@ -24,8 +24,8 @@ async def test_a_host_that_gives_no_folder_makes_the_backend_doubtful(
     open_service: OpenService, need: Callable[[str], str]
 ) -> None:
     service = await open_service(need("plain"))
-    assert service._folder is not None
-    shutil.rmtree(service._folder.path / "jobs")
+    assert service.worker._folder is not None
+    shutil.rmtree(service.worker._folder.path / "jobs")
     for _ in range(MAX_FAILURES):
         assert (await run_job(service, command=("true",))).verdict == "error sandbox_error"
     async with asyncio.timeout(10):  # it is counted just after the job's end

@@ -46,7 +46,11 @@ async def test_a_stopped_init_is_told_as_such(
 
 @pytest.fixture
 def resisting(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    for place in ("sandbox.END_TIMEOUT_S", "program.END_TIMEOUT_S", "execution.TIDY_S"):
+    for place in (
+        "sandbox.driver.END_TIMEOUT_S",
+        "worker.program.END_TIMEOUT_S",
+        "worker.execution.TIDY_S",
+    ):
         monkeypatch.setattr(f"streamer.{place}", 0.3)
     monkeypatch.setattr(signal, "pidfd_send_signal", lambda *_: None)
     pids: list[int] = []

@@ -230,5 +230,5 @@ async def test_files_are_written_beside_the_loop_and_given_up_when_the_job_is(
     await job.cancel()
     assert (await ended(job)).verdict.startswith("cancelled")
     assert written == ["0"]
-    assert service._folder is not None
-    assert list((service._folder.path / "jobs").iterdir()) == []
+    assert service.worker._folder is not None
+    assert list((service.worker._folder.path / "jobs").iterdir()) == []

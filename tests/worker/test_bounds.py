@@ -20,7 +20,7 @@ import pytest
 
 from streamer import spi
 from streamer.compose import SERVICE
-from streamer.jobs.service import Job
+from streamer.jobs.job import Job
 from streamer.model.events import Error, Output, Status
 from streamer.model.job import JobSpec, SourceFile
 from streamer.sandbox.channel import PROTOCOL
@@ -118,7 +118,11 @@ class Ice:
 
 @pytest.fixture
 def ice(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ice]:
-    for place in ("sandbox.END_TIMEOUT_S", "program.END_TIMEOUT_S", "execution.TIDY_S"):
+    for place in (
+        "sandbox.driver.END_TIMEOUT_S",
+        "worker.program.END_TIMEOUT_S",
+        "worker.execution.TIDY_S",
+    ):
         monkeypatch.setattr(f"streamer.{place}", 0.3)
     frozen = Ice(monkeypatch)
     adopt_orphans()

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from streamer.engine.interface import Lease
-from streamer.jobs.service import Job, JobService
+from streamer.jobs.job import Job
+from streamer.jobs.service import JobService
 from streamer.model.events import Output
 from streamer.model.job import JobSpec, Limits, Phase, ResolvedJob, Step
 from tests.conftest import OpenService
@@ -109,7 +110,7 @@ async def test_an_engine_that_does_not_answer_keeps_no_job_waiting(
     method: str,
 ) -> None:
     for module in ("finish", "program", "execution"):
-        monkeypatch.setattr(f"streamer.{module}.ENGINE_TIMEOUT_S", 0.2)
+        monkeypatch.setattr(f"streamer.worker.{module}.ENGINE_TIMEOUT_S", 0.2)
     service = await open_service(need("plain"))
     make_faulty(service, monkeypatch, lambda lease: Hanging(lease, {method: 1}))
     await run_job(service, command=("true",))
@@ -135,7 +136,7 @@ async def test_a_service_whose_claims_ended_is_not_ready(
     service = await open_service(need("plain"))
     assert service.ready
 
-    claiming = service._tasks["streamer-claim"]
+    claiming = service.worker._tasks["streamer-claim"]
     claiming.cancel()
     await asyncio.wait({claiming})
     assert not service.ready

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from streamer.jobs.service import Job, JobService
+from streamer.jobs.job import Job
+from streamer.jobs.service import JobService
 from streamer.model.events import Complete
 from streamer.model.job import JobSpec
 from streamer.sandbox.enforcement import enforcement

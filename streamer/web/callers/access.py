@@ -23,7 +23,7 @@ from aiohttp import web
 from streamer.config.schema import Config, is_loopback
 from streamer.engine.interface import JobView
 from streamer.errors import CallerError, CapacityError, Forbidden, Unauthorized, UnknownJob
-from streamer.jobs.service import Job
+from streamer.jobs.job import Job
 from streamer.web.callers.connection import account, is_local
 
 __all__ = ["ACTIONS", "CLAIM", "METRICS_ROUTE", "TENANT", "Access", "Action"]
