@@ -60,7 +60,8 @@ lock: $(VENV)/.created ## renew the lock files: newest versions, with their hash
 	@build/lock/bin/python -m pip -qq --disable-pip-version-check \
 		install --require-hashes -r requirements/lock.txt
 	$(UV_COMPILE) --all-extras --group dev -o requirements/dev.txt
-	$(UV_COMPILE) -c requirements/dev.txt -o requirements/runtime.txt
+	$(UV_COMPILE) --extra cli -c requirements/dev.txt -o requirements/runtime.txt
+	$(UV_COMPILE) -c requirements/dev.txt -o requirements/embedded.txt
 	$(UV_GROUP) build -c requirements/dev.txt -o requirements/build.txt
 	$(UV_GROUP) lock -o requirements/lock.txt
 	$(NPM) --prefix tests/interop update --package-lock-only

@@ -1,8 +1,8 @@
 """Use the installed service as its users do: only through its command, HTTP and imports.
 
 The suite runs it on the environment it runs in; CI also on a wheel that is installed
-alone, by naming the ``bin`` folder of that environment in STREAMER_INSTALLED. So it
-imports nothing of the project, and no plugin of pytest.
+alone: STREAMER_INSTALLED names the ``bin`` folder of an environment with the extra ``cli``,
+STREAMER_EMBEDDED that of one without. So it imports nothing of the project, and no plugin of pytest.
 """
 
 from __future__ import annotations
@@ -33,10 +33,35 @@ for top in ("streamer", "sandboxes"):
         try:
             importlib.import_module(module.name)
         except ModuleNotFoundError as error:
-            if error.name not in ("redis", "hiredis", "uvloop", "pytest"):
+            if error.name.split(".")[0] not in ("redis", "hiredis", "uvloop", "pytest", *MISSING):
                 raise
     print(package.__file__)
 """
+
+MOUNT = """
+import asyncio, importlib.util
+from aiohttp import ClientSession, web
+import streamer
+
+async def main():
+    app = web.Application()
+    streamer.setup(app, prefix="/code")
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}/code/api/execute"
+    spec = {"language": "python", "code": "print(6 * 7)"}
+    async with ClientSession() as session:
+        async with session.post(url, json=spec, headers={"Prefer": "wait=30"}) as answer:
+            print((await answer.json())["result"]["stdout"], end="")
+    await runner.cleanup()
+
+asyncio.run(main())
+"""
+
+WITHOUT_EXTRAS = "import sys; sys.modules.update(click=None, rich=None)\n"
+"""Has an environment that has the packages of the command line be one without them."""
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +94,8 @@ def test_command_tells_the_version_of_the_distribution(bin_folder: Path, tmp_pat
 
 
 def test_every_module_can_be_imported(bin_folder: Path, tmp_path: Path) -> None:
-    done = run(bin_folder / "python", "-I", "-W", "error", "-c", IMPORT_ALL, cwd=tmp_path)
+    program = f"MISSING = (){IMPORT_ALL}"
+    done = run(bin_folder / "python", "-I", "-W", "error", "-c", program, cwd=tmp_path)
 
     assert done.returncode == 0, done.stderr
     streamer, sandboxes = (Path(line).parent for line in done.stdout.split())
@@ -80,6 +106,42 @@ def test_every_module_can_be_imported(bin_folder: Path, tmp_path: Path) -> None:
         assert streamer.is_relative_to(bin_folder.parent), "the sources were imported"
     # Another user than the installing one starts it inside a sandbox.
     assert (streamer / "sandbox" / "init" / "streamer-init").stat().st_mode & 0o005 == 0o005
+
+
+def embedded(program: str, *args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run Python where the distribution is installed without extras."""
+    folder = os.environ.get("STREAMER_EMBEDDED")
+    python = f"{folder}/python" if folder else sys.executable
+    prelude = "" if folder else WITHOUT_EXTRAS
+    return run(python, "-I", "-W", "error", "-c", prelude + program, *args, cwd=cwd)
+
+
+def test_only_the_command_line_cannot_be_imported_without_its_extra(tmp_path: Path) -> None:
+    done = embedded(f"MISSING = ('click', 'rich'){IMPORT_ALL}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+    missing = embedded("import streamer.cli.main", cwd=tmp_path)
+    assert "No module named 'click'" in missing.stderr or "import of click" in missing.stderr
+
+
+def test_an_application_mounts_it_without_extras(tmp_path: Path) -> None:
+    needs_bwrap()
+
+    done = embedded(MOUNT, cwd=tmp_path)
+
+    assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
+
+
+def test_command_without_its_extra_says_what_to_install(tmp_path: Path) -> None:
+    done = embedded("from streamer.__main__ import main; main()", "version", cwd=tmp_path)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "streamer: the command needs click: pip install 'aiohttp-streamer[cli]'\n"
+    )
+    if folder := os.environ.get("STREAMER_EMBEDDED"):
+        command = run(f"{folder}/streamer", "version", cwd=tmp_path)
+        assert (command.returncode, command.stderr) == (2, done.stderr)
 
 
 def test_command_runs_a_program_in_a_sandbox(bin_folder: Path, tmp_path: Path) -> None:

@@ -41,7 +41,9 @@ def declared(group: str) -> list[Requirement]:
     return [Requirement(item) for item in PROJECT["dependency-groups"][group] if type(item) is str]
 
 
-@pytest.mark.parametrize("name", ["build.txt", "dev.txt", "lock.txt", "runtime.txt"])
+@pytest.mark.parametrize(
+    "name", ["build.txt", "dev.txt", "embedded.txt", "lock.txt", "runtime.txt"]
+)
 def test_lock_files_name_versions_and_hashes_but_no_address(name: str) -> None:
     assert locked(name)
     assert "://" not in (ROOT / "requirements" / name).read_text()
@@ -58,21 +60,28 @@ def test_the_lock_file_of_node_names_hashes_but_no_address() -> None:
 
 def test_lock_files_agree() -> None:
     everything = locked("dev.txt").items()
-    assert locked("runtime.txt").items() <= everything
+    assert locked("embedded.txt").items() <= locked("runtime.txt").items() <= everything
     assert locked("build.txt").items() <= everything
 
 
 def test_what_is_declared_is_locked() -> None:
     project = PROJECT["project"]
-    runtime = [Requirement(item) for item in project["dependencies"]]
-    extras = [
-        Requirement(item) for items in project["optional-dependencies"].values() for item in items
-    ]
+    embedded = [Requirement(item) for item in project["dependencies"]]
+    extras = {
+        name: [Requirement(item) for item in items]
+        for name, items in project["optional-dependencies"].items()
+    }
+    runtime = embedded + extras["cli"]
     groups = {
+        "embedded.txt": embedded,
         "runtime.txt": runtime,
         "build.txt": declared("build"),
         "lock.txt": declared("lock"),
-        "dev.txt": runtime + extras + [r for g in ("test", "lint", "dev") for r in declared(g)],
+        "dev.txt": [
+            *embedded,
+            *(requirement for items in extras.values() for requirement in items),
+            *(requirement for group in ("test", "lint", "dev") for requirement in declared(group)),
+        ],
     }
     for name, requirements in groups.items():
         pins = locked(name)
@@ -80,6 +89,14 @@ def test_what_is_declared_is_locked() -> None:
             version = pins.get(canonicalize_name(requirement.name))
             assert version is not None, f"{requirement} is not in {name}: make lock"
             assert requirement.specifier.contains(version), f"{requirement}: {name} has {version}"
+
+
+def test_an_application_that_mounts_it_gets_no_package_of_the_command_line() -> None:
+    command = {
+        Requirement(item).name for item in PROJECT["project"]["optional-dependencies"]["cli"]
+    }
+    assert command == {"click", "rich"}
+    assert not command & locked("embedded.txt").keys()
 
 
 def test_every_folder_with_modules_is_a_package() -> None:

@@ -22,6 +22,7 @@ from rich.table import Table
 
 import streamer
 from streamer.cli.demo import show_demo
+from streamer.cli.doctor import show
 from streamer.cli.options import config_options, load, load_serving
 from streamer.cli.run import EXIT_BROKEN_PIPE, EXIT_NOT_RUN, run_local, run_remote
 from streamer.cli.stdio import fill_closed
@@ -29,7 +30,7 @@ from streamer.cli.submission import submission
 from streamer.compose import ACCESS, SERVICE, create_app
 from streamer.config.schema import Config
 from streamer.config.text import in_force, template
-from streamer.doctor.report import examine, show
+from streamer.doctor.report import examine
 from streamer.errors import BackendUnavailable, CallerError, ConfigError, StreamerError
 from streamer.model.runtime import by_name
 from streamer.model.terminal import visible

@@ -13,9 +13,6 @@ from typing import Final, Literal
 
 import msgspec
 from msgspec.structs import replace
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from streamer.compose import SERVICE, create_app
 from streamer.config.schema import Config, EngineConfig, LimitsConfig, QueueConfig, StreamsConfig
@@ -33,12 +30,11 @@ from streamer.doctor.probes import PROBES, Probe
 from streamer.doctor.trial import Finding, ProbeFailed, Trial
 from streamer.errors import BackendUnavailable, ConfigError
 from streamer.model.names import camel
-from streamer.model.terminal import visible
 from streamer.sandbox.cgroups import cgroup_tree
 from streamer.sandbox.enforcement import enforcement
 from streamer.spi import Backend
 
-__all__ = ["BackendReport", "ProbeReport", "Report", "examine", "show"]
+__all__ = ["BackendReport", "Outcome", "ProbeReport", "Report", "examine"]
 
 CONCURRENCY: Final = 8
 PROBE_TIMEOUT_S: Final = 30.0
@@ -46,7 +42,6 @@ KILL_GRACE_S: Final = 0.2
 
 
 Outcome = Literal["ok", "fails", "not promised"]
-STYLES: Final[Mapping[Outcome, str]] = {"ok": "green", "fails": "bold red", "not promised": "dim"}
 
 
 class ProbeReport(msgspec.Struct, frozen=True, rename="camel"):
@@ -138,55 +133,6 @@ async def examine(config: Config) -> Report:
         ok=bool(chosen) and all(report.holds for report in reports if report.name in offered),
         warnings=tuple(host_warnings(host)),
     )
-
-
-def show(report: Report, console: Console) -> None:
-    """Print a report for people."""
-    host = report.host
-    system = f"{host.system}, Linux {host.kernel}, {host.machine}"
-    console.print(system, highlight=False, markup=False)
-    groups = host.cgroup.level or f"none: {host.cgroup.reason}"
-    user = "root" if host.root else "an ordinary user"
-    console.print(f"running as {user}; control groups: {groups}", highlight=False, markup=False)
-    if host.cgroup.remedy:
-        console.print(f"  to have them: {host.cgroup.remedy}", highlight=False, markup=False)
-    for warning in report.warnings:
-        console.print(f"warning: {warning}", highlight=False, markup=False)
-    for backend in report.backends:
-        console.print()
-        _show_backend(backend, console, chosen=backend.name == report.chosen)
-    console.print()
-    if report.ok:
-        console.print(f"{report.chosen} holds all that it promises here.", style="green")
-    elif report.chosen:
-        console.print("The configured sandbox would not hold.", style="bold red")
-    else:
-        console.print(f"sandbox.backend = {report.configured}: no sandbox works.", style="bold red")
-
-
-def _show_backend(backend: BackendReport, console: Console, *, chosen: bool) -> None:
-    use = ", in use" if chosen else ""
-    console.print(f"{backend.name} ({backend.isolation}{use})", style="bold", highlight=False)
-    if wrapper := backend.wrapper:
-        setuid = "setuid" if wrapper.setuid else "not setuid"
-        version = f"version {wrapper.version or 'unknown'}"
-        console.print(f"{wrapper.command}: {version}, {setuid}", highlight=False, markup=False)
-    for warning in backend.warnings:
-        console.print(f"warning: {warning}", highlight=False, markup=False)
-    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
-    if not backend.available:
-        table.add_row("[bold red]not available", escape(visible(backend.reason)))
-        for remedy in backend.remedies:
-            table.add_row("remedy", escape(visible(remedy)))
-    for probe in backend.probes:
-        detail = f"{probe.enforced_by}; {probe.detail}" if probe.enforced_by else probe.detail
-        style = STYLES[probe.outcome]
-        # Without colours a failure must stand out too.
-        outcome = probe.outcome.upper() if probe.outcome == "fails" else probe.outcome
-        table.add_row(f"[{style}]{outcome}", probe.name, escape(visible(detail)))
-        if probe.remedy:
-            table.add_row("", "remedy", escape(visible(probe.remedy)))
-    console.print(table)
 
 
 def _trial_config(config: Config, backend: str, *, required: bool = False) -> Config:

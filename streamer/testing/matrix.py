@@ -7,6 +7,7 @@ promises.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import platform
@@ -14,8 +15,6 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
-
-import click
 
 from streamer.errors import BackendUnavailable
 from streamer.plugins import load_backends, load_plugins
@@ -135,22 +134,25 @@ def _built_in() -> list[type[Backend]]:
     return sorted(ours, key=lambda backend: Isolation(backend.isolation))
 
 
-@click.command()
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-def main(file: Path) -> None:
-    """Run every attack on every built-in backend and write the page to FILE."""
+def main() -> None:
+    """Run every attack on every built-in backend and write the page."""
+    parser = argparse.ArgumentParser(prog="streamer.testing.matrix", description=main.__doc__)
+    parser.add_argument("file", metavar="FILE", type=Path, help="where the page is written")
+    file: Path = parser.parse_args().file
     results, levels, faults = {}, set(), 0
     for backend in _built_in():
         try:
             level, outcomes = asyncio.run(run(backend))
         except BackendUnavailable as unavailable:
-            raise click.ClickException(f"{backend.name}: {unavailable.message}") from None
+            sys.exit(f"{backend.name}: {unavailable.message}")
         levels.add(level)
         results[backend.name] = outcomes
         broken = [outcome for outcome in outcomes if outcome.faults]
-        click.echo(f"{backend.name}: {len(outcomes)} attacks, {len(broken)} broke a promise")
+        sys.stdout.write(
+            f"{backend.name}: {len(outcomes)} attacks, {len(broken)} broke a promise\n"
+        )
         for outcome in broken:
-            click.echo(f"  {outcome.attack}: {'; '.join(outcome.faults)}", err=True)
+            sys.stderr.write(f"  {outcome.attack}: {'; '.join(outcome.faults)}\n")
         faults += len(broken)
     if faults:
         sys.exit(1)
