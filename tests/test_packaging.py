@@ -243,7 +243,7 @@ def test_system_packages_names_what_only_the_machine_needs(scripts: Path) -> Non
     status, output, message = as_ordinary_user(scripts / "system-packages", "machine")
 
     assert (status, output) == (1, "")
-    assert "apt-get install -y qemu-system-x86" in message
+    assert "apt-get install -y user-mode-linux" in message
     assert 'and then ".ci/cgroup-v2-vm" again' in message
 
 
