@@ -6,18 +6,23 @@ In an aiohttp application::
 
     streamer.setup(app, {"limits": {"default": {"wall_time_s": 10}}}, prefix="/code")
 
-Importing this package has no side effect; nothing starts before the application does.
+Importing this package has no side effect; nothing starts before the application does. Each name
+is imported when it is first asked for: a client needs no server, and a command that starts is quick
+to say that it was interrupted.
 """
 
 from __future__ import annotations
 
-from streamer.client import Client, ServiceProblem
-from streamer.compose import create_app, get_service, get_sessions, setup
-from streamer.config.load import load_config
-from streamer.config.schema import Config
-from streamer.eventlog.joblog import Event
-from streamer.model.job import JobSpec, Limits, SourceFile
-from streamer.spi import hookimpl
+TYPE_CHECKING = False  # as in typing, whose import takes longer than all that is here
+
+if TYPE_CHECKING:
+    from streamer.client import Client, ServiceProblem
+    from streamer.compose import create_app, get_service, get_sessions, setup
+    from streamer.config.load import load_config
+    from streamer.config.schema import Config
+    from streamer.eventlog.joblog import Event
+    from streamer.model.job import JobSpec, Limits, SourceFile
+    from streamer.spi import hookimpl
 
 __all__ = [
     "Client",
@@ -36,3 +41,35 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Client": "streamer.client",
+    "Config": "streamer.config.schema",
+    "Event": "streamer.eventlog.joblog",
+    "JobSpec": "streamer.model.job",
+    "Limits": "streamer.model.job",
+    "ServiceProblem": "streamer.client",
+    "SourceFile": "streamer.model.job",
+    "create_app": "streamer.compose",
+    "get_service": "streamer.compose",
+    "get_sessions": "streamer.compose",
+    "hookimpl": "streamer.spi",
+    "load_config": "streamer.config.load",
+    "setup": "streamer.compose",
+}
+_PUBLIC_MODULES = ("client", "errors", "events", "spi", "sse")
+
+if not TYPE_CHECKING:  # which would make any name one of ours
+
+    def __getattr__(name: str) -> object:
+        from importlib import import_module  # noqa: PLC0415 - as above
+
+        if name in _PUBLIC_MODULES:
+            return import_module(f"{__name__}.{name}")
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -64,6 +64,26 @@ def test_the_public_face_is_what_is_documented() -> None:
     ]
 
 
+def test_the_public_modules_and_names_are_there_after_one_import() -> None:
+    program = """
+import streamer
+names = "client errors events spi sse".split()
+assert [getattr(streamer, name).__name__ for name in names] == [f"streamer.{name}" for name in names]
+assert set(dir(streamer)) >= {*streamer.__all__, "__version__"}
+assert not hasattr(streamer, "no_such_name")
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_client_needs_no_server() -> None:
+    program = """
+import sys
+from streamer import Client, JobSpec, ServiceProblem
+assert not {"pluggy", "aiohttp_sse", "streamer.compose"} & sys.modules.keys()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_each_module_imports_alone() -> None:
     # Others' packages are loaded once; each of ours is first in a process of its own.
     program = """

@@ -1,0 +1,74 @@
+"""Press Ctrl-C while a command is still being imported."""
+
+from __future__ import annotations
+
+import fcntl
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+import streamer
+
+FIRST = "streamer.cli"
+"""What is imported first after the command has begun; before that Python itself starts."""
+TIMES = 20
+PIPE_BYTES = 4096
+LINES_IN_PIPE = PIPE_BYTES // 30 + 1
+"""So many imports at most is the command ahead of who reads of them: a line has 40 bytes and more."""
+
+
+@contextmanager
+def importing(*, ignoring: bool = False) -> Iterator[tuple[subprocess.Popen[str], Iterator[str]]]:
+    """Run a command; yield it, and the modules as they have been imported."""
+
+    def modules() -> Iterator[str]:
+        assert process.stderr
+        for line in process.stderr:
+            assert line.startswith("import time:"), line
+            yield line.rpartition("|")[2].strip()
+
+    argv = [sys.executable, "-X", "importtime", "-m", "streamer", "version"]
+    if ignoring:
+        argv = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *argv]
+    with subprocess.Popen(
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr
+        fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        yield process, modules()
+
+
+@pytest.fixture(scope="module")
+def imported() -> list[str]:
+    """Return what a command imports, once it has begun."""
+    with importing() as (_, modules):
+        names = list(modules)
+    return names[names.index(FIRST) :]
+
+
+@pytest.mark.parametrize("time", range(TIMES))
+def test_an_interrupt_while_it_is_imported_ends_it_without_a_traceback(
+    imported: list[str], time: int
+) -> None:
+    count = len(imported) - LINES_IN_PIPE
+    assert count > TIMES
+    moment = imported[time * count // TIMES]
+    with importing() as (process, modules):
+        assert moment in modules
+        process.send_signal(signal.SIGINT)
+        out, said = process.communicate()
+    assert (process.returncode, out) == (130, "")
+    assert "Traceback" not in said
+    assert "KeyboardInterrupt" not in said
+
+
+def test_an_interrupt_that_is_ignored_stays_so() -> None:
+    with importing(ignoring=True) as (process, modules):
+        assert FIRST in modules
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate()
+    assert (process.returncode, out) == (0, f"{streamer.__version__}\n")
