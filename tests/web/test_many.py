@@ -10,6 +10,7 @@ from typing import Any
 
 from aiohttp import ClientResponse
 
+from streamer.model.events import Gap, decode
 from streamer.sse import EventParser
 from tests.conftest import Start
 from tests.support import AnyClient, follow, submit
@@ -155,6 +156,7 @@ async def test_a_job_that_expired_meanwhile_does_not_end_the_others(start: Start
         rest = [event async for event in events]
     (gap,) = [event for event in rest if event.data["jobId"] == gone]
     assert (gap.kind, gap.data["to"], gap.data["reason"]) == ("gap", None, "expired")
+    assert isinstance(decode(gap.kind, json.dumps(gap.data).encode()), Gap), "it has its type"
     assert (rest[-1].kind, rest[-1].data["jobId"]) == ("complete", stays)
     headers = {"Last-Event-ID": rest[-1].id}
     async with client.get("/api/stream", params=query([gone]), headers=headers) as response:
