@@ -1,0 +1,68 @@
+"""The document of a job tells one story, whatever happens while it is put together."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from streamer.compose import SERVICE
+from tests.conftest import Start
+from tests.support import AnyClient, follow, received, submit
+from tests.web import python, until_output
+
+TWO_LINES = "print('first', flush=True)\ninput()\nprint('last')"
+
+
+class Interruption:
+    """Ends a job just before the engine is asked about it for the `countdown`th time."""
+
+    def __init__(self, client: AnyClient, job_id: str, countdown: int) -> None:
+        self._client = client
+        self._job_id = job_id
+        self.countdown = countdown
+
+    def before(self, asked: Callable[..., Any]) -> Callable[..., Any]:
+        async def ask(*arguments: Any, **options: Any) -> Any:
+            if self._job_id in arguments:
+                self.countdown -= 1
+                if self.countdown == 0:
+                    await self._end()
+            return await asked(*arguments, **options)
+
+        return ask
+
+    async def _end(self) -> None:
+        async with self._client.post(f"/api/jobs/{self._job_id}/stdin?close=1", data=b"\n"):
+            pass
+        await follow(self._client, self._job_id)
+
+
+async def test_a_result_comes_with_all_of_the_text_whenever_the_job_ends(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await start()
+    engine = client.app[SERVICE].engine
+    methods = inspect.getmembers(engine, inspect.iscoroutinefunction)
+    told: list[bool] = []
+    for countdown in itertools.count(1):
+        job_id = await submit(client, **python(TWO_LINES, interactive=True))
+        async with client.get(f"/api/stream/{job_id}") as response:
+            await until_output(received(response), "first\n")
+        interruption = Interruption(client, job_id, countdown)
+        with monkeypatch.context() as patch:
+            for name, method in methods:
+                patch.setattr(engine, name, interruption.before(method))
+            async with client.get(f"/api/jobs/{job_id}") as response:
+                document = await response.json()
+        if interruption.countdown > 0:
+            break  # the engine is not asked as often
+        over = "result" in document
+        text = document["result"] if over else document
+        assert text["stdout"] in (("first\nlast\n",) if over else ("first\n", "first\nlast\n"))
+        told.append(over)
+    assert told[0], "it was over before anything was asked"
+    assert not told[-1], "it was over after its state was known"
