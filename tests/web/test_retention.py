@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import socket
 import tempfile
@@ -190,6 +191,24 @@ async def test_who_comes_back_in_time_keeps_it(start: Start) -> None:
         events = [event async for event in received(response)]
     assert text(events) == "up\nback\n"
     assert verdict(events)["reason"] == "exited"
+
+
+async def test_a_client_that_comes_and_goes_leaves_one_timer(start: Start) -> None:
+    delay_s = 7200
+    client = await start(
+        streams={"on_disconnect": "cancel", "disconnect_delay_s": delay_s, "heartbeat_s": 0.05}
+    )
+    jobs = [await submit(client, **SLEEPER) for _ in range(2)]
+    for _ in range(5):
+        for job_id in jobs:
+            async with client.get(f"/api/stream/{job_id}") as response:
+                await anext(received(response))
+                response.close()
+        await sessions_gone(client)
+    now = asyncio.get_running_loop().time()
+    timers = [one for one in gc.get_objects() if isinstance(one, asyncio.TimerHandle)]
+    waiting = [timer.when() - now for timer in timers if not timer.cancelled()]
+    assert len([s for s in waiting if delay_s / 2 < s <= delay_s]) == len(jobs)
 
 
 async def test_by_default_a_job_goes_on_without_readers(start: Start) -> None:
