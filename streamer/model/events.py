@@ -1,8 +1,8 @@
-"""Define what a reader of a job can see: a closed union of events.
+"""Define the events of a job: a closed union.
 
-Each event is encoded once, by `encode`, where it happens; from then on it travels
-as its kind and its JSON text, and only a Python caller turns it back with `decode`.
-Times are milliseconds, `t` since the job was accepted; sizes are bytes.
+An event is encoded once, by `encode`, where it is made. After that it travels as its kind
+and its JSON text; only Python callers turn it back into an object, with `decode`.
+Times are milliseconds, `t` counts from the moment the job was accepted; sizes are bytes.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ ErrorCode = Literal["sandbox_error", "worker_lost", "shutting_down", "internal"]
 
 
 class Status(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """Tell how far the job is; informational. `position` counts from 1 while it is queued.
+    """The job has reached a state. `position` in the queue counts from 1.
 
-    The first event of every log is one of these and names the job.
+    The first event of every log is a Status and has the job's id.
     """
 
     state: State
@@ -58,7 +58,7 @@ class Status(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
 
 
 class Output(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """Carry what the program wrote, in the order in which it was read.
+    """What the program wrote, in the order in which it was read.
 
     `data` is text, or base64 where `encoding` says so; `lossy` marks text in which
     invalid UTF-8 was replaced by U+FFFD.
@@ -73,16 +73,17 @@ class Output(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
 
 
 class Truncated(msgspec.Struct, frozen=True, rename="camel"):
-    """Tell that the output limit was reached and the rest of `stream` is dropped."""
+    """The output limit was reached; the rest of `stream` is dropped."""
 
     stream: StreamName
     dropped_bytes: int
 
 
 class Gap(msgspec.Struct, frozen=True, rename="camel"):
-    """Tell this reader that the events from `from_` to `to` are no longer kept.
+    """The events from `from_` to `to` are no longer kept.
 
-    `to` is None where nobody knows how many there were: the whole job has expired.
+    Sent to the reader that asked for them, and part of no log. `to` is None if the whole job
+    has expired and the number of its events is unknown.
     """
 
     from_: int = msgspec.field(name="from")
@@ -91,7 +92,7 @@ class Gap(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Artifact(msgspec.Struct, frozen=True, rename="camel"):
-    """Name a file that the job left and that can be fetched."""
+    """A file that the job left and that can be downloaded."""
 
     name: str
     bytes: int
@@ -100,7 +101,7 @@ class Artifact(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Complete(msgspec.Struct, frozen=True, rename="camel"):
-    """End the log of a job whose program ran: the verdict."""
+    """The verdict, and the last event, of a job whose program ran."""
 
     reason: Reason
     exit_code: int | None
@@ -117,7 +118,7 @@ class Complete(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Error(msgspec.Struct, frozen=True, rename="camel"):
-    """End the log of a job that could not be run, by our fault or the host's."""
+    """The last event of a job that could not be run, through a fault of the service or host."""
 
     code: ErrorCode
     message: str
@@ -136,7 +137,7 @@ KINDS: Final[dict[str, type[JobEvent]]] = {
 }
 
 TERMINAL_KINDS: Final = frozenset({"complete", "error"})
-"""Exactly one event of these kinds ends a log."""
+"""Every log ends with exactly one event of these kinds."""
 
 _KIND_OF: Final = {struct: kind for kind, struct in KINDS.items()}
 _encoder: Final = msgspec.json.Encoder()
@@ -161,5 +162,5 @@ def encode(event: JobEvent) -> tuple[str, bytes]:
 
 
 def decode(kind: str, data: bytes) -> JobEvent:
-    """Return the event of `encode`; raises KeyError for a kind that is not ours."""
+    """Undo `encode`. Raises KeyError for an unknown kind."""
     return msgspec.json.decode(data, type=KINDS[kind])

@@ -1,8 +1,8 @@
 """Decide which hosts and addresses a job's proxy may reach.
 
-A host is judged in one canonical form, so that no two parsers can read it differently: a name
-of ASCII letters, digits, ``-`` and ``_`` in small letters and without a trailing dot, or an
-address as the ``ipaddress`` module writes it. Whatever has no such form is refused.
+Hosts are compared in one canonical form, so that no two parsers can read one differently: a
+name of lower-case ASCII letters, digits, ``-`` and ``_`` without a trailing dot, or an address
+as the ``ipaddress`` module writes it. A host without a canonical form is refused.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ __all__ = ["DEFAULT_PORTS", "Address", "HostRule", "Place", "address_refusal", "
 Address = IPv4Address | IPv6Address
 
 DEFAULT_PORTS: Final = (80, 443)
-"""Of an entry without a port."""
+"""The ports that an entry without a port allows."""
 
 MAX_NAME: Final = 253
 MAX_PORT: Final = 65535
 LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 PORT: Final = re.compile(r"[1-9][0-9]{0,4}")
-# What resolvers take for an IPv4 address in some form (WHATWG URL, "ends in a number").
+# Resolvers accept this as some form of an IPv4 address (WHATWG URL, "ends in a number").
 NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 # IANA's special-purpose registries (RFC 6890), spelled out: `is_global` changed between
@@ -58,7 +58,7 @@ REFUSED_IPV4: Final = tuple(
     )
 )
 UNICAST_IPV6: Final = IPv6Network("2000::/3")
-"""All that is given out; loopback, private, link-local and multicast are outside."""
+"""All unicast addresses that are assigned; loopback, private, link-local, multicast are outside."""
 REFUSED_IPV6: Final = tuple(
     (IPv6Network(network), what)
     for network, what in (
@@ -69,11 +69,11 @@ REFUSED_IPV6: Final = tuple(
     )
 )
 NAT64: Final = IPv6Network("64:ff9b::/96")
-"""How a network without IPv4 reaches it: the address is in the last 32 bits (RFC 6052)."""
+"""NAT64: the IPv4 address is in the last 32 bits (RFC 6052)."""
 
 
 def address_refusal(address: Address) -> str:
-    """Say what kind of address this is if none may be connected to, else ``""``."""
+    """Return the kind of an address that must not be connected to, else ``""``."""
     if isinstance(address, IPv6Address):
         if address.ipv4_mapped is not None:
             return address_refusal(address.ipv4_mapped)
@@ -90,23 +90,23 @@ def address_refusal(address: Address) -> str:
 
 
 def canonical_host(text: str) -> str:
-    """Return the one form of a name or address; an IPv6 address comes and goes without brackets.
+    """Return the canonical form of a name or address; an IPv6 address has no brackets.
 
     Raises ValueError with the reason.
     """
     if not text.isascii():
-        raise ValueError("a name has ASCII letters only; write it in its xn-- form")
+        raise ValueError("a host name has ASCII letters only; write it in its xn-- form")
     if ":" in text:
         address = IPv6Address(text)
         if address.scope_id is not None:
-            raise ValueError("an address has no zone")
+            raise ValueError("an address must not have a zone")
         return str(address)
     name = text.lower().removesuffix(".")
     labels = name.split(".")
     if len(name) > MAX_NAME or not all(LABEL.fullmatch(label) for label in labels):
-        raise ValueError("this is no host name")
+        raise ValueError("not a host name")
     if NUMBER.fullmatch(labels[-1]):
-        return str(IPv4Address(text))  # four decimal numbers, and no other way to write them
+        return str(IPv4Address(text))  # four decimal numbers only
     return name
 
 
@@ -123,7 +123,7 @@ class Place:
         if text.startswith("["):
             inside, bracket, rest = text[1:].partition("]")
             if not bracket or ":" not in inside or (rest and not rest.startswith(":")):
-                raise ValueError("this is no address in brackets")
+                raise ValueError("not an IPv6 address in brackets")
             host, colon, port = inside, rest[:1], rest[1:]
         else:
             host, colon, port = text.partition(":")
@@ -135,7 +135,7 @@ class Place:
 
     @property
     def address(self) -> Address | None:
-        """The host as an address, if it is not a name."""
+        """The host as an address; None if it is a name."""
         try:
             return ip_address(self.host)
         except ValueError:
@@ -148,7 +148,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class HostRule:
-    """One entry of the allow-list: a host, or all names below one, on some ports."""
+    """One entry of the allow-list: a host, or all names below a suffix, on some ports."""
 
     host: str
     below: bool
@@ -156,24 +156,21 @@ class HostRule:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``host`` or ``*.suffix``, each perhaps with ``:port``.
-
-        Raises `ConfigError` that says what to write.
-        """
+        """Read ``host`` or ``*.suffix``, each with an optional ``:port``. Raises `ConfigError`."""
         below = text.startswith("*.")
         try:
-            # No port can be 0, so it stands for none.
+            # 0 is not a valid port, so it stands for "no port given".
             place = Place.parse(text.removeprefix("*."), 0)
         except ValueError as error:
             raise ConfigError(
-                f"{text!r}: {error}; write a host, as example.org, or all names below one, "
-                "as *.example.org, each perhaps with :PORT"
+                f"{text!r}: {error}; write a host such as example.org, or *.example.org for all "
+                "names below it, each with an optional :PORT"
             ) from None
         address = place.address
         if below and (address is not None or "." not in place.host):
             raise ConfigError(
                 f"{text!r} is a whole top-level domain or an address; write at least two "
-                "words after *., as *.example.org"
+                "labels after *., such as *.example.org"
             )
         kind = "" if address is None else address_refusal(address)
         if kind:
@@ -183,7 +180,7 @@ class HostRule:
         return cls(place.host, below, (place.port,) if place.port else DEFAULT_PORTS)
 
     def allows(self, place: Place) -> bool:
-        """Tell whether the entry covers a place; ``*.suffix`` does not cover the suffix itself."""
+        """``*.suffix`` does not allow the suffix itself."""
         if place.port not in self.ports:
             return False
         if self.below:

@@ -1,8 +1,7 @@
-"""Hold what is known of a job, as plain frozen values.
+"""Define a job as plain frozen values.
 
-A job crosses two borders as data. The caller's wish is a `JobSpec`; the service
-resolves it against the configuration into a `ResolvedJob`, the only form that
-an engine stores and a worker runs.
+A caller asks with a `JobSpec`. The service resolves it against the configuration into a
+`ResolvedJob`, the only form that an engine stores and a worker runs.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ MIB = 1024 * 1024
 
 
 class Phase(enum.StrEnum):
-    """What the sandbox is doing for the job."""
+    """Which of the job's programs is running."""
 
     COMPILE = "compile"
     RUN = "run"
@@ -36,13 +35,13 @@ class Phase(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Say how much a job may use. Times in seconds, sizes in bytes.
+    """How much a job may use. Times in seconds, sizes in bytes.
 
-    `wall_time_s` and `cpu_time_s` count from the start of each phase; CPU time and
-    memory are those of the whole tree of processes, `processes` is this job's
-    own number, `file_bytes` the size of one file, `disk_bytes` all it may write,
-    `output_bytes` standard output and standard error together, `stack_bytes` the stack of each
-    process's first thread, which a program may raise itself: it counts to the memory.
+    `wall_time_s` and `cpu_time_s` count from the start of each phase. CPU time and memory are
+    those of the whole process tree. `processes` counts processes and threads of this job only,
+    `file_bytes` limits one file, `disk_bytes` everything it writes, `output_bytes` standard
+    output and standard error together. `stack_bytes` is the stack of each process's first
+    thread; a program may raise it, and it counts as memory.
     """
 
     wall_time_s: float = 60.0
@@ -67,7 +66,7 @@ LEAST: Final = Limits(
     output_bytes=1,
     stack_bytes=64 * 1024,
 )
-"""Below these nothing could run."""
+"""With less than this no program can run."""
 
 MOST: Final = Limits(
     wall_time_s=1e9,
@@ -80,15 +79,15 @@ MOST: Final = Limits(
     output_bytes=2**50,
     stack_bytes=2**50,
 )
-"""Above these the kernel, or a wrapper, takes the number for none."""
+"""Above this the kernel or a wrapper treats the number as "no limit"."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One file laid into the workspace before the first phase.
+    """One file, put into the workspace before the first phase.
 
-    `name` is a relative path with ``/`` between its parts, already checked to stay
-    inside the workspace; `mode` holds permission bits only.
+    `name` is a relative path, separated by ``/``, that stays inside the workspace; `mode` has
+    permission bits only.
     """
 
     name: str
@@ -106,11 +105,10 @@ class TerminalSize:
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """Describe a job as its submitter wants it; what is left out is the configuration's.
+    """A job as the caller asks for it; fields left out take the value of the configuration.
 
-    One of `language` and `command` says what runs. `limits` maps names of `Limits`
-    fields to lower values than the configured ones; a size may be
-    text ("256MiB").
+    Exactly one of `language` and `command` is given. `limits` maps names of `Limits` fields to
+    values up to ``limits.max``; a size may be text ("256MiB").
     """
 
     language: str | None = None
@@ -136,7 +134,7 @@ class JobSpec:
 class Step:
     """One program that the sandbox runs for the job: `argv` under `limits`.
 
-    `stdin` is what a compiler reads; the job's own input is for the program that it makes.
+    `stdin` is the compiler's input; the job's own input goes to the program it made.
     """
 
     phase: Phase
@@ -149,11 +147,10 @@ class Step:
 class ResolvedJob:
     """A job that was accepted: everything is decided, nothing is looked up later.
 
-    `steps` run in turn in one sandbox and the first that does not exit with 0 is
-    the last. `env` is the whole environment of the program. `read_only` are host
-    paths that the runtime needs beyond the system's own, `etc` patterns of names in
-    /etc. `network` shares the host's
-    network; else `allow_hosts` are entries of hosts that a proxy lets the job reach.
+    `steps` run one after another in one sandbox, until one does not exit with 0. `env` is the
+    whole environment of the program. `read_only` are host paths that the runtime needs besides
+    the system's, `etc` patterns of names in /etc. With `network` the job shares the host's
+    network; otherwise a proxy lets it reach the entries of `allow_hosts`.
     """
 
     job_id: str
@@ -172,9 +169,9 @@ class ResolvedJob:
     metadata: Mapping[str, str] = field(default_factory=dict)
     preset: str = ""
     policy: str = ""
-    """SHA-256 of what confines it (`streamer.worker.policy`); `preset` is the one it began from."""
+    """SHA-256 of what confines the job (`streamer.worker.policy`); `preset` is where it began."""
 
     @property
     def limits(self) -> Limits:
-        """The limits of the job's own program, its last step."""
+        """The limits of the job's own program: the last step."""
         return self.steps[-1].limits

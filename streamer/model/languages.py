@@ -21,13 +21,13 @@ __attribute__((constructor)) static void streamer_line_buffered(void)
     setvbuf(stdin, 0, _IOLBF, 0);
 }
 """
-"""Linked into each program in C and C++, whose library would hold output to a pipe back until 4 KiB
-are together. glibc also writes what there is of a line when a line-buffered input is read
-(_IO_new_file_underflow), so a prompt comes before its answer as on a terminal. A preloaded library
-could not do that, is not loaded by static programs, and is refused by AddressSanitizer."""
+"""For every C and C++ program: their library buffers 4 KiB before it writes to a pipe. glibc
+also writes an unfinished line when line-buffered input is read (_IO_new_file_underflow), so that a
+prompt appears before its answer, as on a terminal. A preloaded library could not do that; static
+programs do not load one and AddressSanitizer refuses it."""
 
 NO_LEAK_CHECK: Final = {"ASAN_OPTIONS": "detect_leaks=0"}
-"""LeakSanitizer needs ptrace(2), which no sandbox has, and ends a program without faults."""
+"""LeakSanitizer needs ptrace(2), which no sandbox allows; it would end programs without leaks."""
 
 DEFAULT_RUNTIMES: Final[Mapping[str, Runtime]] = {
     runtime.name: runtime
@@ -37,7 +37,7 @@ DEFAULT_RUNTIMES: Final[Mapping[str, Runtime]] = {
             aliases=("py", "python3"),
             entry="main.py",
             run=("python3", "{entry}"),
-            # Unbuffered: a pipe would hold the output back until 8 KiB are together.
+            # Unbuffered: Python buffers 8 KiB before it writes to a pipe.
             env={"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"},
             version=("python3", "--version"),
         ),
@@ -45,7 +45,7 @@ DEFAULT_RUNTIMES: Final[Mapping[str, Runtime]] = {
             name="javascript",
             aliases=("js", "node"),
             entry="main.js",
-            # Else it makes room for a heap of the host's size, and collects too late.
+            # By default it sizes its heap by the host's memory and collects garbage too late.
             run=("node", "--max-old-space-size={memory_mb}", "{entry}"),
             limits={"memory_bytes": 512 * MIB},
             version=("node", "--version"),
@@ -77,7 +77,7 @@ DEFAULT_RUNTIMES: Final[Mapping[str, Runtime]] = {
             compile_input=LINE_BUFFERED,
             run=("./a.out",),
             env=NO_LEAK_CHECK,
-            # g++ takes 310 MiB for a program that includes the whole standard library.
+            # g++ needs 310 MiB for a program that includes the whole standard library.
             limits={"memory_bytes": 768 * MIB},
             version=("c++", "--version"),
         ),

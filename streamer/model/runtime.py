@@ -1,4 +1,4 @@
-"""One language as data: the commands that compile and run a program of it, and what they need."""
+"""One language as data: the commands that compile and run its programs, and what they need."""
 
 from __future__ import annotations
 
@@ -17,37 +17,36 @@ from streamer.model.job import Limits
 __all__ = ["SIZES", "Runtime", "by_name", "is_secret", "told_missing"]
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9+#_-]*")
-"""No dots, so that the dotted name of a setting is never ambiguous."""
+"""No dots: the dotted name of a setting must stay unambiguous."""
 VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 PLACEHOLDER: Final = re.compile(r"\{\w+\}")
 SIZES: Final = ("{memory_bytes}", "{memory_mb}", "{processors}")
-"""Placeholders for what a program may use, for those that size themselves by the host."""
+"""Placeholders for the job's limits, for programs that otherwise size themselves by the host."""
 
 SECRETS: Final = (
     *("passwd*", "shadow*", "group*", "gshadow*", "subuid*", "subgid*", "master.passwd"),
     *("sudoers*", "ssh", "ssl/private", "pki/tls/private", "krb5*", "machine-id"),
     *("security", "pam*", "hosts", "hostname", "nsswitch.conf", "ld.so.preload"),
 )
-"""What in /etc is of accounts, holds secrets, or decides over programs: no job is shown it."""
+"""Names in /etc that no job sees: accounts, secrets, and what decides which programs run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """One language: which commands compile and run a program of it.
+    """One language: the commands that compile and run a program in it.
 
-    `compile` runs first and has to succeed; empty for an interpreted language. In both
-    commands ``{entry}`` stands for the entry file, and a word that is ``{sources}``
-    becomes the entry and all files that match the patterns in `sources`. The caller's
-    arguments follow `run`. No shell is involved.
+    `compile` runs first and must succeed; it is empty for an interpreted language. In both
+    commands ``{entry}`` stands for the entry file, and a word that is ``{sources}`` becomes the
+    entry file and all files that match the patterns in `sources`. The caller's arguments follow
+    `run`. No shell is involved.
 
-    ``{memory_bytes}``, ``{memory_mb}`` (MiB) and ``{processors}`` in both commands and in `env`
-    are what the job may use: the host's own are not its.
+    ``{memory_bytes}``, ``{memory_mb}`` (MiB) and ``{processors}``, in both commands and in `env`,
+    are the job's limits and not the host's figures.
 
-    `compile_input` is what the compiler reads from its standard input: a further source of the
-    runtime's own, say. `read_only` are paths of the host that programs need besides the system's
-    own, and `etc` what they need in /etc besides what all get. `limits` is what the language needs
-    *more* of than ``limits.default`` gives, by the names there. `version` is a command that prints
-    the version. Raises `ConfigError`.
+    `compile_input` is the compiler's standard input, for example one more source file of the
+    runtime. `read_only` are host paths that programs need besides the system's, `etc` names in
+    /etc that they need besides those that every job gets. `limits` raises ``limits.default``
+    for this language. `version` is a command that prints the version. Raises `ConfigError`.
     """
 
     name: str
@@ -70,16 +69,19 @@ class Runtime:
     def _faults(self) -> Iterator[tuple[str, str]]:
         for name in (self.name, *self.aliases):
             if not NAME.fullmatch(name):
-                yield "aliases", f"{name!r}: a name has a-z, 0-9 and + # _ - only"
+                yield "aliases", f"{name!r}: use only a-z, 0-9 and + # _ -"
         entry = PurePosixPath(self.entry)
         if not self.entry or entry.is_absolute() or ".." in entry.parts:
             yield "entry", f"{self.entry!r}: write a relative file name without .."
         if not self.run:
-            yield "run", "it is empty; write the command that runs a program"
+            yield "run", "empty; write the command that runs a program"
         yield from self._placeholder_faults()
         for name, value in self.env.items():
             if not VARIABLE.fullmatch(name) or "\0" in value:
-                yield f"env.{name}", "a name has letters, digits and _ only, and a value no NUL"
+                yield (
+                    f"env.{name}",
+                    "use only letters, digits and _ in the name, and no NUL in the value",
+                )
         for path in self.read_only:
             yield from self._path_faults(path)
         yield from self._etc_faults()
@@ -89,9 +91,9 @@ class Runtime:
         if not path.startswith("/") or ".." in PurePosixPath(path).parts or "\0" in path:
             yield "read_only", f"{path!r}: write an absolute path without .."
         elif posixpath.normpath(path) in ("/", "//", "/etc", "/tmp", "/work"):  # noqa: S108
-            yield "read_only", f"{path!r} would hide the sandbox's own; name a folder in it"
+            yield "read_only", f"{path!r} would hide a folder of the sandbox; name a folder in it"
         elif PurePosixPath(path).parts[1] in ("proc", "dev"):
-            yield "read_only", f"{path!r}: a sandbox has its own /proc and /dev"
+            yield "read_only", f"{path!r}: the sandbox has its own /proc and /dev"
 
     def _etc_faults(self) -> Iterator[tuple[str, str]]:
         for name in self.etc:
@@ -99,22 +101,22 @@ class Runtime:
             if not parts or parts[0] == "/" or ".." in parts or name[0] in "*?[":
                 yield "etc", f"{name!r}: write a name in /etc, such as php or java-*"
             elif is_secret(name):
-                yield "etc", f"{name!r} is of accounts, secrets or the sandbox's own"
+                yield "etc", f"{name!r} holds accounts or secrets, or is the sandbox's own"
 
     def _placeholder_faults(self) -> Iterator[tuple[str, str]]:
         for key, command in (("compile", self.compile), ("run", self.run)):
             for word in command:
                 known = ("{entry}", "{sources}", *SIZES)
                 if PLACEHOLDER.fullmatch(word) and word not in known:
-                    yield key, f"{word} stands for nothing; there are {', '.join(known)}"
+                    yield key, f"unknown placeholder {word}; known: {', '.join(known)}"
             if "{sources}" in command and not self.sources:
-                yield "sources", '{sources} is used, so write patterns such as ["*.c"]'
+                yield "sources", 'a command uses {sources}; write patterns such as ["*.c"]'
 
     def _limit_faults(self) -> Iterator[tuple[str, str]]:
         types = {limit.name: type(limit.default) for limit in fields(Limits)}
         for name, value in self.limits.items():
             if name not in types:
-                yield f"limits.{name}", f"there is no such limit; there are {', '.join(types)}"
+                yield f"limits.{name}", f"unknown limit; known: {', '.join(types)}"
             elif types[name] is int and not isinstance(value, int):
                 yield f"limits.{name}", "expected a whole number"
             elif not (math.isfinite(value) and value > 0):
@@ -122,29 +124,29 @@ class Runtime:
 
 
 def by_name(runtimes: Mapping[str, Runtime]) -> dict[str, Runtime]:
-    """Return the runtimes by name and by alias. Raises `ConfigError` where two share one."""
+    """Return the runtimes by name and by alias. Raises `ConfigError` if two share one."""
     names: dict[str, Runtime] = {}
     for runtime in runtimes.values():
         for name in (runtime.name, *runtime.aliases):
             other = names.setdefault(name, runtime)
             if other is not runtime:
                 raise ConfigError(
-                    f"runtimes.{runtime.name}.aliases: {name!r} is a name of the runtime "
-                    f"{other.name!r} too; take it from one of them"
+                    f"runtimes.{runtime.name}.aliases: {name!r} is also a name of the runtime "
+                    f"{other.name!r}; remove it from one of them"
                 )
     return names
 
 
 def told_missing(reason: str) -> str:
-    """Return what callers are told of such a reason: the name of a tool, and no path."""
+    """Return the reason in a form that callers may see: with a tool's name, without paths."""
     tool, separator, _ = reason.partition(" is not installed")
     if separator and "/" not in tool:
         return f"{tool} is not installed on this host"
-    return "it is not set up on this host; its operator is told why by: streamer runtimes"
+    return "it is not set up on this host; its operator sees why with: streamer runtimes"
 
 
 def is_secret(name: str) -> bool:
-    """Tell whether a name or pattern in /etc is, or holds, what no job is shown (`SECRETS`)."""
+    """Tell whether a name or pattern in /etc is one of `SECRETS`, or a folder of one."""
     return any(
         fnmatchcase(name, secret) or fnmatchcase(name, f"{secret}/*") or _within(secret, name)
         for secret in SECRETS

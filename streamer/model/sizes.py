@@ -1,9 +1,9 @@
 """Read a size: a number of bytes, or a number with a unit.
 
-``B`` is bytes. A bare letter and ``KiB``, ``MiB``, ``GiB``, ``TiB`` are powers of 1024, as docker
-and systemd have it; ``kB``, ``MB``, ``GB``, ``TB`` are powers of 1000. Capitals do not matter, and
-digits may be grouped by single underscores, as in TOML. A fraction needs a unit above bytes, and
-what is left of a byte is dropped.
+``B`` is bytes. A single letter and ``KiB``, ``MiB``, ``GiB``, ``TiB`` are powers of 1024, as in
+docker and systemd; ``kB``, ``MB``, ``GB``, ``TB`` are powers of 1000. Case does not matter, and
+digits may be grouped by single underscores, as in TOML. A fraction needs a unit above bytes and
+is rounded down to whole bytes.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ SIZE: Final = re.compile(
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes. Raises `ValueError` that says what could be written."""
-    # Short first: the answer repeats the text, and numbers cost the square of their length.
+    """Return the number of bytes. Raises `ValueError` with a message that says what to write."""
+    # Length first: the message repeats the text, and parsing a number takes quadratic time.
     match = SIZE.fullmatch(text.strip()) if len(text) <= LONGEST else None
     unit = match["unit"].lower() if match else ""
     if match is None or unit == "ib" or (match["part"] and unit in ("", "b")):
@@ -36,5 +36,5 @@ def parse_size(text: str) -> int:
     part = match["part"] or ""
     size: int = int(match["whole"].replace("_", "") + part) * factor // 10 ** len(part)
     if size > MOST:
-        raise ValueError(f"{text!r} is more than a size can be ({MOST} bytes)")
+        raise ValueError(f"{text!r} is more than the largest size ({MOST} bytes)")
     return size

@@ -1,9 +1,9 @@
-"""Make what a program wrote fit for somebody's terminal.
+"""Make a program's output safe to write to a terminal.
 
-A terminal obeys its input: it gives away the clipboard (OSC 52), takes a title, and types its
-answers to questions into the shell that runs next. So only text, colours and weights (SGR), CR, LF,
-BS, TAB and "erase in line" go through; every other control is dropped whole. The grammar is
-ECMA-48's, the same as the playground's.
+A terminal obeys control sequences: some give away the clipboard (OSC 52), set the title, or make
+the terminal type an answer into the shell that runs next. Only text, colours and weights (SGR),
+CR, LF, BS, TAB and "erase in line" pass; every other control sequence is dropped whole. The
+grammar is that of ECMA-48, as in the playground.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ KEPT: Final = frozenset("\n\r\b\t")
 C1_CSI: Final = "\x9b"
 C1_STRINGS: Final = frozenset("\x90\x98\x9d\x9e\x9f")
 ESC_STRINGS: Final = frozenset("PX]^_")
-"""What begins a string: C1 controls, or the letters that follow ESC in their place."""
+"""What begins a control string: C1 controls, or ESC and one of these letters."""
 STRING_END: Final = re.compile("[\x07\x18\x1a\x1b\x9c]")
 PARAMETERS: Final = re.compile("[0-9;:]*")
 LONGEST_PARAMETERS: Final = 256
 LONGEST_STRING: Final = 65536
-"""A string that never ends would hide all that follows, so past this it counts as abandoned."""
+"""A string without an end would hide everything after it, so past this length it is given up."""
 RESET: Final = "\x1b[0m"
 
 
 class TerminalFilter:
-    """Filters one stream of bytes, in whatever pieces they come. Takes time by their number.
+    """Filter one stream of bytes, cut into pieces anywhere, in linear time.
 
-    What goes out is in `encoding`, and never a part of a sequence: two streams can share a
-    terminal.
+    The result is in `encoding`. It never ends inside a control sequence, so two streams can
+    share a terminal.
     """
 
     def __init__(self, encoding: str) -> None:
@@ -46,11 +46,11 @@ class TerminalFilter:
         self._out: list[str] = []
 
     def feed(self, data: bytes) -> bytes:
-        """Return what may go to the terminal of the next bytes."""
+        """Return what of the next bytes may go to the terminal."""
         return self._filter(self._decoder.decode(data))
 
     def end(self) -> bytes:
-        """Return what is left at the end: the stream's colours go with it."""
+        """Return the rest at the end of the stream, and reset its colours."""
         rest = self._filter(self._decoder.decode(b"", final=True))
         return rest + (RESET.encode(self._encoding) if self._coloured else b"")
 
@@ -58,7 +58,7 @@ class TerminalFilter:
         at = 0
         while at < len(text):
             at = self._state(text, at)
-        # Where the terminal is not UTF-8, a continuation byte may be a control to it.
+        # On a terminal that is not UTF-8, a continuation byte may be a control character.
         out = "".join(self._out).encode(self._encoding, "replace")
         self._out.clear()
         return out
@@ -128,12 +128,12 @@ class TerminalFilter:
                 self._coloured = parameters not in ("", "0")
 
     def _stray(self, text: str, at: int) -> int:
-        """Handle what has no place inside a sequence, as terminals do."""
+        """Handle a character that is invalid inside a sequence, as terminals do."""
         char = text[at]
         if char in "\x18\x1a":
-            self._state = self._text  # CAN and SUB break a sequence off
+            self._state = self._text  # CAN and SUB abort a sequence
         elif char < " " or char == "\x7f":
-            self._control(char)  # a line end inside a sequence still ends the line
+            self._control(char)  # a newline inside a sequence still ends the line
         else:
             self._state = self._text
             return at
@@ -149,12 +149,12 @@ class TerminalFilter:
                 self._state = self._text
             return end
         if found[0] == "\x1b":
-            self._enter_escape()  # ESC \ ends it, and any other ESC breaks it off
+            self._enter_escape()  # ESC \ ends the string, any other ESC aborts it
         else:
             self._state = self._text
         return end + 1
 
 
 def visible(text: str) -> str:
-    """Return a message in one line, with every control in it made visible."""
+    """Return a message on one line, with control characters escaped."""
     return LINE.sub(lambda found: " " if found[0] == "\n" else f"\\x{ord(found[0]):02x}", text)

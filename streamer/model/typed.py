@@ -1,6 +1,6 @@
-"""Check the types of what Python code hands in: nothing behind this door looks at them again.
+"""Check the types of what a host's Python code passes in; nothing checks them again later.
 
-Over HTTP `streamer.web.wire` has done so; a host's own code may have no type checker.
+For HTTP requests `streamer.web.wire` does it; a host's code may not be type-checked.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WORDS: Final = {
     "object": "a mapping",
     "str": "a str",
 }
-"""What a Python programmer calls the types in msgspec's messages."""
+"""The types in msgspec's messages, in a Python programmer's words."""
 
 AT: Final = " - at `"
 
@@ -36,12 +36,12 @@ AT: Final = " - at `"
 def typed_spec(spec: object) -> JobSpec:
     """Return a job whose fields have the types that `JobSpec` declares.
 
-    Lists stand for tuples and text for bytes, in UTF-8. Raises `InvalidJob` with the place.
+    Lists become tuples, and text becomes bytes in UTF-8. Raises `InvalidJob` with the path.
     """
     if not isinstance(spec, JobSpec):
         raise InvalidJob(f"expected a streamer.JobSpec, got {_type(spec)}", path="$")
     values: dict[str, Any] = {field.name: getattr(spec, field.name) for field in fields(JobSpec)}
-    # Their values are numbers or sizes, which is told apart where the limits are known.
+    # Whether a value is a number or a size is decided in `jobs.resolve`, which knows the limits.
     limits = _limits(values.pop("limits"))
     if isinstance(spec.stdin, str):
         values["stdin"] = _encoded(spec.stdin, "$.stdin")
@@ -57,7 +57,7 @@ def typed_spec(spec: object) -> JobSpec:
 
 
 def as_bytes(data: object) -> bytes:
-    """Return bytes for a program's standard input; text is UTF-8. Raises TypeError."""
+    """Return bytes for a program's standard input; text becomes UTF-8. Raises TypeError."""
     if isinstance(data, str):
         return data.encode()
     if isinstance(data, bytes | bytearray | memoryview):
@@ -71,19 +71,19 @@ def as_signal(name: object) -> int:
         try:
             return signal.Signals[name]
         except KeyError:
-            raise ValueError(f"there is no signal {quoted(name)}; write it like SIGINT") from None
+            raise ValueError(f"unknown signal {quoted(name)}; write it like SIGINT") from None
     if isinstance(name, bool) or not isinstance(name, int):
         raise TypeError(f"expected a signal's number or name, got {_type(name)}")
     if name not in signal.valid_signals():
-        raise ValueError(f"there is no signal {name}")
+        raise ValueError(f"unknown signal {name}")
     return int(name)
 
 
 def _limits(limits: object) -> Mapping[str, Any]:
     if isinstance(limits, Limits):
-        # It has a value for every limit, so none would be the configuration's.
+        # A Limits has a value for every limit, which would override all of the configuration.
         raise InvalidJob(
-            "expected a mapping of what differs from the configuration, such as "
+            "expected a mapping of the limits that differ from the configuration, such as "
             '{"wall_time_s": 5}, got a Limits',
             path="$.limits",
         )
@@ -103,7 +103,7 @@ def _file(file: object, path: str) -> dict[str, Any]:
         content = _encoded(content, f"{path}.content")
     mode: object = file.mode
     if isinstance(mode, int) and not 0 <= mode <= 0o777:
-        raise InvalidJob("the mode is from 0 to 0o777", path=f"{path}.mode")
+        raise InvalidJob("the mode must be from 0 to 0o777", path=f"{path}.mode")
     return {"name": file.name, "content": content, "mode": file.mode}
 
 
@@ -116,7 +116,7 @@ def _encoded(text: str, path: str) -> bytes:
 
 def _refusal(message: str) -> InvalidJob:
     what, _, place = message.partition(AT)
-    # "at `key` in `$.env`" speaks of the name of something in a mapping.
+    # msgspec writes "at `key` in `$.env`" if a key of a mapping is at fault.
     place = place.removeprefix("key` in `").removesuffix("`").replace("[...]", "")
     if what.startswith("Invalid enum value "):
         what = f"unknown value {what.removeprefix('Invalid enum value ')[:100]}"
