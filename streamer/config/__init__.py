@@ -1,4 +1,4 @@
-"""The configuration: its schema, and how it is loaded with the origin of each value.
+"""The configuration: its schema, and loading it with the origin of each value.
 
-Imports the model only.
+Imports the model only; every room that is configured may import it.
 """

@@ -1,8 +1,8 @@
-"""Find the configuration file that nobody has named.
+"""Find the configuration file when none is named.
 
-`serve` and `config` are for the operator, who stands in the service's folder: they take its
-config.toml. Every other command may stand in the folder of a program that is not trusted, whose
-config.toml could name the sandbox's own command, or none at all; they take the user's.
+`serve` and `config` are for the operator, who works in the service's folder: they read its
+config.toml. Every other command may be started in the folder of an untrusted program, whose
+config.toml could replace the sandbox's command or turn sandboxing off; they read the user's file.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ NAMED: Final = f"[\"']?(?:{'|'.join(SECTIONS)})[\"']?[ \t]*"
 SECTION: Final = re.compile(
     rf"^[ \t]*(?:\[{{1,2}}[ \t]*{NAMED}[].]|{NAMED}(?:\.|=[ \t]*\{{))".encode(), re.MULTILINE
 )
-"""A table, or a key of one at the top. In a file of another program a plain key is no sign."""
+"""A table of ours, or a top-level key of one. A plain key may be another program's."""
 ALIKE: Final = 0.8
 
 
 def read_document(path: Path) -> dict[str, object]:
-    """Return what a TOML file holds. Raises `ConfigError`."""
+    """Return the content of a TOML file. Raises `ConfigError`."""
     try:
         # Some editors begin a file with a byte order mark.
         return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path}: no valid TOML: {error}") from error
+        raise ConfigError(f"{path}: invalid TOML: {error}") from error
 
 
 def users_file(environ: Mapping[str, str]) -> Path | None:
@@ -50,18 +50,18 @@ def users_file(environ: Mapping[str, str]) -> Path | None:
         try:
             base = Path("~/.config").expanduser()
         except RuntimeError:
-            return None  # an account that the system does not list, without HOME
+            return None  # an account unknown to the system, without HOME
     path = base / "streamer" / FILE_NAME
-    # A relative one would be in the folder after all. os.path takes what may not be looked at
-    # for absent, where Path raises: HOME may be another user's.
+    # A relative path would lie in the current folder again. HOME may be another user's: for a
+    # path without permission os.path.isfile returns False, while Path.is_file raises.
     return path if path.is_absolute() and os.path.isfile(path) else None  # noqa: PTH113
 
 
 def is_ours(document: Mapping[str, object]) -> bool:
-    """Tell whether a file that nobody named is a configuration of ours, and not another program's.
+    """Tell whether a config.toml that was found is ours, and not another program's.
 
-    One of our sections is enough, also if it is misspelt: what was meant for us must not be left
-    unread without a word.
+    One of our sections is enough, even if it is misspelt: a file meant for us must not be
+    silently ignored.
     """
     return not document or any(_meant(key, value) for key, value in document.items())
 
@@ -69,7 +69,7 @@ def is_ours(document: Mapping[str, object]) -> bool:
 def seems_ours(path: Path) -> bool:
     """Tell whether a file, which may be hostile, looks like a configuration of ours."""
     try:
-        # A FIFO of this name must not keep us waiting.
+        # Opening a FIFO must not block.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError:
         return False

@@ -1,13 +1,13 @@
-"""Put the configuration together: defaults < preset < file < profile < environment < options.
+"""Load the configuration: defaults < preset < file < profile < environment < options.
 
-Every layer is a tree of tables; they are merged as trees and converted once, strictly. One
-grammar holds everywhere: ``STREAMER_SERVER__PORT=9`` and ``--set server.port=9`` are a path
-and a value; a key that is text takes the text as it is, any other reads it as TOML. An option
-of a sandbox backend is read by the same rule, once the backend has said what type it has; a size
-("256MiB") is text where it is no TOML.
+Every layer is a tree of tables. The layers are merged and then converted once, strictly.
+``STREAMER_SERVER__PORT=9`` and ``--set server.port=9`` follow the same rule: a path and a value.
+The value of a text key is taken as it is, any other is read as TOML. The options of a sandbox
+backend follow it too, once the backend has declared their types. A size that is not valid TOML
+("256MiB") is read as text.
 
-A variable ``STREAMER_X`` without two underscores is somebody else's (``STREAMER_PORT`` is
-what Kubernetes gives a service named so), unless X is a section.
+A variable ``STREAMER_X`` without two underscores belongs to another program (Kubernetes sets
+``STREAMER_PORT`` for a service of that name), unless X is a section.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ PREFIX: Final = "STREAMER_"
 PROFILE: Final = "STREAMER_PROFILE"
 HIDDEN: Final = "***"
 SECRET: Final = re.compile(r"(?i)passw|secret|token|credential|api_?key|private_?key")
-"""What names a secret in tables whose keys are not ours."""
+"""Keys that probably name a secret, in tables whose keys we do not define."""
 
 Layer = tuple[str, Tree]
-"""A tree and the name of where it comes from."""
+"""The origin of a tree, and the tree."""
 
 
 def load_config(
@@ -56,17 +56,17 @@ def load_with_origins(
     overrides: Sequence[str] = (),
     profile: str | None = None,
 ) -> tuple[Config, Mapping[str, str]]:
-    """Return the configuration and where the value of each of its dotted keys is from.
+    """Return the configuration, and the origin of each value by its dotted key.
 
-    `path` is a TOML file or None for none; `environ` the variables to read, by default
-    this process's; `overrides` are ``section.key=VALUE``; `profile` names a table
-    ``[profiles.NAME]`` of the file, by default ``STREAMER_PROFILE``. Raises
-    `ConfigError` that names the file, variable or option, the key, and the remedy.
+    `path` is a TOML file or None; `environ` are the variables to read, by default those of this
+    process; `overrides` are ``section.key=VALUE``; `profile` names a table ``[profiles.NAME]`` of
+    the file, by default ``STREAMER_PROFILE``. Raises `ConfigError` that names the file, variable
+    or option, the key, and the remedy.
     """
     environ = os.environ if environ is None else environ
     file, profiles = ([], {}) if path is None else _read(Path(path))
     for layer in profiles.values():
-        # A profile that nobody uses today must be right too.
+        # A profile that is not in use today must be valid too.
         _combine([*file, layer])
     layers = [*file, *_from_environment(environ), *_from_options(overrides)]
     wanted = profile or environ.get(PROFILE)
@@ -81,12 +81,12 @@ def load_with_origins(
 
 
 def effective(config: Config) -> dict[str, object]:
-    """Return every value under its dotted key, secrets hidden."""
+    """Return every value by its dotted key; secrets are replaced by `HIDDEN`."""
     return {".".join(key): value for key, value in values(config).items()}
 
 
 def values(config: Config) -> dict[Key, object]:
-    """Return every value under its key, secrets hidden."""
+    """Return every value by its key; secrets are replaced by `HIDDEN`."""
     tree: Tree = msgspec.to_builtins(config, enc_hook=str)
     tree["sandbox"] |= tree["sandbox"].pop("options")
     tree["engine"]["url"] = without_password(config.engine.url)
@@ -106,8 +106,8 @@ def values(config: Config) -> dict[Key, object]:
 def stray_variables(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Yield variables that are not read, each with the one that was probably meant.
 
-    With one underscore for two a name is another program's: Kubernetes makes STREAMER_SERVER_PORT
-    for a service called streamer-server. So they are no error.
+    They are not errors: Kubernetes sets STREAMER_SERVER_PORT for a service called
+    streamer-server.
     """
     keys = {key.replace(".", "_"): key for key in effective(Config())}
     for name in sorted(environ):
@@ -120,29 +120,29 @@ def stray_variables(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _combine(layers: Sequence[Layer]) -> tuple[Config, dict[Key, str]]:
-    """Convert the layers, merged, and tell which of them each key is from."""
+    """Return the configuration of the merged layers, and the origin of each key."""
     tree: Tree = {}
     origins: dict[Key, str] = {}
     for origin, layer in layers:
         tree = merge(tree, layer)
         for key, _ in leaves(layer):
-            origins.pop(key, None)  # so that the latest comes last
+            origins.pop(key, None)  # so that the latest layer comes last
             origins[key] = origin
     extended = with_preset(tree)
     if extended is not tree:
         preset = f"preset {tree['sandbox']['preset']}"
         below = {key: preset for key, _ in leaves(extended) if key not in origins}
-        origins = {**below, **origins}  # the earliest comes first
+        origins = {**below, **origins}  # the earliest layer comes first
     try:
         return Config.from_mapping(tree), origins
     except ConfigError as error:
-        # The message begins with the key at fault.
+        # The message begins with the key.
         origin = _origin(error.message.partition(": ")[0], origins)
         raise ConfigError(f"{origin}: {error.message}" if origin else error.message) from None
 
 
 def _origin(dotted: str, origins: Mapping[Key, str]) -> str:
-    """Return the latest layer that set a key, something in it, or what it is in."""
+    """Return the latest layer that set a key, a part of its value, or a table around it."""
     key = tuple(dotted.partition("[")[0].split("."))
     inside = [origin for other, origin in origins.items() if other[: len(key)] == key]
     around = [origin for other, origin in origins.items() if key[: len(other)] == other]
@@ -150,7 +150,7 @@ def _origin(dotted: str, origins: Mapping[Key, str]) -> str:
 
 
 def _read(path: Path) -> tuple[list[Layer], dict[str, Layer]]:
-    """Return the file as a layer, and its profiles as one each."""
+    """Return the file as a layer, and a layer for each of its profiles."""
     document: Tree = read_document(path)
     profiles = document.pop("profiles", {})
     tables = profiles.values() if isinstance(profiles, dict) else [profiles]
@@ -175,11 +175,11 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[Layer]:
         parts = name[len(PREFIX) :].split("__")
         key = [part.lower() for part in parts]
         if key[0] == "runtimes" and key[2:3] == ["env"]:
-            key[3:] = parts[3:]  # capitals matter in the names of a program's variables
+            key[3:] = parts[3:]  # names of environment variables are case-sensitive
         if len(key) > 1:
             yield f"environment {name}", _assignment(key, text, f"environment {name}")
         elif key[0] in Config.__struct_fields__:
-            raise ConfigError(f"environment {name}: a section alone has no value; add __KEY")
+            raise ConfigError(f"environment {name}: a section has no value of its own; add __KEY")
 
 
 def _from_options(overrides: Sequence[str]) -> Iterator[Layer]:
@@ -199,7 +199,7 @@ def _assignment(key: Sequence[str], text: str, where: str) -> Tree:
 
 
 def _is_text(key: Sequence[str]) -> bool:
-    """Tell whether a key holds text: a runtime's entry and variables, else by the default."""
+    """Tell whether a key holds text, by its default; a runtime's entry and variables are text."""
     if key[0] == "runtimes":
         return list(key[2:]) == ["entry"] or list(key[2:-1]) == ["env"]
     value: Any = Config()
@@ -210,7 +210,7 @@ def _is_text(key: Sequence[str]) -> bool:
 
 def _parse(key: Sequence[str], text: str, where: str) -> Any:
     if key[0] == "sandbox" and len(key) == 3:
-        # What an option of a backend is, the backend knows.
+        # Only the backend knows the types of its options.
         return Written(text)
     found, value = read_value(text)
     if found:
@@ -218,7 +218,9 @@ def _parse(key: Sequence[str], text: str, where: str) -> Any:
     if key[-1].endswith("_bytes") or (key[0] == "sandbox" and len(key) > 3):
         return text
     # The text itself may be a secret.
-    raise ConfigError(f'{where}: the value is no TOML; write it like 8080, true or ["a", "b"]')
+    raise ConfigError(
+        f'{where}: the value is not valid TOML; write it like 8080, true or ["a", "b"]'
+    )
 
 
 def _like(word: str, known: Mapping[str, object]) -> str:

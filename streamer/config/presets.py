@@ -1,7 +1,7 @@
-"""Name whole policies, so that nobody has to set twenty values to begin.
+"""Named sets of values, so that nobody has to set twenty values to begin.
 
-A preset is a tree of values as config.toml would hold it, between the built-in defaults and
-the file: everything in it can still be set one by one. ``sandbox.preset`` chooses it.
+``sandbox.preset`` chooses one. It lies between the built-in defaults and the file, so each of
+its values can still be changed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["PRESETS"]
 MIB: Final = 1024 * 1024
 
 PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
-    # For strangers: small limits, and no start where memory and processes are only watched.
+    # For untrusted callers: small limits, and no start where memory and processes are only polled.
     "strict": {
         "sandbox": {"require": ["memory:cgroup", "processes:cgroup"], "seccomp": "strict"},
         "limits": {

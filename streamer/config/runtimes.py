@@ -1,4 +1,4 @@
-"""Read ``[runtimes.NAME]``: a language, laid over the built-in one of that name."""
+"""Read ``[runtimes.NAME]``: a language, merged over the built-in one of that name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["extended"]
 
 
 def extended(tables: Mapping[str, Any]) -> dict[str, Runtime]:
-    """Return the built-in runtimes with the tables ``[runtimes.NAME]`` laid over them.
+    """Return the built-in runtimes with the tables ``[runtimes.NAME]`` merged over them.
 
     Raises `ConfigError` that names the key.
     """

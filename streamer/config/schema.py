@@ -1,8 +1,7 @@
-"""Hold the configuration: one frozen, strict tree, handed down in slices.
+"""The configuration as one frozen, strictly typed tree; each room is given its sections.
 
-Each section is a class and each key a field, with its default here and its meaning in
-config.toml, which documents every key. How the tree is put together from file, environment
-and options is in `streamer.config.load`.
+Each section is a class and each key a field with its default; config.toml says what every key
+means. `streamer.config.load` builds the tree from file, environment and options.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ __all__ = [
 ]
 
 ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[^][\s/?#@:A-Z]+)(:[0-9]+)?")
-"""What a browser sends as Origin: in small letters and without a path (RFC 6454)."""
+"""An Origin header as browsers send it: in lower case and without a path (RFC 6454)."""
 PUBLIC_URL: Final = re.compile(r"https?://[^\s/?#@]+(?:/[^\s?#]*)?")
 URL: Final = re.compile("[a-z][a-z0-9+.-]*://.*")
 
@@ -80,7 +79,7 @@ class ServerConfig(Section, frozen=True):
     state_dir: str = ""
 
     def __post_init__(self) -> None:
-        """Check that a body fits, and that an allowed origin is one a browser can send."""
+        """Check that one body fits, and that browsers can send the allowed origins."""
         super().__post_init__()
         if self.bodies_bytes < self.max_body_bytes:
             raise ConfigError(
@@ -90,12 +89,12 @@ class ServerConfig(Section, frozen=True):
         for origin in self.allowed_origins:
             if origin != "*" and not ORIGIN.fullmatch(origin):
                 raise ConfigError(
-                    f"server.allowed_origins: {origin!r} is no origin of a web page; write "
-                    "scheme, host and port only, such as https://example.org, or *"
+                    f"server.allowed_origins: {origin!r} is not the origin of a web page; "
+                    "write scheme, host and port only, such as https://example.org, or *"
                 )
         if self.public_url and not PUBLIC_URL.fullmatch(self.public_url):
             raise ConfigError(
-                f"server.public_url: {self.public_url!r}: write what clients ask for, with a path "
+                f"server.public_url: {self.public_url!r}: write the URL for clients, with a path "
                 "and without a query, such as https://example.org/code"
             )
         for entry in self.trusted_proxies:
@@ -103,8 +102,8 @@ class ServerConfig(Section, frozen=True):
                 ipaddress.ip_network(entry, strict=False)
             except ValueError:
                 raise ConfigError(
-                    f"server.trusted_proxies: {entry!r} is no address or network, such as "
-                    "127.0.0.1 or 10.0.0.0/8"
+                    f"server.trusted_proxies: {entry!r} is not an address or network; write it "
+                    "like 127.0.0.1 or 10.0.0.0/8"
                 ) from None
 
 
@@ -125,10 +124,10 @@ class SandboxConfig(Section, frozen=True):
     seccomp: Literal["standard", "strict"] = "standard"
     require: tuple[Text, ...] = ()
     options: Mapping[str, Mapping[str, Any]] = {}
-    """The sub-tables ``[sandbox.NAME]``, for the backends to check."""
+    """The sub-tables ``[sandbox.NAME]``; the backends check them."""
 
     def __post_init__(self) -> None:
-        """Check hosts and paths; a relative part of PATH would be a folder of the job's own."""
+        """Check hosts and paths; a relative part of PATH would lie in the job's own folder."""
         super().__post_init__()
         for entry in self.allow_hosts:
             try:
@@ -146,13 +145,13 @@ class SandboxConfig(Section, frozen=True):
             )
 
     def __repr__(self) -> str:
-        """Hide the backends' options: what is secret in them is not known here."""
+        """Leave out the backends' options: they may hold secrets."""
         values = msgspec.structs.asdict(self) | {"options": sorted(self.options)}
         return f"SandboxConfig({', '.join(f'{key}={value!r}' for key, value in values.items())})"
 
 
 class LimitsConfig(Section, frozen=True):
-    """``[limits.default]`` and ``[limits.max]``: what a job gets, and what it may ask for."""
+    """``[limits.default]`` and ``[limits.max]``: what a job gets, and the most it may ask for."""
 
     default: Limits = Limits()
     max: Limits = Limits(
@@ -168,7 +167,7 @@ class LimitsConfig(Section, frozen=True):
     )
 
     def __post_init__(self) -> None:
-        """Check that the numbers are possible and the defaults within the maximum."""
+        """Check that programs can run within each limit and no default exceeds its maximum."""
         super().__post_init__()
         for field in fields(Limits):
             default, ceiling = getattr(self.default, field.name), getattr(self.max, field.name)
@@ -180,13 +179,13 @@ class LimitsConfig(Section, frozen=True):
                 least = getattr(LEAST, field.name)
                 if value < least:
                     raise ConfigError(
-                        f"limits.{name}.{field.name}: with {value} no program runs; "
+                        f"limits.{name}.{field.name}: with {value} no program can run; "
                         f"{least} is the least"
                     )
                 most = getattr(MOST, field.name)
                 if value > most:
                     raise ConfigError(
-                        f"limits.{name}.{field.name}: it is too large; {most:.0f} is the most"
+                        f"limits.{name}.{field.name}: too large; {most:.0f} is the most"
                     )
             if default > ceiling:
                 raise ConfigError(
@@ -196,9 +195,9 @@ class LimitsConfig(Section, frozen=True):
 
 
 class QueueConfig(Section, frozen=True):
-    """``[queue]``: how many jobs run and wait, and what those that wait take.
+    """``[queue]``: how many jobs run and wait, and the memory of those that wait.
 
-    0 stands for what follows from the rest: see `places` and `streamer.config.shares.Shares`.
+    0 means "derived from the other values": see `places` and `streamer.config.shares.Shares`.
     """
 
     concurrency: Annotated[int, Meta(ge=0, le=10_000)] = 0
@@ -211,7 +210,7 @@ class QueueConfig(Section, frozen=True):
 
     @property
     def places(self) -> int:
-        """How many jobs run at the same time."""
+        """The number of jobs that run at the same time."""
         return self.concurrency or 2 * (os.cpu_count() or 1)
 
 
@@ -246,24 +245,24 @@ class EngineConfig(Section, frozen=True):
     url: str = "memory://"
 
     def __post_init__(self) -> None:
-        """Check that it is a URL at all; the rest is for the engine to say."""
+        """Check that it is a URL; the engine checks the rest."""
         super().__post_init__()
         if not URL.fullmatch(self.url):
-            raise ConfigError("engine.url: this is no URL; write scheme://, such as memory://")
+            raise ConfigError("engine.url: not a URL; write scheme://, such as memory://")
 
     def __repr__(self) -> str:
-        """Hide a password that the URL may hold."""
+        """Hide a password in the URL."""
         return f"EngineConfig(url={without_password(self.url)!r})"
 
 
 class PluginsConfig(Section, frozen=True):
-    """``[plugins]``: installed plugins that are not to be loaded."""
+    """``[plugins]``: installed plugins that are not loaded."""
 
     disabled: tuple[Text, ...] = ()
 
 
 class LoggingConfig(Section, frozen=True):
-    """``[logging]``: what the stand-alone service writes to standard error."""
+    """``[logging]``: what the standalone service writes to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
@@ -271,7 +270,7 @@ class LoggingConfig(Section, frozen=True):
 
 
 class Config(Section, frozen=True):
-    """The whole configuration. Change a part of one with `msgspec.structs.replace`."""
+    """The whole configuration. Make a changed copy with `msgspec.structs.replace`."""
 
     server: ServerConfig = ServerConfig()
     sandbox: SandboxConfig = SandboxConfig()
@@ -286,15 +285,14 @@ class Config(Section, frozen=True):
     logging: LoggingConfig = LoggingConfig()
 
     def __post_init__(self) -> None:
-        """Check that no two runtimes share a name."""
         super().__post_init__()
         by_name(self.runtimes)
 
     @classmethod
     def from_mapping(cls, tree: Mapping[str, Any]) -> Self:
-        """Return the configuration of a nested mapping, as config.toml would hold it.
+        """Return the configuration of a nested mapping with the structure of config.toml.
 
-        What is left out has its default; a partial ``[runtimes.NAME]`` extends the built-in
+        Missing keys have their defaults; a partial ``[runtimes.NAME]`` extends the built-in
         one. Raises `ConfigError` that names the key.
         """
         _check_sections(tree)
@@ -308,14 +306,14 @@ class Config(Section, frozen=True):
 
 
 def with_preset(tree: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the tree over the preset that it chooses, if it chooses one that there is."""
+    """Return the tree merged over the preset that it names; an unknown name changes nothing."""
     section = tree.get("sandbox")
     name = section.get("preset") if isinstance(section, Mapping) else None
     return merge(PRESETS[name], tree) if isinstance(name, str) and name in PRESETS else tree
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a name or address means this machine only."""
+    """Tell whether a name or address is reachable from this machine only."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -325,7 +323,7 @@ def is_loopback(host: str) -> bool:
 
 
 def without_password(url: str) -> str:
-    """Return a URL with ``***`` in place of its password."""
+    """Return a URL with ``***`` in place of passwords and tokens, also those in its query."""
     scheme, separator, rest = url.partition("://")
     login, at, place = rest.rpartition("@")
     user, colon, _ = login.partition(":")
@@ -342,7 +340,7 @@ def _check_sections(tree: Mapping[str, Any]) -> None:
 
 
 def _section(name: str, table: object) -> object:
-    """Check the keys of a section and fill in what its partial tables leave out."""
+    """Check the keys of a section and complete its partial tables."""
     if name == "runtimes":
         return extended(check_keys(table, table if isinstance(table, Mapping) else (), name))
     known = set(type(getattr(Config(), name)).__struct_fields__) - {"options"}
@@ -364,10 +362,10 @@ def _section(name: str, table: object) -> object:
 
 
 def _remedy(key: str) -> str:
-    """Say what could stand at a key, from its type or its default."""
+    """Return what may be written at a key, from its type or default."""
     section, _, name = key.partition("[")[0].partition(".")
     if key.startswith("auth.tokens["):
-        return '; a token\'s table has tenant and sha256, of: printf %s "$TOKEN" | sha256sum'
+        return '; write tenant and sha256, the latter from: printf %s "$TOKEN" | sha256sum'
     for field in msgspec.structs.fields(type(getattr(Config(), section))):
         if field.name == name and get_origin(field.type) is Literal:
             return f"; known: {', '.join(get_args(field.type))}"

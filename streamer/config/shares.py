@@ -1,7 +1,8 @@
-"""Say what one client may take of what all share, so that none can shut out the others.
+"""The share of the queue and the streams that one client may take, so that it cannot block others.
 
-A client is a tenant. Where callers are not told apart, by tokens of several tenants or by a
-plugin, they are one client with the whole; a number that the configuration gives holds even then.
+A client is a tenant. If callers cannot be told apart (by tokens of several tenants, or by a
+plugin), they are one client and may take everything; a number in the configuration holds even
+then.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ __all__ = ["Shares"]
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """What one client may have: None is no bound but that of all together."""
+    """The most that one client may have; None means only the bound for all clients together."""
 
     waiting: int | None
     waiting_bytes: int | None
@@ -24,7 +25,7 @@ class Shares:
 
     @classmethod
     def of(cls, config: Config, *, told_apart: bool) -> Shares:
-        """Return what the configuration says; `told_apart` is whether there is more than one."""
+        """Return the shares; `told_apart` is whether callers can be told apart."""
         queue, streams = config.queue, config.streams
         if not told_apart:
             return cls(

@@ -1,4 +1,4 @@
-"""Write a configuration as TOML: what is in force, or a file to begin from."""
+"""Write a configuration as TOML: the values in force, or a template to start from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PACKAGE: Final = Path(__file__).parent.parent
 
 
 def in_force(config: Config, origins: Mapping[str, str] | None = None) -> Iterator[str]:
-    """Yield a line of TOML for every value; one with a secret in it is a comment."""
+    """Yield a line of TOML for every value; a line with a hidden secret is commented out."""
     for key, value in values(config).items():
         line = f"{'.'.join(map(_key, key))} = {_value(value)}"
         if HIDDEN in line:
@@ -30,17 +30,17 @@ def in_force(config: Config, origins: Mapping[str, str] | None = None) -> Iterat
 def template() -> str:
     """Return config.toml with every setting commented out.
 
-    A whole copy would set every value, and so leave nothing to a preset or to the defaults of a
-    later version.
+    A plain copy would set every value, so that presets and the defaults of later versions would
+    have no effect.
     """
-    # In the wheel it lies beside this module, in the repository at the top.
+    # In the wheel it lies in the package, in the repository at the top.
     beside, above = PACKAGE / "config.toml", PACKAGE.parent / "config.toml"
     text = (beside if beside.exists() else above).read_text(encoding="utf-8")
     return "".join(_commented(text.splitlines(keepends=True)))
 
 
 def _commented(lines: Iterable[str]) -> Iterator[str]:
-    inside = False  # a text of several lines, of which any may look like a comment
+    inside = False  # in a multi-line string, whose lines may look like comments
     for line in lines:
         yield f"#{line}" if inside or line[0] not in "#[\n" else line
         inside ^= (line.count('"""') + line.count("'''")) % 2 == 1

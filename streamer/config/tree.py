@@ -1,4 +1,4 @@
-"""Check and merge trees of tables, as TOML and nested mappings give them."""
+"""Check and merge trees of tables, from TOML or nested mappings."""
 
 from __future__ import annotations
 
@@ -37,27 +37,27 @@ WORDS: Final = {
     "object": "a table",
     "str": "a string",
 }
-"""What the reader of a TOML file calls the types in msgspec's messages."""
+"""The types in msgspec's messages, in the words of TOML."""
 
 
 class Written(str):
-    """A value as it stands in the environment or on the command line, for a key of unknown type."""
+    """The raw text of a variable or option whose key has an unknown type."""
 
     __slots__ = ()
 
 
 def read_value(text: str) -> tuple[bool, Any]:
-    """Return whether a text is a value of TOML, and the value."""
+    """Return whether a text is a TOML value, and the value."""
     try:
         document = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return False, None
-    # A line's end in the text may have made more than one.
+    # A newline in the text may have added more keys.
     return document.keys() == {"value"}, document.get("value")
 
 
 def leaves(tree: Mapping[str, Any], at: Key = ()) -> Iterator[tuple[Key, Any]]:
-    """Yield every value with its key; lists are values, and so are empty tables."""
+    """Yield every value with its key; lists and empty tables are values."""
     for name, value in tree.items():
         if isinstance(value, Mapping) and value:
             yield from leaves(value, (*at, name))
@@ -66,7 +66,7 @@ def leaves(tree: Mapping[str, Any], at: Key = ()) -> Iterator[tuple[Key, Any]]:
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:
-    """Return both trees as one; where both have a value, the one from `above`."""
+    """Return both trees merged; if both have a value, the one of `above` wins."""
     merged = dict(below)
     for name, value in above.items():
         under = merged.get(name)
@@ -78,7 +78,7 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:
 
 
 def check_keys(table: object, known: Iterable[str], place: str = "") -> Mapping[str, Any]:
-    """Return `table` if it is one and all its keys are known. Raises `ConfigError`."""
+    """Return `table`. Raises `ConfigError` if it is not a table or has an unknown key."""
     if not isinstance(table, Mapping):
         raise ConfigError(f"{place}: expected a table of settings")
     names = sorted(known)
@@ -92,10 +92,10 @@ def check_keys(table: object, known: Iterable[str], place: str = "") -> Mapping[
 
 
 def with_sizes(tree: Mapping[str, Any], at: Key = ()) -> Tree:
-    """Return the tree with every size that is text as its number of bytes.
+    """Return the tree with every size given as text replaced by its number of bytes.
 
-    A key that ends in ``_bytes`` is a size; the variables of a runtime are text, whatever
-    their names. Raises `ConfigError`.
+    A key that ends in ``_bytes`` is a size, except for the environment variables of a runtime.
+    Raises `ConfigError`.
     """
     read: Tree = {}
     for name, value in tree.items():
@@ -113,9 +113,9 @@ def with_sizes(tree: Mapping[str, Any], at: Key = ()) -> Tree:
 
 
 def explain(error: msgspec.ValidationError, place: str = "") -> tuple[str, str]:
-    """Return the key that msgspec complains of, and the complaint in the words of TOML.
+    """Return the key of an error of msgspec, and its message in the words of TOML.
 
-    The value itself is left out: it may be a secret.
+    The value is left out: it may be a secret.
     """
     what, _, path = str(error).partition(" - at `$")
     what = re.sub(r"^Object (contains unknown|missing required) field", r"\1 key", what)

@@ -239,7 +239,7 @@ def test_variables_that_are_not_ours_do_no_harm() -> None:
     assert load_config(environ=environ) == Config()
 
 
-NO_TOML = 'the value is no TOML; write it like 8080, true or ["a", "b"]'
+NO_TOML = 'the value is not valid TOML; write it like 8080, true or ["a", "b"]'
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ NO_TOML = 'the value is no TOML; write it like 8080, true or ["a", "b"]'
         ),
         (
             {"STREAMER_SERVER": "1"},
-            "environment STREAMER_SERVER: a section alone has no value; add __KEY",
+            "environment STREAMER_SERVER: a section has no value of its own; add __KEY",
         ),
         (
             {"STREAMER_STREAMS__HEARTBEAT_S": "nan"},
@@ -302,7 +302,7 @@ def test_a_wrong_variable_is_named(environ: dict[str, str], message: str) -> Non
             "command line: server.port: expected a whole number, got true or false",
         ),
         ("limits.default.wall_time=1", "command line: limits.default.wall_time: unknown key"),
-        ("runtimes.c.compile=cc", "command line: runtimes.c.compile: the value is no TOML"),
+        ("runtimes.c.compile=cc", "command line: runtimes.c.compile: the value is not valid TOML"),
         ("runtimes.own.entry=x", "command line: runtimes.own: missing required key run"),
     ],
 )
@@ -343,7 +343,7 @@ def test_a_file_that_is_not_there_is_named() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[server\n", "config.toml: no valid TOML: "),
+        ("[server\n", "config.toml: invalid TOML: "),
         ("server = 5\n", "config.toml: server: expected a table of settings"),
         ("port = 5\n", "config.toml: port: unknown key; did you mean server.port?"),
         (
@@ -370,7 +370,7 @@ def test_a_file_that_is_not_there_is_named() -> None:
         ("[runtimes.own]\nentry = 'x'\n", "config.toml: runtimes.own: missing required key run"),
         (
             '[runtimes.micropython]\nrun = ["x"]\naliases = ["py"]\n',
-            "config.toml: runtimes.micropython.aliases: 'py' is a name of the runtime 'python' too",
+            "config.toml: runtimes.micropython.aliases: 'py' is also a name of the runtime 'python'",
         ),
         ("profiles = 1\n", "config.toml: profiles: expected tables"),
         ("[profiles]\ndev = 1\n", "config.toml: profiles: expected tables"),
@@ -392,7 +392,7 @@ def test_a_wrong_file_is_named_with_key_and_remedy(write: Write, text: str, mess
 def test_bytes_that_are_no_text_are_no_traceback(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_bytes(b"# \xff\n")
-    assert load_refusal(path).startswith(f"{path}: no valid TOML: ")
+    assert load_refusal(path).startswith(f"{path}: invalid TOML: ")
 
 
 def test_an_unknown_profile_is_refused(write: Write) -> None:

@@ -169,7 +169,7 @@ def test_no_limit_is_larger_than_can_be_set(which: str, limit: str) -> None:
     both = {"default": {limit: most}, "max": {limit: most}}
     Config.from_mapping({"limits": both})
     message = refusal({"limits": {**both, which: {limit: most + 1}}})
-    assert message == f"limits.{which}.{limit}: it is too large; {most:.0f} is the most"
+    assert message == f"limits.{which}.{limit}: too large; {most:.0f} is the most"
     for value in (2**63, 2**64 + 1, 10**400, 10**5000):
         message = refusal({"limits": {**both, which: {limit: value}}})
         assert message.startswith(f"limits.{which}.{limit}: ")

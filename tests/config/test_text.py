@@ -91,24 +91,30 @@ def test_the_template_is_config_toml_and_sets_nothing() -> None:
         ({"servr": {}}, "servr: unknown key; did you mean server?"),
         (
             {"auth": {"tokens": [{"token": "x"}]}},
-            "auth.tokens[0]: contains unknown key token; a token's table has tenant and sha256",
+            "auth.tokens[0]: contains unknown key token; write tenant and sha256",
         ),
         (
             {"auth": {"tokens": [{"tenant": "x"}]}},
-            "auth.tokens[0]: missing required key sha256; a token's table has tenant and sha256",
+            "auth.tokens[0]: missing required key sha256; write tenant and sha256",
         ),
         (
             {"limits": {"default": {"memory_bytes": 1}}},
-            "limits.default.memory_bytes: with 1 no program runs; 4194304 is the least",
+            "limits.default.memory_bytes: with 1 no program can run; 4194304 is the least",
         ),
         (
             {"limits": {"max": {"open_files": 7}}},
-            "limits.max.open_files: with 7 no program runs; 8 is the least",
+            "limits.max.open_files: with 7 no program can run; 8 is the least",
         ),
-        ({"metrics": {"token_sha256": "x"}}, "metrics.token_sha256: it is not 64 hexadecimal"),
-        ({"server": {"trusted_proxies": ["x"]}}, "server.trusted_proxies: 'x' is no address"),
-        ({"server": {"public_url": "example.org"}}, "server.public_url: 'example.org': write what"),
-        ({"server": {"public_url": "https://a?b"}}, "server.public_url: 'https://a?b': write what"),
+        ({"metrics": {"token_sha256": "x"}}, "metrics.token_sha256: not 64 hexadecimal"),
+        ({"server": {"trusted_proxies": ["x"]}}, "server.trusted_proxies: 'x' is not an address"),
+        (
+            {"server": {"public_url": "example.org"}},
+            "server.public_url: 'example.org': write the URL",
+        ),
+        (
+            {"server": {"public_url": "https://a?b"}},
+            "server.public_url: 'https://a?b': write the URL",
+        ),
     ],
 )
 def test_what_is_wrong_says_how_to_mend_it(tree: dict[str, object], message: str) -> None:
