@@ -1,6 +1,7 @@
-"""The client of a remote service: the same verbs as a job has here, over HTTP.
+"""The client of a remote service: submit and follow jobs over HTTP.
 
-Imports the model and the parser of event streams, nothing of the server.
+Imports the model and the parser of event streams, nothing of the server; `streamer` and the
+command line import it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Use a service from Python: the same verbs, over HTTP, resuming by itself.
+"""Use a service from Python, over HTTP; lost connections are resumed automatically.
 
-A dropped connection is taken up again after the last event that arrived, so a caller sees
-every event once and in order, and the terminal one last. What was refused for lack of room is
-asked again, as is what got no answer and may be asked twice.
+A stream is resumed after the last event that arrived, so a caller sees every event once, in
+order, and the terminal event last. Requests that were refused for lack of capacity are repeated,
+and so are requests without an answer if repeating them is safe.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ __all__ = ["Client", "Run", "ServiceProblem"]
 
 CONNECT_TIMEOUT_S: Final = 10.0
 READ_TIMEOUT_S: Final = 100.0
-"""Three heartbeats: a stream that is silent for longer is dead."""
+"""Three heartbeats: a stream that is silent for longer counts as lost."""
 MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 FIRST_PAUSE_S: Final = 0.2
 MAX_PAUSE_S: Final = 10.0
 MAX_RETRY_AFTER_S: Final = 60.0
-"""Who is asked to come back later than this is told so instead of waiting."""
+"""A longer Retry-After is raised to the caller instead of waited for."""
 MAX_INPUT_PAUSE_S: Final = 1.0
 CANCEL_S: Final = 5.0
-"""How long the close of a run may take to cancel its job."""
+"""How long closing a run may take to cancel its job."""
 REFUSED: Final = frozenset({429, 503})
-"""The service did nothing and says so: asking again can double nothing."""
+"""With these codes the service has done nothing, so repeating the request is safe."""
 TRANSIENT: Final = REFUSED | {502, 504}
 
 
@@ -54,17 +54,17 @@ class Client:
     """A connection to one service. Use it as an asynchronous context manager.
 
     `url` is where the service is mounted; `token` is sent as a bearer token. `retries` is how
-    often a call is repeated that was refused for lack of room (429, 503) or, where it may be
-    asked twice, lost its connection. Refusals raise `ServiceProblem`, an unknown or expired job
-    `UnknownJob`, which is one. A service that cannot be reached raises `aiohttp.ClientError` or
-    TimeoutError, and is waited for while a job is followed.
+    often a call is repeated after it was refused for lack of capacity (429, 503) or, if repeating
+    it is safe, lost its connection. Refusals raise `ServiceProblem`; an unknown or expired job
+    raises its subclass `UnknownJob`. If the service cannot be reached, a call raises
+    `aiohttp.ClientError` or TimeoutError; following a job waits for the service instead.
     """
 
     def __init__(self, url: str, *, token: str | None = None, retries: int = 3) -> None:
         base = URL(url if url.endswith("/") else url + "/")
         if base.scheme not in ("http", "https") or not base.host:
             raise ConfigError(
-                f"{url!r}: the address of a service begins with http:// or https://, such as "
+                f"{url!r}: the URL of a service begins with http:// or https://, such as "
                 "http://127.0.0.1:8080"
             )
         self._base = base
@@ -96,8 +96,9 @@ class Client:
         """Submit a job and return its id.
 
         Give a `JobSpec`, or the fields of ``POST /api/execute`` by their names there or in
-        `JobSpec`. The same `idempotency_key` is the same job: a key of your own finds it again
-        after a crash, and without one each call is a job of its own however often it is sent.
+        `JobSpec`. The same `idempotency_key` always means the same job: with a key of your own
+        you find the job again after a crash. Without one each call makes one new job, however
+        often its request is repeated.
         """
         if job is not None and fields:
             raise TypeError(f"give a JobSpec or fields, not both: {', '.join(sorted(fields))}")
@@ -122,19 +123,19 @@ class Client:
         cancel_on_close: bool = False,
         **fields: Any,
     ) -> Run:
-        """Submit a job and yield its events to the terminal one.
+        """Submit a job and yield its events, up to and including the terminal event.
 
         The arguments are those of `submit`. With `cancel_on_close` a job that is not over is
-        cancelled when nobody takes its events any more: use ``async with client.run(...) as run``,
-        which closes also where the loop is left early.
+        cancelled when the run is closed: use ``async with client.run(...) as run``, which also
+        closes it when the loop is left early.
         """
         return Run(self, job, idempotency_key, fields, cancel_on_close=cancel_on_close)
 
     async def events(self, job_id: str, after: int = 0) -> AsyncGenerator[Event, None]:
-        """Yield a job's events after number `after`, then live ones, to the terminal one.
+        """Yield a job's events after number `after`, then live ones, up to the terminal event.
 
-        There are none where the terminal event is the one that was seen last. Raises
-        `UnknownJob` when the job is unknown or has expired.
+        Yields nothing if `after` is the terminal event. Raises `UnknownJob` if the job is unknown
+        or has expired.
         """
         failures = 0
         while True:
@@ -149,7 +150,7 @@ class Client:
             except _Over:
                 return
             except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError):
-                pass  # taken up again below, after the last event that arrived
+                pass  # resumed below, after the last event that arrived
             except ServiceProblem as problem:
                 if problem.status not in TRANSIENT:
                     raise
@@ -158,7 +159,7 @@ class Client:
             failures += 1
 
     async def job(self, job_id: str) -> dict[str, Any]:
-        """Return a job's document."""
+        """Return the job's document, as ``GET /api/jobs/{job_id}`` does."""
         return await self._call("GET", f"api/jobs/{quote(job_id, safe='')}")
 
     async def jobs(self, *, status: str | None = None) -> AsyncGenerator[dict[str, Any], None]:
@@ -175,7 +176,7 @@ class Client:
                 return
 
     async def cancel(self, job_id: str) -> None:
-        """Ask for the end of a job; one that is over already is left as it is."""
+        """Request the cancellation of a job; has no effect on a job that is over."""
         try:
             await self._call("DELETE", f"api/jobs/{quote(job_id, safe='')}")
         except ServiceProblem as problem:
@@ -183,14 +184,14 @@ class Client:
                 raise
 
     async def purge(self, job_id: str) -> None:
-        """Remove the record and the output of a job that is over."""
+        """Delete the record and the output of a job that is over."""
         path = f"api/jobs/{quote(job_id, safe='')}"
         await self._call("DELETE", path, params={"purge": "1"})
 
     async def write(self, job_id: str, data: bytes | str, *, close: bool = False) -> None:
-        """Send bytes, or text as UTF-8, to the program's standard input; `close` ends it.
+        """Send bytes, or text as UTF-8, to the program's standard input; `close` ends the input.
 
-        Waits while the program has not read its earlier input, as long as the job runs.
+        Waits while the program has not read its earlier input and the job runs.
         """
         path = f"api/jobs/{quote(job_id, safe='')}/stdin"
         query = {"close": "1"} if close else {}
@@ -212,23 +213,23 @@ class Client:
         await self.write(job_id, b"", close=True)
 
     async def signal(self, job_id: str, name: str) -> None:
-        """Send a signal, by name, to the program."""
+        """Send a signal to the program, by its name (``SIGINT``)."""
         path = f"api/jobs/{quote(job_id, safe='')}/signal"
         await self._call("POST", path, body=json.dumps({"signal": name}).encode(), twice=False)
 
     # -- the service --------------------------------------------------------------------
 
     async def queue(self) -> dict[str, Any]:
-        """Return how many jobs run and wait, and how long a new one would."""
+        """Return how many jobs run and wait, and how long a new job would wait."""
         return await self._call("GET", "api/queue")
 
     async def runtimes(self) -> list[dict[str, Any]]:
-        """Return the languages, and whether the service has them."""
+        """Return the languages, and whether each is available."""
         listed: list[dict[str, Any]] = (await self._call("GET", "api/runtimes"))["runtimes"]
         return listed
 
     async def sandboxes(self) -> list[dict[str, Any]]:
-        """Return the sandboxes, whether they work there, and what each enforces."""
+        """Return the sandboxes, whether each is available, and what it enforces."""
         listed: list[dict[str, Any]] = (await self._call("GET", "api/sandboxes"))["sandboxes"]
         return listed
 
@@ -251,7 +252,7 @@ class Client:
                     events = [
                         Event(int(number), kind, decode(kind, data.encode()))
                         for number, kind, data in parser.feed(chunk)
-                        if kind in KINDS  # a newer service may have more
+                        if kind in KINDS  # a newer service may have further kinds
                     ]
                 except (ValueError, msgspec.MsgspecError):
                     raise not_a_service(response.status) from None
@@ -269,12 +270,12 @@ class Client:
         twice: bool = True,
         retries: int | None = None,
     ) -> dict[str, Any]:
-        """Ask, and ask again where that helps; `twice` says that it may be done twice."""
+        """Send a request, and repeat it if that helps; `twice` says that repeating it is safe."""
         retries = self._retries if retries is None else retries
         url = self._base.join(URL(path, encoded=True)).update_query(params or {})
         failures = 0
         while True:
-            # As a file, which aiohttp sends in pieces: it warns of large bodies in one.
+            # As a file, which aiohttp sends in pieces: it warns about large bytes objects.
             data = None if body is None else io.BytesIO(body)
             asked_s = 0.0
             try:
@@ -283,7 +284,7 @@ class Client:
                     return await document_of(response)
             except ServiceProblem as problem:
                 again = problem.status in (TRANSIENT if twice else REFUSED)
-                again = again and problem.code != "sandbox_unavailable"  # nor will it be soon
+                again = again and problem.code != "sandbox_unavailable"  # a retry would not help
                 asked_s = problem.retry_after or 0.0
                 if not again or failures >= retries or asked_s > MAX_RETRY_AFTER_S:
                     raise
@@ -301,11 +302,10 @@ class Client:
 
 
 class Run:
-    """One submission and its events: what `Client.run` returns.
+    """One submission and its events, returned by `Client.run`.
 
-    `job_id` is None until the service has accepted the job. `idempotency_key` is what it is
-    submitted with: to submit it again by this key returns the id of the same job, whatever
-    became of the first answer.
+    `job_id` is None until the service has accepted the job. Submitting again with the same
+    `idempotency_key` returns the id of the same job, even if the first answer was lost.
     """
 
     def __init__(
@@ -319,8 +319,8 @@ class Run:
     ) -> None:
         key = secrets.token_hex(16) if idempotency_key is None else idempotency_key
         self.idempotency_key = key
-        # The generator does not refer to this object, so that whoever lets go of it without a
-        # close has the generator closed, by the event loop, at once.
+        # The generator has no reference to this object: if the object is dropped without being
+        # closed, the event loop closes the generator at once.
         self._accepted: list[str] = []
         submit = partial(client.submit, job, idempotency_key=key, **fields)
         self._events = _run(client, submit, self._accepted, cancelling=cancel_on_close)
@@ -337,7 +337,7 @@ class Run:
         return await anext(self._events)
 
     async def aclose(self) -> None:
-        """Take no more events; with `cancel_on_close` the job ends too."""
+        """Stop following; with `cancel_on_close`, also cancel the job."""
         await self._events.aclose()
 
     async def __aenter__(self) -> Self:
@@ -365,8 +365,8 @@ async def _run(
     submission = asyncio.create_task(submitting())
     over = False
     try:
-        # Cancelled half-way the submission may have arrived already, and to cancel a job takes
-        # the id that is in the answer.
+        # A submission that is cancelled half-way may have arrived already, and cancelling the
+        # job needs the id in the answer.
         await asyncio.shield(submission)
         async with contextlib.aclosing(client.events(accepted[0])) as events:
             async for event in events:
@@ -383,9 +383,9 @@ async def _run(
 
 
 class _Over(Exception):
-    """The terminal event is the one that was seen last."""
+    """The service has no events after the one seen last: that was the terminal event."""
 
 
 def _pause_s(failures: int) -> float:
-    """Return how long to wait after so many failures in a row, at random so as not to meet."""
+    """Return how long to wait after this many failures in a row, with jitter."""
     return min(FIRST_PAUSE_S * 2.0**failures, MAX_PAUSE_S) * random.uniform(0.5, 1.0)

@@ -1,4 +1,4 @@
-"""Turn an answer that is no success into the error that a caller of the client catches."""
+"""Turn an error response into the exception that callers of the client catch."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from streamer.errors import CallerError, UnknownJob
 __all__ = ["ServiceProblem", "check", "document_of", "not_a_service", "retry_after_s"]
 
 MAX_ANSWER_BYTES: Final = 128 * 1024 * 1024
-"""Of an answer that says yes, unpacked: a record has megabytes of output, escaped at worst."""
+"""For the body of a success, decompressed: a record may hold megabytes of escaped output."""
 MAX_PROBLEM_BYTES: Final = 1024 * 1024
 
 
 class ServiceProblem(CallerError):
-    """What the service answered instead: its problem document (RFC 9457).
+    """A request was refused: the service's problem document (RFC 9457).
 
-    `status` is the HTTP status; `retry_after` says in how many seconds to try again, where the
-    service said so.
+    `status` is the HTTP status; `retry_after` the seconds of the Retry-After header, or None.
     """
 
     def __init__(
@@ -38,25 +37,25 @@ class ServiceProblem(CallerError):
 
 
 class UnknownRemoteJob(ServiceProblem, UnknownJob):
-    """Both what the service answered, and what a caller without HTTP would get."""
+    """The `ServiceProblem` that is also the `UnknownJob` of a local service."""
 
 
 async def check(response: aiohttp.ClientResponse) -> None:
-    """Raise the `ServiceProblem` of an answer that is a refusal."""
+    """Raise `ServiceProblem` unless the response is a success."""
     if response.status < 400:
         return
     body = await _read(response, MAX_PROBLEM_BYTES)
     try:
         said = msgspec.json.decode(body or b"", type=dict[str, Any])
     except msgspec.DecodeError:
-        said = {}  # a proxy's page, not the service's
+        said = {}  # the page of a proxy
     unknown = response.status == 404 and said.get("code") == "not_found"
     problem = UnknownRemoteJob if unknown else ServiceProblem
     raise problem(response.status, said, retry_after_s(response.headers.get("Retry-After")))
 
 
 async def document_of(response: aiohttp.ClientResponse) -> dict[str, Any]:
-    """Return the document of an answer. Raises `ServiceProblem` for what is none."""
+    """Return the JSON object in a response. Raises `ServiceProblem` if there is none."""
     body = await _read(response, MAX_ANSWER_BYTES)
     if body is None:
         raise not_a_service(response.status)
@@ -67,13 +66,13 @@ async def document_of(response: aiohttp.ClientResponse) -> dict[str, Any]:
 
 
 def not_a_service(status: int) -> ServiceProblem:
-    """Return the error for an answer that no service gives."""
-    about = "the answer is not a service's; is the address that where it is mounted?"
+    """Return the error for a response that did not come from a service of ours."""
+    about = "the response is not from the service; is this the URL where it is mounted?"
     return ServiceProblem(status, {"detail": about})
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes | None:
-    """Return a body, or None where it has more bytes than `most`: who answers may be anybody."""
+    """Return a body, or None if it has more than `most` bytes; the server is not trusted."""
     body = bytearray()
     async for piece in response.content.iter_any():
         body += piece

@@ -1,4 +1,4 @@
-"""Write a job as the body of ``POST /api/execute``: the other direction of `streamer.web.wire`."""
+"""Write a job as the body of ``POST /api/execute``, which `streamer.web.wire` parses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["request_of", "with_wire_names"]
 
 
 def request_of(job: JobSpec) -> dict[str, Any]:
-    """Return the request that submits a job; what it leaves out is the service's to choose."""
+    """Return the body that submits a job; fields with their default value are left out."""
     nothing = JobSpec()
     given = {
         field.name: value
@@ -26,10 +26,10 @@ def request_of(job: JobSpec) -> dict[str, Any]:
 
 
 def with_wire_names(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the request that these fields make.
+    """Return the body with these fields.
 
-    Names may be those of HTTP or of `JobSpec` (``outputEncoding``, ``output_encoding``), limits
-    as well; a file may be a `SourceFile`. Raises `InvalidJob`.
+    The names of fields and limits may be those of HTTP or of `JobSpec` (``outputEncoding``,
+    ``output_encoding``); a file may be a `SourceFile`. Raises `InvalidJob`.
     """
     request = {camel(name): _plain(value, name) for name, value in given.items()}
     if isinstance(limits := request.get("limits"), Mapping):
@@ -39,7 +39,7 @@ def with_wire_names(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plain(value: object, name: str) -> object:
     if isinstance(value, SourceFile):
-        content: bytes | str = value.content  # text stands for bytes, as everywhere
+        content: bytes | str = value.content  # a host may pass text
         data = content.encode() if isinstance(content, str) else content
         return {
             "name": value.name,
@@ -56,7 +56,7 @@ def _plain(value: object, name: str) -> object:
             return value.decode()
         except UnicodeDecodeError:
             raise InvalidJob(
-                "these bytes are not UTF-8 text; send them to a job with interactive, by write()",
+                "not UTF-8; send such bytes to an interactive job, by write()",
                 path=f"$.{camel(name)}",
             ) from None
     return value

@@ -64,20 +64,20 @@ OUTPUT = '{"stream":"stdout","data":"x","t":1,"phase":"run"}'
 )
 async def test_a_stream_that_is_no_services_is_told_so(answer: bytes) -> None:
     async with answering(answer) as client:
-        with pytest.raises(ServiceProblem, match="not a service's"):
+        with pytest.raises(ServiceProblem, match="not from the service"):
             _ = [event async for event in client.events("a")]
 
 
 @pytest.mark.parametrize("body", [b"{}", b"[1]", b'{"jobId":1}', b"<html>"])
 async def test_an_answer_without_a_job_is_told_so(body: bytes) -> None:
     async with answering(body, status=202) as client:
-        with pytest.raises(ServiceProblem, match="not a service's"):
+        with pytest.raises(ServiceProblem, match="not from the service"):
             await client.submit(language="python", code="")
 
 
 async def test_an_end_that_was_never_told_is_told_so() -> None:
     async with answering(status=204) as client:
-        with pytest.raises(ServiceProblem, match="not a service's"):
+        with pytest.raises(ServiceProblem, match="not from the service"):
             _ = [event async for event in client.events("a")]
 
 
@@ -87,7 +87,7 @@ async def test_an_event_without_an_end_is_not_kept(
 ) -> None:
     monkeypatch.setattr("streamer.client.client.MAX_EVENT_BYTES", 64 * KIB)
     async with answering(b"data: ", piece, endless=True) as client:
-        with pytest.raises(ServiceProblem, match="not a service's"):
+        with pytest.raises(ServiceProblem, match="not from the service"):
             _ = [event async for event in client.events("a")]
 
 
@@ -114,7 +114,7 @@ def test_a_parser_takes_as_much_as_it_is_told_and_begins_anew_with_each_event() 
 async def test_base64_that_is_none_is_told_so() -> None:
     data = OUTPUT.replace("}", ',"encoding":"base64"}')
     async with answering(event(data=data)) as client:
-        with pytest.raises(ServiceProblem, match="not a service's"):
+        with pytest.raises(ServiceProblem, match="not from the service"):
             await _show(client.events("a"), raw=False)
 
 
