@@ -1,6 +1,6 @@
 """Stream events to browsers and other clients, with ids, replay and back-pressure, over aiohttp.
 
-What the service uses for its jobs, for an application's own events::
+The service streams its jobs with it; an application can stream its own events::
 
     from streamer import sse
 
@@ -8,8 +8,8 @@ What the service uses for its jobs, for an application's own events::
     app.router.add_get("/prices", prices.respond)
     prices.broadcast({"gold": 2650.1}, event="price")
 
-A client that loses its connection comes back with the id of the last event it has and gets what it
-missed. See docs/sse.md.
+A client that reconnects sends the id of the last event it has and gets the events it missed. See
+docs/sse.md. This package imports `streamer.eventlog` only and knows no jobs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Answer a request with bytes as they come: a download that is a session as any stream."""
+"""Answer a request with a download that is a session like any event stream."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["ByteStream"]
 
 
 class ByteStream(web.StreamResponse):
-    """A response that has no place for a heartbeat, so the kernel looks after its client.
+    """A response of plain bytes. It cannot carry heartbeats; the kernel detects lost clients.
 
-    Without its end, or its whole length, the client knows that the rest is missing.
+    If it is cut, the last chunk or a part of Content-Length is missing, so the client notices.
     """
 
     heartbeat = b""
@@ -28,11 +28,10 @@ class ByteStream(web.StreamResponse):
     ) -> None:
         super().__init__(headers={**options.headers, **headers})
         if request.version < HttpVersion11:
-            self.force_close()  # its end is the end of the connection
+            self.force_close()  # the end of the connection is the end of the body
         self._options = options
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Send the headers. Raises ConnectionResetError if the client has left."""
         if request.transport is None:
             raise ConnectionResetError("the client has left")
         sock = request.transport.get_extra_info("socket")
@@ -41,39 +40,34 @@ class ByteStream(web.StreamResponse):
         return await super().prepare(request)
 
     def abort(self) -> None:
-        """Cut the connection: a client that does not read would never see it close."""
         if self._req is not None and self._req.transport is not None:
             self._req.transport.abort()
 
     def cut(self) -> None:
-        """Cut the connection before the end."""
         self.abort()
 
     def opening(self, _: StreamOptions) -> bytes:
-        """Return nothing: all of it is the caller's."""
+        """Return nothing: a download has no preamble."""
         return b""
 
     def stop_streaming(self) -> None:
         """Do nothing: the end is written by aiohttp."""
 
     def is_connected(self) -> bool:
-        """Tell whether the headers are out."""
         return self.prepared
 
     @property
     def gone(self) -> bool:
-        """Whether the client is known to have left."""
         return self._req is None or self._req.transport is None
 
     @property
     def unsent_bytes(self) -> int:
-        """What the client has yet to take of what was written."""
         transport = None if self._req is None else self._req.transport
         return 0 if transport is None else transport.get_write_buffer_size()
 
 
 def _notice_silence(sock: socket.socket, options: StreamOptions) -> None:
-    """Have the kernel end a connection whose other end is gone, silent ones too (tcp(7))."""
+    """Have the kernel close the connection if the peer is gone, even while it is idle (tcp(7))."""
     timeout_ms = int(min(options.write_timeout_s, MAX_SEND_TIMEOUT_S) * 1000)
     idle_s = max(1, int(min(options.heartbeat_s, 32_767)))
     with contextlib.suppress(OSError):  # the client has left

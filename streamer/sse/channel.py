@@ -1,7 +1,7 @@
 """Broadcast events to many sessions from an application's own code.
 
-A channel is a log with readers. What it keeps for clients that come, or come back, is its history;
-what it keeps beyond that, for the open sessions that have yet to take it, is their backlog.
+A channel is a log with readers. The events it keeps for new and returning clients are its history;
+older ones, kept only because an open session has not read them yet, are its backlog.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ __all__ = ["Channel", "Recipients", "respond_merged", "tag_with_channel"]
 log: Final = logging.getLogger(__name__)
 
 Recipients = Callable[[Mapping[str, Any]], bool]
-"""Tells by a session's `state` whether an event is for it."""
+"""Decides by a session's `state` whether an event is sent to it."""
 
 
 class Channel(EventSink):
     """One sequence of events for any number of sessions, with a history.
 
-    A client that comes back after an event that it names gets what followed of the last
-    `history_events` events, of `history_bytes` bytes of data and of `history_s` seconds, and
-    before that a ``gap`` event if more is gone. For sessions that are behind, `backlog_bytes` more
-    are kept; one that is further behind gets a gap.
+    A client that resumes after an event gets the events since then that are in the history: at
+    most `history_events` events, `history_bytes` bytes of data and `history_s` seconds. If some
+    it missed are no longer there, a ``gap`` event comes first. For sessions that are behind,
+    `backlog_bytes` more are kept; a session that is further behind gets a gap.
 
-    Ids begin at the time in microseconds, or with `first_id`, and go up by one: so an id from
-    before a restart is older than all of them, and its client is told of a gap, unless there were
-    more than a million events a second, or the clock was set back. `name` is the key
-    of its sessions in `sessions`, which may be shared with other channels.
+    Ids start at the time in microseconds, or at `first_id`, and go up by one. So an id from
+    before a restart is lower than all new ones, and its client gets a gap, unless there were more
+    than a million events a second or the clock was set back. `name` is the key of the channel's
+    sessions in `sessions`, which channels may share.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Channel(EventSink):
         self.name = name
         self.sessions = SessionMap() if sessions is None else sessions
         self._log = EventLog(first=time.time_ns() // 1000 if first_id is None else first_id)
-        self._history: deque[tuple[float, int]] = deque()  # of each event, its time and its size
+        self._history: deque[tuple[float, int]] = deque()  # time and size of each event
         self._history_size = 0
         self._history_events = history_events
         self._history_bytes = history_bytes
@@ -74,7 +74,7 @@ class Channel(EventSink):
 
     @property
     def last_id(self) -> int:
-        """The id of the newest event; one less than that of the first while there is none."""
+        """The id of the newest event; before the first event, one less than its id will be."""
         return self._log.last_id
 
     @property
@@ -84,15 +84,15 @@ class Channel(EventSink):
 
     @property
     def history_size(self) -> int:
-        """How many events a client that comes may be given."""
+        """How many events a new client can get."""
         self._expire()
         return self.last_id + 1 - self._oldest
 
     def broadcast(self, data: Any, event: str = "message", *, to: Recipients | None = None) -> int:
         """Send an event to all sessions, or to those that `to` chooses by their state.
 
-        Returns its id. `to` is asked when a session is about to be given the event, also one that
-        comes back for it later; if it raises, that session does not get it. Raises as `push`.
+        Returns its id. `to` is called when a session is about to get the event, which may be later,
+        after a reconnect; if it raises, that session does not get it. Raises what `push` raises.
         """
         with self.batch(to=to) as batch:
             batch.push(data, event)
@@ -100,11 +100,11 @@ class Channel(EventSink):
 
     @contextmanager
     def batch(self, *, to: Recipients | None = None) -> Iterator[Batch]:
-        """Collect events, as `EventSink.batch`, for those that `to` chooses, as `broadcast`."""
+        """Collect events as `EventSink.batch` does; `to` is that of `broadcast`."""
         with super().batch() as batch:
             yield batch
         if to is not None and batch.events:
-            # Sessions wake after this code, and ask then.
+            # Sessions wake only after this code, and look then.
             self._last_chosen = self.last_id
             for number in range(self.last_id - len(batch.events) + 1, self.last_id + 1):
                 self._recipients[number] = to
@@ -118,13 +118,13 @@ class Channel(EventSink):
         state: dict[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> web.StreamResponse:
-        """Answer a request with the channel's events and return the response once it is over.
+        """Answer a request with the channel's events; return the response once it is over.
 
-        It can be a handler by itself. A client that sends an id resumes after it; another one
-        begins with what comes next, or, with `replay`, with the history. `wanted` filters for this
-        session by number, name and data; what it raises withholds the event. `state` is what `to`
-        is asked with. When the channel is closed and the client has everything the answer is 204,
-        which stops a browser. Raises `Full`.
+        It can serve as a handler. A client that sends an id resumes after it; any other starts
+        with the next event or, with `replay`, with the history. `wanted` filters this session's
+        events by number, name and data; if it raises, the event is withheld. `to` is called with
+        `state`. If the channel is closed and the client has everything, the answer is 204, which
+        stops a browser from reconnecting. Raises `Full`.
         """
         after, missed = self._place(client_id(request, self.sessions.options), replay=replay)
         if self._log.done and after >= self.last_id and not missed:
@@ -137,12 +137,12 @@ class Channel(EventSink):
             )
 
     def close(self) -> None:
-        """End the channel: each session ends once it has everything. Idempotent."""
+        """End the channel: each session ends once it has sent everything. Idempotent."""
         if not self._log.done:
             self._log.append((), end=True)
 
     def _place(self, asked: str, *, replay: bool) -> tuple[int, bytes]:
-        """Return after which event a client begins, and what tells it that some are gone."""
+        """Return the event after which a client starts, and a gap frame if it missed some."""
         self._expire()
         if not asked:
             return (self._oldest - 1 if replay else self.last_id), b""
@@ -162,7 +162,7 @@ class Channel(EventSink):
         self._trim()
 
     async def _room(self) -> None:
-        await asyncio.sleep(0)  # readers are not waited for; but they shall run
+        await asyncio.sleep(0)  # let readers run, without waiting for them
 
     @property
     def _oldest(self) -> int:
@@ -170,7 +170,7 @@ class Channel(EventSink):
         return max(self.last_id - len(self._history) + 1, self._log.first_id)
 
     def _expire(self) -> None:
-        """Let go of what is too old for the history."""
+        """Drop what is too old for the history."""
         since = -float("inf") if self._history_s is None else self._clock() - self._history_s
         while self._history and (
             len(self._history) > self._history_events
@@ -180,7 +180,7 @@ class Channel(EventSink):
             self._history_size -= self._history.popleft()[1]
 
     def _trim(self) -> None:
-        """Forget what is neither history nor some session's backlog, a good part at a time."""
+        """Drop what is neither history nor backlog, many events at a time."""
         excess = self._log.memory_bytes - self._most_bytes
         if excess <= 0 and self._oldest - self._log.first_id <= len(self._history) // 4:
             return
@@ -194,8 +194,6 @@ class Channel(EventSink):
 
 
 class _ChannelSource(FilteredSource):
-    """A channel's log as one session sees it."""
-
     def __init__(
         self,
         channel: Channel,
@@ -212,7 +210,7 @@ class _ChannelSource(FilteredSource):
         self._failed = False
 
     async def read(self) -> bytes:
-        """Return the next frames; where none is chosen for some, the same bytes for everyone."""
+        """Return the next frames; without filters, the same bytes object for every session."""
         if self._missed:
             missed, self._missed = self._missed, b""
             return missed
@@ -222,7 +220,6 @@ class _ChannelSource(FilteredSource):
 
     @property
     def ended(self) -> bool:
-        """Whether the log has ended and all of it was sent."""
         return not self._missed and super().ended
 
     def _is_for_it(self, number: int, kind: str, data: bytes) -> bool:
@@ -256,10 +253,10 @@ async def respond_merged(
 ) -> web.StreamResponse:
     """Answer a request with the events of several channels in one stream, as `Channel.respond`.
 
-    A browser opens six connections to a host at most, and one is enough so. The id of an event
-    names the place in each channel, in their order, so name the same ones in the same order
-    when a client comes back. The session is kept in `sessions`, else in those of the first channel.
-    Raises `Full`, and ValueError for two channels of one name.
+    A browser opens at most six connections to a host; this needs one. An event's id has a
+    position for each channel, so pass the same channels in the same order when a client
+    reconnects. The session is kept in `sessions`, by default those of the first channel.
+    Raises `Full`, and ValueError for two channels with the same name.
     """
     if len({channel.name for channel in channels}) < len(channels):
         raise ValueError("each channel of a stream needs a name of its own")
@@ -267,7 +264,7 @@ async def respond_merged(
     asked = client_id(request, followed.options)
     parts = asked.split(".") if asked else [""] * len(channels)
     if len(parts) != len(channels):
-        parts = ["?"] * len(channels)  # of other channels: no place in any of these
+        parts = ["?"] * len(channels)  # an id of other channels: no position in any of these
     places = [
         channel._place(part, replay=replay)  # noqa: SLF001 - of this module
         for channel, part in zip(channels, parts, strict=True)
@@ -287,5 +284,5 @@ async def respond_merged(
 
 
 def _over(sessions: SessionMap, headers: Mapping[str, str] | None) -> web.Response:
-    # The headers may be what lets a page of another origin see the answer at all.
+    # Without its CORS headers a page of another origin could not read the answer.
     return web.Response(status=204, headers={**sessions.options.headers, **(headers or {})})

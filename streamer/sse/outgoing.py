@@ -1,8 +1,8 @@
-"""Bound what clients have yet to take, of all of them together.
+"""Bound the bytes that are waiting to be sent, over all clients together.
 
-Each that is slow holds a piece that is being written and a buffer of the connection, 200 KiB or
-more; thousands of those would be the end of the service. So the sum is counted, and where it is
-over its bound those who have taken nothing for the longest time are cut. They may resume.
+Each slow client holds a chunk being written and a socket buffer, 200 KiB or more; thousands of them
+would exhaust the memory. So the sum is counted, and when it exceeds its bound the clients that have
+stalled for the longest time are cut off. They may resume.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ class _Session(Protocol):
 
 
 class Outgoing:
-    """What sessions hold for their clients, `most` bytes; None is no bound."""
+    """The unsent bytes of all sessions, at most `most`; None means no bound."""
 
     def __init__(self, most: int | None = None) -> None:
         self._most = most
         self._sessions: dict[_Session, None] = {}
         self._said_at = -SAY_AGAIN_S
         self.bytes = 0
-        """The sum as it was when each session last wrote, so rather too much."""
+        """The sum, as of each session's last write: never too low."""
         self.cut = 0
-        """How many were cut so far."""
+        """How many sessions were cut off so far."""
 
     def __len__(self) -> int:
-        """Return how many sessions hold anything."""
+        """Return how many sessions hold unsent bytes."""
         return len(self._sessions)
 
     def count(self, session: _Session) -> None:
-        """Count what a session holds now, and cut others or it if that is too much."""
+        """Count a session's unsent bytes; if the sum is too large, cut off sessions, maybe this."""
         if self._most is None:
             return
         self._count(session)
@@ -58,7 +58,6 @@ class Outgoing:
             self._relieve(self._most)
 
     def forget(self, session: _Session) -> None:
-        """Count a session no more."""
         self.bytes -= session.counted
         session.counted = 0
         self._sessions.pop(session, None)
@@ -74,14 +73,16 @@ class Outgoing:
 
     def _relieve(self, most: int) -> None:
         for session in tuple(self._sessions):
-            self._count(session)  # some have been taken from meanwhile
+            self._count(session)  # clients have read some meanwhile
         if self.bytes <= most:
             return
-        # Some more than needed, or each write under load would walk over all of them.
+        # Free more than needed, or under load every write would walk over all sessions.
         wanted = most - most // 8
         before = self.cut
         for session in sorted(self._sessions, key=lambda s: (s.writing_since, -s.counted)):
-            if self.bytes <= wanted or len(self._sessions) == 1:  # one alone may be that large
+            if (
+                self.bytes <= wanted or len(self._sessions) == 1
+            ):  # a single session may exceed the bound
                 break
             session.response.abort()
             self.forget(session)
@@ -90,5 +91,7 @@ class Outgoing:
         if self.cut > before and now - self._said_at >= SAY_AGAIN_S:
             self._said_at = now
             log.warning(
-                "clients had more than %d bytes to take: %d were cut", most, self.cut - before
+                "more than %d bytes waited to be sent: %d stalled clients were cut off",
+                most,
+                self.cut - before,
             )

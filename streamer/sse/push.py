@@ -1,7 +1,7 @@
-"""Push events to one client from a handler of an application's own.
+"""Push events to one client from an application's own handler.
 
-A session is a log with one reader: its coroutine, a task beside the handler's, writes what the
-handler pushes, and what was written is forgotten.
+A session is a log with one reader: a task beside the handler's writes what the handler pushes, and
+what was written is dropped.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ __all__ = ["PushSession", "open_session"]
 log: Final = logging.getLogger(__name__)
 
 WINDOW_BYTES: Final = 256 * 1024
-"""What may wait to be sent before `drain` waits too."""
+"""`drain` waits while more than this is unsent."""
 
 BACKLOG_BYTES: Final = 8 * 1024 * 1024
-"""What may wait to be sent before a client is taken for lost."""
+"""A client with more than this unsent is cut off."""
 
 PROGRESS_S: Final = 1.0
 
@@ -39,10 +39,10 @@ PROGRESS_S: Final = 1.0
 class PushSession(EventSink):
     """One client that events are pushed to; made by `open_session`.
 
-    `response` is what the handler returns; `last_event_id` what the client sent, for the
-    application to resume after; `state` is the application's. Pushing never waits: who pushes much
-    awaits `drain` in between. Once the client is gone, or has 8 MiB to take, pushing raises
-    ConnectionResetError.
+    `response` is for the handler to return; `last_event_id` is the id that the client sent, for the
+    application to resume after; `state` belongs to the application. Pushing never waits: await
+    `drain` between many events. Once the client is gone, or more than 8 MiB are unsent, pushing
+    raises ConnectionResetError.
     """
 
     def __init__(
@@ -65,31 +65,31 @@ class PushSession(EventSink):
 
     @property
     def last_id(self) -> int:
-        """The id of the newest event; before the first one, that which the client sent."""
+        """The id of the newest event; before the first event, the id that the client sent."""
         return self._log.last_id
 
     @property
     def connected(self) -> bool:
-        """Whether the client is still there, as far as is known."""
+        """Whether the client is still connected, as far as is known."""
         return not self._over
 
     def comment(self, text: str = "") -> None:
-        """Send a comment, which no client shows, before what is not sent yet."""
+        """Send a comment, which clients ignore, ahead of events that are still unsent."""
         self._check()
         self._session.comment(text)
 
     def retry(self, milliseconds: int) -> None:
-        """Tell the client when to come back after a lost connection, 1 ms at least."""
+        """Tell the client how long to wait before it reconnects, at least 1 ms."""
         self._check()
         self._session.retry(milliseconds)
 
     def close(self) -> None:
-        """End the stream; what was pushed is still sent. Idempotent."""
+        """End the stream; pushed events are still sent. Idempotent."""
         if not self._log.done:
             self._log.append((), end=True)
 
     async def drain(self) -> None:
-        """Wait until little is left to be sent: so a slow client slows its source."""
+        """Wait until at most 256 KiB are unsent, so that a slow client slows its source."""
         await self._room()
 
     def _send(self, events: Sequence[tuple[str, bytes]]) -> None:
@@ -109,22 +109,25 @@ class PushSession(EventSink):
             raise self._reset
 
     def _forget(self) -> None:
-        """Let go of what was sent."""
+        """Drop what was sent."""
         self._log.drop_before(self._session.position + 1)
 
     def _check(self) -> None:
-        """Raise if nothing can be sent."""
         if self._log.done:
             raise RuntimeError("the session was closed")
         if not self._over and self._log.memory_bytes > BACKLOG_BYTES:
-            log.warning("%s has %d bytes to take and was cut", self._session.peer, BACKLOG_BYTES)
+            log.warning(
+                "%s was cut off: it has more than %d bytes unsent",
+                self._session.peer,
+                BACKLOG_BYTES,
+            )
             self._session.response.abort()
             self._end()
         if self._over:
             raise self._reset
 
     def _end(self) -> None:
-        """Take note that nothing can be sent any more, and end the handler's block."""
+        """Refuse further events, and cancel the handler's block."""
         self._over = True
         self._log.reader_moved()
         if self._block is not None and not self._log.done:
@@ -133,7 +136,7 @@ class PushSession(EventSink):
 
     @asynccontextmanager
     async def _while_connected(self) -> AsyncIterator[None]:
-        """Run a block until the client is gone."""
+        """Run a block, and cancel it when the client is gone."""
         block = self._block = asyncio.timeout(None)
         try:
             async with block:
@@ -161,20 +164,20 @@ async def open_session(
     state: dict[str, Any] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> AsyncIterator[PushSession]:
-    """Open a stream to one client for the time of a block.
+    """Open a stream to one client for the duration of a block.
 
-    Leaving the block ends the stream, once everything was sent; an exception cuts it, so that the
-    client comes back. When the client leaves, the block is cancelled and what follows it goes on.
-    Ids go on from the number that the client sent, if it is one.
+    Leaving the block sends the rest and ends the stream; an exception cuts it off, so that the
+    client reconnects. When the client leaves, the block is cancelled, and execution continues
+    after the block. Ids continue from the id that the client sent, if it is a number.
 
-    The session is kept in `sessions` under `key`, and sent by the options of that map; without one,
-    by `options`, and no number of sessions is too many. Raises `Full` before anything is sent,
-    TypeError for both `sessions` and `options`.
+    The session is kept in `sessions` under `key` and has the options of that map. Without
+    `sessions` it has `options`, and the number of sessions is not bounded. Raises `Full` before
+    anything is sent, TypeError for both `sessions` and `options`.
     """
     if sessions is None:
         sessions = SessionMap(options or StreamOptions(grace_s=0))
     elif options is not None:
-        raise TypeError("a SessionMap has options of its own")
+        raise TypeError("a SessionMap has its own options")
     asked = client_id(request, sessions.options)
     events = EventLog(first=id_number(asked, 10**MAX_ID_DIGITS) + 1)
     response = EventStream(request, sessions.options, headers)

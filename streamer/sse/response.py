@@ -1,9 +1,9 @@
-"""Answer a request with an event stream: the response class and what a client may ask for.
+"""Answer a request with an event stream: the response class, and the ids that clients send.
 
-aiohttp-sse's `EventSourceResponse` is the response; frames are ready bytes and go out by
-`write`. What its documentation does not say: its ping is a comment *with* a blank line, which
-some clients take for an empty message, and comes whatever the traffic, so it is switched off
-and the heartbeat is ours; and it sets its own headers over those that it is given.
+The response is aiohttp-sse's `EventSourceResponse`; frames are encoded already and go out by
+`write`. Two things that its documentation does not say: its ping is a comment *with* a blank line,
+which some clients take for an empty message, and is sent even while events flow, so it is switched
+off and sessions send heartbeats; and it overwrites headers that it is given with its own.
 """
 
 from __future__ import annotations
@@ -33,25 +33,26 @@ log: Final = logging.getLogger(__name__)
 NEVER_S: Final = 1e7
 MAX_ID_DIGITS: Final = 16
 MAX_SEND_TIMEOUT_S: Final = 86_400.0
-"""The kernel is told as well, and counts milliseconds in an int."""
+"""The timeout is also set in the kernel, which counts milliseconds in an int."""
 
 ID_PARAMETERS: Final = ("lastEventId", "last_event_id", "evs_last_event_id")
-"""For clients that cannot set the header: ours, and those of polyfills."""
+"""Query parameters for clients that cannot set the header: ours, and those of polyfills."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamOptions:
-    """How streams are sent. Times in seconds, but for `retry_ms` and `retry_jitter_ms`.
+    """How streams are sent. Times are in seconds, except `retry_ms` and `retry_jitter_ms`.
 
-    A silent stream carries a comment every `heartbeat_s`. A client that takes nothing for
-    `write_timeout_s` is dropped and may resume. After the last event the stream stays open for
-    `grace_s`, for the client to leave first. `retry_ms`, and at random up to `retry_jitter_ms`
-    more, is when a client comes back after a lost connection; None sends no such line. With
-    `trust_client_ids` a client resumes after the id that it sends, otherwise it begins anew.
-    `headers` are added to the response and stand over the built-in ones. ``heartbeat_s=inf`` sends
-    no heartbeat; a client that has left is then noticed with the next event only.
+    An idle stream carries a comment every `heartbeat_s`. A client that is stalled for
+    `write_timeout_s` is cut off and may resume. After the last event the stream stays open for
+    `grace_s`, so that the client can close it first. A client waits `retry_ms`, plus a random part
+    of `retry_jitter_ms`, before it reconnects; None sends no ``retry`` line. With
+    `trust_client_ids` a client resumes after the id that it sends, otherwise it starts from the
+    beginning. `headers` are added to the response and override the built-in ones. With
+    ``heartbeat_s=inf`` there are no heartbeats; a client that has left is noticed only with the
+    next event.
 
-    Raises ValueError for a time that cannot be.
+    Raises ValueError for an impossible time.
     """
 
     heartbeat_s: float = 30.0
@@ -64,13 +65,13 @@ class StreamOptions:
 
     def __post_init__(self) -> None:
         if not (self.heartbeat_s > 0 and self.write_timeout_s > 0 and self.grace_s >= 0):
-            raise ValueError("heartbeat_s and write_timeout_s are above 0, grace_s is not below")
+            raise ValueError("heartbeat_s and write_timeout_s must be above 0, grace_s at least 0")
         if self.retry_ms is not None:
             retry(self.retry_ms, self.retry_jitter_ms)
 
 
 class EventStream(EventSourceResponse):
-    """An `EventSourceResponse` that no proxy may store or transform."""
+    """An `EventSourceResponse` that proxies must not store or transform."""
 
     heartbeat = HEARTBEAT
     lingers = True
@@ -88,56 +89,54 @@ class EventStream(EventSourceResponse):
             allow_all_methods=True,  # a POST may ask for the stream itself
         )
         self.headers["Cache-Control"] = "no-cache, no-transform"
-        # The base class sets its own after what it is given.
+        # The base class overwrites the headers it is given.
         self.headers.update({**options.headers, **(headers or {})})
         if request.version < HttpVersion11:
-            # Not chunked: the end of the connection is the only mark of the end.
+            # HTTP/1.0 has no chunks: the end of the connection is the end of the body.
             self.headers["Connection"] = "close"
             self.force_close()
         self._asked = request.query
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Send the headers. Raises ConnectionResetError if the client has left."""
-        # The base class fails an assertion then, or cancels the handler.
+        # In that case the base class would fail an assertion, or cancel the handler.
         if request.transport is None:
             raise ConnectionResetError("the client has left")
         return await super().prepare(request)
 
     def enable_compression(self, *_: object, **__: object) -> None:
-        """Stay uncompressed: a compressor holds events back, and half a stream would be lost."""
+        """Do nothing but log: a compressor would delay events, and a cut would lose many."""
         log.warning(
-            "%s: a middleware or signal of the application asked to compress an event stream, "
-            "which stays as it is; leave text/event-stream out there",
+            "%s: a middleware or signal of the application tried to compress an event stream; "
+            "it is sent uncompressed. Exclude text/event-stream there",
             "the stream" if self._req is None else self._req.path,
         )
 
     def abort(self) -> None:
-        """Cut the connection: a client that does not read would never see it close."""
+        """Reset the connection: a client that does not read would never notice a close."""
         if self._req is not None and self._req.transport is not None:
             self._req.transport.abort()
 
     def cut(self) -> None:
-        """Close the connection without the mark of the end, so that the client comes back.
+        """Close the connection without the final chunk, so that the client reconnects.
 
-        What is left to do for the request then meets a closed connection: an error page of some
-        middleware would otherwise be written into the stream.
+        Later writes for this request then fail; otherwise the error page of a middleware would be
+        written into the stream.
         """
         if self._req is not None and self._req.transport is not None:
             self._req.transport.close()
 
     @property
     def gone(self) -> bool:
-        """Whether the client is known to have left."""
         return self._req is None or self._req.transport is None
 
     @property
     def unsent_bytes(self) -> int:
-        """What the client has yet to take of what was written."""
         transport = None if self._req is None else self._req.transport
         return 0 if transport is None else transport.get_write_buffer_size()
 
     def opening(self, options: StreamOptions) -> bytes:
-        """Return what is sent before the first frame; none of it is a message."""
+        """Return the bytes before the first frame: comments and a ``retry`` line."""
         parts = (
             [] if options.retry_ms is None else [retry(options.retry_ms, options.retry_jitter_ms)]
         )
@@ -149,10 +148,10 @@ class EventStream(EventSourceResponse):
 
 
 def client_id(request: web.BaseRequest, options: StreamOptions) -> str:
-    """Return the id that the client sends to resume after, or ``""`` if it sends none.
+    """Return the id after which the client wants to resume, or ``""``.
 
-    Untrusted clients have none. The header wins over the query: a reconnecting browser sends the
-    newer header beside the query it began with.
+    ``""`` also if client ids are not trusted. The header wins over the query: a browser that
+    reconnects sends a new header and the query of its first request.
     """
     if not options.trust_client_ids:
         return ""
@@ -164,8 +163,8 @@ def client_id(request: web.BaseRequest, options: StreamOptions) -> str:
 
 
 def id_number(text: str, last_id: int) -> int:
-    """Return the event number that an id names; 0, for everything, if there is no such event."""
-    # int() takes "+1", "1_0" and other scripts' digits, and refuses 5000 of them.
+    """Return an id's event number; an unknown id gives 0, which replays everything."""
+    # int() accepts "+1", "1_0" and digits of other scripts, and raises for 5000 digits.
     if not (text.isascii() and text.isdigit() and len(text) <= MAX_ID_DIGITS):
         return 0
     number = int(text)

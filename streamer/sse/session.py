@@ -1,8 +1,8 @@
 """Follow logs on one response.
 
-A `Session` is one open response and the `Source` it reads from. Its coroutine, the handler's own,
-is the only one that writes to the response, so nothing is ever written into a frame. It is woken by
-its logs, by the session map's pulse when it has been silent for the heartbeat, and by `close`.
+A `Session` is one open response and the `Source` it reads from. Only its own coroutine, that of the
+handler, writes to the response, so nothing can end up inside a frame. It is woken by its logs, by
+the session map's timer when a heartbeat is due, and by `close`.
 """
 
 from __future__ import annotations
@@ -32,55 +32,55 @@ class Source(Protocol):
 
     @property
     def cursors(self) -> Sequence[Cursor]:
-        """The places in logs that it reads from."""
+        """Its positions in the logs that it reads."""
 
     async def read(self) -> bytes:
-        """Return what is next, ready to send, or nothing when there is nothing new."""
+        """Return the next encoded frames, or ``b""`` if there is nothing new."""
 
     def sent(self) -> None:
-        """Say that what `read` returned was sent."""
+        """Take note that the bytes of the last `read` were sent."""
 
     @property
     def ended(self) -> bool:
-        """Whether nothing will ever follow."""
+        """Whether nothing will follow."""
 
 
 class Answer(Protocol):
-    """The response of a session: events, or bytes."""
+    """The response of a session: an event stream or a download."""
 
     heartbeat: bytes
-    """What is sent when it has been silent for long."""
+    """What is sent when the stream has been idle for the heartbeat interval; may be empty."""
     lingers: bool
-    """Whether the client is to leave first."""
+    """Whether to wait at the end for the client to close the connection."""
 
     def opening(self, options: StreamOptions, /) -> bytes:
-        """Return what is sent before anything else."""
+        """Return the bytes that come first."""
 
     async def prepare(self, request: web.BaseRequest) -> object:
         """Send the headers. Raises ConnectionResetError if the client has left."""
 
     async def write(self, data: bytes) -> None:
-        """Write, and wait while the client takes too little."""
+        """Write, and wait while the socket buffer is full."""
 
     @property
     def unsent_bytes(self) -> int:
-        """What the client has yet to take of what was written."""
+        """The written bytes that are still in the connection's buffer."""
 
     @property
     def gone(self) -> bool:
         """Whether the client is known to have left."""
 
     def abort(self) -> None:
-        """Cut the connection at once."""
+        """Reset the connection."""
 
     def cut(self) -> None:
-        """Close the connection without the mark of the end."""
+        """Close the connection without the end of the body, so that the client notices."""
 
     def is_connected(self) -> bool:
         """Tell whether `stop_streaming` has something to stop."""
 
     def stop_streaming(self) -> None:
-        """End what the response runs beside."""
+        """End the background task of the response, if it has one."""
 
 
 @dataclass(eq=False)
@@ -95,14 +95,14 @@ class Session:
     number: int = field(default_factory=lambda: next(_numbers))
     since: float = field(default_factory=time.time)
     active_at: float = field(default_factory=time.monotonic)
-    """When something was last written, on the monotonic clock."""
+    """When it last wrote, on the monotonic clock."""
     client: str | None = None
-    """Who it is of, where each has a share."""
+    """The client it counts for, if clients have shares."""
     outgoing: Outgoing = field(default_factory=Outgoing)
     writing_since: float = math.inf
-    """When what is being written was begun."""
+    """When the write in progress began; None if there is none."""
     counted: int = 0
-    """What it counts in `outgoing`."""
+    """Its part of the sum in `outgoing`."""
     _writing: int = 0
     _in_source: int = 0
     _waiter: asyncio.Future[bool] | None = None
@@ -111,54 +111,53 @@ class Session:
 
     @property
     def position(self) -> int:
-        """The number of the last event it was sent, in the first log it follows."""
+        """The number of the last event sent, in the first log it follows."""
         return self.source.cursors[0].position
 
     @property
     def lag(self) -> int:
-        """How many events there are that it was not sent."""
+        """How many events are not sent yet."""
         return sum(cursor.lag for cursor in self.source.cursors)
 
     @property
     def held_bytes(self) -> int:
-        """What it has in memory that its client has yet to take."""
+        """The unsent bytes that it holds in memory."""
         # The connection copies what it cannot send at once.
         return self._writing + max(self._writing, self.response.unsent_bytes) + self._in_source
 
     @property
     def closing(self) -> bool:
-        """Whether `close` was called."""
         return self._closing
 
     def close(self) -> None:
-        """End the stream after what is being written. A client comes back unless it gets a 204."""
+        """End the stream after the write in progress. Clients reconnect until they get a 204."""
         self._closing = True
         self._wake(True)
 
     def comment(self, text: str = "") -> None:
-        """Send a comment, which no client shows."""
+        """Send a comment, which clients ignore."""
         self._urgent += comment(text)
         self._wake(True)
 
     def retry(self, milliseconds: int) -> None:
-        """Tell the client when to come back after a lost connection."""
+        """Tell the client how long to wait before it reconnects."""
         self._urgent += retry(milliseconds)
         self._wake(True)
 
     def beat(self) -> None:
-        """Have it send a heartbeat, if it is waiting."""
+        """Send a heartbeat, if the session is waiting."""
         self._wake(False)
 
     def cut_if_stalled(self, since: float) -> None:
-        """Cut the connection if what is being written was begun before a time."""
+        """Cut off the client if the write in progress began before `since`."""
         if self.writing_since <= since:
             self.response.abort()
 
     async def run(self, options: StreamOptions, leaving: asyncio.Event | None = None) -> None:
-        """Send everything to the end of what it reads from, then wait for the grace period.
+        """Send everything up to the end of the source, then wait for the grace period.
 
-        `leaving` cuts that short. It also ends when the client is gone, or takes nothing. Raises
-        what its source raises.
+        `leaving` ends the grace period. Returns early if the client is gone or was cut off. Raises
+        what the source raises.
         """
         pending = self.response.opening(options)
         grace_s = options.grace_s if self.response.lingers else 0.0
@@ -172,32 +171,32 @@ class Session:
                     return
                 self.source.sent()
                 self.active_at = time.monotonic()
-                # It is counted no more, and reading what is next may take its time.
+                # These bytes are sent and no longer counted; reading the next may take long.
                 pending = data = b""
             elif self.source.ended:
                 await self._linger(grace_s, leaving)
                 return
             elif not await self._wait():
                 if self.response.gone:
-                    return  # what has no heartbeat to write would never notice
+                    return  # without heartbeats to write it would never notice
                 pending = self.response.heartbeat
                 self.active_at = time.monotonic()
 
     def _count_source(self) -> None:
-        # Of the built-in sources one holds back what it has read: that of a slow replay.
+        # One built-in source holds back what it has read: that of a paced replay.
         held: int = getattr(self.source, "held_bytes", 0)
         if held != self._in_source:
             self._in_source = held
             self.outgoing.count(self)
 
     async def _write(self, data: bytes) -> bool:
-        """Write to the client; False when it is gone, or was cut as it took nothing."""
+        """Write to the client; False if it is gone, or was cut off because it stalled."""
         self.writing_since = time.monotonic()
         self._writing = len(data)
         self.outgoing.count(self)
         try:
             await self.response.write(data)
-        except ConnectionError:  # not always a reset: aiohttp knows several
+        except ConnectionError:  # not always ConnectionResetError: aiohttp raises several
             return False
         finally:
             self.writing_since = math.inf
@@ -206,9 +205,9 @@ class Session:
         return True
 
     async def _wait(self) -> bool:
-        """Wait for something to do; False when it is a heartbeat."""
+        """Wait for something to do; False if it is a heartbeat."""
         cursors = self.source.cursors
-        # What came while `read` was at the disk woke nobody.
+        # Events that came while `read` waited for the disk woke nobody.
         if self._closing or self._urgent or any(cursor.lag for cursor in cursors):
             return True
         waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -228,7 +227,7 @@ class Session:
         left = loop.create_task(leaving.wait()) if leaving else None
         try:
             while not self._closing and not (left and left.done()) and loop.time() < until:
-                self._waiter = loop.create_future()  # a heartbeat ends it too
+                self._waiter = loop.create_future()  # a heartbeat ends the wait too
                 watched: set[asyncio.Future[Any]] = {self._waiter}
                 if left:
                     watched.add(left)

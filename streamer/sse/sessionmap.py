@@ -1,7 +1,6 @@
-"""Keep the session map: who follows what, since when, and how far behind.
+"""The session map: who follows what, since when, and how far behind.
 
-It also looks after its sessions: one timer for all of them finds those that have been silent for
-the heartbeat, and those whose client takes nothing.
+One timer for all sessions finds those that need a heartbeat and those whose client has stalled.
 """
 
 from __future__ import annotations
@@ -37,9 +36,9 @@ Listener = Callable[[Session, Change], None]
 
 
 class Full(web.HTTPServiceUnavailable):
-    """There are as many sessions as there may be; the message says of what.
+    """A limit on the number of sessions is reached; the message says which.
 
-    Out of a handler it is the answer: 503 with ``Retry-After``.
+    Raised in a handler it becomes the answer: 503 with ``Retry-After``.
     """
 
     def __init__(self, message: str) -> None:
@@ -55,7 +54,7 @@ class SessionView:
     """A snapshot of a session.
 
     `key` is what it follows, `since` in seconds since the epoch, `peer` the client's address,
-    `position` the last event it was sent and `lag` how many there are that it was not.
+    `position` the number of the last event sent and `lag` how many are not sent yet.
     """
 
     number: int
@@ -69,13 +68,13 @@ class SessionView:
 class SessionMap:
     """The open sessions, by what they follow.
 
-    At most `max_per_key` follow one thing, `max_per_client` are of one client and there are
-    `max_sessions` all together. Where their clients have more than `max_buffered_bytes` to take,
-    those that have taken nothing for the longest time are cut; maps may share an `outgoing` that
-    counts it. Once `leaving` is set no
-    stream stays open after its last event. Listeners hear of every session that comes and goes;
-    what one raises is logged and changes nothing. An application ends its streams on shutdown, or
-    aiohttp waits for them: ``app.on_shutdown.append(sessions.shutdown)``.
+    At most `max_per_key` sessions follow one key, `max_per_client` belong to one client, and
+    `max_sessions` are open in total. If more than `max_buffered_bytes` wait to be sent, the clients
+    that have stalled for the longest time are cut off; maps may share the `outgoing` that counts
+    this. Once `leaving` is set no stream stays open after its last event. Listeners are called for
+    every session that opens and closes; their exceptions are logged and have no effect. An
+    application must end its streams on shutdown, or aiohttp waits for them:
+    ``app.on_shutdown.append(sessions.shutdown)``.
     """
 
     def __init__(
@@ -108,39 +107,38 @@ class SessionMap:
         return len(self._all)
 
     def of(self, key: str) -> Sequence[Session]:
-        """Return the open sessions that follow something, oldest first."""
+        """Return the open sessions that follow `key`, oldest first."""
         return sorted(self._sessions.get(key, ()), key=_number)
 
     def listen(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener(session, "opened" or "closed")` for every session from now on.
+        """Call ``listener(session, "opened" or "closed")`` for every session from now on.
 
-        Returns what ends that.
+        Returns a function that removes the listener.
         """
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
     def snapshot(self) -> Mapping[str, Sequence[SessionView]]:
-        """Return what is open now, by what is followed, oldest first."""
+        """Return snapshots of all open sessions by key, oldest first."""
         return {key: self.views(key) for key in self._sessions}
 
     def views(self, key: str) -> Sequence[SessionView]:
-        """Return what is open now on one thing, oldest first."""
+        """Return snapshots of the open sessions that follow `key`, oldest first."""
         return [
             SessionView(s.number, key, s.peer, s.since, s.position, s.lag) for s in self.of(key)
         ]
 
     def close(self, key: str | None = None) -> None:
-        """Close every session, or those that follow one thing. Their clients come back."""
+        """Close all sessions, or those that follow `key`. Their clients reconnect."""
         for session in tuple(self._all) if key is None else self.of(key):
             session.close()
 
     async def shutdown(
         self, app: web.Application | None = None, *, timeout_s: float = SHUTDOWN_S
     ) -> None:
-        """Close every session and wait until all have gone; cut those that have not in time.
+        """Close every session and wait until all are gone; after `timeout_s` cut off the rest.
 
-        What a client takes nothing from cannot be closed otherwise. Its arguments are those of
-        aiohttp's `on_shutdown`.
+        A session whose client has stalled cannot be closed otherwise. Fits aiohttp's `on_shutdown`.
         """
         self.close()
         if not self._all:
@@ -166,10 +164,10 @@ class SessionMap:
         state: dict[str, Any] | None = None,
         client: str | None = None,
     ) -> web.StreamResponse:
-        """Answer a request with what `source` gives, and return the response once it is over.
+        """Answer a request with the events of `source`; return the response once it is over.
 
-        The session is one of each of `keys`, and of `client` where those have shares. A HEAD is
-        answered with the headers alone. Raises `Full` before anything is sent.
+        The session counts for each of `keys`, and for `client` if clients have shares. A HEAD
+        request gets the headers only. Raises `Full` before anything is sent.
         """
         response = EventStream(request, self.options, headers)
         await self.send(request, response, keys, source, state=state, client=client)
@@ -185,7 +183,7 @@ class SessionMap:
         state: dict[str, Any] | None = None,
         client: str | None = None,
     ) -> None:
-        """Send what `source` gives as a response of any kind; as `follow`."""
+        """Send the bytes of `source` as a response of any kind; otherwise as `follow`."""
         names = (keys,) if isinstance(keys, str) else tuple(dict.fromkeys(keys))
         shared = {} if state is None else state
         session = Session(names, response, self._address_of(request), source, shared, client=client)
@@ -213,16 +211,16 @@ class SessionMap:
                 session.response.stop_streaming()  # ends the ping task of aiohttp-sse
 
     def check_room(self, client: str | None = None) -> None:
-        """Raise `Full` when no further session can be opened, whatever it follows."""
+        """Raise `Full` if no further session can be opened, whatever its key."""
         if self._max_sessions is not None and len(self._all) >= self._max_sessions:
-            raise Full(f"{self._max_sessions} streams are open, as many as may be")
+            raise Full(f"{self._max_sessions} streams are open, which is the most")
         share = self._max_per_client
         if share is not None and client is not None and self._clients[client] >= share:
-            raise Full(f"you have {share} streams open, as many as you may")
+            raise Full(f"you have {share} streams open, which is the most for one client")
 
     @contextmanager
     def tracked(self, session: Session) -> Iterator[None]:
-        """Keep a session in the map. Raises `Full`."""
+        """Keep a session in the map for the duration of a block. Raises `Full`."""
         self._check_room(session)
         self._add(session)
         self._keep_pulse()
@@ -232,7 +230,7 @@ class SessionMap:
         finally:
             self._remove(session)
             if not self._all and self._pulse is not None:
-                # A map may outlive its loop, and the next one needs a timer of its own.
+                # A map may outlive its event loop, and the next loop needs a new timer.
                 self._pulse.cancel()
                 self._pulse = None
             self._tell(session, "closed")
@@ -241,7 +239,7 @@ class SessionMap:
         self.check_room(session.client)
         for key in session.keys:
             if len(self._sessions.get(key, ())) >= self._max_per_key:
-                raise Full(f"{key} has {self._max_per_key} readers already, as many as it may")
+                raise Full(f"{key} has {self._max_per_key} readers, which is the most")
 
     def _add(self, session: Session) -> None:
         session.outgoing = self.outgoing
@@ -272,10 +270,10 @@ class SessionMap:
                 log.exception("a listener for sessions failed")
 
     def _keep_pulse(self, after_s: float | None = None) -> None:
-        """Look for silent and for stalled sessions from time to time, as long as there are any.
+        """Look for idle and for stalled sessions from time to time, as long as there are any.
 
-        One timer for all of them: ten thousand idle streams cost a walk over a set now and then,
-        and no timer each, nor one for each write.
+        One timer for all: ten thousand idle streams cost a walk over a set now and then instead
+        of a timer for each stream or each write.
         """
         shortest_s = min(self.options.heartbeat_s, self.options.write_timeout_s)
         if self._pulse is None and shortest_s < math.inf:
@@ -295,8 +293,8 @@ class SessionMap:
         for session in silent[:BEATS_AT_ONCE]:
             session.beat()
         if self._all:
-            # Thousands that were opened together are silent together: writing to all of them
-            # in one step would hold up everybody else.
+            # Thousands of streams that were opened together are idle together: writing to all
+            # of them in one step would block the event loop.
             self._keep_pulse(BEATS_PAUSE_S if len(silent) > BEATS_AT_ONCE else None)
 
 

@@ -1,4 +1,4 @@
-"""What an application pushes events into, whether one client reads it or many."""
+"""The interface to push events, shared by `Channel` (many clients) and `PushSession` (one)."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class Batch:
         self.events: list[tuple[str, bytes]] = []
 
     def push(self, data: Any, event: str = "message") -> None:
-        """Add an event. Raises ValueError for a name that no event may have."""
+        """Add an event. Raises ValueError for an invalid event name."""
         name = check_event(event)
         self.events.append((name, data_value(self._serializer(data))))
 
 
 class EventSink(ABC):
-    """What events can be pushed to: a `Channel` or a `PushSession`.
+    """Takes events: a `Channel` or a `PushSession`.
 
-    Data is turned into text once, by `serializer`, for however many clients. An event's name is
-    anything without CR, LF and NUL but ``gap``, which is what a client is told of lost events by.
+    `serializer` turns data into text once for all clients. An event's name must not contain CR, LF
+    or NUL, and must not be ``gap``, which reports lost events to a client.
     """
 
     def __init__(self, serializer: Serializer) -> None:
@@ -39,7 +39,7 @@ class EventSink(ABC):
     def push(self, data: Any, event: str = "message") -> int:
         """Send an event and return its id.
 
-        Raises ValueError for a name that no event may have, RuntimeError after the end.
+        Raises ValueError for an invalid event name, RuntimeError after the end.
         """
         with self.batch() as batch:
             batch.push(data, event)
@@ -47,9 +47,9 @@ class EventSink(ABC):
 
     @contextmanager
     def batch(self) -> Iterator[Batch]:
-        """Collect events; they are sent at the end of the block, and none of them if it raises.
+        """Collect events and send them at the end of the block, or none if it raises.
 
-        With one write, if they take 64 KiB at most.
+        Up to 64 KiB are sent with one write.
         """
         batch = Batch(self.serializer)
         yield batch
@@ -58,7 +58,7 @@ class EventSink(ABC):
     async def iterate(
         self, source: Iterable[Any] | AsyncIterable[Any], event: str = "iteration"
     ) -> None:
-        """Push what an iterable gives. A slow client slows it, but none of a channel's does."""
+        """Push each item. In a `PushSession` a slow client slows this down; in a `Channel` not."""
         async with aclosing(_each(source)) as items:
             async for item in items:
                 self.push(item, event)
@@ -67,7 +67,7 @@ class EventSink(ABC):
     async def stream(
         self, chunks: Iterable[bytes] | AsyncIterable[bytes], event: str = "stream"
     ) -> None:
-        """Push the text of a stream of bytes; a character that two chunks share stays whole."""
+        """Push a stream of bytes as text; a character that is split between chunks stays whole."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         async with aclosing(_each(chunks)) as pieces:
             async for chunk in pieces:

@@ -1,4 +1,4 @@
-"""Read logs for a session: one log, a part of one, or several in one stream."""
+"""The sources of a session: one log, a filtered log, or several logs in one stream."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from streamer.sse.response import id_number
 __all__ = ["FilteredSource", "LogSource", "MergedSource", "Predicate", "Tag", "merged_positions"]
 
 Predicate = Callable[[int, str, bytes], bool]
-"""Tells by its number, name and data whether an event is for a reader."""
+"""Decides by an event's number, name and data whether a reader gets it."""
 
 Tag = Callable[[str, bytes], bytes]
-"""Puts the name of its log into the data of an event, for a stream of several."""
+"""Adds the name of the log to the data of an event, for a stream of several logs."""
 
 
 class LogSource:
@@ -27,25 +27,22 @@ class LogSource:
         self.cursors: Sequence[Cursor] = (cursor,)
 
     async def read(self) -> bytes:
-        """Return the next frames."""
         data, self._next = await self._cursor.read()
         return data
 
     def sent(self) -> None:
-        """Move the cursor on."""
         if self._next != self._cursor.position:
             self._cursor.advance(self._next)
 
     @property
     def ended(self) -> bool:
-        """Whether the log has ended and all of it was sent."""
         return self._cursor.at_end
 
 
 class FilteredSource(LogSource):
-    """Those events of one log that a predicate lets through; ids keep their numbers.
+    """The events of one log that a predicate accepts; they keep their ids.
 
-    A ``gap`` is always let through: what is gone may have been wanted.
+    A ``gap`` always passes: the lost events may have been accepted.
     """
 
     def __init__(self, cursor: Cursor, wanted: Predicate) -> None:
@@ -53,7 +50,7 @@ class FilteredSource(LogSource):
         self._wanted = wanted
 
     async def read(self) -> bytes:
-        """Return the next frames that are wanted; what is not wanted is passed over."""
+        """Return the next accepted frames; the others are skipped."""
         while True:
             data = await super().read()
             kept = b"".join(
@@ -63,17 +60,16 @@ class FilteredSource(LogSource):
             )
             if kept or not data:
                 return kept
-            del data  # of no use to anybody, and in nobody's account
+            del data  # frees it before the wait, as nothing counts it
             self.sent()
-            await asyncio.sleep(0)  # others shall run; a log may be long, and nothing of it wanted
+            await asyncio.sleep(0)  # a long log may have nothing that is accepted; let others run
 
 
 class MergedSource:
     """Several logs in one stream.
 
-    The id of an event is the position in every log, in their order and with dots between
-    (``5.0.12``), so that one id resumes all of them. `tag` says in the data which log an event is
-    from.
+    An event's id has the position in every log, in their order, separated by dots (``5.0.12``), so
+    one id resumes all of them. `tag` adds the log's name to the data.
     """
 
     def __init__(self, sources: Mapping[str, LogSource], tag: Tag) -> None:
@@ -87,7 +83,7 @@ class MergedSource:
         )
 
     async def read(self) -> bytes:
-        """Return the next frames of the log whose turn it is among those that have any."""
+        """Return the next frames of one log; the logs take turns."""
         self._told = None
         for _ in self._sources:
             index = self._turn
@@ -99,28 +95,26 @@ class MergedSource:
         return b""
 
     def sent(self) -> None:
-        """Move the cursor on of what was read."""
         if self._told is not None:
             self._told.sent()
             self._told = None
 
     @property
     def ended(self) -> bool:
-        """Whether all of them have ended and were sent."""
         return all(source.ended for source in self._sources)
 
     def _retold(self, index: int, data: bytes) -> Iterator[bytes]:
         positions = [str(cursor.position) for cursor in self.cursors]
         for number, kind, text, _ in split_frames(data):
             positions[index] = str(number)
-            # Its lines are made again: what is data in one of several must not become a field.
+            # The lines are encoded anew, so that data cannot turn into a field.
             value = joined_lines(self._tag(self._names[index], text))
             position = ".".join(positions).encode()
             yield b"event: %b\ndata: %b\nid: %b\n\n" % (kind.encode(), value, position)
 
 
 def merged_positions(text: str, logs: Sequence[EventLog]) -> list[int]:
-    """Return the positions that an id of a `MergedSource` names; all 0 if it is none."""
+    """Return the positions in an id of a `MergedSource`; an unknown id gives all 0."""
     parts = text.split(".")
     if len(parts) != len(logs):
         return [0] * len(logs)

@@ -343,7 +343,7 @@ async def test_a_client_gone_before_the_start_ends_the_block(
 
 async def test_a_map_has_options_of_its_own() -> None:
     async def handle(request: web.Request) -> web.StreamResponse:
-        with pytest.raises(TypeError, match="of its own"):
+        with pytest.raises(TypeError, match="its own options"):
             async with open_session(request, sessions=quick_map(), options=QUICK):
                 pass
         return web.Response(text="refused")

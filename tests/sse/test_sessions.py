@@ -46,7 +46,7 @@ async def test_there_are_so_many_sessions_of_one_thing_and_no_more() -> None:
         assert await first.rest() == []
         await settle(lambda: len(sessions) == 1)
         assert (await dial()).status == 200
-        with pytest.raises(Full, match="k has 2 readers already"):
+        with pytest.raises(Full, match="k has 2 readers, which is the most"):
             await sessions.follow(fake(), "k", LogSource(Cursor(events, 0)))
 
 
@@ -80,7 +80,7 @@ async def test_an_application_may_answer_otherwise_when_it_is_full() -> None:
     async with serving(handle) as port, Dialer(port) as dial:
         peer = await dial(headers={"Connection": "close"})
         assert peer.status == 429
-        assert await peer.reader.read() == b"0 streams are open, as many as may be"
+        assert await peer.reader.read() == b"0 streams are open, which is the most"
 
 
 async def test_a_view_says_who_follows_since_when_and_how_far() -> None:
