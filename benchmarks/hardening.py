@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Final
 
@@ -27,11 +27,12 @@ from aiohttp.test_utils import TestServer
 
 import streamer
 from sandboxes.bwrap import Bwrap
-from streamer.model.job import Limits, Phase, Step
-from streamer.sandbox.driver import open_sandbox
+from streamer.model.job import Limits
+from streamer.sandbox.pool import Pool, open_pool
 from streamer.sandbox.rootfs import shown
-from streamer.sandbox.slots import UidSlots
-from streamer.sandbox.workspace import state_folder
+from streamer.sandbox.shape import Run, Shape
+from streamer.sandbox.stdio import Stdio
+from streamer.sandbox.users import JobUsers
 from streamer.spi import Host, Identity, SandboxJob
 from streamer.sse import EventParser
 
@@ -87,24 +88,20 @@ def bare_plan(argv: tuple[str, ...], identity: Identity | None, host: Host) -> l
     return [*plan.argv[: plan.argv.index("--")], "--", *argv]
 
 
-async def run_in_sandbox(
-    backend: Bwrap, argv: tuple[str, ...], identity: Identity | None, host: Host
-) -> None:
+async def run_in_sandbox(pool: Pool, backend: str, argv: tuple[str, ...]) -> None:
     """Run a program in a sandbox with the init, as the service does."""
-
-    def describe(inside: tuple[str, ...]) -> SandboxJob:
-        return described(inside, identity, host)
-
-    async with open_sandbox(backend, host, Path("/"), describe) as sandbox:
-        reading, writing = os.pipe()
-        null = os.open(os.devnull, os.O_RDWR)
-        await sandbox.start(Step(Phase.RUN, argv, Limits()), ENV, (null, writing, null))
-        os.close(writing)
-        os.close(null)
-        end = await sandbox.end()
+    sandbox = await pool.lend(Shape(backend, Limits()))
+    stdio = Stdio.pipes()
+    try:
+        running = await sandbox.run(Run(argv, ENV, Limits(), stdio))
+        end = await running.ended
         assert end.status == 0
+        reading = stdio.take("stdout")
         assert os.read(reading, 10) == b"hi\n"
         os.close(reading)
+    finally:
+        stdio.close()
+        await sandbox.close()
 
 
 async def run_as_job(session: ClientSession, argv: tuple[str, ...]) -> None:
@@ -124,22 +121,23 @@ async def at_once(argv: Sequence[str]) -> None:
 
 
 def ways_to_run(
-    argv: tuple[str, ...], identity: Identity | None, host: Host, session: ClientSession
+    argv: tuple[str, ...], identity: Identity | None, pool: Pool, session: ClientSession
 ) -> Mapping[str, Callable[[], Awaitable[None]]]:
     """Return what is compared for one program, by name."""
+    host = pool.folder.host
     commands: Mapping[str, Sequence[str]] = {
         "alone": argv,
         REFERENCE: (*MINIMAL, *argv),
         "all our arguments": bare_plan(argv, identity, host),
     }
-    inside = {"and our init": Unfiltered(), "and the filter": Bwrap()}
+    inside = {"and our init": "unfiltered", "and the filter": "bwrap"}
     return {
         **{
             way: functools.partial(at_once, as_jobs_user(command, identity, host))
             for way, command in commands.items()
         },
         **{
-            way: functools.partial(run_in_sandbox, backend, argv, identity, host)
+            way: functools.partial(run_in_sandbox, pool, backend, argv)
             for way, backend in inside.items()
         },
         "as a job over HTTP": functools.partial(run_as_job, session, argv),
@@ -149,19 +147,28 @@ def ways_to_run(
 async def main(rounds: int) -> None:
     """Run everything in turns and print a table."""
     async with AsyncExitStack() as stack:
-        folder = stack.enter_context(state_folder(""))
-        host, identity = folder.host, None
-        if host.root:
-            slots = UidSlots(FIRST_UID, 1)
-            stack.callback(slots.close)
-            identity = await stack.enter_async_context(slots.lend())
+        pool = stack.enter_context(
+            open_pool(
+                {"bwrap": Bwrap(), "unfiltered": Unfiltered()},
+                state_dir="",
+                cgroup="off",
+                uid_base=FIRST_UID,
+                places=1,
+                users=1,
+                strict_filter=False,
+            )
+        )
+        identity = None
+        if pool.folder.host.root:
+            users = stack.enter_context(closing(JobUsers(FIRST_UID, 1)))
+            identity = await stack.enter_async_context(users.lend())
         config = {"sandbox": {"backend": "bwrap", "allow_command": True}}
         server = TestServer(streamer.create_app(config))
         await server.start_server()
         stack.push_async_callback(server.close)
         session = await stack.enter_async_context(ClientSession(str(server.make_url("/"))))
         compared = {
-            name: ways_to_run(argv, identity, host, session) for name, argv in PROGRAMS.items()
+            name: ways_to_run(argv, identity, pool, session) for name, argv in PROGRAMS.items()
         }
         times = {name: await time_in_turns(ways, rounds) for name, ways in compared.items()}
     print(f"{os.cpu_count()} cores, uid {os.getuid()}, {rounds} rounds, milliseconds")

@@ -80,7 +80,7 @@ async def census(campaign: Campaign) -> Census:
         for job in jobs:
             await engine.purge(job.job.job_id)
     gc.collect()
-    groups = campaign.service.worker._cgroups  # noqa: SLF001 - nobody else has to know where they are
+    groups = campaign.service.worker.pool and campaign.service.worker.pool.cgroups
     folders = (campaign.state, *map(Path, ("/tmp", "/var/tmp", "/dev/shm")))
     return Census(
         processes=frozenset(f"{pid} {name}" for pid, name in descendants().items()),

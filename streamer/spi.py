@@ -107,15 +107,17 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class SandboxJob:
-    """What a backend is told about one job.
+    """What a backend is told of the sandbox that it plans.
 
     `name` is the sandbox's: random, for what needs one, such as a container. It is not the
     job's id, which lets who knows it read the job.
 
     `argv` is what must run inside. `env` is the environment of the program, the caller's
-    choice: the init sets it. Never start a *wrapper* with it (think of LD_PRELOAD); a
-    backend without the init hands it on by the wrapper's own means. `identity` is None
-    when the service is an ordinary user, and the sandbox then runs as that user. `shown` is
+    choice, for a backend without the init: it hands that on by the wrapper's own means, and
+    never starts a *wrapper* with it (think of LD_PRELOAD). It is empty where the init is, which
+    gets it with each program. `limits` are the most that a program in the sandbox may have, which
+    the init and the control group enforce: a backend makes file systems of these sizes. `identity`
+    is None when the service is an ordinary user, and the sandbox then runs as that user. `shown` is
     what the job may read besides the system's own folders, in the order of mounting.
     """
 

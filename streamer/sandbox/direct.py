@@ -1,7 +1,7 @@
 """Drive a sandbox without our init: each program is a command of its own.
 
-For backends that cannot take the init. A program is ended by its process group, and by its
-control group where there is one.
+For backends that cannot take the init. A program is ended by its process group; where there is a
+control group, `streamer.sandbox.sandbox` ends what has left that.
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from streamer.errors import SandboxFailure
-from streamer.model.job import Limits, SourceFile, Step
-from streamer.sandbox.cgroups import JobCgroup
-from streamer.sandbox.channel import FilesDoNotFit, ProgramEnd
+from streamer.model.job import Limits, SourceFile
+from streamer.sandbox.shape import FilesDoNotFit, Run, RunEnd, Use
 from streamer.sandbox.spawn import Spawned, spawn, start_command
 from streamer.spi import Host, LaunchPlan
 
-__all__ = ["DirectSandbox", "SessionFactory"]
+__all__ = ["Direct", "SessionFactory"]
 
 START_TIMEOUT_S: Final = 20.0
 """For the backend's own session."""
@@ -37,18 +36,23 @@ END_TIMEOUT_S: Final = 5.0
 THREADS: Final = ThreadPoolExecutor(4, "streamer-files")
 """For writing the files of jobs, and nothing else: what is slow elsewhere delays none."""
 
-SessionFactory = Callable[[tuple[str, ...]], AbstractAsyncContextManager[LaunchPlan]]
-"""Opens the backend's session for a command; what it yields starts the sandbox."""
+SessionFactory = Callable[
+    [tuple[str, ...], Mapping[str, str]], AbstractAsyncContextManager[LaunchPlan]
+]
+"""Opens the backend's session for a command and its variables; what it yields starts that."""
 
 
-class DirectSandbox:
+class Direct:
     """A sandbox without our init: each program is a command of its own."""
 
+    has_init: ClassVar[bool] = False
+
     def __init__(
-        self, session: SessionFactory, workspace: Path, host: Host, cgroup: JobCgroup | None
+        self, session: SessionFactory, workspace: Path, host: Host, entrances: Sequence[str]
     ) -> None:
+        """`entrances` are those of its control group (`spawn.start_command`)."""
         self._session = session
-        self._cgroup = cgroup
+        self._entrances = entrances
         self._workspace = workspace
         self._host = host
         self._open = contextlib.AsyncExitStack()
@@ -61,7 +65,7 @@ class DirectSandbox:
 
     @property
     def home(self) -> str:
-        """The job's folder on the host; a backend that moves it sets the directory itself."""
+        """The folder on the host; a backend that moves it sets the directory itself."""
         return str(self._workspace)
 
     @property
@@ -84,24 +88,34 @@ class DirectSandbox:
         """Refuse: there is nobody of ours inside who could listen."""
         raise SandboxFailure("a backend without our init cannot have an allow-list of hosts")
 
-    async def start(self, step: Step, env: Mapping[str, str], stdio: tuple[int, int, int]) -> None:
+    async def open_path(self, path: str, flags: int, mode: int) -> int:
+        """Refuse, for the same reason."""
+        raise SandboxFailure("a backend without our init cannot open files of its sandbox")
+
+    async def use(self) -> Use:
+        """Return nothing: a control group tells some of it, and nobody the rest."""
+        return Use(None, None, None)
+
+    async def start(self, run: Run) -> None:
         """Start the command that the backend plans for the program."""
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
-                plan = await self._open.enter_async_context(self._session(step.argv))
+                plan = await self._open.enter_async_context(self._session(run.argv, run.env))
         except TimeoutError:
             raise SandboxFailure("the backend's session does not open") from None
         self._started = time.monotonic()
+        self._killed = False
         self._rest_ended.clear()
+        stdin, stdout, stderr = run.stdio.theirs
         try:
             self._process = spawn(
-                start_command(plan, self._host, self._cgroup),
-                # Not `env`, which the caller chose: a wrapper would obey its LD_PRELOAD.
+                start_command(plan, self._host, self._entrances),
+                # Not `run.env`, which the caller chose: a wrapper would obey its LD_PRELOAD.
                 env=plan.env,
-                cwd=plan.cwd if plan.cwd != "/" else str(self._workspace),
-                stdin=stdio[0],
-                stdout=stdio[1],
-                stderr=stdio[2],
+                cwd=run.cwd or (plan.cwd if plan.cwd != "/" else str(self._workspace)),
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
                 keep_group=True,
             )
         except OSError as error:
@@ -113,14 +127,12 @@ class DirectSandbox:
         await self._process.wait()
 
     def end_rest(self) -> None:
-        """Kill what is left of its process group and, where there is one, its control group."""
+        """Kill what is left of its process group."""
         assert self._process is not None
         self._process.signal_group(signal.SIGKILL)
-        if self._cgroup is not None:
-            self._cgroup.kill()
         self._rest_ended.set()
 
-    async def end(self) -> ProgramEnd:
+    async def end(self) -> RunEnd:
         """Wait for the command and for `end_rest`, then for the end of what that has killed."""
         assert self._process is not None
         code = await self._process.wait()
@@ -130,11 +142,9 @@ class DirectSandbox:
                 await self._process.end_group()
         except TimeoutError:
             raise SandboxFailure("something in the program's process group does not end") from None
-        if self._cgroup is not None and not await self._cgroup.clear():
-            raise SandboxFailure("something in the job's control group does not end")
         status = code << 8 if code >= 0 else -code
         wall_us = int((self._process.ended_at - self._started) * 1e6)
-        return ProgramEnd(status, "killed" if self._killed else None, None, None, wall_us)
+        return RunEnd(status, "killed" if self._killed else None, None, None, wall_us)
 
     def signal(self, number: int) -> None:
         """Signal the command's process group."""
@@ -142,13 +152,11 @@ class DirectSandbox:
             self._process.signal_group(number)
 
     async def kill(self) -> None:
-        """Kill the command's process group, and all of its control group if it has one."""
+        """Kill the command's process group."""
         if self._process is None or self._process.exit_code is not None:
             return
         self._killed = True
         self._process.signal_group(signal.SIGKILL)
-        if self._cgroup is not None:
-            self._cgroup.kill()
         try:
             async with asyncio.timeout(END_TIMEOUT_S):
                 await self._process.wait()

@@ -10,17 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from streamer.errors import BackendUnavailable, ConfigError, SandboxFailure
-from streamer.model.job import Limits, Phase, Step
-from streamer.sandbox.claims import broken_claim, trial_program
-from streamer.sandbox.confine import Means, Shape, confine
-from streamer.sandbox.network.proxy import PROXY_PORT
+from streamer.sandbox.pool import Pool
+from streamer.sandbox.trial import Trial, holds_to_allow_list
 from streamer.spi import Backend, Isolation
 
 __all__ = ["Backends", "told"]
@@ -42,8 +39,6 @@ RETRY_S: Final = 30.0
 
 MAX_FAILURES: Final = 3
 """As many jobs in a row that a sandbox could not run bring its backend into doubt."""
-
-START_AS: Final = "begin the sandbox as the job's user, start_as=job.identity in its plan"
 
 UNTRIED: Final = "it is being tried; ask again in a moment"
 
@@ -82,17 +77,13 @@ class Backends(Mapping[str, Backend]):
             )
         self._backends = backends
         self._configured = configured
-        self._path = path
-        self._allow_list = allow_list
-        self._read_only = tuple(read_only)
-        self._etc = tuple(etc)
+        self._trial_of = Trial(path, allow_list=allow_list, read_only=read_only, etc=etc)
         self._reasons: dict[str, str] = {}
         self._failures: Counter[str] = Counter()
         self._default = ""
-        self._means: Means | None = None
+        self._pool: Pool | None = None
         self._trials: dict[str, asyncio.Task[None]] = {}
         self._tidying: set[asyncio.Task[None]] = set()
-        self._tried = 0
         self._one_at_a_time = asyncio.Lock()
         self._doubt = asyncio.Event()
 
@@ -116,16 +107,12 @@ class Backends(Mapping[str, Backend]):
 
         It takes a network of the job's own, and our init inside to hand out its listener.
         """
-        return frozenset(
-            backend.name
-            for backend in self._backends.values()
-            if backend.gated and backend.isolation is not Isolation.NONE
-        )
+        return frozenset(name for name, backend in self.items() if holds_to_allow_list(backend))
 
     @asynccontextmanager
-    async def settled(self, means: Means) -> AsyncIterator[None]:
-        """Let trials run with these means, apart from those of jobs: none waits for another."""
-        self._means = means
+    async def tried_in(self, pool: Pool) -> AsyncIterator[None]:
+        """Let trials have sandboxes of this pool, beside those of jobs: none waits for another."""
+        self._pool = pool
         try:
             yield
         finally:
@@ -134,7 +121,7 @@ class Backends(Mapping[str, Backend]):
                 task.cancel()
             if tasks:
                 await asyncio.wait(tasks, timeout=TIDY_S)
-            self._means = None
+            self._pool = None
 
     async def find_default(self) -> None:
         """Decide on the default; ``auto`` takes the strongest that works, never plain.
@@ -256,7 +243,8 @@ class Backends(Mapping[str, Backend]):
         """Set the result, then give back what the trial held."""
         async with contextlib.AsyncExitStack() as stack:
             try:
-                reason = await self._why_not(backend, stack)
+                assert self._pool is not None
+                reason = await self._trial_of.why_not(backend, self._pool, stack)
             except BackendUnavailable as unavailable:
                 reason = unavailable.message
             except SandboxFailure as failure:
@@ -266,36 +254,3 @@ class Backends(Mapping[str, Backend]):
                 reason = f"{type(error).__name__}: {error}"
             if not result.done():
                 result.set_result(reason)
-
-    async def _why_not(self, backend: Backend, stack: contextlib.AsyncExitStack) -> str:
-        assert self._means is not None
-        self._tried += 1
-
-        def environment(home: str) -> Mapping[str, str]:
-            return {"PATH": self._path, "HOME": home, "LANG": "C.UTF-8"}
-
-        await backend.probe(self._means.folder.host)
-        # One that is left over from an earlier trial must not be in the way.
-        name = f"trial-{self._tried}-{backend.name}"
-        shape = Shape(name, Limits(), environment, read_only=self._read_only, etc=self._etc)
-        confined = await stack.enter_async_context(
-            confine(backend, self._means, shape, lambda: None)
-        )
-        sandbox = confined.sandbox
-        if self._allow_list and backend.name in self.filtering:
-            (await sandbox.listen(PROXY_PORT)).close()
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        stack.callback(os.close, null)
-        argv = stack.enter_context(trial_program(backend, self._means.folder.path))
-        step = Step(Phase.RUN, argv, Limits())
-        await sandbox.put_files((), step.limits)
-        if confined.cgroup is not None:
-            await confined.cgroup.limit(step.limits)
-        as_root = confined.identity is not None and sandbox.of_root
-        await sandbox.start(step, environment(sandbox.home), (null, null, null))
-        await sandbox.exited()
-        sandbox.end_rest()
-        end = await sandbox.end()
-        code = os.waitstatus_to_exitcode(end.status)
-        broken = broken_claim(backend, code, as_user=confined.identity is not None)
-        return broken or ("its programs run as root: " + START_AS if as_root else "")

@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from streamer.sandbox.cgroups import JobCgroup
 from streamer.spi import Host, LaunchPlan
 
 __all__ = ["Spawned", "spawn", "start_command"]
@@ -166,9 +165,12 @@ def spawn(
     )
 
 
-def start_command(plan: LaunchPlan, host: Host, cgroup: JobCgroup | None) -> tuple[str, ...]:
-    """Return the command of a plan, begun in the job's control group and as the job's user."""
-    options = [f"--cgroup={entrance}" for entrance in (cgroup.entrances if cgroup else ())]
+def start_command(plan: LaunchPlan, host: Host, entrances: Sequence[str]) -> tuple[str, ...]:
+    """Return the command of a plan, begun in a control group and as the user of the sandbox.
+
+    `entrances` are the files by which a process enters the group.
+    """
+    options = [f"--cgroup={entrance}" for entrance in entrances]
     if plan.start_as is not None and host.root:
         options += [f"--uid={plan.start_as.uid}", f"--gid={plan.start_as.gid}"]
     if plan.own_pid_namespace:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from streamer.engine.interface import Cancel, Control, Eof, Input, Lease, Lost, Signal
-from streamer.sandbox.driver import Sandbox
+from streamer.sandbox.sandbox import Sandbox
 from streamer.worker.feed import InputFeed
 from streamer.worker.verdict import StopReason
 

@@ -18,12 +18,9 @@ MAX_BACKLOG_BYTES: Final = 1024 * 1024
 class InputFeed:
     """The writing end of a program's standard input, and what waits to be written."""
 
-    def __init__(self) -> None:
-        reading, writing = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(writing, False)
-        self.reading = reading
-        """The end for the program."""
-        self._fd = writing
+    def __init__(self, fd: int) -> None:
+        """Take over the writing end, which does not block."""
+        self._fd = fd
         self._backlog = bytearray()
         self._written = 0
         self._unread = 0
@@ -60,18 +57,8 @@ class InputFeed:
         self._ending = True
         self._flush()
 
-    def handed_over(self) -> None:
-        """Close our copy of the reading end: the program has its own now."""
-        if self.reading >= 0:
-            os.close(self.reading)
-            self.reading = -1
-
     def close(self) -> None:
-        """Drop what is pending and close both ends."""
-        self.handed_over()
-        self._close_writing()
-
-    def _close_writing(self) -> None:
+        """Drop what is pending and close it."""
         self._room.set()
         if self._fd >= 0:
             if self._watching:
@@ -95,7 +82,7 @@ class InputFeed:
         except BlockingIOError:
             pass
         except BrokenPipeError:
-            self._close_writing()
+            self.close()
             return
         if len(self._backlog) <= MAX_BACKLOG_BYTES:
             self._room.set()
@@ -106,4 +93,4 @@ class InputFeed:
             self._watching = False
             self._loop.remove_writer(self._fd)
         if self._ending and not self._backlog:
-            self._close_writing()
+            self.close()

@@ -13,7 +13,7 @@ import array
 import asyncio
 import base64
 import codecs
-import contextlib
+import errno
 import fcntl
 import os
 import termios
@@ -34,9 +34,6 @@ SMALL_READ: Final = 4096
 """A read of less, in bytes, means that waiting would gather more."""
 
 READ_BYTES: Final = 64 * 1024
-PIPE_BYTES: Final = 256 * 1024
-"""Larger than the default 64 KiB, so that a gathering reader does not stall the writer."""
-
 MAX_EVENT_CHARS: Final = 8192
 """JSON makes at most six bytes of a character, and one client refuses lines of 512 KiB."""
 
@@ -87,7 +84,7 @@ class Budget:
 
 
 class OutputPump:
-    """Read the two output pipes of one phase to their ends.
+    """Read the output of one phase to its ends, from the descriptors that are added.
 
     `write` takes the events, in the order of reading, and returns when more may come;
     `on_exceeded` is called once when the budget is used up. Reading goes on then, so
@@ -110,38 +107,32 @@ class OutputPump:
         self._elapsed_ms = elapsed_ms
         self._write = write
         self._on_exceeded = on_exceeded
-        self._pipes: dict[int, tuple[StreamName, TextDecoder]] = {}
+        self._ends: dict[int, tuple[StreamName, TextDecoder]] = {}
         self._waiting: asyncio.Future[None] | None = None
         self._gathering: asyncio.Future[None] | None = None
         self._hurried = False
         self._left: dict[int, int] | None = None
 
-    def pipe(self, stream: StreamName) -> int:
-        """Make the pipe of a stream and return its writing end, the caller's to close."""
-        reading, writing = os.pipe2(os.O_CLOEXEC)
-        self._pipes[reading] = (stream, TextDecoder())
-        os.set_blocking(reading, False)
-        # Refused when the user's share of pipe memory is used up (pipe(7)): smaller will do.
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        return writing
+    def add(self, stream: StreamName, fd: int) -> None:
+        """Read a stream from our end of it, which does not block; it is closed at its end."""
+        self._ends[fd] = (stream, TextDecoder())
 
     async def run(self) -> None:
         """Pass on everything until nobody holds a writing end any more, or to `read_rest`."""
         loop = asyncio.get_running_loop()
-        while self._pipes:
+        while self._ends:
             if self._left is None:
                 await self._readable(loop)
             events: list[JobEvent] = []
             size = 0
             exceeded = self._budget.exceeded
-            for fd in list(self._pipes):
+            for fd in list(self._ends):
                 size += await self._read(loop, fd, events)
             if events:
                 await self._write(events)
             if self._budget.exceeded and not exceeded:
                 self._on_exceeded()
-            if size < SMALL_READ and self._pipes:
+            if size < SMALL_READ and self._ends:
                 await self._pause(loop, GATHER_S)
 
     def hurry(self) -> None:
@@ -157,15 +148,15 @@ class OutputPump:
         """
         self._hurried = True
         self.hurry()
-        self._left = {fd: _waiting_bytes(fd) for fd in self._pipes}
+        self._left = {fd: _waiting_bytes(fd) for fd in self._ends}
         if self._waiting is not None:
             _settle(self._waiting)
 
     def close(self) -> None:
-        """Stop reading and close the pipes."""
-        for fd in self._pipes:
+        """Stop reading and close what is left."""
+        for fd in self._ends:
             os.close(fd)
-        self._pipes.clear()
+        self._ends.clear()
 
     async def _pause(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
         if self._hurried:
@@ -180,7 +171,7 @@ class OutputPump:
 
     async def _readable(self, loop: asyncio.AbstractEventLoop) -> None:
         self._waiting = ready = loop.create_future()
-        watched = list(self._pipes)
+        watched = list(self._ends)
         for fd in watched:
             loop.add_reader(fd, _settle, ready)
         try:
@@ -191,7 +182,7 @@ class OutputPump:
                 loop.remove_reader(fd)
 
     async def _read(self, loop: asyncio.AbstractEventLoop, fd: int, events: list[JobEvent]) -> int:
-        stream, decoder = self._pipes[fd]
+        stream, decoder = self._ends[fd]
         data = self._take(fd)
         if data is None and self._left is None:
             return 0
@@ -203,7 +194,7 @@ class OutputPump:
         if not data or (self._left is not None and self._left[fd] <= 0):
             self._convert(stream, decoder, b"", events)
             os.close(fd)
-            del self._pipes[fd]
+            del self._ends[fd]
         return len(data or b"")
 
     def _take(self, fd: int) -> bytes | None:
@@ -235,6 +226,10 @@ def _read_some(fd: int) -> bytes | None:
         return os.read(fd, READ_BYTES)
     except BlockingIOError:
         return None
+    except OSError as error:
+        if error.errno != errno.EIO:  # a terminal whose other side is closed (pty(7))
+            raise
+        return b""
 
 
 def _waiting_bytes(fd: int) -> int:

@@ -9,35 +9,27 @@ from dataclasses import dataclass
 from typing import Literal
 
 from streamer.model.events import Complete, PhaseName, Reason
-from streamer.sandbox.channel import ProgramEnd
+from streamer.sandbox.shape import RunEnd
 
 __all__ = ["JobEnd", "StopReason", "reason_of"]
 
-StopReason = Literal[
-    "cancelled", "wall_time", "cpu_time", "memory", "output_limit", "shutting_down", "lost"
-]
+StopReason = Literal["cancelled", "wall_time", "output_limit", "shutting_down", "lost"]
 """Why this process ends a job."""
 
 
-def reason_of(
-    end: ProgramEnd, stopped: StopReason | None, *, out_of_memory: bool, over_output: bool
-) -> StopReason | Reason:
+def reason_of(end: RunEnd, stopped: StopReason | None, *, over_output: bool) -> StopReason | Reason:
     """Tell why a program ended: by itself, by a limit of the tree, or by us.
 
-    `stopped` is what was asked before its end: what comes later changes nothing. The counter
-    behind `out_of_memory` and the rest of the output behind `over_output` may be read later
-    all the same, since they tell of what happened before.
+    `stopped` is what was asked before its end: what comes later changes nothing. The rest of the
+    output behind `over_output` may be read later all the same, since it was written before.
     """
-    if end.cause in ("cpu_time", "memory", "disk"):
+    if end.cause is not None and end.cause != "killed":
         return end.cause
-    signaled = os.WIFSIGNALED(end.status)
-    if signaled and out_of_memory:
-        return "memory"
     if stopped is not None:
         return stopped
     if over_output:
         return "output_limit"
-    return "signaled" if signaled else "exited"
+    return "signaled" if os.WIFSIGNALED(end.status) else "exited"
 
 
 @dataclass(slots=True)
@@ -52,7 +44,7 @@ class JobEnd:
     peak_bytes: int = 0
     measured: bool = True
 
-    def add(self, end: ProgramEnd, phase: PhaseName) -> None:
+    def add(self, end: RunEnd, phase: PhaseName) -> None:
         """Take the end of one more."""
         self.phase = phase
         self.status = end.status

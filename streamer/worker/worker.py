@@ -16,12 +16,9 @@ from streamer.engine.interface import Engine, Lease
 from streamer.engine.measures import JobMeasures
 from streamer.model.events import Error
 from streamer.model.job import ResolvedJob
-from streamer.sandbox.cgroups import CgroupTree, cgroup_tree
-from streamer.sandbox.confine import Means
 from streamer.sandbox.enforcement import check_required
+from streamer.sandbox.pool import Pool, open_pool
 from streamer.sandbox.registry import Backends
-from streamer.sandbox.slots import UidSlots
-from streamer.sandbox.workspace import StateFolder, state_folder
 from streamer.worker.execution import Execution, ExecutionSettings
 from streamer.worker.finish import finish
 from streamer.worker.policy import policy_digest
@@ -67,21 +64,17 @@ class Worker:
         self._hurried = asyncio.Event()
         self.on_start: Callable[[Execution], None] = lambda _: None  # hears of each job that begins
         self._resources = contextlib.AsyncExitStack()
-        self._folder: StateFolder | None = None
-        self._means: Means | None = None
-        self._cgroups: CgroupTree | None = None
+        self.pool: Pool | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
         """What it does all the time, by name; see `ready`."""
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
-            self._cgroups = stack.enter_context(cgroup_tree(self.config.sandbox.cgroup))
-            means = await stack.enter_async_context(self._place(self.places, self._cgroups))
-            self._means, self._folder = means, means.folder
+            self.pool = await stack.enter_async_context(self._open_pool(self.places))
             await self.backends.find_default()
             await self.backends.reasons(self.config.sandbox.allow)
             self._check_required()
-            await self.engine.start(means.folder.path)
+            await self.engine.start(self.pool.folder.path)
             self._resources = stack.pop_all()
         for name, work in (
             ("streamer-claim", self._claim_jobs()),
@@ -109,30 +102,29 @@ class Worker:
     @asynccontextmanager
     async def trial(self) -> AsyncIterator[Backends]:
         """Lend the backends for trying them as jobs get them, without starting anything."""
-        with cgroup_tree(self.config.sandbox.cgroup) as cgroups:
-            async with self._place(0, cgroups):
-                yield self.backends
+        async with self._open_pool(0):
+            yield self.backends
 
     @asynccontextmanager
-    async def _place(self, users: int, cgroups: CgroupTree | None) -> AsyncIterator[Means]:
-        """Make what jobs are confined with; trials have a user of their own."""
-        async with contextlib.AsyncExitStack() as stack:
-            where, places = self.config.server.state_dir, self.config.queue.places
-            folder = stack.enter_context(state_folder(where, places=places))
-            slots, spare = None, None
-            if folder.host.root:
-                slots = UidSlots(self.config.sandbox.uid_base, users)
-                stack.callback(slots.close)
-                spare = UidSlots(self.config.sandbox.uid_base, 1)
-                stack.callback(spare.close)
-            means = Means(folder, slots, cgroups, self._strict)
-            await stack.enter_async_context(self.backends.settled(replace(means, slots=spare)))
-            yield means
+    async def _open_pool(self, users: int) -> AsyncIterator[Pool]:
+        """Make what sandboxes need, and let the backends be tried with it."""
+        sandbox = self.config.sandbox
+        with open_pool(
+            self.backends,
+            state_dir=self.config.server.state_dir,
+            cgroup=sandbox.cgroup,
+            uid_base=sandbox.uid_base,
+            places=self.config.queue.places,
+            users=users,
+            strict_filter=self._strict,
+        ) as pool:
+            async with self.backends.tried_in(pool):
+                yield pool
 
     @property
     def cgroup_level(self) -> str | None:
         """``cgroup-v1`` or ``cgroup-v2`` where jobs have control groups, once started."""
-        return None if self._cgroups is None else self._cgroups.level
+        return None if self.pool is None else self.pool.cgroup_level
 
     @property
     def ready(self) -> bool:
@@ -214,9 +206,11 @@ class Worker:
         task.add_done_callback(self._refusing.discard)
 
     def _start(self, lease: Lease) -> None:
-        assert self._means is not None
+        assert self.pool is not None
         name = lease.job.backend
-        execution = Execution(lease, self.backends[name], self._means, self._settings)
+        if name not in self.backends:
+            raise KeyError(name)
+        execution = Execution(lease, self.pool, self._settings)
         task = asyncio.create_task(execution.run(), name=f"streamer-job-{lease.job.job_id}")
         self._running[task] = execution
         self.on_start(execution)

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
-
-import pytest
 
 from streamer.jobs.service import JobService
 from tests.running import Ran, adopt_orphans, descendants, descriptors, run_job
-from tests.sandbox.init_peer import Init, served_init
 
 Run = Callable[..., Awaitable[Ran]]
-
-
-@pytest.fixture
-def init(tmp_path: Path) -> Iterator[Init]:
-    """An init that is served by the test, not as pid 1."""
-    with served_init(tmp_path) as served:
-        yield served
 
 
 async def checked_runs(service: JobService) -> AsyncIterator[Run]:
@@ -38,5 +27,5 @@ async def checked_runs(service: JobService) -> AsyncIterator[Run]:
 
     yield run_checked
     await service.drain(0)
-    assert service.worker._folder is not None
-    assert list((service.worker._folder.path / "jobs").iterdir()) == []
+    assert service.worker.pool is not None
+    assert list((service.worker.pool.folder.path / "jobs").iterdir()) == []

@@ -82,7 +82,7 @@ async def test_a_service_that_is_killed_takes_its_jobs_along(backend: str) -> No
             async with streamer.create_app(config)[SERVICE] as service:
                 job = await service.submit(JobSpec(command=("sh", "-c",
                     "setsid sleep 600 & trap '' TERM; echo up; while :; do sleep 9; done")))
-                print(service.worker._folder.path, flush=True)
+                print(service.worker.pool.folder.path, flush=True)
                 async for event in job.events():
                     if event.kind == "output":
                         print("up", flush=True)

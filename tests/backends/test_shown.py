@@ -202,8 +202,8 @@ async def test_names_of_the_host_do_not_give_a_job_away(
             for path in Path("/proc").glob(f"[0-9]*/{table}"):
                 with contextlib.suppress(OSError):
                     assert job.id not in path.read_text(), path
-        assert service.worker._folder is not None
-        folders = [Path("/sys/fs/cgroup"), service.worker._folder.path]
+        assert service.worker.pool is not None
+        folders = [Path("/sys/fs/cgroup"), service.worker.pool.folder.path]
         for folder in folders:
             for below, names, files in os.walk(folder):
                 assert job.id not in (*names, *files), below

@@ -152,10 +152,11 @@ async def test_a_group_of_a_job_is_gone_with_it(
 ) -> None:
     service = await open_service("plain")
     assert service.cgroup_level == tree.level
-    assert service.worker._cgroups is not None
+    assert service.worker.pool is not None
+    assert service.worker.pool.cgroups is not None
     ran = await run_job(service, command=("sh", "-c", "setsid sleep 600 & exit 3"))
     assert ran.verdict == "exited 3"
-    for root in service.worker._cgroups.roots:
+    for root in service.worker.pool.cgroups.roots:
         assert [path for path in root.iterdir() if path.is_dir()] == []
 
 
@@ -163,7 +164,7 @@ async def test_a_cleared_group_has_nothing_alive_in_it(tree: CgroupTree) -> None
     adopt_orphans()
     with cgroup_tree("auto") as ours:
         assert ours is not None
-        async with ours.job("clear", lambda: None) as group:
+        async with ours.group("clear", lambda: None) as group:
             entrances = [f"--cgroup={entrance}" for entrance in group.entrances]
             script = "for i in 1 2 3 4 5 6 7 8; do setsid sleep 600 & done; echo up; wait"
             process = await asyncio.create_subprocess_exec(
@@ -228,12 +229,13 @@ async def test_a_sandbox_killed_as_a_whole_leaves_no_zombie(
     adopt_orphans()
     before = zombies()
     service = await open_service(need(name))
-    assert service.worker._cgroups is not None
+    assert service.worker.pool is not None
+    assert service.worker.pool.cgroups is not None
     job = await service.submit(streamer.JobSpec(language="bash", code="echo up; sleep 600"))
     killed = 0
     async for event in job.events():
         if event.kind == "output":
-            for group in service.worker._cgroups.roots[0].iterdir():
+            for group in service.worker.pool.cgroups.roots[0].iterdir():
                 for pid in pids(group) if group.is_dir() else ():
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, 9)

@@ -11,7 +11,8 @@ import pytest
 
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits
-from streamer.sandbox.channel import FilesDoNotFit, InitChannel
+from streamer.sandbox.channel import InitChannel
+from streamer.sandbox.shape import FilesDoNotFit
 
 
 @pytest.mark.parametrize(

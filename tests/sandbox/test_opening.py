@@ -15,6 +15,7 @@ from streamer.model.job import ResolvedJob
 from streamer.sandbox.registry import MAX_FAILURES
 from streamer.testing.running import plugin
 from streamer.worker.execution import Execution
+from streamer.worker.stop import Stop
 from tests.backends.test_leftovers import Bare
 from tests.conftest import OpenService
 from tests.running import run_job, script
@@ -24,8 +25,8 @@ async def test_a_host_that_gives_no_folder_makes_the_backend_doubtful(
     open_service: OpenService, need: Callable[[str], str]
 ) -> None:
     service = await open_service(need("plain"))
-    assert service.worker._folder is not None
-    shutil.rmtree(service.worker._folder.path / "jobs")
+    assert service.worker.pool is not None
+    shutil.rmtree(service.worker.pool.folder.path / "jobs")
     for _ in range(MAX_FAILURES):
         assert (await run_job(service, command=("true",))).verdict == "error sandbox_error"
     async with asyncio.timeout(10):  # it is counted just after the job's end
@@ -63,16 +64,15 @@ async def test_a_stop_that_meets_the_end_of_the_preparations_is_no_fault(
     loop = asyncio.get_running_loop()
     faults: list[dict[str, Any]] = []
     monkeypatch.setattr(loop, "call_exception_handler", faults.append)
-    execution = object.__new__(Execution)
-    execution._loop, execution._stop = loop, loop.create_future()
+    stop = Stop()
     ready: asyncio.Future[None] = loop.create_future()
 
     def both() -> None:
         ready.set_result(None)
-        execution.stop("cancelled")
+        stop.ask("cancelled")
 
     loop.call_soon(both)
-    async with execution._unless_stopped(60):
+    async with stop.unless_asked(60):
         await ready
     await asyncio.sleep(0)
     assert faults == []

@@ -336,7 +336,7 @@ async def test_a_program_never_runs_without_the_filter(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     service = await open_service(need(backend))
-    monkeypatch.setattr("streamer.sandbox.driver.job_filter", lambda **_: broken)
+    monkeypatch.setattr("streamer.sandbox.pool.job_filter", lambda **_: broken)
     ran: Ran = await run_job(
         service, command=("sh", "main.sh"), files=(SourceFile("main.sh", b"echo it ran"),)
     )

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import tempfile
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,10 +22,10 @@ from streamer.model.job import JobSpec, Limits, SourceFile
 from streamer.sandbox import direct, workspace
 from streamer.sandbox.cgroups import OVERHEAD_PROCESSES, files, v2
 from streamer.sandbox.cgroups.v2 import CgroupV2
-from streamer.sandbox.direct import DirectSandbox
+from streamer.sandbox.direct import Direct as DirectDriver
 from streamer.sandbox.network import proxy
 from streamer.sandbox.network.proxy import SystemAddresses
-from streamer.sandbox.workspace import StateFolder, state_folder
+from streamer.sandbox.state import StateFolder, state_folder
 from streamer.testing.running import plugin
 from tests.conftest import OpenService
 from tests.running import ended
@@ -56,14 +56,14 @@ def works(folder: StateFolder, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict
     old_events = Spool(MANY * 2 * PAGE_BYTES, folder.path)
 
     async def remove() -> None:
-        async with folder.workspace(f"job-{len(started)}", None, on_host=True):
+        async with folder.workspaces.lend(f"job-{len(started)}", None, on_host=True):
             started.append(None)
 
     started: list[None] = []
 
     async def write_files() -> None:
         path = Path(tempfile.mkdtemp(dir=folder.path))
-        sandbox = DirectSandbox(_no_session, path, folder.host, None)
+        sandbox = DirectDriver(_no_session, path, folder.host, ())
         await sandbox.put_files((SourceFile("a", b"1"),), Limits())
 
     async def limit() -> None:
@@ -81,8 +81,10 @@ def works(folder: StateFolder, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict
     old_events.close()
 
 
-def _no_session(argv: tuple[str, ...]) -> contextlib.AbstractAsyncContextManager[spi.LaunchPlan]:
-    raise AssertionError(argv)
+def _no_session(
+    argv: tuple[str, ...], env: Mapping[str, str]
+) -> contextlib.AbstractAsyncContextManager[spi.LaunchPlan]:
+    raise AssertionError(argv, env)
 
 
 def _other() -> None:
@@ -110,7 +112,7 @@ async def test_a_folder_that_is_slow_to_remove_keeps_its_own_place_only(
         remove_tree(path)
 
     async def job(name: str) -> None:
-        async with state.workspace(name, None, on_host=True):
+        async with state.workspaces.lend(name, None, on_host=True):
             pass
 
     monkeypatch.setattr(workspace, "remove_tree", slow)
@@ -230,5 +232,5 @@ async def test_files_are_written_beside_the_loop_and_given_up_when_the_job_is(
     await job.cancel()
     assert (await ended(job)).verdict.startswith("cancelled")
     assert written == ["0"]
-    assert service.worker._folder is not None
-    assert list((service.worker._folder.path / "jobs").iterdir()) == []
+    assert service.worker.pool is not None
+    assert list((service.worker.pool.folder.path / "jobs").iterdir()) == []

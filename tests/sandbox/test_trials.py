@@ -208,7 +208,7 @@ async def test_what_is_tried_is_what_jobs_get(
         filters.append(wanted)
         return job_filter(**wanted)
 
-    monkeypatch.setattr("streamer.sandbox.driver.job_filter", noted_filter)
+    monkeypatch.setattr("streamer.sandbox.pool.job_filter", noted_filter)
     own = {
         "entry": "main",
         "run": ["/bin/sh", "{entry}"],

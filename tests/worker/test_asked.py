@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import cast
 
 from streamer.engine.interface import Control, Lease, Signal
-from streamer.sandbox.driver import Sandbox
+from streamer.sandbox.sandbox import Sandbox
 from streamer.worker.asked import Asked
 
 

@@ -8,7 +8,7 @@ import itertools
 import os
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -61,6 +61,21 @@ def test_a_budget_keeps_the_first_bytes_and_counts_the_rest(
     assert budget.exceeded == (len(whole) > 100)
 
 
+def piped(pump: OutputPump, stream: Literal["stdout", "stderr"]) -> int:
+    """Make a pipe of which the pump has the one end, and return the other."""
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    pump.add(stream, reading)
+    return writing
+
+
+def feeding() -> tuple[int, InputFeed]:
+    """Return the reading end of a pipe, and what feeds the other."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    return reading, InputFeed(writing)
+
+
 class Pumped:
     """A pump whose events are kept, and the writing end of its standard output."""
 
@@ -76,7 +91,7 @@ class Pumped:
             write=self.write,
             on_exceeded=self.count,
         )
-        self.stdout = self.pump.pipe("stdout")
+        self.stdout = piped(self.pump, "stdout")
 
     async def write(self, events: Sequence[JobEvent]) -> None:
         self.batches += 1
@@ -137,7 +152,7 @@ async def test_nothing_is_held_back_for_longer_than_is_promised(
             await super().write(events)
 
     pumped = Timed()
-    stderr = pumped.pump.pipe("stderr")
+    stderr = piped(pumped.pump, "stderr")
     monkeypatch.setattr(loop, "call_later", noted)
     running = asyncio.create_task(pumped.pump.run())
     # In pieces of lines, on both streams, each as soon as the last has arrived: the worst case.
@@ -189,9 +204,7 @@ async def test_over_the_budget_it_reads_on_and_says_so_once() -> None:
 
 
 async def test_input_waits_for_a_reader_and_arrives_whole() -> None:
-    feed = InputFeed()
-    reading = os.dup(feed.reading)
-    feed.handed_over()
+    reading, feed = feeding()
     data = os.urandom(MAX_BACKLOG_BYTES * 2)
     writing = asyncio.create_task(feed.write(data))
     await asyncio.sleep(0)
@@ -212,8 +225,8 @@ async def test_input_waits_for_a_reader_and_arrives_whole() -> None:
 
 
 async def test_input_to_a_program_that_has_closed_it_is_dropped() -> None:
-    feed = InputFeed()
-    feed.handed_over()  # the only reading end
+    reading, feed = feeding()
+    os.close(reading)  # the only one
     await asyncio.wait_for(feed.write(b"x" * (2 * MAX_BACKLOG_BYTES)), 5)
     feed.end()
     feed.close()
@@ -237,7 +250,7 @@ async def test_what_a_stranger_writes_after_the_end_is_not_waited_for() -> None:
         write=write,
         on_exceeded=lambda: None,
     )
-    writing = reading.pipe("stdout")
+    writing = piped(reading, "stdout")
     running = asyncio.create_task(reading.run())
     await asyncio.sleep(0)
     os.write(writing, b"its own\n")
@@ -246,3 +259,19 @@ async def test_what_a_stranger_writes_after_the_end_is_not_waited_for() -> None:
         await running
     assert passed.startswith(b"its own\n")
     os.close(writing)
+
+
+async def test_the_end_of_a_terminal_is_the_end_of_its_output() -> None:
+    # Linux tells it as an error (EIO) where a pipe has nothing to read.
+    pumped = Pumped()
+    os.close(pumped.stdout)
+    ours, theirs = os.openpty()
+    os.set_blocking(ours, False)
+    pumped.pump.add("stdout", ours)
+    running = asyncio.create_task(pumped.pump.run())
+    os.write(theirs, b"a line\n")
+    while "line" not in pumped.text:
+        await asyncio.sleep(0)
+    os.close(theirs)
+    await asyncio.wait_for(running, 5)
+    assert pumped.text == "a line\r\n"

@@ -68,7 +68,7 @@ async def test_hundreds_of_racing_ends_leave_one_verdict_each_and_nothing_else(
     open_service: OpenService, backend: str
 ) -> None:
     service = await open_service(backend, queue={"concurrency": 8})
-    assert service.worker._folder is not None
+    assert service.worker.pool is not None
     await run_job(service, command=("true",))
     adopt_orphans()
     processes, files, notes = descendants(), descriptors(), firejail_notes()
@@ -78,7 +78,7 @@ async def test_hundreds_of_racing_ends_leave_one_verdict_each_and_nothing_else(
     assert {"exited", "cancelled"} <= set(reasons)
     assert descendants() == processes
     assert descriptors() == files
-    assert list((service.worker._folder.path / "jobs").iterdir()) == []
+    assert list((service.worker.pool.folder.path / "jobs").iterdir()) == []
     if backend == "firejail":
         of_ended = {pid for pid in firejail_notes() - notes if not Path("/proc", pid).exists()}
         assert of_ended == set()

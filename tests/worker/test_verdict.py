@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+from dataclasses import dataclass
+from typing import cast
 
 import pytest
 
-from streamer.sandbox.channel import ProgramEnd
+from streamer.model.job import Limits
+from streamer.sandbox.cgroups import Cgroup
+from streamer.sandbox.meter import Meter
+from streamer.sandbox.shape import Cause, RunEnd
 from streamer.worker.verdict import JobEnd, StopReason, reason_of
+
+
+@dataclass
+class Group:
+    """A control group, as far as it counts."""
+
+    kills: int = 0
+
+    def oom_kills(self) -> int:
+        return self.kills
+
+    def cpu_time_us(self) -> int:
+        return 5
+
+    def peak_memory_bytes(self) -> int:
+        return 7
+
 
 KILLED, EXITED = int(signal.SIGKILL), 3 << 8
 
@@ -39,14 +62,34 @@ def test_the_first_cause_that_holds_is_the_reason(
     over: bool,
     reason: str,
 ) -> None:
-    end = ProgramEnd(status, cause, 1, 1, 1)  # type: ignore[arg-type]
-    assert reason_of(end, stopped, out_of_memory=oom, over_output=over) == reason
+    group = Group()
+    meter = Meter(cast("Cgroup", group), asyncio.Event(), Limits())
+    group.kills += oom
+    end = meter.judged(RunEnd(status, cause, 1, 1, 1), None)  # type: ignore[arg-type]
+    assert reason_of(end, stopped, over_output=over) == reason
+
+
+@pytest.mark.parametrize("passed", ["memory", "cpu_time"])
+def test_a_run_that_was_killed_for_a_limit_ended_by_it(passed: Cause) -> None:
+    meter = Meter(cast("Cgroup", Group()), asyncio.Event(), Limits())
+    for status, cause in ((KILLED, "killed"), (EXITED, None)):
+        end = meter.judged(RunEnd(status, cause, 1, 1, 1), passed)  # type: ignore[arg-type]
+        assert reason_of(end, "wall_time", over_output=True) == passed
+    end = meter.judged(RunEnd(KILLED, "disk", 1, 1, 1), passed)
+    assert reason_of(end, None, over_output=False) == "disk"
+
+
+def test_what_the_kernel_killed_in_an_earlier_run_is_not_this_ones() -> None:
+    group = Group(kills=3)
+    meter = Meter(cast("Cgroup", group), asyncio.Event(), Limits())
+    end = meter.judged(RunEnd(KILLED, None, None, None, 1), None)
+    assert (end.cause, end.cpu_time_us, end.peak_memory_bytes) == (None, 0, 7)
 
 
 def test_a_job_is_the_sum_of_its_programs_and_the_last_ones_end() -> None:
     end = JobEnd("compile")
-    end.add(ProgramEnd(0, None, 1_000, 50, 2_000), "compile")
-    end.add(ProgramEnd(EXITED, None, 3_000, 40, 5_000), "run")
+    end.add(RunEnd(0, None, 1_000, 50, 2_000), "compile")
+    end.add(RunEnd(EXITED, None, 3_000, 40, 5_000), "run")
     told = end.complete("exited", sandbox="s", output_bytes=7, output_truncated=False)
     assert (told.exit_code, told.signal, told.phase) == (3, None, "run")
     assert (told.cpu_time_ms, told.duration_ms, told.peak_memory_bytes) == (4, 7, 50)
@@ -54,7 +97,7 @@ def test_a_job_is_the_sum_of_its_programs_and_the_last_ones_end() -> None:
 
 def test_what_nobody_measured_is_not_told() -> None:
     end = JobEnd("run")
-    end.add(ProgramEnd(KILLED, "killed", None, None, 2_000), "run")
+    end.add(RunEnd(KILLED, "killed", None, None, 2_000), "run")
     told = end.complete("wall_time", sandbox="s", output_bytes=0, output_truncated=False)
     assert (told.cpu_time_ms, told.peak_memory_bytes) == (None, None)
     assert (told.exit_code, told.signal, told.timed_out) == (None, "SIGKILL", True)

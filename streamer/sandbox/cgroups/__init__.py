@@ -9,7 +9,7 @@ The process that starts a sandbox puts itself into the job's groups before it ex
 anything (``streamer-init enter --cgroup``): so nothing of the job was ever outside.
 """
 
-from streamer.sandbox.cgroups.job import OVERHEAD_PROCESSES, JobCgroup, Level
+from streamer.sandbox.cgroups.cgroup import OVERHEAD_PROCESSES, Cgroup, Level
 from streamer.sandbox.cgroups.tree import CgroupTree, cgroup_tree
 
-__all__ = ["OVERHEAD_PROCESSES", "CgroupTree", "JobCgroup", "Level", "cgroup_tree"]
+__all__ = ["OVERHEAD_PROCESSES", "Cgroup", "CgroupTree", "Level", "cgroup_tree"]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-__all__ = ["clear", "counter", "kill", "number", "pids", "write"]
+__all__ = ["clear", "counter", "kill", "named", "number", "pids", "write"]
 
 READ_BYTES: Final = 4096
 """The files that are read whole are shorter."""
@@ -35,7 +35,12 @@ def number(path: Path) -> int:
 
 def counter(path: Path, name: str) -> int:
     """Return the number after a name in a file of lines ``NAME NUMBER``; 0 without it."""
-    found = re.search(rb"^%b (\d+)$" % name.encode(), _read(path), re.MULTILINE)
+    return named(_read(path), name)
+
+
+def named(lines: bytes, name: str) -> int:
+    """Return the number after a name in lines ``NAME NUMBER``; 0 without it."""
+    found = re.search(rb"^%b (\d+)$" % name.encode(), lines, re.MULTILINE)
     return int(found[1]) if found else 0
 
 

@@ -1,4 +1,4 @@
-"""Find where the service may make groups, and make its own, below which each job has one."""
+"""Find where the service may make groups, and make its own, below which each sandbox has one."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from streamer.sandbox.cgroups.cgroup import Cgroup, Level
 from streamer.sandbox.cgroups.files import clear
-from streamer.sandbox.cgroups.job import JobCgroup, Level
 from streamer.sandbox.cgroups.v1 import HIERARCHIES, SHARING, CgroupV1, weigh
 from streamer.sandbox.cgroups.v2 import (
     CONTROLLERS,
@@ -37,7 +37,7 @@ MAKE_TRIES: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class CgroupTree:
-    """The service's group in each hierarchy, below which each job has its own."""
+    """The service's group in each hierarchy, below which each sandbox has its own."""
 
     level: Level
     roots: tuple[Path, ...]
@@ -45,8 +45,8 @@ class CgroupTree:
     processors; version 2: one."""
 
     @asynccontextmanager
-    async def job(self, name: str, on_oom: Callable[[], None]) -> AsyncIterator[JobCgroup]:
-        """Make the group of one job; `on_oom` is called when the kernel kills for memory.
+    async def group(self, name: str, on_oom: Callable[[], None]) -> AsyncIterator[Cgroup]:
+        """Make the group of one sandbox; `on_oom` is called when the kernel kills for memory.
 
         What is still alive in it in the end is killed.
         """

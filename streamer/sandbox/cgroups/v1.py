@@ -1,4 +1,4 @@
-"""The groups of version 1: a job has one in each hierarchy, and only root may make them."""
+"""The groups of version 1: a sandbox has one in each hierarchy, and only root may make them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Final
 
 from streamer.model.job import Limits
+from streamer.sandbox.cgroups.cgroup import OVERHEAD_PROCESSES, Cgroup
 from streamer.sandbox.cgroups.files import counter, number, write
-from streamer.sandbox.cgroups.job import OVERHEAD_PROCESSES, JobCgroup
 
 __all__ = ["HIERARCHIES", "SHARING", "CgroupV1", "weigh"]
 
 HIERARCHIES: Final = ("memory", "pids", "cpuacct")
-"""In the order of a job's folders."""
+"""In the order of a sandbox's folders."""
 
 SHARING: Final = "cpu"
 """Where there is this hierarchy too, each job gets an equal share of the processors, however many
@@ -34,8 +34,8 @@ def weigh(root: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class CgroupV1(JobCgroup):
-    """A job's groups in `HIERARCHIES`, and perhaps one in `SHARING`."""
+class CgroupV1(Cgroup):
+    """A sandbox's groups in `HIERARCHIES`, and perhaps one in `SHARING`."""
 
     @property
     def entrances(self) -> tuple[str, ...]:
@@ -97,7 +97,7 @@ class CgroupV1(JobCgroup):
             write(self.folders[0] / "cgroup.event_control", f"{event} {control}")
 
             def happened() -> None:
-                loop.remove_reader(event)
+                os.eventfd_read(event)
                 on_oom()
 
             loop.add_reader(event, happened)

@@ -1,4 +1,4 @@
-"""The groups of version 2: a job has one, below a group that is delegated to the service."""
+"""The groups of version 2: a sandbox has one, below a group that is delegated to the service."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from streamer.model.job import Limits
-from streamer.sandbox.cgroups.files import counter, number, pids, write
-from streamer.sandbox.cgroups.job import OVERHEAD_PROCESSES, JobCgroup
+from streamer.sandbox.cgroups.cgroup import OVERHEAD_PROCESSES, Cgroup
+from streamer.sandbox.cgroups.files import counter, named, number, pids, write
 
 __all__ = ["CONTROLLERS", "MAIN", "CgroupV2", "hand_down", "hands_down", "ownership", "share"]
 
@@ -31,8 +31,8 @@ MAIN: Final = "main"
 
 
 @dataclass(frozen=True, slots=True)
-class CgroupV2(JobCgroup):
-    """A job's group."""
+class CgroupV2(Cgroup):
+    """A sandbox's group."""
 
     @property
     def _folder(self) -> Path:
@@ -92,11 +92,14 @@ class CgroupV2(JobCgroup):
             poll = stack.enter_context(select.epoll())
             poll.register(events, select.EPOLLPRI)
 
+            kills = 0
+
             def changed() -> None:
-                if b"oom_kill 0" in os.pread(events, 4096, 0):
-                    return
-                loop.remove_reader(poll)
-                on_oom()
+                nonlocal kills
+                found = named(os.pread(events, 4096, 0), "oom_kill")
+                if found > kills:
+                    kills = found
+                    on_oom()
 
             loop.add_reader(poll, changed)
             stack.callback(loop.remove_reader, poll)

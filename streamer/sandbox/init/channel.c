@@ -3,7 +3,6 @@
 #include "init.h"
 
 #include <errno.h>
-#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -86,37 +85,20 @@ int receive(void)
     return got > 0;
 }
 
-/* 'N' u16 port: listen on it on the loopback of this network namespace, and hand the socket
- * to the service with an 'L': whoever connects to it here is served there. */
-int hand_out_listener(const unsigned char *data, size_t size)
+/* Send a frame with a descriptor beside it; 0 when that failed. Ours stays open. */
+int hand_out(int fd, const unsigned char *frame, size_t size)
 {
     union {
         struct cmsghdr align;
         char room[CMSG_SPACE(sizeof(int))];
     } control = {0};
-    unsigned char frame[5] = {1, 0, 0, 0, 'L'};
-    struct iovec part = {frame, sizeof frame};
+    struct iovec part = {(void *)frame, size};
     struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1,
                              .msg_control = control.room, .msg_controllen = sizeof control.room};
     struct cmsghdr *c = CMSG_FIRSTHDR(&message);
-    if (size != 2) {
-        errno = EPROTO;
-        return 0;
-    }
-    struct sockaddr_in address = {.sin_family = AF_INET,
-                                  .sin_port = htons((uint16_t)(data[0] | data[1] << 8)),
-                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (listener < 0)
-        return 0;
     c->cmsg_level = SOL_SOCKET;
     c->cmsg_type = SCM_RIGHTS;
-    c->cmsg_len = CMSG_LEN(sizeof listener);
-    memcpy(CMSG_DATA(c), &listener, sizeof listener);
-    int done = !bind(listener, (struct sockaddr *)&address, sizeof address)
-               && !listen(listener, SOMAXCONN) && sendmsg(CONTROL, &message, MSG_NOSIGNAL) > 0;
-    int failure = errno;
-    close(listener);
-    errno = failure;
-    return done;
+    c->cmsg_len = CMSG_LEN(sizeof fd);
+    memcpy(CMSG_DATA(c), &fd, sizeof fd);
+    return sendmsg(CONTROL, &message, MSG_NOSIGNAL) > 0;
 }

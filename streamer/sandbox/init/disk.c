@@ -171,7 +171,7 @@ static void walk(int folder, struct level *level)
     }
 }
 
-static int workspace = -1;
+int workspace = -1;
 
 /* Before a program runs: it could close the folder to itself, and so to us. */
 void keep_workspace(void)
@@ -179,18 +179,14 @@ void keep_workspace(void)
     workspace = open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 }
 
-/* Whether the workspace, our working directory, has more than this, or cannot be looked at. What
- * the other mounts have is counted before. */
-int workspace_is_over(uint64_t other_bytes, uint64_t other_inodes)
+/* Walk through it until there is more than this; what other mounts have is counted before. */
+static void walk_workspace(uint64_t other_bytes, uint64_t other_inodes)
 {
-    static int blind_walks;
     struct level *root = calloc(1, sizeof *root);
     struct stat at;
     int folder = fcntl(workspace, F_DUPFD_CLOEXEC, 0);
     bytes = other_bytes;
     inodes = other_inodes + 1;
-    most_bytes = job.disk_limit;
-    most_inodes = job.inode_limit;
     blind = !root || folder < 0 || fstat(folder, &at);
     if (blind) {
         check_sight();
@@ -207,6 +203,24 @@ int workspace_is_over(uint64_t other_bytes, uint64_t other_inodes)
         }
         walk(folder, root);
     }
+}
+
+/* Whether the workspace, our working directory, has more than the limits, or cannot be looked at. */
+int workspace_is_over(uint64_t other_bytes, uint64_t other_inodes)
+{
+    static int blind_walks;
+    most_bytes = job.disk_limit;
+    most_inodes = job.inode_limit;
+    walk_workspace(other_bytes, other_inodes);
     blind_walks = blind ? blind_walks + 1 : 0;
     return over() || blind_walks >= BLIND_WALKS;
+}
+
+/* What is in it, or as much as it may have at most; without a limit no program has run yet. */
+uint64_t workspace_bytes(void)
+{
+    most_bytes = job.disk_limit ? job.disk_limit : UINT64_MAX;
+    most_inodes = job.inode_limit ? job.inode_limit : UINT64_MAX;
+    walk_workspace(0, 0);
+    return bytes;
 }

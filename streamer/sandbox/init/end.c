@@ -15,6 +15,8 @@ enum { ESTIMATE_SLACK_US = 500000, STOP_PASSES = 50, STOP_PAUSE_US = 1000 };
 
 struct job job;
 
+static uint64_t earlier_us; /* CPU time of the programs before */
+
 static uint64_t micros(const struct timeval *t)
 {
     return (uint64_t)t->tv_sec * 1000000 + (uint64_t)t->tv_usec;
@@ -112,6 +114,15 @@ void end_all(void)
     }
 }
 
+/* CPU time of all programs, with that of what is alive now. */
+uint64_t cpu_so_far(uint64_t living_us)
+{
+    uint64_t now_us = job.reaped_us + living_us;
+    if (!job.pid)
+        return earlier_us;
+    return earlier_us + (now_us > job.seen_us ? now_us : job.seen_us);
+}
+
 static void report_end(void)
 {
     unsigned char out[1 + 4 + 4 * 8];
@@ -123,6 +134,7 @@ static void report_end(void)
     uint64_t cpu_us = job.reaped_us > job.seen_us ? job.reaped_us : job.seen_us;
     if (job.cause == 'c' && cpu_us < job.cpu_limit_us)
         cpu_us = job.estimated_us; /* by which it was ended */
+    earlier_us += cpu_us;
     out[0] = job.cause;
     put32(out + 1, (uint32_t)job.status);
     put64(out + 5, cpu_us);

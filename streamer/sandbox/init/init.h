@@ -10,6 +10,11 @@
 
 enum { CONTROL = 0 };
 
+/* See streamer/sandbox/protocol.py, which has the same numbers. */
+enum { PROTOCOL = 4 };
+enum { SEES_PROC = 1 }; /* flags of 'H' */
+enum { WALK_DISK = 1 }; /* flags of 'C', 'R' and 'U' */
+
 /* A share of what an account has: Linux gives it 128 and some ten thousand. */
 #define INOTIFY_INSTANCES "16"
 #define INOTIFY_WATCHES "8192"
@@ -35,7 +40,12 @@ uint64_t get64(const unsigned char *from);
 void tell(unsigned char type, const unsigned char *payload, size_t size);
 void tell_failure(unsigned char stage);
 int receive(void);
+int hand_out(int fd, const unsigned char *frame, size_t size);
+
+/* answer.c: what the service asks for */
 int hand_out_listener(const unsigned char *data, size_t size);
+int hand_out_path(const unsigned char *data, size_t size);
+int tell_use(const unsigned char *data, size_t size);
 
 /* The program that runs, its limits, and what it has used. */
 extern struct job {
@@ -80,9 +90,12 @@ void look_at_ipc(void);
 void watch_mount(const char *path);
 uint64_t memory_in_use(const struct usage *used);
 int disk_is_full(int at_once);
+uint64_t disk_in_use(void);
 
 /* disk.c: what is in the workspace */
+extern int workspace;
 void keep_workspace(void);
+uint64_t workspace_bytes(void);
 int workspace_is_over(uint64_t other_bytes, uint64_t other_inodes);
 
 /* share.c: the processors that it may have */
@@ -90,6 +103,7 @@ int running_threads(const char *pid, const struct stat_line *stat);
 void share_processors(int running);
 
 /* end.c: whatever ends */
+uint64_t cpu_so_far(uint64_t living_us);
 void reap(void);
 void end_all(void);
 void end_or_linger(void);

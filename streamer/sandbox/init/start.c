@@ -95,8 +95,7 @@ void take_file(unsigned char type, unsigned char *data, size_t size)
         lost = errno;
 }
 
-/* 'C' u64 disk limit in bytes, u32 limit of files, u32 whether the workspace has to be walked:
- * answer with a 'C' and the errno of what kept the files from being written, or 0. What is
+/* 'C' u64 disk limit in bytes, u32 limit of files, u32 flags: answer with a 'C' and the errno of what kept the files from being written, or 0. What is
  * written before a program runs counts as what it writes itself. */
 int check_files(const unsigned char *data, size_t size)
 {
@@ -108,7 +107,7 @@ int check_files(const unsigned char *data, size_t size)
     close_file();
     job.disk_limit = get64(data);
     job.inode_limit = get32(data + 8);
-    job.walk_disk = get32(data + 12);
+    job.walk_disk = get32(data + 12) & WALK_DISK;
     if (!lost && disk_is_full(1))
         lost = EDQUOT; /* and ENOSPC is told of a full disk, which in a folder of the host's is its */
     put32(out, (uint32_t)lost);
@@ -256,8 +255,8 @@ static char **strings(unsigned char **at, unsigned char *end, uint32_t count)
 }
 
 /* 'R' u64 CPU limit in us, u64 memory limit and u64 disk limit in bytes (0: none), u32 limit
- * of files in the workspace, u32 whether it has to be walked (else it is a mount of its own),
- * u32 count of limits, u32 count of arguments, u32 count of variables; each limit u32
+ * of files in the workspace, u32 flags (WALK_DISK: the workspace has to be walked, else it is a mount
+ * of its own), u32 count of limits, u32 count of arguments, u32 count of variables; each limit u32
  * resource, u64 soft, u64 hard;
  * then NUL-ended strings: working directory, arguments, variables. Standard input,
  * output and error came just before as descriptors. */
@@ -296,7 +295,7 @@ int start_job(unsigned char *data, size_t size)
     job.memory_limit = get64(data + 8);
     job.disk_limit = get64(data + 16);
     job.inode_limit = get32(data + 24);
-    job.walk_disk = get32(data + 28);
+    job.walk_disk = get32(data + 28) & WALK_DISK;
     job.started_us = microseconds(CLOCK_MONOTONIC);
     forget_processes();
     p.init = getpid();

@@ -6,7 +6,7 @@
  *       namespace, and execute.
  *   streamer-init serve [--bound]
  *       Inside the sandbox: speak with the service over the socket on standard input
- *       (see streamer/sandbox/channel.py), write the job's files, run its programs, account
+ *       (see streamer/sandbox/protocol.py), write the job's files, run its programs, account
  *       for them and end them all.
  *
  * Why a program of our own: a wrapper reports 128+n both for `exit 137` and for a
@@ -36,7 +36,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { PROTOCOL = 3, MAX_FRAME = 16 << 20, LOOK_MS = 50 }; /* PROTOCOL: control.py */
+enum { MAX_FRAME = 16 << 20, LOOK_MS = 50 };
 
 void die(const char *what)
 {
@@ -75,6 +75,14 @@ static void handle(unsigned char type, unsigned char *data, size_t size)
     case 'N':
         if (!hand_out_listener(data, size))
             tell_failure('n');
+        break;
+    case 'O':
+        if (!hand_out_path(data, size))
+            tell_failure('p');
+        break;
+    case 'U':
+        if (!tell_use(data, size))
+            tell_failure('p');
         break;
     case 'R':
         if (!start_job(data, size))
@@ -164,7 +172,7 @@ static int serve(void)
     keep_workspace();
     fcntl(CONTROL, F_SETFD, FD_CLOEXEC);
     /* The kernel adds our process id, as the service sees it, to this (SO_PASSCRED). */
-    tell('H', (unsigned char[]){PROTOCOL, (unsigned char)proc_is_ours()}, 2);
+    tell('H', (unsigned char[]){PROTOCOL, proc_is_ours() ? SEES_PROC : 0}, 2);
     for (;;) {
         struct pollfd on[2] = {{CONTROL, POLLIN, 0}, {children, POLLIN, 0}};
         uint64_t now_us = microseconds(CLOCK_MONOTONIC);

@@ -349,3 +349,14 @@ int disk_is_full(int at_once)
         return 0;
     return fs.f_bavail == 0 || fs.f_files - fs.f_ffree + inodes > job.inode_limit;
 }
+
+/* What is in the workspace. */
+uint64_t disk_in_use(void)
+{
+    struct statfs fs;
+    if (job.walk_disk)
+        return workspace_bytes();
+    if (statfs(".", &fs))
+        return 0;
+    return (uint64_t)(fs.f_blocks - fs.f_bfree) * (uint64_t)fs.f_bsize;
+}

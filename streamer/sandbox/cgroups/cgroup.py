@@ -1,4 +1,4 @@
-"""Say what a job's group does, whatever the version."""
+"""Say what the group of a sandbox does, whatever the version."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from typing import Final, Literal
 from streamer.model.job import Limits
 from streamer.sandbox.cgroups.files import kill, pids
 
-__all__ = ["OVERHEAD_PROCESSES", "JobCgroup", "Level"]
+__all__ = ["OVERHEAD_PROCESSES", "Cgroup", "Level"]
 
 log: Final = logging.getLogger(__name__)
 
 Level = Literal["cgroup-v1", "cgroup-v2"]
 
 OVERHEAD_PROCESSES: Final = 6
-"""The wrapper's own processes, which are in the job's group too: firejail has the most."""
+"""The wrapper's own processes, which are in the group too: firejail has the most."""
 
 CLEAR_TRIES: Final = 500
 CLEAR_PAUSE_S: Final = 0.01
@@ -35,8 +35,8 @@ SLOW_PAUSE_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class JobCgroup(ABC):
-    """The group of one job: one folder, or in version 1 one in each hierarchy."""
+class Cgroup(ABC):
+    """The group of one sandbox: one folder, or in version 1 one in each hierarchy."""
 
     folders: tuple[Path, ...]
 
@@ -51,9 +51,9 @@ class JobCgroup(ABC):
 
     @abstractmethod
     def set_limits(self, limits: Limits) -> bool:
-        """Set the limits of the step that comes next, and return whether that can be.
+        """Set the limits of the run that comes next, and return whether that can be.
 
-        It cannot where the job already has more memory than that: files in a tmpfs are memory.
+        It cannot where the sandbox already has more memory than that: files in a tmpfs are memory.
         """
 
     @abstractmethod
@@ -81,10 +81,10 @@ class JobCgroup(ABC):
 
     @abstractmethod
     def watching(self, on_oom: Callable[[], None]) -> AbstractContextManager[None]:
-        """Call `on_oom` on the loop when the kernel runs into the memory limit."""
+        """Call `on_oom` on the loop each time the kernel runs into the memory limit."""
 
     async def limit(self, limits: Limits) -> bool:
-        """Set the limits of the step that comes next; see `set_limits`."""
+        """Set the limits of the run that comes next; see `set_limits`."""
         # Where there is more than that already, the kernel reclaims, or kills, before it returns
         # from the write. Far below, so that nothing comes up to it meanwhile.
         if self.memory_bytes() <= limits.memory_bytes // 2:
@@ -111,7 +111,7 @@ class JobCgroup(ABC):
     async def remove(self) -> None:
         """Remove it, however long that takes. Whatever is still in it is killed.
 
-        What resists SIGKILL belongs to the job still: whoever waits decides for how long.
+        What resists SIGKILL belongs to the sandbox still: whoever waits decides for how long.
         """
         for folder in self.folders:
             tries = 0

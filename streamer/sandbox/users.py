@@ -1,4 +1,4 @@
-"""Lend an unprivileged user of its own to each running job, when the service is root.
+"""Lend an unprivileged user of its own to each sandbox, when the service is root.
 
 A job under a uid that nobody else has cannot signal the service, read another job's
 files, or count against another job's number of processes, in any backend. The uids come
@@ -20,14 +20,14 @@ from typing import Final
 from streamer.errors import ConfigError
 from streamer.spi import Identity
 
-__all__ = ["UID_COUNT", "UidSlots"]
+__all__ = ["UID_COUNT", "JobUsers"]
 
 UID_COUNT: Final = 478
 LOCK_FOLDER: Final = Path("/run/streamer-uids")
 
 
-class UidSlots:
-    """The uids of one service: as many as it may run jobs at once. Root only."""
+class JobUsers:
+    """The users of one service: as many as it may run jobs at once. Root only."""
 
     def __init__(self, first_uid: int, count: int) -> None:
         self._locks: dict[int, int] = {}
@@ -55,7 +55,7 @@ class UidSlots:
 
     @asynccontextmanager
     async def lend(self) -> AsyncIterator[Identity]:
-        """Lend one identity for the time of one job."""
+        """Lend one for the time of one sandbox."""
         uid = await self._free.get()
         try:
             yield Identity(uid, uid)

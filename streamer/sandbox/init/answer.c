@@ -1,0 +1,101 @@
+/* What the service asks for: a listening socket, a path of the workspace, what is used. */
+#define _GNU_SOURCE
+#include "init.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* Nothing that opens something else than a file or a folder by its name. */
+enum { OPEN_FLAGS = O_ACCMODE | O_CREAT | O_EXCL | O_TRUNC | O_APPEND | O_DIRECTORY };
+
+/* 'N' u16 port: listen on it on the loopback of this network namespace, and hand the socket
+ * to the service with an 'L': whoever connects to it here is served there. */
+int hand_out_listener(const unsigned char *data, size_t size)
+{
+    static const unsigned char frame[5] = {1, 0, 0, 0, 'L'};
+    if (size != 2) {
+        errno = EPROTO;
+        return 0;
+    }
+    struct sockaddr_in address = {.sin_family = AF_INET,
+                                  .sin_port = htons((uint16_t)(data[0] | data[1] << 8)),
+                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (listener < 0)
+        return 0;
+    int done = !bind(listener, (struct sockaddr *)&address, sizeof address)
+               && !listen(listener, SOMAXCONN) && hand_out(listener, frame, sizeof frame);
+    int failure = errno;
+    close(listener);
+    errno = failure;
+    return done;
+}
+
+/* By no link, and to nowhere outside, whatever the job does to the path meanwhile. Without waiting:
+ * a job may have laid a pipe there, or hold a lease on the file. */
+static int open_beneath(const char *path, uint32_t flags, uint32_t mode)
+{
+    struct open_how how = {.flags = flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK,
+                           .mode = flags & O_CREAT ? mode & 0777 : 0,
+                           .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS};
+    struct stat at = {0};
+    if (flags & ~(uint32_t)OPEN_FLAGS) {
+        errno = EINVAL;
+        return -1;
+    }
+    int fd = (int)syscall(SYS_openat2, workspace, path, &how, sizeof how);
+    if (fd < 0 || (!fstat(fd, &at) && (flags & O_DIRECTORY || S_ISREG(at.st_mode))))
+        return fd;
+    errno = S_ISDIR(at.st_mode) ? EISDIR : EINVAL;
+    close(fd); /* leaves errno alone: nothing was written */
+    return -1;
+}
+
+/* 'O' u32 flags of open(2), u32 mode, path NUL: hand out a descriptor of that path beneath the
+ * workspace with an 'O' and 0, or tell the errno alone. Only files, and folders with O_DIRECTORY. */
+int hand_out_path(const unsigned char *data, size_t size)
+{
+    unsigned char frame[9] = {5, 0, 0, 0, 'O'};
+    if (size < 10 || strnlen((const char *)data + 8, size - 8) != size - 9) {
+        errno = EPROTO;
+        return 0;
+    }
+    int fd = open_beneath((const char *)data + 8, get32(data), get32(data + 4));
+    if (fd >= 0) {
+        int sent = hand_out(fd, frame, sizeof frame);
+        int failure = errno;
+        close(fd);
+        if (sent)
+            return 1;
+        errno = failure;
+    }
+    put32(frame + 5, (uint32_t)errno);
+    tell('O', frame + 5, 4);
+    return 1;
+}
+
+/* 'U' u32 flags, as of 'R': tell the CPU time in us of everything that has run so far, and the memory
+ * and the disk, in bytes, that are in use now. */
+int tell_use(const unsigned char *data, size_t size)
+{
+    struct usage used;
+    unsigned char out[24];
+    if (size != 4) {
+        errno = EPROTO;
+        return 0;
+    }
+    job.walk_disk = get32(data) & WALK_DISK;
+    survey(1, &used);
+    put64(out, cpu_so_far(used.cpu_us));
+    put64(out + 8, memory_in_use(&used));
+    put64(out + 16, disk_in_use());
+    tell('U', out, sizeof out);
+    return 1;
+}

@@ -1,0 +1,70 @@
+"""Measure one run by the control group of its sandbox, and tell when it is over its limits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from dataclasses import replace
+from typing import Final
+
+from streamer.model.job import Limits
+from streamer.sandbox.cgroups import Cgroup
+from streamer.sandbox.shape import Cause, RunEnd
+
+__all__ = ["Meter"]
+
+CPU_WATCH_S: Final = 0.1
+
+
+class Meter:
+    """What one run uses, as its control group counts it. To be made before the run begins."""
+
+    def __init__(self, cgroup: Cgroup, ran_out: asyncio.Event, limits: Limits) -> None:
+        """`ran_out` is set, by who watches the group, when the kernel kills for memory."""
+        ran_out.clear()
+        self._cgroup = cgroup
+        self._ran_out = ran_out
+        self._allowed_us = limits.cpu_time_s * 1e6
+        self._kills_before = cgroup.oom_kills()
+        self._before_us = cgroup.cpu_time_us()
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether the kernel has killed anything of the run for memory."""
+        return self._cgroup.oom_kills() > self._kills_before
+
+    async def limit_passed(self) -> Cause:
+        """Return once the run has used up its memory or its CPU time.
+
+        The init counts CPU time too, but not that of what nobody reaps.
+        """
+        left_us = self._allowed_us
+        while left_us > 0:
+            # All processors together cannot use it up sooner.
+            wait_s = max(CPU_WATCH_S, left_us / 1e6 / (os.cpu_count() or 1))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._ran_out.wait()
+                return "memory"
+            left_us = self._allowed_us - self._used_us()
+        return "cpu_time"
+
+    def judged(self, end: RunEnd, passed: Cause | None) -> RunEnd:
+        """Add to the end of the run why it ended, and what it has used where no init could tell.
+
+        `passed` is the limit for which it was killed. The counter of the kernel's kills may be read
+        later all the same, since it tells of what happened before.
+        """
+        if end.cause in (None, "killed"):
+            if os.WIFSIGNALED(end.status) and self.out_of_memory:
+                end = replace(end, cause="memory")
+            elif passed is not None:
+                end = replace(end, cause=passed)
+        if end.cpu_time_us is None:
+            peak = self._cgroup.peak_memory_bytes()
+            end = replace(end, cpu_time_us=self._used_us(), peak_memory_bytes=peak)
+        return end
+
+    def _used_us(self) -> int:
+        return self._cgroup.cpu_time_us() - self._before_us

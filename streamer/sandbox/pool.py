@@ -1,0 +1,180 @@
+"""Lend sandboxes. Jobs, the trials of backends and the doctor all get theirs here.
+
+So what is tried is what jobs get. Each sandbox is made when it is asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from streamer.errors import SandboxFailure
+from streamer.sandbox.cgroups import Cgroup, CgroupTree, Level, cgroup_tree
+from streamer.sandbox.direct import Direct
+from streamer.sandbox.driver import Driver
+from streamer.sandbox.gated import Gated
+from streamer.sandbox.sandbox import Sandbox
+from streamer.sandbox.seccomp import job_filter
+from streamer.sandbox.shape import Shape
+from streamer.sandbox.spawn import start_command
+from streamer.sandbox.state import StateFolder, state_folder
+from streamer.sandbox.users import JobUsers
+from streamer.spi import Backend, Identity, LaunchPlan, SandboxJob
+
+__all__ = ["Pool", "open_pool"]
+
+
+class Pool:
+    """Lends sandboxes, and has what this process needs to make them."""
+
+    def __init__(
+        self,
+        backends: Mapping[str, Backend],
+        folder: StateFolder,
+        cgroups: CgroupTree | None,
+        users: JobUsers | None,
+        trial_users: JobUsers | None,
+        *,
+        strict_filter: bool,
+    ) -> None:
+        """Trials have a user of their own, so that no trial waits for a job, nor a job for one.
+
+        `strict_filter` is the filter of system calls of the preset ``strict``.
+        """
+        self._backends = backends
+        self.folder = folder
+        self.cgroups = cgroups
+        self._users = users
+        self._trial_users = trial_users
+        self._strict_filter = strict_filter
+
+    @property
+    def cgroup_level(self) -> Level | None:
+        """How its sandboxes are limited by control groups, if they are."""
+        return None if self.cgroups is None else self.cgroups.level
+
+    async def lend(self, shape: Shape, *, for_trial: bool = False) -> Sandbox:
+        """Open a sandbox, which whoever borrows it closes.
+
+        Raises `SandboxFailure` with what the wrapper said, for the operator, and leaves nothing
+        behind.
+        """
+        backend = self._backends[shape.backend]
+        users = self._trial_users if for_trial else self._users
+        # Other accounts see the names of folders, groups and commands, so it tells nothing.
+        name = secrets.token_hex(8)
+        ran_out = asyncio.Event()
+        async with contextlib.AsyncExitStack() as held:
+            identity, cgroup = None, None
+            if users is not None:
+                identity = backend.run_as(await held.enter_async_context(users.lend()))
+            workspace = await held.enter_async_context(
+                self.folder.workspaces.lend(name, identity, on_host=backend.host_workspace)
+            )
+            if self.cgroups is not None:
+                cgroup = await held.enter_async_context(self.cgroups.group(name, ran_out.set))
+            job = self._described(shape, name, identity)
+            driver = await self._start(backend, job, workspace, cgroup, held)
+            return Sandbox(driver, identity, cgroup, ran_out, held.pop_all())
+        raise AssertionError
+
+    def _described(self, shape: Shape, name: str, identity: Identity | None) -> SandboxJob:
+        return SandboxJob(
+            name=name,
+            argv=(str(self.folder.host.init), "serve"),
+            env={},
+            limits=shape.limits,
+            network=shape.network,
+            shown=self.folder.shown(shape.read_only, shape.etc, network=shape.network),
+            identity=identity,
+            host=self.folder.host,
+        )
+
+    async def _start(
+        self,
+        backend: Backend,
+        job: SandboxJob,
+        workspace: Path,
+        cgroup: Cgroup | None,
+        held: contextlib.AsyncExitStack,
+    ) -> Driver:
+        entrances = cgroup.entrances if cgroup is not None else ()
+        if not backend.gated:
+
+            def session(
+                argv: tuple[str, ...], env: Mapping[str, str]
+            ) -> contextlib.AbstractAsyncContextManager[LaunchPlan]:
+                return _session(backend, replace(job, argv=argv, env=env), workspace)
+
+            direct = Direct(session, workspace, self.folder.host, entrances)
+            held.push_async_callback(direct.close)
+            return direct
+        plan = await held.enter_async_context(_session(backend, job, workspace))
+        command = start_command(plan, self.folder.host, entrances)
+        gated = Gated(plan, command, walk_disk=backend.host_workspace)
+        held.push_async_callback(gated.close)
+        try:
+            await gated.come_up()
+        except SandboxFailure as failure:
+            await gated.close()
+            raise _explained(failure, gated, backend) from None
+        for litter in plan.litter:
+            (workspace / litter).unlink(missing_ok=True)
+        program = job_filter(
+            whole=backend.seccomp, memfd=cgroup is not None, strict=self._strict_filter
+        )
+        if program is not None:
+            await gated.channel.put_filter(program)
+        await gated.channel.watch_mounts(plan.private_mounts)
+        return gated
+
+
+@asynccontextmanager
+async def _session(backend: Backend, job: SandboxJob, workspace: Path) -> AsyncIterator[LaunchPlan]:
+    async with backend.session(job, workspace) as plan:
+        if not isinstance(plan, LaunchPlan):
+            raise SandboxFailure(
+                f"plan() returned a value of type {type(plan).__name__}: "
+                "return a streamer.spi.LaunchPlan"
+            )
+        yield plan
+
+
+def _explained(failure: SandboxFailure, gated: Gated, backend: Backend) -> SandboxFailure:
+    """Return why a sandbox did not come up, for the operator."""
+    text, code = gated.said(), gated.wrapper_exit
+    why = backend.explain(-1 if code is None else code, text) or text.strip()
+    # Most often it is this one descriptor that a wrapper closes or replaces.
+    why = why or "the wrapper said nothing; does it pass standard input on?"
+    return SandboxFailure(f"{failure} (exit {code}): {why}")
+
+
+@contextmanager
+def open_pool(
+    backends: Mapping[str, Backend],
+    *,
+    state_dir: str,
+    cgroup: str,
+    uid_base: int,
+    places: int,
+    users: int,
+    strict_filter: bool,
+) -> Iterator[Pool]:
+    """Make what sandboxes need: the service's folder, their users, its control groups.
+
+    `places` is how many sandboxes there are at a time, `users` for how many of them to reserve a
+    user where this process is root.
+    """
+    with contextlib.ExitStack() as stack:
+        cgroups = stack.enter_context(cgroup_tree(cgroup))
+        folder = stack.enter_context(state_folder(state_dir, places=places))
+        of_jobs = of_trials = None
+        if folder.host.root:
+            of_jobs = stack.enter_context(contextlib.closing(JobUsers(uid_base, users)))
+            of_trials = stack.enter_context(contextlib.closing(JobUsers(uid_base, 1)))
+        yield Pool(backends, folder, cgroups, of_jobs, of_trials, strict_filter=strict_filter)

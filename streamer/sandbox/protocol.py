@@ -1,0 +1,205 @@
+"""The frames that the service and the init inside a sandbox exchange (``init/streamer-init.c``).
+
+On a Unix stream socket, both ways: u32 length of what follows, u8 type, payload; integers are
+little endian. Descriptors travel beside a frame (SCM_RIGHTS).
+
+======  =========================================================  =============================
+to it   what                                                       its answer
+======  =========================================================  =============================
+``B``   a filter of system calls for its programs                  ``E`` if it fails
+``M``   mounts to watch                                            ``E`` if it fails
+``Q``   how many files may come                                    ``E`` if it fails
+``F``   a file; ``A``: more of it                                  with that to ``C``
+``C``   ask whether all files are written                          ``C`` and an errno, or 0
+``N``   listen on a port                                           ``L`` and the socket, or ``E``
+``O``   open a path beneath the workspace                          ``O`` and an errno, or 0 and
+                                                                   the descriptor
+``U``   ask what is used                                           ``U``
+``D``   carries the three descriptors of the next program          with that to ``R``
+``R``   run a program                                              ``S`` started, or ``E``
+``S``   signal it; ``K``: kill all of it                           ``X``, once all of it has ended
+======  =========================================================  =============================
+
+Unasked it sends ``H`` (hello, first of all), ``W`` (the program has ended and left others running)
+and ``X`` (the program and all that it started have ended).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from streamer.errors import SandboxFailure
+from streamer.model.job import Limits, SourceFile
+from streamer.sandbox.rlimits import UNLIMITED, rlimits
+from streamer.sandbox.shape import Cause, FilesDoNotFit, RunEnd, Use
+
+__all__ = [
+    "PROTOCOL",
+    "SEES_PROC",
+    "WALK_DISK",
+    "Frames",
+    "check_files",
+    "failure",
+    "file_frames",
+    "frame",
+    "open_frame",
+    "parse_end",
+    "parse_use",
+    "run_frame",
+    "use_frame",
+    "why_not_hello",
+]
+
+PROTOCOL: Final = 4
+"""The init says which it speaks; in an editable installation it may be an old build."""
+
+SEES_PROC: Final = 1
+"""Flag of ``H``: /proc shows the processes of the init's own namespace."""
+
+WALK_DISK: Final = 1
+"""Flag of ``C`` and ``R``: the workspace is a folder among others of the host, so that its use has
+to be counted; else it is a mount of its own."""
+
+BYTES_PER_INODE: Final = 4096
+MIN_INODES: Final = 10_000
+"""As many files as the disk limit has pages, and never fewer than a project needs."""
+MAX_INODES: Final = 2**32 - 1
+"""What the frames have room for; more than any file system has."""
+
+FILE_CHUNK: Final = 256 * 1024
+
+BLIND: Final = (
+    "the init cannot see the sandbox's processes, so no limit of it would hold: /proc there is not "
+    "its own. In a container whose /proc is masked none can be mounted: start that container with "
+    "an unmasked one (docker run --security-opt systempaths=unconfined)"
+)
+
+OTHER_BUILD: Final = (
+    "streamer/sandbox/init/streamer-init was built from other sources than this service: "
+    "build it again (pip install ., or `make setup` in the repository)"
+)
+
+_END: Final = struct.Struct("<cIQQQQ")
+_CAUSES: Final[dict[bytes, Cause | None]] = {
+    b"-": None,
+    b"c": "cpu_time",
+    b"m": "memory",
+    b"d": "disk",
+    b"k": "killed",
+}
+_STAGES: Final = {
+    "b": "put the filter of system calls on the program, which did not run",
+    "n": "listen for the proxy",
+    "r": "start the program",
+}
+
+
+class Frames:
+    """Cut what arrives on the socket into frames."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Take some bytes, and yield the type and payload of each frame that is whole by now."""
+        self._buffer += data
+        while len(self._buffer) >= 4:
+            size = int.from_bytes(self._buffer[:4], "little")
+            if len(self._buffer) < 4 + size:
+                return
+            whole = bytes(self._buffer[4 : 4 + size])
+            del self._buffer[: 4 + size]
+            yield whole[:1], whole[1:]
+
+
+def frame(kind: bytes, payload: bytes = b"") -> bytes:
+    """Return a frame."""
+    return struct.pack("<I", 1 + len(payload)) + kind + payload
+
+
+def file_frames(files: Sequence[SourceFile], limits: Limits, *, walk_disk: bool) -> Iterator[bytes]:
+    """Yield the frames that write files, and last the one that asks whether they are written."""
+    if files:
+        yield frame(b"Q", struct.pack("<I", _inodes(limits)))
+    for file in files:
+        head = struct.pack("<I", file.mode) + file.name.encode() + b"\0"
+        yield frame(b"F", head + file.content[:FILE_CHUNK])
+        for at in range(FILE_CHUNK, len(file.content), FILE_CHUNK):
+            yield frame(b"A", file.content[at : at + FILE_CHUNK])
+    flags = WALK_DISK if walk_disk else 0
+    yield frame(b"C", struct.pack("<QII", limits.disk_bytes, _inodes(limits), flags))
+
+
+def check_files(payload: bytes, *, walk_disk: bool) -> None:
+    """Read the answer to files. Raises `FilesDoNotFit`, or `SandboxFailure` for ours."""
+    number = int.from_bytes(payload, "little")
+    # A mount of its own is full when the limit is reached. A full disk of the host is ours.
+    if number == errno.EDQUOT or (number == errno.ENOSPC and not walk_disk):
+        raise FilesDoNotFit
+    if number:
+        raise SandboxFailure(f"the init could not write a file: {os.strerror(number)}")
+
+
+def run_frame(
+    argv: Sequence[str], env: Mapping[str, str], cwd: str, limits: Limits, *, walk_disk: bool
+) -> bytes:
+    """Return the frame that runs a program, whose descriptors came just before."""
+    triples = rlimits(limits)
+    variables = [f"{name}={value}" for name, value in env.items()]
+    strings = b"".join(os.fsencode(text) + b"\0" for text in (cwd, *argv, *variables))
+    head = struct.pack(
+        "<QQQIIIII",
+        min(int(limits.cpu_time_s * 1e6), UNLIMITED),
+        limits.memory_bytes,
+        limits.disk_bytes,
+        _inodes(limits),
+        WALK_DISK if walk_disk else 0,
+        len(triples),
+        len(argv),
+        len(variables),
+    )
+    resources = b"".join(struct.pack("<IQQ", *triple) for triple in triples)
+    return frame(b"R", head + resources + strings)
+
+
+def open_frame(path: str, flags: int, mode: int) -> bytes:
+    """Return the frame that opens a path beneath the workspace."""
+    return frame(b"O", struct.pack("<II", flags, mode) + os.fsencode(path) + b"\0")
+
+
+def parse_end(payload: bytes) -> RunEnd:
+    """Read the end of a run."""
+    cause, status, cpu, peak_process, peak_tree, wall = _END.unpack(payload)
+    return RunEnd(status, _CAUSES[cause], cpu, max(peak_process, peak_tree), wall)
+
+
+def use_frame(*, walk_disk: bool) -> bytes:
+    """Return the frame that asks what is used."""
+    return frame(b"U", struct.pack("<I", WALK_DISK if walk_disk else 0))
+
+
+def parse_use(payload: bytes) -> Use:
+    """Read what is used."""
+    return Use(*struct.unpack("<QQQ", payload))
+
+
+def failure(payload: bytes) -> str:
+    """Say what could not be done."""
+    stage, number = chr(payload[0]), int.from_bytes(payload[1:5], "little")
+    what = _STAGES.get(stage, "follow the protocol")
+    return f"the init could not {what}: {os.strerror(number)}"
+
+
+def why_not_hello(payload: bytes) -> str:
+    """Say why an init cannot be worked with, by its hello; nothing if it can."""
+    if payload[:1] != bytes([PROTOCOL]):
+        return OTHER_BUILD
+    return "" if payload[1] & SEES_PROC else BLIND
+
+
+def _inodes(limits: Limits) -> int:
+    return min(max(MIN_INODES, limits.disk_bytes // BYTES_PER_INODE), MAX_INODES)

@@ -1,0 +1,213 @@
+"""A sandbox as an object: a driver, its control group where there is one, and what it holds.
+
+Limits are set for a run, and the end of a run has its usage and its reason, whoever counted: the
+init, the kernel's control group, or both. Knows no jobs, events or engines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import stat
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Final
+
+from streamer.errors import SandboxFailure
+from streamer.model.job import Limits, SourceFile
+from streamer.sandbox.cgroups import Cgroup
+from streamer.sandbox.driver import Driver
+from streamer.sandbox.meter import Meter
+from streamer.sandbox.running import Running
+from streamer.sandbox.shape import KILLED_FOR_MEMORY, Run, Use
+from streamer.spi import Identity
+
+__all__ = ["Entry", "Sandbox"]
+
+MOST_ENTRIES: Final = 10_000
+
+THREADS: Final = ThreadPoolExecutor(2, "streamer-listing")
+"""For listing workspaces, and nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file, folder or link beneath the workspace; `path` is relative to that."""
+
+    path: str
+    mode: int
+    """Its kind and its permissions (``st_mode``)."""
+    size: int
+
+
+class Sandbox:
+    """An open sandbox. Whoever has it closes it."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        identity: Identity | None,
+        cgroup: Cgroup | None,
+        ran_out: asyncio.Event,
+        held: contextlib.AsyncExitStack,
+    ) -> None:
+        """`ran_out` is set when the group is out of memory; `held` gives back all that it has."""
+        self._driver = driver
+        self._cgroup = cgroup
+        self._ran_out = ran_out
+        self._held = held
+        self._closing = asyncio.Lock()
+        self._running: Running | None = None
+        self.identity = identity
+        """The user of its own, if it has one."""
+
+    @property
+    def home(self) -> str:
+        """The workspace as programs see it."""
+        return self._driver.home
+
+    @property
+    def of_root(self) -> bool:
+        """Whether its programs are seen to have the host's root as their user."""
+        return self._driver.of_root
+
+    async def put_files(self, files: Sequence[SourceFile], limits: Limits) -> None:
+        """Write files into the workspace, while no program runs; when it returns, they are there.
+
+        Raises `FilesDoNotFit` where the disk limit has no room for them.
+        """
+        await self._driver.put_files(files, limits)
+
+    async def listen(self, port: int) -> socket.socket:
+        """Return a socket that listens on the sandbox's own loopback, the caller's to close.
+
+        Raises `SandboxFailure` where the sandbox has none of its own.
+        """
+        return await self._driver.listen(port)
+
+    async def run(self, run: Run) -> Running:
+        """Start a program, once what ran before has ended.
+
+        Its limits are enforced from now on, but for the wall time. Our copies of the program's
+        descriptors are closed, whether it could be started or not.
+        """
+        meter = None
+        try:
+            if self.identity is not None:
+                run.stdio.give_to(self.identity)
+            if self._cgroup is not None:
+                meter = Meter(self._cgroup, self._ran_out, run.limits)
+                if not await self._cgroup.limit(run.limits):
+                    return Running.never_began(KILLED_FOR_MEMORY)
+            await self._driver.start(run)
+        except SandboxFailure:
+            if meter is None or not meter.out_of_memory:
+                raise
+            return Running.never_began(KILLED_FOR_MEMORY)
+        finally:
+            run.stdio.close_theirs()
+        self._running = Running.follow(self._driver, meter, self.kill, self._clear)
+        return self._running
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the program."""
+        self._driver.signal(number)
+
+    def end_rest(self) -> None:
+        """Kill what the program has left, once it has exited."""
+        if self._running is not None and not self._running.ended.done():
+            self._kill_group()
+            self._driver.end_rest()
+
+    async def kill(self) -> None:
+        """Kill the program and all that it started, by ever harder means.
+
+        Then its end is told. Raises `SandboxFailure` when it did not work in time.
+        """
+        self._kill_group()
+        await self._driver.kill()
+
+    async def open_path(self, path: str, flags: int, mode: int = 0o644) -> int:
+        """Open a file beneath the workspace, also while a program runs; a folder by O_DIRECTORY.
+
+        No link is followed, wherever in the path. The descriptor is the caller's to close. Raises
+        OSError as open(2), EXDEV for what is outside; `SandboxFailure` without our init.
+        """
+        return await self._driver.open_path(path, flags, mode)
+
+    async def list_files(self, most: int = MOST_ENTRIES) -> Sequence[Entry]:
+        """Return what is beneath the workspace, `most` entries at most.
+
+        What is closed to the sandbox's user, or goes away meanwhile, is left out.
+        """
+        found: list[Entry] = []
+        folders = deque([""])
+        while folders and len(found) < most:
+            above = folders.popleft()
+            with contextlib.suppress(OSError):
+                fd = await self.open_path(above or ".", os.O_RDONLY | os.O_DIRECTORY)
+                # In a thread, which closes the descriptor: there may be thousands.
+                reading = asyncio.get_running_loop().run_in_executor(
+                    THREADS, _entries, fd, above, most - len(found)
+                )
+                entries = await asyncio.shield(reading)
+                found += entries
+                folders += [entry.path for entry in entries if stat.S_ISDIR(entry.mode)]
+        return found
+
+    async def use(self) -> Use:
+        """Return the CPU time of all that has run in it so far, and what it has in use now."""
+        use = await self._driver.use()
+        if self._cgroup is None:
+            return use
+        return replace(
+            use,
+            cpu_time_us=self._cgroup.cpu_time_us(),
+            memory_bytes=self._cgroup.memory_bytes(),
+        )
+
+    async def close(self) -> None:
+        """End it and give back all that it holds, however long that takes. Idempotent.
+
+        While something of it resists its end, its user, folder and group stay out of use. So
+        whoever has somebody waiting must bound the wait.
+        """
+        async with self._closing:
+            try:
+                if self._running is not None:
+                    await self._running.close()
+                self._kill_group()
+            finally:
+                await self._held.aclose()
+
+    def _kill_group(self) -> None:
+        """Kill all that is in the group, where there is no init to do it and keep the usage."""
+        if self._cgroup is not None and not self._driver.has_init:
+            self._cgroup.kill()
+
+    async def _clear(self) -> None:
+        if self._cgroup is None or self._driver.has_init:
+            return
+        if not await self._cgroup.clear():
+            raise SandboxFailure("something in the sandbox's control group does not end")
+
+
+def _entries(fd: int, above: str, most: int) -> Sequence[Entry]:
+    """Return what is in an open folder, which is closed then."""
+    found: list[Entry] = []
+    try:
+        with os.scandir(fd) as entries:
+            for entry in entries:
+                if len(found) == most:
+                    break
+                with contextlib.suppress(FileNotFoundError):
+                    at = entry.stat(follow_symlinks=False)
+                    path = f"{above}/{entry.name}" if above else entry.name
+                    found.append(Entry(path, at.st_mode, at.st_size))
+    finally:
+        os.close(fd)
+    return found

@@ -1,0 +1,75 @@
+"""Say what a sandbox is, what runs in it, how that ended and what it has used."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from streamer.model.job import Limits
+from streamer.sandbox.stdio import Stdio
+
+__all__ = ["KILLED_FOR_MEMORY", "Cause", "FilesDoNotFit", "Run", "RunEnd", "Shape", "Use"]
+
+Cause = Literal["cpu_time", "memory", "disk", "killed"]
+"""Who ended a run, where that was not the program itself: a limit, or we."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Everything about a sandbox that must be known before it starts. Hashable: a pool's key.
+
+    `limits` are the most that a run in it may have: a backend makes file systems of these sizes.
+    `read_only` are paths of the host, and `etc` patterns of names in /etc, that are shown besides
+    what every sandbox shows. A user is not part of it: as root every sandbox has one of its own.
+    """
+
+    backend: str
+    limits: Limits
+    network: bool = False
+    read_only: tuple[str, ...] = ()
+    etc: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One program for an open sandbox; where `cwd` is empty it starts in the workspace."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    limits: Limits
+    stdio: Stdio
+    cwd: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """How a run ended: told when everything that it started is dead.
+
+    `status` is the raw wait status (wait(2)) of the program. `cause` is None where it ended by
+    itself. Times in microseconds, sizes in bytes; None where nobody could measure it.
+    """
+
+    status: int
+    cause: Cause | None
+    cpu_time_us: int | None
+    peak_memory_bytes: int | None
+    wall_us: int
+
+
+KILLED_FOR_MEMORY: Final = RunEnd(signal.SIGKILL, "memory", None, None, 0)
+"""The kernel killed the init too, or what the sandbox had was over the limit before the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What a sandbox has used so far, and holds now; None where nobody can tell."""
+
+    cpu_time_us: int | None
+    memory_bytes: int | None
+    disk_bytes: int | None
+
+
+class FilesDoNotFit(Exception):
+    """The files for a sandbox are over its disk limit."""

@@ -1,0 +1,153 @@
+"""Own the service's folder on the host: what all sandboxes are shown, and their workspaces."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Final
+
+from streamer.errors import BackendUnavailable, ConfigError
+from streamer.sandbox.rootfs import build_rootfs, host_of, shown
+from streamer.sandbox.workspace import Workspaces, remove_tree
+from streamer.spi import Shown
+
+__all__ = ["StateFolder", "state_folder"]
+
+log: Final = logging.getLogger(__name__)
+
+PREFIX: Final = "streamer-"
+SWEEP_AGE_S: Final = 1.0
+
+
+class StateFolder:
+    """The folder of one running service. Nothing in it outlives the service."""
+
+    def __init__(self, path: Path, init: Path, *, places: int) -> None:
+        """`places` is how many sandboxes there are at a time."""
+        self.path = path
+        # A copy that every user can reach: the package may lie in somebody's home.
+        shutil.copy(init, path / "init")
+        (path / "init").chmod(0o755)
+        self.host = host_of(path / "rootfs", path / "init")
+        build_rootfs(self.host.rootfs)
+        self.workspaces = Workspaces(path / "jobs", places=places)
+        self._shown: dict[tuple[object, ...], tuple[int, tuple[Shown, ...]]] = {}
+
+    def shown(
+        self, read_only: tuple[str, ...], etc: tuple[str, ...], *, network: bool
+    ) -> tuple[Shown, ...]:
+        """Return what a sandbox shows besides the system's folders (`streamer.sandbox.rootfs`).
+
+        Looked at anew when names in /etc have come or gone: it takes a millisecond.
+        """
+        key = (read_only, etc, network)
+        changed = Path("/etc").stat().st_mtime_ns
+        if key not in self._shown or self._shown[key][0] != changed:
+            self._shown[key] = (changed, shown(self.host, read_only, etc, network=network))
+        return self._shown[key][1]
+
+    def close(self) -> None:
+        """Remove the folder."""
+        self.workspaces.close()
+        remove_tree(self.path)
+
+
+@contextmanager
+def state_folder(configured: str, *, places: int = 1) -> Iterator[StateFolder]:
+    """Make the service's folder, under the configured one or the temporary one."""
+    with as_file(files("streamer.sandbox") / "init" / "streamer-init") as init:
+        if not os.access(init, os.X_OK):
+            raise BackendUnavailable(
+                "streamer/sandbox/init/streamer-init is not built: install the package "
+                "(pip install .), which needs a C compiler, or run `make setup` in the repository"
+            )
+        try:
+            if configured:
+                _make_passable(Path(configured))
+                _check_passable(Path(configured))
+            path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=configured or None))
+        except OSError as error:
+            where = error.filename or configured or tempfile.gettempdir()
+            raise ConfigError(
+                f"server.state_dir: {where}: {error.strerror}; name a folder that the service may "
+                "write to"
+            ) from error
+        _sweep(path.parent)
+        with _locked(path) as ours:
+            assert ours
+            # Others pass through, to their own folder inside, and cannot list.
+            path.chmod(0o711)
+            opened = None
+            try:
+                opened = StateFolder(path, init, places=places)
+                yield opened
+            finally:
+                if opened is None:
+                    remove_tree(path)
+                else:
+                    opened.close()
+
+
+def _make_passable(folder: Path) -> None:
+    """Make a folder, and those above it, that others may pass through, whatever the umask is."""
+    if not folder.is_dir():
+        _make_passable(folder.parent)
+        try:
+            folder.mkdir()
+            folder.chmod(0o755)
+        except FileExistsError:
+            if not folder.is_dir():  # else another service was quicker
+                raise
+
+
+def _check_passable(folder: Path) -> None:
+    """Raise `ConfigError` where the users that jobs of a root service run as cannot get in."""
+    if os.geteuid() != 0:
+        return
+    for place in (folder.resolve(), *folder.resolve().parents):
+        if not place.stat().st_mode & 0o001:
+            raise ConfigError(
+                f"server.state_dir: {place} is closed to other users, and jobs run as one; "
+                f"`chmod o+x {place}` lets them pass, or choose another folder"
+            )
+
+
+def _sweep(parent: Path) -> None:
+    """Remove the folders of services that were killed; one in use is locked (flock(2))."""
+    for folder in parent.glob(f"{PREFIX}*"):
+        # Only what looks like ours, and was there before: a service makes, then locks. A link
+        # may be anybody's, and lead to a folder that is ours and nothing to do with this.
+        with contextlib.suppress(OSError):
+            found = folder.lstat()
+            ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+            old = time.time() - found.st_mtime > SWEEP_AGE_S
+            if ours and old and stat.S_ISDIR((folder / "rootfs").lstat().st_mode):
+                with _locked(folder) as abandoned:
+                    if abandoned:
+                        log.warning("removing what a killed service left: %s", folder)
+                        remove_tree(folder)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a service's folder, if it is free."""
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = True
+        except BlockingIOError:
+            ours = False
+        yield ours
+    finally:
+        os.close(lock)

@@ -1,0 +1,67 @@
+"""Try a backend: run a real program in a sandbox of it, as jobs get theirs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+
+from streamer.model.job import Limits
+from streamer.sandbox.claims import broken_claim, trial_program
+from streamer.sandbox.network.proxy import PROXY_PORT
+from streamer.sandbox.pool import Pool
+from streamer.sandbox.shape import Run, Shape
+from streamer.sandbox.stdio import Stdio
+from streamer.spi import Backend, Isolation
+
+__all__ = ["Trial", "holds_to_allow_list"]
+
+OF_ROOT = (
+    "its programs run as root: begin the sandbox as the job's user, start_as=job.identity in its "
+    "plan"
+)
+
+
+class Trial:
+    """What a backend has to be able to do here, by the configuration."""
+
+    def __init__(
+        self, path: str, *, allow_list: bool, read_only: Sequence[str], etc: Sequence[str]
+    ) -> None:
+        """See `streamer.sandbox.registry.Backends`."""
+        self._path = path
+        self._allow_list = allow_list
+        self._read_only = tuple(read_only)
+        self._etc = tuple(etc)
+
+    async def why_not(self, backend: Backend, pool: Pool, held: contextlib.AsyncExitStack) -> str:
+        """Return why a backend cannot be used, or nothing; `held` gives back what the trial has.
+
+        Raises `BackendUnavailable` and `SandboxFailure` for the same.
+        """
+        await backend.probe(pool.folder.host)
+        limits = Limits()
+        shape = Shape(backend.name, limits, read_only=self._read_only, etc=self._etc)
+        sandbox = await pool.lend(shape, for_trial=True)
+        held.push_async_callback(sandbox.close)
+        if self._allow_list and holds_to_allow_list(backend):
+            (await sandbox.listen(PROXY_PORT)).close()
+        argv = held.enter_context(trial_program(backend, pool.folder.path))
+        env = {"PATH": self._path, "HOME": sandbox.home, "LANG": "C.UTF-8"}
+        await sandbox.put_files((), limits)
+        as_user = sandbox.identity is not None
+        as_root = as_user and sandbox.of_root
+        running = await sandbox.run(Run(argv, env, limits, Stdio.null()))
+        await running.exited
+        sandbox.end_rest()
+        end = await running.ended
+        code = os.waitstatus_to_exitcode(end.status)
+        return broken_claim(backend, code, as_user=as_user) or (OF_ROOT if as_root else "")
+
+
+def holds_to_allow_list(backend: Backend) -> bool:
+    """Return whether a backend can hold a job to an allow-list of hosts.
+
+    It takes a network of the job's own, and our init inside to hand out its listener.
+    """
+    return backend.gated and backend.isolation is not Isolation.NONE

@@ -1,0 +1,62 @@
+"""Get a job its sandbox, its files and its way to the hosts it may reach, within bounds."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Final
+
+from streamer.errors import SandboxFailure
+from streamer.model.hosts import HostRule
+from streamer.model.job import ResolvedJob
+from streamer.sandbox.network.proxy import PROXY_PORT, Outbound, Proxy
+from streamer.sandbox.pool import Pool
+from streamer.sandbox.sandbox import Sandbox
+from streamer.sandbox.shape import Shape
+from streamer.worker.stop import Stop, Stopped
+
+__all__ = ["OPEN_S", "opened", "put_files"]
+
+OPEN_S: Final = 60.0
+"""For a sandbox to open, whatever its backend waits for."""
+
+
+async def opened(
+    job: ResolvedJob, pool: Pool, outbound: Outbound, stop: Stop, held: contextlib.AsyncExitStack
+) -> Sandbox:
+    """Open the sandbox of a job, and its proxy if it has one; `held` closes both.
+
+    Raises `Stopped`, and `SandboxFailure`.
+    """
+    shape = Shape(
+        job.backend, job.limits, network=job.network, read_only=job.read_only, etc=job.etc
+    )
+    try:
+        async with stop.unless_asked(OPEN_S):
+            sandbox = await pool.lend(shape)
+            held.push_async_callback(sandbox.close)
+            if job.allow_hosts:
+                proxy = Proxy(
+                    await sandbox.listen(PROXY_PORT),
+                    [HostRule.parse(entry) for entry in job.allow_hosts],
+                    job_id=job.job_id,
+                    outbound=outbound,
+                )
+                await held.enter_async_context(proxy)
+    except TimeoutError:
+        raise SandboxFailure(f"the sandbox did not come up within {OPEN_S:.0f} s") from None
+    except OSError as error:
+        raise SandboxFailure(f"what it needs cannot be had: {error}") from error
+    return sandbox
+
+
+async def put_files(job: ResolvedJob, sandbox: Sandbox, stop: Stop) -> None:
+    """Have the files of a job written, within its wall limit.
+
+    Raises `Stopped`, `FilesDoNotFit` and `SandboxFailure`.
+    """
+    try:
+        async with stop.unless_asked(job.limits.wall_time_s):
+            await sandbox.put_files(job.files, job.steps[0].limits)
+    except TimeoutError:
+        stop.ask("wall_time")
+        raise Stopped from None
