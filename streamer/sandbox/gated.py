@@ -267,6 +267,7 @@ class Gated:
             os.close(self._init_pidfd)
             self._init_pidfd = -1
         if self._complaints >= 0:
+            self.said()  # what was said last is asked for later
             os.close(self._complaints)
             self._complaints = -1
 
