@@ -25,15 +25,14 @@ from streamer.sandbox.network.proxy import Outbound
 from streamer.sandbox.pool import Pool
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.shape import FilesDoNotFit, Run
-from streamer.sandbox.stdio import Stdio
 from streamer.worker import prepare
 from streamer.worker.asked import Asked
 from streamer.worker.environment import environment
-from streamer.worker.feed import InputFeed
 from streamer.worker.finish import ENGINE_TIMEOUT_S, finish
 from streamer.worker.output import Budget, OutputPump
 from streamer.worker.program import Patience, ProgramRun
 from streamer.worker.stop import Stop, Stopped
+from streamer.worker.streams import connected
 from streamer.worker.verdict import JobEnd, StopReason, reason_of
 from streamer.worker.writer import Writer
 
@@ -69,9 +68,8 @@ class Execution:
         self._budget = Budget(self._job.limits.output_bytes)
         self._stop = Stop()
         self._writer = Writer(lease)
-        loop = asyncio.get_running_loop()
-        self._opened: asyncio.Future[None] = loop.create_future()
-        self._verdict: asyncio.Future[Complete | Error | None] = loop.create_future()
+        self._opened: asyncio.Future[None] = asyncio.Future()
+        self._verdict: asyncio.Future[Complete | Error | None] = asyncio.Future()
         self._asked = Asked(lease, self.stop)
         self.over = asyncio.Event()
         """Set when the job has its terminal event, or is not ours any more."""
@@ -153,8 +151,7 @@ class Execution:
             self._verdict.set_result(verdict)
 
     async def _finish(self) -> None:
-        verdict = self._verdict.result()
-        if verdict is not None:
+        if (verdict := self._verdict.result()) is not None:
             events: list[JobEvent] = [*self._budget.truncated(), verdict]
             if await finish(self.lease, events):
                 self.outcome = verdict.reason if isinstance(verdict, Complete) else verdict.code
@@ -220,7 +217,9 @@ class Execution:
         )
         with contextlib.ExitStack() as ours:
             ours.callback(pump.close)
-            stdio = self._stdio(step, pump, ours)
+            stdio, feed = connected(self._job, step, pump, ours)
+            if feed is not None and step.phase is Phase.RUN:
+                self._asked.feed.set_result(feed)
             env = environment(self._job, self._settings.path, sandbox.home)
             try:
                 result = await program.run(Run(step.argv, env, step.limits, stdio))
@@ -229,26 +228,6 @@ class Execution:
         end.add(result, step.phase.value)
         over_output = kills_for_output and self._budget.exceeded
         return reason_of(result, program.stopped, over_output=over_output)
-
-    def _stdio(self, step: Step, pump: OutputPump, ours: contextlib.ExitStack) -> Stdio:
-        """Make the program's descriptors, with its input and its output connected to ours."""
-        compiling = step.phase is Phase.COMPILE
-        given = step.stdin or None if compiling else self._job.stdin
-        interactive = self._job.interactive and not compiling
-        with_input = given is not None or interactive
-        stdio = Stdio.pipes(with_input=with_input)
-        ours.callback(stdio.close)
-        pump.add("stdout", stdio.take("stdout"))
-        pump.add("stderr", stdio.take("stderr"))
-        if with_input:
-            feed = InputFeed(stdio.take("stdin"))
-            ours.callback(feed.close)
-            feed.offer(given or b"")
-            if not interactive:
-                feed.end()
-            if not compiling:
-                self._asked.feed.set_result(feed)
-        return stdio
 
     def _ended(self, end: JobEnd, reason: StopReason | Reason) -> Complete | Error:
         if reason == "lost":

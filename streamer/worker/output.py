@@ -138,7 +138,7 @@ class OutputPump:
     def hurry(self) -> None:
         """Pass on what is gathered: the program has ended. What it left may go on writing."""
         if self._gathering is not None:
-            _settle(self._gathering)
+            _wake(self._gathering)
 
     def read_rest(self) -> None:
         """Read what is in the pipes now, and then no more.
@@ -150,7 +150,7 @@ class OutputPump:
         self.hurry()
         self._left = {fd: _waiting_bytes(fd) for fd in self._ends}
         if self._waiting is not None:
-            _settle(self._waiting)
+            _wake(self._waiting)
 
     def close(self) -> None:
         """Stop reading and close what is left."""
@@ -162,7 +162,7 @@ class OutputPump:
         if self._hurried:
             return
         self._gathering = loop.create_future()
-        timer = loop.call_later(seconds, _settle, self._gathering)
+        timer = loop.call_later(seconds, _wake, self._gathering)
         try:
             await self._gathering
         finally:
@@ -173,7 +173,7 @@ class OutputPump:
         self._waiting = ready = loop.create_future()
         watched = list(self._ends)
         for fd in watched:
-            loop.add_reader(fd, _settle, ready)
+            loop.add_reader(fd, _wake, ready)
         try:
             await ready
         finally:
@@ -238,6 +238,6 @@ def _waiting_bytes(fd: int) -> int:
     return size[0]
 
 
-def _settle(future: asyncio.Future[None]) -> None:
+def _wake(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
