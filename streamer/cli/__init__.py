@@ -1,4 +1,4 @@
-"""The command line.
+"""The command line: its commands, and running a program here or on a remote service.
 
-Imports everything; nothing imports it.
+It may import every other room; nothing imports it.
 """

@@ -1,4 +1,4 @@
-"""Run a program through a service that has just started, and show it in the terminal."""
+"""Run a program on the service that has just started, and show its output in the terminal."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ __all__ = ["show_demo"]
 
 
 async def show_demo(address: str, file: Path, *, token_needed: bool) -> None:
-    """Submit a Python file over HTTP, print what it prints, and say where the page is.
+    """Submit a Python file over HTTP, print its output, and then the playground's URL.
 
-    Where a token is needed it is `$STREAMER_TOKEN`. Whatever fails, the page's address is told.
+    If a token is needed it is `$STREAMER_TOKEN`. The URL is printed even if the demo fails.
     """
     token = os.environ.get("STREAMER_TOKEN")
     try:
         if token_needed and not token:
-            click.echo("the demo needs one of the tokens: set STREAMER_TOKEN to it", err=True)
+            click.echo(
+                "the demo needs a token: set STREAMER_TOKEN to one of the configured ones", err=True
+            )
         else:
             await _run(address, file, token)
     except (StreamerError, aiohttp.ClientError, OSError, UnicodeDecodeError) as error:

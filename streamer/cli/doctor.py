@@ -18,7 +18,7 @@ STYLES: Final[Mapping[Outcome, str]] = {"ok": "green", "fails": "bold red", "not
 
 
 def show(report: Report, console: Console) -> None:
-    """Print a report for people."""
+    """Print a report for humans."""
     host = report.host
     system = f"{host.system}, Linux {host.kernel}, {host.machine}"
     console.print(system, highlight=False, markup=False)
@@ -26,7 +26,7 @@ def show(report: Report, console: Console) -> None:
     user = "root" if host.root else "an ordinary user"
     console.print(f"running as {user}; control groups: {groups}", highlight=False, markup=False)
     if host.cgroup.remedy:
-        console.print(f"  to have them: {host.cgroup.remedy}", highlight=False, markup=False)
+        console.print(f"  to get them: {host.cgroup.remedy}", highlight=False, markup=False)
     for warning in report.warnings:
         console.print(f"warning: {warning}", highlight=False, markup=False)
     for backend in report.backends:
@@ -34,9 +34,9 @@ def show(report: Report, console: Console) -> None:
         _show_backend(backend, console, chosen=backend.name == report.chosen)
     console.print()
     if report.ok:
-        console.print(f"{report.chosen} holds all that it promises here.", style="green")
+        console.print(f"{report.chosen} keeps all its promises on this host.", style="green")
     elif report.chosen:
-        console.print("The configured sandbox would not hold.", style="bold red")
+        console.print("The configured sandbox does not keep its promises.", style="bold red")
     else:
         console.print(f"sandbox.backend = {report.configured}: no sandbox works.", style="bold red")
 
@@ -58,7 +58,7 @@ def _show_backend(backend: BackendReport, console: Console, *, chosen: bool) -> 
     for probe in backend.probes:
         detail = f"{probe.enforced_by}; {probe.detail}" if probe.enforced_by else probe.detail
         style = STYLES[probe.outcome]
-        # Without colours a failure must stand out too.
+        # A failure must stand out without colours too.
         outcome = probe.outcome.upper() if probe.outcome == "fails" else probe.outcome
         table.add_row(f"[{style}]{outcome}", probe.name, escape(visible(detail)))
         if probe.remedy:

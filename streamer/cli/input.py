@@ -1,9 +1,9 @@
-"""Read standard input no further than the program has, as a command of a shell does.
+"""Read standard input no further than the program has, like any command in a shell.
 
-What a program leaves is for whoever reads after it: the next command in a loop. A file's
-position is set back at the end. A pipe is looked into by tee(2), and only what the program has
-taken is read from it. Of what cannot be looked into (a terminal, a socket) the next block is read
-once the program has taken the one before.
+Input that the program leaves is for the next reader, such as the next command in a loop. In a file
+the position is set back at the end. A pipe is copied with tee(2), and only what the program has
+read is consumed. A terminal or a socket cannot be copied: its next block is read once the program
+has read the one before.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ __all__ = ["InputSource", "input_for"]
 SPLICE_F_NONBLOCK: Final = 2
 FIRST_PAUSE_S: Final = 0.001
 LONGEST_PAUSE_S: Final = 0.02
-"""Nothing tells when a program has read from its pipe, so it is asked."""
+"""How often to poll: nothing reports that a program has read from its pipe."""
 
 Taken = Callable[[], int]
-"""Tells how many bytes the program has read by now."""
+"""Returns how many bytes the program has read so far."""
 
 
 class InputSource(Protocol):
     """Standard input for one program."""
 
     async def block(self) -> bytes:
-        """Return the next bytes; none at the end."""
+        """Return the next bytes; ``b""`` at the end."""
 
     def leave(self) -> None:
-        """Leave to others what the program has not taken; once it has ended."""
+        """Leave unread what the program has not read; called after it has ended."""
 
 
 def input_for(taken: Taken) -> InputSource:
-    """Return standard input for a program."""
+    """Return the source that fits what standard input is."""
     mode = os.fstat(0).st_mode
     with contextlib.suppress(OSError):
         if stat.S_ISREG(mode):
@@ -62,7 +62,7 @@ class _File:
         data = await asyncio.to_thread(os.pread, 0, BLOCK_BYTES, self._at)
         self._at += len(data)
         if not data:
-            # With its end the program's pipe is closed, and tells no more what is read of it.
+            # At the end the program's pipe is closed; after that `taken` has no more answers.
             await _until_taken(self._taken, self._at - self._start)
         return data
 
@@ -76,13 +76,13 @@ class _Pipe:
         self._given = 0
         self._read = 0
         self._copies, self._copy_to = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._look()  # fails where the kernel has no tee(2)
+        self._look()  # raises if the kernel has no tee(2)
 
     async def block(self) -> bytes:
         pause_s = FIRST_PAUSE_S
         while True:
             self._read_what_is_taken()
-            known = self._given - self._read  # given to the program, and still in our pipe
+            known = self._given - self._read  # written to the program, and still in our pipe
             data = self._look()
             if data is not None and (len(data) > known or not data):
                 self._given += len(data[known:])
@@ -99,7 +99,7 @@ class _Pipe:
         os.close(self._copy_to)
 
     def _look(self) -> bytes | None:
-        """Return what is in the pipe, from its beginning; None for nothing yet, none at its end."""
+        """Return a copy of the pipe's content; None if it is empty, ``b""`` at its end."""
         count = _libc.tee(0, self._copy_to, BLOCK_BYTES, SPLICE_F_NONBLOCK)
         if count < 0:
             error = OSError(ctypes.get_errno(), "tee")
@@ -113,7 +113,7 @@ class _Pipe:
 
     def _read_what_is_taken(self) -> None:
         taken = self._taken()
-        # Somebody else may have read meanwhile, and nothing here must wait for more.
+        # Another process may have read from it meanwhile, and this must not block.
         while self._read < taken and (there := _waiting()):
             self._read += len(os.read(0, min(there, taken - self._read)))
 
@@ -131,7 +131,7 @@ class _Other:
         return data
 
     def leave(self) -> None:
-        """Do nothing: what was read cannot be given back."""
+        """Do nothing: input that was read cannot be put back."""
 
 
 async def _until_taken(taken: Taken, count: int) -> None:

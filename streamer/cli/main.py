@@ -68,10 +68,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 
 class _Commands(click.Group):
-    """The commands; click itself would make 1 of a reader that has left, as a signal does 141."""
+    """The commands. Exits with 141, as SIGPIPE would, if nobody reads the output; click with 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command that was asked for."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
@@ -80,7 +79,7 @@ class _Commands(click.Group):
 
 
 def _drop_output() -> None:
-    """Keep what Python still holds for standard output from failing once more at the exit."""
+    """Discard what Python has buffered for standard output; it would fail again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
@@ -98,12 +97,14 @@ def cli() -> None:
     "--role",
     type=click.Choice(["all", "api", "worker"]),
     default="all",
-    help="What this process does; the memory engine does all.",
+    help="The part of the service in this process; the memory engine needs all.",
 )
 @click.option(
-    "--workers", type=click.IntRange(1), default=1, metavar="N", help="How many serve; only 1."
+    "--workers", type=click.IntRange(1), default=1, metavar="N", help="Must be 1."
 )
-@click.option("--demo", metavar="FILE", help="Run a program once it listens, and show it.")
+@click.option(
+    "--demo", metavar="FILE", help="Run a program once the service listens, and show its output."
+)
 def serve(
     file: str | None,
     profile: str | None,
@@ -127,12 +128,12 @@ def serve(
     config, _ = load_serving(file, profile, [*overrides, *options], sandbox)
     if role != "all":
         raise click.UsageError(
-            f"--role {role} needs an engine that several processes share; "
+            f"--role {role} needs an engine that processes can share; "
             f"engine.url is {config.engine.url!r}"
         )
     if workers != 1:
         raise click.UsageError(
-            f"--workers {workers}: several that share the port need an engine that they share, and "
+            f"--workers {workers}: several processes need an engine that they can share, and "
             f"engine.url is {config.engine.url!r}; for more jobs at once: --set queue.concurrency=N"
         )
     configure_logging(config.logging)
@@ -141,7 +142,7 @@ def serve(
     app = create_app(config)
 
     async def on_ready(address: str) -> None:
-        if sys.stderr is not None and sys.stderr.isatty():  # elsewhere the log tells it
+        if sys.stderr is not None and sys.stderr.isatty():  # otherwise the log says so
             click.echo(f"streamer {streamer.__version__} listens on {address}/", err=True)
         if demo is not None:
             await show_demo(address, Path(demo), token_needed=app[ACCESS].knows_callers)
@@ -153,20 +154,24 @@ def serve(
 @config_options(OF_USER)
 @click.argument("program", metavar="FILE|-")
 @click.argument("args", nargs=-1, metavar="[-- ARGS]")
-@click.option("--language", metavar="L", help="Default: by the file's name.")
-@click.option("--url", metavar="URL", help="Run it on the service at URL, not here.")
+@click.option("--language", metavar="L", help="Default: from the file's name.")
+@click.option("--url", metavar="URL", help="Run it on the service at URL.")
 @click.option("--token-file", metavar="FILE", help="A file with the token for --url.")
 @click.option(
     "--token",
     metavar="TOKEN",
     envvar="STREAMER_TOKEN",
-    help="The token itself; every account of this host can read it here: set $STREAMER_TOKEN.",
+    help="The token itself; every user of this host can see it. Better: $STREAMER_TOKEN.",
 )
-@click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help="As wall_time_s=5.")
-@click.option("--file", "files", multiple=True, metavar="F", help="Another file to lay beside it.")
-@click.option("--env", "env", multiple=True, metavar="NAME=VALUE", help="A variable for it.")
-@click.option("-n", "--no-stdin", is_flag=True, help="Give it no input, and read none.")
-@click.option("--raw", is_flag=True, help="All of its output to a terminal, not only text.")
+@click.option(
+    "--limit", "limits", multiple=True, metavar="NAME=VALUE", help="Such as wall_time_s=5."
+)
+@click.option("--file", "files", multiple=True, metavar="F", help="Put another file beside it.")
+@click.option(
+    "--env", "env", multiple=True, metavar="NAME=VALUE", help="Set an environment variable."
+)
+@click.option("-n", "--no-stdin", is_flag=True, help="Give it no input; read no standard input.")
+@click.option("--raw", is_flag=True, help="Do not filter its output on a terminal.")
 def run(
     file: str | None,
     profile: str | None,
@@ -185,13 +190,13 @@ def run(
     no_stdin: bool,
     raw: bool,
 ) -> int:
-    """Run one program, live: its output here, its input from here, Ctrl-C cancels.
+    """Run one program with live output and input from here; Ctrl-C cancels it.
 
-    A second Ctrl-C does not wait for the rest of the output. Of a file or a pipe on standard
-    input it takes what the program reads; with --url all of it, and from a terminal the
-    first lines: -n takes none.
-    Exits with the program's code; 124 after a time limit, 128+N after signal N, 137 when it
-    was killed for another limit, 130 after Ctrl-C, 125 when it could not be run, 141 when nobody
+    A second Ctrl-C does not wait for the rest of the output. From a file or a pipe on standard
+    input only what the program reads is consumed; with --url all of it, and from a terminal the
+    first lines. With -n nothing is read.
+    Exits with the program's code; 124 after a time limit, 128+N after signal N, 137 if it
+    was killed for another limit, 130 after Ctrl-C, 125 if it could not be run, 141 if nobody
     reads its output any more.
     """
     config = load(file, profile, overrides, None if url else sandbox)
@@ -204,7 +209,7 @@ def run(
         limits=limits,
         env=env,
     )
-    # Standard input that was the program's text is used up.
+    # If standard input was the program's text, nothing is left of it.
     forward = program != "-" and not no_stdin
     try:
         if url:
@@ -227,8 +232,10 @@ def run(
 
 @cli.command("config")
 @config_options(OF_SERVICE)
-@click.option("--show-origin", is_flag=True, help="Tell where each value comes from.")
-@click.option("--template", "begin", is_flag=True, help="Print a file to begin from instead.")
+@click.option("--show-origin", is_flag=True, help="Show where each value comes from.")
+@click.option(
+    "--template", "begin", is_flag=True, help="Print a configuration file to start from instead."
+)
 def show_config(
     file: str | None,
     profile: str | None,
@@ -258,7 +265,7 @@ def runtimes(
     *,
     as_json: bool,
 ) -> None:
-    """List the languages and whether this host has them."""
+    """List the languages and whether they are available on this host."""
     config = load(file, profile, overrides, sandbox)
     service = create_app(config)[SERVICE]
     known = {runtime.name: runtime for runtime in service.runtimes.values()}
@@ -286,7 +293,7 @@ def sandboxes(
     *,
     as_json: bool,
 ) -> None:
-    """List the sandbox backends; each is tried by running a program in it."""
+    """List the sandbox backends; a test program is run in each."""
     config = load(file, profile, overrides, sandbox)
     _print_rows(asyncio.run(_try_sandboxes(config)), as_json=as_json)
 
@@ -302,10 +309,10 @@ def doctor(
     *,
     as_json: bool,
 ) -> int:
-    """Measure what each sandbox really holds here, and say how to mend what does not.
+    """Test what each sandbox enforces on this host, and how to fix what it does not.
 
-    Exits with 1 when the configured sandbox, or one that callers may choose, does not hold all
-    that it promises.
+    Exits with 1 if the configured sandbox, or one that callers may choose, does not keep all of
+    its promises.
     """
     config = load(file, profile, overrides, sandbox)
     logging.getLogger("streamer").setLevel(logging.ERROR)
@@ -331,15 +338,15 @@ def _token(file: str) -> str:
     try:
         token = Path(file).read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "no text in ASCII"
+        reason = error.strerror if isinstance(error, OSError) else "not ASCII text"
         raise click.UsageError(f"--token-file {file}: {reason}") from None
     if not token or len(token.split()) > 1:
-        raise click.UsageError(f"--token-file {file}: it has to hold one word, the token")
+        raise click.UsageError(f"--token-file {file}: it must contain one word, the token")
     return token
 
 
 def _event_loop() -> Callable[[Coroutine[Any, Any, None]], None]:
-    """Return what runs the service: uvloop where it is installed (the extra ``uvloop``)."""
+    """Return the runner of the event loop: uvloop if it is installed (the extra ``uvloop``)."""
     try:
         import uvloop  # noqa: PLC0415 - it is optional
     except ImportError:
@@ -373,5 +380,5 @@ def _print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
 
 
 def _cell(value: object) -> str:
-    """Return what stands in a table: a wrapper's own words are no markup, and move no cursor."""
+    """Return the text of a table's cell; markup and control characters in it have no effect."""
     return {"True": "yes", "False": "no"}.get(str(value)) or escape(visible(str(value)))

@@ -1,4 +1,4 @@
-"""Read the options that all commands share, and the configuration that they name."""
+"""The options that all commands share, and loading the configuration that they name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 def config_options(where: str) -> Callable[[F], F]:
-    """Add the options of the configuration to a command; `where` is its file's default place."""
+    """Add the options of the configuration to a command; `where` names the default file in help."""
 
     def decorate(function: F) -> F:
         for option in reversed(
@@ -28,7 +28,7 @@ def config_options(where: str) -> Callable[[F], F]:
                     "--config",
                     "file",
                     metavar="FILE",
-                    help=f"Configuration file; default $STREAMER_CONFIG, else {where}, if there.",
+                    help=f"Configuration file; default $STREAMER_CONFIG, else {where}, if any.",
                 ),
                 click.option("--profile", metavar="NAME", help="Use [profiles.NAME] of the file."),
                 click.option(
@@ -53,24 +53,24 @@ def load_serving(
     """Return the configuration of the service: its folder's config.toml if no file is named."""
     path = _named(file)
     here = Path(FILE_NAME)
-    if path is None and os.path.isfile(here):  # noqa: PTH113 - it does not raise
+    if path is None and os.path.isfile(here):  # noqa: PTH113 - Path.is_file may raise
         if is_ours(read_document(here)):
             path = here
         else:
-            _note(f"{FILE_NAME} here has none of our sections and is not read")
+            _note(f"{FILE_NAME} in this folder has none of our sections and is not read")
     return _load(path, profile, overrides, sandbox)
 
 
 def load(
     file: str | None, profile: str | None, overrides: Sequence[str], sandbox: str | None
 ) -> Config:
-    """Return the user's configuration; the folder's may be an untrusted program's."""
+    """Return the user's configuration; one in this folder may belong to an untrusted program."""
     path = _named(file)
     if path is None:
         path = users_file(os.environ)
         here = Path(FILE_NAME)
         if seems_ours(here) and not (path and path.samefile(here)):
-            _note(f"{FILE_NAME} here is not read; if it is yours: --config {FILE_NAME}")
+            _note(f"{FILE_NAME} in this folder is not read; to use it: --config {FILE_NAME}")
     return _load(path, profile, overrides, sandbox)[0]
 
 
@@ -83,7 +83,7 @@ def _load(
     path: Path | None, profile: str | None, overrides: Sequence[str], sandbox: str | None
 ) -> tuple[Config, Mapping[str, str]]:
     for name, meant in stray_variables(os.environ):
-        _note(f"warning: the variable {name} is not read; {meant} is")
+        _note(f"warning: the variable {name} is not read; did you mean {meant}?")
     more = [f"sandbox.backend={sandbox}"] if sandbox else []
     return load_with_origins(
         path, environ=os.environ, overrides=[*overrides, *more], profile=profile

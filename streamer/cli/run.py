@@ -1,4 +1,4 @@
-"""Run one job for a terminal: its output here, its input from here, its exit code as ours."""
+"""Run one job for a terminal: pass on its output, input and exit code."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ EXIT_BROKEN_PIPE: Final = 141
 
 INPUT_PAUSE_S: Final = 0.05
 UNREACHABLE_S: Final = 30.0
-"""How long a service that cannot be reached is tried again."""
+"""How long to retry while the service cannot be reached."""
 
 Write = Callable[[bytes], Awaitable[object]]
-"""Takes bytes for the program's standard input; none mean its end."""
+"""Takes bytes for the program's standard input; ``b""`` ends it."""
 
 
 Blocks = InputSource | StandardInput
-"""Where standard input comes from, block by block."""
+"""Returns the next block of standard input."""
 
 
 async def run_local(config: Config, spec: JobSpec, *, forward_stdin: bool, raw: bool) -> int:
-    """Run a job in this process, without a server, and return the exit code for the shell."""
+    """Run a job in this process, without HTTP, and return the exit code for the shell."""
     spec = replace(spec, interactive=forward_stdin)
     async with create_app(config)[SERVICE] as service:
         started: list[Execution] = []  # it is the only job
@@ -91,7 +91,7 @@ async def run_remote(
 
 
 def exit_code(end: Complete | Error) -> int:
-    """Return the exit code that tells a shell how a job ended."""
+    """Return the exit code for the shell."""
     if isinstance(end, Error):
         return EXIT_NOT_RUN
     if end.reason in ("wall_time", "cpu_time"):
@@ -120,7 +120,7 @@ async def _run(
 
     def interrupted() -> None:
         if cancelling:
-            showing.cancel()  # whoever asks twice does not wait for the rest of the output
+            showing.cancel()  # the second time, do not wait for the rest of the output
         else:
             cancelling.append(asyncio.ensure_future(cancel()))
 
@@ -128,7 +128,7 @@ async def _run(
         loop.add_signal_handler(number, interrupted)
     feeding = asyncio.create_task(_feed(*forward)) if forward else None
     if feeding is not None:
-        # Without its input the program could wait until its time is over.
+        # Without its input the program could wait until its time limit.
         feeding.add_done_callback(lambda done: interrupted() if _failure(done) else None)
     try:
         end = await _seen(showing, interrupted)
@@ -140,7 +140,7 @@ async def _run(
         return end
     failure = _failure(feeding) if feeding else None
     if failure is not None:
-        click.echo(f"streamer: the input did not arrive: {visible(str(failure))}", err=True)
+        click.echo(f"streamer: the input could not be sent: {visible(str(failure))}", err=True)
         return EXIT_NOT_RUN
     return _report(end)
 
@@ -161,13 +161,13 @@ async def _seen(
             raise
         interrupted()
         if error.errno == errno.EPIPE:
-            return EXIT_BROKEN_PIPE  # as the signal would have it: `... | head -1`
+            return EXIT_BROKEN_PIPE  # as SIGPIPE would, in `... | head -1`
         click.echo(f"streamer: {error.filename}: {error.strerror}", err=True)
         return EXIT_NOT_RUN
 
 
 async def _show(events: AsyncIterator[Event], *, raw: bool) -> Complete | Error:
-    """Write the output as it comes and return how the job ended. Raises `OSError`."""
+    """Write the output as it arrives and return how the job ended. Raises `OSError`."""
     outlets = {"stdout": Outlet(1, raw=raw), "stderr": Outlet(2, raw=raw)}
     end: Complete | Error | None = None
     async for event in events:
@@ -205,7 +205,7 @@ def _failure(feeding: asyncio.Task[None]) -> BaseException | None:
 
 
 async def _feed(source: Blocks, write: Write) -> None:
-    """Pass standard input on as it comes, block by block as the job takes it."""
+    """Pass on standard input, block by block, as fast as the job reads it."""
     data = b"-"
     while data:
         data = await source.block()
@@ -214,9 +214,9 @@ async def _feed(source: Blocks, write: Write) -> None:
 
 
 async def _write_patiently(write: Write, data: bytes) -> bool:
-    """Write; False when the job takes no more input.
+    """Write; return False if the job takes no more input.
 
-    Only what has surely not arrived is sent again: twice the same input would be worse than none.
+    Repeats only what certainly did not arrive: doubled input would be worse than lost input.
     """
     loop = asyncio.get_running_loop()
     give_up = loop.time() + UNREACHABLE_S

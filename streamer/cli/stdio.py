@@ -1,7 +1,7 @@
 """Read and write the standard streams of a command, as other filters do.
 
-Python's own objects are not used for it: they are None where a descriptor is closed, and their
-buffers fail once more when the process ends.
+Python's own objects are not used: they are None if a descriptor is closed, and their buffers fail
+once more when the process ends.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ NAMES: Final = {1: "standard output", 2: "standard error"}
 
 
 def fill_closed() -> None:
-    """Open what is closed of descriptors 0 to 2, so that no file of ours gets their numbers.
+    """Open those of descriptors 0 to 2 that are closed, so that no file of ours gets their number.
 
-    The wrong way round: to use them is still the error that it was (EBADF).
+    They are opened in the wrong direction, so using them still fails with EBADF.
     """
     for number, flags in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_RDONLY)):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, flags)  # the lowest number that is free is this one
+            os.open(os.devnull, flags)  # gets the lowest free number, which is this one
 
 
 def read_all() -> bytes:
@@ -49,7 +49,7 @@ def read_all() -> bytes:
 
 
 class Outlet:
-    """Standard output or standard error: filtered where it is a terminal, unless `raw`."""
+    """Standard output or standard error; filtered if it is a terminal, unless `raw`."""
 
     def __init__(self, number: int, *, raw: bool) -> None:
         self._number = number
@@ -58,17 +58,17 @@ class Outlet:
         self._filter = TerminalFilter(encoding) if os.isatty(number) and not raw else None
 
     async def write(self, data: bytes) -> None:
-        """Write it all, while the loop goes on. Raises `OSError` that names the stream."""
+        """Write all of `data` without blocking the loop. Raises `OSError` that names the stream."""
         await self._pass_on(data if self._filter is None else self._filter.feed(data))
 
     async def end(self) -> None:
-        """Write what the filter holds back to the end."""
+        """Write the rest that the filter held back."""
         if self._filter is not None:
             await self._pass_on(self._filter.end())
 
     async def _pass_on(self, data: bytes) -> None:
         if len(data) <= select.PIPE_BUF and select.select([], [self._number], [], 0)[1]:
-            self._put(data)  # there is room for as much, so this does not wait
+            self._put(data)  # there is room for all of it, so this does not block
         else:
             await _in_daemon(functools.partial(self._put, data))
 
@@ -78,19 +78,19 @@ class Outlet:
             try:
                 rest = rest[os.write(self._number, rest) :]
             except BlockingIOError:
-                # Whoever shares the terminal or pipe has made it so.
+                # Another process that shares the terminal or pipe made it non-blocking.
                 select.select([], [self._number], [])
             except OSError as error:
                 raise OSError(error.errno, error.strerror, NAMES[self._number]) from None
 
 
 async def _in_daemon(function: Callable[[], None]) -> None:
-    """Run a function in a thread that the end of the process does not wait for."""
+    """Run a function in a daemon thread, which the process does not wait for at exit."""
     loop = asyncio.get_running_loop()
     over: asyncio.Future[None] = loop.create_future()
 
     def tell(problem: OSError | None) -> None:
-        if not over.done():  # nobody may wait any more
+        if not over.done():  # the waiting task may have been cancelled
             if problem is None:
                 over.set_result(None)
             else:
@@ -110,10 +110,10 @@ async def _in_daemon(function: Callable[[], None]) -> None:
 
 
 class StandardInput:
-    """Standard input as it comes, one block ahead of who asks for the next.
+    """Standard input, read one block ahead.
 
-    A thread reads, since a file cannot be polled; it is a daemon, since a read of a terminal
-    cannot be interrupted and must not keep the process.
+    It is read in a thread, since files cannot be polled; a daemon thread, since reading from a
+    terminal cannot be interrupted and must not keep the process alive.
     """
 
     def __init__(self) -> None:
@@ -123,14 +123,13 @@ class StandardInput:
         threading.Thread(target=self._read, daemon=True, name="streamer-stdin").start()
 
     async def block(self) -> bytes:
-        """Return the next bytes; none at the end."""
         self._wanted.release()
         return await self._blocks.get()
 
     def _read(self) -> None:
-        # A job of the shell that reads its terminal in the background is stopped, unless the
-        # reading thread blocks the signal: then the read fails. Other threads keep it, and so
-        # do the programs that they start.
+        # A process that reads from its terminal in the background is stopped by SIGTTIN. With
+        # the signal blocked in this thread the read fails instead. Other threads, and programs
+        # that they start, are not affected.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTIN})
         data = b"-"
         while data:
@@ -151,7 +150,7 @@ def _read_block() -> bytes:
         except OSError as error:
             if error.errno != errno.EIO or not _in_background():
                 return b""
-            time.sleep(BACKGROUND_PAUSE_S)  # until somebody brings it to the front
+            time.sleep(BACKGROUND_PAUSE_S)  # until the user brings it to the foreground
 
 
 def _in_background() -> bool:

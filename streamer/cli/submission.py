@@ -1,4 +1,4 @@
-"""Make a job of what a command line names: files, arguments, limits."""
+"""Turn the files, arguments and limits of a command line into a job."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def submission(
 ) -> JobSpec:
     """Return the job that runs the file `program`, or standard input for ``-``.
 
-    `files` are laid beside it under their relative paths, or their names when they lie
-    elsewhere. `limits` and `env` are ``NAME=VALUE``. Raises `InvalidJob`.
+    `files` are put beside it under their relative paths, or under their names if they lie outside
+    of the current folder. `limits` and `env` are ``NAME=VALUE``. Raises `InvalidJob`.
     """
     if program == "-":
         if language is None:
-            raise InvalidJob("with - say which language it is: --language")
+            raise InvalidJob("a program from standard input needs --language")
         entry = None
         sources: list[SourceFile] = []
         try:
@@ -62,7 +62,7 @@ def submission(
         args=tuple(args),
         env=dict(_pair(text, "--env") for text in env),
         limits=dict(_limit(text) for text in limits),
-        output_encoding="base64",  # the program's own bytes, not our decoding of them
+        output_encoding="base64",  # the program's exact bytes
     )
 
 
@@ -84,7 +84,7 @@ def _language_of(name: str, runtimes: Mapping[str, Runtime]) -> str:
         patterns = [f"*{PurePosixPath(runtime.entry).suffix}", *runtime.sources]
         if suffix and any(fnmatchcase(name, pattern) for pattern in patterns):
             return runtime.name
-    raise InvalidJob(f"{name}: its name does not tell the language; say it with --language")
+    raise InvalidJob(f"{name}: the language is not clear from the file's name; use --language")
 
 
 def _pair(text: str, option: str) -> tuple[str, str]:

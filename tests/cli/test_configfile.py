@@ -205,7 +205,7 @@ def test_a_variable_that_is_not_read_is_told_of(folder: Path) -> None:
     assert (done.returncode, "server.port = 8080\n" in done.stdout) == (0, True)
     assert done.stderr == (
         "streamer: warning: the variable STREAMER_SERVER_PORT is not read; "
-        "STREAMER_SERVER__PORT is\n"
+        "did you mean STREAMER_SERVER__PORT?\n"
     )
 
 

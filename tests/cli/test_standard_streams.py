@@ -349,4 +349,4 @@ async def test_input_that_a_service_does_not_take_ends_the_job(folder: Path) -> 
     done = await asyncio.to_thread(streamer, folder, "run", "hi.py", "--url", url)
     await runner.cleanup()
     assert (done.returncode, done.stdout) == (125, "")
-    assert done.stderr == "streamer: the input did not arrive: broken\n"
+    assert done.stderr == "streamer: the input could not be sent: broken\n"
