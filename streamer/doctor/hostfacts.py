@@ -1,4 +1,4 @@
-"""Read what of this host decides whether sandboxes can work on it, and say how to mend it.
+"""Read the facts of this host that decide whether sandboxes work, and say how to fix them.
 
 Sources: sysctl user.max_user_namespaces (user_namespaces(7)), Debian's
 kernel.unprivileged_userns_clone, AppArmor's restriction in Ubuntu 23.10 and later, the
@@ -35,19 +35,19 @@ VERSION_TIMEOUT_S: Final = 5.0
 SYSCTL: Final = Path("/proc/sys")
 CGROUP_V2: Final = Path("/sys/fs/cgroup")
 CGROUP_REMEDY: Final = (
-    "give the service a delegated group: Delegate=yes in its unit, or "
+    "give the service a delegated control group: Delegate=yes in its unit, or "
     "`systemd-run --user --scope -p Delegate=yes streamer serve`"
 )
 BWRAP: Final = "/usr/bin/bwrap"
 APPARMOR_BWRAP: Final = (
-    "this host lets programs make user namespaces only by an AppArmor profile (Ubuntu 24.04 and "
+    "this host allows user namespaces only with an AppArmor profile (Ubuntu 24.04 and "
     "later): load Ubuntu's own for bubblewrap, bwrap-userns-restrict. Later releases have it in "
     "/etc/apparmor.d; on 24.04 `apt install apparmor-profiles`, copy it from "
     "/usr/share/apparmor/extra-profiles to /etc/apparmor.d, then "
     "`apparmor_parser -r /etc/apparmor.d/bwrap-userns-restrict`"
 )
 APPARMOR_OTHER: Final = (
-    "this host lets programs make user namespaces only by an AppArmor profile (Ubuntu 24.04 and "
+    "this host allows user namespaces only with an AppArmor profile (Ubuntu 24.04 and "
     "later): write a profile for {command} to /etc/apparmor.d/{name}, with the content "
     "`abi <abi/4.0>, include <tunables/global> profile {name} {command} flags=(unconfined) "
     "{{ userns, }}`, and load it with `apparmor_parser -r /etc/apparmor.d/{name}`"
@@ -55,7 +55,7 @@ APPARMOR_OTHER: Final = (
 
 
 class UserNamespaces(msgspec.Struct, frozen=True, rename="camel"):
-    """The settings that decide who may make user namespaces; None where there is none."""
+    """The settings that decide who may create user namespaces; None if the host has no such one."""
 
     max_user_namespaces: int | None
     unprivileged_userns_clone: int | None
@@ -63,7 +63,7 @@ class UserNamespaces(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class CgroupFacts(msgspec.Struct, frozen=True, rename="camel"):
-    """Whether jobs get control groups here: `level`, or `reason` and `remedy` why not."""
+    """Whether jobs get control groups: their `level`, or the `reason` why not and the `remedy`."""
 
     level: str | None
     reason: str = ""
@@ -71,7 +71,7 @@ class CgroupFacts(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class WrapperFacts(msgspec.Struct, frozen=True, rename="camel"):
-    """The command that starts a sandbox; `version` is empty where it does not tell."""
+    """The command that starts a sandbox; `version` is empty if unknown."""
 
     command: str
     version: str
@@ -79,24 +79,24 @@ class WrapperFacts(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class HostFacts(msgspec.Struct, frozen=True, rename="camel"):
-    """What there is to know before anything is tried."""
+    """What is known before any probe is run."""
 
     system: str
     kernel: str
     machine: str
     root: bool
     no_new_privs: bool
-    """Whether the service itself can gain no privileges: then no setuid wrapper works."""
+    """Whether the service runs with no_new_privs, so that no setuid wrapper works."""
     user_namespaces: UserNamespaces
     cgroup: CgroupFacts
     core_pattern: str = ""
-    """What the kernel does with the memory of a program that crashed (core(5))."""
+    """What the kernel does with the core dump of a program that crashed (core(5))."""
 
 
 def host_facts(cgroup_level: str | None, cgroup_configured: str) -> HostFacts:
     """Read the facts of this host and of this process.
 
-    `cgroup_level` is what jobs get here with ``sandbox.cgroup = cgroup_configured``, or None.
+    `cgroup_level` is the level that jobs get with ``sandbox.cgroup = cgroup_configured``, or None.
     """
     return HostFacts(
         system=_system(),
@@ -124,27 +124,27 @@ def _cgroup_facts(level: str | None, configured: str) -> CgroupFacts:
     if configured != "auto":
         return CgroupFacts(
             None,
-            f"the group {configured} (sandbox.cgroup) cannot be used",
+            f"the control group {configured} (sandbox.cgroup) cannot be used",
             "it must exist, belong to the service's user, have the controllers memory and pids, "
             "and lie with the service's own group below one that is delegated to it",
         )
     if (CGROUP_V2 / "cgroup.controllers").exists():
-        reason = "the service's own group is not delegated to it with the controllers memory, pids"
+        reason = "the service's control group is not delegated to it with memory and pids"
         return CgroupFacts(None, reason, CGROUP_REMEDY)
     if os.geteuid() != 0:
-        reason = "the controllers are of version 1, in which only root may make groups"
-        return CgroupFacts(None, reason, "run the service as root, or boot with cgroup version 2")
+        reason = "this host has cgroups version 1, in which only root may create groups"
+        return CgroupFacts(None, reason, "run the service as root, or boot with cgroups version 2")
     return CgroupFacts(
         None,
         "no writable hierarchy with the controllers memory and pids is mounted",
-        "mount them (in a container: with its own cgroup namespace, writable)",
+        "mount them (in a container: writable, with its own cgroup namespace)",
     )
 
 
 def remedies(facts: HostFacts, name: str, command: str) -> Iterator[str]:
-    """Yield what on this host keeps a backend from working, each with how to mend it.
+    """Yield what keeps a backend from working on this host, and how to fix it.
 
-    `command` is the path of the wrapper that the backend named `name` starts, or empty.
+    `command` is the path of the wrapper that the backend `name` starts, or empty.
     """
     if not command or not os.access(command, os.X_OK):
         return
@@ -152,7 +152,7 @@ def remedies(facts: HostFacts, name: str, command: str) -> Iterator[str]:
     setuid = bool(mode & stat.S_ISUID)
     if setuid and facts.no_new_privs:
         yield (
-            f"{command} is setuid and the service may gain no privileges: remove "
+            f"{command} is setuid and the service must not gain privileges: remove "
             "NoNewPrivileges=yes from its unit, or no-new-privileges from its container"
         )
     if setuid and os.statvfs(command).f_flag & os.ST_NOSUID:
@@ -161,13 +161,13 @@ def remedies(facts: HostFacts, name: str, command: str) -> Iterator[str]:
         yield f"{command} is not setuid root, which firejail needs: `chmod u+s {command}`"
     if setuid:
         return
-    # Sandboxes of a root service are started by users without privileges too.
+    # A root service too starts its sandboxes as users without privileges.
     namespaces = facts.user_namespaces
     if namespaces.max_user_namespaces == 0:
         yield "user namespaces are switched off: `sysctl user.max_user_namespaces=10000`"
     if namespaces.unprivileged_userns_clone == 0:
         yield (
-            "this host keeps user namespaces from ordinary users: "
+            "this host forbids user namespaces to ordinary users: "
             "`sysctl kernel.unprivileged_userns_clone=1`"
         )
     if namespaces.apparmor_restrict_unprivileged_userns == 1:
@@ -179,18 +179,18 @@ def remedies(facts: HostFacts, name: str, command: str) -> Iterator[str]:
 
 
 def host_warnings(facts: HostFacts) -> Iterator[str]:
-    """Yield what of this host no sandbox can keep jobs from using."""
+    """Yield what jobs can use on this host in any sandbox."""
     if facts.core_pattern.startswith("|"):
         yield (
             f"each crash of a job starts {facts.core_pattern[1:].split()[0]} on the host, as root "
-            "and outside of the job's limits (kernel.core_pattern; a limit of zero for core files "
-            "does not stop it): `sysctl kernel.core_pattern=core` has the kernel write files, of "
-            "which jobs leave none"
+            "and outside of the job's limits (kernel.core_pattern; a core file limit of zero "
+            "does not prevent it): with `sysctl kernel.core_pattern=core` the kernel writes files "
+            "instead, and jobs leave none"
         )
 
 
 def wrapper_facts(command: str) -> WrapperFacts | None:
-    """Ask a wrapper for its version, which takes some milliseconds; None if it is not there."""
+    """Run a wrapper to get its version, which takes some milliseconds; None if not installed."""
     if not command or not os.access(command, os.X_OK):
         return None
     try:
@@ -211,26 +211,26 @@ def wrapper_facts(command: str) -> WrapperFacts | None:
 
 
 def wrapper_warnings(name: str, facts: WrapperFacts) -> Iterator[str]:
-    """Yield what is known of this version of a wrapper, and what follows for jobs."""
+    """Yield known problems of this version of a wrapper, and what they mean for jobs."""
     if name != "bwrap" or not facts.version:
         return
     version = tuple(map(int, facts.version.split(".")))
     if facts.setuid and (0, 11) <= version < (0, 11, 2):
         yield (
-            "bubblewrap 0.11.0 and 0.11.1 have CVE-2026-41163 where they are setuid: any user of "
+            "bubblewrap 0.11.0 and 0.11.1 have CVE-2026-41163 if they are setuid: any user of "
             f"this host can misuse {facts.command}; update it, or `chmod u-s {facts.command}`"
         )
     elif facts.setuid:
         yield (
-            f"{facts.command} is setuid root, which it needs only where user namespaces are "
-            f"forbidden, and which bubblewrap 0.12 has given up: `chmod u-s {facts.command}`"
+            f"{facts.command} is setuid root, which it needs only if user namespaces are "
+            f"forbidden, and which bubblewrap 0.12 no longer supports: `chmod u-s {facts.command}`"
         )
     if version < (0, 12):
         yield (
-            "bubblewrap before 0.12.0 has CVE-2026-87766, unless your distribution mended it: "
-            "what it makes while it sets a sandbox up may land on the host, where a mount point "
-            "lies below a link. No job has a say in the mount points here, and links in those "
-            "of the configuration are followed first; other programs may be less careful"
+            "bubblewrap before 0.12.0 has CVE-2026-87766, unless your distribution fixed it: "
+            "files that it creates while it sets up a sandbox may end up on the host if a mount "
+            "point lies below a symbolic link. Jobs cannot choose mount points here, and links in "
+            "the configured ones are resolved first; other programs may be less careful"
         )
 
 

@@ -1,8 +1,8 @@
-"""Put things on the host that no job may reach, and see whether one did.
+"""Lures: files, processes and sockets on the host that no job may reach.
 
-What a sandbox holds is told by the host's side wherever that is possible: by the socket
-that was or was not connected to, the file that did or did not change. `streamer doctor` and
-the escape suite of `streamer.testing` lay the same lures.
+Whether a sandbox holds is judged on the host's side wherever possible: by the socket that was or
+was not connected to, the file that did or did not change. `streamer doctor` and the escape suite
+of `streamer.testing` use the same lures.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ SYSTEM_FOLDERS: Final = ("/usr", "/etc")
 PLANT_FOLDERS: Final = (
     *SYSTEM_FOLDERS,
     *("/usr/bin", "/usr/local/bin", "/dev", "/root", "/home", "/opt", "/run"),
-    "/var/tmp",  # noqa: S108 - whether a job can write there is the question
+    "/var/tmp",  # noqa: S108 - a probe tries to write there
 )
-"""Where a job may try to leave a file for others; the last is every user's on most hosts."""
+"""Folders where a job may try to leave a file; every user may write to the last on most hosts."""
 SETTINGS: Final = (
     "/proc/sys/kernel/core_pattern",
     "/proc/sys/kernel/modprobe",
@@ -48,28 +48,28 @@ for _ in sys.stdin:
     print(*got, flush=True)
     got.clear()
 """
-"""Answers each line with the numbers of the signals that it got since the last one."""
+"""Answers each line with the numbers of the signals it got since the previous line."""
 
 
 class Lures:
-    """The lures while they are laid. `secret` is nowhere but in them."""
+    """The lures of one run. `secret` occurs nowhere else on the host."""
 
     def __init__(self, folder: Path) -> None:
         token = secrets.token_hex(8)
         self.secret = f"secret-{secrets.token_hex(8)}"
         self.variable = f"STREAMER_LURE_{token}"
-        """Of this process's environment, and of the other processes'; holds the secret."""
+        """The name of an environment variable with the secret, here and in the processes below."""
         self.witness: asyncio.subprocess.Process
         """A process of the service's user, with the secret in arguments and environment."""
         self.victim: asyncio.subprocess.Process
-        """Another one, to be signalled."""
+        """Another one, for jobs to signal."""
         self.port = 0
-        """Of a TCP socket and of a UDP socket on 127.0.0.1."""
+        """The port of a TCP socket and of a UDP socket on 127.0.0.1."""
         self.inode = 0
-        """Of the listening TCP socket, as /proc/net/tcp shows it."""
+        """The line of the listening TCP socket in /proc/net/tcp."""
         self.abstract = f"streamer-lure-{token}"
         self.contacts: list[str] = []
-        """The sockets that were reached, by name, since `disturbed` last looked."""
+        """The names of the sockets that were reached since the last call of `disturbed`."""
         self.folder = folder
         self.readable = folder / "readable"
         self.writable = folder / "writable"
@@ -82,15 +82,14 @@ class Lures:
 
     @property
     def written(self) -> bool:
-        """Whether the host's writable file was changed."""
         return self.writable.read_text() != UNTOUCHED
 
     async def victim_answers(self) -> bool:
-        """Whether the victim is alive and got no signal."""
+        """Return whether the victim is alive and got no signal."""
         return await _ask(self.victim) == ""
 
     async def disturbed(self) -> list[str]:
-        """Return what was done to the host since the last call, and set the lures again."""
+        """Return what jobs did to the host since the last call, and reset the lures."""
         found = [f"{name} was reached" for name in self.contacts]
         self.contacts.clear()
         if self.written:
@@ -109,7 +108,7 @@ class Lures:
         return found
 
     def lay_files(self) -> None:
-        """Make the files that every user of the host may read, or write."""
+        """Create the files that every user of the host may read or write."""
         self.folder.chmod(0o755)
         self.readable.write_text(self.secret)
         self.readable.chmod(0o644)
@@ -120,7 +119,7 @@ class Lures:
         return [plant.parent for plant in self.plants if os.path.lexists(plant)]
 
     def remove_plants(self) -> None:
-        """Remove what jobs made in the system's folders."""
+        """Remove what jobs created in the system's folders."""
         for plant in self.plants:
             with contextlib.suppress(PermissionError):
                 plant.unlink(missing_ok=True)
@@ -128,7 +127,7 @@ class Lures:
 
 @asynccontextmanager
 async def lay_lures() -> AsyncIterator[Lures]:
-    """Lay the lures for the time of a run, and take them away."""
+    """Lay the lures for the duration of a block."""
     async with AsyncExitStack() as stack:
         lures = Lures(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lures-"))))
         lures.lay_files()
@@ -148,7 +147,7 @@ def marked_processes(mark: str) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             for name in ("cmdline", "environ"):
-                # Another user's, or gone.
+                # Of another user, or gone.
                 with contextlib.suppress(OSError):
                     if mark.encode() in (entry / name).read_bytes():
                         found.append(int(entry.name))
@@ -157,7 +156,7 @@ def marked_processes(mark: str) -> list[int]:
 
 
 def end_marked(mark: str) -> int:
-    """Kill the processes that have `mark` about them, and return how many there were."""
+    """Kill the processes that `marked_processes` finds, and return their number."""
     pids = marked_processes(mark)
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -166,14 +165,14 @@ def end_marked(mark: str) -> int:
 
 
 def status_outside(mark: str) -> dict[str, str]:
-    """Return /proc/PID/status of the shell that has `mark` in its arguments, or nothing."""
+    """Return /proc/PID/status of the shell that has `mark` in its arguments, or ``{}``."""
     for pid in marked_processes(mark):
         try:
             text = Path(f"/proc/{pid}/status").read_text()
         except OSError:
             continue
         fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
-        if fields["Name"] == "sh":  # a wrapper may have the job's command in its own
+        if fields["Name"] == "sh":  # a wrapper may have the job's command among its arguments
             return fields
     return {}
 
@@ -183,7 +182,7 @@ def _settings() -> Mapping[str, str]:
 
 
 async def _start_process(lures: Lures) -> asyncio.subprocess.Process:
-    """Start a process that ends with its standard input; it knows the secret from its start."""
+    """Start a process that ends when its standard input does; it has the secret."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
@@ -193,7 +192,7 @@ async def _start_process(lures: Lures) -> asyncio.subprocess.Process:
         stdout=asyncio.subprocess.PIPE,
         env={lures.variable: lures.secret},
     )
-    # Before it answers it may still have the arguments of this process.
+    # Until it answers, it may still have the arguments of this process (fork before exec).
     await _ask(process)
     return process
 
@@ -207,7 +206,7 @@ async def _end_processes(lures: Lures) -> None:
 
 
 async def _ask(process: asyncio.subprocess.Process) -> str | None:
-    """Return the signals that the process has got; None when it does not answer."""
+    """Return the signals that the process has got; None if it does not answer."""
     assert process.stdin is not None
     assert process.stdout is not None
     with contextlib.suppress(OSError, TimeoutError):
@@ -241,7 +240,7 @@ def _listen(lures: Lures, stack: AsyncExitStack) -> None:
 
 
 def _watch(name: str, sock: socket.socket, lures: Lures, stack: AsyncExitStack) -> None:
-    """Note every contact, for the time of the lures."""
+    """Record every contact until the stack is closed."""
     loop = asyncio.get_running_loop()
     stack.callback(sock.close)
     sock.setblocking(False)

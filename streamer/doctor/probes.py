@@ -1,8 +1,7 @@
-"""The probes of `streamer doctor`, as data: what each tries, who promises that it fails.
+"""The probes of `streamer doctor`, as data: what each tries, and which backends promise to stop it.
 
-Each runs real jobs through a started service. None of them does harm where a sandbox holds
-nothing at all: what is written is the present value, what is used up has a bound, what is
-signalled is ours.
+Each runs real jobs through a started service. None does harm even if the sandbox holds nothing: it
+writes the present value, uses bounded resources, and signals only our own processes.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ from streamer.spi import Backend, Isolation
 __all__ = ["PROBES", "Probe"]
 
 WAIT_S: Final = 5.0
-"""How long anything that a limit or a kill should end at once may take on a busy machine."""
+"""How long a kill, or an end at a limit, may take on a busy machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One attempt. `promised_by` says whether a backend promises to hold against it.
+    """One attempt to break a rule. `promised_by` says whether a backend promises to prevent it.
 
-    `limit` names the field of `Limits` that it goes over: a backend for which that is not
-    enforced promises nothing either.
+    `limit` names the field of `Limits` that it exceeds: a backend for which this limit is not
+    enforced promises nothing.
     """
 
     name: str
@@ -52,7 +51,7 @@ async def _processes(trial: Trial) -> Finding:
     *commands, count = ran.lines
     if any(trial.lures.secret in command for command in commands):
         return Finding(False, f"{count} processes are visible, the service's among them")
-    return Finding(True, f"{count} processes are visible, none of the host's that was looked for")
+    return Finding(True, f"{count} processes are visible, none of them one of the host's lures")
 
 
 async def _signals(trial: Trial) -> Finding:
@@ -122,20 +121,20 @@ async def _loopback(trial: Trial) -> Finding:
         f"command -v bash; cat /proc/net/tcp; echo {END}"
     )
     if not ran.lines:
-        raise ProbeFailed("neither bash nor /proc/net/tcp is there to try it with")
+        raise ProbeFailed("it needs bash or /proc/net/tcp, and the sandbox has neither")
     sockets = [line.split() for line in ran.lines]
     if "a server on loopback" in lures.contacts:
         return Finding(False, "a server on the host's 127.0.0.1 was reached")
     if any(str(lures.inode) in fields for fields in sockets):
-        return Finding(False, "it shares the network in which a server listens on 127.0.0.1")
+        return Finding(False, "it shares the network namespace of a server on the host's 127.0.0.1")
     return Finding(True, "a server on the host's 127.0.0.1 was not reached")
 
 
 async def _abstract_socket(trial: Trial) -> Finding:
-    # No shell connects to one, but all of the network that a job is in are listed.
+    # A shell cannot connect to one, but those of the job's network namespace are listed.
     ran = await trial.run(f"cat /proc/net/unix; echo {END}")
     if not ran.lines:
-        raise ProbeFailed("/proc/net/unix is not there to look at")
+        raise ProbeFailed("/proc/net/unix does not exist in the sandbox")
     if any(trial.lures.abstract in line for line in ran.lines):
         return Finding(False, "an abstract unix socket of the host is within reach")
     return Finding(True, "an abstract unix socket of the host is out of reach")
@@ -144,7 +143,7 @@ async def _abstract_socket(trial: Trial) -> Finding:
 async def _interfaces(trial: Trial) -> Finding:
     ran = await trial.run(f"cat /proc/net/dev; echo {END}")
     if not ran.lines:
-        raise ProbeFailed("/proc/net/dev is not there to look at")
+        raise ProbeFailed("/proc/net/dev does not exist in the sandbox")
     names = [line.partition(":")[0].strip() for line in ran.lines if ":" in line]
     others = [name for name in names if name != "lo"]
     if others:
@@ -160,7 +159,7 @@ async def _user_namespace(trial: Trial) -> Finding:
     if "made" in ran.lines:
         return Finding(False, "`unshare -U` made one")
     if not ran.lines:
-        raise ProbeFailed("there is no command unshare to try it with: install util-linux")
+        raise ProbeFailed("it needs the command unshare: install util-linux")
     return Finding(True, ran.err.strip().partition("\n")[0] or "`unshare -U` was refused")
 
 
@@ -180,7 +179,7 @@ async def _seccomp(trial: Trial) -> Finding:
 async def _as_seen_outside(
     trial: Trial, field: str, judge: Callable[[str], tuple[bool, str]]
 ) -> Finding:
-    """Judge a field of a running job's /proc/PID/status, as the host has it."""
+    """Judge a field of a running job's /proc/PID/status, as seen on the host."""
     mark = secrets.token_hex(8)
     async with trial.running("echo up; read line", mark):
         status = status_outside(mark)
@@ -196,14 +195,14 @@ async def _as_seen_outside(
 
 async def _orphan(trial: Trial) -> Finding:
     mark = secrets.token_hex(8)
-    # It says itself that it is up: by then it has left the session, and so the group.
+    # It prints when it is up; by then it has left the session and the process group.
     daemon = "echo up; exec >/dev/null 2>&1; sleep 20; :"
     async with trial.running(f"$(command -v setsid) sh -c '{daemon}' \"$1\" & read line", mark):
         before = len(marked_processes(mark))
     left = end_marked(mark)
     if left:
         return Finding(False, f"{left} of its {before} processes were alive after its end")
-    return Finding(True, "a daemon it left behind was dead when its end was told")
+    return Finding(True, "a daemon it left behind was dead when its end was reported")
 
 
 async def _wall_time(trial: Trial) -> Finding:
@@ -233,7 +232,7 @@ async def _cpu_time(trial: Trial) -> Finding:
 
 
 async def _memory(trial: Trial) -> Finding:
-    # Without a line's end, tail has to keep it all.
+    # Without a newline, tail has to keep everything in memory.
     ran = await trial.run("head -c 256M /dev/zero | tail | wc -c", memory_bytes=64 * MIB)
     peak = ran.end.peak_memory_bytes
     used = "" if peak is None else f", peak {peak / MIB:.0f} MiB"
@@ -289,21 +288,21 @@ async def _verdict(trial: Trial) -> Finding:
     told = [exited.verdict, killed.verdict, forged.verdict]
     return Finding(
         told == ["exited 137", "signaled SIGKILL", "exited 7"],
-        f"exit 137, SIGKILL and a forger's exit 7 are told as {', '.join(told)}",
+        f"exit 137, SIGKILL and a forger's exit 7 are reported as {', '.join(told)}",
     )
 
 
-_REPORT: Final = "the backend holds less than it declares: use another, and report it"
+_REPORT: Final = "the backend enforces less than it declares: use another one, and report it"
 _USER: Final = f"{_REPORT}; as root, start its sandboxes as the job's own user (start_as)"
 _USERNS: Final = (
-    f"{_REPORT}; or forbid them to all: sysctl user.max_user_namespaces=0 where nothing needs them"
+    f"{_REPORT}; or, if nothing needs them, forbid them to all: sysctl user.max_user_namespaces=0"
 )
 _UNLIMITED: Final = (
     "have the kernel enforce it: give the service control groups (Delegate=yes in its unit), or "
     "use a backend that runs our init (gated)"
 )
-_KILL: Final = "the backend must give its processes a process-id namespace, or end them itself"
-_VERDICT: Final = "the backend must hand on the program's own end, or run our init (gated)"
+_KILL: Final = "the backend must give its processes a PID namespace, or kill them itself"
+_VERDICT: Final = "the backend must pass on the program's wait status, or run our init (gated)"
 
 
 def _isolation(least: Isolation) -> Callable[[Backend], bool]:
@@ -320,11 +319,11 @@ PROBES: Final = (
     Probe("read", "the host's files are hidden", _DENY, _read_files, _REPORT),
     Probe("write", "the host's files cannot be written", _DENY, _write_files, _REPORT),
     Probe("system", "/usr, /etc and /proc/sys cannot be written", _DENY, _write_system, _REPORT),
-    Probe("loopback", "the host's loopback is out of reach", _DENY, _loopback, _REPORT),
-    Probe("abstract", "abstract sockets are out of reach", _DENY, _abstract_socket, _REPORT),
+    Probe("loopback", "the host's loopback cannot be reached", _DENY, _loopback, _REPORT),
+    Probe("abstract", "abstract sockets cannot be reached", _DENY, _abstract_socket, _REPORT),
     Probe("interfaces", "there is no network", _DENY, _interfaces, _REPORT),
-    Probe("namespaces", "no user namespaces can be made", _DENY, _user_namespace, _USERNS),
-    Probe("privileges", "no setuid program gains any", _NONE, _no_new_privs, _REPORT),
+    Probe("namespaces", "no user namespaces can be created", _DENY, _user_namespace, _USERNS),
+    Probe("privileges", "setuid programs gain none", _NONE, _no_new_privs, _REPORT),
     Probe(
         "seccomp",
         "system calls are filtered",
@@ -333,7 +332,9 @@ PROBES: Final = (
         _REPORT,
         "seccomp",
     ),
-    Probe("wall time", "it ends what ignores it", _NONE, _wall_time, _KILL, "wall_time_s"),
+    Probe(
+        "wall time", "it ends programs that ignore SIGTERM", _NONE, _wall_time, _KILL, "wall_time_s"
+    ),
     Probe("cpu time", "of all processes", _NONE, _cpu_time, _UNLIMITED, "cpu_time_s"),
     Probe("memory", "of all processes", _NONE, _memory, _UNLIMITED, "memory_bytes"),
     Probe("process count", "at a time", _NONE, _process_count, _UNLIMITED, "processes"),
@@ -341,6 +342,6 @@ PROBES: Final = (
     Probe("file size", "of one file", _NONE, _file_size, _UNLIMITED, "file_bytes"),
     Probe("disk", "of all files", _NONE, _disk, _UNLIMITED, "disk_bytes"),
     Probe("output", "of both streams", _NONE, _output, _REPORT, "output_bytes"),
-    Probe("leftovers", "what it started ends with it", _NONE, _orphan, _KILL),
-    Probe("verdict", "its end is told as it was", _NONE, _verdict, _VERDICT),
+    Probe("leftovers", "the processes it started end with it", _NONE, _orphan, _KILL),
+    Probe("verdict", "its end is reported truthfully", _NONE, _verdict, _VERDICT),
 )

@@ -1,7 +1,7 @@
-"""Find out by running probes what each sandbox holds on this host, and tell how to mend it.
+"""Run the probes to find out what each sandbox enforces on this host, and how to fix the rest.
 
-Each backend gets a service of its own in this process, with the operator's options for the
-backends and the built-in limits: the probes set limits of their own.
+Each backend is tested in its own service in this process, with the operator's options for backends
+and the built-in limits; the probes set their own limits.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ Outcome = Literal["ok", "fails", "not promised"]
 
 
 class ProbeReport(msgspec.Struct, frozen=True, rename="camel"):
-    """One probe's outcome. A promise that is not made is tried all the same: see `detail`."""
+    """One probe's outcome. It is run even if the backend does not promise it: see `detail`."""
 
     name: str
     promise: str
     outcome: Outcome
     detail: str
     enforced_by: str = ""
-    """For a limit, how it is enforced (`streamer.sandbox.enforcement`)."""
+    """How the limit is enforced, if it is one (`streamer.sandbox.enforcement`)."""
     remedy: str = ""
 
 
 class BackendReport(msgspec.Struct, frozen=True, rename="camel"):
-    """What is true of one backend here; without probes where it is not `available`."""
+    """The results of one backend; without probes if it is not `available`."""
 
     name: str
     isolation: str
@@ -65,7 +65,7 @@ class BackendReport(msgspec.Struct, frozen=True, rename="camel"):
     reason: str = ""
     remedies: tuple[str, ...] = ()
     wrapper: WrapperFacts | None = None
-    """The command that starts it, where there is one."""
+    """The command that starts it, if it has one."""
     warnings: tuple[str, ...] = ()
     enforces: Mapping[str, str] = {}
     """Each limit and how it is enforced (`streamer.sandbox.enforcement`)."""
@@ -73,29 +73,29 @@ class BackendReport(msgspec.Struct, frozen=True, rename="camel"):
 
     @property
     def holds(self) -> bool:
-        """Whether it can be used and does all that it promises."""
+        """Whether it is available and keeps all its promises."""
         return self.available and all(probe.outcome != "fails" for probe in self.probes)
 
 
 class Report(msgspec.Struct, frozen=True, rename="camel"):
-    """All that was found."""
+    """All results."""
 
     host: HostFacts
     configured: str
-    """``sandbox.backend``; `chosen` is what it comes to, or empty where nothing works."""
+    """``sandbox.backend``; `chosen` is the backend that it selects, empty if none works."""
     chosen: str
     backends: tuple[BackendReport, ...]
     ok: bool
-    """Whether the chosen backend, and each that callers may choose besides, holds."""
+    """Whether the chosen backend, and each that callers may choose, holds."""
     warnings: tuple[str, ...] = ()
-    """What of the host jobs can use whatever their sandbox."""
+    """What jobs can use on this host in any sandbox."""
 
 
 async def examine(config: Config) -> Report:
-    """Try every backend, which takes some seconds.
+    """Test every backend, which takes some seconds.
 
-    Raises `ConfigError` and `PluginError` as `create_app` does, and `BackendUnavailable`
-    when nothing can be tried at all.
+    Raises `ConfigError` and `PluginError` as `create_app` does, and `BackendUnavailable` if no
+    backend can be tested at all.
     """
     with cgroup_tree(config.sandbox.cgroup) as tree:
         host = host_facts(tree.level if tree else None, config.sandbox.cgroup)
@@ -109,13 +109,13 @@ async def examine(config: Config) -> Report:
     await service.engine.close()
     offered = {chosen or config.sandbox.backend, *config.sandbox.allow}
     reports = []
-    # One after another, so that the lures tell which backend it was.
+    # One after another, so that the lures show which backend failed.
     for name, backend in sorted(backends.items(), key=lambda item: -item[1].isolation):
         found = BackendReport(
             name, backend.isolation.name.lower(), not reasons[name], reasons[name]
         )
         if found.available:
-            # Requirements are for what jobs may get.
+            # `sandbox.require` applies to the backends that jobs may get.
             own = _trial_config(config, name, required=name in offered)
             found = await _try_backend(found, own)
         command = str(getattr(backend, "path", ""))
@@ -181,7 +181,7 @@ async def _try_probe(
     except ProbeFailed as failure:
         finding = Finding(False, str(failure))
     except TimeoutError:
-        finding = Finding(False, f"it was not over after {PROBE_TIMEOUT_S:.0f} s")
+        finding = Finding(False, f"the probe did not end within {PROBE_TIMEOUT_S:.0f} s")
     enforced_by = enforces.get(probe.limit, "")
     outcome: Outcome = "ok" if finding.held else "fails"
     if not probe.promised_by(backend) or enforced_by == "none":

@@ -1,4 +1,4 @@
-"""Run a probe's shell script as a job of a started service, and hold what came of it."""
+"""Run a probe's shell script as a job of a started service, and keep its result."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from streamer.model.job import JobSpec
 __all__ = ["END", "Finding", "ProbeFailed", "Ran", "Trial"]
 
 END: Final = "probed"
-"""What a script prints last: without it a probe has proved nothing."""
+"""Printed at the end of a script; without it the probe proves nothing."""
 
 
 class ProbeFailed(Exception):
-    """The job of a probe did not run to where something could be told from it."""
+    """The job of a probe did not get far enough to prove anything."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a probe found: whether the sandbox held, and what was seen."""
+    """The result of a probe: whether the sandbox held, and what was observed."""
 
     held: bool
     detail: str
@@ -41,7 +41,7 @@ class Ran:
 
     @property
     def lines(self) -> list[str]:
-        """Standard output of a script that came to its end, without the mark."""
+        """The script's output without the mark at its end. Raises `ProbeFailed` without it."""
         lines = self.out.splitlines()
         if lines[-1:] != [END]:
             raise ProbeFailed(f"the script ended early: {self.verdict}: {self.err.strip()[:200]}")
@@ -58,7 +58,7 @@ class Ran:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Where probes run: a service whose default backend is the one on trial."""
+    """Where probes run: a service whose default backend is the one under test."""
 
     service: JobService
     lures: Lures
@@ -69,7 +69,7 @@ class Trial:
 
     @asynccontextmanager
     async def running(self, script: str, *arguments: str) -> AsyncIterator[Job]:
-        """Run a script that prints a line once it is ready; it then gets the end of its input."""
+        """Run a script that prints a line once it is ready; at the end close its input."""
         job = await self._submit(script, arguments, {}, interactive=True)
         async for event in job.events():
             if isinstance(event.data, Output | Complete | Error):
