@@ -1,7 +1,7 @@
-"""The suites that a sandbox backend runs against itself, and what they are made of.
+"""Test suites for sandbox backends, also for those of other projects.
 
-Derive `EscapeSuite` and `ConformanceSuite` in a test module of pytest; docs/backends.md
-shows how. Importing this package imports no test tool.
+Derive `EscapeSuite` and `ConformanceSuite` in a test module of pytest; docs/backends.md shows
+how. Importing this package does not import pytest; it may import every room but the command line.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tell the author of a backend what an attack that got through most often comes from."""
+"""Tell the author of a backend the usual cause of a successful attack."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from streamer.testing.attacks import THEMES
 
 __all__ = ["advice"]
 
-_FILTER: Final = "no filter of system calls: set `seccomp = True`"
+_FILTER: Final = "no system call filter: set `seccomp = True`"
 _CAPABILITIES: Final = (
-    "capabilities are left, or may be had: drop all of them and set no_new_privs before the init "
+    "the job has capabilities, or can gain them: drop all and set no_new_privs before the init "
     "(setpriv --bounding-set=-all --inh-caps=-all --no-new-privs)"
 )
 _MOUNTS: Final = (
-    "the host's files are in the sandbox: mount only what `job.shown` names, read-only, and a /tmp "
-    "of its own"
+    "the host's files are in the sandbox: mount only what `job.shown` names, read-only, and a "
+    "private /tmp"
 )
 _PID: Final = (
-    "the sandbox has no process-id namespace of its own, or the host's /proc: see "
-    "`own_pid_namespace`"
+    "the sandbox has no PID namespace of its own, or the host's /proc: see `own_pid_namespace`"
 )
 
 CAUSES: Final[Mapping[str, str]] = {
@@ -36,20 +35,20 @@ CAUSES: Final[Mapping[str, str]] = {
     "The kernel": _FILTER,
     "What the host has once": f"{_FILTER}; or devices of the host are in the sandbox's /dev",
     "Processor and processes": f"the limit is not enforced for the whole job; or {_PID}",
-    "Memory": "something that the job can write to counts nowhere: see `private_mounts`",
-    "Disk, files and output": "a place that can be written is not the workspace: see `private_mounts`",
+    "Memory": "the job can write to memory that is not counted: see `private_mounts`",
+    "Disk, files and output": "the job can write outside of the workspace: see `private_mounts`",
     "Staying alive": _PID,
     "Forging the verdict": f"the job can reach the init: {_PID}",
     "What is left in the workspace": "the job's files do not belong to `job.identity`",
     "While compiling": "the same as for a program: the compiler runs in the same sandbox",
 }
-"""The usual cause by theme."""
+"""The usual cause, by theme."""
 
 _THEMES: Final = [(theme, attack.name) for theme, attacks in THEMES.items() for attack in attacks]
 
 
 def advice(attack: Attack, backend: Backend) -> str:
-    """Return two lines: who promises to withstand the attack, and the usual cause where not."""
+    """Return two lines: who promises to withstand the attack, and the usual cause if it works."""
     promising = [level for level in Isolation if level not in attack.except_for]
     theme = next((name for name, named in _THEMES if named == attack.name), "")
     cause = CAUSES.get(theme, "not known; read the attack's program")

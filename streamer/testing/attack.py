@@ -1,11 +1,11 @@
-"""Say what an attack is: a program that a job runs, and how it is told whether it achieved it.
+"""An attack: a program that a job runs, and how to judge whether it succeeded.
 
-A program is Python and begins with `PRELUDE`. It ends by saying ``held(why)`` or
-``escaped(how)``; one that says neither proves nothing and fails the suite, unless a judge of
-its own reads the job's verdict. The host is looked at besides, whatever the program says.
+The program is Python and begins with `PRELUDE`. It ends by calling ``held(why)`` or
+``escaped(how)``; without either it proves nothing and the suite fails, unless the attack has its
+own judge of the verdict. In addition the host is checked, whatever the program says.
 
-Each attack is harmless where it succeeds: it reads lures and canaries, writes values that
-are there already, asks the kernel for what fails later for another reason, and has a bound.
+Attacks are harmless even if they succeed: they read lures and canaries, write values that are
+there already, request from the kernel what fails later for another reason, and are bounded.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ MIB: Final = 1024 * 1024
 
 
 class NoProof(AssertionError):
-    """The program did not run to where anything could be told from it."""
+    """The program did not get far enough to prove anything."""
 
 
 Judge = Callable[[Ran], list[str]]
-"""Return what the attack achieved, empty when it was held. Raises `NoProof`."""
+"""Returns what the attack achieved, empty if it was held. Raises `NoProof`."""
 
 
 def spoken(ran: Ran) -> list[str]:
-    """Believe the program's own word: exactly one line that begins with it."""
+    """Judge by the program's output: exactly one line that begins with HELD or ESCAPED."""
     lines = [line for line in ran.text().splitlines() if line.startswith(("HELD", "ESCAPED"))]
     if len(lines) != 1:
         raise NoProof(f"the attack said {lines or 'nothing'}: {ran.verdict}: {_heard(ran)}")
@@ -49,12 +49,12 @@ def spoken(ran: Ran) -> list[str]:
 
 
 def spoken_or(*verdicts: str) -> Judge:
-    """Accept one of these verdicts (`Ran.verdict`, or its first word) as held; else its word."""
+    """Accept these verdicts (`Ran.verdict` or its first word) as held; else judge as `spoken`."""
     return lambda ran: [] if _is_one(ran, verdicts) and "ESCAPED" not in ran.text() else spoken(ran)
 
 
 def ends(*verdicts: str) -> Judge:
-    """Accept only one of these verdicts (`Ran.verdict`, or its first word)."""
+    """Accept only these verdicts (`Ran.verdict` or its first word)."""
 
     def judge(ran: Ran) -> list[str]:
         if _is_one(ran, verdicts) and "ESCAPED" not in ran.text():
@@ -65,7 +65,7 @@ def ends(*verdicts: str) -> Judge:
 
 
 def exits(code: int, out: str | None = None) -> Judge:
-    """Accept only this exit code, and this standard output where one is given."""
+    """Accept only this exit code and, if given, this standard output."""
 
     def judge(ran: Ran) -> list[str]:
         found = []
@@ -98,36 +98,35 @@ class Attack:
     name: str
     program: str
     except_for: Mapping[Isolation, str] = field(default_factory=dict)
-    """The kinds of isolation that do not promise to withstand, each with the reason."""
+    """The kinds of isolation that do not promise to withstand it, with the reason."""
     covers: tuple[int, ...] = ()
-    """The numbered failures of other projects that it is about: docs/escape-matrix.md."""
+    """The numbers of the failures of other projects that it tests: docs/escape-matrix.md."""
     judge: Judge = spoken
     limits: Mapping[str, float] = field(default_factory=dict)
     limit: str = ""
-    """The field of `Limits` that it goes over: not promised where nothing enforces that."""
+    """The field of `Limits` that it exceeds; not promised if nothing enforces that limit."""
     without_groups: Mapping[Isolation, str] = field(default_factory=dict)
-    """As `except_for`, on a host without control groups only."""
+    """As `except_for`, but only on a host without control groups."""
     language: Literal["", "build", "c", "cpp"] = ""
-    """Empty: the Python program is run. ``build``: it is what *compiles*. Else its source."""
+    """Empty: run the Python program. ``build``: it is the *compiler*. Otherwise a source text."""
     neighbour: bool = False
-    """Whether another job runs meanwhile, of which the hint tells; it must not notice."""
+    """Whether another job, described in the hint, runs meanwhile; it must not notice."""
     knocks: bool = False
-    """Whether the host tries to connect to the port ``door`` of the hint meanwhile."""
+    """Whether the host meanwhile tries to connect to the port ``door`` of the hint."""
     times: int = 1
-    """How often it is run: one on the *next* job lays its trap the first time."""
+    """How often it is run: an attack on the *next* job lays its trap in the first run."""
     alone: bool = False
-    """Whether the host has to be looked at, or loaded, by nothing else meanwhile."""
+    """Whether no other attack may run at the same time."""
 
     @property
     def source(self) -> str:
-        """The whole program."""
         text = textwrap.dedent(self.program)
         return text if self.language in ("c", "cpp") else PRELUDE + text
 
     def not_promised(self, backend: Backend, enforces: Mapping[str, str]) -> str:
-        """Return why a backend does not promise to withstand, or ``""`` where it does.
+        """Return why a backend does not promise to withstand it, or ``""`` if it does.
 
-        `enforces` is what `streamer.sandbox.enforcement.enforcement` says of it here.
+        `enforces` is how each limit is enforced (`streamer.sandbox.enforcement`).
         """
         if reason := self.except_for.get(backend.isolation):
             return reason

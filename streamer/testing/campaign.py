@@ -1,4 +1,4 @@
-"""Run attacks on one backend and look at the host, the service and the other jobs meanwhile."""
+"""Run attacks on one backend, and check the host, the service and other jobs meanwhile."""
 
 from __future__ import annotations
 
@@ -33,39 +33,39 @@ from streamer.testing.running import SLOWNESS, Ran, ended, open_service, run_job
 __all__ = ["Campaign", "Outcome", "open_campaign"]
 
 LANES: Final = 4
-"""Attacks at a time, each with lures of its own."""
+"""How many attacks run at a time, each with its own lures."""
 LIMITS: Final = {"wall_time_s": 30.0 * SLOWNESS, "cpu_time_s": 6.0 * SLOWNESS}
-"""Those of compilers too, which a caller cannot lower: an attack there must end some time."""
+"""Limits for compilers too, which a caller cannot lower: an attack there must end."""
 SHARED_FOLDERS: Final = ("/tmp", "/var/tmp", "/dev/shm")
 KNOCK_S: Final = 0.02
 BUILD: Final = "escape-build"
-"""A language whose compiler is the attack."""
+"""The name of a language whose compiler is the attack."""
 LINE_END: Final = re.compile(r"\r\n|\r|\n")
 NAME_ON_HOST: Final = re.compile(r"(?:/jobs|:.*/streamer-[^/\n]*)/([0-9a-f]{16})\b")
-"""That of a job's folder, or of its control group."""
+"""The name of a job's folder, or of its control group."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of one attack."""
+    """The result of one attack."""
 
     attack: str
     not_promised: str
-    """Why the backend does not promise to withstand it, or ``""`` where it does."""
+    """Why the backend does not promise to withstand it, or ``""`` if it does."""
     achieved: tuple[str, ...]
-    """What the attack got at."""
+    """What the attack achieved."""
     broken: tuple[str, ...] = ()
-    """What holds for every job and did not: nothing left, one verdict, others unharmed."""
+    """Broken rules for every job: nothing is left of it, one verdict, others are unharmed."""
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """What is not as promised."""
+        """Every broken promise."""
         return self.broken if self.not_promised else (*self.achieved, *self.broken)
 
 
 @dataclass
 class Campaign:
-    """A started service of one backend, with lures around it."""
+    """A started service with one backend, and the lures."""
 
     backend: Backend
     service: JobService
@@ -81,11 +81,11 @@ class Campaign:
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def not_promised(self, attack: Attack) -> str:
-        """Return why the backend does not promise to withstand an attack, or ``""``."""
+        """Return why the backend does not promise to withstand an attack, or ``""`` if it does."""
         return self.exceptions.get(attack.name) or attack.not_promised(self.backend, self.enforces)
 
     async def attempt(self, attack: Attack) -> Outcome:
-        """Run one attack. Raises `NoProof` when nothing can be told from it."""
+        """Run one attack. Raises `NoProof` if it proves nothing."""
         async with self._lane(self.width if attack.alone else 1) as lures:
             achieved: list[str] = []
             broken: list[str] = []
@@ -102,7 +102,7 @@ class Campaign:
         return Outcome(attack.name, self.not_promised(attack), tuple(achieved), tuple(broken))
 
     def _folders(self) -> set[str]:
-        """The folders of jobs that are on the host."""
+        """Return the folders of jobs on the host."""
         return {str(path) for path in self.state.glob("*/jobs/[0-9a-f]*")}
 
     @asynccontextmanager
@@ -116,7 +116,7 @@ class Campaign:
                 self.lanes.put_nowait(lures)
 
     def remove_notes(self) -> None:
-        """Remove what jobs that saw the host's folders left there for each other."""
+        """Remove files that jobs left for each other in the host's folders."""
         for folder in SHARED_FOLDERS:
             for pattern in ("note-streamer-lure-*", "neighbour-*"):
                 for note in Path(folder).glob(pattern):
@@ -136,7 +136,7 @@ class Campaign:
             if attack.knocks:
                 stack.enter_context(_knocking(hint["door"], lures))
             ran = await self._followed(job, broken, alone=attack.alone)
-            # At its end, not some time later: that is what the terminal event promises.
+            # Checked at once: the terminal event promises that everything is dead.
             if alive := marked_processes(mark):
                 broken.append(f"processes {alive} of the job were alive after its terminal event")
             broken += await _frame_faults(job, len(ran.events))
@@ -159,7 +159,7 @@ class Campaign:
         try:
             _ = ran.end
         except AssertionError:
-            broken.append("it has not exactly one terminal event, as its last")
+            broken.append("the last event is not its only terminal event")
         return ran
 
     def _hint(self, lures: Lures, mark: str) -> dict[str, Any]:
@@ -198,8 +198,8 @@ async def open_campaign(
 ) -> AsyncIterator[Campaign]:
     """Start a service for attacks on one backend. Raises `BackendUnavailable`.
 
-    `options` are the backend's, `config` sections of the configuration besides; `lanes` is how
-    many attacks run at a time.
+    `options` are those of the backend, `config` further sections of the configuration; `lanes` is
+    how many attacks run at a time.
     """
     adopt_orphans()
     async with AsyncExitStack() as stack:
@@ -248,7 +248,7 @@ def _job(attack: Attack, hint: Mapping[str, Any]) -> JobSpec:
 
 
 class _Neighbour:
-    """Another job of the same service, with a secret of its own kind about it."""
+    """Another job of the same service, which holds the secret too."""
 
     def __init__(self, service: JobService, lures: Lures) -> None:
         self._service = service
@@ -256,7 +256,7 @@ class _Neighbour:
 
     @asynccontextmanager
     async def running(self, noticed: list[str]) -> AsyncIterator[dict[str, Any]]:
-        """Run it meanwhile, and hear at the end what it noticed."""
+        """Run it during a block, and add to `noticed` what it noticed."""
         secret = self._lures.secret
         mark = secrets.token_hex(8)
         hint = {"mark": mark, "secret": [secret], "ipc_key": random.randrange(1, 2**31)}
@@ -288,7 +288,7 @@ class _Neighbour:
 
 
 def _names(mark: str) -> list[str]:
-    """Return what the job with this mark is called on the host, where it is called anything."""
+    """Return the names of the job with this mark on the host: its folder or control group."""
     names: set[str] = set()
     for pid in marked_processes(mark):
         with contextlib.suppress(OSError):
@@ -326,7 +326,7 @@ def _free_port() -> int:
 
 
 async def _frame_faults(job: Job, events: int) -> list[str]:
-    """Read the job's stream as a client does and return where it says more than it should."""
+    """Read the job's stream as a client does, and return forged frames."""
     log = await job.log()
     text, last = "", 0
     while last < log.last_id:

@@ -18,14 +18,14 @@ __all__ = ["EscapeSuite"]
 class EscapeSuite(Suite):
     """Derive it in a test module, name the backend, and run pytest.
 
-    What a backend must withstand follows from its `isolation`; where it promises less, say so
-    in `exceptions`. An attack that is not promised to fail is run all the same, and what came
-    of it is in the property ``not promised`` of its test case. Attacks run some at a time,
-    and only those that were selected.
+    What a backend must withstand follows from its `isolation`; list in `exceptions` where it
+    promises less. An attack that it does not promise to withstand is run too, and its result is in
+    the property ``not promised`` of the test case. Several attacks run at a time, and only the
+    selected ones.
     """
 
     exceptions: ClassVar[Mapping[str, str]] = {}
-    """The names of attacks that this backend does not promise to withstand, with the reasons."""
+    """Names of attacks that this backend does not promise to withstand, with the reasons."""
     attacks: ClassVar[Sequence[Attack]] = ATTACKS
 
     _campaign: ClassVar[Campaign]
@@ -33,7 +33,6 @@ class EscapeSuite(Suite):
 
     @classmethod
     async def start(cls) -> None:
-        """Start the service and lay the lures."""
         cls._outcomes = {}
         cls._campaign = await cls._stack.enter_async_context(
             open_campaign(
@@ -49,7 +48,7 @@ class EscapeSuite(Suite):
         await asyncio.gather(*cls._outcomes.values(), return_exceptions=True)
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
-        """Make a test case of each attack; those that need the host to themselves come last."""
+        """Make a test case of each attack; those that must run alone come last."""
         if "attack" in metafunc.fixturenames:
             attacks = sorted(self.attacks, key=lambda attack: attack.alone)
             metafunc.parametrize("attack", attacks, ids=[attack.name for attack in attacks])
@@ -57,7 +56,6 @@ class EscapeSuite(Suite):
     def test_attack(
         self, attack: Attack, request: Any, record_property: Callable[[str, object], None]
     ) -> None:
-        """Hold against one attack, or do not promise to."""
         selected = [
             item.callspec.params["attack"]
             for item in request.session.items
@@ -70,13 +68,13 @@ class EscapeSuite(Suite):
         assert not outcome.faults, "\n".join(told)
 
     def test_exceptions_name_attacks(self) -> None:
-        """Keep `exceptions` true when attacks are renamed."""
+        """Fail if `exceptions` names an attack that does not exist."""
         unknown = self.exceptions.keys() - {attack.name for attack in self.attacks}
-        assert not unknown, f"there is no attack {unknown}"
+        assert not unknown, f"unknown attacks: {unknown}"
 
     @classmethod
     async def _outcome(cls, attack: Attack, selected: Sequence[Attack]) -> Outcome:
-        """Begin all selected attacks with the first one, and wait for this one."""
+        """Return the outcome of one attack; the first call starts all selected attacks."""
         if attack.name not in cls._outcomes:
             for each in (*selected, attack):
                 if each.name not in cls._outcomes:

@@ -1,8 +1,7 @@
 """Write the page that shows which backend withstands which attack, from a real run.
 
-``python -m streamer.testing.matrix FILE`` runs every attack on each backend that comes with
-streamer and works here. It writes nothing, and exits with 1, when one does not hold what it
-promises.
+``python -m streamer.testing.matrix FILE`` runs every attack on each built-in backend that works on
+this host. If one does not keep its promises, it writes nothing and exits with 1.
 """
 
 from __future__ import annotations
@@ -29,27 +28,26 @@ __all__ = ["main", "page", "run"]
 HEAD: Final = """\
 # Attacks and backends
 
-Every attack of `streamer.testing`, on each backend that comes with streamer. This page is made by
-`make escape-matrix`, which runs them; a test fails when an attack is added or a promise changes
-and the page does not.
+Every attack of `streamer.testing`, on each backend that comes with streamer. `make escape-matrix`
+runs them and writes this page; a test fails if an attack is added or a promise changes without it.
 
 It was run on Linux {kernel}, {machine}, as {user}; control groups: {groups}.
 
 - **held**: the backend promises to withstand it, and did.
-- *held*, *succeeds*: it is not promised, for one of the [reasons](#what-is-not-promised) below;
-  this is what came of it here.
+- *held*, *succeeds*: the backend does not promise to withstand it, for one of the
+  [reasons](#what-is-not-promised) below; this is the result on that machine.
 
-Each attack is judged by the host wherever that is possible (sockets that were or were not connected
-to, files that did or did not change, processes that are or are not there), by the job's verdict,
-and by its own word last. After each, nothing of the job may be alive or left on the disk, its
-stream may hold one verdict only, and the service must go on serving.
+Each attack is judged on the host wherever possible (sockets that were or were not connected to,
+files that did or did not change, processes that are or are not there), then by the job's verdict,
+and last by its own output. After each attack, nothing of the job may be alive or left on the disk,
+its stream must have exactly one verdict, and the service must still work.
 
 There are {count} attacks.
 """
 
 
 async def run(backend: type[Backend]) -> tuple[str, list[Outcome]]:
-    """Run all attacks on one backend; return the level of its control groups, and what came.
+    """Run all attacks on one backend; return the level of its control groups, and the outcomes.
 
     Raises `BackendUnavailable`.
     """
@@ -68,7 +66,7 @@ async def _attempt(campaign: Campaign, attack: Attack) -> Outcome:
 
 
 def page(groups: str, results: Mapping[str, Sequence[Outcome]]) -> str:
-    """Return the page for what was run, by the names of the backends."""
+    """Return the page for outcomes by backend."""
     by_name = {
         backend: {outcome.attack: outcome for outcome in outcomes}
         for backend, outcomes in results.items()
@@ -89,7 +87,7 @@ def page(groups: str, results: Mapping[str, Sequence[Outcome]]) -> str:
     parts.append(_table(("backend", "reason", "attacks"), _reasons(results)))
     parts.append("## The failures of others that they are about\n")
     parts.append(
-        "Where a failure has no attack, it is not a matter of a backend, and other tests show it.\n"
+        "A failure without an attack does not depend on the backend; other tests cover it.\n"
     )
     parts.append(_table(("", "failure", "attacks"), map(_failure, FAILURES)))
     return "\n".join(parts)
@@ -128,7 +126,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _built_in() -> list[type[Backend]]:
-    """Return the backends in the order of what they hold, the weakest first."""
+    """Return the backends, the weakest first."""
     found = load_backends(load_plugins(), {}).values()
     ours = [type(b) for b in found if type(b).__module__.startswith("sandboxes.")]
     return sorted(ours, key=lambda backend: Isolation(backend.isolation))

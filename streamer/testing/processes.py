@@ -1,4 +1,4 @@
-"""See what a job leaves of itself on the host: processes and descriptors of this process."""
+"""See what a job leaves on the host: processes, and descriptors in this process."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ PR_SET_CHILD_SUBREAPER: Final = 36
 
 
 def adopt_orphans() -> None:
-    """Have the kernel give this process what its descendants leave behind (prctl(2)).
+    """Make this process the subreaper of its descendants (prctl(2)).
 
-    So nothing that a job started can hide from `descendants` by losing its parent.
+    So no process of a job can hide from `descendants` by losing its parent.
     """
     assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
 
 
 def reap_adopted() -> None:
-    """Reap the dead that `adopt_orphans` has brought here.
+    """Reap the dead processes that `adopt_orphans` has brought here.
 
-    As long as they are not, they count to their user's number of processes, and a later job may have
-    the same user. To be called when nothing here waits for a child of its own.
+    Until then they count as processes of their user, which a later job may have too. Must be called
+    only while nothing in this process waits for its own children.
     """
     for task in Path("/proc/self/task").iterdir():
         children = ""
-        with contextlib.suppress(FileNotFoundError):  # a thread that has ended since
+        with contextlib.suppress(FileNotFoundError):  # the thread has ended meanwhile
             children = (task / "children").read_text()
         for child in children.split():
             with contextlib.suppress(OSError):
@@ -39,7 +39,7 @@ def reap_adopted() -> None:
 
 
 def descendants() -> dict[int, str]:
-    """Return the living processes that this one started, directly or not, with their names."""
+    """Return the pids and names of the living processes that descend from this one."""
     children: dict[int, list[int]] = {}
     names: dict[int, str] = {}
     for entry in Path("/proc").iterdir():
@@ -48,7 +48,7 @@ def descendants() -> dict[int, str]:
         try:
             stat = (entry / "stat").read_text()
             state, parent = stat.rpartition(")")[2].split()[:2]
-            # The first thread may be over, and the others not.
+            # The first thread may have ended before the others.
             alive = state not in "ZX" or len(os.listdir(entry / "task")) > 1  # noqa: PTH208 - names
         except OSError:
             continue
@@ -66,9 +66,9 @@ def descendants() -> dict[int, str]:
 
 
 def descriptors() -> dict[int, str]:
-    """Return this process's open descriptors and what they are."""
+    """Return this process's open descriptors and their targets."""
     found = {}
     for entry in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):  # the one that lists
+        with contextlib.suppress(OSError):  # the descriptor of this listing
             found[int(entry.name)] = str(entry.readlink())
     return found

@@ -1,9 +1,9 @@
-"""Hold the programs that run inside the sandbox under test, by whatever Python is there.
+"""The programs that run inside the sandbox under test, with whatever Python it has.
 
-`PRELUDE` begins each attack in Python. `hint` holds where the host's lures are: an attacker
-knows all of it but the secret, which comes in two halves so that it is not in the attack's
-own arguments and environment. `NEIGHBOUR` is the job that runs beside an attack: it says where
-it can be found, waits for the end of its input, and tells what was done to it.
+Each attack in Python begins with `PRELUDE`. `hint` says where the host's lures are: an attacker
+knows all of it but the secret, which is passed in two halves so that it does not appear in the
+attack's own arguments and environment. `NEIGHBOUR` is the job that runs beside an attack: it
+prints where it can be found, waits for the end of its input, and prints what was done to it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Run jobs of a service without HTTP, and read what came of them."""
+"""Run jobs of a service without HTTP, and read their results."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from streamer.spi import Backend, hookimpl
 __all__ = ["SLOWNESS", "Ran", "ended", "open_service", "plugin", "program", "run_job", "script"]
 
 SLOWNESS: Final = float(os.environ.get("STREAMER_TEST_SLOWNESS", "1"))
-"""How many times slower than usual this machine may be, as one whose processor is emulated.
+"""How many times slower this machine is, for example because its processor is emulated.
 
-What is not about a limit of time gets so much more of it.
+Requirements that are not about a time limit get this much more time.
 """
 
 
@@ -45,7 +45,7 @@ class Ran:
 
     @property
     def complete(self) -> Complete:
-        """The verdict of a job that could be run."""
+        """The verdict; fails if the job could not be run."""
         assert isinstance(self.end, Complete), self.end
         return self.end
 
@@ -58,13 +58,13 @@ class Ran:
         return f"{end.reason} {end.signal or end.exit_code}"
 
     def text(self, stream: str = "stdout") -> str:
-        """What the job wrote to a stream."""
+        """Return what the job wrote to a stream."""
         outputs = [e.data for e in self.events if isinstance(e.data, Output)]
         return "".join(output.data for output in outputs if output.stream == stream)
 
     @property
     def out(self) -> str:
-        """Standard output of a job that ended with 0 and complained about nothing."""
+        """Standard output; fails unless the job exited with 0 and wrote nothing to stderr."""
         assert (self.complete.exit_code, self.text("stderr")) == (0, ""), self.events
         return self.text()
 
@@ -85,7 +85,7 @@ def program(source: str) -> dict[str, Any]:
 
 
 def script(name: str, source: str, mode: int = 0o644) -> SourceFile:
-    """Return a text file, its source indented as is convenient where it stands."""
+    """Return a text file; the indentation of `source` is removed."""
     return SourceFile(name, textwrap.dedent(source).encode(), mode)
 
 
@@ -97,8 +97,8 @@ async def open_service(
 ) -> AsyncIterator[JobService]:
     """Start a service, without HTTP, whose jobs run in a backend with these options.
 
-    A backend that no plugin of this environment registers is registered here. `config` are
-    sections of the configuration. Raises `BackendUnavailable` where it does not work.
+    A backend that no installed plugin registers is registered here. `config` are sections of the
+    configuration. Raises `BackendUnavailable` if the backend does not work.
     """
     sandbox: dict[str, Any] = {
         "allow_command": True,
@@ -108,7 +108,7 @@ async def open_service(
     }
     known = load_backends(load_plugins(), {}).get(backend.name)
     plugins = [] if type(known) is backend else [plugin(backend)]
-    # Logs that go to disk would add a descriptor of the service's own.
+    # Logs on disk would add a descriptor to this process.
     streams = {"disk_bytes": 0, **config.get("streams", {})}
     tree = Config.from_mapping({**config, "sandbox": sandbox, "streams": streams})
     async with create_app(tree, plugins=plugins)[SERVICE] as service:

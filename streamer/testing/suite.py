@@ -1,8 +1,8 @@
-"""Share what both suites need: a loop of their own, and a service kept open between tests.
+"""The base of both suites: an event loop, and a service that stays open between tests.
 
-A suite is a class that a backend's author derives in a test module of pytest. Its tests are
-plain functions that run their own event loop, so no plugin or mode of pytest is needed, and
-this package imports no pytest: a suite is collected by its names only.
+A backend's author derives a suite in a test module of pytest. Its tests are plain functions that
+run on the suite's own event loop, so no plugin or mode of pytest is needed; pytest collects them
+by their names, so this package need not import it.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Suite:
     backend: ClassVar[type[Backend]]
     """The class under test."""
     options: ClassVar[Mapping[str, Any]] = {}
-    """Its options, as in ``[sandbox.NAME]``."""
+    """The backend's options, as in ``[sandbox.NAME]``."""
     config: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """Sections of the configuration besides."""
+    """Further sections of the configuration."""
     required: ClassVar[bool] = True
-    """Whether the tests fail where the backend does not work; else they are skipped."""
+    """Whether the tests fail if the backend does not work; otherwise they are skipped."""
 
     _runner: ClassVar[asyncio.Runner | None]
     _stack: ClassVar[AsyncExitStack]
@@ -39,14 +39,12 @@ class Suite:
 
     @classmethod
     def setup_class(cls) -> None:
-        """Prepare a loop. The service is started by the first test."""
         cls._runner = None
         cls._stack = AsyncExitStack()
         cls._reason = ""
 
     @classmethod
     def teardown_class(cls) -> None:
-        """Stop the service and close the loop."""
         if cls._runner is not None:
             try:
                 cls._runner.run(cls._stack.aclose())

@@ -1,4 +1,4 @@
-"""Attacks while compiling: the same sandbox holds, for compilers and for builds that run code."""
+"""Attacks while compiling: the same sandbox must hold for compilers and for builds that run code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ENDED: Final = ("cpu_time", "memory", "wall_time", "output_limit", "disk", "exit
 
 
 def _never_runs(*verdicts: str) -> Judge:
-    """Accept that a program does not compile, or that its compiler was ended."""
+    """Accept that a program does not compile, or that its compiler was killed."""
 
     def judge(ran: Ran) -> list[str]:
         told = ran.text("stderr") + ran.text()

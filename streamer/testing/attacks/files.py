@@ -1,4 +1,4 @@
-"""Attacks on files of the host: reading, writing, planting, reaching by links and handles."""
+"""Attacks on files of the host: reading, writing, planting, access through links and handles."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Attacks on what the host, or an account, has once for all: one job could take the whole of it.
+"""Attacks on resources shared by the whole host or account: one job could use up all.
 
-None takes more than one of a thing, or a few thousand of what is many: that it was given any, or
+None takes more than one of a scarce resource, or a few thousand of a plentiful one: getting any, or
 more than its share, is the proof.
 """
 

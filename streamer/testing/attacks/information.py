@@ -1,4 +1,4 @@
-"""Attacks on what the service and the host know: variables, names, tables of the kernel."""
+"""Attacks on information about the service and the host: variables, names, kernel tables."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Attacks on the kernel's surface: calls with a history of holes, and other entrances to them.
+"""Attacks on the kernel's attack surface: system calls with a history of holes, by every ABI.
 
-Where a call is tried that a privileged caller could do harm with, its arguments are wrong: the
-kernel checks the privilege first, so that the error tells whether it was there.
+A call that could do harm with privileges gets invalid arguments: the kernel checks privileges
+first, so the error shows whether the job had them.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ if int80(20, 0, 0, 0) != os.getpid():
 
 
 def _call(name: str, *calls: str, privileged: bool = False, covers: tuple[int, ...] = ()) -> Attack:
-    """Return an attack by C calls that all have to be refused.
+    """Return an attack by C calls that must all be refused.
 
-    A `privileged` one is refused to anybody without the capability, a filter or not.
+    Without the capability a `privileged` call is refused even without a filter.
     """
     lines = [f"refused_call({call}, {call!r})" for call in calls]
     except_for = {} if privileged else SURFACE

@@ -1,4 +1,4 @@
-"""Attacks on the end: outliving the job, holding it open, not being stopped by its limit."""
+"""Attacks on a job's end: outliving the job, keeping it running, escaping its time limit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _WALL: Final = {"wall_time_s": 0.7}
 
 
 def _stays(name: str, program: str, *covers: int, alone: bool = False) -> Attack:
-    """Return an attack that only the wall limit ends, and that says so if it does not."""
+    """Return an attack that only the wall limit ends, and that reports if it does not."""
     return Attack(
         name,
         program,
@@ -24,7 +24,7 @@ def _stays(name: str, program: str, *covers: int, alone: bool = False) -> Attack
 
 
 def _outlives(name: str, program: str, *covers: int) -> Attack:
-    """Return an attack whose own end must be the end of everything it started."""
+    """Return an attack after whose end nothing that it started may be alive."""
     return Attack(name, program, judge=exits(0, "up\n"), alone=True, covers=covers)
 
 

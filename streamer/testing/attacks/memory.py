@@ -1,4 +1,4 @@
-"""Attacks on the host's memory, by every means to get at some. Each has a bound of its own."""
+"""Attacks on the host's memory, by every way to allocate some. Each is bounded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from streamer.testing.attack import Attack, spoken_or
 
 __all__ = ["ATTACKS"]
 
-# That of a single file must not come first.
+# The limit of a single file must not be reached first.
 _LIMIT: Final = {"memory_bytes": 48 * 2**20, "disk_bytes": 16 * 2**20, "file_bytes": 512 * 2**20}
 _BUFFERS: Final = dict.fromkeys(
     Isolation, "without control groups nobody counts the buffers of pipes and sockets"
@@ -30,7 +30,7 @@ def _takes(
     verdicts: tuple[str, ...] = (),
     without_groups: Mapping[Isolation, str] | None = None,
 ) -> Attack:
-    """Return an attack that tries for about 160 MiB with a limit of 48."""
+    """Return an attack that tries to get about 160 MiB with a limit of 48."""
     return Attack(
         name,
         f"MIB = 2**20\n{_dedent(program)}\ntime.sleep(0.5)\nescaped('160 MiB with a limit of 48')",

@@ -1,4 +1,4 @@
-"""Attacks on the namespaces: making others, entering those of the host, moving mounts."""
+"""Attacks on namespaces: creating new ones, entering those of the host, moving mounts."""
 
 from __future__ import annotations
 

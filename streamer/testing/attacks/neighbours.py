@@ -1,4 +1,4 @@
-"""Attacks on other jobs: one that runs meanwhile, and the next one of the same user."""
+"""Attacks on other jobs: one that runs at the same time, and the next one of the same user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attacks on the network: whatever listens on the host, and families with their own ways out."""
+"""Attacks on the network: servers on the host, and address families with their own ways out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attacks on who tidies up: what a job leaves in its workspace must not outlive it, or harm."""
+"""Attacks on the cleanup: files that a job leaves in its workspace must not survive or do harm."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["ATTACKS"]
 def _leaves(
     name: str, program: str, *covers: int, except_for: Mapping[Isolation, str] | None = None
 ) -> Attack:
-    """Return an attack after which nothing may be left; each ends with 0."""
+    """Return an attack after which nothing may be left; its program exits with 0."""
     return Attack(
         name, program, judge=exits(0), alone=True, covers=covers, except_for=except_for or {}
     )

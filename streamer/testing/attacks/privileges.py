@@ -1,4 +1,4 @@
-"""Attacks on the privileges: gaining any, and using those that a mistake would leave."""
+"""Attacks on privileges: gaining them, and using those that a mistake may have left."""
 
 from __future__ import annotations
 

@@ -217,7 +217,7 @@ ATTACKS: Final = (
         print("survived", flush=True)
         os._exit(7)
         """,
-        # Where the init can be killed nobody knows the program's end, and that is what is told.
+        # If the init can be killed, the program's end is unknown, and that is what is reported.
         judge=lambda ran: (
             [] if ran.verdict == "error sandbox_error" else exits(7, "survived\n")(ran)
         ),

@@ -23,7 +23,7 @@ escaped("it was let")
 
 
 def _fills(name: str, program: str, except_for: Mapping[Isolation, str] | None = None) -> Attack:
-    """Return an attack on the 4 MiB of disk and as many files as that has pages, or 1024."""
+    """Return an attack on a disk limit of 4 MiB, which also limits it to 1024 files (pages)."""
     lines = program.strip("\n").splitlines()
     margin = min(len(line) - len(line.lstrip()) for line in lines if line.strip())
     body = "\n".join("    " + line[margin:] for line in lines)

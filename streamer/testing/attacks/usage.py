@@ -1,4 +1,4 @@
-"""Attacks on the host's processor and on its number of processes."""
+"""Attacks on the host's processors and on its number of processes."""
 
 from __future__ import annotations
 

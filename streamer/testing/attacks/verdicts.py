@@ -1,4 +1,4 @@
-"""Attacks on the verdict: passing for another end, forging the stream, writing to who tells it."""
+"""Attacks on the verdict: faking another end, forging the stream, writing to the init."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _COMPLETE: Final = '{"reason":"exited","exitCode":0,"signal":null}'
 
 
 def _prints(name: str, text: str, *covers: int) -> Attack:
-    """Return an attack that writes a text, which must come out as it went in."""
+    """Return an attack that writes a text, which must arrive unchanged."""
     return Attack(
         name,
         f"os.write(1, {text.encode()!r})\nos._exit(3)",

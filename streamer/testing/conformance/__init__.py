@@ -1,4 +1,4 @@
-"""The conformance suite: what every backend must do, each requirement a test case."""
+"""The conformance suite: what every backend must do, one test case for each requirement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run a requirement as a test of pytest, and look after each job whether anything of it is left."""
+"""Run a requirement as a pytest test, and check after each job that nothing is left of it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ S = TypeVar("S", bound="Requirements")
 
 
 class Requirements(Suite):
-    """What each group of requirements is made on: a service, and jobs that leave nothing."""
+    """The base of each group of requirements: a service, and jobs that must leave nothing."""
 
     service: ClassVar[JobService]
     enforces: ClassVar[Mapping[str, str]]
@@ -35,7 +35,7 @@ class Requirements(Suite):
 
     @classmethod
     async def start(cls) -> None:
-        """Start the service with a state folder that can be looked at."""
+        """Start the service with a state folder that the tests can inspect."""
         adopt_orphans()
         cls._state = cls._stack.enter_context(_folder())
         sections: Mapping[str, Mapping[str, Any]] = {
@@ -50,9 +50,9 @@ class Requirements(Suite):
         await run_job(cls.service, command=("true",))
 
     async def run(self, **spec: Any) -> Ran:
-        """Run a job, with the fields of `JobSpec`, and check that nothing of it is left.
+        """Run a job, with the fields of `JobSpec`, and check that nothing is left of it.
 
-        At its end, not some time later: that is what the terminal event promises.
+        Checked at once, since the terminal event promises that everything is dead.
         """
         processes, files = descendants(), descriptors()
         ran = await run_job(self.service, **spec)
@@ -64,7 +64,7 @@ class Requirements(Suite):
         return await self.service.submit(JobSpec(**spec))
 
     def look_after(self, processes: Mapping[int, str], files: Mapping[int, str]) -> None:
-        """Check that nothing is there that was not before."""
+        """Check that there are no new processes and descriptors."""
         assert descendants() == processes
         left = descriptors()
         assert left == files, {fd: name for fd, name in left.items() if files.get(fd) != name}
@@ -76,8 +76,8 @@ def requirement(
 ) -> Callable[[Callable[[S], Coroutine[Any, Any, None]]], Callable[[S], None]]:
     """Make a test of a coroutine method.
 
-    It is skipped where the backend does not enforce `limit`, a field of `Limits`; or, with
-    `gated`, where our init does not run inside.
+    It is skipped if the backend does not enforce `limit`, a field of `Limits`; with `gated`, if
+    our init does not run in the sandbox.
     """
 
     def decorate(check: Callable[[S], Coroutine[Any, Any, None]]) -> Callable[[S], None]:
@@ -95,7 +95,7 @@ def requirement(
 
             self.wait(checked())
 
-        del test.__dict__["__wrapped__"]  # else plugins take it for the coroutine that it wraps
+        del test.__dict__["__wrapped__"]  # otherwise pytest plugins unwrap it and find a coroutine
         return test
 
     return decorate
@@ -118,7 +118,7 @@ def _folder() -> Iterator[Path]:
 
 @contextmanager
 def variable(name: str, value: str) -> Iterator[None]:
-    """Set a variable of this process's environment for a while."""
+    """Set an environment variable of this process for the duration of a block."""
     os.environ[name] = value
     try:
         yield

@@ -1,4 +1,4 @@
-"""Require that each limit holds, for one process and for a tree of them, and is told."""
+"""Each limit holds, for one process and for a process tree, and the verdict names it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ FORK_MANY: Final = """
 
 
 class LimitRequirements(Requirements):
-    """Require that each limit holds, for one process and for a tree of them, and is told."""
+    """Each limit holds, for one process and for a process tree, and the verdict names it."""
 
     @requirement()
     async def test_the_wall_limit_ends_a_tree_that_will_not_stop(self) -> None:

@@ -1,4 +1,4 @@
-"""Require what a program gets: its files, its input, its environment, its verdict."""
+"""What a program gets: its files, its input, its environment, its verdict."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["ProgramRequirements"]
 
 
 class ProgramRequirements(Requirements):
-    """Require what a program gets: its files, its input, its environment, its verdict."""
+    """What a program gets: its files, its input, its environment, its verdict."""
 
     @requirement()
     async def test_both_streams_arrive_whole_and_in_order(self) -> None:

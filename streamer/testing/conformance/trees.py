@@ -1,4 +1,4 @@
-"""Require that everything a job started ends with it, however it tries to stay."""
+"""Every process that a job started ends with the job, however it tries to stay."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["TreeRequirements"]
 
 
 class TreeRequirements(Requirements):
-    """Require that everything a job started ends with it, however it tries to stay."""
+    """Every process that a job started ends with the job, however it tries to stay."""
 
     @requirement()
     async def test_a_background_process_with_the_output_does_not_delay_the_end(self) -> None:
