@@ -1,7 +1,7 @@
 """What callers make a running service hold, seen from outside: its resident memory.
 
 Each case tries one way in with many times what its bounds allow, and what the process has grown by
-afterwards is compared with those bounds. docs/configuration.md ("What the service may hold") names
+afterwards is compared with those bounds. docs/configuration.md ("Memory of the service") names
 them and adds them up.
 """
 

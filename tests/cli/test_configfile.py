@@ -15,7 +15,7 @@ from streamer.config.schema import Config
 COMMAND = Path(sysconfig.get_path("scripts"), "streamer")
 FOREIGN = 'base_url = "https://example.org/"\ntitle = "A page"\n[params]\nserver = "x"\n'
 OURS = "[queue]\nconcurrency = 3\n"
-UNREAD = "config.toml here is not read"
+UNREAD = "config.toml in this folder is not read"
 
 
 def streamer(
