@@ -99,9 +99,7 @@ def cli() -> None:
     default="all",
     help="The part of the service in this process; the memory engine needs all.",
 )
-@click.option(
-    "--workers", type=click.IntRange(1), default=1, metavar="N", help="Must be 1."
-)
+@click.option("--workers", type=click.IntRange(1), default=1, metavar="N", help="Must be 1.")
 @click.option(
     "--demo", metavar="FILE", help="Run a program once the service listens, and show its output."
 )
