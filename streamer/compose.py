@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -99,11 +99,16 @@ def create_app(
     if settings.sandbox.allow_hosts and settings.sandbox.network == "none":
         log.warning('sandbox.allow_hosts does nothing while sandbox.network is "none"')
     shares = Shares.of(settings, told_apart=_told_apart(settings, manager.hook))
-    measures: JobMeasures | None = None
+    measures = JobMeasures()
     engine: Engine | None = manager.hook.streamer_engine(config=settings)
     if engine is None:
-        measures = JobMeasures()
-        engine = _memory_engine(settings, manager.hook, shares, measures)
+        engine = _memory_engine(settings, shares)
+    if settings.streams.on_full == "wait" and not engine.alone:
+        raise ConfigError(
+            'streams.on_full = "wait": the engine of engine.url cannot hold a program for readers '
+            'in other processes; set "drop"'
+        )
+    engine.listen(_finished(measures, manager.hook))
     runtimes = by_name(settings.runtimes)
     service = JobService(
         settings,
@@ -202,19 +207,21 @@ def _told_apart(config: Config, hook: pluggy.HookRelay) -> bool:
     return len(tenants) > 1 or bool(hook.streamer_authorize.get_hookimpls())
 
 
-def _memory_engine(
-    config: Config, hook: pluggy.HookRelay, shares: Shares, measures: JobMeasures
-) -> MemoryEngine:
+def _finished(measures: JobMeasures, hook: pluggy.HookRelay) -> Callable[[JobView], None]:
+    def finished(view: JobView) -> None:
+        log_finished(view)
+        measures.finished(view)
+        hook.streamer_job_finished(job=view)
+
+    return finished
+
+
+def _memory_engine(config: Config, shares: Shares) -> MemoryEngine:
     if config.engine.url != "memory://":
         scheme = config.engine.url.partition(":")[0]
         raise ConfigError(
             f"engine.url: no plugin serves {scheme}://; the built-in engine is memory://"
         )
-
-    def finished(view: JobView) -> None:
-        log_finished(view)
-        measures.finished(view)
-        hook.streamer_job_finished(job=view)
 
     return MemoryEngine(
         queue=QueueLimits(
@@ -233,7 +240,6 @@ def _memory_engine(
             on_full=config.streams.on_full,
         ),
         spool=Spool(config.streams.disk_bytes),
-        on_finished=finished,
         idempotency_s=config.queue.idempotency_s,
         max_idempotency_keys=config.queue.max_idempotency_keys,
     )

@@ -7,22 +7,27 @@ every engine, and is tested for each by ``tests/engine``:
 - Event numbers of a job are dense from 1; they are the ids that readers resume from.
 - Nothing follows the terminal event, and there is exactly one, whatever races
   (a cancellation, the end of the job, a lost worker, the shutdown).
-- An `append` that returned is seen by every later read.
-- A slow reader never delays an `append`.
-- A log may be opened before, during and after the run.
+- An `append` that returned is seen by every later `follow`.
+- A slow reader never delays an `append`, unless the engine is told to wait for readers.
+- A log may be followed before, during and after the run.
 - Two submissions with one idempotency key give one job.
+- A lease that was lost writes nothing.
+
+An engine may be of one process, or between many: what only the first can do, it says (`alone`).
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from streamer.eventlog.joblog import JobLog
+from streamer.eventlog.view import JobLogView
+from streamer.model.capabilities import Accepts, Capabilities
 from streamer.model.events import JobEvent
-from streamer.model.job import ResolvedJob
+from streamer.model.job import JobFacts, ResolvedJob
 
 __all__ = [
     "Broker",
@@ -75,10 +80,11 @@ class Submitted:
 class JobView:
     """A snapshot of one job. Times are seconds since the epoch (`time.time`).
 
-    `position` is its place among those that wait, from 1, where it was asked for by itself.
+    It has none of the files, variables and input, which may be megabytes. `position` is its place
+    among those that wait, from 1, where it was asked for by itself.
     """
 
-    job: ResolvedJob
+    job: JobFacts
     tenant: str
     state: JobState
     created_at: float
@@ -160,10 +166,15 @@ class Broker(Protocol):
         `drain`.
         """
 
-    async def open(self, job_id: str) -> JobLog:
-        """Return the job's log, for any number of readers. Raises `UnknownJob`."""
+    def follow(self, job_id: str, after: int = 0) -> AbstractAsyncContextManager[JobLogView]:
+        """Open the reading side of a job's log; whoever opened it closes it.
 
-    async def status(self, job_id: str) -> JobView | None:
+        Once it is entered the view has all that was appended before and follows event `after`, and
+        then gets what comes. What is up to `after` it need not have; but where the job has no event
+        of that number (`last_id` is lower then) it has everything. Raises `UnknownJob`.
+        """
+
+    async def summary(self, job_id: str) -> JobView | None:
         """Return a snapshot of the job, or None if there is none."""
 
     async def jobs(
@@ -179,22 +190,24 @@ class Broker(Protocol):
         The job that was there may be gone: the others are still told, each once.
         """
 
-    async def position(self, job_id: str) -> int | None:
-        """Return the job's place among the waiting, from 1, or None once it is claimed."""
-
     async def cancel(self, job_id: str) -> CancelResult:
         """End a queued job now, or ask the worker of a running one. Idempotent."""
 
     async def send(
-        self, job_id: str, control: Input | Eof | Signal
+        self, job_id: str, control: Input | Eof | Signal, number: int | None = None
     ) -> Literal["accepted", "closed"]:
         """Hand something to the job's program; kept while the job is queued.
 
+        Who may have to say it again numbers it, from 1 and growing: a `number` that is not above
+        the last one that was accepted is a repetition, which is accepted and not handed on.
         Raises `Busy` when the input buffer is full, `UnknownJob`.
         """
 
     async def purge(self, job_id: str) -> bool:
         """Forget a finished job; False if it is not finished. Raises `UnknownJob`."""
+
+    async def capabilities(self) -> Sequence[Capabilities]:
+        """Return what each worker that is there has published last."""
 
     async def stats(self) -> Stats:
         """Return how busy the engine is."""
@@ -208,9 +221,6 @@ class Broker(Protocol):
     async def drain(self) -> None:
         """Accept no more jobs, and end with ``shutting_down`` those only this process knows."""
 
-    async def close(self) -> None:
-        """Release what the engine holds. The engine is not used afterwards."""
-
 
 class Runner(Protocol):
     """The worker side of an engine."""
@@ -219,11 +229,26 @@ class Runner(Protocol):
     def heartbeat_s(self) -> float:
         """How often `heartbeat` is due, in seconds: a third of a lease's time."""
 
-    async def claim(self, worker: str, free: int) -> Sequence[Lease]:
-        """Wait up to a second for jobs and return at most `free` of them."""
+    async def publish(self, worker: str, capabilities: Capabilities | None) -> None:
+        """Say what a worker has, or that it is no more.
 
-    async def heartbeat(self, leases: Sequence[Lease]) -> None:
-        """Keep the leases."""
+        A worker says it again whenever it changes, and with each `heartbeat`: an engine between
+        many processes forgets a worker that it has not heard for a lease's time.
+        """
+
+    async def claim(
+        self, worker: str, free: int, accepts: Accepts | None = None
+    ) -> Sequence[Lease]:
+        """Wait up to a second for jobs and return at most `free` of them.
+
+        Of those that `accepts` takes, where it is given; the others keep their turns.
+        """
+
+    async def heartbeat(self, leases: Sequence[Lease]) -> Sequence[tuple[Lease, Cancel | Lost]]:
+        """Keep the leases; return those that are lost, and those whose jobs are to be cancelled.
+
+        The same is said to `Lease.control`, which may be cut off.
+        """
 
     async def reap(self) -> int:
         """End jobs whose worker is gone with ``worker_lost``; return how many."""
@@ -245,22 +270,27 @@ class Lease(Protocol):
 
     @property
     def full(self) -> bool:
-        """Whether the program has to be held before it writes more: see `room`."""
+        """Whether the program has to be held before it writes more: see `room`.
+
+        Only where the engine waits for readers (``streams.on_full = "wait"``).
+        """
 
     async def room(self) -> None:
         """Wait until there is room for more events. What is appended all the same is kept."""
 
-    async def state(self, state: Literal["preparing", "compiling", "running"]) -> None:
-        """Record how far the job is, and append the status event that says so."""
+    async def state(
+        self, state: Literal["preparing", "compiling", "running"], policy: str | None = None
+    ) -> None:
+        """Record how far the job is, and append the status event that says so.
+
+        `policy` is recorded too, where it is given: what the job is confined by here.
+        """
 
     async def finish(self, events: Sequence[tuple[str, bytes]]) -> bool:
         """Write the last events, the last of them terminal, and end the job, at once.
 
         Returns False, and writes nothing, if the job was already over.
         """
-
-    async def release(self) -> bool:
-        """Give the job back to the queue; only before its sandbox started."""
 
     def control(self) -> AsyncIterator[Control]:
         """Yield what the API side asks of this job, until the job is over."""
@@ -274,10 +304,28 @@ class Lease(Protocol):
 
 
 class Engine(Broker, Runner, Protocol):
-    """Both sides in one object, as an embedded engine is."""
+    """Both sides in one object."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether all that use it are in this process.
+
+        Only then can it hold a program until its readers have taken what it wrote, and only then
+        has a job that this process's worker cannot run no other worker.
+        """
+
+    def listen(self, hear: Callable[[JobView], None]) -> None:
+        """Have a function hear of each job that a call of this process has ended, once.
+
+        By `Lease.finish`, `cancel`, `reap`, `drain` or `close`. It is called in the event loop;
+        what it raises is logged and changes nothing.
+        """
 
     async def start(self, folder: Path) -> None:
         """Begin, before any job: connect, or whatever it takes.
 
         `folder` is one of this process's own, for what need not outlive it.
         """
+
+    async def close(self) -> None:
+        """Release what the engine holds. The engine is not used afterwards."""

@@ -118,6 +118,7 @@ class Resolver:
             etc=etc,
             output_encoding=spec.output_encoding,
             metadata=dict(spec.metadata),
+            preset=self._config.sandbox.preset,
         )
 
     def _refuse_unsupported(self, spec: JobSpec) -> None:

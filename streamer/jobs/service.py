@@ -35,15 +35,14 @@ class JobService:
         backends: Backends,
         runtimes: Mapping[str, Runtime],
         missing_runtimes: Mapping[str, str],
-        measures: JobMeasures | None = None,
+        measures: JobMeasures,
     ) -> None:
-        """The engine reports jobs that are over to `measures`; else what ran here is counted."""
         self.config = config
         self.engine = engine
         self.backends = backends
-        self.measures = measures or JobMeasures()
+        self.measures = measures
         self.jobs = Jobs(config, engine, runtimes, missing_runtimes, self._resolve)
-        self.worker = Worker(config, engine, backends, None if measures else self.measures)
+        self.worker = Worker(config, engine, backends)
         self.runtimes = runtimes
         self.missing_runtimes = missing_runtimes
         self.concurrency = self.worker.places
@@ -106,14 +105,13 @@ class JobService:
         return await self.jobs.submit(spec, tenant=tenant, idempotency=idempotency)
 
     def _resolve(self, resolver: Resolver, spec: JobSpec, job_id: str) -> ResolvedJob:
-        job = resolver.resolve(
+        return resolver.resolve(
             spec,
             job_id,
             default_backend=self.backends.default,
             unavailable=self.backends.known({self.backends.default, *self.config.sandbox.allow}),
             filtering=self.backends.filtering,
         )
-        return self.worker.signed(job)
 
     def job(self, job_id: str) -> Job:
         """Return a handle on a job by its id; the handle's methods say if there is none."""

@@ -7,13 +7,18 @@ import base64
 import codecs
 import sys
 from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 from streamer.eventlog.frames import split_frames
-from streamer.eventlog.joblog import JobLog
+from streamer.eventlog.view import JobLogView
 from streamer.model.events import Output, StreamName, decode
 
 __all__ = ["AT_ONCE", "EventsGone", "TextOfStream", "Transcripts", "raw_output", "stream_of"]
+
+Follow = Callable[[int], AbstractAsyncContextManager[JobLogView]]
+"""Opens a job's log, with what follows an event: `streamer.jobs.job.Job.follow`."""
 
 READ_BYTES: Final = 64 * 1024 * 1024
 """How much of a log is looked through for a document; a longer one is said to be cut."""
@@ -54,19 +59,19 @@ class Transcripts:
         self._places = asyncio.Semaphore(AT_ONCE)
         self.kept_bytes = 0
 
-    async def text(self, job_id: str, log: JobLog) -> dict[str, object]:
+    async def text(self, job_id: str, follow: Follow) -> dict[str, object]:
         """Return ``stdout`` and ``stderr`` so far and whether anything of them is missing."""
         async with self._places:
-            return await self._text(job_id, log)
+            return await self._text(job_id, follow)
 
-    async def _text(self, job_id: str, log: JobLog) -> dict[str, object]:
+    async def _text(self, job_id: str, follow: Follow) -> dict[str, object]:
         transcript = self._kept.pop(job_id, None)
         if transcript is None:
             transcript = _Transcript(self._limit)
             self.kept_bytes += transcript.size
         self._kept[job_id] = transcript
         async with transcript.lock:
-            await transcript.read_on(log)
+            await transcript.read_on(follow)
             texts = transcript.texts()
         if transcript.kept:
             self.kept_bytes -= transcript.size
@@ -98,21 +103,22 @@ class _Transcript:
         cut = {f"{name}Truncated": text.cut for name, text in self._texts.items()}
         return {**written, **cut}
 
-    async def read_on(self, log: JobLog) -> None:
-        with log.cursor(self._position) as cursor:
-            while not all(text.full for text in self._texts.values()):
-                data, last = await cursor.read()
-                if not data:
-                    return
-                if self._looked_through > READ_BYTES:
-                    for text in self._texts.values():
-                        text.full = text.cut = True
-                    return
-                self._looked_through += len(data)
-                self._add(data)
-                cursor.advance(last)
-                self._position = last
-                await asyncio.sleep(0)  # a long log shall hold up nobody
+    async def read_on(self, follow: Follow) -> None:
+        async with follow(self._position) as log:
+            with log.cursor(self._position) as cursor:
+                while not all(text.full for text in self._texts.values()):
+                    data, last = await cursor.read()
+                    if not data:
+                        return
+                    if self._looked_through > READ_BYTES:
+                        for text in self._texts.values():
+                            text.full = text.cut = True
+                        return
+                    self._looked_through += len(data)
+                    self._add(data)
+                    cursor.advance(last)
+                    self._position = last
+                    await asyncio.sleep(0)  # a long log shall hold up nobody
 
     def _add(self, data: bytes) -> None:
         for _, kind, body, _ in split_frames(data):

@@ -14,6 +14,7 @@ from typing import Final, Literal
 __all__ = [
     "LEAST",
     "MOST",
+    "JobFacts",
     "JobSpec",
     "Limits",
     "Phase",
@@ -168,10 +169,33 @@ class ResolvedJob:
     output_encoding: Literal["utf-8", "base64"] = "utf-8"
     metadata: Mapping[str, str] = field(default_factory=dict)
     preset: str = ""
-    policy: str = ""
-    """SHA-256 of what confines the job (`streamer.worker.policy`); `preset` is where it began."""
+    """The one that the configuration began from."""
 
     @property
     def limits(self) -> Limits:
         """The limits of the job's own program: the last step."""
         return self.steps[-1].limits
+
+    @property
+    def facts(self) -> JobFacts:
+        """What is told of it."""
+        return JobFacts(
+            self.job_id, self.language, self.backend, self.interactive, self.metadata, self.preset
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class JobFacts:
+    """What is told of an accepted job: of what came with it only the metadata, and nothing large.
+
+    `policy` is the SHA-256 of what confines it (`streamer.worker.policy`): the worker that runs it
+    makes it, so there is none before.
+    """
+
+    job_id: str
+    language: str | None
+    backend: str
+    interactive: bool
+    metadata: Mapping[str, str]
+    preset: str = ""
+    policy: str | None = None

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from streamer.eventlog.frames import GAP, joined_lines, split_frames
-from streamer.eventlog.log import Cursor, EventLog
+from streamer.eventlog.log import Cursor
+from streamer.eventlog.view import LogView
 from streamer.sse.response import id_number
 
 __all__ = ["FilteredSource", "LogSource", "MergedSource", "Predicate", "Tag", "merged_positions"]
@@ -113,7 +114,7 @@ class MergedSource:
             yield b"event: %b\ndata: %b\nid: %b\n\n" % (kind.encode(), value, position)
 
 
-def merged_positions(text: str, logs: Sequence[EventLog]) -> list[int]:
+def merged_positions(text: str, logs: Sequence[LogView]) -> list[int]:
     """Return the positions in an id of a `MergedSource`; an unknown id gives all 0."""
     parts = text.split(".")
     if len(parts) != len(logs):

@@ -327,11 +327,11 @@ def _free_port() -> int:
 
 async def _frame_faults(job: Job, events: int) -> list[str]:
     """Read the job's stream as a client does, and return forged frames."""
-    log = await job.log()
     text, last = "", 0
-    while last < log.last_id:
-        frames, last = await log.read(last)
-        text += frames.decode()
+    async with job.follow() as log:
+        while last < log.last_id:
+            frames, last = await log.read(last)
+            text += frames.decode()
     lines = LINE_END.split(text)
     told = [line for line in lines if line in ("event: complete", "event: error")]
     if len(told) != 1 or lines.count("") != events + 1:

@@ -93,8 +93,8 @@ class Handlers:
         if streaming:
             try:
                 # Of a new job no client can have seen anything.
-                following = self.streams.resume if job.replayed else self.streams.follow
-                return await following(request, job)
+                asked = self.streams.asked(request) if job.replayed else 0
+                return await self.streams.follow(request, job, tenant, asked)
             except Busy:
                 pass  # somebody else took the place: the job runs, and this is where
         if wait_s is not None and not streaming and await _ends_within(job, wait_s):
@@ -246,7 +246,7 @@ class Handlers:
     async def _document(self, request: web.Request, job: Job) -> object:
         # In this order: of a job that is over the text is whole.
         view = await job.view()
-        text = await self.transcripts.text(job.id, await job.log())
+        text = await self.transcripts.text(job.id, job.follow)
         return wire.job_document(view, text, self._links(request, job.id))
 
     def _links(self, request: web.Request, job_id: str) -> dict[str, str]:

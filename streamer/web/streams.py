@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
 
+from streamer.engine.interface import JobView
 from streamer.errors import Busy, Gone, InvalidJob, UnknownJob
-from streamer.eventlog.joblog import JobLog
+from streamer.eventlog.cursor import Cursor
 from streamer.eventlog.log import EventLog
+from streamer.eventlog.view import LogView
 from streamer.jobs.downloads import CastSource, OutputSource
 from streamer.jobs.job import Job
 from streamer.jobs.replay import PacedSource
@@ -32,6 +34,9 @@ __all__ = ["StreamHandlers"]
 
 MAX_MERGED: Final = 100
 """How many jobs one stream may follow: each makes every id of it longer."""
+
+MAX_NUMBER: Final = 10**15
+"""More events than any log has."""
 
 
 @dataclass(frozen=True)
@@ -62,33 +67,34 @@ class StreamHandlers:
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """Follow a job's log from where the client left it, or tell it again at its pace."""
-        return await self.resume(request, await self._job(request), speed=speed(request))
+        job, view = await self._job(request)
+        return await self.follow(request, job, view.tenant, self.asked(request), speed(request))
 
-    async def resume(
-        self, request: web.Request, job: Job, *, speed: float = 0.0
-    ) -> web.StreamResponse:
-        """Answer with what follows the event that the client had last."""
-        log = await job.log()
-        after = id_number(client_id(request, self.sessions.options), log.last_id)
-        if log.done and after == log.last_id:
-            # Makes a browser's EventSource stop for good.
-            return web.Response(status=204, headers=_headers(job))
-        return await self.follow(request, job, after=after, speed=speed)
+    def asked(self, request: web.Request) -> int:
+        """Return the number of the event that the client had last, if it says so."""
+        return id_number(client_id(request, self.sessions.options), MAX_NUMBER)
 
     async def follow(
-        self, request: web.Request, job: Job, *, after: int = 0, speed: float = 0.0
+        self, request: web.Request, job: Job, tenant: str, asked: int = 0, speed: float = 0.0
     ) -> web.StreamResponse:
         """Answer with a job's events after one of them; `speed` 0 is as fast as can be."""
-        log, view = await job.log(), await job.view()
-        with log.cursor(after) as cursor:
-            source: Source = LogSource(cursor)
-            if speed > 0:
-                end_ms = None
-                if view.finished_at is not None:
-                    end_ms = int((view.finished_at - view.created_at) * 1000)
-                beat_s = self.sessions.options.heartbeat_s
-                source = PacedSource(cursor, speed=speed, end_ms=end_ms, heartbeat_s=beat_s)
-            return await self._answer(request, (job.id,), source, _headers(job), view.tenant)
+        async with job.follow(asked) as log:
+            after = asked if asked <= log.last_id else 0
+            if log.done and after == log.last_id:
+                # Makes a browser's EventSource stop for good.
+                return web.Response(status=204, headers=_headers(job))
+            with log.cursor(after) as cursor:
+                source: Source = LogSource(cursor)
+                if speed > 0:
+                    source = self._paced(cursor, await job.view(), speed)
+                return await self._answer(request, (job.id,), source, _headers(job), tenant)
+
+    def _paced(self, cursor: Cursor, view: JobView, speed: float) -> PacedSource:
+        end_ms = None
+        if view.finished_at is not None:
+            end_ms = int((view.finished_at - view.created_at) * 1000)
+        beat_s = self.sessions.options.heartbeat_s
+        return PacedSource(cursor, speed=speed, end_ms=end_ms, heartbeat_s=beat_s)
 
     async def stream_many(self, request: web.Request) -> web.StreamResponse:
         """Follow several jobs in one stream, for browsers that may only open a few."""
@@ -96,21 +102,22 @@ class StreamHandlers:
         if not 1 <= len(job_ids) <= MAX_MERGED:
             raise InvalidJob(f"name 1 to {MAX_MERGED} jobs: ?job=ID&job=ID", path="?job")
         text = client_id(request, self.sessions.options)
-        found: dict[str, JobLog | None] = {}
-        tenant = ""
-        for job_id in job_ids:
-            tenant, found[job_id] = await self._find(request, job_id) or (tenant, None)
-        logs: dict[str, EventLog] = {}
-        for job_id, asked in zip(job_ids, _asked(text, len(job_ids)), strict=True):
-            log = found[job_id]
-            if log is None and (not any(found.values()) or not asked):
-                raise UnknownJob(f"there is no job {job_id!r}", path="?job")
-            logs[job_id] = _expired(asked) if log is None else log
-        positions = merged_positions(text, tuple(logs.values()))
-        pairs = tuple(zip(logs.values(), positions, strict=True))
-        if all(log.done and after >= log.last_id for log, after in pairs):
-            return web.Response(status=204)
-        with ExitStack() as stack:
+        asked = dict(zip(job_ids, _asked(text, len(job_ids)), strict=True))
+        async with AsyncExitStack() as stack:
+            found: dict[str, LogView | None] = {}
+            tenant = ""
+            for job_id, after in asked.items():
+                opened = await self._opened(request, job_id, after, stack)
+                tenant, found[job_id] = opened or (tenant, None)
+            logs: dict[str, LogView] = {}
+            for job_id, log in found.items():
+                if log is None and (not any(found.values()) or not asked[job_id]):
+                    raise UnknownJob(f"there is no job {job_id!r}", path="?job")
+                logs[job_id] = _expired(asked[job_id]) if log is None else log
+            positions = merged_positions(text, tuple(logs.values()))
+            pairs = tuple(zip(logs.values(), positions, strict=True))
+            if all(log.done and after >= log.last_id for log, after in pairs):
+                return web.Response(status=204)
             sources = {
                 job_id: LogSource(stack.enter_context(log.cursor(after)))
                 for job_id, (log, after) in zip(logs, pairs, strict=True)
@@ -120,30 +127,32 @@ class StreamHandlers:
 
     async def output(self, request: web.Request) -> web.StreamResponse:
         """Send what the program wrote to one stream as it is, to its end."""
-        job = await self._job(request)
+        job, view = await self._job(request)
         stream: StreamName = "stderr" if request.match_info["stream"] == "stderr" else "stdout"
         follow = flag(request, "follow", default=True)
-        log = await job.log()
-        with log.cursor() as cursor:
-            source = OutputSource(cursor, stream, follow=follow)
-            return await self._download(
-                request, job, source, "application/octet-stream", f"{job.id}.{stream}"
-            )
+        async with job.follow() as log:
+            _check_beginning(log)
+            with log.cursor() as cursor:
+                source = OutputSource(cursor, stream, follow=follow)
+                return await self._download(
+                    request, view, source, "application/octet-stream", f"{job.id}.{stream}"
+                )
 
     async def cast(self, request: web.Request) -> web.StreamResponse:
         """Send a recording of the run."""
-        job = await self._job(request)
-        view, log = await job.view(), await job.log()
+        job, view = await self._job(request)
         title = view.job.language or "command"
-        with log.cursor() as cursor:
-            source = CastSource(cursor, created_at=view.created_at, title=title)
-            return await self._download(
-                request, job, source, "application/x-asciicast", f"{job.id}.cast"
-            )
+        async with job.follow() as log:
+            _check_beginning(log)
+            with log.cursor() as cursor:
+                source = CastSource(cursor, created_at=view.created_at, title=title)
+                return await self._download(
+                    request, view, source, "application/x-asciicast", f"{job.id}.cast"
+                )
 
     async def list_sessions(self, request: web.Request) -> web.Response:
         """List who follows a job."""
-        job = await self._job(request)
+        job, _ = await self._job(request)
         # Where somebody is, is not for everybody who was given a link.
         told = await self.access.may(request, "viewers", job)
         sessions = [
@@ -158,16 +167,18 @@ class StreamHandlers:
         ]
         return web.Response(body=wire.dump({"sessions": sessions}), content_type="application/json")
 
-    async def _job(self, request: web.Request) -> Job:
+    async def _job(self, request: web.Request) -> tuple[Job, JobView]:
         job = self.service.job(request.match_info["job_id"])
-        await self.access.job(request, "read", job)
-        return job
+        return job, await self.access.job(request, "read", job)
 
-    async def _find(self, request: web.Request, job_id: str) -> tuple[str, JobLog] | None:
+    async def _opened(
+        self, request: web.Request, job_id: str, after: int, stack: AsyncExitStack
+    ) -> tuple[str, LogView] | None:
+        """Return whose a job is, and its log, until the stack is closed; None if there is none."""
         job = self.service.job(job_id)
         try:
             view = await self.access.job(request, "read", job)
-            return view.tenant, await job.log()
+            return view.tenant, await stack.enter_async_context(job.follow(after))
         except UnknownJob:
             return None
 
@@ -194,11 +205,13 @@ class StreamHandlers:
             raise _busy(full) from None
 
     async def _download(
-        self, request: web.Request, job: Job, source: OutputSource, content_type: str, name: str
+        self,
+        request: web.Request,
+        view: JobView,
+        source: OutputSource,
+        content_type: str,
+        name: str,
     ) -> web.StreamResponse:
-        log, view = await job.log(), await job.view()
-        if log.first_id > 1:
-            raise Gone("the beginning of the output is not kept any more (streams.log_bytes)")
         headers = {
             "Content-Type": content_type,
             "Content-Disposition": f'attachment; filename="{name}"',
@@ -212,7 +225,9 @@ class StreamHandlers:
         try:
             # A body without its end says that the rest is missing.
             with contextlib.suppress(EventsGone):
-                await self.sessions.send(request, response, job.id, source, client=view.tenant)
+                await self.sessions.send(
+                    request, response, view.job.job_id, source, client=view.tenant
+                )
         except Full as full:
             raise _busy(full) from None
         return response
@@ -222,6 +237,11 @@ def _headers(job: Job) -> dict[str, str]:
     return {"X-Job-Id": job.id, **({"Idempotency-Replayed": "true"} if job.replayed else {})}
 
 
+def _check_beginning(log: LogView) -> None:
+    if log.first_id > 1:
+        raise Gone("the beginning of the output is not kept any more (streams.log_bytes)")
+
+
 def _busy(full: Full) -> Busy:
     return Busy(str(full), code="rate_limited", retry_after_s=5.0)
 
@@ -229,7 +249,7 @@ def _busy(full: Full) -> Busy:
 def _asked(text: str, count: int) -> list[int]:
     """Return the positions that a client names, of jobs that may have expired."""
     parts = text.split(".")
-    return [id_number(part, 10**15) for part in parts] if len(parts) == count else [0] * count
+    return [id_number(part, MAX_NUMBER) for part in parts] if len(parts) == count else [0] * count
 
 
 def _expired(after: int) -> EventLog:

@@ -60,8 +60,10 @@ class ExecutionSettings:
 class Execution:
     """One run of one leased job."""
 
-    def __init__(self, lease: Lease, pool: Pool, settings: ExecutionSettings) -> None:
+    def __init__(self, lease: Lease, pool: Pool, settings: ExecutionSettings, policy: str) -> None:
+        """`policy` is the digest of what confines the job here, for its record."""
         self.lease = lease
+        self._policy = policy
         self._job = lease.job
         self._pool = pool
         self._settings = settings
@@ -177,7 +179,7 @@ class Execution:
 
     async def _steps(self, end: JobEnd, held: contextlib.AsyncExitStack) -> StopReason | Reason:
         """Run the programs one after another, and tell why the last one that ran has ended."""
-        await self._writer.state("preparing")
+        await self._writer.state("preparing", self._policy)
         try:
             sandbox = await prepare.opened(
                 self._job, self._pool, self._settings.outbound, self._stop, held

@@ -8,14 +8,11 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any, Final, Self
 
 from streamer.config.schema import Config
 from streamer.engine.interface import Engine, Lease
-from streamer.engine.measures import JobMeasures
 from streamer.model.events import Error
-from streamer.model.job import ResolvedJob
 from streamer.sandbox.enforcement import check_required
 from streamer.sandbox.pool import Pool, open_pool
 from streamer.sandbox.registry import Backends
@@ -45,14 +42,11 @@ class Worker:
         config: Config,
         engine: Engine,
         backends: Backends,
-        measures: JobMeasures | None = None,
     ) -> None:
-        """What ran here is counted in `measures`, where the engine does not report it."""
         self.config = config
         self.engine = engine
         self.backends = backends
         self.places = config.queue.places
-        self._measures = measures
         self._settings = ExecutionSettings(
             path=config.sandbox.path,
             patience=Patience(config.sandbox.kill_grace_s, config.sandbox.linger_s),
@@ -136,13 +130,6 @@ class Worker:
         """How many places are lost to ended jobs of which something resists its end."""
         return sum(execution.resists for execution in self._running.values())
 
-    def signed(self, job: ResolvedJob) -> ResolvedJob:
-        """Return the job with the digest of what confines it."""
-        digest = policy_digest(
-            job, self.backends[job.backend], self.cgroup_level, strict_filter=self._strict
-        )
-        return replace(job, preset=self.config.sandbox.preset, policy=digest)
-
     async def drain(self, timeout_s: float) -> None:
         """Claim no more jobs, and give the running ones `timeout_s`.
 
@@ -208,17 +195,15 @@ class Worker:
     def _start(self, lease: Lease) -> None:
         assert self.pool is not None
         name = lease.job.backend
-        if name not in self.backends:
-            raise KeyError(name)
-        execution = Execution(lease, self.pool, self._settings)
+        backend = self.backends[name]
+        policy = policy_digest(lease.job, backend, self.cgroup_level, strict_filter=self._strict)
+        execution = Execution(lease, self.pool, self._settings, policy)
         task = asyncio.create_task(execution.run(), name=f"streamer-job-{lease.job.job_id}")
         self._running[task] = execution
         self.on_start(execution)
 
         def ended(task: asyncio.Task[None]) -> None:
             del self._running[task]
-            if execution.outcome and self._measures is not None:
-                self._measures.outcomes[execution.outcome] += 1
             if execution.failed or execution.outcome != "shutting_down":
                 self.backends.job_ended(name, failed=execution.failed)
             if not task.cancelled() and task.exception() is not None:

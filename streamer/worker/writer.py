@@ -26,10 +26,12 @@ class Writer:
         """Return how long ago the job was accepted."""
         return int((time.monotonic() - self._lease.accepted_at) * 1000)
 
-    async def state(self, state: Literal["preparing", "compiling", "running"]) -> None:
-        """Tell what the job does now."""
+    async def state(
+        self, state: Literal["preparing", "compiling", "running"], policy: str | None = None
+    ) -> None:
+        """Tell what the job does now, and what confines it."""
         async with asyncio.timeout(ENGINE_TIMEOUT_S):
-            await self._lease.state(state)
+            await self._lease.state(state, policy)
 
     async def write(self, events: Sequence[JobEvent]) -> None:
         """Append events, and return when more may come."""

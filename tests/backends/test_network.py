@@ -217,6 +217,7 @@ async def test_the_list_is_part_of_the_policy(
         service = await filtered(open_service, "bwrap", *entries)
         for network in (False, True):
             job = await service.submit(JobSpec(network=network, **program("")))
+            await job.result()
             digests.add((await job.view()).job.policy)
     assert len(digests) == 3
 

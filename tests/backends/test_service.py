@@ -64,11 +64,11 @@ async def test_stopping_the_service_ends_its_jobs(open_service: OpenService, bac
         JobSpec(command=("sh", "-c", "trap '' TERM; echo up; while :; do sleep 9; done"))
     )
     await until_output(job)
-    log = await job.log()
-    await service.drain(0)
-    assert descendants() == before
-    assert log.done
-    assert "shutting_down" in repr(log.end)
+    async with job.follow() as log:
+        await service.drain(0)
+        assert descendants() == before
+        assert log.done
+        assert "shutting_down" in repr(log.end)
 
 
 @pytest.mark.slow

@@ -7,10 +7,14 @@ from collections.abc import Iterable
 
 from streamer.engine.interface import Engine, Lease
 from streamer.eventlog.joblog import Event
+from streamer.model.capabilities import Accepts
 from streamer.model.events import TERMINAL_KINDS, Complete, Output, Reason, encode
 from streamer.model.job import Limits, Phase, ResolvedJob, Step
 
 Encoded = tuple[str, bytes]
+
+ACCEPTS = Accepts(frozenset({"bwrap"}), frozenset({"python"}))
+"""All that `make_job` makes."""
 
 _numbers = itertools.count(1)
 
@@ -55,7 +59,7 @@ async def submit(engine: Engine, *tenants: str) -> list[str]:
 
 
 async def claim_one(engine: Engine) -> Lease:
-    [lease] = await engine.claim("worker", 1)
+    [lease] = await engine.claim("worker", 1, ACCEPTS)
     return lease
 
 
@@ -69,10 +73,23 @@ async def start(engine: Engine, tenant: str = "") -> Lease:
 
 async def events_of(engine: Engine, job_id: str) -> list[Event]:
     """Return what the log holds now, after a check of what holds for every log."""
-    events = [event async for event in (await engine.open(job_id)).entries()]
+    async with engine.follow(job_id) as log:
+        events = [event async for event in log.entries()]
     assert [event.id for event in events] == list(range(1, len(events) + 1))
     assert not [event for event in events[:-1] if event.kind in TERMINAL_KINDS]
     return events
+
+
+async def follow(engine: Engine, job_id: str, after: int = 0) -> list[Event]:
+    """Follow a log to its end."""
+    async with engine.follow(job_id, after) as log:
+        return [event async for event in log.events(after)]
+
+
+async def position(engine: Engine, job_id: str) -> int | None:
+    """Return a job's place among the waiting."""
+    view = await engine.summary(job_id)
+    return None if view is None else view.position
 
 
 def texts(events: Iterable[Event]) -> str:

@@ -6,21 +6,31 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
-from streamer.engine.interface import Cancel, Engine, Lease, LeaseLost, Lost
+from streamer.engine.interface import Cancel, Engine, JobView, Lease, LeaseLost, Lost
 from streamer.errors import UnknownJob
-from streamer.eventlog.joblog import Event, JobLog
+from streamer.eventlog.joblog import Event
+from streamer.model.capabilities import BackendFacts, Capabilities
 from streamer.model.events import TERMINAL_KINDS, Complete, Error, Status
+from streamer.model.job import SourceFile
 
-from . import claim_one, complete, events_of, make_job, output, start, submit, texts
+from . import (
+    ACCEPTS,
+    claim_one,
+    complete,
+    events_of,
+    follow,
+    make_job,
+    output,
+    start,
+    submit,
+    texts,
+)
 from .conftest import Bench
-
-
-async def follow(log: JobLog, after: int = 0) -> list[Event]:
-    return [event async for event in log.events(after)]
 
 
 async def test_a_log_tells_the_whole_life_of_a_job(engine: Engine, bench: Bench) -> None:
@@ -47,7 +57,7 @@ async def test_a_log_tells_the_whole_life_of_a_job(engine: Engine, bench: Bench)
 
 async def test_the_state_is_followed_and_the_result_kept(engine: Engine) -> None:
     [job_id] = await submit(engine, "tenant")
-    view = await engine.status(job_id)
+    view = await engine.summary(job_id)
     assert view is not None
     assert (view.state, view.tenant, view.started_at, view.result) == (
         "queued",
@@ -57,13 +67,13 @@ async def test_the_state_is_followed_and_the_result_kept(engine: Engine) -> None
     )
     lease = await claim_one(engine)
     await lease.state("preparing")
-    view = await engine.status(job_id)
+    view = await engine.summary(job_id)
     assert view is not None
     assert (view.state, view.finished_at) == ("preparing", None)
     assert view.started_at is not None
     assert view.started_at >= view.created_at
     await lease.finish([complete()])
-    view = await engine.status(job_id)
+    view = await engine.summary(job_id)
     assert view is not None
     assert view.state == "complete"
     assert view.finished_at is not None
@@ -77,22 +87,23 @@ async def test_an_append_that_returned_is_seen_by_every_later_read(engine: Engin
         await lease.append([output(str(number))])
         events = await events_of(engine, lease.job.job_id)
         assert events[-1].data.data == str(number)  # type: ignore[union-attr]
-        data, last = await (await engine.open(lease.job.job_id)).read(events[-2].id)
+        async with engine.follow(lease.job.job_id, events[-2].id) as log:
+            data, last = await log.read(events[-2].id)
         assert b'"data":"%d"' % number in data
         assert last == events[-1].id
 
 
 async def test_a_log_may_be_opened_before_during_and_after_the_run(engine: Engine) -> None:
     [job_id] = await submit(engine, "")
-    readers = [asyncio.create_task(follow(await engine.open(job_id)))]
+    readers = [asyncio.create_task(follow(engine, job_id))]
     await asyncio.sleep(0)
     lease = await claim_one(engine)
     await lease.append([output("a")])
-    readers.append(asyncio.create_task(follow(await engine.open(job_id))))
+    readers.append(asyncio.create_task(follow(engine, job_id)))
     await asyncio.sleep(0)
     await lease.append([output("b")])
     await lease.finish([complete()])
-    readers.append(asyncio.create_task(follow(await engine.open(job_id))))
+    readers.append(asyncio.create_task(follow(engine, job_id)))
     before, during, after = await asyncio.gather(*readers)
     assert before == during == after == await events_of(engine, job_id)
 
@@ -104,29 +115,30 @@ async def test_a_reader_resumes_after_every_event_without_gap_or_repetition(
     for number in range(30):
         await lease.append([output(f"{number}\n")])
     await lease.finish([complete()])
-    log = await engine.open(lease.job.job_id)
-    whole, end = await log.read(0)
+    async with engine.follow(lease.job.job_id) as log:
+        whole, end = await log.read(0)
     first = whole.split(b"\n\n")
     for cut in range(end + 1):
-        data, last = await log.read(cut)
+        async with engine.follow(lease.job.job_id, cut) as log:
+            data, last = await log.read(cut)
         assert data == b"".join(frame + b"\n\n" for frame in first[cut:-1])
         assert last == end
 
 
 async def test_a_reader_that_does_not_read_delays_nobody(engine: Engine) -> None:
     lease = await start(engine)
-    log = await engine.open(lease.job.job_id)
     release = asyncio.Event()
 
     async def stalled() -> list[Event]:
         events = []
-        async for event in log.events():
-            events.append(event)
-            await release.wait()
+        async with engine.follow(lease.job.job_id) as log:
+            async for event in log.events():
+                events.append(event)
+                await release.wait()
         return events
 
     slow = [asyncio.create_task(stalled()) for _ in range(3)]
-    fast = [asyncio.create_task(follow(log)) for _ in range(20)]
+    fast = [asyncio.create_task(follow(engine, lease.job.job_id)) for _ in range(20)]
     for number in range(500):
         await lease.append([output(f"{number}\n")])
     await lease.finish([complete()])
@@ -147,7 +159,6 @@ async def test_nothing_follows_the_terminal_event(engine: Engine) -> None:
     with pytest.raises(LeaseLost):
         await lease.state("running")
     assert not await lease.finish([complete("signaled")])
-    assert not await lease.release()
     assert await engine.cancel(lease.job.job_id) == "done"
     assert await engine.reap() == 0
     assert await events_of(engine, lease.job.job_id) == before
@@ -178,7 +189,7 @@ async def test_there_is_one_terminal_event_whatever_races(bench: Bench) -> None:
             partial(lease.finish, [output("end"), complete()]),
             partial(lease.finish, [output("end"), complete()]),
             partial(_write_some, lease),
-            lease.release,
+            partial(_write_some, lease),
             partial(_lose, engine, bench),
         ]
         await asyncio.gather(*(_after(chance.randrange(4), act) for act in chance.sample(acts, 4)))
@@ -219,9 +230,9 @@ async def test_the_shutdown_races_with_the_end_of_jobs(bench: Bench) -> None:
     for _ in range(100):
         engine = await bench.make()
         job_ids = await submit(engine, *"abcdef")
-        logs = [await engine.open(job_id) for job_id in job_ids]
-        readers = [asyncio.create_task(follow(log)) for log in logs]
-        leases = await engine.claim("worker", 4)
+        readers = [asyncio.create_task(follow(engine, job_id)) for job_id in job_ids]
+        await asyncio.sleep(0)
+        leases = await engine.claim("worker", 4, ACCEPTS)
         acts: list[Callable[[], Awaitable[object]]] = [
             *(partial(lease.finish, [complete()]) for lease in leases),
             *(partial(engine.cancel, job_id) for job_id in job_ids),
@@ -248,11 +259,10 @@ async def test_a_lost_worker_is_reported_and_fenced(engine: Engine, bench: Bench
     with pytest.raises(LeaseLost):
         await lease.append([output("from the dead")])
     assert not await lease.finish([complete()])
-    assert not await lease.release()
     last = (await events_of(engine, lease.job.job_id))[-1]
     assert isinstance(last.data, Error)
     assert last.data.code == "worker_lost"
-    view = await engine.status(lease.job.job_id)
+    view = await engine.summary(lease.job.job_id)
     assert view is not None
     assert (view.state, view.result) == ("error", last.data)
     assert await engine.reap() == 0
@@ -262,7 +272,7 @@ async def test_heartbeats_keep_a_lease_and_do_not_bring_one_back(
     engine: Engine, bench: Bench
 ) -> None:
     await submit(engine, "", "")
-    kept, lost = await engine.claim("worker", 2)
+    kept, lost = await engine.claim("worker", 2, ACCEPTS)
     assert 0 < engine.heartbeat_s <= 5.0
     for _ in range(10):
         await bench.pass_time(engine.heartbeat_s)
@@ -274,66 +284,6 @@ async def test_heartbeats_keep_a_lease_and_do_not_bring_one_back(
         await lost.append([output("dead")])
 
 
-async def test_a_job_is_released_before_it_starts_and_run_by_another(engine: Engine) -> None:
-    first, second = await submit(engine, "", "")
-    lease = await claim_one(engine)
-    await lease.state("preparing")
-    assert await lease.release()
-    view = await engine.status(first)
-    assert view is not None
-    assert (view.state, view.started_at) == ("queued", None)
-    assert await engine.position(first) == 1
-    assert await engine.position(second) == 2
-    with pytest.raises(LeaseLost):
-        await lease.append([output("not mine")])
-    assert not await lease.finish([complete()])
-    assert not await lease.release()
-    assert [item async for item in lease.control()] == []
-    again = await claim_one(engine)
-    assert again.job.job_id == first
-    with pytest.raises(LeaseLost):
-        await lease.append([output("not mine")])
-    assert not await lease.finish([complete()])
-    assert await again.finish([complete()])
-    states = [e.data.state for e in await events_of(engine, first) if isinstance(e.data, Status)]
-    assert states == ["queued", "preparing", "queued"]
-
-
-async def test_a_heartbeat_keeps_only_the_lease_it_is_for(engine: Engine, bench: Bench) -> None:
-    [job_id] = await submit(engine, "")
-    old = await claim_one(engine)
-    await old.release()
-    new = await claim_one(engine)
-    await bench.pass_time(10)
-    await engine.heartbeat([old])
-    await bench.pass_time(10)
-    assert await engine.reap() == 1
-    with pytest.raises(LeaseLost):
-        await new.append([output("too late")])
-    assert (await events_of(engine, job_id))[-1].kind == "error"
-
-
-@pytest.mark.parametrize("state", ["compiling", "running"])
-async def test_a_job_that_has_started_is_not_released(engine: Engine, state: str) -> None:
-    await submit(engine, "")
-    lease = await claim_one(engine)
-    await lease.state(state)  # type: ignore[arg-type]
-    assert not await lease.release()
-    await lease.append([output("goes on")])
-
-
-async def test_a_released_job_that_should_be_cancelled_is_over(engine: Engine) -> None:
-    [job_id] = await submit(engine, "")
-    lease = await claim_one(engine)
-    assert await engine.cancel(job_id) == "requested"
-    assert await anext(aiter(lease.control())) == Cancel()
-    assert await lease.release()
-    last = (await events_of(engine, job_id))[-1].data
-    assert isinstance(last, Complete)
-    assert last.reason == "cancelled"
-    assert (await engine.stats()).waiting == 0
-
-
 async def test_a_finished_job_expires_with_all_that_belongs_to_it(
     engine: Engine, bench: Bench
 ) -> None:
@@ -341,21 +291,22 @@ async def test_a_finished_job_expires_with_all_that_belongs_to_it(
     job_id = lease.job.job_id
     await bench.pass_time(10_000)
     await engine.heartbeat([lease])
-    log = await engine.open(job_id)
-    await lease.finish([complete()])
-    await bench.pass_time(599)
-    assert await engine.status(job_id) is not None
-    await bench.pass_time(2)
-    assert await engine.status(job_id) is None
+    async with engine.follow(job_id) as log:
+        await lease.finish([complete()])
+        await bench.pass_time(599)
+        assert await engine.summary(job_id) is not None
+        await bench.pass_time(2)
+        assert await engine.summary(job_id) is None
+        events = [event async for event in log.events()]
+        assert events[-1].kind == "complete", "who has the log reads it to its end"
     with pytest.raises(UnknownJob):
-        await engine.open(job_id)
+        await events_of(engine, job_id)
     with pytest.raises(UnknownJob):
         await engine.purge(job_id)
     assert await engine.cancel(job_id) == "unknown"
     assert await engine.jobs(tenant="") == ()
     stats = await engine.stats()
     assert (stats.logs, stats.log_bytes) == (0, 0)
-    assert (await follow(log))[-1].kind == "complete", "who has the log reads it to its end"
 
 
 async def test_a_job_is_purged_once_it_is_over(engine: Engine) -> None:
@@ -368,5 +319,148 @@ async def test_a_job_is_purged_once_it_is_over(engine: Engine) -> None:
     with pytest.raises(UnknownJob):
         await engine.purge(job_id)
     with pytest.raises(UnknownJob):
-        await engine.open(job_id)
+        await events_of(engine, job_id)
     assert (await engine.stats()).logs == 0
+
+
+async def test_a_view_begins_where_its_reader_is(engine: Engine) -> None:
+    lease = await start(engine)
+    job_id = lease.job.job_id
+    for number in range(10):
+        await lease.append([output(f"{number}\n")])
+    events = await events_of(engine, job_id)
+    for after in range(len(events) + 1):
+        async with engine.follow(job_id, after) as log:
+            assert log.last_id == len(events), "all that was appended before is there"
+            assert [event async for event in log.entries(after)] == events[after:]
+    async with engine.follow(job_id, len(events)) as log:
+        await lease.append([output("new")])
+        assert await log.wait(len(events))
+        assert [event.id async for event in log.entries(len(events))] == [len(events) + 1]
+
+
+async def test_a_view_after_an_unknown_number_has_everything(engine: Engine) -> None:
+    lease = await start(engine)
+    await lease.append([output("a")])
+    events = await events_of(engine, lease.job.job_id)
+    async with engine.follow(lease.job.job_id, 10**12) as log:
+        assert log.last_id == len(events)
+        assert [event async for event in log.entries()] == events
+
+
+async def test_a_view_of_a_job_that_is_over_knows_its_end(engine: Engine) -> None:
+    lease = await start(engine)
+    await lease.finish([output("a"), complete()])
+    last = (await events_of(engine, lease.job.job_id))[-1]
+    for after in (0, 1, last.id, 10**12):
+        async with engine.follow(lease.job.job_id, after) as log:
+            assert (log.done, log.last_id, log.end) == (True, last.id, last.data)
+
+
+async def test_a_view_is_of_a_job_that_there_is(engine: Engine) -> None:
+    with pytest.raises(UnknownJob, match="'nobody'"):
+        async with engine.follow("nobody"):
+            raise AssertionError
+
+
+async def test_a_summary_has_nothing_large(engine: Engine) -> None:
+    job = replace(
+        make_job(),
+        files=(SourceFile("main.py", b"secret"),),
+        stdin=b"secret",
+        env={"TOKEN": "secret"},
+        metadata={"k": "v"},
+        preset="strict",
+    )
+    await engine.submit(job, tenant="a")
+    for view in (await engine.summary(job.job_id), *await engine.jobs(tenant="a")):
+        assert view is not None
+        assert view.job == job.facts
+        assert (view.job.metadata, view.job.preset, view.job.policy) == ({"k": "v"}, "strict", None)
+        assert "secret" not in repr(view)
+
+
+async def test_the_policy_is_that_of_the_worker(engine: Engine) -> None:
+    [job_id] = await submit(engine, "a")
+    lease = await claim_one(engine)
+    await lease.state("preparing", "digest")
+    await lease.state("running")
+    for _ in range(2):
+        view = await engine.summary(job_id)
+        assert view is not None
+        assert view.job.policy == "digest"
+        await lease.finish([complete()])
+
+
+async def test_a_heartbeat_is_told_what_became_of_the_leases(engine: Engine, bench: Bench) -> None:
+    await submit(engine, *"abcd")
+    kept, cancelled, over, lost = await engine.claim("worker", 4, ACCEPTS)
+    assert await engine.heartbeat([kept, cancelled, over, lost]) == []
+    await engine.cancel(cancelled.job.job_id)
+    await over.finish([complete()])
+    await bench.pass_time(10)
+    told = await engine.heartbeat([kept, cancelled])
+    assert list(told) == [(cancelled, Cancel())]
+    await bench.pass_time(10)
+    assert await engine.reap() == 1
+    told = await engine.heartbeat([kept, cancelled, over, lost])
+    assert list(told) == [(cancelled, Cancel()), (over, Lost()), (lost, Lost())]
+
+
+def capabilities(*backends: str) -> Capabilities:
+    return Capabilities(
+        {name: BackendFacts("namespaces") for name in backends},
+        default=backends[0],
+        languages=frozenset({"python"}),
+        missing={"c": "no compiler"},
+        processors=2,
+        places=4,
+    )
+
+
+async def test_what_workers_publish_is_told_until_they_are_gone(engine: Engine) -> None:
+    assert list(await engine.capabilities()) == []
+    one, other = capabilities("bwrap"), capabilities("bwrap", "plain")
+    await engine.publish("one", one)
+    assert list(await engine.capabilities()) == [one]
+    await engine.publish("other", one)
+    await engine.publish("other", other)
+    published = await engine.capabilities()
+    assert len(published) == 2
+    assert one in published
+    assert other in published
+    await engine.publish("one", None)
+    assert list(await engine.capabilities()) == [other]
+    await engine.publish("one", None)
+
+
+async def test_every_job_that_is_over_is_heard_of_once(bench: Bench) -> None:
+    heard: list[JobView] = []
+    engine = await bench.make()
+    engine.listen(heard.append)
+    finished = await start(engine, "a")
+    await finished.append([output("x")])
+    await finished.finish([complete()])
+    await finished.finish([complete()])
+    [cancelled] = await submit(engine, "b")
+    await engine.cancel(cancelled)
+    await engine.cancel(cancelled)
+    lost = await start(engine)
+    await bench.pass_time(20)
+    await engine.reap()
+    await engine.reap()
+    running = await start(engine)
+    [queued] = await submit(engine, "c")
+    await engine.drain()
+    await engine.close()
+    await engine.close()
+    assert [(view.job.job_id, view.tenant, view.state) for view in heard] == [
+        (finished.job.job_id, "a", "complete"),
+        (cancelled, "b", "complete"),
+        (lost.job.job_id, "", "error"),
+        (queued, "c", "error"),
+        (running.job.job_id, "", "error"),
+    ]
+    assert isinstance(heard[1].result, Complete)
+    assert heard[0].first_output_at is not None
+    assert None not in {view.finished_at for view in heard}

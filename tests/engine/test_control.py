@@ -53,7 +53,7 @@ async def test_a_queued_job_is_cancelled_at_once(engine: Engine) -> None:
         sandbox="bwrap",
         phase="run",
     )
-    view = await engine.status(job_id)
+    view = await engine.summary(job_id)
     assert view is not None
     assert (view.state, view.started_at) == ("complete", None)
     assert view.finished_at is not None
@@ -96,11 +96,11 @@ async def test_a_cancellation_overtakes_everything_else(engine: Engine) -> None:
 
 async def test_unknown_jobs_are_told_apart(engine: Engine) -> None:
     assert await engine.cancel("nobody") == "unknown"
-    assert await engine.status("nobody") is None
+    assert await engine.summary("nobody") is None
     with pytest.raises(UnknownJob, match="'nobody'"):
         await engine.send("nobody", Eof())
     with pytest.raises(UnknownJob, match="'nobody'"):
-        await engine.open("nobody")
+        await events_of(engine, "nobody")
     with pytest.raises(UnknownJob, match="'nobody'"):
         await engine.purge("nobody")
 
@@ -202,21 +202,44 @@ async def test_signals_wait_for_the_program(engine: Engine) -> None:
     assert await waiting == Signal(15)
 
 
-async def test_a_release_loses_neither_input_nor_signals(engine: Engine) -> None:
+async def test_what_is_sent_again_under_its_number_comes_once(engine: Engine) -> None:
     [job_id] = await submit(engine, "a")
-    await engine.send(job_id, Input(b"one"))
-    await engine.send(job_id, Signal(2))
-    lease = await claim_one(engine)
-    await lease.state("preparing")
-    waiting = asyncio.create_task(given(lease))
-    listening = listen(lease.control())
-    await asyncio.sleep(0)
-    assert await lease.release()
-    assert await waiting == []
-    with pytest.raises(StopAsyncIteration):
-        await listening
-    await engine.send(job_id, Eof())
+    assert await engine.send(job_id, Input(b"one"), 1) == "accepted"
+    assert await engine.send(job_id, Input(b"one"), 1) == "accepted"
     lease = await claim_one(engine)
     await lease.state("running")
-    assert await given(lease) == [Input(b"one"), Eof()]
-    assert await listen(lease.control()) == Signal(2)
+    assert await engine.send(job_id, Input(b"one"), 1) == "accepted"
+    assert await engine.send(job_id, Input(b"two"), 2) == "accepted"
+    assert await engine.send(job_id, Input(b"more")) == "accepted", "without a number it is new"
+    assert await engine.send(job_id, Eof(), 5) == "accepted"
+    assert await engine.send(job_id, Eof(), 5) == "accepted", "that it is closed is its own doing"
+    assert await engine.send(job_id, Input(b"late"), 6) == "closed"
+    assert await given(lease) == [Input(b"one"), Input(b"two"), Input(b"more"), Eof()]
+    await lease.finish([complete()])
+    assert await engine.send(job_id, Eof(), 5) == "accepted", "it was, before"
+    assert await engine.send(job_id, Eof(), 6) == "closed"
+
+
+async def test_what_was_refused_may_come_again_under_its_number(engine: Engine) -> None:
+    [job_id] = await submit(engine, "a")
+    await engine.send(job_id, Input(bytes(1000 * KIB)), 1)
+    with pytest.raises(Busy):
+        await engine.send(job_id, Input(bytes(100 * KIB)), 2)
+    lease = await claim_one(engine)
+    await lease.state("running")
+    inputs = lease.inputs()
+    await anext(inputs)
+    assert await engine.send(job_id, Input(b"two"), 2) == "accepted"
+    assert await anext(inputs) == Input(b"two")
+
+
+async def test_a_signal_that_is_sent_again_comes_once(engine: Engine) -> None:
+    lease = await start(engine)
+    for number in (1, 1, 2):
+        assert await engine.send(lease.job.job_id, Signal(10), number) == "accepted"
+    control = lease.control()
+    assert [await anext(control), await anext(control)] == [Signal(10), Signal(10)]
+    waiting = listen(control)
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    waiting.cancel()

@@ -23,9 +23,9 @@ from streamer.model.events import TERMINAL_KINDS, Complete, Error, encode
 from streamer.model.job import JobSpec
 from streamer.spi import Backend, Isolation, LaunchPlan, SandboxJob, hookimpl
 from tests.conftest import OpenService
-from tests.running import adopt_orphans, descendants
+from tests.running import adopt_orphans, descendants, ended
 
-from . import complete, make_job, output
+from . import complete, follow, make_job, output
 
 RUNS = 10_000
 REASONS = ("exited", "signaled", "wall_time", "cpu_time", "memory", "output_limit", "cancelled")
@@ -65,9 +65,6 @@ class Run:
     async def _run(self, lease: Lease) -> None:
         chance = self.chance
         await self.some_steps()
-        if chance.random() < 0.1:
-            await lease.release()
-            return
         for state in ("preparing", "compiling", "running"):
             await lease.state(state)
             await self.some_steps()
@@ -109,8 +106,7 @@ class Run:
             self.job_ids.append(submitted.job_id)
 
     async def follow(self, job_id: str) -> None:
-        log = await self.engine.open(job_id)
-        self.read[job_id] = [event async for event in log.events()]
+        self.read[job_id] = await follow(self.engine, job_id)
 
     async def race(self) -> None:
         for _ in range(self.chance.randrange(1, 4)):
@@ -129,12 +125,13 @@ class Run:
     async def check(self) -> Counter[str]:
         ends: Counter[str] = Counter()
         for job_id in self.job_ids:
-            events = [event async for event in (await self.engine.open(job_id)).entries()]
+            async with self.engine.follow(job_id) as log:
+                events = [event async for event in log.entries()]
             terminal = [event for event in events if event.kind in TERMINAL_KINDS]
             assert terminal == events[-1:], f"{job_id}: {events}"
             assert [event.id for event in events] == list(range(1, len(events) + 1))
             assert self.read.get(job_id, events) == events
-            view = await self.engine.status(job_id)
+            view = await self.engine.summary(job_id)
             assert view is not None
             assert view.result == events[-1].data
             ends[outcome(events[-1])] += 1
@@ -216,10 +213,10 @@ async def test_real_programs_that_are_ended_at_random_have_one_end_each(
             queue={"concurrency": 8},
         )
         jobs = await asyncio.gather(*(one_job(service, chance) for _ in range(30)))
-        logs = [await job.log() for job in jobs]
+        reading = [asyncio.create_task(ended(job)) for job in jobs]
         await service.drain(chance.choice((0, 0.05, 0.2)))
-        for log in logs:
-            events = [event async for event in log.events()]
+        for ran in await asyncio.gather(*reading):
+            events = list(ran.events)
             terminal = [event for event in events if event.kind in TERMINAL_KINDS]
             assert terminal == events[-1:], f"seed {seed}: {events}"
             ends[outcome(events[-1])] += 1

@@ -23,7 +23,7 @@ from streamer.eventlog.cursor import Cursor
 from streamer.eventlog.frames import split_frames
 from streamer.eventlog.joblog import Event, JobLog
 from streamer.eventlog.spool import Spool
-from streamer.model.events import Complete, Gap, Output
+from streamer.model.events import Gap, Output
 
 from . import claim_one, complete, events_of, make_job, output, start, submit
 
@@ -49,11 +49,11 @@ async def run_job(engine: MemoryEngine, size: int = 0, tenant: str = "") -> str:
 async def test_over_its_bytes_it_forgets_the_jobs_that_ended_first() -> None:
     engine = make_engine(retention_bytes=100 * KIB)
     job_ids = [await run_job(engine, 20 * KIB) for _ in range(10)]
-    kept = [job_id for job_id in job_ids if await engine.status(job_id) is not None]
+    kept = [job_id for job_id in job_ids if await engine.summary(job_id) is not None]
     assert kept == job_ids[-4:], "four logs of 20 KiB with their records"
     assert (await engine.stats()).log_bytes <= 100 * KIB
     with pytest.raises(UnknownJob):
-        await engine.open(job_ids[0])
+        await events_of(engine, job_ids[0])
     await engine.close()
 
 
@@ -67,10 +67,10 @@ async def test_it_forgets_nothing_that_runs_but_the_oldest_events_of_the_largest
     for number in range(40):
         await large.append([output(f"{number:04}" + "x" * 4 * KIB)])
         assert (await engine.stats()).log_bytes <= 100 * KIB
-    assert await engine.status(finished) is None
-    assert await engine.status(last) is not None
+    assert await engine.summary(finished) is None
+    assert await engine.summary(last) is not None
     assert len(await events_of(engine, small.job.job_id)) == 12
-    log = await engine.open(large.job.job_id)
+    log = engine._table.get(large.job.job_id).log
     gap, *rest = [event async for event in _until_now(log)]
     assert gap.data == Gap(from_=1, to=log.first_id - 1)
     assert [event.id for event in rest] == list(range(log.first_id, 43))
@@ -91,7 +91,7 @@ async def _until_now(log: JobLog) -> AsyncIterator[Event]:
 async def test_a_job_larger_than_all_still_tells_its_end() -> None:
     engine = make_engine(retention_bytes=8 * KIB)
     job_id = await run_job(engine, 20 * KIB)
-    log = await engine.open(job_id)
+    log = engine._table.get(job_id).log
     assert [event.kind async for event in log.entries()] == ["gap", "complete"]
     assert (await engine.stats()).log_bytes == log.size_bytes
     await engine.close()
@@ -160,7 +160,7 @@ async def test_the_oldest_with_events_on_disk_makes_room_there(tmp_path: Path) -
     table.get(job_ids[1]).log.drop(10**9)
     assert table.forget_oldest(on_disk=True)
     assert not table.forget_oldest(on_disk=True), "the newest stays"
-    kept = [job_id for job_id in job_ids if await engine.status(job_id) is not None]
+    kept = [job_id for job_id in job_ids if await engine.summary(job_id) is not None]
     assert kept == [job_ids[0], job_ids[1], job_ids[2], job_ids[4]]
     await engine.close()
 
@@ -176,35 +176,16 @@ async def test_a_place_that_changes_all_the_time_does_not_fill_a_log() -> None:
             await engine.cancel(job_id)
         record = engine._table.get(last)
         record.place = 50  # as if it had been far behind
-    assert (await engine.open(last)).last_id <= 101
+    assert engine._table.get(last).log.last_id <= 101
     await engine.close()
-
-
-async def test_it_tells_of_every_finished_job_once() -> None:
-    heard: list[JobView] = []
-    engine = make_engine(on_finished=heard.append)
-    lease = await start(engine)
-    await lease.finish([complete()])
-    await lease.finish([complete()])
-    [cancelled] = await submit(engine, "a")
-    await engine.cancel(cancelled)
-    await engine.cancel(cancelled)
-    running = await start(engine)
-    await engine.close()
-    await engine.close()
-    assert [(view.job.job_id, view.state) for view in heard] == [
-        (lease.job.job_id, "complete"),
-        (cancelled, "complete"),
-        (running.job.job_id, "error"),
-    ]
-    assert isinstance(heard[1].result, Complete)
 
 
 async def test_what_the_callback_raises_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
     def fail(view: JobView) -> None:
         raise LookupError(view.job.job_id)
 
-    engine = make_engine(on_finished=fail)
+    engine = make_engine()
+    engine.listen(fail)
     with caplog.at_level(logging.ERROR):
         job_id = await run_job(engine)
     assert job_id in caplog.text
@@ -223,7 +204,7 @@ async def test_times_come_from_the_clocks_it_was_given() -> None:
     assert lease.accepted_at == 50.0
     now = 52.5
     await lease.finish([complete()])
-    view = await engine.status(job_id)
+    view = await engine.summary(job_id)
     assert view is not None
     assert (view.created_at, view.started_at, view.finished_at) == (
         1e9 + 50.0,
@@ -241,7 +222,7 @@ async def test_a_key_counts_longer_than_its_job_is_kept() -> None:
     lease = await claim_one(engine)
     await lease.finish([complete()])
     now = 99.0
-    assert await engine.status(first.job_id) is None
+    assert await engine.summary(first.job_id) is None
     with pytest.raises(Gone):
         await engine.submit(make_job(), tenant="a", idempotency=key)
     with pytest.raises(Conflict):
@@ -372,7 +353,7 @@ async def test_a_reader_that_takes_its_time_costs_no_other_job(tmp_path: Path) -
             for _ in range(10):
                 await lease.append([output("x" * 8000) for _ in range(4)])
             await lease.finish([complete()])
-            log = await engine.open(lease.job.job_id)
+            log = engine._table.get(lease.job.job_id).log
             slow.append(stack.enter_context(log.cursor()))
             assert (await engine.stats()).disk_bytes <= 4096 * KIB
         assert (await engine.stats()).logs >= 8, "320 kB each: what the disk has room for"

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 
 import pytest
 
 from streamer.engine.interface import Engine, Idempotency, LeaseLost, Lost, Submitted
 from streamer.errors import Busy, Conflict, Draining
+from streamer.model.capabilities import Accepts
 from streamer.model.events import Error, Status
 
-from . import claim_one, complete, events_of, make_job, output, start, submit
+from . import (
+    ACCEPTS,
+    claim_one,
+    complete,
+    events_of,
+    follow,
+    make_job,
+    output,
+    position,
+    start,
+    submit,
+)
 from .conftest import Bench
 
 
@@ -24,7 +37,7 @@ async def test_one_key_gives_one_job(engine: Engine) -> None:
     assert await engine.submit(second, tenant="a", idempotency=key) == Submitted(
         first.job_id, created=False
     )
-    assert await engine.status(second.job_id) is None
+    assert await engine.summary(second.job_id) is None
     assert (await engine.stats()).waiting == 1
 
 
@@ -100,24 +113,24 @@ async def test_tenants_take_turns_and_each_has_its_order(engine: Engine) -> None
     flood = await submit(engine, *"a" * 50)
     b = await submit(engine, *"bb")
     c = await submit(engine, "c")
-    leases = await engine.claim("worker", 8)
+    leases = await engine.claim("worker", 8, ACCEPTS)
     assert [lease.job.job_id for lease in leases] == [
         *(flood[0], b[0], c[0]),
         *(flood[1], b[1]),
         *flood[2:5],
     ]
     [late] = await submit(engine, "d")
-    next_ids = [lease.job.job_id for lease in await engine.claim("worker", 2)]
+    next_ids = [lease.job.job_id for lease in await engine.claim("worker", 2, ACCEPTS)]
     assert late in next_ids, "whoever comes into a flood has the next turn but one"
 
 
 async def test_the_position_is_the_number_of_claims_to_come(engine: Engine) -> None:
     waiting = await submit(engine, *"aaabbcaddb")
-    places = {job_id: await engine.position(job_id) for job_id in waiting}
-    order = [lease.job.job_id for lease in await engine.claim("worker", 20)]
+    places = {job_id: await position(engine, job_id) for job_id in waiting}
+    order = [lease.job.job_id for lease in await engine.claim("worker", 20, ACCEPTS)]
     assert [places[job_id] for job_id in order] == list(range(1, 11))
-    assert [await engine.position(job_id) for job_id in waiting] == [None] * 10
-    assert await engine.position("nobody") is None
+    assert [await position(engine, job_id) for job_id in waiting] == [None] * 10
+    assert await position(engine, "nobody") is None
 
 
 async def test_the_first_event_tells_the_position(engine: Engine) -> None:
@@ -132,56 +145,46 @@ async def test_the_first_event_tells_the_position(engine: Engine) -> None:
 
 async def test_claim_gives_no_more_than_asked(engine: Engine) -> None:
     await submit(engine, *"abc")
-    assert len(await engine.claim("worker", 0)) == 0
-    assert len(await engine.claim("worker", 2)) == 2
-    assert len(await engine.claim("worker", 2)) == 1
+    assert len(await engine.claim("worker", 0, ACCEPTS)) == 0
+    assert len(await engine.claim("worker", 2, ACCEPTS)) == 2
+    assert len(await engine.claim("worker", 2, ACCEPTS)) == 1
 
 
 async def test_a_cancelled_job_is_never_claimed(engine: Engine) -> None:
     first, second, third = await submit(engine, *"aab")
     await engine.cancel(first)
     await engine.cancel(third)
-    [lease] = await engine.claim("worker", 3)
+    [lease] = await engine.claim("worker", 3, ACCEPTS)
     assert lease.job.job_id == second
 
 
 async def test_claim_waits_for_a_job(engine: Engine) -> None:
-    claiming = asyncio.create_task(engine.claim("worker", 1))
+    claiming = asyncio.create_task(engine.claim("worker", 1, ACCEPTS))
     await asyncio.sleep(0)
     [job_id] = await submit(engine, "a")
     [lease] = await claiming
     assert lease.job.job_id == job_id
 
 
-async def test_claim_waits_for_a_job_that_is_given_back(engine: Engine) -> None:
-    [job_id] = await submit(engine, "a")
-    lease = await claim_one(engine)
-    claiming = asyncio.create_task(engine.claim("worker", 1))
-    await asyncio.sleep(0)
-    await lease.release()
-    [again] = await claiming
-    assert again.job.job_id == job_id
-
-
 async def test_claim_waits_about_a_second_at_most(engine: Engine) -> None:
     await start(engine)
     started = time.monotonic()
-    assert len(await engine.claim("worker", 1)) == 0
+    assert len(await engine.claim("worker", 1, ACCEPTS)) == 0
     assert 0.5 < time.monotonic() - started < 10
 
 
 async def test_no_job_is_claimed_twice(engine: Engine) -> None:
-    claiming = [asyncio.create_task(engine.claim(f"worker{n}", 2)) for n in range(8)]
+    claiming = [asyncio.create_task(engine.claim(f"worker{n}", 2, ACCEPTS)) for n in range(8)]
     await asyncio.sleep(0)
     expected = await submit(engine, *"abcdefgh")
     claimed = [lease for leases in await asyncio.gather(*claiming) for lease in leases]
     while len(claimed) < len(expected):
-        claimed += await engine.claim("worker", 8)
+        claimed += await engine.claim("worker", 8, ACCEPTS)
     assert sorted(lease.job.job_id for lease in claimed) == sorted(expected)
 
 
 async def test_a_claim_that_is_given_up_loses_no_job(engine: Engine) -> None:
-    claiming = asyncio.create_task(engine.claim("worker", 1))
+    claiming = asyncio.create_task(engine.claim("worker", 1, ACCEPTS))
     await asyncio.sleep(0)
     [job_id] = await submit(engine, "a")
     claiming.cancel()
@@ -222,7 +225,7 @@ async def test_jobs_are_listed_newest_first_by_tenant(engine: Engine) -> None:
 
 async def test_a_list_goes_on_where_it_was_when_that_job_is_gone(engine: Engine) -> None:
     jobs = await submit(engine, *"aaaaaa")
-    for lease in await engine.claim("worker", 6):
+    for lease in await engine.claim("worker", 6, ACCEPTS):
         await lease.finish([complete()])
     found: list[str] = []
     place = None
@@ -243,13 +246,12 @@ async def test_the_counters_follow_and_return_to_zero(engine: Engine, bench: Ben
     assert (stats.waiting, stats.running, stats.logs) == (3, 0, 3)
     assert stats.oldest_wait_s == pytest.approx(5, abs=0.5)
     assert stats.log_bytes > 0
-    first, second = await engine.claim("worker", 2)
+    first, second = await engine.claim("worker", 2, ACCEPTS)
     stats = await engine.stats()
     assert (stats.waiting, stats.running) == (1, 2)
     assert stats.oldest_wait_s == pytest.approx(2, abs=0.5)
-    assert await second.release()
     await first.finish([complete()])
-    for lease in await engine.claim("worker", 2):
+    for lease in [second, *await engine.claim("worker", 1, ACCEPTS)]:
         await lease.append([output("x" * 1000)])
         await lease.finish([complete()])
     stats = await engine.stats()
@@ -280,15 +282,13 @@ async def test_drain_refuses_new_jobs_and_lets_running_ones_end(engine: Engine) 
     assert last.code == "shutting_down"
     await lease.append([output("still here")])
     assert await lease.finish([complete()])
-    assert await preparing.release()
-    last = (await events_of(engine, prepared.job_id))[-1].data
-    assert isinstance(last, Error), "nobody would run it any more"
+    assert await preparing.finish([complete()])
 
 
 async def test_close_ends_every_log_and_every_lease(engine: Engine) -> None:
     lease = await start(engine)
     [queued] = await submit(engine, "a")
-    logs = [await engine.open(job_id) for job_id in (lease.job.job_id, queued)]
+    readers = [asyncio.create_task(follow(engine, job_id)) for job_id in (lease.job.job_id, queued)]
     waiting = asyncio.ensure_future(anext(aiter(lease.control())))
     await asyncio.sleep(0)
     await engine.close()
@@ -296,8 +296,8 @@ async def test_close_ends_every_log_and_every_lease(engine: Engine) -> None:
     with pytest.raises(LeaseLost):
         await lease.append([output("late")])
     assert not await lease.finish([complete()])
-    for log in logs:
-        last = [event async for event in log.events()][-1].data
+    for events in await asyncio.gather(*readers):
+        last = events[-1].data
         assert isinstance(last, Error)
         assert last.code == "shutting_down"
     with pytest.raises(Draining):
@@ -307,12 +307,12 @@ async def test_close_ends_every_log_and_every_lease(engine: Engine) -> None:
 async def test_a_tenant_leaves_a_place_to_others(bench: Bench) -> None:
     engine = await bench.make(places=3, max_running_per_client=2)
     flood = await submit(engine, *"a" * 10)
-    first, second = await engine.claim("worker", 3)
+    first, second = await engine.claim("worker", 3, ACCEPTS)
     assert [first.job.job_id, second.job.job_id] == flood[:2]
     [late] = await submit(engine, "b")
-    [third] = await engine.claim("worker", 1)
+    [third] = await engine.claim("worker", 1, ACCEPTS)
     assert third.job.job_id == late, "a's turn would have been before, but a has its share"
-    claiming = asyncio.create_task(engine.claim("worker", 1))
+    claiming = asyncio.create_task(engine.claim("worker", 1, ACCEPTS))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert not claiming.done()
@@ -326,25 +326,14 @@ async def test_the_place_and_the_wait_leave_out_how_much_a_tenant_may_run(bench:
     engine = await bench.make(places=2, max_running_per_client=1)
     _, second = await submit(engine, *"aa")
     lease = await claim_one(engine)
-    claiming = asyncio.create_task(engine.claim("worker", 1))
+    claiming = asyncio.create_task(engine.claim("worker", 1, ACCEPTS))
     [other] = await submit(engine, "b")
     [theirs] = await claiming
     assert theirs.job.job_id == other, "a's second job waits for the end of its first"
-    assert await engine.position(second) == 1
+    assert await position(engine, second) == 1
     await theirs.finish([complete()])
     assert (await engine.stats()).estimated_wait_s < 60
-    assert await engine.position(second) == 1, "with a place free, too"
-    await lease.finish([complete()])
-    assert (await claim_one(engine)).job.job_id == second
-
-
-async def test_a_tenant_with_its_share_runs_on_when_a_job_is_given_back(bench: Bench) -> None:
-    engine = await bench.make(places=3, max_running_per_client=1)
-    first, second = await submit(engine, *"aa")
-    lease = await claim_one(engine)
-    assert await lease.release()
-    lease = await claim_one(engine)
-    assert lease.job.job_id == first
+    assert await position(engine, second) == 1, "with a place free, too"
     await lease.finish([complete()])
     assert (await claim_one(engine)).job.job_id == second
 
@@ -358,7 +347,7 @@ async def test_the_place_is_told_as_it_changes(bench: Bench) -> None:
     await engine.cancel(waiting[3])
     assert await places_told(engine, waiting[4]) == [5, 4, 3, 2, 1]
     assert await places_told(engine, waiting[11]) == [12, 10, 9, 8]
-    view = await engine.status(waiting[11])
+    view = await engine.summary(waiting[11])
     assert view is not None
     assert view.position == 8
     [other] = await submit(engine, "b")
@@ -367,7 +356,7 @@ async def test_the_place_is_told_as_it_changes(bench: Bench) -> None:
     assert (await places_told(engine, waiting[11]))[-1] == 9, "others' turns come between"
     assert await places_told(engine, other) == [2, 1]
     lease = await claim_one(engine)
-    view = await engine.status(lease.job.job_id)
+    view = await engine.summary(lease.job.job_id)
     assert view is not None
     assert view.position is None
 
@@ -390,3 +379,33 @@ async def test_places_that_are_told_do_not_fill_the_logs(engine: Engine) -> None
 async def places_told(engine: Engine, job_id: str) -> list[int | None]:
     events = await events_of(engine, job_id)
     return [event.data.position for event in events if isinstance(event.data, Status)]
+
+
+async def test_a_worker_gets_what_it_accepts_and_the_rest_keeps_its_turn(engine: Engine) -> None:
+    jobs = [
+        replace(make_job(), backend="firejail"),
+        make_job(),
+        replace(make_job(), language="c"),
+        replace(make_job(), language=None),
+        replace(make_job(), backend="firejail", language="c"),
+    ]
+    for job in jobs:
+        await engine.submit(job, tenant="a")
+    [theirs] = await submit(engine, "b")
+    claimed = [lease.job.job_id for lease in await engine.claim("worker", 9, ACCEPTS)]
+    assert claimed == [jobs[1].job_id, theirs, jobs[3].job_id]
+    assert len(await engine.claim("worker", 9, ACCEPTS)) == 0
+    other = Accepts(frozenset({"firejail", "bwrap"}), frozenset({"c"}))
+    claimed = [lease.job.job_id for lease in await engine.claim("other", 9, other)]
+    assert claimed == [jobs[2].job_id, jobs[4].job_id]
+    [anything] = await engine.claim("other", 9)
+    assert anything.job == jobs[0]
+
+
+async def test_a_claim_waits_for_a_job_that_it_accepts(engine: Engine) -> None:
+    await engine.submit(replace(make_job(), backend="firejail"))
+    claiming = asyncio.create_task(engine.claim("worker", 1, ACCEPTS))
+    await asyncio.sleep(0)
+    [job_id] = await submit(engine, "a")
+    [lease] = await claiming
+    assert lease.job.job_id == job_id

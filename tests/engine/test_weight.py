@@ -14,7 +14,7 @@ from streamer.engine.interface import Idempotency, Input, Signal
 from streamer.engine.memory.admission import QueueLimits
 from streamer.engine.memory.engine import MemoryEngine
 from streamer.engine.memory.retention import RetentionLimits
-from streamer.engine.memory.weight import kept_of, weigh
+from streamer.engine.memory.weight import weigh
 from streamer.errors import Busy, TooLarge
 from streamer.model.events import Output
 from streamer.model.job import Limits, Phase, ResolvedJob, SourceFile, Step
@@ -130,10 +130,10 @@ async def test_what_is_kept_of_a_job_is_what_its_record_shows() -> None:
     lease = await claim_one(engine)
     assert lease.job == job
     await lease.finish([complete()])
-    view = await engine.status(job.job_id)
+    view = await engine.summary(job.job_id)
     assert view is not None
-    assert view.job == kept_of(job)
-    assert (view.job.metadata, view.job.limits) == ({"k": "v"}, job.limits)
+    assert view.job == job.facts
+    assert view.job.metadata == {"k": "v"}
     assert "secret" not in repr(view)
     assert weigh(view.job) < weigh(job)
     await engine.close()
@@ -165,7 +165,7 @@ async def test_the_queue_is_bounded_by_what_its_jobs_hold() -> None:
     assert (await engine.stats()).waiting_bytes <= 100 * KIB
     with pytest.raises(Busy):
         await engine.submit(replace(make_job(), stdin=bytes(40 * KIB)))
-    await first.release()  # what was in already comes back whatever it weighs
+    await first.finish([complete()])
     for view in await engine.jobs(tenant="", limit=10):
         await engine.cancel(view.job.job_id)
     assert (await engine.stats()).waiting_bytes == 0
@@ -203,7 +203,6 @@ async def test_input_that_waits_with_its_job_is_counted() -> None:
     lease = await claim_one(engine)
     assert lease.job == job
     assert await engine.send(job.job_id, Input(bytes(400 * KIB))) == "accepted", "it runs by now"
-    await lease.release()
     await engine.cancel(job.job_id)
     await engine.cancel(other.job_id)
     assert (await engine.stats()).waiting_bytes == 0
@@ -216,10 +215,10 @@ async def test_a_log_that_was_read_is_counted_for_its_copy() -> None:
         for _ in range(60):
             lease = await start(engine)
             await lease.append([output("x" * 8000) for _ in range(7)])
-            await (await engine.open(lease.job.job_id)).read(0)
+            await engine._table.get(lease.job.job_id).log.read(0)
             await lease.finish([complete()])
             # A late reader, as for a job's document.
-            await (await engine.open(lease.job.job_id)).read(0)
+            await engine._table.get(lease.job.job_id).log.read(0)
             del lease
     stats = await engine.stats()
     assert stats.log_bytes + stats.record_bytes <= 256 * KIB

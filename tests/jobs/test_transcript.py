@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 from streamer.eventlog.joblog import JobLog
@@ -24,6 +25,11 @@ class CountingLog(JobLog):
         return data, last
 
 
+def lent(log: JobLog) -> Any:
+    """Return what a job's `follow` is, of a log."""
+    return lambda _: nullcontext(log)
+
+
 def write(log: JobLog, text: str, stream: Any = "stdout") -> None:
     log.append([encode(Output(stream, text, 0, "run"))])
 
@@ -36,17 +42,17 @@ async def test_each_event_is_read_once_however_many_ask() -> None:
         write(log, f"{number}é" * 1000)
         write(log, "e", "stderr")
         written += f"{number}é" * 1000
-        texts = await asyncio.gather(*(transcripts.text("job", log) for _ in range(3)))
+        texts = await asyncio.gather(*(transcripts.text("job", lent(log)) for _ in range(3)))
         for text in texts:
             assert (text["stdout"], text["stderr"]) == (written, "e" * (number + 1))
             assert not text["stdoutTruncated"]
     whole, _ = await JobLog.read(log, 0)
     total = len(whole)
     log.bytes_read = 0
-    await transcripts.text("job", log)
+    await transcripts.text("job", lent(log))
     assert log.bytes_read == 0
     again = Transcripts(10**6, 10**7)
-    await again.text("job", log)
+    await again.text("job", lent(log))
     assert log.bytes_read >= total > 0
 
 
@@ -54,10 +60,10 @@ async def test_a_text_is_cut_at_its_limit_and_says_so() -> None:
     transcripts = Transcripts(10, 10**6)
     log = JobLog()
     write(log, "é" * 4)
-    assert (await transcripts.text("job", log))["stdoutTruncated"] is False
+    assert (await transcripts.text("job", lent(log)))["stdoutTruncated"] is False
     write(log, "é" * 4)
     for _ in range(2):
-        text = await transcripts.text("job", log)
+        text = await transcripts.text("job", lent(log))
         assert (text["stdout"], text["stdoutTruncated"]) == ("é" * 5, True)
         assert text["stderrTruncated"] is False
 
@@ -68,7 +74,7 @@ async def test_what_is_kept_stays_within_its_room_by_its_real_size() -> None:
     logs = [CountingLog() for _ in range(50)]
     for number, log in enumerate(logs):
         write(log, "€" * 10_000)  # two bytes a character in memory
-        text = await transcripts.text(f"job{number}", log)
+        text = await transcripts.text(f"job{number}", lent(log))
         assert text["stdout"] == "€" * 10_000
         assert transcripts.kept_bytes <= room
     assert transcripts.kept_bytes > room - 30_000
@@ -84,7 +90,7 @@ async def test_without_room_every_text_is_made_anew() -> None:
     sizes = []
     for _ in range(2):
         log.bytes_read = 0
-        assert (await transcripts.text("job", log))["stdout"] == "one"
+        assert (await transcripts.text("job", lent(log)))["stdout"] == "one"
         sizes.append(log.bytes_read)
         assert transcripts.kept_bytes == 0
     assert sizes[0] == sizes[1] > 0
@@ -104,7 +110,7 @@ async def test_a_long_log_holds_up_nobody() -> None:
             await asyncio.sleep(0)
 
     counting = asyncio.create_task(count())
-    assert len(str((await transcripts.text("job", log))["stdout"])) == 4_000_000
+    assert len(str((await transcripts.text("job", lent(log)))["stdout"])) == 4_000_000
     counting.cancel()
     assert turns > 20
 
@@ -125,6 +131,8 @@ async def test_texts_that_are_made_at_the_same_time_are_few() -> None:
     logs = [SlowLog() for _ in range(100)]
     for log in logs:
         write(log, "x")
-    texts = await asyncio.gather(*(transcripts.text(str(n), log) for n, log in enumerate(logs)))
+    texts = await asyncio.gather(
+        *(transcripts.text(str(n), lent(log)) for n, log in enumerate(logs))
+    )
     assert [text["stdout"] for text in texts] == ["x"] * 100
     assert most <= AT_ONCE

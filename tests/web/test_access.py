@@ -6,6 +6,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -337,7 +338,7 @@ async def test_a_job_that_is_over_is_told_without_the_users_files(start: Start) 
         assert response.status == 200
     (view,) = heard
     assert (view.state, view.job.language, view.job.metadata) == ("complete", "python", {"k": "v"})
-    assert (view.job.files, view.job.stdin, view.job.env) == ((), None, {})
+    assert not {"files", "stdin", "env", "steps"} & {field.name for field in fields(view.job)}
     assert view.finished_at is not None
 
 

@@ -15,7 +15,7 @@ from aiohttp.http_exceptions import BadHttpMessage
 from streamer.config.schema import LoggingConfig
 from streamer.engine.interface import JobView
 from streamer.model.events import Complete, Error
-from streamer.model.job import Limits, Phase, ResolvedJob, Step
+from streamer.model.job import JobFacts
 from streamer.web.server.logs import configure_logging, log_finished
 
 
@@ -81,7 +81,7 @@ def test_a_port_scan_leaves_nothing_and_a_fault_of_ours_its_traceback(said: Said
 
 
 def view(result: Complete | Error, started_at: float | None = 101.5) -> JobView:
-    job = ResolvedJob("j1", "python", "bwrap", (Step(Phase.RUN, ("x",), Limits()),))
+    job = JobFacts("j1", "python", "bwrap", interactive=False, metadata={})
     return JobView(job, "alice", "complete", 100.0, started_at, 103.0, result)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from streamer.compose import SERVICE, SESSIONS
+from streamer.engine.interface import Stats
 from tests.conftest import Start
 from tests.support import AnyClient, Received, follow, received, submit, text, verdict
 from tests.web import SLEEPER, python, until_output, until_state
@@ -98,33 +99,39 @@ async def test_without_a_disk_the_oldest_are_dropped_and_that_is_said(start: Sta
     assert verdict(rest)["outputBytes"] == 20_000 * 249 + 64
 
 
+async def kept_bytes(client: AnyClient) -> int:
+    """Return what all logs take."""
+    stats: Stats = await client.app[SERVICE].stats()
+    return stats.log_bytes + stats.disk_bytes
+
+
 async def test_a_program_waits_for_its_readers_where_nothing_may_be_lost(start: Start) -> None:
     client = await start(streams={"on_full": "wait", "log_bytes": 300_000})
     job_id = await submit(client, **python(FLOOD, args=["20000"]))
     service = client.app[SERVICE]
-    log = await service.job(job_id).log()
-    async with asyncio.timeout(60):
-        while log.size_bytes < 300_000:
-            await log.wait(log.last_id)
-    held_at = log.last_id
-    # Nobody reads: it is held, however long that takes. Others run meanwhile.
-    for _ in range(3):
-        assert text(await follow(client, await submit(client, **python("print(1)")))) == "1\n"
-    assert log.last_id - held_at < 200
-    assert not log.done
-    events = await follow(client, job_id)
-    assert len(text(events)) == 20_000 * 249
-    check(events)
-    assert log.size_bytes < 1_000_000
+    async with service.job(job_id).follow() as log:
+        async with asyncio.timeout(60):
+            while await kept_bytes(client) < 300_000:
+                await log.wait(log.last_id)
+        held_at = log.last_id
+        # Nobody reads: it is held, however long that takes. Others run meanwhile.
+        for _ in range(3):
+            assert text(await follow(client, await submit(client, **python("print(1)")))) == "1\n"
+        assert log.last_id - held_at < 200
+        assert not log.done
+        events = await follow(client, job_id)
+        assert len(text(events)) == 20_000 * 249
+        check(events)
+        assert await kept_bytes(client) < 1_000_000
 
 
 async def test_a_job_that_is_held_can_be_cancelled_and_times_out(start: Start) -> None:
     client = await start(streams={"on_full": "wait", "log_bytes": 100_000})
     flood = "while True: print('x' * 100)"
     cancelled = await submit(client, **python(flood))
-    log = await client.app[SERVICE].job(cancelled).log()
-    while log.size_bytes < 100_000:
-        await log.wait(log.last_id)
+    async with client.app[SERVICE].job(cancelled).follow() as log:
+        while await kept_bytes(client) < 100_000:
+            await log.wait(log.last_id)
     async with client.delete(f"/api/jobs/{cancelled}") as answer:
         assert answer.status == 202
     assert verdict(await follow(client, cancelled))["reason"] == "cancelled"

@@ -247,9 +247,9 @@ async def test_a_job_is_cancelled_while_its_files_are_written(open_service: Open
     adopt_orphans()
     files = descriptors()
     job = await service.submit(JobSpec(command=("true",), files=FILES))
-    log = await job.log()
-    while (await job.view()).state != "preparing":
-        await log.wait(log.last_id)
+    async with job.follow() as log:
+        while (await job.view()).state != "preparing":
+            await log.wait(log.last_id)
     await job.cancel()
     ran = await ended(job)
     assert (ran.complete.reason, ran.complete.exit_code, ran.complete.signal) == (

@@ -63,8 +63,8 @@ def make_faulty(
 ) -> None:
     real = service.engine.claim
 
-    async def claim(worker: str, free: int) -> list[object]:
-        return [wrap(lease) for lease in await real(worker, free)]
+    async def claim(*asked: Any) -> list[object]:
+        return [wrap(lease) for lease in await real(*asked)]
 
     monkeypatch.setattr(service.engine, "claim", claim)
 

@@ -107,9 +107,9 @@ async def test_jobs_cannot_see_each_other(open_service: OpenService, backend: st
             env={"S": "secret-7a9"},
         )
     )
-    log = await first.log()
-    while (await first.view()).state != "running":
-        await log.wait(log.last_id)
+    async with first.follow() as log:
+        while (await first.view()).state != "running":
+            await log.wait(log.last_id)
     second = await run_job(
         service,
         **program("""

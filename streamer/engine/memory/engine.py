@@ -11,11 +11,13 @@ import contextlib
 import itertools
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, Literal
 
 from streamer.engine.interface import (
+    Cancel,
     CancelResult,
     Eof,
     Idempotency,
@@ -24,6 +26,7 @@ from streamer.engine.interface import (
     JobState,
     JobView,
     Lease,
+    Lost,
     Signal,
     Stats,
     Submitted,
@@ -33,11 +36,13 @@ from streamer.engine.memory.inbox import size_of
 from streamer.engine.memory.jobtable import JobTable, Record
 from streamer.engine.memory.lease import MemoryLease
 from streamer.engine.memory.retention import Retention, RetentionLimits
+from streamer.engine.memory.weight import weight_of
 from streamer.errors import Draining
 from streamer.eventlog.joblog import JobLog
 from streamer.eventlog.spool import Spool
+from streamer.model.capabilities import Accepts, Capabilities
 from streamer.model.events import Complete, Error, encode
-from streamer.model.job import ResolvedJob
+from streamer.model.job import JobFacts, ResolvedJob
 
 __all__ = ["MemoryEngine"]
 
@@ -53,8 +58,7 @@ class MemoryEngine:
     `queue` bounds what waits and runs, and each tenant's share of it. A log is kept for
     `retention_s` seconds after the job's end, and by the bounds of `retention`
     (`streamer.engine.memory.retention`), on disk as far as `spool` has room. A lease ends
-    `lease_s` seconds after its last heartbeat. `on_finished` hears of every job that is over; what
-    it raises is logged and changes nothing.
+    `lease_s` seconds after its last heartbeat.
 
     An idempotency key counts as long as its job is kept, and for `idempotency_s` after it came;
     `max_idempotency_keys` of jobs that are forgotten are remembered.
@@ -70,7 +74,6 @@ class MemoryEngine:
         lease_s: float = 15.0,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
-        on_finished: Callable[[JobView], None] | None = None,
         idempotency_s: float = 0.0,
         max_idempotency_keys: int = 100_000,
     ) -> None:
@@ -84,12 +87,12 @@ class MemoryEngine:
             spool=self._spool,
             clock=clock,
             wall_clock=wall_clock,
-            on_finished=on_finished,
             idempotency_s=idempotency_s,
             max_idempotency_keys=max_idempotency_keys,
         )
         self._admission = Admission(queue, self._table.queue, self._table.wait_s)
         self._retention = Retention(self._table, retention)
+        self._workers: dict[str, Capabilities] = {}
         self._draining = False
         self._closed = False
 
@@ -102,6 +105,15 @@ class MemoryEngine:
                 source=self,
                 stacklevel=2,
             )
+
+    @property
+    def alone(self) -> bool:
+        """It is in one process with all that use it."""
+        return True
+
+    def listen(self, hear: Callable[[JobView], None]) -> None:
+        """Have a function hear of each job that is over."""
+        self._table.hear = hear
 
     async def start(self, folder: Path) -> None:
         """Take `folder` for what does not fit into memory."""
@@ -118,20 +130,24 @@ class MemoryEngine:
             return Submitted(first, created=False)
         if self._draining:
             raise Draining("the service is shutting down and takes no new jobs")
-        weight = self._table.weight_of(job, idempotency)
+        weight = weight_of(job, idempotency)
         self._admission.check(tenant, weight)
         record = self._table.add(job, tenant, idempotency, weight)
         await self._retention.settle(record)
         return Submitted(job.job_id, created=True)
 
-    async def open(self, job_id: str) -> JobLog:
-        """Return the job's log. Raises `UnknownJob`."""
-        return self._table.get(job_id).log
+    @asynccontextmanager
+    async def follow(self, job_id: str, after: int = 0) -> AsyncIterator[JobLog]:
+        """Lend the job's log, all of which is here. Raises `UnknownJob`."""
+        yield self._table.get(job_id).log
 
-    async def status(self, job_id: str) -> JobView | None:
+    async def summary(self, job_id: str) -> JobView | None:
         """Return a snapshot of the job, or None if there is none."""
         record = self._table.find(job_id)
-        return None if record is None else record.view(await self.position(job_id))
+        if record is None:
+            return None
+        waits = record.waiting
+        return record.view(self._table.queue.position(record.tenant, job_id) if waits else None)
 
     async def jobs(
         self,
@@ -149,13 +165,6 @@ class MemoryEngine:
         )
         return tuple(record.view() for record in itertools.islice(wanted, limit))
 
-    async def position(self, job_id: str) -> int | None:
-        """Return the job's place among the waiting, from 1; None if it does not wait."""
-        record = self._table.find(job_id)
-        if record is None or not record.waiting:
-            return None
-        return self._table.queue.position(record.tenant, job_id)
-
     async def cancel(self, job_id: str) -> CancelResult:
         """End a queued job now, or ask the worker of a running one."""
         record = self._table.find(job_id)
@@ -164,7 +173,7 @@ class MemoryEngine:
         if record.over:
             return "done"
         if record.waiting:
-            self._table.end(record, [encode(_cancelled(record.job))])
+            self._table.end(record, [encode(_cancelled(record.facts))])
             self._table.tell_places()
             await self._retention.settle(record)
             return "cancelled"
@@ -172,14 +181,16 @@ class MemoryEngine:
         return "requested"
 
     async def send(
-        self, job_id: str, control: Input | Eof | Signal
+        self, job_id: str, control: Input | Eof | Signal, number: int | None = None
     ) -> Literal["accepted", "closed"]:
         """Hand something to the job's program; input only to an interactive one.
 
         Raises `UnknownJob`, `Busy` when too much is pending, `TooLarge`.
         """
         record = self._table.get(job_id)
-        takes = record.job.interactive or isinstance(control, Signal)
+        if number is not None and number <= record.sent:
+            return "accepted"
+        takes = record.facts.interactive or isinstance(control, Signal)
         if record.over or not takes:
             return "closed"
         inbox = self._table.inboxes[job_id]
@@ -188,6 +199,8 @@ class MemoryEngine:
             self._admission.check_weight(record.tenant, size)
         if not inbox.put(control):
             return "closed"
+        if number is not None:
+            record.sent = number
         if record.waiting:
             self._table.add_input(record, size)
         return "accepted"
@@ -199,6 +212,10 @@ class MemoryEngine:
             return False
         self._table.forget(record)
         return True
+
+    async def capabilities(self) -> Sequence[Capabilities]:
+        """Return what the workers have published; they live as long as this process."""
+        return tuple(self._workers.values())
 
     async def stats(self) -> Stats:
         """Return how busy the engine is."""
@@ -238,38 +255,54 @@ class MemoryEngine:
         """How often `heartbeat` is due, in seconds."""
         return self._lease_s / 3
 
-    async def claim(self, worker: str, free: int) -> Sequence[Lease]:
+    async def publish(self, worker: str, capabilities: Capabilities | None) -> None:
+        """Say what a worker has, or that it is no more."""
+        if capabilities is None:
+            self._workers.pop(worker, None)
+        else:
+            self._workers[worker] = capabilities
+
+    async def claim(
+        self, worker: str, free: int, accepts: Accepts | None = None
+    ) -> Sequence[Lease]:
         """Wait up to a second for jobs and return at most `free` of them."""
         self._table.bell.clear()
-        leases = self._take(free)
+        leases = self._take(free, accepts)
         if not leases and free > 0 and not self._closed:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLAIM_WAIT_S):
                     await self._table.bell.wait()
-            leases = self._take(free)
+            leases = self._take(free, accepts)
         if leases:
             self._table.tell_places()
         return leases
 
-    def _take(self, free: int) -> list[Lease]:
+    def _take(self, free: int, accepts: Accepts | None) -> list[Lease]:
         leases: list[Lease] = []
         most = self._limits.max_running_per_client
         while len(leases) < free:
             running = self._table.running_of
             held = () if most is None else {t for t, count in running.items() if count >= most}
-            record = self._table.take(held)
+            record = self._table.take(held, accepts)
             if record is None:
                 break
             leases.append(self._lease(record))
         return leases
 
-    async def heartbeat(self, leases: Sequence[Lease]) -> None:
+    async def heartbeat(self, leases: Sequence[Lease]) -> Sequence[tuple[Lease, Cancel | Lost]]:
         """Keep the leases that are not lost yet."""
         until = self._clock() + self._lease_s
+        told: list[tuple[Lease, Cancel | Lost]] = []
         for lease in leases:
-            record = self._table.running.get(lease.job.job_id)
-            if record is not None and record.holder is lease:
-                record.lease_until = until
+            job_id = lease.job.job_id
+            record = self._table.running.get(job_id)
+            if record is None or record.holder is not lease:
+                told.append((lease, Lost()))
+                continue
+            record.lease_until = until
+            if self._table.inboxes[job_id].cancelled:
+                told.append((lease, Cancel()))
+        return told
 
     async def reap(self) -> int:
         """End jobs whose lease has run out; return how many."""
@@ -282,22 +315,14 @@ class MemoryEngine:
         return len(lost)
 
     def _lease(self, record: Record) -> Lease:
-        inbox = self._table.inboxes[record.job.job_id]
-        lease = MemoryLease(record, inbox, self._table, self._retention, self._requeue)
+        inbox = self._table.inboxes[record.job_id]
+        lease = MemoryLease(record, inbox, self._table, self._retention)
         record.holder = lease
         record.lease_until = self._clock() + self._lease_s
         return lease
 
-    def _requeue(self, record: Record) -> None:
-        if self._table.inboxes[record.job.job_id].cancelled:
-            self._table.end(record, [encode(_cancelled(record.job))])
-        elif self._draining:
-            self._table.end(record, [encode(SHUT_DOWN)])
-        else:
-            self._table.put_back(record)
 
-
-def _cancelled(job: ResolvedJob) -> Complete:
+def _cancelled(job: JobFacts) -> Complete:
     return Complete(
         reason="cancelled",
         exit_code=None,

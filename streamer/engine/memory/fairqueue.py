@@ -7,7 +7,7 @@ weight in bytes, and the queue knows the sum, of all and of each tenant.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 
 __all__ = ["FairQueue"]
 
@@ -40,25 +40,25 @@ class FairQueue:
         self._length += 1
         self.add_weight(tenant, job_id, weight)
 
-    def push_back(self, tenant: str, job_id: str, weight: int) -> None:
-        """Put a job that was popped before its tenant's others again."""
-        self.push(tenant, job_id, weight)
-        self._ring[tenant].move_to_end(job_id, last=False)
-
     def add_weight(self, tenant: str, job_id: str, weight: int) -> None:
         """Have a job that waits weigh more."""
         self._ring[tenant][job_id] += weight
         self._weights[tenant] += weight
         self.weight += weight
 
-    def pop(self, held: Container[str] = ()) -> str | None:
-        """Take the job whose turn it is; None if there is none but of tenants that are held.
+    def pop(
+        self, held: Container[str] = (), wanted: Callable[[str], bool] | None = None
+    ) -> str | None:
+        """Take the job whose turn it is, of a tenant that is not held; None if there is none.
 
-        One that is held keeps its turn.
+        With `wanted` it is the first of its tenant's that is. A tenant of whom none is taken keeps
+        its turn.
         """
         for tenant, line in self._ring.items():
-            if tenant not in held:
-                job_id = next(iter(line))
+            if tenant in held:
+                continue
+            job_id = next(iter(line) if wanted is None else filter(wanted, line), None)
+            if job_id is not None:
                 self._ring.move_to_end(tenant)
                 self.remove(tenant, job_id)
                 return job_id

@@ -15,7 +15,7 @@ import math
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Container, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from streamer.engine.interface import Idempotency, JobPlace, JobState, JobView
@@ -23,13 +23,14 @@ from streamer.engine.memory.fairqueue import FairQueue
 from streamer.engine.memory.forgottenkeys import ForgottenKeys, other_request
 from streamer.engine.memory.inbox import Inbox
 from streamer.engine.memory.pace import Pace
-from streamer.engine.memory.weight import OPEN_BYTES, RECORD_BYTES, kept_of, weigh
+from streamer.engine.memory.weight import RECORD_BYTES, weigh
 from streamer.errors import UnknownJob
 from streamer.eventlog.block import Ledger
 from streamer.eventlog.joblog import JobLog
 from streamer.eventlog.spool import Spool
+from streamer.model.capabilities import Accepts
 from streamer.model.events import Status, decode, encode
-from streamer.model.job import ResolvedJob
+from streamer.model.job import JobFacts, ResolvedJob
 
 __all__ = ["JobTable", "Record"]
 
@@ -44,10 +45,11 @@ class Record:
     """One job; `holder` is the lease that may write its events.
 
     `weight` is what it takes in memory besides its log: while it waits or runs with all that it
-    was submitted with, afterwards with what is kept of it.
+    was submitted with, which is then gone: `job` is None.
     """
 
-    job: ResolvedJob
+    facts: JobFacts
+    job: ResolvedJob | None
     tenant: str
     key: str | None
     accepted_at: float
@@ -66,6 +68,13 @@ class Record:
     finished_at: float | None = None
     keep_until: float = 0.0
     result: tuple[str, bytes] | None = None
+    sent: int = 0
+    """The number of what was sent to it last, of what has a number."""
+
+    @property
+    def job_id(self) -> str:
+        """The job's id."""
+        return self.facts.job_id
 
     @property
     def over(self) -> bool:
@@ -80,7 +89,7 @@ class Record:
     def view(self, position: int | None = None) -> JobView:
         """Return what the outside may know; `position` is its place in the queue."""
         return JobView(
-            job=self.job,
+            job=self.facts,
             tenant=self.tenant,
             state=self.state,
             created_at=self.created_at,
@@ -103,7 +112,6 @@ class JobTable:
         spool: Spool,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
-        on_finished: Callable[[JobView], None] | None,
         idempotency_s: float,
         max_idempotency_keys: int,
     ) -> None:
@@ -124,7 +132,8 @@ class JobTable:
         self._retention_s = retention_s
         self._clock = clock
         self._wall_clock = wall_clock
-        self._on_finished = on_finished
+        self.hear: Callable[[JobView], None] = lambda _: None
+        """Hears of each job that is over."""
         self._created_at = -math.inf
         self._records: dict[str, Record] = {}
         self._finished: OrderedDict[str, Record] = OrderedDict()
@@ -182,7 +191,7 @@ class JobTable:
         log = JobLog(spool=self._spool, ledger=self.ledger)
         # Later than every other, also when the clock was set back: lists go by it.
         self._created_at = max(self._wall_clock(), math.nextafter(self._created_at, math.inf))
-        record = Record(job, tenant, key, self._clock(), self._created_at, log, weight)
+        record = Record(job.facts, job, tenant, key, self._clock(), self._created_at, log, weight)
         self._records[job.job_id] = record
         self._tenants.setdefault(tenant, {})[job.job_id] = record
         self.inboxes[job.job_id] = Inbox()
@@ -193,9 +202,15 @@ class JobTable:
         self._tell_place(record, self.queue.position(tenant, job.job_id))
         return record
 
-    def take(self, held: Container[str] = ()) -> Record | None:
-        """Take the job whose turn it is out of the queue, of a tenant that is not `held`."""
-        job_id = self.queue.pop(held)
+    def take(self, held: Container[str] = (), accepts: Accepts | None = None) -> Record | None:
+        """Take the job whose turn it is out of the queue, of a tenant that is not `held`.
+
+        With `accepts`, of those that it takes.
+        """
+        if accepts is None:
+            job_id = self.queue.pop(held)
+        else:
+            job_id = self.queue.pop(held, lambda one: accepts.takes(self._records[one].facts))
         if job_id is None:
             return None
         record = self.running[job_id] = self._records[job_id]
@@ -207,25 +222,23 @@ class JobTable:
     def add_input(self, record: Record, size: int) -> None:
         """Count input that waits with its job."""
         record.weight += size
-        if record.waiting:
-            self.queue.add_weight(record.tenant, record.job.job_id, size)
+        self.queue.add_weight(record.tenant, record.job_id, size)
 
     def end_waiting(self, events: Sequence[tuple[str, bytes]]) -> None:
         """End every job in the queue with these events."""
         while self.queue:
             self.end(self._records[next(self.queue.heads())], events)
 
-    def put_back(self, record: Record) -> None:
-        """Let a job wait again, as the first of its tenant."""
-        record.holder = record.started_at = None
-        record.state = "queued"
-        self.queue.push_back(record.tenant, record.job.job_id, record.weight)
-        self._leave_place(record)
-        self._tell_place(record, self.queue.position(record.tenant, record.job.job_id))
-
-    def advance(self, record: Record, state: Literal["preparing", "compiling", "running"]) -> None:
-        """Record how far the job is, and tell its readers."""
+    def advance(
+        self,
+        record: Record,
+        state: Literal["preparing", "compiling", "running"],
+        policy: str | None,
+    ) -> None:
+        """Record how far the job is, and its policy where it is given; tell its readers."""
         record.state = state
+        if policy is not None:
+            record.facts = replace(record.facts, policy=policy)
         self.write(record, [encode(Status(state, t=self._elapsed_ms(record)))])
 
     def write(self, record: Record, events: Sequence[tuple[str, bytes]]) -> None:
@@ -239,7 +252,7 @@ class JobTable:
 
         What it was submitted with is forgotten with it, but for what its record shows.
         """
-        job_id = record.job.job_id
+        job_id = record.job_id
         now = self._clock()
         if job_id in self.running:
             self._leave_place(record)
@@ -255,19 +268,19 @@ class JobTable:
         self.spilled(record)
         record.holder = None
         self.inboxes.pop(job_id).news.set()
-        record.job = kept_of(record.job)
-        if self._on_finished is not None:
-            try:
-                self._on_finished(record.view())
-            except Exception:
-                log.exception("job %s: the callback for finished jobs failed", job_id)
-        record.weight = RECORD_BYTES + weigh(record.job) + weigh(record.key) + weigh(record.result)
+        record.job = None
+        try:
+            self.hear(record.view())
+        except Exception:
+            log.exception("job %s: what hears of finished jobs failed", job_id)
+        kept = (record.facts, record.key, record.result)
+        record.weight = RECORD_BYTES + sum(map(weigh, kept))
         self.kept_bytes += record.weight
         self.expire()
 
     def forget(self, record: Record) -> None:
         """Remove a finished job. Who reads its log reads on, as long as there is room for it."""
-        job_id = record.job.job_id
+        job_id = record.job_id
         del self._records[job_id], self._finished[job_id]
         self.kept_bytes -= record.weight
         self._unspilled.pop(job_id, None)
@@ -320,8 +333,8 @@ class JobTable:
 
     def spilled(self, record: Record) -> None:
         """Take note that a log may have got events on disk."""
-        if record.log.disk_bytes and record.job.job_id in self._finished:
-            self._on_disk[record.job.job_id] = record
+        if record.log.disk_bytes and record.job_id in self._finished:
+            self._on_disk[record.job_id] = record
 
     def next_to_spill(self) -> Record | None:
         """Return the job whose events leave memory next: finished ones first, then large ones."""
@@ -329,7 +342,7 @@ class JobTable:
             oldest = next(iter(self._unspilled.values()))
             if oldest.log.spillable_bytes:
                 return oldest
-            del self._unspilled[oldest.job.job_id]
+            del self._unspilled[oldest.job_id]
         return max(
             (record for record in self.running.values() if record.log.spillable_bytes),
             key=lambda record: record.log.spillable_bytes,
@@ -345,10 +358,6 @@ class JobTable:
         now = self._clock()
         ages = [now - record.claimed_at for record in self.running.values()]
         return self._pace.wait_s(jobs, ages)
-
-    def weight_of(self, job: ResolvedJob, idempotency: Idempotency | None) -> int:
-        """Return what a job takes in memory, besides its log, until it is over."""
-        return RECORD_BYTES + OPEN_BYTES + weigh(job) + weigh(idempotency)
 
     def oldest_wait_s(self) -> float:
         """Return how long the job that came first of the waiting ones has waited."""
@@ -371,13 +380,11 @@ class JobTable:
     def _tell_place(self, record: Record, place: int) -> None:
         record.place = place
         record.places_told += 1
-        status = Status(
-            "queued", t=self._elapsed_ms(record), position=place, job_id=record.job.job_id
-        )
+        status = Status("queued", t=self._elapsed_ms(record), position=place, job_id=record.job_id)
         self.write(record, [encode(status)])
 
     def _leave_place(self, record: Record) -> None:
-        del self.running[record.job.job_id]
+        del self.running[record.job_id]
         self.running_of[record.tenant] -= 1
         if not self.running_of[record.tenant]:
             del self.running_of[record.tenant]
@@ -385,7 +392,7 @@ class JobTable:
 
 
 def _place(record: Record) -> JobPlace:
-    return record.created_at, record.job.job_id
+    return record.created_at, record.job_id
 
 
 def _size(job_log: JobLog) -> int:

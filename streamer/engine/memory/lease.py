@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Literal
 
 from streamer.engine.interface import Cancel, Control, Eof, Input, LeaseLost, Lost
@@ -18,8 +18,8 @@ __all__ = ["MemoryLease"]
 class MemoryLease:
     """One claimed job; see `streamer.engine.interface.Lease`.
 
-    Signals and input are handed out once the job is compiling or running: before that
-    the worker may release it, and they belong to the next one.
+    Signals and input are handed out once the job is compiling or running: before that there is no
+    program to take them.
     """
 
     def __init__(
@@ -28,14 +28,13 @@ class MemoryLease:
         inbox: Inbox,
         table: JobTable,
         retention: Retention,
-        requeue: Callable[[Record], None],
     ) -> None:
+        assert record.job is not None
         self._job = record.job
         self._record = record
         self._inbox = inbox
         self._table = table
         self._retention = retention
-        self._requeue = requeue
         self._given_up = False
 
     @property
@@ -65,10 +64,12 @@ class MemoryLease:
         """Wait until the program may write more."""
         await self._retention.room(self._record)
 
-    async def state(self, state: Literal["preparing", "compiling", "running"]) -> None:
+    async def state(
+        self, state: Literal["preparing", "compiling", "running"], policy: str | None = None
+    ) -> None:
         """Record how far the job is, and append the status event. Raises `LeaseLost`."""
         self._check()
-        self._table.advance(self._record, state)
+        self._table.advance(self._record, state, policy)
         self._inbox.news.set()
 
     async def finish(self, events: Sequence[tuple[str, bytes]]) -> bool:
@@ -84,15 +85,6 @@ class MemoryLease:
         self._given_up = True
         self._table.end(self._record, events)
         await self._retention.settle(self._record)
-        return True
-
-    async def release(self) -> bool:
-        """Give the job back; False if it is not ours any more or its sandbox has started."""
-        if not self._held or self._started:
-            return False
-        self._given_up = True
-        self._requeue(self._record)
-        self._inbox.news.set()
         return True
 
     async def control(self) -> AsyncIterator[Control]:

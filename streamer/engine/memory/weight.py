@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from typing import Any, Final
 
-from streamer.model.job import ResolvedJob, SourceFile, Step
+from streamer.engine.interface import Idempotency
+from streamer.model.job import ResolvedJob, SourceFile
 
-__all__ = ["OPEN_BYTES", "RECORD_BYTES", "kept_of", "weigh"]
+__all__ = ["RECORD_BYTES", "weigh", "weight_of"]
 
 RECORD_BYTES: Final = 1536
 """What a job takes besides its values and its events: its record, its log, its places in tables.
@@ -25,6 +26,11 @@ PLAIN: Final = frozenset({bytes, int, float, bool, type(None)})
 
 BLOCK_BYTES: Final = 16
 """Allocators round up to it, and what is large has a header of as much (malloc(3))."""
+
+
+def weight_of(job: ResolvedJob, idempotency: Idempotency | None) -> int:
+    """Return what a job takes in memory, besides its log, until it is over."""
+    return RECORD_BYTES + OPEN_BYTES + weigh(job) + weigh(idempotency)
 
 
 def weigh(value: object) -> int:
@@ -59,16 +65,3 @@ def _inside(value: object, kind: type) -> int:
 @functools.cache
 def _names(kind: Any) -> tuple[str, ...]:
     return tuple(field.name for field in fields(kind))
-
-
-def kept_of(job: ResolvedJob) -> ResolvedJob:
-    """Return what is kept of a job that is over: what its record shows."""
-    return replace(
-        job,
-        steps=tuple(Step(step.phase, (), step.limits) for step in job.steps),
-        files=(),
-        env={},
-        stdin=None,
-        allow_hosts=(),
-        read_only=(),
-    )
