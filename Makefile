@@ -4,7 +4,7 @@
 VENV ?= .venv
 PYTHON ?=
 # The sources of everything that is checked.
-SOURCES := streamer sandboxes tests examples benchmarks setup.py
+SOURCES := streamer sandboxes tests examples benchmarks docs setup.py
 PYTEST_ARGS ?=
 
 export PYTHON
@@ -23,7 +23,7 @@ UV_GROUP := build/lock/bin/uv pip compile $(UV_OPTIONS) --group
 NEEDS := run
 setup test test-fast escape-matrix: NEEDS := test
 
-.PHONY: help setup run test test-fast lint escape-matrix lock wheel clean system
+.PHONY: help setup run test test-fast lint escape-matrix architecture lock wheel clean system
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -48,6 +48,9 @@ lint: $(VENV)/.dev $(VENV)/.project ## check style, format, types and who import
 
 escape-matrix: setup ## run every attack on every sandbox and write docs/escape-matrix.md
 	@$(BIN)/python -m streamer.testing.matrix docs/escape-matrix.md
+
+architecture: $(VENV)/.dev $(VENV)/.project ## draw docs/rooms.svg from the imports in the code
+	@$(BIN)/python docs/rooms.py
 
 wheel: $(VENV)/.dev ## build dist/*.tar.gz, and from it dist/*.whl
 	@rm -rf dist
