@@ -1,0 +1,87 @@
+"""Ask an init for a path and for what is used, in the wrong way too."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from pathlib import Path
+
+import pytest
+
+from tests.sandbox.init_peer import Init, run_frame
+
+
+def asked(init: Init, path: bytes, flags: int = os.O_RDONLY) -> tuple[int, list[int]]:
+    """Return the errno and the descriptors of the answer."""
+    init.send(b"O", struct.pack("<II", flags, 0o600) + path + b"\0")
+    frame, fds, _, _ = socket.recv_fds(init.sock, 64, 3)
+    assert frame[:5] == struct.pack("<I", 5) + b"O"
+    return int.from_bytes(frame[5:], "little"), fds
+
+
+def test_it_hands_out_a_file_and_keeps_nothing_of_it(init: Init, tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("content")
+    for _ in range(300):  # more than it may have open
+        number, (fd,) = asked(init, b"f")
+        assert (number, os.read(fd, 9)) == (0, b"content")
+        os.close(fd)
+    assert len(os.listdir(f"/proc/{init.process.pid}/fd")) < 10
+
+
+def test_it_tells_why_it_opens_nothing(init: Init, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    for path, number in ((b"none", errno.ENOENT), (b"link", errno.ELOOP), (b"..", errno.EXDEV)):
+        assert asked(init, path) == (number, [])
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"", bytes(8), bytes(9), bytes(8) + b"name", bytes(8) + b"a\0b\0", bytes(8) + b"name\0\0"],
+)
+def test_it_refuses_a_malformed_path(init: Init, payload: bytes) -> None:
+    init.send(b"O", payload)
+    kind, told = init.read()
+    assert (kind, told[:1]) == (b"E", b"p")
+
+
+def test_it_opens_a_path_while_a_program_runs(init: Init, tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("content")
+    init.send_stdio()
+    init.send(b"R", run_frame("/bin/sleep", "600"))
+    assert init.read()[0] == b"S"
+    number, (fd,) = asked(init, b"f")
+    os.close(fd)
+    assert number == 0
+    init.send(b"K")
+    assert init.read()[0] == b"X"
+
+
+def used(init: Init) -> tuple[int, int, int]:
+    init.send(b"U", struct.pack("<I", 1))
+    kind, told = init.read()
+    assert kind == b"U"
+    cpu, memory, disk = struct.unpack("<QQQ", told)
+    return cpu, memory, disk
+
+
+def test_it_adds_up_what_its_programs_have_used(init: Init, tmp_path: Path) -> None:
+    assert used(init)[0] == 0
+    (tmp_path / "f").write_bytes(bytes(100_000))
+    assert used(init)[2] >= 100_000
+    sums = []
+    for _ in range(3):
+        init.send_stdio()
+        busy = "import time\nwhile time.process_time() < 0.05: pass"
+        init.send(b"R", run_frame("/usr/bin/env", "python3", "-c", busy))
+        assert (init.read()[0], init.read()[0]) == (b"S", b"X")
+        sums.append(used(init)[0])
+    assert sums == sorted(sums)
+    assert sums[-1] >= 150_000
+
+
+@pytest.mark.parametrize("payload", [b"", bytes(3), bytes(5)])
+def test_it_refuses_a_malformed_question_for_the_use(init: Init, payload: bytes) -> None:
+    init.send(b"U", payload)
+    assert init.read()[0] == b"E"

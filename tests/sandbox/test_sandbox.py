@@ -1,0 +1,454 @@
+"""A sandbox as an object, without jobs: every backend of ours, with its real init."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+import socket
+import stat
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from sandboxes.bwrap import Bwrap
+from sandboxes.firejail import Firejail
+from sandboxes.plain import Plain
+from streamer.errors import SandboxFailure
+from streamer.model.job import Limits, SourceFile
+from streamer.sandbox.pool import Pool, open_pool
+from streamer.sandbox.running import Running
+from streamer.sandbox.sandbox import Sandbox
+from streamer.sandbox.shape import FilesDoNotFit, Run, RunEnd, Shape
+from streamer.sandbox.stdio import Stdio
+from streamer.spi import Backend
+from tests.backends.test_third_party import Direct
+from tests.running import adopt_orphans, descendants, descriptors
+
+MIB = 1024 * 1024
+LIMITS = Limits(wall_time_s=60)
+BACKENDS: dict[str, Backend] = {
+    "plain": Plain(),
+    "bwrap": Bwrap(),
+    "firejail": Firejail(),
+    "direct": Direct(),
+}
+
+
+@pytest.fixture(params=["auto", "off"], ids=["groups", "no-groups"])
+def cgroup(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@contextlib.contextmanager
+def pool_of(cgroup: str = "auto") -> Iterator[Pool]:
+    with open_pool(
+        BACKENDS,
+        state_dir="",
+        cgroup=cgroup,
+        uid_base=60706,
+        places=4,
+        users=4,
+        strict_filter=False,
+    ) as pool:
+        yield pool
+
+
+@pytest.fixture
+def pool() -> Iterator[Pool]:
+    with pool_of() as pool:
+        yield pool
+
+
+@asynccontextmanager
+async def lent(pool: Pool, backend: str, limits: Limits = LIMITS) -> AsyncIterator[Sandbox]:
+    """Borrow a sandbox, and see that it leaves nothing when it is closed."""
+    adopt_orphans()
+    processes, files = descendants(), descriptors()
+    sandbox = await pool.lend(Shape(backend, limits))
+    try:
+        yield sandbox
+    finally:
+        await sandbox.close()
+        await sandbox.close()
+    assert descendants() == processes
+    assert descriptors() == files
+    assert list(pool.folder.workspaces.path.iterdir()) == []
+    for root in pool.cgroups.roots if pool.cgroups else ():
+        assert [path for path in root.iterdir() if path.is_dir()] == []
+
+
+@pytest.fixture
+async def sandbox(pool: Pool, backend: str) -> AsyncIterator[Sandbox]:
+    async with lent(pool, backend) as sandbox:
+        yield sandbox
+
+
+def shell(script: str, stdio: Stdio, limits: Limits = LIMITS, **env: str) -> Run:
+    return Run(("/bin/sh", "-c", script), {"PATH": "/usr/bin:/bin", **env}, limits, stdio)
+
+
+async def finished(sandbox: Sandbox, running: Running) -> RunEnd:
+    """Wait for the program, and end what it has left."""
+    await running.exited
+    sandbox.end_rest()
+    return await running.ended
+
+
+async def told(sandbox: Sandbox, script: str, limits: Limits = LIMITS) -> tuple[int, str]:
+    """Run a script to its end; return its exit code and what it has printed."""
+    stdio = Stdio.pipes()
+    try:
+        end = await finished(sandbox, await sandbox.run(shell(script, stdio, limits)))
+        out = os.read(stdio._ours["stdout"], 65536).decode()
+    finally:
+        stdio.close()
+    return os.waitstatus_to_exitcode(end.status), out
+
+
+async def until_written(stdio: Stdio) -> bytes:
+    """Wait for the first output of a program."""
+    ready = asyncio.Event()
+    fd = stdio._ours["stdout"]
+    asyncio.get_running_loop().add_reader(fd, ready.set)
+    async with asyncio.timeout(20):
+        await ready.wait()
+    asyncio.get_running_loop().remove_reader(fd)
+    return os.read(fd, 65536)
+
+
+async def test_programs_run_one_after_another_among_the_same_files(sandbox: Sandbox) -> None:
+    await sandbox.put_files((SourceFile("a/b", b"one"),), LIMITS)
+    assert await told(sandbox, "cat a/b; echo two >c; exit 3") == (3, "one")
+    assert await told(sandbox, "cat c; pwd") == (0, f"two\n{sandbox.home}\n")
+    await sandbox.put_files((SourceFile("d", b"three"),), LIMITS)
+    assert await told(sandbox, "cat d; kill -9 $$") == (-9, "three")
+
+
+async def test_a_program_starts_where_it_is_told(sandbox: Sandbox) -> None:
+    stdio = Stdio.pipes()
+    run = Run(("/bin/pwd",), {"PATH": "/usr/bin:/bin"}, LIMITS, stdio, cwd="/usr")
+    await finished(sandbox, await sandbox.run(run))
+    assert os.read(stdio.take("stdout"), 100) == b"/usr\n"
+    stdio.close()
+
+
+async def test_files_that_do_not_fit_are_told(pool: Pool, backend: str) -> None:
+    few = Limits(disk_bytes=65536)
+    async with lent(pool, backend, few) as sandbox:
+        with pytest.raises(FilesDoNotFit):
+            await sandbox.put_files([SourceFile(f"f{n}", b"x") for n in range(300)], few)
+
+
+async def test_a_signal_reaches_the_program_and_a_kill_all_of_it(sandbox: Sandbox) -> None:
+    stdio = Stdio.pipes()
+    script = "trap 'echo heard' USR1; setsid sleep 600 & echo up; while :; do sleep 0.01; done"
+    running = await sandbox.run(shell(script, stdio))
+    assert await until_written(stdio) == b"up\n"
+    sandbox.signal(signal.SIGUSR1)
+    assert await until_written(stdio) == b"heard\n"
+    assert not running.exited.done()
+    await sandbox.kill()
+    end = await running.ended
+    assert (end.status, end.cause) == (signal.SIGKILL, "killed")
+    stdio.close()
+
+
+async def test_what_a_program_leaves_goes_on_until_it_is_ended(sandbox: Sandbox) -> None:
+    stdio = Stdio.pipes()
+    running = await sandbox.run(shell("sleep 600 & exit 3", stdio))
+    await running.exited
+    assert not running.ended.done()
+    sandbox.end_rest()
+    end = await running.ended
+    assert (end.cause, os.waitstatus_to_exitcode(end.status)) == (None, 3)
+    stdio.close()
+
+
+@pytest.mark.parametrize("name", [*BACKENDS])
+async def test_the_end_of_a_run_has_the_limit_that_ended_it(
+    need: Callable[[str], str], cgroup: str, name: str
+) -> None:
+    if name != "direct":
+        need(name)
+    elif cgroup == "off":
+        pytest.skip("nobody limits it")
+    greedy = "import sys\nx = []\nwhile True: x.append(bytearray(10_000_000))"
+    busy = "while True: pass"
+    with pool_of(cgroup) as pool:
+        if name == "direct" and pool.cgroups is None:
+            pytest.skip("nobody limits it")
+        async with lent(pool, name) as sandbox:
+            for code, limits, cause in (
+                (greedy, Limits(memory_bytes=64 * MIB), "memory"),
+                (busy, Limits(cpu_time_s=0.3), "cpu_time"),
+                # What an earlier run has used or was killed for is not the next one's.
+                ("import time; time.sleep(0.2)", Limits(cpu_time_s=0.3), None),
+                ("import os; os.kill(os.getpid(), 9)", Limits(memory_bytes=64 * MIB), None),
+            ):
+                stdio = Stdio.null()
+                env = {"PATH": "/usr/bin:/bin"}
+                running = await sandbox.run(Run(("python3", "-c", code), env, limits, stdio))
+                end = await finished(sandbox, running)
+                assert end.cause == cause, code
+                if pool.cgroup_level == "cgroup-v2" and cause == "memory":
+                    return  # the kernel has killed the init too
+                assert end.cpu_time_us is not None
+                assert (end.cpu_time_us >= 300_000) == (cause == "cpu_time")
+
+
+async def test_a_program_of_one_sandbox_is_started_once_at_a_time(sandbox: Sandbox) -> None:
+    first = await sandbox.run(shell("sleep 600", Stdio.null()))
+    with pytest.raises(SandboxFailure):
+        await sandbox.run(shell("true", Stdio.null()))
+    await sandbox.kill()
+    assert (await first.ended).cause == "killed"
+
+
+async def test_a_sandbox_is_closed_while_its_program_runs(pool: Pool, backend: str) -> None:
+    async with lent(pool, backend) as sandbox:
+        running = await sandbox.run(shell("trap '' TERM; sleep 600 & sleep 600", Stdio.null()))
+    with pytest.raises(SandboxFailure):
+        await running.ended
+
+
+async def test_programs_of_a_bwrap_sandbox_have_a_loopback_of_their_own(
+    pool: Pool, need: Callable[[str], str]
+) -> None:
+    async with lent(pool, need("bwrap")) as sandbox:
+        with await sandbox.listen(7777) as listener:
+            assert listener.getsockname() == ("127.0.0.1", 7777)
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", 7777))
+    async with lent(pool, need("plain")) as sandbox:
+        with pytest.raises(SandboxFailure, match="shares the host's network"):
+            await sandbox.listen(7777)
+
+
+# -- paths of the workspace --------------------------------------------------------------------
+
+
+async def opened(sandbox: Sandbox, path: str, flags: int = os.O_RDONLY) -> bytes:
+    fd = await sandbox.open_path(path, flags)
+    with os.fdopen(fd, "rb") as file:
+        return file.read()
+
+
+async def test_a_file_is_read_and_written_from_outside(sandbox: Sandbox) -> None:
+    await sandbox.put_files((SourceFile("a/b", b"one"),), LIMITS)
+    assert await opened(sandbox, "a/b") == b"one"
+    fd = await sandbox.open_path("a/new", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
+    assert not os.get_inheritable(fd)
+    os.write(fd, b"two")
+    os.close(fd)
+    assert await told(sandbox, "cat a/new; stat -c %a a/new; echo three >made") == (0, "two640\n")
+    assert await opened(sandbox, "made") == b"three\n"
+
+
+async def test_a_file_is_opened_while_a_program_runs(sandbox: Sandbox) -> None:
+    stdio = Stdio.pipes()
+    running = await sandbox.run(shell("echo here >f; echo up; sleep 600", stdio))
+    await until_written(stdio)
+    assert await opened(sandbox, "f") == b"here\n"
+    assert {entry.path for entry in await sandbox.list_files()} == {"f"}
+    await sandbox.kill()
+    await running.ended
+    stdio.close()
+
+
+PLANTED = """
+echo secret >inside; mkdir folder closed
+ln -s inside link; ln -s /etc etc; ln -s /etc/passwd passwd; ln -s .. up; ln -s folder other
+ln -s /proc/self/fd fds; ln -s link folder/twice
+mkfifo pipe; chmod 0 closed
+python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind("sock")'
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "flags", "number"),
+    [
+        ("nothing", os.O_RDONLY, errno.ENOENT),
+        ("../inside", os.O_RDONLY, errno.EXDEV),
+        ("folder/../../inside", os.O_RDONLY, errno.EXDEV),
+        ("/etc/passwd", os.O_RDONLY, errno.EXDEV),
+        ("/", os.O_RDONLY | os.O_DIRECTORY, errno.EXDEV),
+        ("..", os.O_RDONLY | os.O_DIRECTORY, errno.EXDEV),
+        ("", os.O_RDONLY, errno.ENOENT),
+        ("link", os.O_RDONLY, errno.ELOOP),
+        ("link", os.O_WRONLY | os.O_CREAT, errno.ELOOP),
+        ("link", os.O_WRONLY | os.O_TRUNC, errno.ELOOP),
+        ("passwd", os.O_RDONLY, errno.ELOOP),
+        ("etc/passwd", os.O_RDONLY, errno.ELOOP),
+        ("up", os.O_RDONLY | os.O_DIRECTORY, errno.ELOOP),
+        ("other/new", os.O_WRONLY | os.O_CREAT, errno.ELOOP),
+        ("fds/0", os.O_RDONLY, errno.ELOOP),
+        ("folder/twice", os.O_RDONLY, errno.ELOOP),
+        ("folder", os.O_RDONLY, errno.EISDIR),
+        ("inside", os.O_RDONLY | os.O_DIRECTORY, errno.ENOTDIR),
+        ("pipe", os.O_RDONLY, errno.EINVAL),
+        ("pipe", os.O_WRONLY, errno.ENXIO),
+        ("sock", os.O_RDONLY, errno.ENXIO),
+        ("closed", os.O_RDONLY | os.O_DIRECTORY, errno.EACCES),
+        ("inside", os.O_PATH, errno.EINVAL),
+        (".", os.O_WRONLY | os.O_TMPFILE, errno.EINVAL),
+        ("x" * 256, os.O_RDONLY, errno.ENAMETOOLONG),
+        ("x/" * 3000, os.O_RDONLY, errno.ENAMETOOLONG),
+    ],
+)
+async def test_nothing_else_is_opened(
+    pool: Pool, backend: str, path: str, flags: int, number: int
+) -> None:
+    async with lent(pool, backend) as sandbox:
+        assert await told(sandbox, PLANTED) == (0, "")
+        with pytest.raises(OSError) as refused:
+            os.close(await sandbox.open_path(path, flags))
+        assert errno.errorcode[refused.value.errno or 0] == errno.errorcode[number]
+        # And the next question is answered all the same.
+        assert await opened(sandbox, "inside") == b"secret\n"
+
+
+async def test_no_link_is_followed_that_comes_and_goes(pool: Pool, backend: str) -> None:
+    """A job moves a link to and fro in the place of a folder that is asked for."""
+    script = """
+        mkdir real; echo inside >real/passwd; ln -s /etc link; echo up
+        while :; do mv -T real at; mv -T at real; mv -T link at; mv -T at link; done
+    """
+    async with lent(pool, backend) as sandbox:
+        stdio = Stdio.pipes()
+        running = await sandbox.run(shell(script, stdio))
+        await until_written(stdio)
+        seen, refused = set(), set()
+        for _ in range(300):
+            try:
+                seen.add(await opened(sandbox, "at/passwd"))
+            except OSError as error:
+                refused.add(error.errno)
+        assert seen <= {b"inside\n"}
+        assert refused <= {errno.ELOOP, errno.ENOENT, errno.EAGAIN}
+        await sandbox.kill()
+        await running.ended
+        stdio.close()
+
+
+async def test_one_that_gives_up_its_question_gets_nobody_elses_answer(sandbox: Sandbox) -> None:
+    await sandbox.put_files([SourceFile(str(n), b"%d" % n) for n in range(10)], LIMITS)
+    before = descriptors()
+    for _ in range(5):
+        asking = [asyncio.create_task(opened(sandbox, str(n))) for n in range(10)]
+        await asyncio.sleep(0)
+        for given_up in asking[::2]:
+            given_up.cancel()
+        answers = await asyncio.gather(*asking, return_exceptions=True)
+        assert answers[1::2] == [b"%d" % n for n in range(1, 10, 2)]
+    assert await opened(sandbox, "0") == b"0"
+    assert descriptors() == before
+
+
+async def test_the_workspace_is_listed(sandbox: Sandbox) -> None:
+    assert await told(sandbox, PLANTED) == (0, "")
+    listed = {entry.path: entry for entry in await sandbox.list_files()}
+    names = {"inside", "folder", "closed", "link", "etc", "passwd", "up", "other", "fds"}
+    assert set(listed) == names | {"folder/twice", "pipe", "sock"}
+    assert stat.S_ISLNK(listed["etc"].mode)
+    assert stat.S_ISDIR(listed["folder"].mode)
+    assert (stat.S_IMODE(listed["inside"].mode), listed["inside"].size) == (0o644, 7)
+    assert len(await sandbox.list_files(most=5)) == 5
+
+
+async def test_a_name_that_is_no_text_is_listed_and_opened(sandbox: Sandbox) -> None:
+    assert await told(sandbox, "printf x >\"$(printf 'a\\377b')\"; printf y >'a\nb'") == (0, "")
+    found = sorted(os.fsencode(entry.path) for entry in await sandbox.list_files())
+    assert found == [b"a\nb", b"a\xffb"]
+    assert await opened(sandbox, os.fsdecode(b"a\xffb")) == b"x"
+
+
+# -- what is used --------------------------------------------------------------------------------
+
+
+async def test_what_is_used_so_far_is_told(
+    need: Callable[[str], str], cgroup: str, backend: str
+) -> None:
+    with pool_of(cgroup) as pool:
+        async with lent(pool, backend) as sandbox:
+            await sandbox.put_files((SourceFile("f", bytes(3 * MIB)),), LIMITS)
+            use = await sandbox.use()
+            assert 3 * MIB <= (use.disk_bytes or 0) < 5 * MIB
+            busy = "import time\nwhile time.process_time() < 0.3: pass\n"
+            held = "x = b'x' * 40_000_000\nprint('up', flush=True)\ntime.sleep(600)"
+            for number in (1, 2):
+                stdio = Stdio.pipes()
+                env = {"PATH": "/usr/bin:/bin"}
+                code = ("python3", "-c", busy + held)
+                running = await sandbox.run(Run(code, env, LIMITS, stdio))
+                await until_written(stdio)
+                use = await sandbox.use()
+                assert (use.cpu_time_us or 0) >= number * 300_000
+                assert (use.memory_bytes or 0) >= 40_000_000
+                await sandbox.kill()
+                await running.ended
+                stdio.close()
+            after = await sandbox.use()
+            assert (after.cpu_time_us or 0) >= (use.cpu_time_us or 0)
+            assert (after.memory_bytes or 0) < 40_000_000
+
+
+async def test_without_our_init_only_a_group_tells_what_is_used() -> None:
+    for cgroup in ("auto", "off"):
+        with pool_of(cgroup) as pool:
+            async with lent(pool, "direct") as sandbox:
+                await told(sandbox, "true")
+                use = await sandbox.use()
+                assert use.disk_bytes is None
+                assert (use.cpu_time_us is None) == (pool.cgroups is None)
+                with pytest.raises(SandboxFailure):
+                    await sandbox.open_path("f", os.O_RDONLY)
+                with pytest.raises(SandboxFailure):
+                    await sandbox.list_files()
+
+
+# -- the pool --------------------------------------------------------------------------------------
+
+
+def test_a_shape_is_the_key_of_a_pool() -> None:
+    shape = Shape("bwrap", LIMITS, read_only=("/opt",))
+    assert {shape: 1}[Shape("bwrap", Limits(wall_time_s=60), read_only=("/opt",))] == 1
+    assert shape != Shape("bwrap", LIMITS)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has users to lend")
+async def test_each_sandbox_has_a_user_of_its_own_and_trials_another(pool: Pool) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        opened = []
+        for for_trial in (False, False, True):
+            opened.append(await pool.lend(Shape("plain", LIMITS), for_trial=for_trial))
+            stack.push_async_callback(opened[-1].close)
+        users = {sandbox.identity for sandbox in opened}
+        assert len(users) == 3
+        assert None not in users
+        assert not any(sandbox.of_root for sandbox in opened)
+
+
+async def test_a_sandbox_that_does_not_open_leaves_nothing(tmp_path: Path) -> None:
+    adopt_orphans()
+    broken = Bwrap(path=str(tmp_path / "nothing"))
+    with open_pool(
+        {"broken": broken},
+        state_dir="",
+        cgroup="auto",
+        uid_base=60706,
+        places=1,
+        users=1,
+        strict_filter=False,
+    ) as pool:
+        processes, files = descendants(), descriptors()
+        for _ in range(3):
+            with pytest.raises(SandboxFailure, match="nothing"):
+                await pool.lend(Shape("broken", LIMITS))
+        assert (descendants(), descriptors()) == (processes, files)
+        for root in pool.cgroups.roots if pool.cgroups else ():
+            assert [path for path in root.iterdir() if path.is_dir()] == []
