@@ -28,11 +28,11 @@ from aiohttp.test_utils import TestServer
 import streamer
 from sandboxes.bwrap import Bwrap
 from streamer.model.job import Limits
+from streamer.sandbox.host.rootfs import shown
+from streamer.sandbox.host.users import JobUsers
 from streamer.sandbox.pool import Pool, open_pool
-from streamer.sandbox.rootfs import shown
 from streamer.sandbox.shape import Run, Shape
 from streamer.sandbox.stdio import Stdio
-from streamer.sandbox.users import JobUsers
 from streamer.spi import Host, Identity, SandboxJob
 from streamer.sse import EventParser
 

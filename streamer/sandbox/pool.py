@@ -15,15 +15,15 @@ from pathlib import Path
 
 from streamer.errors import SandboxFailure
 from streamer.sandbox.cgroups import Cgroup, CgroupTree, Level, cgroup_tree
-from streamer.sandbox.direct import Direct
-from streamer.sandbox.driver import Driver
-from streamer.sandbox.gated import Gated
+from streamer.sandbox.drivers.direct import Direct
+from streamer.sandbox.drivers.driver import Driver
+from streamer.sandbox.drivers.gated import Gated
+from streamer.sandbox.drivers.spawn import start_command
+from streamer.sandbox.host.state import StateFolder, state_folder
+from streamer.sandbox.host.users import JobUsers
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.seccomp import job_filter
 from streamer.sandbox.shape import Shape
-from streamer.sandbox.spawn import start_command
-from streamer.sandbox.state import StateFolder, state_folder
-from streamer.sandbox.users import JobUsers
 from streamer.spi import Backend, Identity, LaunchPlan, SandboxJob
 
 __all__ = ["Pool", "open_pool"]

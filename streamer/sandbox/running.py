@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from streamer.errors import SandboxFailure
-from streamer.sandbox.driver import Driver
+from streamer.sandbox.drivers.driver import Driver
 from streamer.sandbox.meter import Meter
 from streamer.sandbox.shape import KILLED_FOR_MEMORY, Cause, RunEnd
 

@@ -20,7 +20,7 @@ from typing import Final
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits, SourceFile
 from streamer.sandbox.cgroups import Cgroup
-from streamer.sandbox.driver import Driver
+from streamer.sandbox.drivers.driver import Driver
 from streamer.sandbox.meter import Meter
 from streamer.sandbox.running import Running
 from streamer.sandbox.shape import KILLED_FOR_MEMORY, Run, Use

@@ -20,7 +20,7 @@ from streamer.jobs.service import JobService
 from streamer.model.hosts import Address, address_refusal
 from streamer.model.job import JobSpec
 from streamer.sandbox import registry as backends
-from streamer.sandbox.channel import InitChannel
+from streamer.sandbox.drivers.channel import InitChannel
 from streamer.sandbox.network.proxy import PROXY_PORT, Outbound
 from streamer.spi import Backend, Isolation, LaunchPlan, SandboxJob
 from tests.backends.conftest import checked_runs

@@ -15,7 +15,7 @@ import pytest
 from streamer.model.events import Truncated
 from streamer.model.job import JobSpec
 from streamer.model.runtime import Runtime
-from streamer.sandbox.workspace import remove_tree
+from streamer.sandbox.host.workspace import remove_tree
 from streamer.testing.conformance.base import until_output
 from tests.backends.conftest import checked_runs
 from tests.conftest import OpenService

@@ -269,7 +269,7 @@ async def test_a_broken_backend_is_refused_with_its_reason(
     cls: type[spi.Backend],
     reason: str,
 ) -> None:
-    monkeypatch.setattr("streamer.sandbox.gated.START_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("streamer.sandbox.drivers.gated.START_TIMEOUT_S", 0.5)
     with pytest.raises(BackendUnavailable, match=cls.name) as caught:
         await open_service(cls.name, plugins=(plugin(cls),))
     assert reason in caught.value.message

@@ -11,7 +11,7 @@ import pytest
 
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits
-from streamer.sandbox.channel import InitChannel
+from streamer.sandbox.drivers.channel import InitChannel
 from streamer.sandbox.shape import FilesDoNotFit
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from streamer.errors import SandboxFailure
-from streamer.sandbox.channel import InitChannel
-from streamer.sandbox.protocol import PROTOCOL
+from streamer.sandbox.drivers.channel import InitChannel
+from streamer.sandbox.drivers.protocol import PROTOCOL
 from tests.running import descendants
 from tests.sandbox.init_peer import INIT, Init, run_frame
 

@@ -10,7 +10,7 @@ import pytest
 
 from streamer.config.schema import Config
 from streamer.errors import ConfigError
-from streamer.sandbox.rootfs import build_rootfs, host_of, shown
+from streamer.sandbox.host.rootfs import build_rootfs, host_of, shown
 from streamer.spi import Host, Shown
 from streamer.worker.tools import missing_tools
 

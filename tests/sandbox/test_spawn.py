@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from streamer.sandbox.spawn import Spawned, spawn
+from streamer.sandbox.drivers.spawn import Spawned, spawn
 from tests.running import adopt_orphans, descendants
 
 

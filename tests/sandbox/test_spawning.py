@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from streamer.sandbox.spawn import spawn
+from streamer.sandbox.drivers.spawn import spawn
 from tests.running import descriptors
 
 

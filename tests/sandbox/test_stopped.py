@@ -47,7 +47,7 @@ async def test_a_stopped_init_is_told_as_such(
 @pytest.fixture
 def resisting(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     for place in (
-        "sandbox.gated.END_TIMEOUT_S",
+        "sandbox.drivers.gated.END_TIMEOUT_S",
         "worker.program.END_TIMEOUT_S",
         "worker.execution.TIDY_S",
     ):

@@ -19,13 +19,14 @@ from streamer.eventlog import spool
 from streamer.eventlog.pages import PAGE_BYTES
 from streamer.eventlog.spool import Spool
 from streamer.model.job import JobSpec, Limits, SourceFile
-from streamer.sandbox import direct, workspace
 from streamer.sandbox.cgroups import OVERHEAD_PROCESSES, files, v2
 from streamer.sandbox.cgroups.v2 import CgroupV2
-from streamer.sandbox.direct import Direct as DirectDriver
+from streamer.sandbox.drivers import direct
+from streamer.sandbox.drivers.direct import Direct as DirectDriver
+from streamer.sandbox.host import workspace
+from streamer.sandbox.host.state import StateFolder, state_folder
 from streamer.sandbox.network import proxy
 from streamer.sandbox.network.proxy import SystemAddresses
-from streamer.sandbox.state import StateFolder, state_folder
 from streamer.testing.running import plugin
 from tests.conftest import OpenService
 from tests.running import ended

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from streamer.sandbox.state import state_folder
-from streamer.sandbox.workspace import remove_tree
+from streamer.sandbox.host.state import state_folder
+from streamer.sandbox.host.workspace import remove_tree
 
 LONG_AGO = 1.0
 

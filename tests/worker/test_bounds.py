@@ -23,7 +23,7 @@ from streamer.compose import SERVICE
 from streamer.jobs.job import Job
 from streamer.model.events import Error, Output, Status
 from streamer.model.job import JobSpec, SourceFile
-from streamer.sandbox.protocol import PROTOCOL
+from streamer.sandbox.drivers.protocol import PROTOCOL
 from streamer.testing.running import plugin
 from tests.conftest import OpenService, Start
 from tests.running import adopt_orphans, descendants, descriptors, ended, program, run_job
@@ -119,7 +119,7 @@ class Ice:
 @pytest.fixture
 def ice(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ice]:
     for place in (
-        "sandbox.gated.END_TIMEOUT_S",
+        "sandbox.drivers.gated.END_TIMEOUT_S",
         "worker.program.END_TIMEOUT_S",
         "worker.execution.TIDY_S",
     ):
@@ -274,8 +274,8 @@ async def test_a_program_that_the_init_does_not_take_is_an_error(
     instead: set[str] = set()
     service = await open_service("deaf", plugins=(plugin(deaf(instead)),))
     instead.add("from now on")
-    monkeypatch.setattr("streamer.sandbox.gated.START_TIMEOUT_S", 0.3)
-    monkeypatch.setattr("streamer.sandbox.channel.InitChannel.put_files", _no_files)
+    monkeypatch.setattr("streamer.sandbox.drivers.gated.START_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("streamer.sandbox.drivers.channel.InitChannel.put_files", _no_files)
     many = tuple("x" * 1000 for _ in range(1000))
     ran = await run_job(service, command=("echo", *many))
     assert ran.verdict == "error sandbox_error"

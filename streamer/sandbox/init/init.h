@@ -10,7 +10,7 @@
 
 enum { CONTROL = 0 };
 
-/* See streamer/sandbox/protocol.py, which has the same numbers. */
+/* See streamer/sandbox/drivers/protocol.py, which has the same numbers. */
 enum { PROTOCOL = 4 };
 enum { SEES_PROC = 1 }; /* flags of 'H' */
 enum { WALK_DISK = 1 }; /* flags of 'C', 'R' and 'U' */

@@ -6,7 +6,7 @@
  *       namespace, and execute.
  *   streamer-init serve [--bound]
  *       Inside the sandbox: speak with the service over the socket on standard input
- *       (see streamer/sandbox/protocol.py), write the job's files, run its programs, account
+ *       (see streamer/sandbox/drivers/protocol.py), write the job's files, run its programs, account
  *       for them and end them all.
  *
  * Why a program of our own: a wrapper reports 128+n both for `exit 137` and for a

@@ -21,8 +21,8 @@ from typing import ClassVar, Final
 
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits, SourceFile
+from streamer.sandbox.drivers.spawn import Spawned, spawn, start_command
 from streamer.sandbox.shape import FilesDoNotFit, Run, RunEnd, Use
-from streamer.sandbox.spawn import Spawned, spawn, start_command
 from streamer.spi import Host, LaunchPlan
 
 __all__ = ["Direct", "SessionFactory"]
@@ -171,7 +171,7 @@ class Direct:
         if self._process is not None:
             with contextlib.suppress(SandboxFailure):
                 await self.kill()
-            # No bound: see `streamer.sandbox.driver`.
+            # No bound: see `streamer.sandbox.drivers.driver`.
             await self._process.wait()
             await self._process.end_group()
         if self._writing is not None:

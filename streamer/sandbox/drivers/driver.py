@@ -1,8 +1,8 @@
 """What every driver of a sandbox does: start it, run programs in it one after another, end it.
 
-There are two. `Gated` (`streamer.sandbox.gated`) has our init inside, so it knows the kernel's
-verdict and ends exactly what a program started; `Direct` (`streamer.sandbox.direct`) serves
-backends that cannot take the init. `streamer.sandbox.sandbox` adds the control group to either.
+There are two. `Gated` (`gated`) has our init inside, so it knows the kernel's verdict and ends
+exactly what a program started; `Direct` (`direct`) serves backends that cannot take the init.
+`streamer.sandbox.sandbox` adds the control group to either.
 
 Every wait here has a bound, except that of `close` for what resists SIGKILL: whoever closes
 decides how long that may hold up something else.

@@ -13,8 +13,8 @@ from typing import Any, Final, TypeVar
 
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits, SourceFile
-from streamer.sandbox import protocol
-from streamer.sandbox.protocol import frame
+from streamer.sandbox.drivers import protocol
+from streamer.sandbox.drivers.protocol import frame
 from streamer.sandbox.shape import RunEnd, Use
 
 __all__ = ["InitChannel"]

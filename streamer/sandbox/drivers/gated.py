@@ -16,11 +16,11 @@ from typing import ClassVar, Final
 
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits, SourceFile
-from streamer.sandbox.channel import InitChannel
-from streamer.sandbox.netns import check_own_network
+from streamer.sandbox.drivers.channel import InitChannel
+from streamer.sandbox.drivers.netns import check_own_network
+from streamer.sandbox.drivers.spawn import Spawned, spawn
+from streamer.sandbox.drivers.stopped import until_stopped
 from streamer.sandbox.shape import Run, RunEnd, Use
-from streamer.sandbox.spawn import Spawned, spawn
-from streamer.sandbox.stopped import until_stopped
 from streamer.spi import LaunchPlan
 
 __all__ = ["Gated"]

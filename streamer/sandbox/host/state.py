@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from streamer.errors import BackendUnavailable, ConfigError
-from streamer.sandbox.rootfs import build_rootfs, host_of, shown
-from streamer.sandbox.workspace import Workspaces, remove_tree
+from streamer.sandbox.host.rootfs import build_rootfs, host_of, shown
+from streamer.sandbox.host.workspace import Workspaces, remove_tree
 from streamer.spi import Shown
 
 __all__ = ["StateFolder", "state_folder"]
@@ -46,7 +46,7 @@ class StateFolder:
     def shown(
         self, read_only: tuple[str, ...], etc: tuple[str, ...], *, network: bool
     ) -> tuple[Shown, ...]:
-        """Return what a sandbox shows besides the system's folders (`streamer.sandbox.rootfs`).
+        """Return what a sandbox shows besides the system's folders (`rootfs`).
 
         Looked at anew when names in /etc have come or gone: it takes a millisecond.
         """

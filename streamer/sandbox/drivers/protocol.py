@@ -34,7 +34,7 @@ from typing import Final
 
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits, SourceFile
-from streamer.sandbox.rlimits import UNLIMITED, rlimits
+from streamer.sandbox.drivers.rlimits import UNLIMITED, rlimits
 from streamer.sandbox.shape import Cause, FilesDoNotFit, RunEnd, Use
 
 __all__ = [
