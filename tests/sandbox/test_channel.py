@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -39,4 +41,42 @@ async def test_a_disk_of_the_hosts_that_is_full_is_not_the_jobs_fault(
             words = os.strerror(number) if fault is SandboxFailure else None
             with pytest.raises(fault, match=words):
                 await channel.put_files((), Limits(), walk_disk=walk_disk)
+    channel.close()
+
+
+async def test_a_question_that_was_given_up_unsent_waits_for_no_answer(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    channel = InitChannel(ours)
+    loop = asyncio.get_running_loop()
+    with theirs, (tmp_path / "f").open("wb") as file:
+        sending = asyncio.create_task(channel.put_filter(bytes(4 << 20)))  # fills the socket
+        unsent = asyncio.create_task(channel.open_path("a", os.O_RDONLY, 0))
+        await asyncio.sleep(0)
+        unsent.cancel()
+        await asyncio.wait({unsent})
+        asking = asyncio.create_task(channel.open_path("b", os.O_RDONLY, 0))
+        taken = b""
+        while not taken.endswith(b"b\0"):
+            taken += await loop.sock_recv(theirs, 1 << 20)
+        await sending
+        assert taken.count(b"O") == 1
+        socket.send_fds(theirs, [struct.pack("<IcI", 5, b"O", 0)], [file.fileno()])
+        fd = await asyncio.wait_for(asking, 5)
+        assert os.path.sameopenfile(fd, file.fileno())
+        os.close(fd)
+    channel.close()
+
+
+async def test_after_a_frame_that_was_cut_short_none_is_sent() -> None:
+    ours, theirs = socket.socketpair()
+    channel = InitChannel(ours)
+    with theirs:
+        cut = asyncio.create_task(channel.put_filter(bytes(4 << 20)))
+        await asyncio.sleep(0)
+        cut.cancel()
+        await asyncio.wait({cut})
+        assert not channel.kill()
+        with pytest.raises(SandboxFailure, match="did not take a frame"):
+            await channel.open_path("a", os.O_RDONLY, 0)
     channel.close()

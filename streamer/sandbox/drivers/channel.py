@@ -167,23 +167,28 @@ class InitChannel:
 
     async def _answered(self, question: bytes, waiting: deque[asyncio.Future[T]]) -> T:
         """Send a frame and wait for its answer."""
-        if self.gone.is_set():
-            raise SandboxFailure(self._why)
         answer: asyncio.Future[T] = self._loop.create_future()
-        waiting.append(answer)
-        await self._send(question)
+        async with self._sending:
+            if self.gone.is_set():
+                raise SandboxFailure(self._why)
+            waiting.append(answer)
+            await self._send_next(question)
         return await answer
 
     async def _send(self, whole: bytes) -> None:
         async with self._sending:
-            if self._cut:
-                raise SandboxFailure("the init did not take a frame that came before")
-            self._cut = True
-            try:
-                await self._loop.sock_sendall(self._sock, whole)
-            except OSError as error:
-                raise self._hung_up(error) from error
-            self._cut = False
+            await self._send_next(whole)
+
+    async def _send_next(self, whole: bytes) -> None:
+        """Send a frame; what is cut short by a cancellation leaves no room for another."""
+        if self._cut:
+            raise SandboxFailure("the init did not take a frame that came before")
+        self._cut = True
+        try:
+            await self._loop.sock_sendall(self._sock, whole)
+        except OSError as error:
+            raise self._hung_up(error) from error
+        self._cut = False
 
     async def _send_descriptors(self, stdio: tuple[int, int, int]) -> None:
         while True:
