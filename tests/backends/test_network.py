@@ -19,8 +19,9 @@ from streamer.errors import BackendUnavailable, Forbidden, SandboxFailure
 from streamer.jobs.service import JobService
 from streamer.model.hosts import Address, address_refusal
 from streamer.model.job import JobSpec
-from streamer.sandbox import registry as backends
+from streamer.sandbox import trial
 from streamer.sandbox.drivers.channel import InitChannel
+from streamer.sandbox.drivers.netns import check_own_network
 from streamer.sandbox.network.proxy import PROXY_PORT, Outbound
 from streamer.spi import Backend, Isolation, LaunchPlan, SandboxJob
 from tests.backends.conftest import checked_runs
@@ -201,8 +202,9 @@ async def test_descriptors_that_nobody_asked_for_are_closed() -> None:
     with socket.create_server((HERE, 0)) as listener:
         for kind in (b"?", b"L"):
             socket.send_fds(theirs, [struct.pack("<I", 1) + kind], [listener.fileno()])
-    with pytest.raises(SandboxFailure, match="shares the host's network"):
-        await channel.listen(PROXY_PORT)
+    handed_out = await channel.listen(PROXY_PORT)
+    with handed_out, pytest.raises(SandboxFailure, match="shares the host's network"):
+        check_own_network(handed_out)
     channel.close()
     assert len(descriptors()) == len(before) - 1  # its own end of the channel
     theirs.close()
@@ -281,7 +283,7 @@ async def test_a_sandbox_in_the_hosts_network_is_refused_where_hosts_are_listed(
     open_service: OpenService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The first look at what it claims would refuse it, so that is left out here.
-    monkeypatch.setattr(backends, "broken_claim", lambda *_, **__: "")
+    monkeypatch.setattr(trial, "broken_claim", lambda *_, **__: "")
     await open_service("boaster", plugins=(BoasterPlugin(),))
     with pytest.raises(BackendUnavailable, match="shares the host's network"):
         await filtered(open_service, "boaster", "ok.test", plugins=(BoasterPlugin(),))

@@ -47,7 +47,7 @@ class InitChannel:
         self._listening: deque[asyncio.Future[int]] = deque()
         self._opening: deque[asyncio.Future[int]] = deque()
         self._asking: deque[asyncio.Future[Use]] = deque()
-        self._descriptors: deque[int] = deque()
+        self._descriptors: list[int] = []
         self.gone = asyncio.Event()
         """Set when the init is no longer there."""
         self._loop.add_reader(sock.fileno(), self._receive)
@@ -152,7 +152,7 @@ class InitChannel:
             self._loop.remove_reader(self._sock.fileno())
             self._sock.close()
         while self._descriptors:
-            os.close(self._descriptors.popleft())
+            os.close(self._descriptors.pop())
         self._fail("the channel was closed")
 
     def _post(self, kind: bytes, payload: bytes = b"") -> bool:
@@ -260,7 +260,7 @@ class InitChannel:
     def _hand_over(
         self, waiting: deque[asyncio.Future[int]], refused: OSError | None = None
     ) -> None:
-        """Give a descriptor that has come to who has waited for it the longest."""
+        """Give the descriptor that came last, beside this frame, to who has waited the longest."""
         if not waiting:
             self._fail("the init sent what nobody has asked for")
             return
@@ -271,9 +271,9 @@ class InitChannel:
         elif not self._descriptors:
             _fail(asked, "the init sent no descriptor")
         elif asked.done():  # who has asked has given up
-            os.close(self._descriptors.popleft())
+            os.close(self._descriptors.pop())
         else:
-            asked.set_result(self._descriptors.popleft())
+            asked.set_result(self._descriptors.pop())
 
     def _greet(self, payload: bytes, ancillary: list[tuple[int, int, bytes]]) -> None:
         if why := protocol.why_not_hello(payload):
