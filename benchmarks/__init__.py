@@ -1,1 +1,1 @@
-"""Measure speed; nothing here is asserted, since machines are shared and noisy."""
+"""Measure speed; nothing is asserted, since machines are shared and noisy."""

@@ -2,10 +2,10 @@
 
     python -m benchmarks.hardening [ROUNDS]
 
-For echo and for python: the program alone, in a minimal bwrap, under our whole argument list,
-with our init inside that runs it, with the filter of system calls, and as a job through the
-service's HTTP interface to its last event. All take turns within a round, so that the ratios,
-of medians and to the minimal bwrap, hold when the machine's speed drifts.
+For echo and for python: the program alone, in a minimal bwrap, with all our arguments, with our
+init, with the system call filter, and as a job over HTTP to its last event. All take turns within a
+round, so that the ratios of medians to the minimal bwrap are right even if the machine's speed
+drifts.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ FIRST_UID: Final = 60706
 
 
 class Unfiltered(Bwrap):
-    """The backend without its filter of system calls."""
+    """The backend without its system call filter."""
 
     seccomp = False
 
 
 def described(argv: tuple[str, ...], identity: Identity | None, host: Host) -> SandboxJob:
-    """Return a job as a backend is told of it."""
+    """Return the job that a backend has to plan."""
     return SandboxJob(
         name="benchmark",
         argv=argv,
@@ -67,7 +67,7 @@ def described(argv: tuple[str, ...], identity: Identity | None, host: Host) -> S
 
 
 def run_command(argv: Sequence[str]) -> None:
-    """Run a command to the end of its output and its own."""
+    """Run a command to its end and the end of its output."""
     with subprocess.Popen(argv, stdout=subprocess.PIPE, env=ENV) as process:
         output, _ = process.communicate()
     assert output == b"hi\n", output
@@ -75,7 +75,7 @@ def run_command(argv: Sequence[str]) -> None:
 
 
 def as_jobs_user(argv: Sequence[str], identity: Identity | None, host: Host) -> list[str]:
-    """Return the command with which the service, as root, becomes the job's user first."""
+    """Return the command that changes to the job's user first, as a root service does."""
     if identity is None:
         return [*argv]
     user = [f"--uid={identity.uid}", f"--gid={identity.gid}"]
@@ -116,14 +116,14 @@ async def run_as_job(session: ClientSession, argv: tuple[str, ...]) -> None:
 
 
 async def at_once(argv: Sequence[str]) -> None:
-    """Run a command, blocking: nothing else is going on."""
+    """Run a command, blocking the loop: nothing else runs."""
     run_command(argv)
 
 
 def ways_to_run(
     argv: tuple[str, ...], identity: Identity | None, pool: Pool, session: ClientSession
 ) -> Mapping[str, Callable[[], Awaitable[None]]]:
-    """Return what is compared for one program, by name."""
+    """Return the ways to run one program that are compared, by name."""
     host = pool.folder.host
     commands: Mapping[str, Sequence[str]] = {
         "alone": argv,
@@ -145,7 +145,6 @@ def ways_to_run(
 
 
 async def main(rounds: int) -> None:
-    """Run everything in turns and print a table."""
     async with AsyncExitStack() as stack:
         pool = stack.enter_context(
             open_pool(

@@ -2,7 +2,7 @@
 
     python -m benchmarks.jobs [JOBS]
 
-Both take turns within a run, so that their ratio holds when the machine's speed drifts.
+Both take turns within a run, so that their ratio is right even if the machine's speed drifts.
 Times are milliseconds, medians and 95th percentiles.
 """
 
@@ -115,7 +115,6 @@ def row(name: str, values: Sequence[float], floor: Sequence[float] = ()) -> None
 
 
 async def main(jobs: int) -> None:
-    """Run everything and print a table."""
     server = TestServer(streamer.create_app())
     await server.start_server()
     async with ClientSession(str(server.make_url("/"))) as session:

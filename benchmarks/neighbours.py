@@ -2,9 +2,9 @@
 
     python -m benchmarks.neighbours [ROUNDS] [streamer serve's options]
 
-A fixed program computes and prints, first alone and then beside each attack, in turns, so
-that the ratio holds when the machine's speed drifts. An attack that ends is started again
-until the program is over. The ratios are of medians, to the quiet times of the same run.
+A fixed program computes and prints, alone and beside each attack, in turns, so that the ratio is
+right even if the machine's speed drifts. An attack that ends is started again until the program
+has ended. The ratios compare medians with those without an attack in the same run.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ START_TIMEOUT_S: Final = 30.0
 
 @contextlib.asynccontextmanager
 async def server(options: Sequence[str]) -> AsyncIterator[str]:
-    """Run a server in a process of its own; yield its URL once it answers."""
+    """Run a server as a separate process; yield its URL once it answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -83,7 +83,7 @@ async def server(options: Sequence[str]) -> AsyncIterator[str]:
 
 
 async def healthy(session: ClientSession, url: str) -> bool:
-    """Say whether the server answers."""
+    """Return whether the server answers."""
     with contextlib.suppress(OSError):
         async with session.get(f"{url}/healthz") as response:
             return response.status == 200
@@ -122,7 +122,7 @@ async def watch_health(url: str, delays: list[float]) -> None:
 
 
 class Measured:
-    """What was seen beside one attack, or beside none."""
+    """The measurements beside one attack, or beside none."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -131,7 +131,7 @@ class Measured:
 
 
 async def measure(url: str, code: str, found: Measured) -> None:
-    """Run the neighbour once beside an attack; no code, no attack."""
+    """Run the neighbour once beside an attack; without code, alone."""
     tasks: list[asyncio.Task[Any]] = []
     async with Client(url) as client:
         if code:
@@ -143,7 +143,7 @@ async def measure(url: str, code: str, found: Measured) -> None:
         found.seconds.append(time.perf_counter() - started)
         assert reason == "exited", reason
         tasks.pop().cancel()
-        # An attack that outlives its neighbour shall tell its end too.
+        # Wait for the end of an attack that runs longer than the neighbour.
         while tasks and not found.reasons:  # noqa: ASYNC110 - over HTTP there is no event
             await asyncio.sleep(0.1)
         for task in tasks:
@@ -152,7 +152,6 @@ async def measure(url: str, code: str, found: Measured) -> None:
 
 
 async def main(rounds: int, options: Sequence[str]) -> None:
-    """Run everything and print a table."""
     quiet = Measured()
     found = {name: Measured() for name in ATTACKS}
     async with server(options) as url:

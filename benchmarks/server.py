@@ -1,4 +1,4 @@
-"""Start a service as a process of its own, and see what it takes."""
+"""Start a service as a separate process, and measure its memory and CPU time."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Run thousands of attacks against one service and see whether anything of them is left.
+"""Run thousands of attacks against one service and check whether anything is left of them.
 
     python -m benchmarks.soak [--jobs 5000] [--backend bwrap] [--seed 1]
 
-The jobs are drawn from the attacks of `streamer.testing`, the slow ones more rarely, twice as
-many at a time as there are processors. Before and after, with the logs purged, it counts the
-processes below this one, its descriptors, its memory, the control groups of jobs, the mounts of
-the host, and what lies in the service's folder and in the host's temporary ones. It exits with
-1 when there is more of anything than before, or when an attack broke a promise.
+The jobs are chosen at random from the attacks of `streamer.testing`, slow ones less often; twice as
+many run at a time as there are processors. Before and after, with the logs purged, it counts the
+descendants of this process, its descriptors and memory, the control groups of jobs, the mounts of
+the host, and the files in the service's folder and in the host's temporary folders. It exits with 1
+if there is more of anything than before, or if an attack broke a promise.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from streamer.testing.processes import descendants, descriptors
 
 MIB = 1024 * 1024
 MEMORY_TOLERANCE = 32 * MIB
-"""The allocator keeps what it has once used for the largest outputs."""
+"""Memory that the allocator keeps after the largest outputs."""
 SLOW_THEMES = (
     "Disk, files and output",
     "Memory",
@@ -43,12 +43,12 @@ SLOW_THEMES = (
 )
 SHORT = {"streams": {"retention_s": 5}}
 OURS = ("note-", "neighbour-")
-"""How names begin that attacks give in the host's shared folders, where they can."""
+"""Prefixes of the names that attacks create in the host's shared folders, if they can."""
 
 
 @dataclass(frozen=True)
 class Census:
-    """What is there while no job is: sets of names, and bytes of memory."""
+    """What exists while no job runs: sets of names, and bytes of memory."""
 
     processes: frozenset[str]
     descriptors: int
@@ -58,7 +58,7 @@ class Census:
     memory: int
 
     def more_than(self, before: Census) -> list[str]:
-        """Return what there is more of than before, in words."""
+        """Return what has increased, as messages."""
         found = []
         for what in ("processes", "groups", "mounts", "files"):
             new = getattr(self, what) - getattr(before, what)
@@ -72,7 +72,7 @@ class Census:
 
 
 async def census(campaign: Campaign) -> Census:
-    """Count what is there. No job may be running."""
+    """Take a census. Waits until no job is running."""
     engine = campaign.service.engine
     while (await engine.stats()).running:  # noqa: ASYNC110 - it tells nobody when it is idle
         await asyncio.sleep(0.01)
@@ -98,7 +98,7 @@ async def census(campaign: Campaign) -> Census:
 
 
 def draw(jobs: int, seed: int) -> Sequence[Attack]:
-    """Return as many attacks, the slow ones more rarely."""
+    """Return this many attacks at random, slow ones less often."""
     attacks, weights = [], []
     for theme, group in THEMES.items():
         for attack in group:
@@ -108,14 +108,14 @@ def draw(jobs: int, seed: int) -> Sequence[Attack]:
 
 
 async def soak(backend: type[Backend], jobs: int, seed: int) -> tuple[Census, Census, Counter[str]]:
-    """Run the jobs; return the census before, the one after, and how jobs ended.
+    """Run the jobs; return the census before and after, and how jobs ended.
 
-    What breaks a promise is counted under ``broken: NAME``.
+    Broken promises are counted under ``broken: NAME``.
     """
     lanes = 2 * (os.cpu_count() or 1)
     ends: Counter[str] = Counter()
     async with open_campaign(backend, lanes=lanes, config=SHORT) as campaign:
-        # By then everything is loaded, and every cache has its size.
+        # After a first round everything is loaded and every cache has its size.
         warm = draw(max(20, jobs // 20), seed + 1)
         before: Census | None = None
         for drawn in (warm, draw(jobs, seed)):

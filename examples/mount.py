@@ -1,4 +1,4 @@
-"""Mount the service into an application of your own, below /code."""
+"""Mount the service into your own application, below /code."""
 
 from __future__ import annotations
 

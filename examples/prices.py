@@ -1,4 +1,4 @@
-"""Stream events of an application's own to browsers: prices, with replay and a page."""
+"""Stream an application's own events to browsers: prices, with replay and a page."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ prices = sse.Channel("prices", history_events=100, history_s=600)
 
 
 async def page(_: web.Request) -> web.Response:
-    """Show the prices as they come."""
+    """Show the prices as they arrive."""
     return web.Response(text=PAGE, content_type="text/html")
 
 
@@ -37,7 +37,7 @@ async def announce(request: web.Request) -> web.Response:
 
 
 async def count(request: web.Request) -> web.StreamResponse:
-    """Push to this one client, going on where it was cut off."""
+    """Push to this one client, continuing where it was cut off."""
     async with sse.open_session(request, sessions=prices.sessions, key="count") as session:
         while session.last_id < 10:
             session.push({"n": session.last_id + 1}, "count")

@@ -1,4 +1,4 @@
-"""Run a program from a handler of your own and answer with what it printed."""
+"""Run a program from your own handler and answer with its output."""
 
 from __future__ import annotations
 

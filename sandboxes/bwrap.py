@@ -1,4 +1,4 @@
-"""Confine programs with bubblewrap: they see only what they are given.
+"""Confine programs with bubblewrap: they see only what is mounted for them.
 
 bubblewrap is a toolkit whose protection is "entirely determined by the arguments passed"
 (its SECURITY.md); every argument here says what it is for.
@@ -27,9 +27,9 @@ __all__ = ["Bwrap"]
 
 @dataclass(frozen=True)
 class Bwrap(Backend):
-    """bubblewrap with namespaces of its own for everything, and a private workspace.
+    """bubblewrap with all namespaces unshared, and a private workspace.
 
-    Options: `path` of the command, `tmp_bytes` for /tmp.
+    Options: `path` of the command, `tmp_bytes` for the size of /tmp.
     """
 
     name: ClassVar[str] = "bwrap"
@@ -41,7 +41,7 @@ class Bwrap(Backend):
     tmp_bytes: int = 64 * 1024 * 1024
 
     async def probe(self, host: Host) -> None:
-        """Check that the command is there; the trial run tells whether it works."""
+        """Check that the command exists; the test run shows whether it works."""
         if not os.access(self.path, os.X_OK):
             raise BackendUnavailable(
                 f"{self.path} is not installed: install the package bubblewrap, "
@@ -52,7 +52,7 @@ class Bwrap(Backend):
         """Name the usual reason: the host forbids unprivileged user namespaces."""
         if "new namespace" in wrapper_stderr or "uid map" in wrapper_stderr:
             return (
-                f"{wrapper_stderr.strip()}: this host does not let an ordinary user make user "
+                f"{wrapper_stderr.strip()}: this host forbids ordinary users to create user "
                 "namespaces; allow it (sysctl user.max_user_namespaces, on Debian "
                 "kernel.unprivileged_userns_clone=1, on Ubuntu 24.04 and later the AppArmor "
                 "profile bwrap-userns-restrict; `streamer doctor` says how)"
@@ -60,22 +60,22 @@ class Bwrap(Backend):
         return None
 
     def plan(self, job: SandboxJob, workspace: Path) -> LaunchPlan:
-        """Return the command line; later arguments lie over earlier ones."""
+        """Return the command line; later mounts cover earlier ones."""
         host = job.host
         arguments: list[str] = [
             self.path,
             "--unshare-user",  # no user and no capability of the host
-            "--unshare-pid",  # sees its own processes only; they all die with the first
+            "--unshare-pid",  # it sees only its own processes; they all die with the first
             "--unshare-ipc",  # no System V IPC or message queues of the host
-            "--unshare-uts",  # a host name of its own
-            "--unshare-cgroup",  # does not see where it is in the cgroup tree
+            "--unshare-uts",  # its own host name
+            "--unshare-cgroup",  # it does not see its place in the cgroup tree
             *(() if job.network else ("--unshare-net",)),  # no network, abstract sockets
             "--disable-userns",  # no nested user namespace: most kernel attack surface
-            "--die-with-parent",  # ends when the service is killed
+            "--die-with-parent",  # it is killed when the service dies
             "--new-session",  # no terminal to push characters into (TIOCSTI)
-            "--as-pid-1",  # our init reaps and reports, bwrap's own would lose the usage
-            "--cap-drop", "ALL",  # nothing privileged inside its namespaces either
-            "--cap-add", "CAP_SYS_RESOURCE",  # for our init to set a bound, which then drops it
+            "--as-pid-1",  # our init reaps and reports; bwrap's own would lose the usage
+            "--cap-drop", "ALL",  # no privileges inside its namespaces either
+            "--cap-add", "CAP_SYS_RESOURCE",  # for our init, which sets a limit and then drops it
             "--uid", "65534", "--gid", "65534",  # nobody
             "--hostname", "sandbox",
         ]  # fmt: skip
@@ -87,21 +87,21 @@ class Bwrap(Backend):
             "--ro-bind", str(host.rootfs / "etc"), "/etc",  # no accounts, no secrets
             "--ro-bind", str(host.rootfs / "sys"), "/sys",  # the number of processors
             "--ro-bind", str(host.init), "/init",  # the only program of ours inside
-            "--proc", "/proc",  # of its own process-id namespace
-            *_masked(),  # lists what the kernel keeps for the user, in any sandbox or none
+            "--proc", "/proc",  # that of its own PID namespace
+            *_masked(),  # they list the user's keys from all namespaces
             "--dev", "/dev",  # null, zero, full, random, urandom, tty
-            "--ro-bind", "/dev/null", "/dev/pts/ptmx",  # the host has so many terminals for all
-            # Limited, else RAM-sized. What is in it is the job's memory: that ends it first.
+            "--ro-bind", "/dev/null", "/dev/pts/ptmx",  # the host has a limited number for all
+            # Without a size it could fill the RAM. Its content counts as the job's memory.
             "--size", str(job.limits.memory_bytes), "--tmpfs", "/dev/shm",
             "--size", str(self.tmp_bytes), "--tmpfs", "/tmp",
             "--symlink", "../tmp", "/var/tmp",
             "--size", str(job.limits.disk_bytes), "--tmpfs", "/work",  # private, limited
         ]  # fmt: skip
         for one in job.shown:
-            # Of the host's /etc, and what the runtime asked for. A path may be gone by now.
+            # Parts of the host's /etc, and what the runtime needs. A path may no longer exist.
             arguments += ["--ro-bind-try", one.source, one.target]
         arguments += [
-            "--remount-ro", "/dev",  # a tmpfs without limit otherwise
+            "--remount-ro", "/dev",  # otherwise a tmpfs without a size
             "--remount-ro", "/",  # the same
             "--chdir", "/work",
             "--", "/init", *job.argv[1:], "--bound",
@@ -115,11 +115,10 @@ class Bwrap(Backend):
 
 
 def _masked() -> Sequence[str]:
-    """Hide the names of the user's keys, where the kernel has any."""
+    """Hide the files in /proc that list the user's keys, if the kernel has them."""
     return ("--ro-bind", "/dev/null", "/proc/keys") if Path("/proc/keys").exists() else ()
 
 
 @hookimpl
 def streamer_backends() -> list[type[Backend]]:
-    """Register the backend."""
     return [Bwrap]

@@ -1,11 +1,10 @@
-"""Confine programs with firejail: of the host's folders they see those of the system.
+"""Confine programs with firejail: of the host's folders they see only those of the system.
 
-Second choice to bwrap, and said so: firejail is setuid root, with a history of local
-root holes (CVE-2017-5180, CVE-2020-17368, CVE-2021-26910, CVE-2022-31214); its root is the
-host's, in which all but what is listed here is hidden; and where it finds itself in a
-container it runs the program *without any sandbox* and says so only in a warning that
-``--quiet`` hides. So it never runs as root, and the probe looks at what the program really
-got.
+It is the second choice after bwrap: firejail is setuid root, with a history of local root holes
+(CVE-2017-5180, CVE-2020-17368, CVE-2021-26910, CVE-2022-31214). Its root is that of the host, with
+everything hidden that is not listed here. Inside a container it runs the program *without any
+sandbox*, and only a warning says so, which ``--quiet`` hides. So it never runs as root, and the
+test at the start checks what the program can really see.
 """
 
 from __future__ import annotations
@@ -35,33 +34,33 @@ from streamer.spi import (
 __all__ = ["Firejail"]
 
 PRIVATE: Final = frozenset({"/dev", "/etc", "/home", "/proc", "/root", "/run", "/tmp", "/var"})
-"""What of the host's / has a folder of the sandbox's own in its place."""
+"""Folders in / that the sandbox replaces by its own."""
 
 DENIED: Final = (
     "io_uring_setup,io_uring_enter,io_uring_register,ptrace,process_vm_readv,process_vm_writev"
 )
 
 NOTHING: Final = ".streamer-shows-nothing"
-"""A name that is nowhere: shown alone (--whitelist), it leaves a folder empty."""
+"""A name that does not exist: if it is the only one shown (--whitelist), the folder is empty."""
 
 LITTER: Final = (".bashrc", ".zshrc", ".cshrc", ".inputrc", ".asoundrc", ".Xauthority")
-"""What firejail puts into a private home, some of it the user's own."""
+"""Files that firejail puts into a private home; some are the user's."""
 
 HOSTS: Final = Path("/etc/hosts")
 
 NOTES: Final = Path("/run/firejail")
 NOTE_FOLDERS: Final = ("sandbox", "name", "profile", "x11", "network", "bandwidth")
 NOTE: Final = re.compile(r"(\d+)(-[a-z0-9]+)?")
-"""What firejail notes of a sandbox is in a file named by its process id."""
+"""firejail keeps notes about each sandbox in files named by its process id."""
 NOTE_AGE_S: Final = 10.0
 
 
 @dataclass(frozen=True)
 class Firejail(Backend):
-    """firejail without profile, by explicit arguments.
+    """firejail without a profile, with explicit arguments.
 
-    Options: `path` of the command; `user`, the account that sandboxes run as when the
-    service is root, since firejail refuses users that /etc/passwd does not list.
+    Options: `path` of the command; `user`, the account that sandboxes run as if the service is
+    root, since firejail refuses users that are not in /etc/passwd.
     """
 
     name: ClassVar[str] = "firejail"
@@ -72,7 +71,7 @@ class Firejail(Backend):
     user: str = "streamer"
 
     async def probe(self, host: Host) -> None:
-        """Check that the command and, for a root service, the account are there."""
+        """Check that the command and, for a root service, the account exist."""
         if not os.access(self.path, os.X_OK):
             raise BackendUnavailable(
                 f"{self.path} is not installed: install the package firejail, "
@@ -86,12 +85,12 @@ class Firejail(Backend):
             self._home(None)
         except KeyError:
             raise BackendUnavailable(
-                f"firejail refuses uid {os.getuid()}, which /etc/passwd does not list: "
+                f"firejail refuses uid {os.getuid()}, which is not in /etc/passwd: "
                 "run the service as an account of this host"
             ) from None
 
     def run_as(self, slot: Identity | None) -> Identity | None:
-        """Return the account instead of the slot's own user, which has no passwd entry."""
+        """Return the account; the user of the slot has no passwd entry."""
         return None if slot is None else self._account()
 
     def explain(self, wrapper_exit: int, wrapper_stderr: str) -> str | None:
@@ -100,21 +99,20 @@ class Firejail(Backend):
             return "the user is not listed in /etc/firejail/firejail.users (man firejail-users)"
         if "opening private directory" in wrapper_stderr or "init: not found" in wrapper_stderr:
             return (
-                "firejail puts other folders in place of /var/tmp and of the account's home, so "
-                "the service's own cannot be in them: set server.state_dir to one elsewhere"
+                "firejail replaces /var/tmp and the account's home, so the service's folder "
+                "cannot be in them: set server.state_dir to another folder"
             )
         return None
 
     def plan(self, job: SandboxJob, workspace: Path) -> LaunchPlan:
-        """Return the command line."""
         home = self._home(job.identity)
         arguments = [
             self.path,
             "--quiet",  # no banner
-            "--noprofile",  # a profile found by name would be somebody else's choice
-            f"--private={workspace}",  # the job's folder is its home; the real one is hidden
+            "--noprofile",  # do not use a profile that firejail finds by name
+            f"--private={workspace}",  # the job's folder is its home; the real home is hidden
             "--private-cwd",  # start there
-            "--writable-var",  # the job's folder may be there; of the rest nothing is shown
+            "--writable-var",  # the job's folder may be in /var; nothing else of it is shown
             "--private-dev",  # a few device nodes
             *_shown(job, home),
             *(() if job.network else ("--net=none",)),  # no network, abstract sockets
@@ -128,23 +126,23 @@ class Firejail(Backend):
             "--ipc-namespace",
             "--hostname=sandbox",
             "--restrict-namespaces",  # no nested user namespace
-            "--protocol=unix,inet,inet6,netlink",  # of netlink our own filter leaves the routes
-            "--blacklist=/dev/ptmx",  # the host has so many terminals for all
+            "--protocol=unix,inet,inet6,netlink",  # our filter allows only routes of netlink
+            "--blacklist=/dev/ptmx",  # the number of terminals is shared by the whole host
             "--blacklist=/dev/pts",
-            # Besides its own list, from which the next option takes tracing.
+            # In addition to firejail's list, from which the next option removes tracing.
             f"--seccomp={DENIED}",
-            "--allow-debuggers",  # shows /usr/lib/debug, without which valgrind does not start
-            "--blacklist=/proc/keys",  # of the user, in any sandbox or none
+            "--allow-debuggers",  # shows /usr/lib/debug, which valgrind needs
+            "--blacklist=/proc/keys",  # it lists the user's keys from all namespaces
             "--",
             *job.argv,
         ]
         return LaunchPlan(
             argv=tuple(arguments),
-            # firejail starts its helper programs by the user's shell and PATH.
+            # firejail starts its helper programs with the user's shell and PATH.
             env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "SHELL": "/bin/sh", "HOME": home},
             workspace=home,
             start_as=job.identity,
-            # Of no size but half of the host's memory: firejail has no option for it.
+            # Their size is half of the host's memory: firejail has no option for it.
             private_mounts=("/tmp", "/dev", "/var/tmp"),
             litter=LITTER,
         )
@@ -165,9 +163,9 @@ class Firejail(Backend):
 
 
 def _shown(job: SandboxJob, home: str) -> Iterator[str]:
-    """Yield the options that show what a job is shown, and that hide the rest.
+    """Yield the options that show `job.shown` and hide the rest.
 
-    Each folder of which something is listed is empty but for that.
+    A folder with a listed name contains only the listed names.
     """
     host = job.host
     shown = [str(host.init), *host.etc, "/etc/hosts", "/etc/hostname", "/var/tmp"]
@@ -175,24 +173,24 @@ def _shown(job: SandboxJob, home: str) -> Iterator[str]:
     shown += sources
     shown += [f"{folder}/{NOTHING}" for folder in ("/run", "/tmp")]
     yield from (f"--whitelist={path}" for path in shown)
-    # An ordinary user's jobs are that user, to whom some of it may belong.
+    # Jobs of an ordinary user's service run as that user, who may own some of these.
     yield from (f"--read-only={path}" for path in (str(host.init), *sources))
-    if HOSTS.exists():  # firejail ends where there is none to put another over
-        yield f"--hosts-file={host.rootfs / 'etc/hosts'}"  # the host's own names others
+    if HOSTS.exists():  # firejail fails if there is no file to replace
+        yield f"--hosts-file={host.rootfs / 'etc/hosts'}"  # the host's own may list other hosts
     for path in host.others:
         if path in PRIVATE:
             continue
         if Path(home).is_relative_to(path):
             yield f"--whitelist={path}/{NOTHING}"
         elif not any(Path(one).is_relative_to(path) for one in shown):
-            # Names may have characters that mean something to firejail.
+            # Names may have characters with a meaning for firejail.
             yield f"--blacklist={re.sub(r'[^/A-Za-z0-9_.+-]', '?', path)}"
 
 
 def sweep_notes(notes: Path) -> None:
-    """Remove what killed sandboxes left in firejail's folder in /run; for root only.
+    """Remove the files of killed sandboxes in firejail's folder in /run; works as root only.
 
-    firejail itself removes its notes only when it ends by itself.
+    firejail removes its files only if it is not killed.
     """
     for folder in NOTE_FOLDERS:
         for note in (notes / folder).glob("[0-9]*"):
@@ -208,5 +206,4 @@ def sweep_notes(notes: Path) -> None:
 
 @hookimpl
 def streamer_backends() -> list[type[Backend]]:
-    """Register the backend."""
     return [Firejail]

@@ -1,9 +1,9 @@
 """Run programs without isolation: they see the host's files and its network.
 
-For code you trust. What it does promise: the service's environment stays hidden, limits
-and verdicts are honest, and everything a job started ends with it. For that the job has a
-process-id namespace of its own, and, when the service is root, a user of its own, so it
-can neither see nor signal the service or another job.
+For code you trust. It still promises that the service's environment stays hidden, limits and
+verdicts are true, and every process of a job ends with it. For that the job has its own PID
+namespace and, if the service is root, its own user, so it can neither see nor signal the service
+or another job.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Plain(Backend):
     isolation: ClassVar[Isolation] = Isolation.NONE
 
     def plan(self, job: SandboxJob, workspace: Path) -> LaunchPlan:
-        """Start the init in the job's folder, as the job's user."""
+        """Start the init in the job's folder as the job's user."""
         return LaunchPlan(
             argv=job.argv,
             cwd=str(workspace),
@@ -37,5 +37,4 @@ class Plain(Backend):
 
 @hookimpl
 def streamer_backends() -> list[type[Backend]]:
-    """Register the backend."""
     return [Plain]

@@ -1,4 +1,4 @@
-"""Say what went wrong, and whose fault it was.
+"""The exceptions of this package, by whose fault it was.
 
 ::
 
@@ -9,19 +9,19 @@
      |    +-- Forbidden        403  the configuration does not allow it
      |    +-- UnknownJob       404  no such job, or not the caller's
      |    +-- Conflict         409  the job is not in a state that allows it
-     |    +-- Gone             410  what was asked for is not kept any more
+     |    +-- Gone             410  it is no longer kept
      |    +-- TooLarge         413  the body is over the limit
-     +-- CapacityError         nobody is at fault, try again (429, 503)
+     +-- CapacityError         nobody is at fault, try again later (429, 503)
      |    +-- Busy             429  the queue, or the caller's share of it, is full
      |    +-- Draining         503  the service is shutting down
-     +-- ServiceError          ours (5xx, or the service does not start)
-          +-- BackendUnavailable  503  the sandbox is missing or failed its probe
+     +-- ServiceError          the service or the host is at fault (5xx, or no start)
+          +-- BackendUnavailable  503  the sandbox is missing or failed its test
           +-- SandboxFailure      a sandbox that worked before could not run a job
           +-- ConfigError         config.toml, the environment or an option is wrong
           +-- PluginError         a plugin is broken or clashes with another
 
-Messages of `CallerError` and `CapacityError` are shown to callers and so never
-hold a path of the server, an argument vector or a traceback.
+Messages of `CallerError` and `CapacityError` are shown to callers, so they must not
+contain a path of the server, an argument vector or a traceback.
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ MAX_NAME_CHARS = 100
 
 
 def cut(text: str, most: int = MAX_NAME_CHARS) -> str:
-    """Return a text that a caller chose, short enough for an answer or a log line."""
+    """Shorten a text from a caller for a message or a log line."""
     return text if len(text) <= most else f"{text[:most]}..."
 
 
 def quoted(text: str) -> str:
-    """Return a name that a caller chose, cut, in quotes and on one line."""
+    """Shorten and quote a name from a caller, with control characters escaped."""
     return repr(cut(text))
 
 
 class StreamerError(Exception):
-    """Base of everything this package raises on purpose.
+    """The base of all exceptions that this package raises on purpose.
 
     `code` is the machine-readable name of the problem, `status` the HTTP status
     that carries it (RFC 9457).
@@ -93,13 +93,13 @@ class CallerError(StreamerError):
 
 
 class InvalidJob(CallerError):
-    """The job is malformed, names something unknown, or asks for too much."""
+    """The request is malformed, names something unknown, or asks for too much."""
 
 
 class Unauthorized(CallerError):
-    """The caller did not say who they are, or not believably.
+    """The caller has no credentials, or wrong ones.
 
-    `challenge` is the WWW-Authenticate header of the answer: how to say it.
+    `challenge` is the WWW-Authenticate header of the response.
     """
 
     code = "unauthorized"
@@ -111,7 +111,7 @@ class Unauthorized(CallerError):
 
 
 class Forbidden(CallerError):
-    """The configuration does not let this caller do this."""
+    """The configuration does not allow this to this caller."""
 
     code = "forbidden"
     status = 403
@@ -125,14 +125,14 @@ class UnknownJob(CallerError):
 
 
 class Conflict(CallerError):
-    """The job is not in a state in which this can be done."""
+    """The job's state does not allow this."""
 
     code = "conflict"
     status = 409
 
 
 class Gone(CallerError):
-    """What was asked for was there and is not kept any more."""
+    """It existed and is no longer kept."""
 
     code = "gone"
     status = 410
@@ -146,7 +146,7 @@ class TooLarge(CallerError):
 
 
 class CapacityError(StreamerError):
-    """There is no room now; `retry_after_s` says when to try again, in seconds."""
+    """There is no capacity now; try again after `retry_after_s` seconds."""
 
     code = "queue_full"
     status = 429
@@ -163,18 +163,18 @@ class Busy(CapacityError):
 
 
 class Draining(CapacityError):
-    """The service is shutting down and takes no new jobs."""
+    """The service is shutting down and accepts no new jobs."""
 
     code = "shutting_down"
     status = 503
 
 
 class ServiceError(StreamerError):
-    """Our fault, or the host's."""
+    """The service or the host is at fault."""
 
 
 class BackendUnavailable(ServiceError):
-    """The sandbox backend is missing or did not pass its probe: the reason, and the remedy."""
+    """The sandbox backend is missing or failed its test: the reason, and the remedy."""
 
     code = "sandbox_unavailable"
     status = 503

@@ -1,8 +1,8 @@
-"""Declare every hook a plugin may implement.
+"""The hooks that a plugin may implement.
 
-Hooks register; they run once, at start-up, and they are plain functions: pluggy
-does not await. A plugin is found by the entry-point group ``aiohttp_streamer.plugins``
-or passed as ``plugins=`` to `streamer.setup` and `streamer.create_app`.
+Hooks are plain functions: pluggy does not await. A plugin is found through the entry-point group
+``aiohttp_streamer.plugins``, or passed as ``plugins=`` to `streamer.setup` and
+`streamer.create_app`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ __all__ = ["streamer_authorize", "streamer_backends", "streamer_engine", "stream
 
 @hookspec
 def streamer_backends() -> Sequence[type[Backend]]:  # type: ignore[empty-body]
-    """Return backend classes; every plugin's are collected.
+    """Return backend classes; those of all plugins are collected.
 
-    A name given twice stops the start and names both modules.
+    If two have the same name the service does not start; the error names both modules.
     """
 
 
@@ -43,17 +43,17 @@ def streamer_authorize(
 ) -> bool | str | None:
     """Decide whether the request may do `action`, and as which tenant.
 
-    A tenant's name allows it, and True as the tenant ``""``. False refuses (403), None leaves
-    the decision to the next plugin and refuses if there is none (401), `errors.Unauthorized`
-    is 401 with its message; anything else refuses and is logged. Of a job it is asked twice:
-    with `job` None, before it is looked up, and with the job.
+    Return a tenant's name to allow it; True is the tenant ``""``. False refuses (403). None leaves
+    the decision to the next plugin, and is 401 if no plugin decides. `errors.Unauthorized` is 401
+    with its message; anything else refuses and is logged. For a route of one job the hook is called
+    twice: with `job` None, before the job is looked up, and with the job.
     """
 
 
 @hookspec
 def streamer_job_finished(job: JobView) -> None:
-    """Hear of every finished job, once, without its files, variables and input.
+    """Be notified once of every finished job, without its files, variables and input.
 
-    In the event loop, so begin what takes time as a task. An exception is logged and changes
-    nothing.
+    Called in the event loop, so start a task for what takes time. Exceptions are logged and have
+    no effect.
     """

@@ -1,8 +1,8 @@
-"""Load plugins and turn what their hooks return into checked registries.
+"""Load plugins, and check what their hooks return.
 
-The built-in backends are imported first and by name, so an uninstalled checkout works,
-and only from beside this package: another distribution with a package ``sandboxes``
-would otherwise decide, without a word, which sandbox runs.
+The built-in backends are imported first and by name, so an uninstalled checkout works. They must
+lie beside this package: otherwise another distribution with a package ``sandboxes`` could silently
+replace the sandbox.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ BACKEND_NAME: Final = re.compile("[a-z][a-z0-9_]*")
 RESERVED: Final = frozenset(
     {"auto", *(field.name for field in msgspec.structs.fields(SandboxConfig))}
 )
-"""What would be something else in ``[sandbox]`` than a backend's table."""
+"""Keys of ``[sandbox]``, which cannot be names of backends."""
 
 
 def load_plugins(
@@ -49,9 +49,9 @@ def load_plugins(
 ) -> pluggy.PluginManager:
     """Return a plugin manager with the built-ins, the installed plugins and `plugins`.
 
-    Raises `ConfigError` for a name in `disabled` that nothing bears, and `PluginError` for a
-    plugin that cannot be imported, clashes with another, has no
-    hook, or one that does not exist, is not marked or is asynchronous.
+    Raises `ConfigError` for an unknown name in `disabled`, and `PluginError` for a plugin that
+    cannot be imported, clashes with another, has no hook, or has a hook that is unknown, not
+    decorated or asynchronous.
     """
     manager = pluggy.PluginManager("streamer")
     manager.add_hookspecs(hookspecs)
@@ -62,7 +62,7 @@ def load_plugins(
     known = {name for point in found for name in (point.name, _distribution(point))}
     for name in disabled:
         if name not in known:
-            # Left unread, a misspelt name would load the plugin.
+            # If it were ignored, a misspelt name would load the plugin.
             raise ConfigError(
                 f"plugins.disabled: no installed plugin or distribution is named {name!r}"
                 f"{_did_you_mean(name, known)}; installed: {', '.join(sorted(known)) or 'none'}"
@@ -80,7 +80,7 @@ def load_plugins(
         except Exception as error:
             raise PluginError(
                 f"plugin {point.name!r} of {_distribution(point)} cannot be imported: {error}: "
-                f"mend or uninstall it, or list {point.name!r} in plugins.disabled"
+                f"fix or uninstall it, or list {point.name!r} in plugins.disabled"
             ) from error
         _register(manager, plugin, point.name)
     for plugin in plugins:
@@ -91,13 +91,13 @@ def load_plugins(
 def load_backends(
     manager: pluggy.PluginManager, options: Mapping[str, Mapping[str, object]]
 ) -> dict[str, Backend]:
-    """Return every backend by name, with its options from ``[sandbox.NAME]`` filled in.
+    """Return every backend by name, with its options from ``[sandbox.NAME]``.
 
-    Raises `PluginError` for a malformed or doubly named backend, `ConfigError` for an option
-    that is unknown or of the wrong type.
+    Raises `PluginError` for a malformed backend or a name given twice, `ConfigError` for an option
+    that is unknown or has the wrong type.
     """
     classes: dict[str, type[Backend]] = {}
-    # pluggy calls the last registered first; the built-ins come first here.
+    # pluggy calls the last registered plugin first; here the built-ins come first.
     for group in reversed(manager.hook.streamer_backends()):
         if not isinstance(group, list | tuple):
             raise PluginError(
@@ -113,11 +113,11 @@ def load_backends(
             classes[cls.name] = cls
     missing = sorted(BUILTIN.keys() - classes.keys())
     if missing:
-        raise PluginError(f"the built-in backends {missing} are not there: reinstall the package")
+        raise PluginError(f"the built-in backends {missing} are missing: reinstall the package")
     for name in options:
         if name not in classes:
             raise ConfigError(
-                f"sandbox.{name}: there is no such key and no backend of this name"
+                f"sandbox.{name}: unknown key, and no backend has this name"
                 f"{_did_you_mean(name, classes)}; backends here: {', '.join(sorted(classes))}"
             )
     return {name: _configure(cls, options.get(name, {})) for name, cls in classes.items()}
@@ -142,8 +142,8 @@ def _register(manager: pluggy.PluginManager, plugin: object, name: str | None) -
     ]
     if not hooks:
         raise PluginError(
-            f"plugin {label} has no hook: write a function such as streamer_backends() and mark it "
-            f"with @streamer.hookimpl; there are {', '.join(hookspecs.__all__)}"
+            f"plugin {label} has no hook: write a function such as streamer_backends() and "
+            f"decorate it with @streamer.hookimpl; known: {', '.join(hookspecs.__all__)}"
         )
     for hook in hooks:
         if inspect.iscoroutinefunction(hook.function) or inspect.isasyncgenfunction(hook.function):
@@ -159,14 +159,14 @@ def _check_marks(plugin: object, label: str) -> None:
         hook = getattr(plugin, attribute)
         if not callable(hook) or inspect.isclass(hook):
             continue
-        # pluggy passes over a function without the mark: a rule who may what would not be asked.
+        # pluggy ignores an undecorated function: an authorization rule would have no effect.
         if not hasattr(hook, "streamer_impl"):
             raise PluginError(
-                f"plugin {label}: {attribute} is not marked as a hook: add @streamer.hookimpl"
+                f"plugin {label}: {attribute} is not decorated: add @streamer.hookimpl"
             )
         if not hasattr(hookspecs, attribute):
             raise PluginError(
-                f"plugin {label}: there is no hook {attribute}"
+                f"plugin {label}: unknown hook {attribute}"
                 f"{_did_you_mean(attribute, hookspecs.__all__)}"
             )
 
@@ -185,14 +185,14 @@ def _check_sandboxes_are_ours() -> None:
 
 def _check_backend(cls: object) -> None:
     if not (isinstance(cls, type) and issubclass(cls, Backend)):
-        raise PluginError(f"streamer_backends returned {cls!r}, which is no subclass of Backend")
+        raise PluginError(f"streamer_backends returned {cls!r}, which is not a subclass of Backend")
     where = f"backend {cls.__module__}.{cls.__qualname__}"
     if not isinstance(getattr(cls, "name", None), str):
         raise PluginError(f"{where} has no name: set `name: ClassVar[str] = ...`")
     if not isinstance(getattr(cls, "isolation", None), Isolation):
         raise PluginError(f"{where} has no isolation: set `isolation: ClassVar[Isolation] = ...`")
     if not BACKEND_NAME.fullmatch(cls.name):
-        # An environment variable could not name it.
+        # Otherwise no environment variable could name it.
         raise PluginError(f"{where}: the name {cls.name!r} is not of the form [a-z][a-z0-9_]*")
     if cls.name in RESERVED:
         raise PluginError(f"{where}: sandbox.{cls.name} is a setting: take another name")
@@ -209,7 +209,8 @@ def _check_methods(cls: type[Backend], where: str) -> None:
             raise PluginError(f"{where}: {plain} is async: write `def {plain}(self, ...)`")
     if inspect.isasyncgenfunction(cls.session) or inspect.iscoroutinefunction(cls.session):
         raise PluginError(
-            f"{where}: session is no context manager: put @contextlib.asynccontextmanager over it"
+            f"{where}: session is not a context manager: decorate it with "
+            "@contextlib.asynccontextmanager"
         )
 
 
@@ -238,7 +239,7 @@ def _configure(cls: type[Backend], options: Mapping[str, object]) -> Backend:
 
 
 def _typed(value: object, kind: object) -> object:
-    """Read a value of the environment by the rule that holds for every key: text is text."""
+    """Read a value from the environment: a text option takes it as it is, others as TOML."""
     if not isinstance(value, Written):
         return value
     choices = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)

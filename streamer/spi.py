@@ -1,17 +1,16 @@
 """Everything that the author of a sandbox backend may import.
 
-A backend says *how a program is confined*: it turns a job into the command that
-starts the sandbox. Everything dangerous is done once, for all backends, elsewhere:
-starting, feeding, limiting, killing, reaping, and telling the verdict.
+A backend confines programs: it turns a job into the command that starts the sandbox. The
+dangerous parts are written once, for all backends: starting, input, limits, killing, reaping, and
+the verdict.
 
-**The init.** What a backend starts inside its sandbox is not the job's program but
-our own small init (`SandboxJob.argv` is its command). The init holds the other end of
-a control socket, which is *standard input* of whatever the backend starts: that
-is all a wrapper must pass on. Through it the init gets the files, the program,
-its limits and its three standard descriptors, and it reports the wait status and the
-resource usage from the kernel. The job cannot reach that socket. A backend that
-cannot run the init inside (another machine, another architecture) sets
-`gated = False`, and `SandboxJob.argv` is then the program itself.
+**The init.** A backend does not start the job's program in its sandbox but our own small init
+(`SandboxJob.argv` is its command). The init is controlled over a socket, which is the *standard
+input* of the command that the backend starts: this is all that a wrapper must pass on. Over it
+the init gets the files, the program, its limits and its three standard descriptors, and it
+reports the wait status and the resource usage from the kernel. The job cannot reach that socket.
+A backend that cannot run the init inside (another machine, another architecture) sets
+`gated = False`; `SandboxJob.argv` is then the program itself.
 """
 
 from __future__ import annotations
@@ -48,23 +47,23 @@ hookimpl = pluggy.HookimplMarker("streamer")
 
 
 class Isolation(enum.IntEnum):
-    """How much a backend keeps a job away from the host; ``auto`` takes the highest.
+    """How far a backend isolates a job from the host; ``auto`` takes the highest.
 
-    `NONE` runs only where the configuration names the backend.
+    A backend with `NONE` is used only if the configuration names it.
     """
 
     NONE = 0
     DENY_LIST = 1
-    """The root is the host's, and what no program needs is hidden in it (firejail)."""
+    """The root is that of the host; what programs do not need is hidden (firejail)."""
     NAMESPACES = 2
-    """The job sees only what it was given (bwrap)."""
+    """The job sees only what is mounted for it (bwrap)."""
     VIRTUAL_MACHINE = 3
-    """The job has a kernel of its own."""
+    """The job has its own kernel."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The unprivileged user and group that a sandbox is started as, by number."""
+    """The ids of the unprivileged user and group that a sandbox is started as."""
 
     uid: int
     gid: int
@@ -72,16 +71,16 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What a backend is told about the host once, when it is set up.
+    """Facts about the host, for all sandboxes.
 
-    `init` is the path of our init; `rootfs` a folder with an ``etc`` and a ``sys`` to be
-    mounted read-only, which tell a job nothing of the host's accounts; `root` tells that
-    the service runs as root, and then every job has an `Identity` of its own.
+    `init` is the path of our init; `rootfs` a folder with an ``etc`` and a ``sys`` to be mounted
+    read-only, which reveal nothing of the host's accounts; with `root` the service runs as root,
+    and every job has its own `Identity`.
 
-    `etc` are the paths in /etc of which `rootfs` has copies of the host's own. `folders` are the
-    system's own folders (``/usr``), `links` the names beside them that are links on this host,
-    each with what it points to (``/bin``, ``usr/bin``), and `others` all that lies in ``/``
-    besides: programs of a distribution need none of it.
+    `etc` are the paths in /etc that `rootfs` has copies of. `folders` are the system's folders
+    (``/usr``), `links` the names beside them that are symbolic links on this host, with their
+    targets (``/bin``, ``usr/bin``), and `others` everything else in ``/``, which programs of a
+    distribution do not need.
     """
 
     init: Path
@@ -97,8 +96,8 @@ class Host:
 class Shown:
     """A file or folder of the host that one job may read.
 
-    `target` is where a sandbox with a root of its own must mount `source`: the same path, or
-    where links that the sandbox shows lead. A source that is gone is left out, no error.
+    `target` is where a sandbox with its own root must mount `source`: the same path, with the
+    symbolic links in the sandbox resolved. Ignore a source that no longer exists.
     """
 
     source: str
@@ -107,18 +106,18 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class SandboxJob:
-    """What a backend is told of the sandbox that it plans.
+    """The sandbox that a backend has to plan.
 
-    `name` is the sandbox's: random, for what needs one, such as a container. It is not the
-    job's id, which lets who knows it read the job.
+    `name` is random, for objects that need a name, such as a container. It is not the job's id,
+    which gives access to the job.
 
-    `argv` is what must run inside. `env` is the environment of the program, the caller's
-    choice, for a backend without the init: it hands that on by the wrapper's own means, and
-    never starts a *wrapper* with it (think of LD_PRELOAD). It is empty where the init is, which
-    gets it with each program. `limits` are the most that a program in the sandbox may have, which
-    the init and the control group enforce: a backend makes file systems of these sizes. `identity`
-    is None when the service is an ordinary user, and the sandbox then runs as that user. `shown` is
-    what the job may read besides the system's own folders, in the order of mounting.
+    `argv` must run inside. `env` is the program's environment for a backend without the init: the
+    caller chose it, so pass it on by an option of the wrapper and never start the *wrapper* with it
+    (LD_PRELOAD). With the init it is empty, since the init gets it with each program. `limits` are
+    the most that a program in the sandbox may use; the init and the control group enforce them, a
+    backend creates file systems of these sizes. `identity` is None if the service is an ordinary
+    user; the sandbox then runs as that user. `shown` is what the job may read besides the system's
+    folders, in the order of mounting.
     """
 
     name: str
@@ -135,8 +134,8 @@ class SandboxJob:
 class LaunchPlan:
     """The command that starts the sandbox: never a shell, never the service's environment.
 
-    `workspace` is where the job's files are *inside* the sandbox. `start_as` is the
-    user the command itself is started as when the service is root.
+    `workspace` is the folder of the job's files *inside* the sandbox. `start_as` is the user that
+    the command itself is started as if the service is root.
     """
 
     argv: tuple[str, ...]
@@ -145,18 +144,18 @@ class LaunchPlan:
     workspace: str = "/work"
     start_as: Identity | None = None
     own_pid_namespace: bool = False
-    """Start the command as the first process of a process-id namespace of its own,
-    so that it and everything it started can be ended together."""
+    """Start the command as the first process of a new PID namespace, so that it and everything
+    it started can be killed together."""
     private_mounts: tuple[str, ...] = ()
-    """Where, besides the workspace, the job can write into a tmpfs of the sandbox's own: what
-    is in it counts to the job's memory and number of files. One that is missing is no error."""
+    """The tmpfs mounts of the sandbox, besides the workspace, that the job can write to: their
+    content counts as the job's memory and files. A missing one is ignored."""
 
     litter: tuple[str, ...] = ()
-    """Names of files that the wrapper itself puts into a workspace on the host: removed before
-    the job's own files come."""
+    """Names of files that the wrapper itself puts into a workspace on the host: they are removed
+    before the job's files are written."""
 
     def __post_init__(self) -> None:
-        """Check the slip that no later message would name: a text is a sequence too."""
+        """Check for a common mistake without a clear message later: text is a sequence too."""
         argv: object = self.argv
         if isinstance(argv, str) or not all(
             issubclass(kind, str) for kind in set(map(type, self.argv))
@@ -170,51 +169,49 @@ class LaunchPlan:
 class Backend(ABC):
     """One way to confine a program. Derive a frozen dataclass; its fields are its options.
 
-    They are filled from ``[sandbox.NAME]`` of the configuration and checked against
-    their types, so an option is declared, documented and validated in one place.
+    They are filled from ``[sandbox.NAME]`` of the configuration and checked against their types.
     """
 
     name: ClassVar[str]
     isolation: ClassVar[Isolation]
     gated: ClassVar[bool] = True
-    """Whether `SandboxJob.argv` is our init (see the module) or the program itself."""
+    """Whether `SandboxJob.argv` is our init (see above) or the program itself."""
     host_workspace: ClassVar[bool] = True
-    """Whether the job's files lie in a folder of the host that we make and remove;
-    else the sandbox has a private one of its own at `LaunchPlan.workspace`."""
+    """Whether the job's files lie in a folder of the host, which the service creates and removes;
+    otherwise the sandbox has its own folder at `LaunchPlan.workspace`."""
     seccomp: ClassVar[bool] = False
-    """Whether the init puts our whole filter of system calls (`streamer.sandbox.seccomp`) on each
-    program, besides any that the backend has itself; else only the part that keeps the kernel's
-    keys out of reach. Not for a backend without the init."""
+    """Whether the init installs our whole system call filter (`streamer.sandbox.seccomp`) for each
+    program, in addition to any filter of the backend; otherwise only the part that protects jobs
+    from each other. Not for a backend without the init."""
 
     @abstractmethod
     def plan(self, job: SandboxJob, workspace: Path) -> LaunchPlan:
         """Return the command for one job. Pure: no I/O, no clock, no randomness.
 
-        `workspace` is the job's folder on the host; it does not exist for a backend
-        without `host_workspace`.
+        `workspace` is the job's folder on the host; without `host_workspace` it does not exist.
         """
 
     def run_as(self, slot: Identity | None) -> Identity | None:
-        """Return the user of a job's sandbox: the one lent to the job, or one of its own.
+        """Return the user of a job's sandbox: the one lent to the job, or another.
 
-        `slot` is None when the service is an ordinary user; nothing else is possible then.
+        `slot` is None if the service is an ordinary user; the sandbox then runs as that user.
         """
         return slot
 
     async def probe(self, host: Host) -> None:
-        """Check what the backend needs, before a real program is run through `plan`.
+        """Check the backend's requirements, before a test program is run through `plan`.
 
         Raises `BackendUnavailable(reason, remedy)`.
         """
 
     @asynccontextmanager
     async def session(self, job: SandboxJob, workspace: Path) -> AsyncIterator[LaunchPlan]:
-        """Hold what one job needs besides its process. The default holds nothing."""
+        """Provide what one job needs besides its process, for the lifetime of its sandbox."""
         yield self.plan(job, workspace)
 
     def explain(self, wrapper_exit: int, wrapper_stderr: str) -> str | None:
-        """Say, for the operator, why the sandbox did not come up, or None.
+        """Return, for the operator, why the sandbox did not start, or None if unknown.
 
-        Called only when the init never answered; the job has then not run.
+        Called only if the init never answered; the job has then not run.
         """
         return None

@@ -42,7 +42,7 @@ async def bare_session(
     [
         (named("theirs", probe=plain_probe), "probe is not async: write `async def probe"),
         (named("theirs", plan=async_plan), "plan is async: write `def plan"),
-        (named("theirs", session=bare_session), "put @contextlib.asynccontextmanager over it"),
+        (named("theirs", session=bare_session), "decorate it with @contextlib.asynccontextmanager"),
         (named("my box"), r"the name 'my box' is not of the form \[a-z\]\[a-z0-9_\]\*"),
         (named("My"), "is not of the form"),
         (named("my-box"), "is not of the form"),
