@@ -95,10 +95,18 @@ class Sandbox:
         Its limits are enforced from now on, but for the wall time. Our copies of the program's
         descriptors are closed, whether it could be started or not.
         """
+        try:
+            return await self._start(run)
+        finally:
+            run.stdio.close_theirs()
+
+    async def _start(self, run: Run) -> Running:
+        if self._running is not None and not self._running.ended.done():
+            raise SandboxFailure("another program runs in the sandbox")
+        if self.identity is not None:
+            run.stdio.give_to(self.identity)
         meter = None
         try:
-            if self.identity is not None:
-                run.stdio.give_to(self.identity)
             if self._cgroup is not None:
                 meter = Meter(self._cgroup, self._ran_out, run.limits)
                 if not await self._cgroup.limit(run.limits):
@@ -108,8 +116,6 @@ class Sandbox:
             if meter is None or not meter.out_of_memory:
                 raise
             return Running.never_began(KILLED_FOR_MEMORY)
-        finally:
-            run.stdio.close_theirs()
         self._running = Running.follow(self._driver, meter, self.kill, self._clear)
         return self._running
 

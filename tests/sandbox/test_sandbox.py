@@ -133,7 +133,7 @@ async def test_a_program_starts_where_it_is_told(sandbox: Sandbox) -> None:
     stdio = Stdio.pipes()
     run = Run(("/bin/pwd",), {"PATH": "/usr/bin:/bin"}, LIMITS, stdio, cwd="/usr")
     await finished(sandbox, await sandbox.run(run))
-    assert os.read(stdio.take("stdout"), 100) == b"/usr\n"
+    assert os.read(stdio._ours["stdout"], 100) == b"/usr\n"
     stdio.close()
 
 
