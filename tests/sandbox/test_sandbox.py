@@ -298,6 +298,7 @@ python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind("sock")'
         (".", os.O_WRONLY | os.O_TMPFILE, errno.EINVAL),
         ("x" * 256, os.O_RDONLY, errno.ENAMETOOLONG),
         ("x/" * 3000, os.O_RDONLY, errno.ENAMETOOLONG),
+        ("x" * (20 * MIB), os.O_RDONLY, errno.ENAMETOOLONG),
     ],
 )
 async def test_nothing_else_is_opened(
@@ -310,6 +311,12 @@ async def test_nothing_else_is_opened(
         assert errno.errorcode[refused.value.errno or 0] == errno.errorcode[number]
         # And the next question is answered all the same.
         assert await opened(sandbox, "inside") == b"secret\n"
+
+
+async def test_what_cannot_be_a_path_is_not_asked_for(sandbox: Sandbox) -> None:
+    with pytest.raises(ValueError, match="null"):
+        await sandbox.open_path("a\0b", os.O_RDONLY)
+    assert await sandbox.list_files() == []
 
 
 async def test_no_link_is_followed_that_comes_and_goes(pool: Pool, backend: str) -> None:

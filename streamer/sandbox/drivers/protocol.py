@@ -70,6 +70,9 @@ MIN_INODES: Final = 10_000
 MAX_INODES: Final = 2**32 - 1
 """What the frames have room for; more than any file system has."""
 
+PATH_MAX: Final = 4096
+"""Of Linux, with the zero byte at the end (limits.h)."""
+
 FILE_CHUNK: Final = 256 * 1024
 
 BLIND: Final = (
@@ -167,8 +170,16 @@ def run_frame(
 
 
 def open_frame(path: str, flags: int, mode: int) -> bytes:
-    """Return the frame that opens a path beneath the workspace."""
-    return frame(b"O", struct.pack("<II", flags, mode) + os.fsencode(path) + b"\0")
+    """Return the frame that opens a path beneath the workspace.
+
+    Raises OSError and ValueError, as `os.open`, for what cannot be a path.
+    """
+    name = os.fsencode(path)
+    if b"\0" in name:
+        raise ValueError("embedded null byte")
+    if len(name) >= PATH_MAX:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
+    return frame(b"O", struct.pack("<II", flags, mode) + name + b"\0")
 
 
 def parse_end(payload: bytes) -> RunEnd:

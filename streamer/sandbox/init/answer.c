@@ -63,7 +63,7 @@ static int open_beneath(const char *path, uint32_t flags, uint32_t mode)
 int hand_out_path(const unsigned char *data, size_t size)
 {
     unsigned char frame[9] = {5, 0, 0, 0, 'O'};
-    if (size < 10 || strnlen((const char *)data + 8, size - 8) != size - 9) {
+    if (size < 9 || strnlen((const char *)data + 8, size - 8) != size - 9) {
         errno = EPROTO;
         return 0;
     }
