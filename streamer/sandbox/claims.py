@@ -1,7 +1,7 @@
-"""Try, by a program in its sandbox, whether a backend keeps the isolation that it claims.
+"""Test, with a program in its sandbox, whether a backend keeps the isolation that it claims.
 
-A first look, at the two claims that a wrapper's options get wrong most easily; what else is
-promised, `streamer doctor` and the escape suite try.
+Only the two claims are tested that a wrapper's options break most easily; `streamer doctor` and
+the escape suite test the rest.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from streamer.spi import Backend, Isolation
 __all__ = ["broken_claim", "trial_program"]
 
 KEPT: Final = 23
-"""An exit code that nothing but the trial's own program ends with."""
+"""An exit code that only the test program uses."""
 NETWORK_SHARED: Final = 24
 FILES_SHOWN: Final = 25
 
@@ -33,14 +33,14 @@ if [ -n "$2" ] && [ -r /proc/net/tcp ]; then
 fi
 exit 23
 """
-"""Only what the shell itself can do: what else is in the sandbox is not known."""
+"""Uses only shell built-ins: other commands may not exist in the sandbox."""
 
 
 @contextmanager
 def trial_program(backend: Backend, folder: Path) -> Iterator[tuple[str, ...]]:
-    """Lay out what a sandbox must not show, and yield the program that looks for it.
+    """Create what a sandbox must not show, and yield the program that looks for it.
 
-    A file in a folder of the host that every user may pass through, and a server on its loopback.
+    It is a file in a folder of the host that every user may enter, and a server on the loopback.
     """
     lure = address = ""
     with contextlib.ExitStack() as stack:
@@ -51,16 +51,16 @@ def trial_program(backend: Backend, folder: Path) -> Iterator[tuple[str, ...]]:
             lure = str(path)
         if backend.isolation >= Isolation.DENY_LIST:
             server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1))
-            # As /proc/net/tcp writes it: in this machine's order of bytes.
+            # /proc/net/tcp has addresses in this machine's byte order.
             packed = int.from_bytes(socket.inet_aton("127.0.0.1"), sys.byteorder)
             address = f"{packed:08X}:{server.getsockname()[1]:04X}"
         yield ("/bin/sh", "-c", SCRIPT, "sh", lure, address)
 
 
 def broken_claim(backend: Backend, code: int, *, as_user: bool) -> str:
-    """Say what is wrong with how the trial's program ended, or ``""``.
+    """Return what the end of the test program shows to be wrong, or ``""``.
 
-    `as_user` says that the sandbox should run as a user of its own.
+    `as_user` says that the sandbox should run as its own user.
     """
     claim = f"it claims Isolation.{backend.isolation.name}, but"
     if code == KEPT:
@@ -69,11 +69,11 @@ def broken_claim(backend: Backend, code: int, *, as_user: bool) -> str:
         return f"{claim} a program in it sees files of the host: hide them, or claim less"
     if code == NETWORK_SHARED:
         return (
-            f"{claim} a program in it has the host's network: give it one of its own unless "
+            f"{claim} a program in it has the host's network: use a network namespace unless "
             "job.network, or claim less"
         )
     ended = f"exit code {code}" if code >= 0 else f"signal {-code}"
     if code in (126, 127):
         ended += " (cannot be executed)"
     hint = "; does the plan say start_as=job.identity?" if as_user else ""
-    return f"a trial program ended with {ended} instead of {KEPT}{hint}"
+    return f"a test program ended with {ended} instead of {KEPT}{hint}"

@@ -1,13 +1,13 @@
-"""Say how each limit is enforced on this host, honestly and per backend.
+"""How each limit is enforced on this host, for each backend.
 
 ``cgroup-v1`` and ``cgroup-v2``: by the kernel, for the whole job. ``rlimit``: by the kernel, for
 each process (setrlimit(2)); the number of processes is that of the job's own user or user
-namespace. ``polling``: the init looks every 50 ms and ends the job, or the service does where a
-backend has no init. ``tmpfs``: a mount of the job's own that has this size. ``timer`` and
-``counter``: by the service itself. ``none``: not.
+namespace. ``polling``: the init checks every 50 ms and kills the job; for a backend without our
+init the service does. ``tmpfs``: a private mount of this size. ``timer`` and ``counter``: by the
+service itself. ``none``: not at all.
 
-Besides the limits, ``seccomp`` says which of our filters of system calls a program gets:
-``filter``, the whole one; ``guard``, the part that every backend with our init has; or ``none``.
+``seccomp`` says which of our system call filters a program gets: ``filter``, the whole one;
+``guard``, the part that every backend with our init has; or ``none``.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ __all__ = ["check_required", "enforcement"]
 REMEDIES: Final = {
     "cgroup": "run the service as root (cgroup v1), or in a systemd unit or scope with "
     "Delegate=yes (cgroup v2): systemd-run --user --scope -p Delegate=yes streamer serve",
-    "filter": "use a backend with our filter of system calls (bwrap, firejail), on a machine that "
-    "there is one for (x86_64, aarch64)",
+    "filter": "use a backend with our system call filter (bwrap, firejail), on a machine that has "
+    "one (x86_64, aarch64)",
     "tmpfs": "use a backend with a private workspace (bwrap)",
 }
 
@@ -33,7 +33,7 @@ REMEDIES: Final = {
 def enforcement(backend: Backend, cgroup_level: str | None) -> dict[str, str]:
     """Return how each field of `Limits` is enforced for a backend, and its ``seccomp``.
 
-    `cgroup_level` is ``cgroup-v1`` or ``cgroup-v2``, or None where there are no groups.
+    `cgroup_level` is ``cgroup-v1`` or ``cgroup-v2``, or None without control groups.
     """
     by_init = backend.gated
     return {
@@ -59,8 +59,8 @@ def _filtered(backend: Backend) -> str:
 def check_required(required: Iterable[str], backend: Backend, cgroup_level: str | None) -> None:
     """Check ``sandbox.require`` (``memory:cgroup``) for a backend.
 
-    A limit may be named without its unit; a level is one of the module's, or ``cgroup`` for
-    either version. Raises `ConfigError` with what is not met, and the remedy.
+    A limit may be named without its unit; a level is one of those above, or ``cgroup`` for either
+    version. Raises `ConfigError` with the unmet requirement and the remedy.
     """
     here = enforcement(backend, cgroup_level)
     for requirement in required:
@@ -68,7 +68,7 @@ def check_required(required: Iterable[str], backend: Backend, cgroup_level: str 
         limit = _limit_named(name, here)
         if limit is None or not colon or not level:
             raise ConfigError(
-                f"sandbox.require: {requirement!r}: write LIMIT:LEVEL, as memory:cgroup; "
+                f"sandbox.require: {requirement!r}: write LIMIT:LEVEL, such as memory:cgroup; "
                 f"limits are {', '.join(here)}"
             )
         found = here[limit]

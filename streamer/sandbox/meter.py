@@ -1,4 +1,4 @@
-"""Measure one run by the control group of its sandbox, and tell when it is over its limits."""
+"""Measure one run with the control group of its sandbox, and notice when it exceeds a limit."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ CPU_WATCH_S: Final = 0.1
 
 
 class Meter:
-    """What one run uses, as its control group counts it. To be made before the run begins."""
+    """The usage of one run, as its control group counts it. Create it before the run begins."""
 
     def __init__(self, cgroup: Cgroup, ran_out: asyncio.Event, limits: Limits) -> None:
-        """`ran_out` is set, by who watches the group, when the kernel kills for memory."""
+        """`ran_out` is an event that is set when the group reaches its memory limit."""
         ran_out.clear()
         self._cgroup = cgroup
         self._ran_out = ran_out
@@ -31,17 +31,17 @@ class Meter:
 
     @property
     def out_of_memory(self) -> bool:
-        """Whether the kernel has killed anything of the run for memory."""
+        """Whether the kernel has killed a process of the run for memory."""
         return self._cgroup.oom_kills() > self._kills_before
 
     async def limit_passed(self) -> Cause:
         """Return once the run has used up its memory or its CPU time.
 
-        The init counts CPU time too, but not that of what nobody reaps.
+        The init counts CPU time too, but not that of children that nobody reaps.
         """
         left_us = self._allowed_us
         while left_us > 0:
-            # All processors together cannot use it up sooner.
+            # Even with all processors the rest cannot be used up earlier.
             wait_s = max(CPU_WATCH_S, left_us / 1e6 / (os.cpu_count() or 1))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
@@ -51,10 +51,10 @@ class Meter:
         return "cpu_time"
 
     def judged(self, end: RunEnd, passed: Cause | None) -> RunEnd:
-        """Add to the end of the run why it ended, and what it has used where no init could tell.
+        """Add the reason to the end of the run, and the usage if no init has reported it.
 
-        `passed` is the limit for which it was killed. The counter of the kernel's kills may be read
-        later all the same, since it tells of what happened before.
+        `passed` is the limit for which the run was killed. The kernel's counter of kills may be
+        read later, since it counts what happened before.
         """
         if end.cause in (None, "killed"):
             if os.WIFSIGNALED(end.status) and self.out_of_memory:

@@ -1,6 +1,6 @@
-"""Lend sandboxes. Jobs, the trials of backends and the doctor all get theirs here.
+"""Lend sandboxes to jobs, to the tests of backends and to the doctor.
 
-So what is tried is what jobs get. Each sandbox is made when it is asked for.
+So what is tested is what jobs get. Each sandbox is opened when it is requested.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["Pool", "open_pool"]
 
 
 class Pool:
-    """Lends sandboxes, and has what this process needs to make them."""
+    """Opens sandboxes, and has what this process needs to open them."""
 
     def __init__(
         self,
@@ -42,9 +42,9 @@ class Pool:
         *,
         strict_filter: bool,
     ) -> None:
-        """Trials have a user of their own, so that no trial waits for a job, nor a job for one.
+        """`trial_users` are for tests of backends, which never wait for jobs, nor jobs for them.
 
-        `strict_filter` is the filter of system calls of the preset ``strict``.
+        `strict_filter` selects the system call filter of the preset ``strict``.
         """
         self._backends = backends
         self.folder = folder
@@ -55,18 +55,18 @@ class Pool:
 
     @property
     def cgroup_level(self) -> Level | None:
-        """How its sandboxes are limited by control groups, if they are."""
+        """The version of the control groups of its sandboxes, or None."""
         return None if self.cgroups is None else self.cgroups.level
 
     async def lend(self, shape: Shape, *, for_trial: bool = False) -> Sandbox:
-        """Open a sandbox, which whoever borrows it closes.
+        """Open a sandbox; the caller must close it.
 
-        Raises `SandboxFailure` with what the wrapper said, for the operator, and leaves nothing
-        behind.
+        Raises `SandboxFailure` with the wrapper's message, for the operator, and then leaves
+        nothing behind.
         """
         backend = self._backends[shape.backend]
         users = self._trial_users if for_trial else self._users
-        # Other accounts see the names of folders, groups and commands, so it tells nothing.
+        # Random: other accounts see the names of folders, groups and commands.
         name = secrets.token_hex(8)
         ran_out = asyncio.Event()
         async with contextlib.AsyncExitStack() as held:
@@ -103,7 +103,7 @@ class Pool:
         cgroup: Cgroup | None,
         held: contextlib.AsyncExitStack,
     ) -> Driver:
-        entrances = cgroup.entrances if cgroup is not None else ()
+        entry_files = cgroup.entry_files if cgroup is not None else ()
         if not backend.gated:
 
             def session(
@@ -111,11 +111,11 @@ class Pool:
             ) -> contextlib.AbstractAsyncContextManager[LaunchPlan]:
                 return _session(backend, replace(job, argv=argv, env=env), workspace)
 
-            direct = Direct(session, workspace, self.folder.host, entrances)
+            direct = Direct(session, workspace, self.folder.host, entry_files)
             held.push_async_callback(direct.close)
             return direct
         plan = await held.enter_async_context(_session(backend, job, workspace))
-        command = start_command(plan, self.folder.host, entrances)
+        command = start_command(plan, self.folder.host, entry_files)
         gated = Gated(plan, command, walk_disk=backend.host_workspace)
         held.push_async_callback(gated.close)
         try:
@@ -146,11 +146,11 @@ async def _session(backend: Backend, job: SandboxJob, workspace: Path) -> AsyncI
 
 
 def _explained(failure: SandboxFailure, gated: Gated, backend: Backend) -> SandboxFailure:
-    """Return why a sandbox did not come up, for the operator."""
+    """Return why a sandbox did not start, for the operator."""
     text, code = gated.said(), gated.wrapper_exit
     why = backend.explain(-1 if code is None else code, text) or text.strip()
-    # Most often it is this one descriptor that a wrapper closes or replaces.
-    why = why or "the wrapper said nothing; does it pass standard input on?"
+    # The usual mistake: a wrapper closes or replaces this descriptor.
+    why = why or "the wrapper said nothing; does it pass on standard input?"
     return SandboxFailure(f"{failure} (exit {code}): {why}")
 
 
@@ -165,10 +165,10 @@ def open_pool(
     users: int,
     strict_filter: bool,
 ) -> Iterator[Pool]:
-    """Make what sandboxes need: the service's folder, their users, its control groups.
+    """Create what sandboxes need: the service's folder, users, control groups.
 
-    `places` is how many sandboxes there are at a time, `users` for how many of them to reserve a
-    user where this process is root.
+    `places` is the most sandboxes at a time; `users` the number of users to reserve if this process
+    is root.
     """
     with contextlib.ExitStack() as stack:
         cgroups = stack.enter_context(cgroup_tree(cgroup))

@@ -17,20 +17,20 @@ __all__ = ["Running"]
 
 
 class Running:
-    """A program that was started. Its futures belong to its sandbox: wait, and cancel neither."""
+    """A started program. Its futures belong to its sandbox: await them, but do not cancel them."""
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
         self.exited: asyncio.Future[None] = loop.create_future()
-        """The program itself has ended; what it started may go on."""
+        """Done when the program itself has ended; processes that it started may run on."""
         self.ended: asyncio.Future[RunEnd] = loop.create_future()
-        """Everything that it started is dead. Both fail with `SandboxFailure`."""
+        """Done when everything it started is dead. Both can fail with `SandboxFailure`."""
         self._following: asyncio.Task[None] | None = None
         self._passed: Cause | None = None
 
     @classmethod
     def never_began(cls, end: RunEnd) -> Running:
-        """Return one that is over."""
+        """Return one that has ended without running."""
         running = cls()
         running.exited.set_result(None)
         running.ended.set_result(end)
@@ -46,15 +46,15 @@ class Running:
     ) -> Running:
         """Follow the program that a driver has just started.
 
-        `kill` kills it and all that it started, `clear` does what is left of that once the driver
-        says that all is over.
+        `kill` kills it and everything it started; `clear` kills what may be left when the driver
+        has reported its end.
         """
         running = cls()
         running._following = asyncio.create_task(running._follow(driver, meter, kill, clear))
         return running
 
     async def close(self) -> None:
-        """Follow it no longer."""
+        """Stop following; both futures fail if they are not done."""
         if self._following is not None:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
@@ -78,21 +78,21 @@ class Running:
                 tasks.append(passing)
                 await asyncio.wait({ending, passing}, return_when=asyncio.FIRST_COMPLETED)
                 if not ending.done():
-                    # What comes after the program's own end changes nothing of how it ended.
+                    # A limit that is passed after the program's end does not change its verdict.
                     self._passed = None if self.exited.done() else passing.result()
                     await kill()
             try:
                 end = await ending
             except SandboxFailure:
-                # What no process holds (files in memory, full pipes) can fill the group, and when
-                # it is the init that needs more, the kernel takes the init.
+                # Memory without a process (files in a tmpfs, full pipes) can fill the group; if
+                # the init then needs more, the kernel kills the init.
                 if meter is None or not meter.out_of_memory:
                     raise
                 wall_us = int((time.monotonic() - started) * 1e6)
                 end = replace(KILLED_FOR_MEMORY, wall_us=wall_us)
             await clear()
             self.ended.set_result(end if meter is None else meter.judged(end, self._passed))
-        except Exception as failure:  # noqa: BLE001 - told to who waits
+        except Exception as failure:  # noqa: BLE001 - the waiters get it
             self._fail(failure)
         finally:
             for task in tasks:
@@ -115,4 +115,4 @@ class Running:
 def _fail(future: asyncio.Future[Any], failure: BaseException) -> None:
     if not future.done():
         future.set_exception(failure)
-        future.exception()  # retrieved here: nobody may be waiting
+        future.exception()  # marked as retrieved, since nobody may be waiting

@@ -1,4 +1,4 @@
-"""Say what a sandbox is, what runs in it, how that ended and what it has used."""
+"""Values about a sandbox: its shape, a run in it, the end of a run, and its usage."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from streamer.sandbox.stdio import Stdio
 __all__ = ["KILLED_FOR_MEMORY", "Cause", "FilesDoNotFit", "Run", "RunEnd", "Shape", "Use"]
 
 Cause = Literal["cpu_time", "memory", "disk", "killed"]
-"""Who ended a run, where that was not the program itself: a limit, or we."""
+"""What ended a run, if not the program itself: a limit, or a kill by us."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
     """Everything about a sandbox that must be known before it starts. Hashable: a pool's key.
 
-    `limits` are the most that a run in it may have: a backend makes file systems of these sizes.
+    `limits` are the most that a run in it may use: a backend creates file systems of these sizes.
     `read_only` are paths of the host, and `etc` patterns of names in /etc, that are shown besides
-    what every sandbox shows. A user is not part of it: as root every sandbox has one of its own.
+    those that every sandbox shows. The user is not part of it: as root every sandbox has its own.
     """
 
     backend: str
@@ -34,7 +34,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One program for an open sandbox; where `cwd` is empty it starts in the workspace."""
+    """One program for an open sandbox; without `cwd` it starts in the workspace."""
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
@@ -45,10 +45,10 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class RunEnd:
-    """How a run ended: told when everything that it started is dead.
+    """How a run ended; it exists only when everything the run started is dead.
 
-    `status` is the raw wait status (wait(2)) of the program. `cause` is None where it ended by
-    itself. Times in microseconds, sizes in bytes; None where nobody could measure it.
+    `status` is the raw wait status (wait(2)) of the program. `cause` is None if it ended by
+    itself. Times in microseconds, sizes in bytes; None if unknown.
     """
 
     status: int
@@ -59,12 +59,12 @@ class RunEnd:
 
 
 KILLED_FOR_MEMORY: Final = RunEnd(signal.SIGKILL, "memory", None, None, 0)
-"""The kernel killed the init too, or what the sandbox had was over the limit before the run."""
+"""The kernel killed the init too, or the sandbox exceeded the limit before the run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """What a sandbox has used so far, and holds now; None where nobody can tell."""
+    """What a sandbox has used so far, and uses now; None if unknown."""
 
     cpu_time_us: int | None
     memory_bytes: int | None
@@ -72,4 +72,4 @@ class Use:
 
 
 class FilesDoNotFit(Exception):
-    """The files for a sandbox are over its disk limit."""
+    """The files for a sandbox exceed its disk limit."""

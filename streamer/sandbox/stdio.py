@@ -1,4 +1,4 @@
-"""Make the three standard descriptors of a run, and our ends of them."""
+"""Create the three standard descriptors of a run, and our ends of them."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ __all__ = ["Stdio", "StreamName"]
 StreamName = Literal["stdout", "stderr"]
 
 PIPE_BYTES: Final = 256 * 1024
-"""Larger than the default 64 KiB, so that a gathering reader does not stall the writer."""
+"""Larger than the default of 64 KiB: a reader that merges writes must not stall the writer."""
 
 
 class Stdio:
-    """The program's ends go to a run; ours are taken by who writes its input and reads its output.
+    """The standard descriptors of a run: the program's ends, and ours to be taken (`take`).
 
-    Whoever makes one closes it: that closes what nobody has taken.
+    The creator must close it; that closes every descriptor that was not taken.
     """
 
     def __init__(
         self, theirs: tuple[int, int, int], ours: Mapping[str, int], *, shared: bool = False
     ) -> None:
-        """`theirs` are standard input, output and error, `ours` by the names of the streams.
+        """`theirs` are standard input, output and error; `ours` are by the names of the streams.
 
-        `shared` says that others have the program's ends too, so that they are no user's own.
+        `shared` says that other runs have the same program's ends, so they belong to no user.
         """
         self._theirs = theirs
         self._ours = dict(ours)
@@ -37,7 +37,7 @@ class Stdio:
 
     @classmethod
     def pipes(cls, *, with_input: bool = False) -> Stdio:
-        """Make three pipes. Without input the program finds the end of its own at once."""
+        """Create three pipes. Without input, standard input is at its end."""
         with contextlib.ExitStack() as unless_made:
 
             def pipe() -> tuple[int, int]:
@@ -53,7 +53,7 @@ class Stdio:
                 ours[name], end = pipe()
                 theirs.append(end)
                 os.set_blocking(ours[name], False)
-                # Refused when the user's share of pipe memory is used up: less will do (pipe(7)).
+                # Refused if the user's pipe memory is used up (pipe(7)); the default works too.
                 with contextlib.suppress(OSError):
                     fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
             unless_made.pop_all()
@@ -64,7 +64,7 @@ class Stdio:
 
     @classmethod
     def null(cls) -> Stdio:
-        """Make what reads as empty and takes whatever is written."""
+        """Use /dev/null for all three."""
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         return cls((null, null, null), {}, shared=True)
 
@@ -74,23 +74,23 @@ class Stdio:
         return self._theirs
 
     def take(self, name: Literal["stdin"] | StreamName) -> int:
-        """Return our end of a stream, which is the caller's to close from now on."""
+        """Return our end of a stream; from now on the caller must close it."""
         return self._ours.pop(name)
 
     def give_to(self, user: Identity) -> None:
-        """Let the user of a sandbox open them by their names, too (/dev/stdout)."""
+        """Let the user of a sandbox also open them by name (/dev/stdout)."""
         if not self._shared:
             for fd in self._theirs:
                 os.fchown(fd, user.uid, user.gid)
 
     def close_theirs(self) -> None:
-        """Close our copies of the program's ends, which has its own by now. Idempotent."""
+        """Close our copies of the program's ends, once the program has them. Idempotent."""
         for fd in {*self._theirs} - {-1}:
             os.close(fd)
         self._theirs = (-1, -1, -1)
 
     def close(self) -> None:
-        """Close what nobody has taken. Idempotent."""
+        """Close what was not taken. Idempotent."""
         self.close_theirs()
         while self._ours:
             os.close(self._ours.popitem()[1])

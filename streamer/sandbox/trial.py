@@ -1,4 +1,4 @@
-"""Try a backend: run a real program in a sandbox of it, as jobs get theirs."""
+"""Test a backend: run a real program in its sandbox, as jobs do."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from streamer.spi import Backend, Isolation
 __all__ = ["Trial", "holds_to_allow_list"]
 
 OF_ROOT = (
-    "its programs run as root: begin the sandbox as the job's user, start_as=job.identity in its "
-    "plan"
+    "its programs run as root: start the sandbox as the job's user, with start_as=job.identity in "
+    "its plan"
 )
 
 
 class Trial:
-    """What a backend has to be able to do here, by the configuration."""
+    """Tests whether a backend can do here what the configuration needs."""
 
     def __init__(
         self, path: str, *, allow_list: bool, read_only: Sequence[str], etc: Sequence[str]
@@ -35,9 +35,9 @@ class Trial:
         self._etc = tuple(etc)
 
     async def why_not(self, backend: Backend, pool: Pool, held: contextlib.AsyncExitStack) -> str:
-        """Return why a backend cannot be used, or nothing; `held` gives back what the trial has.
+        """Return why a backend cannot be used, or ``""``; `held` releases what the test uses.
 
-        Raises `BackendUnavailable` and `SandboxFailure` for the same.
+        May also raise `BackendUnavailable` and `SandboxFailure` with the reason.
         """
         await backend.probe(pool.folder.host)
         limits = Limits()
@@ -60,8 +60,8 @@ class Trial:
 
 
 def holds_to_allow_list(backend: Backend) -> bool:
-    """Return whether a backend can hold a job to an allow-list of hosts.
+    """Return whether a backend can restrict a job to an allow-list of hosts.
 
-    It takes a network of the job's own, and our init inside to hand out its listener.
+    This needs a separate network namespace, and our init inside to pass out the listening socket.
     """
     return backend.gated and backend.isolation is not Isolation.NONE

@@ -141,7 +141,7 @@ class Online(Wrapped):
         (PlanlessDirect, "plan() returned a value of type tuple: return a streamer.spi.LaunchPlan"),
         pytest.param(
             AsRoot,
-            "its programs run as root: begin the sandbox as the job's user, start_as=job.identity",
+            "its programs run as root: start the sandbox as the job's user, with start_as=job.identity",
             marks=pytest.mark.skipif(os.geteuid() != 0, reason="takes a service that is root"),
         ),
         (Online, "claims Isolation.DENY_LIST, but a program in it has the host's network"),

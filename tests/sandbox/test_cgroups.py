@@ -165,10 +165,10 @@ async def test_a_cleared_group_has_nothing_alive_in_it(tree: CgroupTree) -> None
     with cgroup_tree("auto") as ours:
         assert ours is not None
         async with ours.group("clear", lambda: None) as group:
-            entrances = [f"--cgroup={entrance}" for entrance in group.entrances]
+            entry_files = [f"--cgroup={entrance}" for entrance in group.entry_files]
             script = "for i in 1 2 3 4 5 6 7 8; do setsid sleep 600 & done; echo up; wait"
             process = await asyncio.create_subprocess_exec(
-                *(str(INIT), "enter", *entrances, "--", "sh", "-c", script),
+                *(str(INIT), "enter", *entry_files, "--", "sh", "-c", script),
                 stdout=asyncio.subprocess.PIPE,
             )
             assert process.stdout is not None
@@ -252,8 +252,8 @@ async def test_what_a_killed_service_left_is_swept(
     left = [parent / "streamer-0123456789ab" for parent in parents]
     for folder in left:
         (folder / "job").mkdir(parents=True)
-    entrances = [f"--cgroup={folder / 'job' / 'cgroup.procs'}" for folder in left]
-    orphan = await asyncio.create_subprocess_exec(INIT, "enter", *entrances, "--", "sleep", "600")
+    entry_files = [f"--cgroup={folder / 'job' / 'cgroup.procs'}" for folder in left]
+    orphan = await asyncio.create_subprocess_exec(INIT, "enter", *entry_files, "--", "sleep", "600")
     try:
         while not all(pids(folder / "job") for folder in left):
             await asyncio.sleep(0.005)
@@ -262,7 +262,7 @@ async def test_what_a_killed_service_left_is_swept(
         assert await orphan.wait() == -9
         # However many hierarchies there are, it is one service.
         assert [record.message for record in caplog.records if "left" in record.message] == [
-            "removing what a killed service left: streamer-0123456789ab"
+            "removing the control groups of a killed service: streamer-0123456789ab"
         ]
     finally:
         if orphan.returncode is None:

@@ -77,6 +77,6 @@ async def test_after_a_frame_that_was_cut_short_none_is_sent() -> None:
         cut.cancel()
         await asyncio.wait({cut})
         assert not channel.kill()
-        with pytest.raises(SandboxFailure, match="did not take a frame"):
+        with pytest.raises(SandboxFailure, match="did not accept an earlier frame"):
             await channel.open_path("a", os.O_RDONLY, 0)
     channel.close()

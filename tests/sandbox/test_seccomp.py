@@ -343,4 +343,4 @@ async def test_a_program_never_runs_without_the_filter(
     assert isinstance(ran.end, Error)
     assert ran.end.code == "sandbox_error"
     assert ran.text() == ""
-    assert "could not put the filter of system calls on the program" in caplog.text
+    assert "could not install the system call filter for the program" in caplog.text

@@ -1,4 +1,4 @@
-"""Say what the group of a sandbox does, whatever the version."""
+"""The control group of a sandbox: what both versions have in common."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ log: Final = logging.getLogger(__name__)
 Level = Literal["cgroup-v1", "cgroup-v2"]
 
 OVERHEAD_PROCESSES: Final = 6
-"""The wrapper's own processes, which are in the group too: firejail has the most."""
+"""Processes of the wrapper, which are in the group too; firejail has the most."""
 
 CLEAR_TRIES: Final = 500
 CLEAR_PAUSE_S: Final = 0.01
 THREADS: Final = ThreadPoolExecutor(4, "streamer-cgroups")
-"""For limits that the kernel takes its time to set."""
+"""For setting limits, which may take the kernel long."""
 SLOW_PAUSE_S: Final = 1.0
-"""Between the tries once something has resisted for long."""
+"""Between attempts to remove a group once that has failed for long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,8 @@ class Cgroup(ABC):
 
     @property
     @abstractmethod
-    def entrances(self) -> tuple[str, ...]:
-        """The files to which a process writes ``0`` to enter."""
+    def entry_files(self) -> tuple[str, ...]:
+        """The files to which a process writes ``0`` to enter the group."""
 
     @abstractmethod
     def make(self) -> None:
@@ -51,42 +51,39 @@ class Cgroup(ABC):
 
     @abstractmethod
     def set_limits(self, limits: Limits) -> bool:
-        """Set the limits of the run that comes next, and return whether that can be.
+        """Set the limits of the next run, and return whether that is possible.
 
-        It cannot where the sandbox already has more memory than that: files in a tmpfs are memory.
+        It is not if the sandbox already uses more memory: files in a tmpfs are memory.
         """
 
     @abstractmethod
     def memory_bytes(self) -> int:
-        """Return what is charged to it now."""
+        """Return the memory charged to the group now."""
 
     @abstractmethod
     def cpu_time_us(self) -> int:
-        """Return the CPU time of everything that was ever in it, in microseconds.
+        """Return the CPU time of everything that was ever in the group, in microseconds.
 
-        Complete where the rusage of processes is not: a child whose parent ignores SIGCHLD
-        is reaped by the kernel and counted to nobody (wait(2), notes).
+        Unlike the rusage of processes it is complete: a child whose parent ignores SIGCHLD is
+        reaped by the kernel and counted nowhere (wait(2), notes).
         """
 
     @abstractmethod
     def peak_memory_bytes(self) -> int | None:
-        """Return the most that was charged to it at a time, page cache included.
-
-        None where the kernel does not tell.
-        """
+        """Return the peak of charged memory, with the page cache; None if unknown."""
 
     @abstractmethod
     def oom_kills(self) -> int:
-        """Return how many processes the kernel has killed for the memory limit."""
+        """Return how many processes the kernel has killed at the memory limit."""
 
     @abstractmethod
     def watching(self, on_oom: Callable[[], None]) -> AbstractContextManager[None]:
-        """Call `on_oom` on the loop each time the kernel runs into the memory limit."""
+        """Call `on_oom` on the loop each time the group reaches its memory limit."""
 
     async def limit(self, limits: Limits) -> bool:
-        """Set the limits of the run that comes next; see `set_limits`."""
-        # Where there is more than that already, the kernel reclaims, or kills, before it returns
-        # from the write. Far below, so that nothing comes up to it meanwhile.
+        """Set the limits of the next run; see `set_limits`."""
+        # If the group already uses more, the kernel reclaims, or kills, before the write returns.
+        # The margin is large, so that the use cannot grow beyond it meanwhile.
         if self.memory_bytes() <= limits.memory_bytes // 2:
             return self.set_limits(limits)
         return await asyncio.get_running_loop().run_in_executor(THREADS, self.set_limits, limits)
@@ -96,11 +93,11 @@ class Cgroup(ABC):
         return self.folders[0] / "pids.max"
 
     def kill(self) -> None:
-        """Kill everything in it; without waiting for the end of that."""
+        """Kill everything in the group, without waiting until it is dead."""
         kill(self.folders[0], self._pids_max)
 
     async def clear(self) -> bool:
-        """Kill everything in it and wait until nothing is; False if that takes too long."""
+        """Kill everything in the group and wait until it is empty; False if that takes too long."""
         for _ in range(CLEAR_TRIES):
             if not pids(self.folders[0]):
                 return True
@@ -109,25 +106,25 @@ class Cgroup(ABC):
         return False
 
     async def remove(self) -> None:
-        """Remove it, however long that takes. Whatever is still in it is killed.
+        """Kill what is in the group and remove it, however long that takes.
 
-        What resists SIGKILL belongs to the sandbox still: whoever waits decides for how long.
+        It takes as long as a process resists SIGKILL: the caller must bound the wait.
         """
         for folder in self.folders:
             tries = 0
             while not _removed(folder):
-                # Its last process may take a moment to leave after it was reaped.
+                # A process may stay in the group for a moment after it was reaped.
                 tries += 1
                 if tries == CLEAR_TRIES:
-                    log.error("the cgroup %s cannot be removed: something in it lives", folder)
+                    log.error("the cgroup %s cannot be removed: a process in it is alive", folder)
                 self.kill()
                 await asyncio.sleep(CLEAR_PAUSE_S if tries < CLEAR_TRIES else SLOW_PAUSE_S)
 
 
 def _removed(folder: Path) -> bool:
-    """Remove a group unless there is something in it."""
+    """Remove a group; return False if it is not empty."""
     try:
-        os.rmdir(folder)  # noqa: PTH106 - as it is called in a coroutine: not blocking
+        os.rmdir(folder)  # noqa: PTH106 - called in coroutines; it does not block
     except FileNotFoundError:
         return True
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Read and write the files of a group, and end and remove whole groups."""
+"""Read and write the files of control groups, and kill and remove whole groups."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Final
 __all__ = ["clear", "counter", "kill", "named", "number", "pids", "write"]
 
 READ_BYTES: Final = 4096
-"""The files that are read whole are shorter."""
+"""The files that are read as a whole are shorter than this."""
 
 CLEAR_S: Final = 2.0
-"""How long to wait for killed processes to leave their groups."""
+"""How long to wait until killed processes have left their groups."""
 
 
 def write(path: Path, text: str) -> None:
-    """Write to a file that must be there, in one system call."""
+    """Write to an existing file, in one system call."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, text.encode())
@@ -29,7 +29,7 @@ def write(path: Path, text: str) -> None:
 
 
 def number(path: Path) -> int:
-    """Return the number that is all of a file."""
+    """Return the number in a file that contains nothing else."""
     return int(_read(path))
 
 
@@ -45,7 +45,7 @@ def named(lines: bytes, name: str) -> int:
 
 
 def _read(path: Path) -> bytes:
-    """Read a short file: some for each job, so without the layers of a file object."""
+    """Read a short file; without the overhead of a file object, since each job reads several."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(fd, READ_BYTES)
@@ -54,7 +54,7 @@ def _read(path: Path) -> bytes:
 
 
 def pids(group: Path) -> Sequence[int]:
-    """Return the processes of a group, without those of the groups below; none if it is gone."""
+    """Return the processes of a group, without those of its subgroups; none if it is gone."""
     with contextlib.suppress(OSError):
         return [int(line) for line in (group / "cgroup.procs").read_text().split()]
     return []
@@ -63,9 +63,9 @@ def pids(group: Path) -> Sequence[int]:
 def kill(group: Path, stop_forks: Path | None = None) -> None:
     """Send SIGKILL to every process of a group.
 
-    Version 2 has it done by the kernel at once, and so without a race against fork
-    (``cgroup.kill``, Linux 5.14). Elsewhere `stop_forks`, a ``pids.max``, keeps the number of
-    processes from growing, and what had begun to fork may be met by a second call only.
+    In version 2 the kernel does it at once, without a race against fork (``cgroup.kill``, Linux
+    5.14). Otherwise `stop_forks`, a ``pids.max``, prevents new processes; one that was being
+    forked may need a second call.
     """
     try:
         write(group / "cgroup.kill", "1")
@@ -73,17 +73,17 @@ def kill(group: Path, stop_forks: Path | None = None) -> None:
         with contextlib.suppress(OSError):
             write(stop_forks or group / "pids.max", "0")
         for pid in pids(group):
-            # From our own group's list, read just now; a group is ours alone. One that is not
-            # in our process-id namespace reads as 0, which would be our own process group.
+            # The pids were read just now from a group that is ours alone. One that is not
+            # in our PID namespace reads as 0, which would mean our own process group.
             if pid > 0:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, 9)
 
 
 def clear(folder: Path) -> bool:
-    """Kill what is in a tree of groups and remove it; whether that was done in time.
+    """Kill what is in a tree of groups and remove it; return whether that was done in time.
 
-    Blocks until the processes are gone: for the start and the end of a service only.
+    Blocks until the processes are gone: only for the start and the end of a service.
     """
     end = time.monotonic() + CLEAR_S
     while folder.exists():

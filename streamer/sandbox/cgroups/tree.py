@@ -1,4 +1,4 @@
-"""Find where the service may make groups, and make its own, below which each sandbox has one."""
+"""Find where the service may create control groups, and create its own for those of sandboxes."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ class CgroupTree:
 
     level: Level
     roots: tuple[Path, ...]
-    """Version 1: one for each of `HIERARCHIES`, in order, and perhaps one for the sharing of
-    processors; version 2: one."""
+    """Version 1: one for each of `HIERARCHIES`, in order, and perhaps one for `SHARING`;
+    version 2: one."""
 
     @asynccontextmanager
     async def group(self, name: str, on_oom: Callable[[], None]) -> AsyncIterator[Cgroup]:
-        """Make the group of one sandbox; `on_oom` is called when the kernel kills for memory.
+        """Create the group of one sandbox; `on_oom` is called at its memory limit.
 
-        What is still alive in it in the end is killed.
+        At the end everything in it is killed.
         """
         folders = tuple(root / name for root in self.roots)
         cgroup = CgroupV1(folders) if self.level == "cgroup-v1" else CgroupV2(folders)
@@ -62,11 +62,11 @@ class CgroupTree:
 
 @contextmanager
 def cgroup_tree(configured: str) -> Iterator[CgroupTree | None]:
-    """Make the service's groups, or yield None where there is no way to.
+    """Create the service's groups, or yield None if that is impossible.
 
-    `configured` is ``auto``, ``off``, or the path of a delegated group of version 2.
-    What killed services left behind is removed first. A group in use is held by a lock
-    on its folder, which ends with its service.
+    `configured` is ``auto``, ``off``, or the path of a delegated group of version 2. Groups of
+    killed services are removed first. A lock on its folder protects a group in use; the lock ends
+    with its service.
     """
     with contextlib.ExitStack() as stack:
         tree = None
@@ -90,7 +90,7 @@ def cgroup_tree(configured: str) -> Iterator[CgroupTree | None]:
                     else:
                         log.warning(
                             "sandbox.cgroup = %r cannot be used, so memory and processes are "
-                            "watched instead: %s; to insist, use sandbox.require",
+                            "only polled: %s; sandbox.require can make it mandatory",
                             configured,
                             error,
                         )
@@ -102,7 +102,7 @@ def cgroup_tree(configured: str) -> Iterator[CgroupTree | None]:
 
 
 def _candidates(configured: str) -> Iterator[tuple[Level, tuple[Path, ...]]]:
-    """Yield where groups could be made, best first."""
+    """Yield where groups could be created, the best first."""
     if configured not in ("auto", "off"):
         yield "cgroup-v2", (Path(configured),)
         return
@@ -112,7 +112,7 @@ def _candidates(configured: str) -> Iterator[tuple[Level, tuple[Path, ...]]]:
         folder = mounts[""] / own[""].lstrip("/")
         with contextlib.suppress(OSError):
             if folder.name == MAIN and hands_down(folder.parent):
-                folder = folder.parent  # this process, or one before it, has moved
+                folder = folder.parent  # this process, or an earlier one, has moved there
             if set(CONTROLLERS) <= set((folder / "cgroup.controllers").read_text().split()):
                 if ownership(folder) == "systemd's":
                     log.info("no cgroup-v2: systemd has not delegated %s", folder)
@@ -127,8 +127,8 @@ def _candidates(configured: str) -> Iterator[tuple[Level, tuple[Path, ...]]]:
 def _check_entrance(root: Path) -> None:
     """Check that the processes of this service can enter the groups below `root`.
 
-    Who moves itself must be allowed to write to the ``cgroup.procs`` of the nearest common
-    ancestor too (cgroup-v2.rst, "Delegation Containment"). Raises PermissionError.
+    To move itself, a process must also be allowed to write to the ``cgroup.procs`` of the nearest
+    common ancestor (cgroup-v2.rst, "Delegation Containment"). Raises PermissionError.
     """
     here = dict(_mounts())[""] / dict(_own_groups())[""].lstrip("/")
     common = Path(os.path.commonpath([here, root]))
@@ -160,10 +160,10 @@ def _mounts() -> Iterator[tuple[str, Path]]:
 
 
 def _service_groups(stack: contextlib.ExitStack, parents: Sequence[Path]) -> tuple[Path, ...]:
-    """Make groups of one name below each parent, which are removed with `stack`.
+    """Create groups with one name below each parent; `stack` removes them.
 
-    Another service that starts at this moment may take a group that is not locked yet for one that
-    was left, and remove it. Then others are made.
+    Another service that starts at this moment may take a group that is not locked yet for an
+    abandoned one, and remove it. Then it is tried again with other names.
     """
     for _ in range(MAKE_TRIES):
         name = PREFIX + secrets.token_hex(6)
@@ -175,12 +175,12 @@ def _service_groups(stack: contextlib.ExitStack, parents: Sequence[Path]) -> tup
 
 
 class _Swept(Exception):
-    """A new group was removed before it was locked."""
+    """Another service removed a new group before it was locked."""
 
 
 @contextmanager
 def _service_group(folder: Path) -> Iterator[Path]:
-    """Make a group, and hold its lock. Raises `_Swept`."""
+    """Create a group, and hold its lock. Raises `_Swept`."""
     folder.mkdir()
     try:
         lock = _lock(folder)
@@ -196,7 +196,7 @@ def _service_group(folder: Path) -> Iterator[Path]:
 
 
 def _lock(folder: Path) -> int:
-    """Lock a group's folder (flock(2)). Raises BlockingIOError where it is in use."""
+    """Lock a group's folder (flock(2)). Raises BlockingIOError if it is in use."""
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -207,9 +207,9 @@ def _lock(folder: Path) -> int:
 
 
 def _sweep(parents: Sequence[Path]) -> None:
-    """Remove the groups of services that are gone, and whatever still runs in them.
+    """Remove the groups of dead services, and kill what still runs in them.
 
-    Another account's are left to it: neither they nor what is in them is ours to end.
+    Those of other accounts are left alone.
     """
     said: set[str] = set()
     for folder in (folder for parent in parents for folder in parent.glob(f"{PREFIX}*")):
@@ -220,8 +220,8 @@ def _sweep(parents: Sequence[Path]) -> None:
         except OSError:
             continue
         try:
-            if folder.name not in said:  # in version 1 there is one in each hierarchy
-                log.warning("removing what a killed service left: %s", folder.name)
+            if folder.name not in said:  # in version 1 each hierarchy has one
+                log.warning("removing the control groups of a killed service: %s", folder.name)
             said.add(folder.name)
             _clear(folder)
         finally:
@@ -230,4 +230,4 @@ def _sweep(parents: Sequence[Path]) -> None:
 
 def _clear(folder: Path) -> None:
     if not clear(folder):
-        log.error("the cgroup %s cannot be removed: something in it does not end", folder)
+        log.error("the cgroup %s cannot be removed: a process in it does not die", folder)

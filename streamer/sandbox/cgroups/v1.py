@@ -1,4 +1,4 @@
-"""The groups of version 1: a sandbox has one in each hierarchy, and only root may make them."""
+"""The groups of version 1: a sandbox has one in each hierarchy; only root may create them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from streamer.sandbox.cgroups.files import counter, number, write
 __all__ = ["HIERARCHIES", "SHARING", "CgroupV1", "weigh"]
 
 HIERARCHIES: Final = ("memory", "pids", "cpuacct")
-"""In the order of a sandbox's folders."""
+"""In the order of `CgroupV1.folders`."""
 
 SHARING: Final = "cpu"
-"""Where there is this hierarchy too, each job gets an equal share of the processors, however many
-processes it has: a group's weight is `SHARES` unless it is set."""
+"""With this hierarchy each job gets an equal share of the processors, whatever its number of
+processes: the default weight of a group is `SHARES`."""
 
 SHARES: Final = 1024
 
 
 def weigh(root: Path) -> None:
-    """Let all jobs together weigh as one process for each processor, and not as one alone."""
+    """Give all jobs together the weight of one process for each processor, not of one process."""
     with contextlib.suppress(FileNotFoundError):  # this is another hierarchy
         write(root / "cpu.shares", str(SHARES * (os.cpu_count() or 1)))
 
@@ -38,7 +38,7 @@ class CgroupV1(Cgroup):
     """A sandbox's groups in `HIERARCHIES`, and perhaps one in `SHARING`."""
 
     @property
-    def entrances(self) -> tuple[str, ...]:
+    def entry_files(self) -> tuple[str, ...]:
         """Its ``tasks``: ``cgroup.procs`` waits 10 ms for an RCU grace period."""
         return tuple(str(folder / "tasks") for folder in self.folders)
 
@@ -47,15 +47,14 @@ class CgroupV1(Cgroup):
         return self.folders[1] / "pids.max"
 
     def make(self) -> None:
-        """Make the folders."""
         for folder in self.folders:
             folder.mkdir()
 
     def set_limits(self, limits: Limits) -> bool:
-        """Set the limits, swap included."""
+        """Set the limits; that for memory includes swap."""
         write(self._pids_max, str(limits.processes + OVERHEAD_PROCESSES))
-        # With swap the limit would be more; the sum may never be below the part, so the
-        # order depends on whether the limit grows.
+        # Without the second limit swap would come on top. The sum must never be below the part,
+        # so the order depends on whether the limit grows.
         names = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
         present = [path for name in names if (path := self.folders[0] / name).exists()]
         for order in (present, present[::-1]):
@@ -66,27 +65,22 @@ class CgroupV1(Cgroup):
         return False
 
     def memory_bytes(self) -> int:
-        """Return ``memory.usage_in_bytes``."""
         return number(self.folders[0] / "memory.usage_in_bytes")
 
     def cpu_time_us(self) -> int:
-        """Return what ``cpuacct`` has counted."""
         return number(self.folders[2] / "cpuacct.usage") // 1000
 
     def peak_memory_bytes(self) -> int | None:
-        """Return the highest usage."""
         return number(self.folders[0] / "memory.max_usage_in_bytes")
 
     def oom_kills(self) -> int:
-        """Return the counter of ``memory.oom_control``."""
         return counter(self.folders[0] / "memory.oom_control", "oom_kill")
 
     @contextmanager
     def watching(self, on_oom: Callable[[], None]) -> Iterator[None]:
-        """Watch by an eventfd registered for ``memory.oom_control`` (cgroup-v1/memory.rst, 10).
+        """Watch an eventfd registered for ``memory.oom_control`` (cgroup-v1/memory.rst, 10).
 
-        It tells of every run into the limit that nothing but a kill could resolve, before
-        the kill.
+        It is notified each time when only a kill can help at the limit, before the kill.
         """
         loop = asyncio.get_running_loop()
         with contextlib.ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""The groups of version 2: a sandbox has one, below a group that is delegated to the service."""
+"""The groups of version 2: a sandbox has one, below a group delegated to the service."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from streamer.sandbox.cgroups.files import counter, named, number, pids, write
 __all__ = ["CONTROLLERS", "MAIN", "CgroupV2", "hand_down", "hands_down", "ownership", "share"]
 
 CONTROLLERS: Final = ("memory", "pids")
-"""What is needed; CPU time is counted in every group."""
+"""The controllers that are needed; CPU time is counted in every group."""
 
 SHARING: Final = "cpu"
-"""Where there is this one too, each job gets an equal share of the processors, however many
-processes it has: a group's weight is 100 unless it is set."""
+"""With this controller each job gets an equal share of the processors, whatever its number of
+processes: the default weight of a group is 100."""
 
 MAIN: Final = "main"
 """The group below the delegated one into which the service itself moves."""
@@ -39,51 +39,48 @@ class CgroupV2(Cgroup):
         return self.folders[0]
 
     @property
-    def entrances(self) -> tuple[str, ...]:
-        """Its ``cgroup.procs``; there is nothing faster."""
+    def entry_files(self) -> tuple[str, ...]:
+        """Its ``cgroup.procs``; version 2 has nothing faster."""
         return (str(self._folder / "cgroup.procs"),)
 
     def make(self) -> None:
-        """Make the folder, and have the kernel kill all that is in it or nothing.
+        """Create the folder, and let the kernel kill the group as a whole at its memory limit.
 
-        Without that it kills one process: the others would go on until we hear of it, which
-        the kernel puts off for up to 10 ms (CGROUP_FILE_NOTIFY_MIN_INTV).
+        Otherwise it kills one process, and the others would run on until we are notified, which
+        the kernel delays by up to 10 ms (CGROUP_FILE_NOTIFY_MIN_INTV).
         """
         self._folder.mkdir()
         write(self._folder / "memory.oom.group", "1")
 
     def set_limits(self, limits: Limits) -> bool:
-        """Set the limits; no swap. Where there is more already, the kernel kills at once."""
+        """Set the limits, without swap. If the group uses more already, the kernel kills."""
         write(self._folder / "pids.max", str(limits.processes + OVERHEAD_PROCESSES))
-        with contextlib.suppress(FileNotFoundError):  # where swap is not accounted
+        with contextlib.suppress(FileNotFoundError):  # swap may not be accounted
             write(self._folder / "memory.swap.max", "0")
         write(self._folder / "memory.max", str(limits.memory_bytes))
         return True
 
     def memory_bytes(self) -> int:
-        """Return ``memory.current``."""
         return number(self._folder / "memory.current")
 
     def cpu_time_us(self) -> int:
-        """Return what the kernel counts in every group."""
         return counter(self._folder / "cpu.stat", "usage_usec")
 
     def peak_memory_bytes(self) -> int | None:
-        """Return ``memory.peak``, which Linux has since 5.19."""
+        """Return ``memory.peak`` (since Linux 5.19)."""
         with contextlib.suppress(FileNotFoundError):
             return number(self._folder / "memory.peak")
         return None
 
     def oom_kills(self) -> int:
-        """Return the counter of ``memory.events``."""
         return counter(self._folder / "memory.events", "oom_kill")
 
     @contextmanager
     def watching(self, on_oom: Callable[[], None]) -> Iterator[None]:
-        """Watch ``memory.events`` by an epoll of its own.
+        """Watch ``memory.events`` with a separate epoll.
 
-        The file is always readable; a change of it is an exceptional condition, until it is
-        read again. It tells of lesser events too.
+        The file is always readable; a change is an exceptional condition until the file is read
+        again. It also changes for less serious events.
         """
         loop = asyncio.get_running_loop()
         with contextlib.ExitStack() as stack:
@@ -107,12 +104,12 @@ class CgroupV2(Cgroup):
 
 
 def ownership(folder: Path) -> Literal["delegated", "systemd's", "unmarked"]:
-    """Tell by systemd's marks whose a group is to divide.
+    """Tell from systemd's marks (extended attributes) who may divide a group.
 
-    Root could divide any. But systemd stops a unit that is not delegated as soon as the
-    kernel kills anything below it for memory (``OOMPolicy=stop``, systemd.service(5)): the
-    first job over its limit would end the service. Without marks, as in some containers and
-    for an ordinary user before systemd 251, who may write decides.
+    Root could divide any. But systemd stops a unit that is not delegated as soon as the kernel
+    kills anything below it for memory (``OOMPolicy=stop``, systemd.service(5)): the first job over
+    its limit would stop the service. Without marks, as in some containers and for ordinary users
+    before systemd 251, the permissions decide.
     """
     try:
         marks = set(os.listxattr(folder))
@@ -124,17 +121,16 @@ def ownership(folder: Path) -> Literal["delegated", "systemd's", "unmarked"]:
 
 
 def hands_down(folder: Path, controllers: Sequence[str] = CONTROLLERS) -> bool:
-    """Return whether the groups below a group have the controllers."""
+    """Return whether the subgroups of a group have the controllers."""
     return set(controllers) <= set((folder / "cgroup.subtree_control").read_text().split())
 
 
 def hand_down(folder: Path, controllers: Sequence[str] = CONTROLLERS) -> None:
-    """Give the groups below a group its controllers.
+    """Enable a group's controllers for its subgroups.
 
-    A group that does so may hold no process itself (cgroup-v2.rst, "No Internal Process
-    Constraint"), so what is in it moves into a group `MAIN` below it: this process, and in a
-    delegated group the shell or the like that started it. Raises OSError where that is not
-    ours to do.
+    Such a group must not have processes itself (cgroup-v2.rst, "No Internal Process Constraint"),
+    so its processes move into a subgroup `MAIN`: this process, and in a delegated group the shell
+    that started it. Raises OSError if that is not allowed.
     """
     if hands_down(folder, controllers):
         return
@@ -151,7 +147,7 @@ def hand_down(folder: Path, controllers: Sequence[str] = CONTROLLERS) -> None:
 
 
 def share(folder: Path) -> None:
-    """Give the groups below a group the controller `SHARING`, if it has that."""
-    with contextlib.suppress(OSError):  # the kernel refuses it beside real-time processes
+    """Enable the controller `SHARING` for the subgroups of a group, if it has that."""
+    with contextlib.suppress(OSError):  # the kernel refuses it if there are real-time processes
         if SHARING in (folder / "cgroup.controllers").read_text().split():
             write(folder / "cgroup.subtree_control", f"+{SHARING}")

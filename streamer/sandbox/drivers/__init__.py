@@ -1,4 +1,4 @@
-"""Start and drive one sandbox, with our init inside or without, and no control group in mind.
+"""Start and drive one sandbox, with our init inside or without it; knows no control groups.
 
 Only the pool and the sandbox import it, and the tests.
 """

@@ -1,4 +1,4 @@
-"""Hold our end of the socket of one init: send its frames (`protocol`), and take its answers."""
+"""Our end of the socket to one init: send frames (`protocol`), and receive its answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from streamer.sandbox.shape import RunEnd, Use
 __all__ = ["InitChannel"]
 
 _LAST_WORDS: Final = 8
-"""How many reads are tried for what an init said before it hung up."""
+"""How many reads to try for what an init said before it closed the socket."""
 _CREDENTIALS: Final = struct.Struct("iII")
 _DESCRIPTOR: Final = struct.Struct("i")
 _ANCILLARY_BYTES: Final = sum(socket.CMSG_SPACE(part.size) for part in (_CREDENTIALS, _DESCRIPTOR))
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class InitChannel:
-    """Our end of the socket of one init. Owned by one sandbox, which closes it."""
+    """Our end of the socket to one init. Owned by one sandbox, which closes it."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -43,41 +43,41 @@ class InitChannel:
         self._files: asyncio.Future[bytes] = self._loop.create_future()
         self._exited: asyncio.Future[None] = self._loop.create_future()
         self._end: asyncio.Future[RunEnd] = self._loop.create_future()
-        # Answered in the order of asking, also to who has given up by then.
+        # Answers come in the order of the questions, also if nobody waits any more.
         self._listening: deque[asyncio.Future[int]] = deque()
         self._opening: deque[asyncio.Future[int]] = deque()
         self._asking: deque[asyncio.Future[Use]] = deque()
         self._descriptors: list[int] = []
         self.gone = asyncio.Event()
-        """Set when the init is no longer there."""
+        """Set when the init is gone."""
         self._loop.add_reader(sock.fileno(), self._receive)
 
     async def hello(self) -> int:
         """Wait for the init and return its process id, as this process sees it.
 
-        Raises `SandboxFailure` when the sandbox ended without it.
+        Raises `SandboxFailure` if the sandbox ended without an answer of the init.
         """
         return await asyncio.shield(self._hello)
 
     async def put_filter(self, program: bytes) -> None:
-        """Put a filter of system calls on every program; once, before the first `start`.
+        """Install a system call filter for every program; once, before the first `start`.
 
         `program` is an array of ``struct sock_filter`` (seccomp(2)).
         """
         await self._send(frame(b"B", program))
 
     async def watch_mounts(self, paths: Sequence[str]) -> None:
-        """Count what is in these mounts of the sandbox's own to its programs' use."""
+        """Count the content of these mounts of the sandbox as its programs' use."""
         if paths:
             await self._send(frame(b"M", b"".join(os.fsencode(path) + b"\0" for path in paths)))
 
     async def put_files(
         self, files: Sequence[SourceFile], limits: Limits, *, walk_disk: bool
     ) -> None:
-        """Write files into the workspace and wait until they are there, while no program runs.
+        """Write files into the workspace and wait until they exist, while no program runs.
 
-        `walk_disk` is `protocol.WALK_DISK`. Raises `FilesDoNotFit`, and `SandboxFailure` where the
-        fault is the host's; no program can be started then.
+        `walk_disk` is `protocol.WALK_DISK`. Raises `FilesDoNotFit`, and `SandboxFailure` if the
+        host is at fault; after that no program can be started.
         """
         if self._files.done():
             self._files = self._loop.create_future()
@@ -88,22 +88,22 @@ class InitChannel:
         protocol.check_files(await asyncio.shield(self._files), walk_disk=walk_disk)
 
     async def listen(self, port: int) -> socket.socket:
-        """Have the init listen on a TCP port of its loopback, and return the socket.
+        """Let the init listen on a TCP port of its loopback, and return the socket.
 
-        The socket is the caller's to close.
+        The caller must close it.
         """
         fd = await self._answered(frame(b"N", struct.pack("<H", port)), self._listening)
         return socket.socket(fileno=fd)
 
     async def open_path(self, path: str, flags: int, mode: int) -> int:
-        """Have the init open a path beneath the workspace, and return the descriptor.
+        """Let the init open a path beneath the workspace, and return the descriptor.
 
-        Raises OSError with the init's reason.
+        The caller must close it. Raises OSError with the init's reason.
         """
         return await self._answered(protocol.open_frame(path, flags, mode), self._opening)
 
     async def use(self, *, walk_disk: bool) -> Use:
-        """Ask the init what its programs have used so far, and hold now."""
+        """Ask the init what its programs have used so far, and use now."""
         return await self._answered(protocol.use_frame(walk_disk=walk_disk), self._asking)
 
     async def start(
@@ -116,7 +116,7 @@ class InitChannel:
         stdio: tuple[int, int, int],
         walk_disk: bool,
     ) -> None:
-        """Run a program with these standard descriptors; they stay the caller's to close."""
+        """Run a program with these standard descriptors; the caller must close them."""
         if self.gone.is_set():
             self._end.result()
         self._exited = self._loop.create_future()
@@ -125,29 +125,28 @@ class InitChannel:
         await self._send(protocol.run_frame(argv, env, cwd, limits, walk_disk=walk_disk))
 
     async def exited(self) -> None:
-        """Wait for the end of the program itself; what it started may go on.
+        """Wait for the end of the program itself; processes that it started may run on.
 
-        Raises `SandboxFailure` as `end`.
+        Raises `SandboxFailure` as `end` does.
         """
         await asyncio.shield(self._exited)
 
     async def end(self) -> RunEnd:
-        """Wait for the end of the program; everything it started is dead by then.
+        """Wait until the program and everything it started are dead.
 
-        Raises `SandboxFailure` when the init vanished or could not run it.
+        Raises `SandboxFailure` if the init is gone or could not run it.
         """
         return await asyncio.shield(self._end)
 
     def signal(self, number: int) -> bool:
-        """Send a signal to the program's process group."""
         return self._post(b"S", struct.pack("<I", number))
 
     def kill(self) -> bool:
-        """Kill the program and everything it started; `end` tells when it is done."""
+        """Kill the program and everything it started; `end` returns when they are dead."""
         return self._post(b"K")
 
     def close(self) -> None:
-        """Hang up: the init kills whatever is left and ends."""
+        """Close the socket: the init kills what is left and exits."""
         if self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock.fileno())
             self._sock.close()
@@ -156,7 +155,7 @@ class InitChannel:
         self._fail("the channel was closed")
 
     def _post(self, kind: bytes, payload: bytes = b"") -> bool:
-        """Send a short frame now; False when it would cut into another frame."""
+        """Send a short frame now; return False if it would end up inside another frame."""
         if self._cut or self._sock.fileno() < 0:
             return False
         whole = frame(kind, payload)
@@ -180,9 +179,9 @@ class InitChannel:
             await self._send_next(whole)
 
     async def _send_next(self, whole: bytes) -> None:
-        """Send a frame; what is cut short by a cancellation leaves no room for another."""
+        """Send a frame. If a cancellation cuts it short, no other frame can follow."""
         if self._cut:
-            raise SandboxFailure("the init did not take a frame that came before")
+            raise SandboxFailure("the init did not accept an earlier frame")
         self._cut = True
         try:
             await self._loop.sock_sendall(self._sock, whole)
@@ -194,7 +193,7 @@ class InitChannel:
         while True:
             try:
                 socket.send_fds(self._sock, [frame(b"D")], stdio)
-            except BlockingIOError:  # files fill the socket up to here
+            except BlockingIOError:  # the socket's buffer may be full of files
                 await self._writable()
             except OSError as error:
                 raise self._hung_up(error) from error
@@ -202,7 +201,7 @@ class InitChannel:
                 return
 
     def _hung_up(self, error: OSError) -> SandboxFailure:
-        """Return the failure of a send: what the init said before it may not be read yet."""
+        """Return why a send failed: the init's last message may not be read yet."""
         for _ in range(_LAST_WORDS):
             if not self.gone.is_set():
                 self._receive()
@@ -260,9 +259,9 @@ class InitChannel:
     def _hand_over(
         self, waiting: deque[asyncio.Future[int]], refused: OSError | None = None
     ) -> None:
-        """Give the descriptor that came last, beside this frame, to who has waited the longest."""
+        """Give the descriptor that came with this frame to the first waiter."""
         if not waiting:
-            self._fail("the init sent what nobody has asked for")
+            self._fail("the init sent an answer without a question")
             return
         asked = waiting.popleft()
         if refused is not None:
@@ -270,7 +269,7 @@ class InitChannel:
                 asked.set_exception(refused)
         elif not self._descriptors:
             _fail(asked, "the init sent no descriptor")
-        elif asked.done():  # who has asked has given up
+        elif asked.done():  # nobody waits any more
             os.close(self._descriptors.pop())
         else:
             asked.set_result(self._descriptors.pop())
@@ -293,7 +292,7 @@ class InitChannel:
 
 
 def _answer(future: asyncio.Future[T], value: T) -> None:
-    """Set a result, unless there is one or nobody waits any more."""
+    """Set a result, unless the future is done or cancelled."""
     if not future.done():
         future.set_result(value)
 
@@ -301,4 +300,4 @@ def _answer(future: asyncio.Future[T], value: T) -> None:
 def _fail(future: asyncio.Future[Any], why: str) -> None:
     if not future.done():
         future.set_exception(SandboxFailure(why))
-        future.exception()  # retrieved here: nobody may be waiting
+        future.exception()  # marked as retrieved, since nobody may be waiting

@@ -1,7 +1,7 @@
-"""Drive a sandbox without our init: each program is a command of its own.
+"""Drive a sandbox without our init: each program is a separate command.
 
-For backends that cannot take the init. A program is ended by its process group; where there is a
-control group, `streamer.sandbox.sandbox` ends what has left that.
+For backends that cannot run the init. A program is killed by its process group; processes that have
+left that are killed by the control group, if there is one (`streamer.sandbox.sandbox`).
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ from streamer.spi import Host, LaunchPlan
 __all__ = ["Direct", "SessionFactory"]
 
 START_TIMEOUT_S: Final = 20.0
-"""For the backend's own session."""
+"""For opening the backend's session."""
 
 END_TIMEOUT_S: Final = 5.0
-"""For the kernel to end what was killed."""
+"""For killed processes to die."""
 
 THREADS: Final = ThreadPoolExecutor(4, "streamer-files")
-"""For writing the files of jobs, and nothing else: what is slow elsewhere delays none."""
+"""Only for writing the files of jobs, so that other slow work does not delay it."""
 
 SessionFactory = Callable[
     [tuple[str, ...], Mapping[str, str]], AbstractAsyncContextManager[LaunchPlan]
 ]
-"""Opens the backend's session for a command and its variables; what it yields starts that."""
+"""Opens the backend's session for a command and its variables; yields the plan that starts it."""
 
 
 class Direct:
-    """A sandbox without our init: each program is a command of its own."""
+    """A sandbox without our init: each program is a separate command."""
 
     has_init: ClassVar[bool] = False
 
     def __init__(
-        self, session: SessionFactory, workspace: Path, host: Host, entrances: Sequence[str]
+        self, session: SessionFactory, workspace: Path, host: Host, entry_files: Sequence[str]
     ) -> None:
-        """`entrances` are those of its control group (`spawn.start_command`)."""
+        """`entry_files` are the files of its control group (`spawn.start_command`)."""
         self._session = session
-        self._entrances = entrances
+        self._entrances = entry_files
         self._workspace = workspace
         self._host = host
         self._open = contextlib.AsyncExitStack()
@@ -65,17 +65,17 @@ class Direct:
 
     @property
     def home(self) -> str:
-        """The folder on the host; a backend that moves it sets the directory itself."""
+        """The folder on the host; a backend that mounts it elsewhere sets the directory itself."""
         return str(self._workspace)
 
     @property
     def of_root(self) -> bool:
-        """Not to be seen: there is no process before the program's own."""
+        """Unknown, so False: there is no process before the program."""
         return False
 
     async def put_files(self, files: Sequence[SourceFile], limits: Limits) -> None:
         """Write the files into the folder on the host; no program has run in it yet."""
-        # In a thread: there may be thousands, and the disk may be slow.
+        # In a thread: there may be thousands of files, and the disk may be slow.
         self._writing = asyncio.get_running_loop().run_in_executor(
             THREADS, _write_files, self._workspace, files, limits.disk_bytes, self._given_up
         )
@@ -85,7 +85,7 @@ class Direct:
             raise SandboxFailure(f"a file of the job cannot be written: {error}") from error
 
     async def listen(self, port: int) -> socket.socket:
-        """Refuse: there is nobody of ours inside who could listen."""
+        """Refuse: there is no init inside that could listen."""
         raise SandboxFailure("a backend without our init cannot have an allow-list of hosts")
 
     async def open_path(self, path: str, flags: int, mode: int) -> int:
@@ -93,16 +93,16 @@ class Direct:
         raise SandboxFailure("a backend without our init cannot open files of its sandbox")
 
     async def use(self) -> Use:
-        """Return nothing: a control group tells some of it, and nobody the rest."""
+        """Return nothing: only a control group knows some of it."""
         return Use(None, None, None)
 
     async def start(self, run: Run) -> None:
-        """Start the command that the backend plans for the program."""
+        """Start the command that the backend plans. Raises `SandboxFailure`."""
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 plan = await self._open.enter_async_context(self._session(run.argv, run.env))
         except TimeoutError:
-            raise SandboxFailure("the backend's session does not open") from None
+            raise SandboxFailure("the backend's session did not open in time") from None
         self._started = time.monotonic()
         self._killed = False
         self._rest_ended.clear()
@@ -110,7 +110,7 @@ class Direct:
         try:
             self._process = spawn(
                 start_command(plan, self._host, self._entrances),
-                # Not `run.env`, which the caller chose: a wrapper would obey its LD_PRELOAD.
+                # Not `run.env`, which the caller chose: its LD_PRELOAD would affect a wrapper.
                 env=plan.env,
                 cwd=run.cwd or (plan.cwd if plan.cwd != "/" else str(self._workspace)),
                 stdin=stdin,
@@ -122,18 +122,17 @@ class Direct:
             raise SandboxFailure(f"{plan.argv[0]} cannot be started: {error}") from error
 
     async def exited(self) -> None:
-        """Wait for the command."""
         assert self._process is not None
         await self._process.wait()
 
     def end_rest(self) -> None:
-        """Kill what is left of its process group."""
+        """Kill the rest of its process group."""
         assert self._process is not None
         self._process.signal_group(signal.SIGKILL)
         self._rest_ended.set()
 
     async def end(self) -> RunEnd:
-        """Wait for the command and for `end_rest`, then for the end of what that has killed."""
+        """Wait for the command and `end_rest`, then until everything that it killed is dead."""
         assert self._process is not None
         code = await self._process.wait()
         await self._rest_ended.wait()
@@ -141,18 +140,16 @@ class Direct:
             async with asyncio.timeout(END_TIMEOUT_S):
                 await self._process.end_group()
         except TimeoutError:
-            raise SandboxFailure("something in the program's process group does not end") from None
+            raise SandboxFailure("a process of the program's process group does not die") from None
         status = code << 8 if code >= 0 else -code
         wall_us = int((self._process.ended_at - self._started) * 1e6)
         return RunEnd(status, "killed" if self._killed else None, None, None, wall_us)
 
     def signal(self, number: int) -> None:
-        """Signal the command's process group."""
         if self._process is not None:
             self._process.signal_group(number)
 
     async def kill(self) -> None:
-        """Kill the command's process group."""
         if self._process is None or self._process.exit_code is not None:
             return
         self._killed = True
@@ -167,15 +164,15 @@ class Direct:
         self.end_rest()
 
     async def close(self) -> None:
-        """Kill what is left, wait for its end however long it takes, and close the sessions."""
+        """Kill the rest, wait until it is dead however long that takes, and close the sessions."""
         if self._process is not None:
             with contextlib.suppress(SandboxFailure):
                 await self.kill()
-            # No bound: see `streamer.sandbox.drivers.driver`.
+            # Unbounded: see `streamer.sandbox.drivers.driver`.
             await self._process.wait()
             await self._process.end_group()
         if self._writing is not None:
-            # The folder is removed next, so the thread has to be out of it.
+            # The folder is removed next, so the thread must have finished.
             self._given_up.set()
             await asyncio.wait({self._writing})
         await self._open.aclose()
@@ -196,7 +193,7 @@ def _write_files(
         taken += path.stat().st_blocks * 512
         if taken > limit:
             raise FilesDoNotFit
-        # To whom the folder was given; a no-op for an ordinary user.
+        # The owner of the folder; for an ordinary user this changes nothing.
         for made in (path, *path.parents):
             if made == folder:
                 break

@@ -1,11 +1,11 @@
-"""What every driver of a sandbox does: start it, run programs in it one after another, end it.
+"""The interface of a driver: start a sandbox, run programs in it one after another, close it.
 
-There are two. `Gated` (`gated`) has our init inside, so it knows the kernel's verdict and ends
-exactly what a program started; `Direct` (`direct`) serves backends that cannot take the init.
-`streamer.sandbox.sandbox` adds the control group to either.
+There are two drivers. `Gated` (`gated`) has our init inside, so it knows the kernel's verdict and
+kills exactly what a program started; `Direct` (`direct`) is for backends that cannot run the init.
+`streamer.sandbox.sandbox` adds the control group to both.
 
-Every wait here has a bound, except that of `close` for what resists SIGKILL: whoever closes
-decides how long that may hold up something else.
+Every wait is bounded, except that of `close` for processes that resist SIGKILL: the caller decides
+how long it waits.
 """
 
 from __future__ import annotations
@@ -21,10 +21,8 @@ __all__ = ["Driver"]
 
 
 class Driver(Protocol):
-    """One sandbox, started."""
-
     has_init: ClassVar[bool]
-    """Whether our init ends and measures what a program starts, so that no group has to."""
+    """Whether our init kills and measures what a program starts, so that no group is needed."""
 
     @property
     def home(self) -> str:
@@ -32,18 +30,18 @@ class Driver(Protocol):
 
     @property
     def of_root(self) -> bool:
-        """Whether its programs are seen to have the host's root as their user."""
+        """Whether its programs run as the host's root, as far as can be seen."""
 
     async def put_files(self, files: Sequence[SourceFile], limits: Limits) -> None:
         """Write files, while no program runs.
 
-        Raises `FilesDoNotFit` where the disk limit has no room for them.
+        Raises `FilesDoNotFit` if they exceed the disk limit.
         """
 
     async def listen(self, port: int) -> socket.socket:
         """Return a socket that listens on the sandbox's own loopback.
 
-        Raises `SandboxFailure` where the sandbox has none of its own.
+        Raises `SandboxFailure` if the sandbox has no loopback of its own.
         """
 
     async def open_path(self, path: str, flags: int, mode: int) -> int:
@@ -56,22 +54,22 @@ class Driver(Protocol):
         """Start a program."""
 
     async def exited(self) -> None:
-        """Wait until the program itself has ended; what it started may go on."""
+        """Wait until the program itself has ended; processes that it started may run on."""
 
     def end_rest(self) -> None:
-        """Kill what the program has left; `end` tells when that is done."""
+        """Kill what the program has left running; `end` returns when that is dead."""
 
     async def end(self) -> RunEnd:
-        """Wait until the program and all that it started are dead, and tell how it ended."""
+        """Wait until the program and everything it started are dead; return how it ended."""
 
     def signal(self, number: int) -> None:
         """Send a signal to the program."""
 
     async def kill(self) -> None:
-        """Kill the program and all that it started, by ever harder means.
+        """Kill the program and everything it started, in escalating steps.
 
-        Then `end` has its answer. Raises `SandboxFailure` when it did not work in time.
+        After that `end` returns. Raises `SandboxFailure` if it did not work in time.
         """
 
     async def close(self) -> None:
-        """End the sandbox, and wait until nothing of it is left, however long that takes."""
+        """Close the sandbox, and wait until nothing is left of it, however long that takes."""

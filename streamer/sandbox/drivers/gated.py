@@ -28,16 +28,16 @@ __all__ = ["Gated"]
 log: Final = logging.getLogger(__name__)
 
 START_TIMEOUT_S: Final = 20.0
-"""A sandbox that is not up by then never will be; a loaded machine needs some seconds."""
+"""A sandbox that has not started by then never will; a loaded machine needs some seconds."""
 
 ANSWER_TIMEOUT_S: Final = 5.0
-"""For the init to answer what it is asked."""
+"""For an answer of the init."""
 
 TIDY_TIMEOUT_S: Final = 0.25
-"""For a wrapper to end by itself once there is nothing in its sandbox."""
+"""For a wrapper to exit by itself once its sandbox is empty."""
 
 END_TIMEOUT_S: Final = 5.0
-"""For the kernel to take down what was killed."""
+"""For killed processes to die."""
 
 STDERR_BYTES: Final = 4096
 
@@ -48,9 +48,9 @@ class Gated:
     has_init: ClassVar[bool] = True
 
     def __init__(self, plan: LaunchPlan, command: Sequence[str], *, walk_disk: bool) -> None:
-        """Start it: `command` is the plan's, in its group and as its user.
+        """Start it: `command` is that of the plan, begun in its group and as its user.
 
-        Raises `SandboxFailure` where it cannot be started.
+        Raises `SandboxFailure` if it cannot be started.
         """
         self._plan = plan
         self._walk_disk = walk_disk
@@ -85,23 +85,21 @@ class Gated:
 
     @property
     def home(self) -> str:
-        """The workspace as programs see it."""
         return self._plan.workspace
 
     @property
     def of_root(self) -> bool:
-        """Whether the init, and so the programs, have the host's root as their user."""
+        """Whether the init, and so each program, runs as the host's root."""
         status = Path(f"/proc/{self._init_pid}/status").read_text()
         uids = next(line for line in status.splitlines() if line.startswith("Uid:"))
         return "0" in uids.split()[1:]
 
     @property
     def wrapper_exit(self) -> int | None:
-        """The wrapper's exit code, or None while it runs."""
         return self._wrapper.exit_code
 
     async def come_up(self) -> None:
-        """Wait for the init. Raises `SandboxFailure` if the sandbox ends without it."""
+        """Wait for the init. Raises `SandboxFailure` if the sandbox ends without its answer."""
         exited = asyncio.ensure_future(self._wrapper.wait())
         hello = asyncio.ensure_future(self.channel.hello())
         try:
@@ -114,8 +112,8 @@ class Gated:
                     "it, and pass standard input on?"
                 )
             if not hello.done():
-                raise SandboxFailure("the sandbox did not come up")
-            # The init waits for us, so this number is not yet anybody else's.
+                raise SandboxFailure("the sandbox did not start")
+            # The init waits for us, so its process id cannot have been reused.
             self._init_pid = hello.result()
             self._init_pidfd = os.pidfd_open(self._init_pid)
             asyncio.get_running_loop().add_reader(self._init_pidfd, self._init_has_ended)
@@ -124,16 +122,16 @@ class Gated:
             hello.cancel()
 
     async def put_files(self, files: Sequence[SourceFile], limits: Limits) -> None:
-        """Have the init write the files, as the sandbox's user, below its working directory."""
+        """Let the init write the files, as the sandbox's user, below its working directory."""
         await self.channel.put_files(files, limits, walk_disk=self._walk_disk)
 
     async def listen(self, port: int) -> socket.socket:
-        """Have the init listen, in a network that is not ours."""
+        """Let the init listen, and check that its network is not that of the host."""
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 listener = await self.channel.listen(port)
         except TimeoutError:
-            raise SandboxFailure("the init does not listen for the proxy") from None
+            raise SandboxFailure("the init did not listen for the proxy in time") from None
         with contextlib.ExitStack() as unless_it_serves:
             unless_it_serves.callback(listener.close)
             check_own_network(listener)
@@ -141,23 +139,21 @@ class Gated:
         return listener
 
     async def open_path(self, path: str, flags: int, mode: int) -> int:
-        """Have the init open it, with the rights of the sandbox's user."""
+        """Let the init open it, with the permissions of the sandbox's user."""
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 return await self.channel.open_path(path, flags, mode)
         except TimeoutError:
-            raise SandboxFailure("the init does not open a file") from None
+            raise SandboxFailure("the init did not open a file in time") from None
 
     async def use(self) -> Use:
-        """Ask the init."""
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 return await self.channel.use(walk_disk=self._walk_disk)
         except TimeoutError:
-            raise SandboxFailure("the init does not tell what is used") from None
+            raise SandboxFailure("the init did not report the usage in time") from None
 
     async def start(self, run: Run) -> None:
-        """Have the init start a program."""
         self._started = time.monotonic()
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
@@ -170,10 +166,9 @@ class Gated:
                     walk_disk=self._walk_disk,
                 )
         except TimeoutError:
-            raise SandboxFailure("the init does not take the program") from None
+            raise SandboxFailure("the init did not accept the program in time") from None
 
     async def exited(self) -> None:
-        """Wait for the init to say so."""
         try:
             await self.channel.exited()
         except SandboxFailure as failure:
@@ -181,13 +176,13 @@ class Gated:
                 raise await self._with_last_words(failure) from None
 
     def end_rest(self) -> None:
-        """Have the init do it; where it cannot be asked, `kill` is what is left."""
+        """Let the init kill it; if the init cannot be reached, only `kill` helps."""
         self.channel.kill()
 
     async def end(self) -> RunEnd:
-        """Wait for the init's report, or say what we did if it was killed without one.
+        """Wait for the init's report; if we killed the init without one, return that.
 
-        Raises `SandboxFailure` also where the job has stopped the init, and takes both down then.
+        Raises `SandboxFailure` also if the job has stopped the init, and then kills both.
         """
         ended = asyncio.ensure_future(self.channel.end())
         stopped = asyncio.ensure_future(until_stopped(self._init_pid))
@@ -195,8 +190,8 @@ class Gated:
             await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if not ended.done():
                 await self._take_down()
-                self.channel.close()  # whoever waits for the program hears it too
-                raise SandboxFailure("the job has stopped the init, which then watches no limit")
+                self.channel.close()  # fails the waits for the program too
+                raise SandboxFailure("the job has stopped the init, so no limit was watched")
         finally:
             stopped.cancel()
             ended.cancel()
@@ -210,7 +205,7 @@ class Gated:
             return RunEnd(signal.SIGKILL, "killed", None, None, wall_us)
 
     async def _with_last_words(self, failure: SandboxFailure) -> SandboxFailure:
-        """Return a failure with what the init and the wrapper said when they ended."""
+        """Add the last messages of the init and the wrapper to a failure."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(TIDY_TIMEOUT_S):
                 await self._wrapper.wait()
@@ -218,18 +213,17 @@ class Gated:
         return SandboxFailure(f"{failure}: {words}") if words else failure
 
     def said(self) -> str:
-        """Return what the wrapper and the init have written to standard error so far."""
+        """Return the standard error of the wrapper and the init so far."""
         with contextlib.suppress(BlockingIOError):
             if self._complaints >= 0:
                 self._words += os.read(self._complaints, STDERR_BYTES).decode(errors="replace")
         return self._words
 
     def signal(self, number: int) -> None:
-        """Signal the program's process group."""
         self.channel.signal(number)
 
     async def kill(self) -> None:
-        """Ask the init, which keeps the usage; if it does not answer, take the sandbox down."""
+        """Ask the init, which can report the usage; without an answer take the sandbox down."""
         if self.channel.kill():
             ended = asyncio.ensure_future(self.channel.end())
             await asyncio.wait({ended}, timeout=1.0)
@@ -239,19 +233,19 @@ class Gated:
             ended.cancel()
         self._taken_down = True
         if not await self._take_down():
-            raise SandboxFailure(f"sandbox process {self._wrapper.pid} does not end after SIGKILL")
-        # Nobody is left to hold the other end, so the waits for the init's report end now.
+            raise SandboxFailure(f"sandbox process {self._wrapper.pid} does not die after SIGKILL")
+        # The other end is closed now, so the waits for the init's report end.
         self.channel.close()
 
     async def close(self) -> None:
-        """End the sandbox and wait until nothing of it is left, however long that takes."""
-        # The init sees the end of its socket, kills what is left, and ends; then so does
-        # the wrapper. Only if that takes too long is it done from outside.
+        """Close the sandbox and wait until nothing is left of it, however long that takes."""
+        # The init sees the end of its socket, kills what is left, and exits; then so does the
+        # wrapper. If that takes too long both are killed from outside.
         self.channel.close()
         try:
             if not await self._gone(1.0) and not self._resists and not await self._take_down():
-                log.error("sandbox process %d does not end after SIGKILL", self._wrapper.pid)
-            # What is held in the kernel (by a disk that hangs) may still end one day.
+                log.error("sandbox process %d does not die after SIGKILL", self._wrapper.pid)
+            # A process that waits in the kernel (for a disk that hangs) may still die later.
             await self._wrapper.wait()
             await self._init_gone()
         finally:
@@ -260,14 +254,14 @@ class Gated:
     def _close_descriptors(self) -> None:
         if self._init_pidfd >= 0:
             asyncio.get_running_loop().remove_reader(self._init_pidfd)
-            # Where its wrapper was killed with it and this process takes in orphans (as
-            # the first of a container does), it is ours to reap.
+            # If its wrapper was killed with it and orphans become children of this process (as in
+            # a container), we must reap it.
             with contextlib.suppress(ChildProcessError):
                 os.waitid(os.P_PIDFD, self._init_pidfd, os.WEXITED | os.WNOHANG)
             os.close(self._init_pidfd)
             self._init_pidfd = -1
         if self._complaints >= 0:
-            self.said()  # what was said last is asked for later
+            self.said()  # keep the last messages for later
             os.close(self._complaints)
             self._complaints = -1
 
@@ -280,14 +274,14 @@ class Gated:
         return False
 
     async def _take_down(self) -> bool:
-        """Kill from outside, the init first, so that its namespace dies with it."""
+        """Kill from outside; the init first, so that its namespace dies with it."""
         if self._init_pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._init_pidfd, signal.SIGKILL)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(END_TIMEOUT_S):
                     await self._init_gone()
-            # A wrapper that is killed cannot tidy up: firejail leaves its notes in /run.
+            # A killed wrapper cannot clean up: firejail leaves files in /run.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TIDY_TIMEOUT_S):
                     await self._wrapper.wait()
@@ -296,7 +290,7 @@ class Gated:
         return not self._resists
 
     async def _init_gone(self) -> None:
-        """Wait for the init's pidfd: pid 1 is gone only after its whole namespace."""
+        """Wait for the init's pidfd: pid 1 is gone only after all of its namespace."""
         if self._init_pidfd >= 0:
             await self._init_ended.wait()
 

@@ -1,27 +1,27 @@
 """The frames that the service and the init inside a sandbox exchange (``init/streamer-init.c``).
 
-On a Unix stream socket, both ways: u32 length of what follows, u8 type, payload; integers are
-little endian. Descriptors travel beside a frame (SCM_RIGHTS).
+On a Unix stream socket, in both directions: u32 length of the rest, u8 type, payload; integers are
+little endian. Descriptors are sent beside a frame (SCM_RIGHTS).
 
 ======  =========================================================  =============================
 to it   what                                                       its answer
 ======  =========================================================  =============================
-``B``   a filter of system calls for its programs                  ``E`` if it fails
-``M``   mounts to watch                                            ``E`` if it fails
-``Q``   how many files may come                                    ``E`` if it fails
-``F``   a file; ``A``: more of it                                  with that to ``C``
+``B``   install a system call filter for programs                  ``E`` if it fails
+``M``   mounts to count                                            ``E`` if it fails
+``Q``   the limit on the number of files                           ``E`` if it fails
+``F``   a file; ``A``: more of it                                  in the answer to ``C``
 ``C``   ask whether all files are written                          ``C`` and an errno, or 0
 ``N``   listen on a port                                           ``L`` and the socket, or ``E``
 ``O``   open a path beneath the workspace                          ``O`` and an errno, or 0 and
                                                                    the descriptor
 ``U``   ask what is used                                           ``U``
-``D``   carries the three descriptors of the next program          with that to ``R``
+``D``   carries the three descriptors of the next program          in the answer to ``R``
 ``R``   run a program                                              ``S`` started, or ``E``
-``S``   signal it; ``K``: kill all of it                           ``X``, once all of it has ended
+``S``   signal it; ``K``: kill all of it                           ``X``, once all of it is dead
 ======  =========================================================  =============================
 
-Unasked it sends ``H`` (hello, first of all), ``W`` (the program has ended and left others running)
-and ``X`` (the program and all that it started have ended).
+By itself it sends ``H`` (hello, the first frame), ``W`` (the program has ended and left others
+running) and ``X`` (the program and everything it started are dead).
 """
 
 from __future__ import annotations
@@ -55,20 +55,20 @@ __all__ = [
 ]
 
 PROTOCOL: Final = 4
-"""The init says which it speaks; in an editable installation it may be an old build."""
+"""The hello has the init's version; in an editable installation it may be an old build."""
 
 SEES_PROC: Final = 1
 """Flag of ``H``: /proc shows the processes of the init's own namespace."""
 
 WALK_DISK: Final = 1
-"""Flag of ``C`` and ``R``: the workspace is a folder among others of the host, so that its use has
-to be counted; else it is a mount of its own."""
+"""Flag of ``C`` and ``R``: the workspace is a folder on a disk of the host, so its use must be
+found by a walk; otherwise it is a separate mount."""
 
 BYTES_PER_INODE: Final = 4096
 MIN_INODES: Final = 10_000
-"""As many files as the disk limit has pages, and never fewer than a project needs."""
+"""The least number of files; otherwise one for each page of the disk limit."""
 MAX_INODES: Final = 2**32 - 1
-"""What the frames have room for; more than any file system has."""
+"""The largest number that fits into a frame; no file system has more."""
 
 PATH_MAX: Final = 4096
 """Of Linux, with the zero byte at the end (limits.h)."""
@@ -76,9 +76,9 @@ PATH_MAX: Final = 4096
 FILE_CHUNK: Final = 256 * 1024
 
 BLIND: Final = (
-    "the init cannot see the sandbox's processes, so no limit of it would hold: /proc there is not "
-    "its own. In a container whose /proc is masked none can be mounted: start that container with "
-    "an unmasked one (docker run --security-opt systempaths=unconfined)"
+    "the init cannot see the sandbox's processes, so it could enforce no limit: /proc is not that "
+    "of its namespace. In a container with a masked /proc none can be mounted: start the container "
+    "with an unmasked one (docker run --security-opt systempaths=unconfined)"
 )
 
 OTHER_BUILD: Final = (
@@ -95,20 +95,20 @@ _CAUSES: Final[dict[bytes, Cause | None]] = {
     b"k": "killed",
 }
 _STAGES: Final = {
-    "b": "put the filter of system calls on the program, which did not run",
+    "b": "install the system call filter for the program, which did not run",
     "n": "listen for the proxy",
     "r": "start the program",
 }
 
 
 class Frames:
-    """Cut what arrives on the socket into frames."""
+    """Splits the received bytes into frames."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Take some bytes, and yield the type and payload of each frame that is whole by now."""
+        """Add bytes, and yield the type and payload of each complete frame."""
         self._buffer += data
         while len(self._buffer) >= 4:
             size = int.from_bytes(self._buffer[:4], "little")
@@ -120,12 +120,11 @@ class Frames:
 
 
 def frame(kind: bytes, payload: bytes = b"") -> bytes:
-    """Return a frame."""
     return struct.pack("<I", 1 + len(payload)) + kind + payload
 
 
 def file_frames(files: Sequence[SourceFile], limits: Limits, *, walk_disk: bool) -> Iterator[bytes]:
-    """Yield the frames that write files, and last the one that asks whether they are written."""
+    """Yield the frames that write files, and the one that asks whether they are written."""
     if files:
         yield frame(b"Q", struct.pack("<I", _inodes(limits)))
     for file in files:
@@ -138,9 +137,9 @@ def file_frames(files: Sequence[SourceFile], limits: Limits, *, walk_disk: bool)
 
 
 def check_files(payload: bytes, *, walk_disk: bool) -> None:
-    """Read the answer to files. Raises `FilesDoNotFit`, or `SandboxFailure` for ours."""
+    """Check the answer to files. Raises `FilesDoNotFit`, or `SandboxFailure` for other errors."""
     number = int.from_bytes(payload, "little")
-    # A mount of its own is full when the limit is reached. A full disk of the host is ours.
+    # A separate mount is full at the job's limit. A full disk of the host is not the job's fault.
     if number == errno.EDQUOT or (number == errno.ENOSPC and not walk_disk):
         raise FilesDoNotFit
     if number:
@@ -150,7 +149,7 @@ def check_files(payload: bytes, *, walk_disk: bool) -> None:
 def run_frame(
     argv: Sequence[str], env: Mapping[str, str], cwd: str, limits: Limits, *, walk_disk: bool
 ) -> bytes:
-    """Return the frame that runs a program, whose descriptors came just before."""
+    """Return the frame that runs a program; its descriptors must have been sent just before."""
     triples = rlimits(limits)
     variables = [f"{name}={value}" for name, value in env.items()]
     strings = b"".join(os.fsencode(text) + b"\0" for text in (cwd, *argv, *variables))
@@ -183,30 +182,29 @@ def open_frame(path: str, flags: int, mode: int) -> bytes:
 
 
 def parse_end(payload: bytes) -> RunEnd:
-    """Read the end of a run."""
+    """Parse ``X``."""
     cause, status, cpu, peak_process, peak_tree, wall = _END.unpack(payload)
     return RunEnd(status, _CAUSES[cause], cpu, max(peak_process, peak_tree), wall)
 
 
 def use_frame(*, walk_disk: bool) -> bytes:
-    """Return the frame that asks what is used."""
     return frame(b"U", struct.pack("<I", WALK_DISK if walk_disk else 0))
 
 
 def parse_use(payload: bytes) -> Use:
-    """Read what is used."""
+    """Parse ``U``."""
     return Use(*struct.unpack("<QQQ", payload))
 
 
 def failure(payload: bytes) -> str:
-    """Say what could not be done."""
+    """Return the message of ``E``: what the init could not do, and why."""
     stage, number = chr(payload[0]), int.from_bytes(payload[1:5], "little")
     what = _STAGES.get(stage, "follow the protocol")
     return f"the init could not {what}: {os.strerror(number)}"
 
 
 def why_not_hello(payload: bytes) -> str:
-    """Say why an init cannot be worked with, by its hello; nothing if it can."""
+    """Return why an init cannot be used, by the payload of its hello; ``""`` if it can."""
     if payload[:1] != bytes([PROTOCOL]):
         return OTHER_BUILD
     return "" if payload[1] & SEES_PROC else BLIND

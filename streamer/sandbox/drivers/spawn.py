@@ -1,9 +1,9 @@
-"""Start processes, from the event loop's own thread, and wait for them.
+"""Start processes from the event loop's own thread, and wait for them.
 
-`subprocess.Popen` uses vfork(2) as long as it gets no ``preexec_fn``, ``user`` or
-``group``: 0.3 ms at any size of this process, where a fork takes 30 ms at 500 MiB.
-The thread matters too: PR_SET_PDEATHSIG (prctl(2)) fires when the *thread* that
-spawned ends, so an executor's thread would take its sandboxes with it.
+`subprocess.Popen` uses vfork(2) unless it gets ``preexec_fn``, ``user`` or ``group``: 0.3 ms
+whatever the size of this process, while a fork takes 30 ms at 500 MiB. The thread matters too:
+PR_SET_PDEATHSIG (prctl(2)) kills the child when the *thread* that spawned it ends, so the end of an
+executor's thread would kill sandboxes.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ GROUP_LOOK_S: Final = 0.005
 
 
 class Spawned:
-    """A child process held by a pidfd (pidfd_open(2)), so that no signal meets a reused pid.
+    """A child process with a pidfd (pidfd_open(2)), so that no signal can reach a reused pid.
 
-    Its process group ends with it, or with `end_group` if the group is kept.
+    Its process group is killed when it ends; with `keep_group` only by `end_group`.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], *, keep_group: bool = False) -> None:
@@ -41,7 +41,7 @@ class Spawned:
         """When it ended, on the clock of `time.monotonic`."""
         try:
             self._pidfd = os.pidfd_open(process.pid)
-        except OSError:  # out of descriptors; nobody could end it, or would hear of its end
+        except OSError:  # out of descriptors: it could be neither killed nor awaited
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             raise
@@ -52,7 +52,7 @@ class Spawned:
     def _ended(self) -> None:
         self.ended_at = time.monotonic()
         self._loop.remove_reader(self._pidfd)
-        # It stays a zombie: until it is reaped, its number means its group and nothing else.
+        # It stays a zombie: until it is reaped, its process id cannot be reused.
         try:
             end = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOWAIT)
         except ChildProcessError:
@@ -64,17 +64,17 @@ class Spawned:
             self.reap()
 
     def _taken_from_us(self) -> None:
-        """Make do without the exit code: the application around us reaps every child it has.
+        """Go on without the exit code: the host application has reaped the child.
 
-        Its number may be somebody else's by now, so nothing is sent to its group.
+        The process id may have been reused, so nothing is sent to its group.
         """
         os.close(self._pidfd)
         self._pidfd = -1
-        self._process.wait()  # finds nothing, and notes that
+        self._process.wait()  # finds no child, and records that
         self._exit.set_result(UNKNOWN_EXIT)
 
     def reap(self) -> None:
-        """Kill what the ended process left in its group, and give its number back. Idempotent."""
+        """Kill what the ended process left in its group, and reap it. Idempotent."""
         if self._pidfd >= 0 and self._exit.done():
             self.signal_group(signal.SIGKILL)
             os.close(self._pidfd)
@@ -84,10 +84,10 @@ class Spawned:
     async def end_group(self) -> None:
         """Kill what the ended process left in its group, wait until it is dead, and reap.
 
-        A signal is sent at once, but who gets it dies only when a processor is free for that.
+        A signal is sent at once, but a process dies only when it gets a processor.
         """
         self.signal_group(signal.SIGKILL)
-        while self._pidfd >= 0 and _lives(self.pid):  # noqa: ASYNC110 - nothing tells of it
+        while self._pidfd >= 0 and _lives(self.pid):  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(GROUP_LOOK_S)
         self.reap()
 
@@ -101,18 +101,18 @@ class Spawned:
         return await asyncio.shield(self._exit)
 
     def kill(self) -> None:
-        """Send SIGKILL, unless it is over."""
+        """Send SIGKILL, unless it has ended."""
         if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def signal_group(self, number: int) -> None:
-        """Send a signal to the process group it leads, unless the leader was reaped.
+        """Send a signal to its process group, unless it was reaped.
 
-        The leader's number cannot be reused before it is reaped, and that is done by us.
+        Its process id cannot be reused before we reap it.
         """
         if self._pidfd >= 0:
-            # EPERM: nobody in it but what runs as another user (kill(2)).
+            # EPERM: all its processes run as other users (kill(2)).
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
 
@@ -122,11 +122,11 @@ def _lives(group: int) -> bool:
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
-        with contextlib.suppress(OSError):  # it has ended since, or is another user's
+        with contextlib.suppress(OSError):  # it has ended meanwhile, or belongs to another user
             stat = (entry / "stat").read_text(errors="replace")
-            # The name before it may hold anything, spaces and brackets too.
+            # The process name before it may contain anything, also spaces and brackets.
             state, _, of_group = stat.rpartition(")")[2].split()[:3]
-            # The first thread may be over, and the others not.
+            # The first thread may have ended before the others.
             if int(of_group) == group and (
                 state not in "ZX" or len(os.listdir(entry / "task")) > 1  # noqa: PTH208 - names
             ):
@@ -147,8 +147,7 @@ def spawn(
 ) -> Spawned:
     """Start a command with exactly these three descriptors and this environment.
 
-    It leads a session, and so a process group, of its own. Raises OSError if it cannot
-    be started.
+    It leads its own session and process group. Raises OSError if it cannot be started.
     """
     return Spawned(
         subprocess.Popen(
@@ -165,12 +164,12 @@ def spawn(
     )
 
 
-def start_command(plan: LaunchPlan, host: Host, entrances: Sequence[str]) -> tuple[str, ...]:
-    """Return the command of a plan, begun in a control group and as the user of the sandbox.
+def start_command(plan: LaunchPlan, host: Host, entry_files: Sequence[str]) -> tuple[str, ...]:
+    """Return the command that enters the control group, changes the user, and runs a plan.
 
-    `entrances` are the files by which a process enters the group.
+    `entry_files` are the files through which a process enters the group.
     """
-    options = [f"--cgroup={entrance}" for entrance in entrances]
+    options = [f"--cgroup={entrance}" for entrance in entry_files]
     if plan.start_as is not None and host.root:
         options += [f"--uid={plan.start_as.uid}", f"--gid={plan.start_as.gid}"]
     if plan.own_pid_namespace:

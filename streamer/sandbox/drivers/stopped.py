@@ -1,7 +1,7 @@
-"""Notice that an init was stopped by its own job, which it then would not watch any more.
+"""Notice that a job has stopped its init, which then cannot watch the job's limits.
 
-As pid 1 of its namespace an init cannot be signalled from inside; where the wrapper has a pid 1 of
-its own (firejail) it has the job's user, and SIGSTOP cannot be ignored.
+As pid 1 of its namespace an init cannot be signalled from inside. If the wrapper has its own pid 1
+(firejail), the init runs as the job's user, and SIGSTOP cannot be ignored.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ LOOK_S: Final = 0.1
 
 
 async def until_stopped(pid: int) -> None:
-    """Return once a process is seen to be stopped: state T, of proc_pid_stat(5)."""
+    """Return once a process is stopped: state T in proc_pid_stat(5)."""
     stat = Path("/proc", str(pid), "stat")
     while True:
-        # Not evenly: a job could let it run just when it is looked at.
+        # At random times: otherwise a job could let it run just when it is checked.
         await asyncio.sleep(random.uniform(LOOK_S / 2, LOOK_S * 1.5))
         if _state(stat) == "T":
             return
@@ -30,6 +30,6 @@ def _state(stat: Path) -> str:
     try:
         text = stat.read_text(errors="replace")
     except OSError:
-        return ""  # it has ended, which its socket tells
-    # The name before it may hold anything, spaces and brackets too.
+        return ""  # it has ended, which its socket reports
+    # The process name before it may contain anything, also spaces and brackets.
     return text.rpartition(")")[2].split()[0]

@@ -1,4 +1,4 @@
-"""What sandboxes need of the host: the service's folder, workspaces, users, the parts of /etc.
+"""What sandboxes need from the host: the service's folder, workspaces, users, parts of /etc.
 
 Only the pool imports it, and the tests.
 """

@@ -1,7 +1,7 @@
-"""Prepare what a sandbox with a root of its own shows of the host.
+"""Prepare what a sandbox with its own root shows of the host.
 
-Programs look into /etc for more than one expects: names of ports, certificates, fonts, the
-time zone. They get what the host has, and nothing that tells of its accounts or secrets.
+Programs need many things in /etc: names of ports, certificates, fonts, the time zone. They get
+those of the host, but nothing that reveals its accounts or secrets.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from streamer.spi import Host, Shown
 __all__ = ["build_rootfs", "host_of", "shown"]
 
 SYSTEM: Final = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32")
-"""Top-level folders of a distribution's programs; most are links into /usr today."""
+"""Top-level folders of a distribution's programs; today most are symbolic links into /usr."""
 
 SYNTHETIC: Final = {
     "passwd": "root:x:0:0:root:/root:/usr/sbin/nologin\n"
@@ -29,7 +29,7 @@ SYNTHETIC: Final = {
     "hostname": "sandbox\n",
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
 }
-"""Files of /etc that would tell of the host's users and network: these stand in for them."""
+"""Replacements for files in /etc that would reveal the host's users and network."""
 
 COPIED: Final = (
     *("services", "protocols", "rpc", "ethertypes", "host.conf", "gai.conf"),
@@ -37,17 +37,17 @@ COPIED: Final = (
     *("os-release", "lsb-release", "debian_version", "timezone", "localtime"),
     *("ssl/openssl.cnf", "pki/tls/openssl.cnf"),
 )
-"""Small files of /etc, copied when the service starts: a mount of each would cost every job."""
+"""Small files in /etc, copied when the service starts: mounting each would cost every job time."""
 
 MOUNTED: Final = (
     *("alternatives", "ld.so.cache", "fonts", "java-*", "crypto-policies"),
     *("ssl/certs", "pki/tls/certs", "pki/ca-trust/extracted"),
 )
-"""What packages change in /etc while the service runs. Never /etc/ssl: it holds private keys."""
+"""Names in /etc that packages change while the service runs. Not /etc/ssl: it has private keys."""
 
 COPY_BYTES: Final = 1024 * 1024
 MOST_PARTS: Final = 1000
-"""Parts of a path with all its links; only a circle of links has more."""
+"""The most parts of a path with all its links resolved; only a circular link has more."""
 
 TOPOLOGY: Final = (
     *("core_id", "physical_package_id", "die_id", "thread_siblings", "thread_siblings_list"),
@@ -56,7 +56,7 @@ TOPOLOGY: Final = (
 
 
 def host_of(folder: Path, init: Path) -> Host:
-    """Describe this host to the backends; what is prepared lies in `folder`."""
+    """Return the facts about this host for backends; prepared files are in `folder`."""
     links, folders = [], []
     for name in SYSTEM:
         path = Path("/", name)
@@ -76,13 +76,13 @@ def host_of(folder: Path, init: Path) -> Host:
 
 
 def build_rootfs(root: Path) -> None:
-    """Make the /etc and the /sys of the sandboxes."""
+    """Create the /etc and the /sys of the sandboxes."""
     _make_folders(root / "etc")
     for name, text in SYNTHETIC.items():
         _write(root / "etc" / name, text.encode())
     for name in COPIED:
         _copy(Path("/etc", name), root / "etc" / name)
-    # glibc, nproc(1) and lscpu(1) ask it for the processors, of which /proc/cpuinfo tells too.
+    # glibc, nproc(1) and lscpu(1) read the number of processors here; /proc/cpuinfo has it too.
     cpus = Path("sys/devices/system/cpu")
     _make_folders(root / cpus)
     names = ["online", "possible", "present", "kernel_max"]
@@ -95,29 +95,29 @@ def build_rootfs(root: Path) -> None:
 def shown(
     host: Host, read_only: Iterable[str], etc: Iterable[str], *, network: bool
 ) -> tuple[Shown, ...]:
-    """Return what a job is shown besides the system's folders, as it is now.
+    """Return what a job is shown besides the system's folders, as the host is now.
 
-    `read_only` are paths of the host, `etc` patterns of names in /etc. Mount points that they
-    need below ``/etc`` and ``/sys`` are made in the prepared folder.
+    `read_only` are paths of the host, `etc` patterns of names in /etc. Necessary mount points
+    below ``/etc`` and ``/sys`` are created in the prepared folder.
     """
     view = _View(host)
     for pattern in (*MOUNTED, *etc, *(("resolv.conf",) if network else ())):
         for path in sorted(Path("/etc").glob(pattern)):
             if not is_secret(str(path.relative_to("/etc"))):
                 view.show(path)
-    # A folder before what lies in it.
+    # Folders before their content.
     for name in sorted(set(map(os.path.normpath, read_only))):
         view.show(Path(name))
     return tuple(view.shown)
 
 
 class _View:
-    """What the sandbox shows so far: to find out where links in it lead."""
+    """What the sandbox shows so far, to resolve symbolic links in it."""
 
     def __init__(self, host: Host) -> None:
         self._links = {Path(path): target for path, target in host.links}
         self._rootfs = host.rootfs
-        # Mount points in the sandbox, and what of the host is seen there.
+        # Mount points in the sandbox, and the paths of the host that are mounted there.
         self._trees = {Path(folder): Path(folder) for folder in host.folders}
         self._trees |= {Path("/", name): host.rootfs / name for name in ("etc", "sys")}
         self.shown: list[Shown] = []
@@ -128,14 +128,14 @@ class _View:
         target = self._resolve(path)
         behind = self._behind(target)
         if behind is not None and os.path.realpath(behind) == os.path.realpath(path):
-            return  # seen already, with a folder above it
+            return  # already shown, with a folder above it
         if behind is not None and behind.is_relative_to(self._rootfs):
             _mount_point(behind, folder=path.is_dir())
         self._trees[target] = path
         self.shown.append(Shown(str(path), str(target)))
 
     def _resolve(self, path: Path) -> Path:
-        """Follow the links that the sandbox shows; no other part of the path is there yet."""
+        """Resolve the links that the sandbox shows; other parts of the path do not exist yet."""
         rest, at = list(path.parts[1:]), Path("/")
         for _ in range(MOST_PARTS):
             if not rest:
@@ -157,7 +157,7 @@ class _View:
         return behind.readlink() if behind is not None and behind.is_symlink() else None
 
     def _behind(self, target: Path) -> Path | None:
-        """Return the path of the host that is seen at a place of the sandbox, if one is."""
+        """Return the path of the host that is mounted at a path of the sandbox, if any."""
         for tree in (target, *target.parents):
             if tree in self._trees:
                 return self._trees[tree] / target.relative_to(tree)
@@ -165,7 +165,7 @@ class _View:
 
 
 def _copy(host: Path, copy: Path) -> None:
-    """Copy a small file that everybody may read; a link into /usr stays a link."""
+    """Copy a small world-readable file; a symbolic link into /usr stays a link."""
     with contextlib.suppress(OSError):
         if host.is_symlink() and host.resolve().is_relative_to("/usr"):
             _make_folders(copy.parent)
@@ -179,7 +179,7 @@ def _copy(host: Path, copy: Path) -> None:
 def _write(path: Path, content: bytes) -> None:
     _make_folders(path.parent)
     path.write_bytes(content)
-    path.chmod(0o644)  # whatever the service's umask is
+    path.chmod(0o644)  # the service's umask may be stricter
 
 
 def _make_folders(path: Path) -> None:

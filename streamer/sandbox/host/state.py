@@ -1,4 +1,4 @@
-"""Own the service's folder on the host: what all sandboxes are shown, and their workspaces."""
+"""The service's folder on the host: files that all sandboxes show, and workspaces."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ SWEEP_AGE_S: Final = 1.0
 
 
 class StateFolder:
-    """The folder of one running service. Nothing in it outlives the service."""
+    """The folder of one running service; it is removed with the service."""
 
     def __init__(self, path: Path, init: Path, *, places: int) -> None:
-        """`places` is how many sandboxes there are at a time."""
+        """`places` is the most sandboxes at a time."""
         self.path = path
-        # A copy that every user can reach: the package may lie in somebody's home.
+        # A copy that every user can reach: the package may be in a private home.
         shutil.copy(init, path / "init")
         (path / "init").chmod(0o755)
         self.host = host_of(path / "rootfs", path / "init")
@@ -48,7 +48,7 @@ class StateFolder:
     ) -> tuple[Shown, ...]:
         """Return what a sandbox shows besides the system's folders (`rootfs`).
 
-        Looked at anew when names in /etc have come or gone: it takes a millisecond.
+        It takes a millisecond, so it is repeated only if a name in /etc was added or removed.
         """
         key = (read_only, etc, network)
         changed = Path("/etc").stat().st_mtime_ns
@@ -57,14 +57,13 @@ class StateFolder:
         return self._shown[key][1]
 
     def close(self) -> None:
-        """Remove the folder."""
         self.workspaces.close()
         remove_tree(self.path)
 
 
 @contextmanager
 def state_folder(configured: str, *, places: int = 1) -> Iterator[StateFolder]:
-    """Make the service's folder, under the configured one or the temporary one."""
+    """Create the service's folder, in the configured folder or the one for temporary files."""
     with as_file(files("streamer.sandbox") / "init" / "streamer-init") as init:
         if not os.access(init, os.X_OK):
             raise BackendUnavailable(
@@ -79,13 +78,13 @@ def state_folder(configured: str, *, places: int = 1) -> Iterator[StateFolder]:
         except OSError as error:
             where = error.filename or configured or tempfile.gettempdir()
             raise ConfigError(
-                f"server.state_dir: {where}: {error.strerror}; name a folder that the service may "
+                f"server.state_dir: {where}: {error.strerror}; use a folder that the service may "
                 "write to"
             ) from error
         _sweep(path.parent)
         with _locked(path) as ours:
             assert ours
-            # Others pass through, to their own folder inside, and cannot list.
+            # Others may pass through to their own folder inside, but cannot list it.
             path.chmod(0o711)
             opened = None
             try:
@@ -99,34 +98,34 @@ def state_folder(configured: str, *, places: int = 1) -> Iterator[StateFolder]:
 
 
 def _make_passable(folder: Path) -> None:
-    """Make a folder, and those above it, that others may pass through, whatever the umask is."""
+    """Create a folder and its parents so that others may pass through, whatever the umask."""
     if not folder.is_dir():
         _make_passable(folder.parent)
         try:
             folder.mkdir()
             folder.chmod(0o755)
         except FileExistsError:
-            if not folder.is_dir():  # else another service was quicker
+            if not folder.is_dir():  # otherwise another service was faster
                 raise
 
 
 def _check_passable(folder: Path) -> None:
-    """Raise `ConfigError` where the users that jobs of a root service run as cannot get in."""
+    """Raise `ConfigError` if the users that jobs of a root service run as cannot enter it."""
     if os.geteuid() != 0:
         return
     for place in (folder.resolve(), *folder.resolve().parents):
         if not place.stat().st_mode & 0o001:
             raise ConfigError(
-                f"server.state_dir: {place} is closed to other users, and jobs run as one; "
-                f"`chmod o+x {place}` lets them pass, or choose another folder"
+                f"server.state_dir: {place} is closed to other users, and jobs run as such; "
+                f"allow it with `chmod o+x {place}`, or use another folder"
             )
 
 
 def _sweep(parent: Path) -> None:
-    """Remove the folders of services that were killed; one in use is locked (flock(2))."""
+    """Remove the folders of killed services; a folder in use is locked (flock(2))."""
     for folder in parent.glob(f"{PREFIX}*"):
-        # Only what looks like ours, and was there before: a service makes, then locks. A link
-        # may be anybody's, and lead to a folder that is ours and nothing to do with this.
+        # Only folders that look like ours and are not new: a service creates one, then locks it.
+        # A symbolic link may be anybody's, and point to an unrelated folder of ours.
         with contextlib.suppress(OSError):
             found = folder.lstat()
             ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
@@ -134,13 +133,13 @@ def _sweep(parent: Path) -> None:
             if ours and old and stat.S_ISDIR((folder / "rootfs").lstat().st_mode):
                 with _locked(folder) as abandoned:
                     if abandoned:
-                        log.warning("removing what a killed service left: %s", folder)
+                        log.warning("removing the folder of a killed service: %s", folder)
                         remove_tree(folder)
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
-    """Hold the lock of a service's folder, if it is free."""
+    """Hold the lock of a service's folder; yields False if another service has it."""
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         try:

@@ -1,10 +1,9 @@
-"""Lend an unprivileged user of its own to each sandbox, when the service is root.
+"""Lend each sandbox its own unprivileged user, if the service is root.
 
-A job under a uid that nobody else has cannot signal the service, read another job's
-files, or count against another job's number of processes, in any backend. The uids come
-from 60706-61183, which systemd's allocation (UIDS-GIDS.md) leaves to nobody and which
-exists inside a container that maps 65536 uids. Services on one host share the range,
-so each uid in use is held by a lock (flock(2)) that ends with its service.
+A job with its own uid cannot signal the service, read another job's files, or use up another job's
+number of processes, in any backend. The uids are 60706-61183, which systemd's allocation
+(UIDS-GIDS.md) leaves unused and which exist in a container that maps 65536 uids. Services on one
+host share the range, so each uid in use has a lock (flock(2)) that ends with its service.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ LOCK_FOLDER: Final = Path("/run/streamer-uids")
 
 
 class JobUsers:
-    """The users of one service: as many as it may run jobs at once. Root only."""
+    """The users of one service, one for each place. For a root service only."""
 
     def __init__(self, first_uid: int, count: int) -> None:
         self._locks: dict[int, int] = {}
@@ -55,7 +54,7 @@ class JobUsers:
 
     @asynccontextmanager
     async def lend(self) -> AsyncIterator[Identity]:
-        """Lend one for the time of one sandbox."""
+        """Lend a user for the lifetime of one sandbox."""
         uid = await self._free.get()
         try:
             yield Identity(uid, uid)
@@ -63,7 +62,7 @@ class JobUsers:
             self._free.put_nowait(uid)
 
     def close(self) -> None:
-        """Give the uids back to the host."""
+        """Release the locks of the uids."""
         for fd in self._locks.values():
             os.close(fd)
         self._locks.clear()

@@ -1,4 +1,4 @@
-"""Make the folders of the host that are workspaces of sandboxes, and remove them."""
+"""Create and remove workspaces of sandboxes in folders on the host."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ log: Final = logging.getLogger(__name__)
 
 
 class Workspaces:
-    """A folder with those of the sandboxes that have theirs on the host.
+    """The folder with the workspaces that are on the host.
 
-    `places` is how many sandboxes there are at a time. Each can have its folder removed without
-    waiting for another's: one that is very deep takes its own place for so long, and no other.
+    `places` is the most sandboxes at a time. There is a thread for each, so that a very deep
+    workspace, which takes long to remove, blocks only its own place.
     """
 
     def __init__(self, path: Path, *, places: int) -> None:
         self.path = path
         path.mkdir()
-        path.chmod(0o711)  # whatever the service's umask is
-        # Of its own, so that what is slow to remove delays nothing else that runs in threads.
+        path.chmod(0o711)  # the service's umask may be stricter
+        # A separate executor, so that slow removals delay no other work in threads.
         self._threads = ThreadPoolExecutor(places, "streamer-folders")
 
     @asynccontextmanager
     async def lend(
         self, name: str, identity: Identity | None, *, on_host: bool
     ) -> AsyncIterator[Path]:
-        """Make the folder of one sandbox, if it needs one, and remove it afterwards.
+        """Create the folder of one sandbox, if it needs one, and remove it at the end.
 
-        To be left only when no process of the sandbox is alive.
+        Leave the block only when no process of the sandbox is alive.
         """
         path = self.path / name
         if not on_host:
@@ -55,18 +55,18 @@ class Workspaces:
             await asyncio.get_running_loop().run_in_executor(self._threads, remove_tree, path)
 
     def close(self) -> None:
-        """Begin no other removal. A thread that waits for a disk is not waited for."""
+        """Start no further removals. Does not wait for a thread that waits for a disk."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder that a job has filled, whatever its modes, depth and names are."""
+    """Remove a folder that a job has filled, whatever its modes, depth and names."""
     try:
         shutil.rmtree(path)
     except (OSError, RecursionError):
-        # Folders without permissions, or deeper than Python's stack or a path may be long:
-        # rm(1) walks by descriptors.
-        if not path.is_symlink():  # the one link that chmod -R follows
+        # Folders may lack permissions, or be deeper than Python's stack or the length of a path
+        # allows: rm(1) walks by descriptors.
+        if not path.is_symlink():  # chmod -R would follow this link
             subprocess.run(["chmod", "-R", "u+rwX", "--", path], check=False, capture_output=True)
         done = subprocess.run(
             ["rm", "-rf", "--one-file-system", "--", path], check=False, capture_output=True

@@ -1,1 +1,4 @@
-"""The way out of a sandbox to the hosts that the configuration lists."""
+"""The proxy through which a job reaches the hosts that the configuration lists.
+
+Knows no sandbox; the worker and the tests import it.
+"""

@@ -1,13 +1,13 @@
 """Let one job reach the hosts of an allow-list, and nothing else.
 
-The job's sandbox has no network but its own loopback. There our init listens, and the
-listening socket, handed out of the sandbox, is served here: so what the job connects to is this
-proxy, in the service's process and network, and no process of ours is inside.
+The job's sandbox has no network but its own loopback. There our init listens and passes the
+listening socket out of the sandbox to this module. So the job connects to this proxy, which runs in
+the service's process and network; there is no proxy process inside.
 
-A name is looked up only if the allow-list has it, each address is checked, and the very address
-that was checked is connected to: a second look-up could answer otherwise (DNS rebinding).
-Inside a tunnel the proxy sees nothing, so who shares an address with an allowed host can
-be reached there.
+A name is resolved only if it is in the allow-list, each address is checked, and the connection goes
+to the very address that was checked: resolving twice could give another answer (DNS rebinding).
+The proxy cannot look into a tunnel, so other hosts at the same address as an allowed one can be
+reached.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ __all__ = ["PROXY_PORT", "Outbound", "Proxy", "ProxyLimits", "SystemAddresses", 
 log: Final = logging.getLogger(__name__)
 
 PROXY_PORT: Final = 3128
-"""On the loopback of each sandbox, where nothing else listens; the usual port of a proxy."""
+"""The port on the loopback of each sandbox; the usual port of a proxy."""
 
 CHUNK: Final = 64 * 1024
 HEAD_BYTES: Final = 16 * 1024
 MAX_ADDRESSES: Final = 4
 MAX_LOOKUPS: Final = 2
-"""At a time for a job, those that it has given up included: their threads go on."""
+"""DNS queries of one job at a time, with abandoned ones: their threads run on."""
 LOOKUP_THREADS: Final = 16
-"""For the look-ups of all jobs."""
+"""Threads for the DNS queries of all jobs."""
 MAX_NOTES: Final = 100
-"""Of one job in the operator's log."""
+"""Refusals of one job that are logged."""
 ACCEPT_RETRY_S: Final = 1.0
 LINGER_S: Final = 1.0
 
 
 def proxy_environment() -> dict[str, str]:
-    """Return the variables that make programs use the proxy; each reads them in its own case."""
+    """Return the variables that make programs use the proxy, in both cases."""
     address = f"http://127.0.0.1:{PROXY_PORT}"
     direct = "localhost,127.0.0.1,::1"
     lower = {"http_proxy": address, "https_proxy": address, "all_proxy": address}
@@ -55,10 +55,9 @@ def proxy_environment() -> dict[str, str]:
 
 
 class SystemAddresses:
-    """The system's resolver, in threads of its own.
+    """The system's resolver, in separate threads.
 
-    A name server that does not answer holds them for long, and what else runs in threads must
-    not wait behind it.
+    A name server that does not answer blocks a thread for long; other work must not wait for it.
     """
 
     def __init__(self) -> None:
@@ -71,13 +70,13 @@ class SystemAddresses:
 
 
 def _look_up(host: str) -> list[Any]:
-    # As it is, and never below one of resolv.conf's search domains.
+    # The trailing dot turns off the search domains of resolv.conf.
     return socket.getaddrinfo(f"{host}.", None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
 
 
 @dataclass(frozen=True, slots=True)
 class Outbound:
-    """How names become addresses, and which of them are refused: for tests to replace."""
+    """How names are resolved and which addresses are refused; tests replace it."""
 
     addresses: Callable[[str], Awaitable[Sequence[str]]] = field(default_factory=SystemAddresses)
     refusal: Callable[[Address], str] = address_refusal
@@ -85,7 +84,7 @@ class Outbound:
 
 @dataclass(frozen=True, slots=True)
 class ProxyLimits:
-    """What one job's proxy bears. Times in seconds; more connections wait to be accepted."""
+    """The limits of one job's proxy. Times in seconds; further connections wait."""
 
     connections: int = 32
     head_s: float = 10.0
@@ -150,7 +149,7 @@ class Proxy:
             self._loop.remove_reader(self._listener)
 
         def ended(task: asyncio.Task[None]) -> None:
-            sock.close()  # nobody else did if the task was cancelled before it began
+            sock.close()  # needed if the task was cancelled before it began
             self._open.discard(task)
             self._resume()
 
@@ -158,7 +157,7 @@ class Proxy:
 
     async def _serve(self, sock: socket.socket) -> None:
         reader, writer = await asyncio.open_connection(sock=sock, limit=HEAD_BYTES)
-        # So that `drain` means that all is sent, and closing then loses nothing.
+        # So that `drain` returns when everything is sent, and closing loses nothing.
         writer.transport.set_write_buffer_limits(0)
         try:
             await self._answer(reader, writer)
@@ -169,7 +168,7 @@ class Proxy:
                 async with asyncio.timeout(LINGER_S):
                     await _refuse(reader, writer, refused)
         except (OSError, asyncio.IncompleteReadError):
-            pass  # one of the two sides left, or neither said anything for too long
+            pass  # one of the two sides left, or the connection was idle for too long
         except Exception:
             log.exception("job %s: unexpected failure of the proxy", self._job_id)
         finally:
@@ -180,7 +179,7 @@ class Proxy:
             async with asyncio.timeout(self._limits.head_s):
                 head = await reader.readuntil(b"\r\n\r\n")
         except TimeoutError:
-            text = f"no whole request came within {self._limits.head_s:g} s"
+            text = f"no complete request came within {self._limits.head_s:g} s"
             raise Refused(408, "Request Timeout", text) from None
         except asyncio.LimitOverrunError:
             text = f"the head of a request has at most {HEAD_BYTES} bytes"
@@ -221,7 +220,7 @@ class Proxy:
                 async with asyncio.timeout(self._limits.connect_s):
                     answers = await self._look_up(place.host)
             except TimeoutError:
-                raise Refused(504, "Gateway Timeout", f"{place}: no answer of the DNS") from None
+                raise Refused(504, "Gateway Timeout", f"{place}: the DNS did not answer") from None
             except (OSError, UnicodeError):
                 raise Refused(502, "Bad Gateway", f"{place}: the name is unknown") from None
             found = tuple(dict.fromkeys(ip_address(answer) for answer in answers))
@@ -236,7 +235,7 @@ class Proxy:
         await self._lookups.acquire()
         looking = asyncio.ensure_future(self._outbound.addresses(host))
         self._looking.add(looking)
-        # Not when somebody stops to wait: the thread is free when it has its answer.
+        # Not when the waiting ends: the thread is free only when it has its answer.
         looking.add_done_callback(self._looked_up)
         return await asyncio.shield(looking)
 
@@ -244,7 +243,7 @@ class Proxy:
         self._lookups.release()
         self._looking.discard(looking)
         if not looking.cancelled():
-            looking.exception()  # retrieved here: nobody may be waiting
+            looking.exception()  # marked as retrieved, since nobody may be waiting
 
     async def _relay(
         self,
@@ -254,7 +253,7 @@ class Proxy:
         from_server: asyncio.StreamReader,
         to_server: asyncio.StreamWriter,
     ) -> None:
-        """Carry bytes both ways until the server has said all. Each side waits for the other."""
+        """Copy bytes in both directions until the server has sent everything."""
         async with asyncio.timeout(self._limits.idle_s) as idle:
 
             def busy() -> None:
@@ -304,6 +303,6 @@ async def _refuse(
     writer.write(head.encode() + body)
     await writer.drain()
     writer.write_eof()
-    # Closed with bytes unread, the connection would be reset under the client's hands.
+    # Closing with unread bytes would reset the connection before the client has read the answer.
     while await reader.read(CHUNK):
         pass

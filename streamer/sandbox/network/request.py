@@ -1,7 +1,7 @@
-"""Read the head of a request as a proxy gets it, and write what the server is to get.
+"""Parse the head of a proxy request, and write the head for the server.
 
-Two forms are understood (RFC 9112, 3.2): ``CONNECT host:port`` and ``METHOD http://host/path``.
-What may be read in more than one way is refused and never repaired.
+Two forms are accepted (RFC 9112, 3.2): ``CONNECT host:port`` and ``METHOD http://host/path``.
+Everything ambiguous is refused and never repaired.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from streamer.model.hosts import Place
 
 __all__ = ["ProxyRequest", "Refused", "parse_request"]
 
-# A job chooses what these read, so no two neighbouring parts of them may match the same bytes: on
-# 16 KiB a pattern that tries all ways to share them out takes seconds.
+# A job chooses the input, so no two neighbouring parts of a pattern may match the same bytes: on
+# 16 KiB, backtracking would take seconds.
 REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([!-~]+) HTTP/1\.([01])")
 HEADER: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\t -~\x80-\xff]*)")
 ABSOLUTE: Final = re.compile(r"http://([^/?#]*)((?:[/?][^#]*)?)", re.IGNORECASE)
@@ -35,15 +35,15 @@ HOP_BY_HOP: Final = frozenset(
         b"upgrade",
     )
 )
-"""Headers between the client and us (RFC 9110, 7.6.1)."""
+"""Headers that are only between the client and us (RFC 9110, 7.6.1)."""
 OURS: Final = frozenset((b"host", b"content-length"))
-"""Written anew from what was understood, so that nobody behind us understands otherwise."""
+"""Headers that are written anew, so that the server cannot read them otherwise than we did."""
 
 
 class Refused(Exception):
-    """A request that is not carried out. The client is told `text`, and `phrase` in the first line.
+    """A refused request. The response has `phrase` in its first line, and `text` as its body.
 
-    Of the answer to CONNECT most programs show the first line only.
+    For CONNECT most programs show the first line only.
     """
 
     def __init__(self, status: int, phrase: str, text: str) -> None:
@@ -55,9 +55,9 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ProxyRequest:
-    """A request that was understood: a tunnel to `place`, or `head` and a body for it.
+    """A parsed request: a tunnel to `place`, or a `head` and a body for it.
 
-    `body_bytes` is None for a tunnel, which has no end of its own.
+    `body_bytes` is None for a tunnel.
     """
 
     place: Place
@@ -66,18 +66,18 @@ class ProxyRequest:
 
 
 def parse_request(head: bytes) -> ProxyRequest:
-    """Read a head, up to and with its empty line. Raises `Refused`."""
+    """Parse a head that ends with an empty line. Raises `Refused`."""
     first, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
     matched = REQUEST_LINE.fullmatch(first)
     if matched is None:
-        raise _malformed("the first line is no request of HTTP/1.0 or 1.1")
+        raise _malformed("the first line is not a request of HTTP/1.0 or 1.1")
     method, target, minor = matched[1], matched[2].decode(), matched[3]
     headers = _headers(lines)
     if method == b"CONNECT":
         return ProxyRequest(_place(target, None))
     absolute = ABSOLUTE.fullmatch(target)
     if absolute is None:
-        raise _malformed("a proxy takes CONNECT host:port and METHOD http://host/path only")
+        raise _malformed("a proxy accepts CONNECT host:port and METHOD http://host/path only")
     place = _place(absolute[1], HTTP_PORT)
     rest = absolute[2] if absolute[2].startswith("/") else f"/{absolute[2]}"
     length = _length(headers)
@@ -114,9 +114,9 @@ def _headers(lines: list[bytes]) -> list[tuple[bytes, bytes]]:
 
 
 def _length(headers: list[tuple[bytes, bytes]]) -> int:
-    """Return the size of the body. Two ways to say it are how requests are smuggled."""
+    """Return the size of the body. Two different sizes would allow request smuggling."""
     if any(header == b"transfer-encoding" for header, _ in headers):
-        raise Refused(411, "Length Required", "say the size of the body in Content-Length")
+        raise Refused(411, "Length Required", "send the size of the body in Content-Length")
     sizes = [value for header, value in headers if header == b"content-length"]
     if len(sizes) > 1 or not all(LENGTH.fullmatch(size) for size in sizes):
         raise _malformed("Content-Length is not one number")

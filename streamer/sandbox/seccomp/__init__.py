@@ -1,9 +1,9 @@
-"""The filter of system calls that a sandbox puts on its programs.
+"""The system call filters for programs in sandboxes.
 
-The rules are in `rules`; the ``.bpf`` files beside this module are made of them by `generate`
-and are all that is needed at run time. For each machine there is the whole filter, the same for
-strangers, both of them without memfd_create(2) too, and a guard of what jobs would take from each
-other and from the host by any other backend.
+The rules are in `rules`; `generate` makes the ``.bpf`` files beside this module from them, and only
+these are needed at run time. For each machine there is the whole filter, a strict one, both of them
+without memfd_create(2) too, and a guard, which only protects jobs and the host from each other in
+backends without the whole filter.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def job_filter(
 ) -> bytes | None:
     """Return the filter for a machine (this one): an array of ``struct sock_filter``.
 
-    The whole one, perhaps the `strict` one, or only the guard. `memfd` says whether memory that no
-    process maps is counted, and so may be had. None, with one warning, where there is no filter:
-    jobs then run without.
+    The `whole` one, which may be `strict`, or only the guard. `memfd` allows memory that no process
+    maps; allow it only if that is counted. Returns None, with one warning, if there is no filter
+    for the machine; jobs then run without one.
     """
     kind = "guard"
     if whole:
@@ -35,7 +35,7 @@ def job_filter(
 
 
 def has_filter(machine: str | None = None) -> bool:
-    """Say whether there are filters for a machine (this one)."""
+    """Return whether there are filters for a machine (this one)."""
     return job_filter(whole=True, memfd=True, machine=machine) is not None
 
 
@@ -45,6 +45,6 @@ def _read(machine: str, kind: str) -> bytes | None:
         return (files(__name__) / f"{machine}-{kind}.bpf").read_bytes()
     except FileNotFoundError:
         log.warning(
-            "there is no filter of system calls for the machine %s: sandboxes run without", machine
+            "there is no system call filter for the machine %s: sandboxes run without one", machine
         )
         return None

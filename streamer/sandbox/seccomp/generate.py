@@ -1,7 +1,7 @@
 """Generate the filters from the rules: ``python -m streamer.sandbox.seccomp.generate``.
 
 For maintainers, after a change of the rules. Needs the package pyseccomp and the library
-libseccomp 2.5 (Debian, Ubuntu: libseccomp2); what is generated needs neither.
+libseccomp 2.5 (Debian, Ubuntu: libseccomp2); the generated filters need neither.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from streamer.sandbox.seccomp.rules import ARCHITECTURES, KINDS, Differs, Masked
 __all__ = ["FILTERS", "generate", "main"]
 
 FILTERS: Final = {"x86_64": ("X86_64", "X86"), "aarch64": ("AARCH64", "ARM")}
-"""Machines, as uname(2) calls them, and the architectures that a program may call them by.
+"""Machines, as named by uname(2), and the architectures whose system calls a program may use.
 
-x32 is left out on purpose: older kernels take the number of any 64-bit call with the bit of
-x32 in it, which no list of x32's own numbers would find. So that bit is refused in any call.
+x32 is left out on purpose: older kernels accept the number of any 64-bit call with the x32 bit,
+which a list of x32's own numbers would miss. So this bit is refused in every call.
 """
 
 _INSTRUCTION: Final = struct.Struct("=HBBI")
 _LOAD, _AND, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x54, 0x15, 0x06
 _NUMBER_OFFSET, _ARCHITECTURE_OFFSET, _ARGUMENTS_OFFSET = 0, 4, 16
-"""Of struct seccomp_data (linux/seccomp.h)."""
+"""Offsets in struct seccomp_data (linux/seccomp.h)."""
 
 
 def generate(machine: str, kind: str) -> bytes:
     """Return a filter of `KINDS` for a machine: an array of ``struct sock_filter`` (seccomp(2))."""
-    import pyseccomp  # noqa: PLC0415 - a maintainer's tool, not there at run time
+    import pyseccomp  # noqa: PLC0415 - a maintainer's tool, not installed at run time
 
     built = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
-    # What a kernel without that architecture would say.
+    # The error of a kernel without that architecture.
     built.set_attr(pyseccomp.Attr.ACT_BADARCH, pyseccomp.ERRNO(errno.ENOSYS))
-    # Search by halves and not one by one: a call costs a dozen comparisons, not a hundred.
+    # Binary search: a call costs a dozen comparisons instead of a hundred.
     built.set_attr(pyseccomp.Attr.CTL_OPTIMIZE, 2)
     architectures = [getattr(pyseccomp.Arch, name) for name in FILTERS[machine]]
     for architecture in architectures:
@@ -63,7 +63,7 @@ def _compared(condition: Masked | Differs) -> object:
 
 
 def _by_number(machine: str, rules: Sequence[Numbered]) -> bytes:
-    """Return instructions that end with a refusal by these rules, or go on to what follows."""
+    """Return instructions that refuse by these rules, or fall through to what follows."""
     instructions = b""
     for name in FILTERS[machine]:
         tests = b"".join(_refuse(rule) for rule in rules if rule.architecture == name)
@@ -75,7 +75,7 @@ def _by_number(machine: str, rules: Sequence[Numbered]) -> bytes:
 
 
 def _refuse(rule: Numbered) -> bytes:
-    """Return instructions that begin and, unless they refuse, end with the number loaded."""
+    """Return instructions that refuse, or fall through; they need and leave the number loaded."""
     import pyseccomp  # noqa: PLC0415 - as above
 
     inner = _step(_RETURN, pyseccomp.ERRNO(rule.error))
@@ -100,7 +100,6 @@ def _unless_equal(value: int, skipped: bytes) -> bytes:
 
 
 def main() -> None:
-    """Write the filters beside this module."""
     for machine in FILTERS:
         for kind in KINDS:
             target = Path(__file__).with_name(f"{machine}-{kind}.bpf")

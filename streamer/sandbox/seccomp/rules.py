@@ -1,17 +1,17 @@
-"""The system calls that a sandboxed program is refused, as data.
+"""The system calls that are refused to sandboxed programs, as data.
 
-Everything else is allowed: programs of all kinds shall run, and the namespaces, the missing
-capabilities and the unprivileged user already withhold most of what follows. This list is the
-second wall: it keeps what has no use in a job, and a history of holes in the kernel, out of
-reach. It is in the spirit of Docker's default profile (profiles/seccomp in moby/moby) and
-stricter in sockets, ``ptrace`` and ``io_uring``.
+Everything else is allowed: all kinds of programs must run, and namespaces, missing capabilities and
+the unprivileged user already prevent most of what follows. This list is the second line of defence:
+it denies calls that have no use in a job and a history of holes in the kernel. It is similar to
+Docker's default profile (profiles/seccomp in moby/moby), and stricter in sockets, ``ptrace`` and
+``io_uring``.
 
-Arguments are compared in their low 32 bits: the kernel takes no more of a flag word, an ioctl
-request or a protocol family, so that a comparison of all 64 is passed by any high bit. What a
-pointer leads to cannot be seen; a call that hides its arguments there is refused as a whole.
+Only the low 32 bits of arguments are compared: the kernel ignores the others in flags, ioctl
+requests and protocol families, so a program could pass a comparison of all 64 by setting any high
+bit. A filter cannot see what a pointer points to; a call with such arguments is refused completely.
 
-What libseccomp 2.5 does not know, or would look for in the wrong argument, is a `Numbered` rule:
-it goes by the number of the call on one architecture, and `generate` puts it before the rest.
+Calls that libseccomp 2.5 does not know, or checks in the wrong argument, are `Numbered` rules: they
+are found by their number on one architecture, and `generate` puts them first.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LOW_32: Final = 0xFFFFFFFF
 
 @dataclass(frozen=True, slots=True)
 class Masked:
-    """True where ``argument & mask == value``; `argument` counts from 0."""
+    """True if ``argument & mask == value``; `argument` counts from 0."""
 
     argument: int
     mask: int
@@ -37,7 +37,7 @@ class Masked:
 
 @dataclass(frozen=True, slots=True)
 class Differs:
-    """True where the whole argument is anything but `value`."""
+    """True if the whole argument is not `value`."""
 
     argument: int
     value: int
@@ -45,7 +45,7 @@ class Differs:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Refuse `call` with `error`; where there are conditions, only if all of them are true."""
+    """Refuse `call` with `error`; with conditions, only if all of them are true."""
 
     call: str
     error: int = errno.EPERM
@@ -54,7 +54,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Numbered:
-    """As `Rule`, for the call that has this number on one of `ARCHITECTURES`."""
+    """As `Rule`, for the call with this number on one of `ARCHITECTURES`."""
 
     architecture: str
     number: int
@@ -76,7 +76,7 @@ ARCHITECTURES: Final[Mapping[str, int]] = {
     "AARCH64": 0xC000_00B7,
     "ARM": 0x4000_0028,
 }
-"""AUDIT_ARCH of linux/audit.h, by libseccomp's names."""
+"""AUDIT_ARCH of linux/audit.h, by the names of libseccomp."""
 
 
 MOUNTS: Final = (
@@ -86,12 +86,12 @@ MOUNTS: Final = (
 
 OTHER_NAMESPACES: Final = ("setns", "unshare")
 
-# No debugger and no LeakSanitizer inside; memory of other processes is only theirs.
+# No debugger and no LeakSanitizer inside; no access to the memory of other processes.
 OTHER_PROCESSES: Final = (
     "kcmp", "pidfd_getfd", "process_madvise", "process_vm_readv", "process_vm_writev", "ptrace",
 )  # fmt: skip
 
-# Large and young, or long forgotten: where the kernel's holes have been.
+# Large and new, or long forgotten: here the kernel has had its holes.
 ATTACK_SURFACE: Final = (
     "bpf", "fanotify_init", "io_uring_enter", "io_uring_register", "io_uring_setup",
     "perf_event_open", "userfaultfd",
@@ -100,10 +100,10 @@ OBSOLETE: Final = (
     "_sysctl", "lookup_dcookie", "nfsservctl", "sysfs", "uselib", "ustat", "vm86", "vm86old",
 )  # fmt: skip
 
-# Keyrings belong to the user and not to the sandbox: a channel between jobs.
+# Keyrings belong to the user and not to the sandbox: they are a channel between jobs.
 KEYRINGS: Final = ("add_key", "keyctl", "request_key")
 
-# A handle names a file of a whole filesystem, also one outside the sandbox.
+# A handle can name any file of a filesystem, also one outside the sandbox.
 FILE_HANDLES: Final = ("name_to_handle_at", "open_by_handle_at")
 
 HOST: Final = (
@@ -116,8 +116,8 @@ CLOCKS: Final = (
     "settimeofday", "stime",
 )  # fmt: skip
 
-# The old entrance of 32-bit x86 to all socket calls has its arguments behind a pointer. C
-# libraries have called `socket` itself since 2016 (glibc 2.23).
+# The old multiplexer of 32-bit x86 for all socket calls has its arguments behind a pointer. C
+# libraries have used `socket` itself since 2016 (glibc 2.23).
 HIDDEN: Final = ("socketcall",)
 
 CLONE_NEW: Final = {
@@ -129,35 +129,35 @@ CLONE_NEW: Final = {
     "CLONE_NEWPID": 0x2000_0000,
     "CLONE_NEWNET": 0x4000_0000,
 }
-"""Bits of ``clone``'s first argument; CLONE_NEWTIME is none of them (clone(2))."""
+"""Bits of the first argument of ``clone``; CLONE_NEWTIME is not among them (clone(2))."""
 
 IOCTL_REQUESTS: Final = {
     "TIOCSTI": 0x5412,  # types into a terminal
     "TIOCLINUX": 0x541C,  # and so does its selection
-    "TIOCSETD": 0x5423,  # has the kernel load a line discipline
+    "TIOCSETD": 0x5423,  # makes the kernel load a line discipline
 }
 
 PERSONALITY_QUERY: Final = 0xFFFFFFFF
 
-# ---- what the host or an account has only once ---------------------------------------------------
+# ---- resources shared by the whole host or account ----------------------------------------------
 
 MAP_HUGETLB: Final = 0x0004_0000
 SHM_HUGETLB: Final = 0o4000
 MFD_HUGETLB: Final = 0x0004
 
 ASYNCHRONOUS_IO: Final = (Rule("io_setup", errno.ENOSYS), Rule("io_submit", errno.ENOSYS))
-"""One job could take all of fs.aio-max-nr; databases then do without, as on an older kernel."""
+"""One job could use up fs.aio-max-nr; databases work without, as on an older kernel."""
 
 HUGE_PAGES: Final = tuple(
     Rule(call, errno.ENOMEM, (Masked(3, MAP_HUGETLB, MAP_HUGETLB),)) for call in ("mmap", "mmap2")
 )
-"""They are the host's, set apart for a database, and no group for memory counts them. The answer is
-that of a host that has none."""
+"""They belong to the host, reserved for example for a database, and the memory controller does not
+count them. The error is that of a host without any."""
 HUGE_MEMFD: Final = Rule("memfd_create", errno.ENOMEM, (Masked(1, MFD_HUGETLB, MFD_HUGETLB),))
 
 _HUGE_SEGMENT: Final = (Masked(2, SHM_HUGETLB, SHM_HUGETLB),)
 HUGE_SEGMENTS: Final = (
-    # libseccomp would look for the flags of shmget(2) in the wrong argument of ipc(2).
+    # libseccomp would check the flags of shmget(2) in the wrong argument of ipc(2).
     Numbered("X86_64", 29, errno.ENOMEM, _HUGE_SEGMENT),
     Numbered("X86", 395, errno.ENOMEM, _HUGE_SEGMENT),
     Numbered("AARCH64", 194, errno.ENOMEM, _HUGE_SEGMENT),
@@ -180,31 +180,31 @@ OTHER_FAMILIES: Final = (
     *(Masked(0, NETLINK | bit, NETLINK | bit) for bit in (1, 2, 4, 8)),
     Masked(0, 32, 32),
 )  # fmt: skip
-"""What is not AF_UNSPEC (0), AF_UNIX (1), AF_INET (2), AF_INET6 (10) or AF_NETLINK (16): 3, 4-7,
-8-9, 11, 12-15, and all to 63 that have 16 and more or 32 in them; the kernel has 46 families."""
+"""All but AF_UNSPEC (0), AF_UNIX (1), AF_INET (2), AF_INET6 (10) and AF_NETLINK (16): 3, 4-7, 8-9,
+11, 12-15, 17-31 and 32-63; the kernel has 46 families."""
 
 _OF_NETLINK: Final = Masked(0, LOW_32, NETLINK)
 OTHER_NETLINK: Final = tuple((_OF_NETLINK, Masked(2, 1 << bit, 1 << bit)) for bit in range(5))
 """All protocols of netlink but NETLINK_ROUTE, which is 0; the kernel has none beyond 31. Programs
-list the interfaces by it (getifaddrs(3)), and see those of the sandbox's own network only."""
+list network interfaces with it (getifaddrs(3)), and see only those of their sandbox."""
 
 SOCKETS: Final = ("socket", "socketpair")
 
-# ---- for strangers -------------------------------------------------------------------------------
+# ---- the strict filter ---------------------------------------------------------------------------
 
 STRICT: Final = (
     *(Rule(call, errno.EAFNOSUPPORT, (_OF_NETLINK,)) for call in SOCKETS),
-    # They tell which of the shared files in /usr other jobs open, and when.
+    # With them a job sees which of the shared files in /usr other jobs open, and when.
     Rule("inotify_init", errno.ENOSYS),
     Rule("inotify_init1", errno.ENOSYS),
 )
 
 UNCOUNTED: Final = (Rule("memfd_create", errno.ENOSYS), Rule("memfd_secret", errno.ENOSYS))
-"""Memory without a mapping or a file, which only a control group counts. As if the kernel were
-older: programs then take a file in /dev/shm or /tmp."""
+"""Memory without a mapping or a file, which only a control group counts. The error is that of an
+older kernel: programs then use a file in /dev/shm or /tmp."""
 
 NEWER: Final = tuple(Numbered(architecture, 467) for architecture in ARCHITECTURES)
-"""open_tree_attr(2); numbers from 424 on are the same on every architecture."""
+"""open_tree_attr(2); from 424 on the numbers are the same on every architecture."""
 
 # ---- where jobs share the host's folders ---------------------------------------------------------
 
@@ -213,7 +213,7 @@ O_TMPFILE: Final = 0o2000_0000  # without O_DIRECTORY, which has another value o
 
 
 def _set_id(call: str, argument: int, *others: Masked) -> Iterator[Rule]:
-    """Refuse the call where the mode in `argument` has the bit for setuid or for setgid."""
+    """Refuse the call if the mode in `argument` has the setuid or setgid bit."""
     for bit in (0o4000, 0o2000):
         yield Rule(call, conditions=(*others, Masked(argument, bit, bit)))
 
@@ -226,17 +226,17 @@ def _set_id_rules() -> Iterator[Rule]:
         yield from _set_id(call, argument)
     for call, flags in (("open", 1), ("openat", 2)):
         for making in (O_CREAT, O_TMPFILE):
-            # Without one of these flags the mode is not given and may be anything.
+            # Without one of these flags there is no mode, and the register may have any value.
             yield from _set_id(call, flags + 1, Masked(flags, making, making))
-    # Its mode is behind a pointer. As if the kernel were older.
+    # Its mode is behind a pointer. The error is that of an older kernel.
     yield Rule("openat2", errno.ENOSYS)
     # It opens files too.
     yield from (Rule(call) for call in ATTACK_SURFACE if call.startswith("io_uring"))
 
 
 SET_ID: Final = tuple(_set_id_rules())
-"""A file with such a bit outlives its job in /tmp, and whoever runs it becomes the user of a later
-job: it could read that job's program, and end it."""
+"""A file with such a bit could outlive its job in /tmp, and whoever runs it becomes the user of a
+later job: they could read that job's program, and kill it."""
 NEWER_SET_ID: Final = tuple(
     Numbered(architecture, 452, conditions=(Masked(2, bit, bit),))
     for architecture in ARCHITECTURES
@@ -255,7 +255,7 @@ def _rules() -> Iterator[Rule]:
             yield Rule(call)
     for flag in CLONE_NEW.values():
         yield Rule("clone", conditions=(Masked(0, flag, flag),))
-    # Its flags are behind a pointer. As if the kernel were older: C libraries then use `clone`.
+    # Its flags are behind a pointer. With the error of an older kernel C libraries use `clone`.
     yield Rule("clone3", errno.ENOSYS)
     for request in IOCTL_REQUESTS.values():
         yield Rule("ioctl", conditions=(Masked(1, LOW_32, request),))
@@ -264,15 +264,15 @@ def _rules() -> Iterator[Rule]:
             yield Rule(call, errno.EAFNOSUPPORT, (condition,))
         for conditions in OTHER_NETLINK:
             yield Rule(call, errno.EAFNOSUPPORT, conditions)
-    # May be asked for, not set: it can make memory executable and map address 0.
+    # It may be read but not set: it can make memory executable and map address 0.
     yield Rule("personality", conditions=(Differs(0, PERSONALITY_QUERY),))
 
 
 # ---- the init ------------------------------------------------------------------------------------
 
 INIT_PID: Final = 0x4000_0001
-"""Stands for the process id of the sandbox's init, which puts its own in its place (keep_filter of
-init/start.c). No process has one beyond 4194304."""
+"""A placeholder for the process id of the sandbox's init, which replaces it by its own (keep_filter
+in init/start.c). No process id is larger than 4194304."""
 PRIO_USER: Final = 2
 IOPRIO_WHO_USER: Final = 3
 
@@ -288,21 +288,21 @@ INIT_STARVED: Final = (
     Rule("setpriority", conditions=(Masked(0, LOW_32, PRIO_USER),)),
     Rule("ioprio_set", conditions=(Masked(0, LOW_32, IOPRIO_WHO_USER),)),
 )
-"""The kernel lets a process of the same user take the processor away from our init, which then
-would not look at what the job uses."""
+"""The kernel allows a process of the same user to take the processor away from our init, which then
+could not check what the job uses."""
 
 
 COMMON: Final = (
     *(Rule(call) for call in KEYRINGS),
-    # To set limits of its own only (0); to read them, of any that it sees. The kernel lets a
-    # process of the same user set our init's, and without descriptors that could not see what
+    # A process may set only its own limits (0), and read those of any it sees. The kernel allows
+    # a process of the same user to set our init's; without descriptors that could not check what
     # the job uses.
     Rule("prlimit64", conditions=(Differs(0, 0), Differs(2, 0))),
     *INIT_STARVED,
     *ASYNCHRONOUS_IO,
     *HUGE_PAGES,
 )
-"""What every filter has."""
+"""The rules in every filter."""
 
 _CONFINING: Final = (*COMMON, *_rules())
 _BY_NUMBER: Final = (*HUGE_SEGMENTS, *NEWER)
@@ -314,4 +314,4 @@ KINDS: Final[Mapping[str, Kind]] = {
     "strict-no-memfd": Kind((*_CONFINING, *UNCOUNTED, *STRICT), _BY_NUMBER),
     "guard": Kind((*COMMON, HUGE_MEMFD, *SET_ID), (*HUGE_SEGMENTS, *NEWER_SET_ID)),
 }
-"""The filters that there are."""
+"""All filters."""
