@@ -165,7 +165,7 @@ async def test_a_cleared_group_has_nothing_alive_in_it(tree: CgroupTree) -> None
     with cgroup_tree("auto") as ours:
         assert ours is not None
         async with ours.group("clear", lambda: None) as group:
-            entry_files = [f"--cgroup={entrance}" for entrance in group.entry_files]
+            entry_files = [f"--cgroup={file}" for file in group.entry_files]
             script = "for i in 1 2 3 4 5 6 7 8; do setsid sleep 600 & done; echo up; wait"
             process = await asyncio.create_subprocess_exec(
                 *(str(INIT), "enter", *entry_files, "--", "sh", "-c", script),

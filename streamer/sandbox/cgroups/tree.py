@@ -79,7 +79,7 @@ def cgroup_tree(configured: str) -> Iterator[CgroupTree | None]:
                     roots = _service_groups(stack, parents)
                     if level == "cgroup-v2":
                         hand_down(roots[0])
-                        _check_entrance(roots[0])
+                        _check_entry(roots[0])
                         for folder in (*parents, *roots):
                             share(folder)
                     else:
@@ -124,7 +124,7 @@ def _candidates(configured: str) -> Iterator[tuple[Level, tuple[Path, ...]]]:
         yield "cgroup-v1", tuple(folders)  # cpu and cpuacct are one folder on most hosts
 
 
-def _check_entrance(root: Path) -> None:
+def _check_entry(root: Path) -> None:
     """Check that the processes of this service can enter the groups below `root`.
 
     To move itself, a process must also be allowed to write to the ``cgroup.procs`` of the nearest

@@ -52,7 +52,7 @@ class Direct:
     ) -> None:
         """`entry_files` are the files of its control group (`spawn.start_command`)."""
         self._session = session
-        self._entrances = entry_files
+        self._entry_files = entry_files
         self._workspace = workspace
         self._host = host
         self._open = contextlib.AsyncExitStack()
@@ -109,7 +109,7 @@ class Direct:
         stdin, stdout, stderr = run.stdio.theirs
         try:
             self._process = spawn(
-                start_command(plan, self._host, self._entrances),
+                start_command(plan, self._host, self._entry_files),
                 # Not `run.env`, which the caller chose: its LD_PRELOAD would affect a wrapper.
                 env=plan.env,
                 cwd=run.cwd or (plan.cwd if plan.cwd != "/" else str(self._workspace)),

@@ -169,7 +169,7 @@ def start_command(plan: LaunchPlan, host: Host, entry_files: Sequence[str]) -> t
 
     `entry_files` are the files through which a process enters the group.
     """
-    options = [f"--cgroup={entrance}" for entrance in entry_files]
+    options = [f"--cgroup={file}" for file in entry_files]
     if plan.start_as is not None and host.root:
         options += [f"--uid={plan.start_as.uid}", f"--gid={plan.start_as.gid}"]
     if plan.own_pid_namespace:
