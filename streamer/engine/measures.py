@@ -1,4 +1,4 @@
-"""Measure jobs as they end: how they ended, and how long each part of their way took."""
+"""Measure finished jobs: how they ended, and how long they waited and ran."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ BOUNDS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300
 
 
 class Histogram:
-    """How many durations were up to each of `BOUNDS_S`, in seconds, and their sum."""
+    """The numbers of durations up to each of `BOUNDS_S`, in seconds, and their sum."""
 
     def __init__(self) -> None:
         self.counts = [0] * (len(BOUNDS_S) + 1)
-        """Those up to each bound and over the one before; the last is for those over all."""
+        """The number for each bound, above the previous one; the last is for those above all."""
         self.sum_s = 0.0
 
     def observe(self, seconds: float) -> None:
-        """Count a duration. The clock of the wall may have been set back meanwhile."""
+        """Count a duration; 0 if it is negative, since the wall clock may have been set back."""
         seconds = max(seconds, 0.0)
         self.counts[bisect.bisect_left(BOUNDS_S, seconds)] += 1
         self.sum_s += seconds
 
 
 class JobMeasures:
-    """What became of the jobs of one service."""
+    """The measures of one service's jobs."""
 
     def __init__(self) -> None:
         self.outcomes: Counter[str] = Counter()
-        """How many jobs ended with which reason or error code."""
+        """The number of jobs by reason or error code."""
         self.wait = Histogram()
         """From a job's acceptance to a worker."""
         self.run = Histogram()
-        """From there to its end."""
+        """From the worker to the job's end."""
         self.first_output = Histogram()
         """From its acceptance to its first output."""
 
     def finished(self, view: JobView) -> None:
-        """Take note of a job that is over, run or not."""
+        """Count a job that is over, whether it has run or not."""
         if isinstance(view.result, Complete):
             self.outcomes[view.result.reason] += 1
         elif isinstance(view.result, Error):

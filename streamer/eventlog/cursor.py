@@ -1,4 +1,4 @@
-"""Keep a reader's place in a log."""
+"""A reader's position in a log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Cursor"]
 
 
 class Cursor:
-    """One reader's place in a log: it has every event up to `position`."""
+    """One reader's position in a log: it has every event up to `position`."""
 
     __slots__ = ("_log", "position")
 
@@ -21,12 +21,11 @@ class Cursor:
 
     @property
     def log(self) -> EventLog:
-        """The log it is in."""
         return self._log
 
     @property
     def lag(self) -> int:
-        """How many events there are that it does not have."""
+        """How many events it does not have yet."""
         return max(self._log.last_id - self.position, 0)
 
     @property
@@ -35,10 +34,10 @@ class Cursor:
         return self._log.done and self.position >= self._log.last_id
 
     async def read(self) -> tuple[bytes, int]:
-        """Return what follows, ready to send, and the number to `advance` to once it was sent."""
+        """Return the next encoded frames, and the number to `advance` to once they are sent."""
         return await self._log.read(self.position)
 
     def advance(self, position: int) -> None:
-        """Say that everything up to `position` was taken."""
+        """Record that everything up to `position` was sent."""
         self.position = position
         self._log.reader_moved()

@@ -1,8 +1,8 @@
 """Write and read frames of the event stream format (WHATWG HTML, section 9.2.6).
 
-Field order is ``event``, ``data``, ``id``: some clients commit an id when they read its
-line, so an id that comes first is lost with a cut event. Lines end with LF only. What would
-let data become a field of its own is split or refused here, whatever a serialiser gives.
+The order of fields is ``event``, ``data``, ``id``: some clients commit an id when they read its
+line, so if it came first, the event would be lost when the connection is cut. Lines end with LF
+only. Data that would inject a field is split or refused here, whatever a serialiser returns.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ __all__ = [
 ]
 
 Serializer = Callable[[Any], str]
-"""Turns what is pushed into the text of an event's data; a client sees any line end in it as LF."""
+"""Turns a pushed value into the text of an event's data; clients get every newline in it as LF."""
 
 GAP: Final = "gap"
 HEARTBEAT: Final = b":\n"
-"""A comment line without a blank line: the one form that no client takes for a message."""
+"""A comment line without a blank line: the only form that no client takes for a message."""
 
 PADDING_BYTES: Final = 2049
 PREAMBLE_BYTES: Final = 2056
-"""What old browsers and polyfills swallow before they show anything."""
+"""Old browsers and polyfills show nothing before they have received this many bytes."""
 
 BOM: Final = b"\xef\xbb\xbf"
 MAX_RETRY_DIGITS: Final = 9
@@ -48,55 +48,55 @@ MAX_RETRY_DIGITS: Final = 9
 _LINE_END: Final = re.compile(rb"\r\n|\r|\n")
 _FORBIDDEN: Final = re.compile("[\r\n\0]")
 
-# JSON text may hold U+0085, U+2028 and U+2029 as they are, and the specification splits on CR
-# and LF only. Clients that split with str.splitlines (several Python ones) break there too.
-# Surrogates without their other half are what a file's name may hold; UTF-8 has none of them.
+# JSON text may contain U+0085, U+2028 and U+2029 unescaped, and the specification splits lines at
+# CR and LF only. Clients that use str.splitlines (several Python ones) split at those too. Lone
+# surrogates can occur in file names; they cannot be encoded as UTF-8.
 _encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _ESCAPED: Final = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
 
 
 def to_json(value: Any) -> str:
-    """Serialise to one line of JSON; the default of everything here.
+    """Serialise to one line of JSON; the default serializer.
 
-    Raises TypeError or ValueError for what JSON does not have, NaN among it.
+    Raises TypeError or ValueError for values that JSON does not have, such as NaN.
     """
     text = _encode(value)
     return text if text.isascii() else _ESCAPED.sub(_escape, text)
 
 
 def check_event(name: str) -> str:
-    """Return a name for an event. Raises ValueError if it could end its line, or is ours.
+    """Return a valid event name. Raises ValueError if it contains a newline or NUL, or is ``gap``.
 
-    ``gap`` is: clients shall know that it never comes from the application.
+    ``gap`` is reserved, so that clients know that it never comes from the application.
     """
     if _FORBIDDEN.search(name):
-        raise ValueError(f"the name of an event may hold no CR, LF or NUL: {name!r}")
+        raise ValueError(f"the name of an event must not contain CR, LF or NUL: {name!r}")
     if name == GAP:
-        raise ValueError(f"{GAP!r} tells a client what it missed; no other event has this name")
+        raise ValueError(f"the event name {GAP!r} is reserved: it reports lost events")
     name.encode()  # raises for lone surrogates, before anything is kept
     return name
 
 
 def data_value(text: str) -> bytes:
-    """Return a text as the value of ``data:``, which each line end in it continues on a new one.
+    """Return a text as the value of ``data:``; each further line gets its own ``data:``.
 
-    Raises UnicodeEncodeError for lone surrogates, which are no text.
+    Raises UnicodeEncodeError for lone surrogates.
     """
     return joined_lines(text.encode())
 
 
 def joined_lines(data: bytes) -> bytes:
-    """Return bytes of several lines as the value of ``data:``, as `data_value` does."""
+    """Do the same as `data_value` with bytes of several lines."""
     return b"\ndata: ".join(_LINE_END.split(data))
 
 
 def frame(event: str, data: bytes, number: int) -> bytes:
-    """Return a frame. Unchecked: `event` is a name, `data` of one line or from `data_value`."""
+    """Return a frame. Unchecked: `event` must be valid, `data` one line or from `data_value`."""
     return b"event: %b\ndata: %b\nid: %d\n\n" % (event.encode(), data, number)
 
 
 def gap_frame(after: int, last: int) -> bytes:
-    """Return the frame that tells one reader that the events after `after`, to `last`, are gone."""
+    """Return the frame that reports the loss of the events after `after`, up to `last`."""
     data = b'{"from":%d,"to":%d,"reason":"retention"}' % (after + 1, last)
     return frame(GAP, data, last)
 
@@ -107,13 +107,15 @@ def comment(text: str = "") -> bytes:
 
 
 def retry(least_ms: int, jitter_ms: int = 0) -> bytes:
-    """Return the line that says when to reconnect, in milliseconds.
+    """Return the line that sets how long a client waits before it reconnects, in milliseconds.
 
-    The jitter keeps clients from coming back all at once: the protocol knows no other. There
-    is no blank line after it, as alone it would be an empty message to some clients.
+    Without the jitter all clients would reconnect at once. There is no blank line after it, because
+    some clients would take it for an empty message.
     """
     if least_ms < 1 or jitter_ms < 0:
-        raise ValueError("retry is at least 1 ms: 0 makes a browser reconnect in a storm")
+        raise ValueError(
+            "retry must be at least 1 ms: with 0 a browser reconnects in an endless loop"
+        )
     return b"retry: %d\n" % (least_ms + random.randint(0, jitter_ms))
 
 
@@ -134,7 +136,7 @@ def split_frames(data: bytes) -> Iterator[tuple[int, str, bytes, bytes]]:
     """
     at = 0
     while at < len(data):
-        # No line of a frame is empty, so the first blank line ends it.
+        # A frame has no empty lines, so the first blank line ends it.
         end = data.index(b"\n\n", at) + 2
         event, _, rest = data[at : end - 2].partition(b"\n")
         lines, _, number = rest.rpartition(b"\n")
@@ -144,10 +146,10 @@ def split_frames(data: bytes) -> Iterator[tuple[int, str, bytes, bytes]]:
 
 
 class EventParser:
-    """Turn bytes of an event stream into (id, event, data), as section 9.2.6 says.
+    """Parse the bytes of an event stream into (id, event, data), as in section 9.2.6.
 
-    `retry_ms` is what the stream said last of when to come back, None before that. What is not a
-    whole event yet may have `most_bytes`; beyond it `feed` raises ValueError.
+    `retry_ms` is the last ``retry`` value, or None. If an incomplete event has more than
+    `most_bytes`, `feed` raises ValueError.
     """
 
     def __init__(self, *, most_bytes: int | None = None) -> None:
@@ -163,7 +165,7 @@ class EventParser:
         self._id = ""
 
     def feed(self, data: bytes) -> list[tuple[str, str, str]]:
-        """Return the events that these bytes complete. Raises ValueError for too large a one."""
+        """Return the events that these bytes complete. Raises ValueError if one is too large."""
         events: list[tuple[str, str, str]] = []
         for raw in self._lines(data):
             line = raw.decode(errors="replace")
@@ -194,12 +196,12 @@ class EventParser:
         self._rest.append(data)
         self._rest_bytes += len(data)
         if b"\n" not in data and b"\r" not in data:
-            return []  # a long line is joined once, and not with every piece of it
+            return []  # a long line is joined only once, not for every piece
         text = b"".join(self._rest)
         if not self._begun:
             text = text.removeprefix(BOM)
             self._begun = True
-        # A CR at the end may be the first half of a line end, but is not waited for the other.
+        # A CR at the end may be the first half of CRLF; do not wait for the other half.
         self._after_cr = text.endswith(b"\r")
         *lines, rest = _LINE_END.split(text) if b"\r" in text else text.split(b"\n")
         self._rest, self._rest_bytes = [rest], len(rest)

@@ -1,6 +1,6 @@
-"""Keep one job's events: an event log that its one terminal event ends.
+"""The log of one job: an event log that ends with its terminal event.
 
-The data of an event holds no raw CR or LF (`streamer.model.events.encode`), so output can never
+The data of an event contains no raw CR or LF (`streamer.model.events.encode`), so output can never
 forge a frame.
 """
 
@@ -19,9 +19,9 @@ __all__ = ["Event", "JobLog"]
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event of a job as a Python caller sees it; `id` is what to resume after.
+    """One event of a job for Python callers; `id` is the number to resume after.
 
-    A `Gap` stands for events that are gone and has the id of the last of them.
+    A `Gap` stands for lost events and has the id of the last of them.
     """
 
     id: int
@@ -35,8 +35,7 @@ class JobLog(EventLog):
     def append(self, events: Sequence[tuple[str, bytes]], *, end: bool = False) -> None:
         """Number the encoded events, keep them and wake the readers.
 
-        The last of them may be terminal and then ends the log. Raises RuntimeError if
-        the log has ended.
+        The last one may be terminal, which ends the log. Raises RuntimeError if the log has ended.
         """
         kinds = [kind for kind, _ in events]
         for place, kind in enumerate(kinds, 1):
@@ -52,10 +51,10 @@ class JobLog(EventLog):
         return decode(kind, data)
 
     async def events(self, after: int = 0) -> AsyncGenerator[Event, None]:
-        """Yield every event after number `after`, then live ones, to the terminal one."""
+        """Yield the events after number `after`, then live ones, up to the terminal one."""
         with self.cursor(after) as cursor:
             while not cursor.at_end:
-                # Closed with this generator, or its own place in the log would stay until it is
+                # Closed with this generator; otherwise its cursor would stay until it is
                 # collected.
                 async with aclosing(self.entries(cursor.position)) as entries:
                     async for event in entries:
@@ -64,7 +63,7 @@ class JobLog(EventLog):
                 await self.wait(cursor.position)
 
     async def entries(self, after: int = 0) -> AsyncGenerator[Event, None]:
-        """Yield the events after number `after` that there are by now."""
+        """Yield the events after number `after` that exist now."""
         with self.cursor(after) as cursor:
             while True:
                 data, last = await cursor.read()

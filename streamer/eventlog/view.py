@@ -1,6 +1,6 @@
-"""Name the reading side of a log: all that a reader may do, and none of what a writer does.
+"""The reading side of a log, as an engine returns it.
 
-An engine hands it out. Behind it is a log of this process, or one that is fed from elsewhere.
+Behind it is a log of this process, or a mirror of one elsewhere.
 """
 
 from __future__ import annotations

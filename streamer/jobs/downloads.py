@@ -1,4 +1,4 @@
-"""Read a job's log for those who want its output as it is, or as a recording."""
+"""Sources that turn a job's log into its raw output, or into a recording."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ PIECE_BYTES: Final = 64 * 1024
 
 
 class OutputSource:
-    """What a program wrote to one stream, as bytes; with `follow` live to its end.
+    """A program's output to one stream, as bytes; with `follow` live until its end.
 
-    Of a job with ``outputEncoding: base64`` they are its very bytes, of another one its text as
-    UTF-8. Raises `EventsGone` where something is missing.
+    If the job has ``outputEncoding: base64`` these are its exact bytes, otherwise its text as
+    UTF-8. Raises `EventsGone` if a part is missing.
     """
 
     def __init__(self, cursor: Cursor, stream: StreamName, *, follow: bool = True) -> None:
@@ -32,24 +32,23 @@ class OutputSource:
         self.cursors: Sequence[Cursor] = (cursor,)
 
     async def read(self) -> bytes:
-        """Return what is next; events that say nothing of it are passed over."""
+        """Return the next bytes; other events are skipped."""
         while True:
             data, self._next = await self._cursor.read()
             found = b"".join(self._parts(data))
             if found or not data:
                 return found
-            del data  # of no use to anybody, and in nobody's account
+            del data  # frees it before the wait, as nothing counts it
             self.sent()
-            await asyncio.sleep(0)  # others shall run; a log may be long
+            await asyncio.sleep(0)  # the log may be long; let others run
 
     def sent(self) -> None:
-        """Move the cursor on."""
         if self._next != self._cursor.position:
             self._cursor.advance(self._next)
 
     @property
     def ended(self) -> bool:
-        """Whether all of it, or all that there is by now, was sent."""
+        """Whether all of it, or without `follow` all that exists now, was sent."""
         return self._cursor.at_end or (not self._follow and self._cursor.lag == 0)
 
     def _parts(self, data: bytes) -> Iterator[bytes]:
@@ -65,8 +64,8 @@ class OutputSource:
 class CastSource(OutputSource):
     """A recording in asciicast v2 (docs.asciinema.org), live to the end of the job.
 
-    Both streams are output of the one terminal; a program without a terminal ends lines with LF
-    only, which a player would take for a staircase, so a CR is put before each.
+    Both streams become output of one terminal. A program without a terminal ends lines with LF
+    only, which a player would show as a staircase, so a CR is put before each.
     """
 
     def __init__(self, cursor: Cursor, *, created_at: float, title: str) -> None:
@@ -83,7 +82,6 @@ class CastSource(OutputSource):
         self._texts = {"stdout": TextOfStream(), "stderr": TextOfStream()}
 
     async def read(self) -> bytes:
-        """Return the next lines of the recording."""
         if self._header:
             header, self._header = self._header, b""
             return header
@@ -91,7 +89,6 @@ class CastSource(OutputSource):
 
     @property
     def ended(self) -> bool:
-        """Whether all of it was sent."""
         return not self._header and super().ended
 
     def _parts(self, data: bytes) -> Iterator[bytes]:
@@ -106,24 +103,21 @@ class CastSource(OutputSource):
 
 
 class BodySource:
-    """A body that is there as a whole, a piece at a time."""
+    """A body that exists as a whole, sent in pieces."""
 
     cursors: Sequence[Cursor] = ()
 
     def __init__(self, body: bytes) -> None:
         self._rest = memoryview(body)
         self.held_bytes = len(body)
-        """All of it, until all of it was sent."""
+        """The whole body, until all of it was sent."""
 
     async def read(self) -> bytes:
-        """Return the next piece."""
         return bytes(self._rest[:PIECE_BYTES])
 
     def sent(self) -> None:
-        """Go on to the next piece."""
         self._rest = self._rest[PIECE_BYTES:]
 
     @property
     def ended(self) -> bool:
-        """Whether all of it was sent."""
         return not self._rest

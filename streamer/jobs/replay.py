@@ -1,4 +1,4 @@
-"""Tell a run again at the pace at which it happened."""
+"""Replay a run at its own pace."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from streamer.model.events import TERMINAL_KINDS
 __all__ = ["PacedSource"]
 
 HELD_BYTES: Final = 250
-"""What a frame that is held back takes besides its bytes."""
+"""The memory of a held frame besides its bytes."""
 
 NAP_S: Final = 0.25
-"""How long a paced stream sleeps at a time, so that it can be closed in between."""
+"""The longest sleep of a paced stream, so that it can be closed in between."""
 
 
 class _Timed(msgspec.Struct):
@@ -31,11 +31,11 @@ _timed: Final = msgspec.json.Decoder(_Timed)
 
 
 class PacedSource:
-    """A log's events with the pauses that were between them, divided by `speed`.
+    """A log's events with the original pauses between them, divided by `speed`.
 
-    The terminal event has no time and comes when the run ended, `end_ms` after the job was
-    accepted; any other without one, such as a gap, comes with the event that follows it. A client
-    that resumes goes on from the event it names.
+    The terminal event has no time and is sent when the run ended, `end_ms` after the job was
+    accepted; other events without a time, such as gaps, are sent with the event that follows. A
+    client that resumes continues after the event that it names.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class PacedSource:
         self._heartbeat_s = heartbeat_s
         self._held: deque[tuple[int, int, bytes]] = deque()
         self.held_bytes = 0
-        """What is read and not told yet."""
+        """Frames that were read and are not due yet."""
         self._last_ms = 0
         self._read_to = cursor.position
         self._next = cursor.position
@@ -77,13 +77,11 @@ class PacedSource:
         return b""
 
     def sent(self) -> None:
-        """Move the cursor on."""
         if self._next != self._cursor.position:
             self._cursor.advance(self._next)
 
     @property
     def ended(self) -> bool:
-        """Whether the log has ended and all of it was sent."""
         return not self._held and self._cursor.at_end
 
     async def _fetch(self) -> bool:

@@ -1,4 +1,4 @@
-"""Put what a program wrote together again, out of its log."""
+"""Collect a program's output from its log into the texts of a record."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from streamer.model.events import Output, StreamName, decode
 __all__ = ["AT_ONCE", "EventsGone", "TextOfStream", "Transcripts", "raw_output", "stream_of"]
 
 Follow = Callable[[int], AbstractAsyncContextManager[JobLogView]]
-"""Opens a job's log, with what follows an event: `streamer.jobs.job.Job.follow`."""
+"""Opens a job's log after an event: `streamer.jobs.job.Job.follow`."""
 
 READ_BYTES: Final = 64 * 1024 * 1024
-"""How much of a log is looked through for a document; a longer one is said to be cut."""
+"""How much of a log is read for a document; the texts of a longer log are marked as truncated."""
 
 AT_ONCE: Final = 8
-"""How many logs are read at a time: what is not whole yet is within no other bound."""
+"""How many logs are read at a time: no other limit counts unfinished texts."""
 
 TRANSCRIPT_BYTES: Final = 2048
-"""What a transcript takes besides its texts."""
+"""The memory of a transcript besides its texts."""
 
 
 class EventsGone(Exception):
-    """Part of the log is not kept any more, so what was asked for cannot be had whole."""
+    """A part of the log is no longer kept, so the output is incomplete."""
 
 
 class TextOfStream:
-    """Turns the output events of one stream into text: base64 ones may share a character."""
+    """Turns output events of one stream into text; a character may span two base64 events."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -46,10 +46,10 @@ class TextOfStream:
 
 
 class Transcripts:
-    """The texts of the jobs that were asked for lately: each event is read once, however many ask.
+    """A cache of the texts of jobs: each event is read once, however often a text is requested.
 
-    A text has `limit` bytes at most. What is kept, by its real size, is within `room`; the job that
-    nobody has asked for longest goes first.
+    A text has at most `limit` bytes. The cache takes at most `room` bytes; the least recently
+    requested job is dropped first.
     """
 
     def __init__(self, limit: int, room: int) -> None:
@@ -60,7 +60,7 @@ class Transcripts:
         self.kept_bytes = 0
 
     async def text(self, job_id: str, follow: Follow) -> dict[str, object]:
-        """Return ``stdout`` and ``stderr`` so far and whether anything of them is missing."""
+        """Return ``stdout`` and ``stderr`` so far, and whether parts of them are missing."""
         async with self._places:
             return await self._text(job_id, follow)
 
@@ -85,7 +85,7 @@ class Transcripts:
 
 
 class _Transcript:
-    """What one job has written, as far as its log was read; it does not hold the log."""
+    """The output of one job, as far as its log was read; it has no reference to the log."""
 
     def __init__(self, limit: int) -> None:
         self.lock = asyncio.Lock()
@@ -118,7 +118,7 @@ class _Transcript:
                     self._add(data)
                     cursor.advance(last)
                     self._position = last
-                    await asyncio.sleep(0)  # a long log shall hold up nobody
+                    await asyncio.sleep(0)  # a long log must not block others
 
     def _add(self, data: bytes) -> None:
         for _, kind, body, _ in split_frames(data):
@@ -132,19 +132,18 @@ class _Transcript:
 
 
 class _Text:
-    """One stream's text, as far as it fits."""
+    """The text of one stream, up to a limit."""
 
     def __init__(self, limit: int) -> None:
         self._room = limit
         self._parts: list[str] = []
         self._decoder = TextOfStream()
         self.full = False
-        """Whether nothing more is taken."""
+        """Whether the limit is reached."""
         self.cut = False
-        """Whether anything is missing: behind what was taken, or before it."""
+        """Whether a part is missing, at the end or at the beginning."""
 
     def add(self, event: Output) -> None:
-        """Add what fits."""
         text = self._decoder.decode(event)
         size = len(text.encode())
         if size > self._room:
@@ -154,12 +153,11 @@ class _Text:
         self._parts.append(text)
 
     def finish(self) -> str:
-        """Return the text."""
         self._parts = ["".join(self._parts)]
         return self._parts[0]
 
     def measured(self) -> int:
-        """Return what the text takes in memory."""
+        """Return the memory of the text."""
         return sum(sys.getsizeof(part) for part in self._parts)
 
 
@@ -167,11 +165,11 @@ _STDOUT: Final = b'{"stream":"stdout"'
 
 
 def stream_of(body: bytes) -> StreamName:
-    """Return the stream that an output event is of."""
-    # The encoder writes fields in their order, so the name is in front.
+    """Return the stream of an encoded output event, without decoding it."""
+    # The encoder writes fields in their order, so the stream comes first.
     return "stdout" if body.startswith(_STDOUT) else "stderr"
 
 
 def raw_output(event: Output) -> bytes:
-    """Return what an output event carries, as bytes."""
+    """Return the output in an event, as bytes."""
     return base64.b64decode(event.data) if event.encoding else event.data.encode()

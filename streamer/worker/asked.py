@@ -1,4 +1,4 @@
-"""Hear what is asked of a running job: its end, signals, input for its program."""
+"""Receive requests for a running job: cancellation, signals, input for its program."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["Asked"]
 log: Final = logging.getLogger(__name__)
 
 PAUSE_S: Final = 1.0
-"""Before a channel of the engine that broke is opened again."""
+"""How long to wait before a broken channel of the engine is opened again."""
 
 T = TypeVar("T")
 
 
 class Asked:
-    """What comes for one job. `stop` is called for its end."""
+    """The requests for one job. `stop` is called to cancel it."""
 
     def __init__(self, lease: Lease, stop: Callable[[StopReason], None]) -> None:
         self._lease = lease
@@ -34,10 +34,9 @@ class Asked:
         """The program's input, once there is one."""
 
     def channels(self) -> list[Coroutine[Any, Any, None]]:
-        """Return what listens, until it is cancelled or the job is over.
+        """Return the coroutines that listen until they are cancelled or the job is over.
 
-        Input has one of its own, so that a program that does not read never delays the end of its
-        job.
+        Input has a separate one, so that a program that does not read never delays a cancellation.
         """
         channels = [self._listen(self._lease.control, self._take_control)]
         if self._lease.job.interactive:
@@ -45,7 +44,7 @@ class Asked:
         return channels
 
     def program_runs_in(self, sandbox: Sandbox | None) -> None:
-        """Pass signals on to the program in this sandbox; without one they wait for the next."""
+        """Pass signals on to the program in this sandbox; with None they wait for the next."""
         self._sandbox = sandbox
         self._pass_signals_on()
 
@@ -57,7 +56,7 @@ class Asked:
                 async for item in channel():
                     await take(item)
             except Exception:
-                # Unheard, the job could not be cancelled any more.
+                # If it stayed broken, the job could no longer be cancelled.
                 log.exception("job %s: a channel of the engine broke", self._lease.job.job_id)
                 await asyncio.sleep(PAUSE_S)
             else:

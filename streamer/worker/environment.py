@@ -1,4 +1,4 @@
-"""Say which variables a job's programs have."""
+"""The environment variables of a job's programs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from streamer.sandbox.network.proxy import proxy_environment
 __all__ = ["environment"]
 
 USER: Final = "nobody"
-"""What programs are told of whom they run as; bwrap's /etc/passwd lists it."""
+"""The user name in the variables; in bwrap /etc/passwd has it."""
 
 
 def environment(job: ResolvedJob, path: str, home: str) -> dict[str, str]:

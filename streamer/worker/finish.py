@@ -1,4 +1,4 @@
-"""Write the end of a job to an engine that may fail for a while."""
+"""Write the end of a job to an engine that may fail temporarily."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["ENGINE_TIMEOUT_S", "finish"]
 log: Final = logging.getLogger(__name__)
 
 ENGINE_TIMEOUT_S: Final = 30.0
-"""For one answer of the engine; after that it counts as failed."""
+"""How long to wait for one answer of the engine."""
 
 PAUSES_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 5.0, 5.0)
-"""Between the tries. Then the job is left to the engine, which ends it as ``worker_lost``."""
+"""Pauses between the attempts. After the last one the engine ends the job with ``worker_lost``."""
 
 
 async def finish(lease: Lease, events: Sequence[JobEvent]) -> bool:
-    """Write the last events of a job and end it; False if that was not ours to do, or failed."""
+    """Write the last events of a job and end it; False if the lease was lost or it failed."""
     encoded = [encode(event) for event in events]
     for pause_s in (*PAUSES_S, None):
         try:
@@ -31,7 +31,7 @@ async def finish(lease: Lease, events: Sequence[JobEvent]) -> bool:
         except LeaseLost:
             return False
         except Exception:
-            log.exception("job %s: the engine did not take its end", lease.job.job_id)
+            log.exception("job %s: the engine did not accept its end", lease.job.job_id)
         if pause_s is not None:
             await asyncio.sleep(pause_s)
     log.error("job %s: its end could not be written", lease.job.job_id)

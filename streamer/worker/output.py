@@ -1,10 +1,9 @@
 """Turn what a program writes into events.
 
-Bytes are read as they come and are never split inside a character: each stream has
-an incremental decoder. A line is passed on at once; only when the program writes in
-small pieces one after another are they gathered, for `GATHER_S` at most. While the log
-does not take events, nothing is read and the program's writes block: that is the
-back-pressure, and the bound on memory.
+Bytes are read as they arrive and never split inside a character: each stream has an incremental
+decoder. A line is passed on at once; only small writes that follow each other are merged, for
+`GATHER_S` at most. While the log accepts no events nothing is read, and the program's writes block:
+this back-pressure limits the memory.
 """
 
 from __future__ import annotations
@@ -25,27 +24,27 @@ from streamer.model.events import JobEvent, Output, PhaseName, StreamName, Trunc
 __all__ = ["Budget", "OutputPump", "TextDecoder"]
 
 GATHER_S: Final = 0.008
-"""Small writes that follow each other within this time become one event, in seconds."""
+"""Small writes within this time become one event, in seconds."""
 
 REST_OF_LINE_S: Final = 0.002
-"""A program that writes a line in pieces (unbuffered Python does) gets this long to end it."""
+"""How long to wait for the end of a line that is written in pieces (by unbuffered Python)."""
 
 SMALL_READ: Final = 4096
-"""A read of less, in bytes, means that waiting would gather more."""
+"""If a read returns less, in bytes, it is worth waiting for more."""
 
 READ_BYTES: Final = 64 * 1024
 MAX_EVENT_CHARS: Final = 8192
-"""JSON makes at most six bytes of a character, and one client refuses lines of 512 KiB."""
+"""JSON needs at most six bytes for a character, and one client refuses lines of 512 KiB."""
 
 
 class TextDecoder:
-    """Decode UTF-8 piece by piece; invalid bytes become U+FFFD and are told."""
+    """Decode UTF-8 piece by piece; invalid bytes become U+FFFD and are reported."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def decode(self, data: bytes, *, final: bool = False) -> tuple[str, bool]:
-        """Return the text that is complete, and whether bytes of it were invalid."""
+        """Return the complete text, and whether it had invalid bytes."""
         data = self._rest + data
         lossy = False
         try:
@@ -58,7 +57,7 @@ class TextDecoder:
 
 
 class Budget:
-    """The bytes that a job may still write, over both streams and all phases."""
+    """The bytes that a job may still write, in both streams and all phases."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -66,7 +65,7 @@ class Budget:
         self.dropped: dict[StreamName, int] = {}
 
     def take(self, stream: StreamName, data: bytes) -> bytes:
-        """Return the part of `data` that fits and count the rest as dropped."""
+        """Return the part of `data` that fits, and count the rest as dropped."""
         part = data[: self.limit - self.taken]
         self.taken += len(part)
         if len(part) < len(data):
@@ -79,16 +78,16 @@ class Budget:
         return bool(self.dropped)
 
     def truncated(self) -> list[Truncated]:
-        """Return the events that say what was dropped."""
+        """Return the events that report dropped bytes."""
         return [Truncated(stream, count) for stream, count in self.dropped.items()]
 
 
 class OutputPump:
-    """Read the output of one phase to its ends, from the descriptors that are added.
+    """Read the output of one phase to its end, from the descriptors that are added.
 
-    `write` takes the events, in the order of reading, and returns when more may come;
-    `on_exceeded` is called once when the budget is used up. Reading goes on then, so
-    that the program does not block for ever, and what is read is dropped.
+    `write` takes the events in the order of reading, and returns when it can take more;
+    `on_exceeded` is called once when the budget is used up. After that everything read is dropped,
+    so that the program does not block for ever.
     """
 
     def __init__(
@@ -114,11 +113,11 @@ class OutputPump:
         self._left: dict[int, int] | None = None
 
     def add(self, stream: StreamName, fd: int) -> None:
-        """Read a stream from our end of it, which does not block; it is closed at its end."""
+        """Read a stream from its non-blocking descriptor, which is closed at the end."""
         self._ends[fd] = (stream, TextDecoder())
 
     async def run(self) -> None:
-        """Pass on everything until nobody holds a writing end any more, or to `read_rest`."""
+        """Pass on everything until all writing ends are closed, or until `read_rest` is done."""
         loop = asyncio.get_running_loop()
         while self._ends:
             if self._left is None:
@@ -136,15 +135,15 @@ class OutputPump:
                 await self._pause(loop, GATHER_S)
 
     def hurry(self) -> None:
-        """Pass on what is gathered: the program has ended. What it left may go on writing."""
+        """Pass on what is being merged: the program has ended, though others may still write."""
         if self._gathering is not None:
             _wake(self._gathering)
 
     def read_rest(self) -> None:
-        """Read what is in the pipes now, and then no more.
+        """Read what is in the pipes now, and then stop.
 
-        To be called when all that the job started is dead: what it wrote is in the pipes. A pipe
-        that it has passed on to somebody outside may stay open, and be written to, for ever.
+        Call it when everything the job started is dead: the rest of its output is in the pipes. A
+        pipe that it has passed to another process outside may stay open for ever.
         """
         self._hurried = True
         self.hurry()
@@ -153,7 +152,7 @@ class OutputPump:
             _wake(self._waiting)
 
     def close(self) -> None:
-        """Stop reading and close what is left."""
+        """Stop reading, and close the remaining descriptors."""
         for fd in self._ends:
             os.close(fd)
         self._ends.clear()
@@ -221,13 +220,13 @@ class OutputPump:
 
 
 def _read_some(fd: int) -> bytes | None:
-    """Return what is there, nothing at the end, None when there is nothing yet."""
+    """Return available bytes; ``b""`` at the end, None if there are none yet."""
     try:
         return os.read(fd, READ_BYTES)
     except BlockingIOError:
         return None
     except OSError as error:
-        if error.errno != errno.EIO:  # a terminal whose other side is closed (pty(7))
+        if error.errno != errno.EIO:  # EIO: the other side of a terminal is closed (pty(7))
             raise
         return b""
 

@@ -1,4 +1,4 @@
-"""Get a job its sandbox, its files and its way to the hosts it may reach, within bounds."""
+"""Open a job's sandbox, write its files, and start its proxy; each within a time limit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from streamer.worker.stop import Stop, Stopped
 __all__ = ["OPEN_S", "opened", "put_files"]
 
 OPEN_S: Final = 60.0
-"""For a sandbox to open, whatever its backend waits for."""
+"""The time limit for opening a sandbox."""
 
 
 async def opened(
@@ -43,14 +43,14 @@ async def opened(
                 )
                 await held.enter_async_context(proxy)
     except TimeoutError:
-        raise SandboxFailure(f"the sandbox did not come up within {OPEN_S:.0f} s") from None
+        raise SandboxFailure(f"the sandbox did not start within {OPEN_S:.0f} s") from None
     except OSError as error:
-        raise SandboxFailure(f"what it needs cannot be had: {error}") from error
+        raise SandboxFailure(f"the host refuses something that it needs: {error}") from error
     return sandbox
 
 
 async def put_files(job: ResolvedJob, sandbox: Sandbox, stop: Stop) -> None:
-    """Have the files of a job written, within its wall limit.
+    """Write the files of a job, within its wall time limit.
 
     Raises `Stopped`, `FilesDoNotFit` and `SandboxFailure`.
     """

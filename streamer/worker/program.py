@@ -21,18 +21,18 @@ from streamer.worker.verdict import StopReason
 __all__ = ["Patience", "ProgramRun"]
 
 END_TIMEOUT_S: Final = 5.0
-"""For the sandbox to say that all is over, once all was killed."""
+"""How long to wait, after everything was killed, until the sandbox reports the end."""
 
 GENTLE: Final = frozenset({"cancelled", "wall_time", "shutting_down"})
-"""Stops that give the program SIGTERM and a moment first."""
+"""Reasons with which the program first gets SIGTERM and a grace period."""
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long is waited for what ends: times in seconds.
+    """How long to wait, in seconds.
 
-    `kill_grace_s` lies between SIGTERM and SIGKILL; `linger_s` has what a program leaves, and
-    what holds its output, after the program's own end.
+    `kill_grace_s` is the time between SIGTERM and SIGKILL; `linger_s` is how long processes that
+    hold the program's output open may continue after the program's own end.
     """
 
     kill_grace_s: float
@@ -40,7 +40,7 @@ class Patience:
 
 
 class ProgramRun:
-    """One program from its start to its end. `stop` is the job's, and may come at any moment."""
+    """One program from its start to its end. `stop` is that of the job."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class ProgramRun:
         on_start: Callable[[], None],
         on_end: Callable[[], None],
     ) -> None:
-        """`on_end` is called at the program's own end, perhaps before that of what it left."""
+        """`on_end` is called at the program's own end; processes that it left may still run."""
         self._sandbox = sandbox
         self._pump = pump
         self._stop = stop
@@ -59,10 +59,10 @@ class ProgramRun:
         self._on_start = on_start
         self._on_end = on_end
         self.stopped: StopReason | None = None
-        """What was asked before the program's own end."""
+        """Why the job was stopped, if that was before the program's own end."""
 
     async def run(self, run: Run) -> RunEnd:
-        """Return its end, when all that it started is dead and all output is passed on."""
+        """Return its end, when everything it started is dead and all output is passed on."""
         running = await self._sandbox.run(run)
         self._on_start()
         pumping = asyncio.create_task(self._pump.run())
@@ -81,7 +81,7 @@ class ProgramRun:
     async def _supervise(
         self, running: Running, pumping: asyncio.Task[None], wall_time_s: float
     ) -> RunEnd:
-        """Wait for the program's end, or bring it about when it is asked for or due."""
+        """Wait for the program's end; kill it when the job is stopped or at its wall time limit."""
         loop = asyncio.get_running_loop()
         due = loop.time() + wall_time_s
         try:
@@ -98,7 +98,7 @@ class ProgramRun:
                 await self._sandbox.kill()
                 await asyncio.wait({running.ended}, timeout=END_TIMEOUT_S)
             if not running.ended.done():
-                raise SandboxFailure("the sandbox does not say that its program is over")
+                raise SandboxFailure("the sandbox did not report the end of its program")
             return running.ended.result()
         except asyncio.CancelledError:
             with contextlib.suppress(SandboxFailure):
@@ -106,19 +106,19 @@ class ProgramRun:
             raise
 
     async def _until_exit(self, running: Running, wall_time_s: float) -> None:
-        """Wait for the program's own end, and if it is stopped, for no longer than it may take."""
+        """Wait for the program's own end; after a stop only for the grace period."""
         watched: set[asyncio.Future[Any]] = {running.exited, self._stop.asked}
         await asyncio.wait(watched, timeout=wall_time_s, return_when=asyncio.FIRST_COMPLETED)
         if not running.exited.done():
-            self._stop.ask("wall_time")  # unless another reason was first
+            self._stop.ask("wall_time")  # without effect if there is another reason already
             if self._stop.reason in GENTLE:
                 self._sandbox.signal(signal.SIGTERM)
-                self._sandbox.signal(signal.SIGCONT)  # what is stopped would not hear of it
+                self._sandbox.signal(signal.SIGCONT)  # a stopped program would not handle SIGTERM
                 await asyncio.wait({running.exited}, timeout=self._patience.kill_grace_s)
         self.stopped = self._stop.reason
 
     async def _linger(self, running: Running, pumping: asyncio.Task[None], left_s: float) -> None:
-        """Let what the program has left go on, as long as it holds the output and may."""
+        """Let processes that hold the output open continue, for `linger_s` at most."""
         if self.stopped is None and not running.ended.done():
             holding: set[asyncio.Future[Any]] = {pumping, running.ended, self._stop.asked}
             await asyncio.wait(
@@ -129,6 +129,6 @@ class ProgramRun:
         self._sandbox.end_rest()
 
     def _pump_ended(self, pumping: asyncio.Task[None]) -> None:
-        # Nobody would read the program's output any more; `run` raises the reason.
+        # Nobody reads the program's output any more; `run` raises the reason.
         if not pumping.cancelled() and pumping.exception() is not None:
             self._stop.ask("lost")

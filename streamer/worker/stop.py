@@ -1,4 +1,4 @@
-"""Ask for the end of a job, and break off what it is doing."""
+"""Stop a job, and interrupt what it is waiting for."""
 
 from __future__ import annotations
 
@@ -16,30 +16,29 @@ class Stopped(Exception):
 
 
 class Stop:
-    """What ends a job before its own end. It may be asked for at any moment."""
+    """Whether and why a job is to be stopped. `ask` may be called at any moment."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self.asked: asyncio.Future[StopReason] = self._loop.create_future()
 
     def ask(self, reason: StopReason) -> None:
-        """Ask for the end; the first reason stands."""
+        """Stop the job; only the first reason counts."""
         if not self.asked.done():
             self.asked.set_result(reason)
 
     @property
     def reason(self) -> StopReason | None:
-        """Why the job is to end, if that was asked."""
         return self.asked.result() if self.asked.done() else None
 
     @asynccontextmanager
     async def unless_asked(self, limit_s: float) -> AsyncIterator[None]:
-        """Break off what is inside when the end is asked for: raises `Stopped`, or TimeoutError."""
+        """Interrupt a block: raises `Stopped` when the job is stopped, or TimeoutError."""
         try:
             async with asyncio.timeout(limit_s) as limit:
 
                 def cut(_: asyncio.Future[StopReason]) -> None:
-                    if inside:  # it may be called on when what is inside has just ended
+                    if inside:  # it may be called when the block has just ended
                         limit.reschedule(self._loop.time())
 
                 inside = True

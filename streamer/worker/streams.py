@@ -15,9 +15,9 @@ __all__ = ["connected"]
 def connected(
     job: ResolvedJob, step: Step, pump: OutputPump, held: contextlib.ExitStack
 ) -> tuple[Stdio, InputFeed | None]:
-    """Make the program's descriptors; return them and what feeds its input, if it has any.
+    """Create the program's descriptors; return them, and the feed of its input, if it has any.
 
-    `held` closes what is left of them.
+    `held` closes those that are not closed otherwise.
     """
     compiling = step.phase is Phase.COMPILE
     given = step.stdin or None if compiling else job.stdin

@@ -1,4 +1,4 @@
-"""Look whether this host has what the languages need."""
+"""Find out whether this host has the tools that the languages need."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Tool", "find_tool", "missing_path", "missing_tools"]
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """The program that a runtime starts with on this host: `path`, or the `reason` for none."""
+    """The tool of a runtime on this host: its `path`, or the `reason` why it is missing."""
 
     name: str
     path: str | None
@@ -22,10 +22,10 @@ class Tool:
 
 
 def find_tool(runtime: Runtime, path: str) -> Tool:
-    """Look in `path` for what compiles and runs programs of the language.
+    """Look in `path` for the tools that compile and run programs of the language.
 
-    `path` is the jobs' PATH, not the service's: what only a version manager's shim in
-    somebody's home provides is not there for a job.
+    `path` is the PATH of the jobs, not that of the service: jobs cannot use a version manager's
+    shim in a user's home.
     """
     first = Tool(runtime.run[0], None)
     for command in (runtime.run, runtime.compile):
@@ -41,7 +41,7 @@ def find_tool(runtime: Runtime, path: str) -> Tool:
 
 
 def missing_tools(runtimes: Mapping[str, Runtime], path: str) -> dict[str, str]:
-    """Return why runtimes cannot be used on this host, by name; those that can are not in it."""
+    """Return the runtimes that cannot be used on this host, with the reasons."""
     reasons = {
         name: missing_path(runtime) or find_tool(runtime, path).reason
         for name, runtime in runtimes.items()
@@ -50,7 +50,7 @@ def missing_tools(runtimes: Mapping[str, Runtime], path: str) -> dict[str, str]:
 
 
 def missing_path(runtime: Runtime) -> str:
-    """Return which path of the configuration is not there, with its key, or nothing."""
+    """Return a message about a path of the runtime that does not exist, or ``""``."""
     for path in runtime.read_only:
         if not Path(path).exists():
             return f"runtimes.{runtime.name}.read_only: {path} does not exist on this host"

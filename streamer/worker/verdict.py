@@ -1,4 +1,4 @@
-"""Tell how a job ended, from how its programs ended and from what was asked of it."""
+"""Decide the verdict of a job, from how its programs ended and why it was stopped."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from streamer.sandbox.shape import RunEnd
 __all__ = ["JobEnd", "StopReason", "reason_of"]
 
 StopReason = Literal["cancelled", "wall_time", "output_limit", "shutting_down", "lost"]
-"""Why this process ends a job."""
+"""Why the service stops a job."""
 
 
 def reason_of(end: RunEnd, stopped: StopReason | None, *, over_output: bool) -> StopReason | Reason:
-    """Tell why a program ended: by itself, by a limit of the tree, or by us.
+    """Return why a program ended: by itself, at a limit of the process tree, or by a stop.
 
-    `stopped` is what was asked before its end: what comes later changes nothing. The rest of the
-    output behind `over_output` may be read later all the same, since it was written before.
+    `stopped` is the reason of a stop before its end; later ones have no effect. The output that
+    makes it `over_output` may be read later, since it was written before.
     """
     if end.cause is not None and end.cause != "killed":
         return end.cause
@@ -34,18 +34,18 @@ def reason_of(end: RunEnd, stopped: StopReason | None, *, over_output: bool) -> 
 
 @dataclass(slots=True)
 class JobEnd:
-    """What the programs of a job came to, one after another."""
+    """The sum of the ends of a job's programs."""
 
     phase: PhaseName
     status: int | None = None
-    """The wait status of the last one; None if none has run."""
+    """The wait status of the last program; None if none has run."""
     wall_us: int = 0
     cpu_us: int = 0
     peak_bytes: int = 0
     measured: bool = True
 
     def add(self, end: RunEnd, phase: PhaseName) -> None:
-        """Take the end of one more."""
+        """Add the end of one more program."""
         self.phase = phase
         self.status = end.status
         self.wall_us += end.wall_us

@@ -1,4 +1,4 @@
-"""Write the events of a running job to its lease, at the pace at which its log takes them."""
+"""Write the events of a running job to its lease, as fast as its log accepts them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["Writer"]
 
 
 class Writer:
-    """Writes what comes before the terminal event. Each answer of the engine has a bound."""
+    """Writes the events before the terminal one. Each wait for the engine has a time limit."""
 
     def __init__(self, lease: Lease) -> None:
         self._lease = lease
         self.program_ended = asyncio.Event()
-        """Set while no program runs that could be slowed down."""
+        """Set while no program runs that would have to be slowed down."""
 
     def elapsed_ms(self) -> int:
         """Return how long ago the job was accepted."""
@@ -29,22 +29,22 @@ class Writer:
     async def state(
         self, state: Literal["preparing", "compiling", "running"], policy: str | None = None
     ) -> None:
-        """Tell what the job does now, and what confines it."""
+        """Record the job's state, and the digest of its policy."""
         async with asyncio.timeout(ENGINE_TIMEOUT_S):
             await self._lease.state(state, policy)
 
     async def write(self, events: Sequence[JobEvent]) -> None:
-        """Append events, and return when more may come."""
+        """Append events, and return when the log can take more."""
         async with asyncio.timeout(ENGINE_TIMEOUT_S):
             await self._lease.append([encode(event) for event in events])
         if self._lease.full and not self.program_ended.is_set():
             # Nothing is read meanwhile, so the program's writes block, at most until its wall
-            # limit; a dead one has little left.
+            # time limit; a dead program has little output left.
             await _first_of(self._lease.room(), self.program_ended.wait())
 
 
 async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
-    """Wait for one of several things and give up the others."""
+    """Wait for the first of several coroutines and cancel the others."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,7 @@
-"""The engine of one process: jobs and their logs in its memory."""
+"""The memory engine: jobs and their logs in the memory of one process.
+
+Only `compose` and the tests import it.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Take turns among tenants: round robin between them, first come first served within one.
+"""The queue: round robin between tenants, first come first served within one tenant.
 
-A tenant that floods the queue waits behind itself, not in front of the others. Each job has a
-weight in bytes, and the queue knows the sum, of all and of each tenant.
+A tenant that floods the queue delays only itself. Each job has a weight in bytes, and the queue
+knows the sums for each tenant and in total.
 """
 
 from __future__ import annotations
@@ -13,35 +13,34 @@ __all__ = ["FairQueue"]
 
 
 class FairQueue:
-    """The ids of waiting jobs. What does not walk over them takes constant time."""
+    """The ids of waiting jobs. Methods take constant time unless they walk over jobs."""
 
     def __init__(self) -> None:
-        # OrderedDict, as the first key of a plain dict that lost many is slow to find.
+        # OrderedDict: finding the first key of a plain dict is slow after many deletions.
         self._ring: OrderedDict[str, OrderedDict[str, int]] = OrderedDict()
         self._weights: Counter[str] = Counter()
         self._length = 0
         self.weight = 0
-        """What all of them weigh."""
+        """The sum of all weights."""
 
     def __len__(self) -> int:
         return self._length
 
     def count(self, tenant: str) -> int:
-        """Return how many of the tenant's jobs wait."""
         return len(self._ring.get(tenant, ()))
 
     def weight_of(self, tenant: str) -> int:
-        """Return what the tenant's jobs weigh."""
+        """Return the sum of the weights of the tenant's jobs."""
         return self._weights[tenant]
 
     def push(self, tenant: str, job_id: str, weight: int) -> None:
-        """Add a job behind its tenant's others; a tenant new here has the last turn."""
+        """Add a job behind those of its tenant; a new tenant gets the last turn."""
         self._ring.setdefault(tenant, OrderedDict())[job_id] = 0
         self._length += 1
         self.add_weight(tenant, job_id, weight)
 
     def add_weight(self, tenant: str, job_id: str, weight: int) -> None:
-        """Have a job that waits weigh more."""
+        """Increase the weight of a waiting job."""
         self._ring[tenant][job_id] += weight
         self._weights[tenant] += weight
         self.weight += weight
@@ -49,10 +48,10 @@ class FairQueue:
     def pop(
         self, held: Container[str] = (), wanted: Callable[[str], bool] | None = None
     ) -> str | None:
-        """Take the job whose turn it is, of a tenant that is not held; None if there is none.
+        """Remove and return the next job of a tenant that is not in `held`; None if there is none.
 
-        With `wanted` it is the first of its tenant's that is. A tenant of whom none is taken keeps
-        its turn.
+        With `wanted`, the first of the tenant's jobs that is wanted. A tenant without such a job
+        keeps its turn.
         """
         for tenant, line in self._ring.items():
             if tenant in held:
@@ -65,7 +64,7 @@ class FairQueue:
         return None
 
     def remove(self, tenant: str, job_id: str) -> None:
-        """Take a job out of its turn. Raises KeyError if it does not wait."""
+        """Remove a job. Raises KeyError if it does not wait."""
         line = self._ring[tenant]
         weight = line.pop(job_id)
         self._length -= 1
@@ -75,9 +74,9 @@ class FairQueue:
             del self._ring[tenant], self._weights[tenant]
 
     def position(self, tenant: str, job_id: str) -> int:
-        """Return how many `pop`s from now the job is taken, from 1, if no tenant is held."""
+        """Return after how many `pop`s the job is taken, from 1, if no tenant is held."""
         line = self._ring[tenant]
-        # A job that was just pushed is the common question, and is found at once.
+        # Usually the job was just pushed; it is found at once.
         ahead = len(line) - 1 if next(reversed(line)) == job_id else list(line).index(job_id)
         if ahead == 0 and next(reversed(self._ring)) == tenant:
             return len(self._ring)
@@ -85,13 +84,13 @@ class FairQueue:
         turns = ahead + 1
         for other, others in self._ring.items():
             if other == tenant:
-                turns = ahead  # those behind us in the ring have had one turn less
+                turns = ahead  # tenants behind this one in the ring have had one turn less
             else:
                 place += min(len(others), turns)
         return place
 
     def in_order(self) -> Iterator[str]:
-        """Yield the jobs in the order of their turns, as long as nothing is pushed or taken."""
+        """Yield the jobs in the order of their turns; do not change the queue meanwhile."""
         lines = [iter(line) for line in self._ring.values()]
         while lines:
             going = []

@@ -1,4 +1,4 @@
-"""Remember the idempotency keys of jobs whose records are gone, so that none of them runs twice."""
+"""The idempotency keys of jobs whose records are gone, so that no job runs twice."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ __all__ = ["ForgottenKeys", "other_request"]
 
 
 def other_request(key: str) -> Conflict:
-    """Return the refusal of a key that came with another request before."""
+    """Return the error for a key that was used with another request before."""
     return Conflict(
-        f"the idempotency key {quoted(key)} came with another request before: use a new key for a "
-        "new job"
+        f"the idempotency key {quoted(key)} was used with another request before: use a new key "
+        "for a new job"
     )
 
 
 class ForgottenKeys:
-    """Keys for `keep_s` after they came first, `most` of them.
+    """At most `most` keys, each for `keep_s` after its first use.
 
-    Beyond it the oldest goes; but of a tenant that has more than half of them its own oldest, so
-    that it cannot make the jobs of the others run twice. Each takes about 450 bytes, whatever its
-    length.
+    If there are too many the oldest is dropped; but if one tenant has more than half of them, its
+    own oldest, so that it cannot make the jobs of others run twice. Each key takes about 450 bytes,
+    whatever its length.
     """
 
     def __init__(self, keep_s: float, most: int, clock: Callable[[], float]) -> None:
@@ -39,7 +39,7 @@ class ForgottenKeys:
         return len(self._keys)
 
     def add(self, tenant: str, key: str, digest: bytes, came_at: float) -> None:
-        """Remember the key of a job that is forgotten now."""
+        """Remember the key of a job whose record is being deleted."""
         until = came_at + self._keep_s
         if until > self._clock():
             name = _name(tenant, key)
@@ -52,10 +52,10 @@ class ForgottenKeys:
     def check(self, tenant: str, idempotency: Idempotency) -> None:
         """Refuse a key whose job is gone.
 
-        Raises `Gone`, or `Conflict` when it came with another request.
+        Raises `Gone`, or `Conflict` if it was used with another request.
         """
         now = self._clock()
-        # About in the order of their times: what is out of it goes when it is asked for.
+        # Roughly in the order of their times; a key out of order is dropped when it is looked up.
         while self._keys and next(iter(self._keys.values()))[2] <= now:
             self._drop(next(iter(self._keys)))
         name = _name(tenant, idempotency.key)
@@ -66,8 +66,8 @@ class ForgottenKeys:
             raise other_request(idempotency.key)
         else:
             raise Gone(
-                f"the job of the idempotency key {quoted(idempotency.key)} ran and is not kept any "
-                "more; use a new key to run it again"
+                f"the job of the idempotency key {quoted(idempotency.key)} ran and is no longer "
+                "kept; use a new key to run it again"
             )
 
     def _drop(self, name: bytes) -> None:

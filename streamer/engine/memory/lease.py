@@ -1,4 +1,4 @@
-"""One job in the hands of one worker of this process."""
+"""The lease of one job to the worker of this process."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = ["MemoryLease"]
 class MemoryLease:
     """One claimed job; see `streamer.engine.interface.Lease`.
 
-    Signals and input are handed out once the job is compiling or running: before that there is no
-    program to take them.
+    Signals and input are passed on once the job is compiling or running: before that there is no
+    program.
     """
 
     def __init__(
@@ -39,7 +39,6 @@ class MemoryLease:
 
     @property
     def job(self) -> ResolvedJob:
-        """The job to run."""
         return self._job
 
     @property
@@ -57,11 +56,9 @@ class MemoryLease:
 
     @property
     def full(self) -> bool:
-        """Whether the program has to be held before it writes more."""
         return self._retention.full(self._record)
 
     async def room(self) -> None:
-        """Wait until the program may write more."""
         await self._retention.room(self._record)
 
     async def state(
@@ -73,13 +70,13 @@ class MemoryLease:
         self._inbox.news.set()
 
     async def finish(self, events: Sequence[tuple[str, bytes]]) -> bool:
-        """End the job with these events; False if it was over or is not ours any more.
+        """End the job with these events; False if it was over or the lease was lost.
 
         Raises ValueError unless the last of them, and no other, is terminal.
         """
         terminal = [kind in TERMINAL_KINDS for kind, _ in events]
         if sum(terminal) != 1 or not terminal[-1]:
-            raise ValueError("Lease.finish takes one terminal event, and takes it last")
+            raise ValueError("Lease.finish needs exactly one terminal event, as the last one")
         if not self._held:
             return False
         self._given_up = True
@@ -88,7 +85,7 @@ class MemoryLease:
         return True
 
     async def control(self) -> AsyncIterator[Control]:
-        """Yield what is asked of the job; after `Lost` nothing more comes."""
+        """Yield requests for the job; `Lost` is the last one."""
         told = False
         while True:
             self._inbox.news.clear()
@@ -105,7 +102,7 @@ class MemoryLease:
             yield Lost()
 
     async def inputs(self) -> AsyncIterator[Input | Eof]:
-        """Yield the program's standard input, to its end or that of the job."""
+        """Yield the program's standard input, until its end or the end of the job."""
         item: Input | Eof | None = None
         while not isinstance(item, Eof):
             self._inbox.news.clear()

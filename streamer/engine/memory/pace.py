@@ -1,4 +1,4 @@
-"""Estimate how long jobs wait, from how long the last ones ran."""
+"""Estimate how long jobs wait, from the duration of the last ones."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import Final
 __all__ = ["Pace"]
 
 RUNS: Final = 64
-"""The mean is over so many runs: enough to be calm, few enough to follow a change."""
+"""The number of runs in the mean: enough to be stable, few enough to follow changes."""
 
 
 class Pace:
-    """How fast a queue moves that is served by a number of places."""
+    """How fast a queue with a number of places moves."""
 
     def __init__(self, places: int) -> None:
         self._places = places
         self._runs: deque[float] = deque(maxlen=RUNS)
 
     def ran(self, seconds: float) -> None:
-        """Take note of how long a job had its place."""
+        """Record how long a job had its place."""
         self._runs.append(seconds)
 
     def wait_s(self, jobs: int, running: Collection[float]) -> float:
-        """Return how long it takes until so many jobs have got a place, beside `running`.
+        """Return how long it takes until this many jobs have got a place.
 
-        Those are the ages of the jobs that run. No job waits while there is a free place.
+        `running` are the ages of the running jobs. No job waits while a place is free.
         """
         if len(running) < self._places:
             return 0.0
-        # Jobs that have run for longer than the last ones did are news.
+        # Running jobs that are older than the mean show that it is too low.
         mean_s = max(_mean(self._runs), _mean(running))
         return jobs * mean_s / self._places
 

@@ -1,4 +1,4 @@
-"""Weigh jobs: about how many bytes of this process's memory one takes."""
+"""Estimate the memory that a job takes in this process, in bytes."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ RECORD_BYTES: Final = 1536
 1.3 kB measured; tests/engine/test_weight.py measures again."""
 
 OPEN_BYTES: Final = 2048
-"""What a job that is not over takes besides: its inbox, its turn. 1.7 kB measured."""
+"""What a job that is not over takes in addition: its inbox, its turn. 1.7 kB measured."""
 
 PLAIN: Final = frozenset({bytes, int, float, bool, type(None)})
-"""What holds nothing else."""
+"""Types that contain no other objects."""
 
 BLOCK_BYTES: Final = 16
-"""Allocators round up to it, and what is large has a header of as much (malloc(3))."""
+"""Allocators round up to it, and large blocks have a header of this size (malloc(3))."""
 
 
 def weight_of(job: ResolvedJob, idempotency: Idempotency | None) -> int:
-    """Return what a job takes in memory, besides its log, until it is over."""
+    """Return the memory of a job without its log, until it is over."""
     return RECORD_BYTES + OPEN_BYTES + weigh(job) + weigh(idempotency)
 
 
 def weigh(value: object) -> int:
-    """Return how much memory a value takes, with everything in it.
+    """Return the memory of a value, with everything in it.
 
-    What several jobs share is counted for each of them: rather too much than too little.
+    Objects that several jobs share are counted for each of them: better too much than too little.
     """
     size = sys.getsizeof(value) + BLOCK_BYTES
     kind = type(value)
-    if kind not in PLAIN:  # as most are: there are some seventy in a small job
+    if kind not in PLAIN:  # most are plain: a small job has some seventy
         size += _inside(value, kind)
     return size
 
 
 def _inside(value: object, kind: type) -> int:
     if isinstance(value, str):
-        # Encoding it as JSON leaves its UTF-8 form with it (PyUnicode_AsUTF8AndSize).
+        # After encoding it as JSON a str keeps its UTF-8 form (PyUnicode_AsUTF8AndSize).
         return 0 if value.isascii() else len(value.encode("utf-8", "surrogatepass"))
     if isinstance(value, bytes | int | float):
         return 0
