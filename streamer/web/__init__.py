@@ -1,4 +1,4 @@
-"""The HTTP interface: routes by subject, and what they parse and answer.
+"""The HTTP interface: routes by subject, parsing, responses, and `streamer serve`.
 
 Imports the jobs half and the event streams, never the worker.
 """

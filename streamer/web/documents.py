@@ -1,7 +1,7 @@
-"""Send large documents as what they are: bytes that a slow client makes us hold.
+"""Send large documents within the limits for unsent bytes of slow clients.
 
-aiohttp writes a body at once and then waits, without a limit of time, until the client has taken
-it. A job's record may have megabytes of output, and a list as much metadata.
+aiohttp writes a body at once and then waits, without a time limit, until the client has read it. A
+job's record may have megabytes of output, and a list as much metadata.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from streamer.sse.sessionmap import SessionMap
 __all__ = ["large_documents"]
 
 LARGE_BYTES: Final = 64 * 1024
-"""A smaller one finds room in the connection's own buffer."""
+"""A smaller document fits into the connection's buffer."""
 
 
 def large_documents(sessions: SessionMap) -> Middleware:
-    """Return a middleware that sends large bodies under the bounds of `sessions` on slow clients.
+    """Return a middleware that sends large bodies within the limits of `sessions` for slow clients.
 
-    They are no readers: only what their clients have yet to take is counted.
+    They do not count as readers: only their unsent bytes are counted.
     """
     sending = SessionMap(sessions.options, max_sessions=None, outgoing=sessions.outgoing)
 
@@ -41,7 +41,7 @@ def large_documents(sessions: SessionMap) -> Middleware:
         stream.set_status(response.status)
         stream.content_length = len(body)
         source = BodySource(body)
-        del response, body  # the source is what holds it
+        del response, body  # only the source has a reference now
         await sending.send(request, stream, (), source)
         return stream
 

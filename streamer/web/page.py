@@ -1,9 +1,9 @@
-"""Serve the playground: one page at ``/`` and its assets, and nothing they do not name.
+"""Serve the playground: one page at ``/`` and its assets.
 
-The page is hand-written and has no part from elsewhere. Its policy lets it load its own
-scripts and styles, speak to its own origin and do nothing else, so that even a mistake
-in it cannot turn a program's output into markup or send it away. All its addresses are
-relative: it works below any prefix at which the service is mounted.
+The page is hand-written and has no third-party parts. Its policy allows only its own scripts and
+styles and connections to its own origin, so that even a bug in it cannot turn a program's output
+into markup or send it elsewhere. All its links are relative: it works below any prefix at which the
+service is mounted.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ _ASSETS: Final = {
 
 _HEADERS: Final = {
     hdrs.CACHE_CONTROL: "no-cache",
-    # The trusted-types pair makes the browser refuse every way from text to markup.
+    # With the trusted-types pair the browser refuses to turn text into markup.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
         "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
         "require-trusted-types-for 'script'; trusted-types 'none'"
     ),
-    # The address of the page may hold the id of a job, which is all it takes to read it.
+    # The page's URL may contain the id of a job, which gives access to the job.
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
 
 
 def page_routes() -> list[web.RouteDef]:
-    """Return the routes of the page; its files are read now, once."""
+    """Return the routes of the page; its files are read once, now."""
     return [
         web.get("/", _serve("index.html", "text/html")),
-        # A mounted application's "/" is "/prefix/", and its "" is "/prefix": the page's relative
-        # addresses need the slash. Where nothing is mounted, "" is "/" and so must come second.
+        # In a mounted application "/" is "/prefix/", and "" is "/prefix": the page's relative
+        # links need the slash. If it is not mounted, "" is "/" and so must come second.
         web.get("", _add_slash),
         *(
             web.get(f"/static/playground/{name}", _serve(name, content_type))
@@ -60,7 +60,7 @@ def page_routes() -> list[web.RouteDef]:
 
 
 async def _add_slash(request: web.Request) -> web.Response:
-    # Relative, for a proxy in front may add a prefix; "./", for a name may hold a colon.
+    # Relative, since a proxy may add a prefix; with "./", since a name may contain a colon.
     raise web.HTTPTemporaryRedirect(f"./{request.rel_url.raw_name}/")
 
 

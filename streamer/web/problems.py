@@ -1,4 +1,4 @@
-"""Answer errors as problem documents (RFC 9457), whoever raised them."""
+"""Answer errors with problem documents (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ CODES: Final = {
     413: "payload_too_large",
     429: "rate_limited",
 }
-"""The codes of what aiohttp's router, or a middleware of the host's, has raised."""
+"""The codes for exceptions of aiohttp's router or of the host's middlewares."""
 
 
 @web.middleware
 async def problems(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Turn what is raised into an answer; nothing internal gets out."""
+    """Turn exceptions into responses that reveal nothing internal."""
     response = await _answered(request, handler)
     leave_packed(request, response)
     return response
 
 
 def leave_packed(request: web.Request, response: web.StreamResponse) -> None:
-    """Have the connection end with an answer to a compressed body that was not read to its end.
+    """Close the connection after the response if a compressed body was not read to its end.
 
-    aiohttp would unpack the rest to throw it away: a thousand times what comes, in one step.
+    aiohttp would decompress the rest to discard it: up to a thousand times its size, in one step.
     """
     if hdrs.CONTENT_ENCODING in request.headers and not request.content.is_eof():
         request.content.feed_eof()
@@ -51,7 +51,7 @@ def leave_packed(request: web.Request, response: web.StreamResponse) -> None:
 async def _answered(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    # As it was sent: a decoded path may hold the end of a log line, and a query a token.
+    # As it was sent: a decoded path may contain a newline, and a query a token.
     asked = f"{request.method} {request.rel_url.raw_path}"
     try:
         return await handler(request)
@@ -60,7 +60,7 @@ async def _answered(
             log.error("%s: %s", asked, error)
         response = answer(error)
         if request.content.exception() is not None:
-            response.force_close()  # where a broken body ends nobody knows
+            response.force_close()  # the end of a broken body is unknown
         return response
     except web.HTTPException as error:
         if error.status < 400 or error.content_type == "application/problem+json":
@@ -77,7 +77,7 @@ def _converted(request: web.Request, error: web.HTTPException) -> web.Response:
     converted = CallerError(said, code=code)
     converted.status = error.status
     response = answer(converted)
-    # What it said besides is the host's: Allow, WWW-Authenticate, Retry-After, a cookie.
+    # Keep the host's headers: Allow, WWW-Authenticate, Retry-After, cookies.
     for name, value in error.headers.items():
         if name not in (hdrs.CONTENT_TYPE, hdrs.CONTENT_LENGTH):
             response.headers.add(name, value)
@@ -85,7 +85,7 @@ def _converted(request: web.Request, error: web.HTTPException) -> web.Response:
 
 
 def answer(error: StreamerError) -> web.Response:
-    """Return the problem document of an error as a response."""
+    """Return the response with an error's problem document."""
     headers: CIMultiDict[str] = CIMultiDict()
     if isinstance(error, CapacityError):
         headers[hdrs.RETRY_AFTER] = str(max(1, round(error.retry_after_s)))

@@ -12,11 +12,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Nothing that opens something else than a file or a folder by its name. */
+/* Only flags that open a file or a folder by its name. */
 enum { OPEN_FLAGS = O_ACCMODE | O_CREAT | O_EXCL | O_TRUNC | O_APPEND | O_DIRECTORY };
 
-/* 'N' u16 port: listen on it on the loopback of this network namespace, and hand the socket
- * to the service with an 'L': whoever connects to it here is served there. */
+/* 'N' u16 port: listen on it on the loopback of this network namespace, and send the socket to the
+ * service with an 'L': the service serves what connects to it here. */
 int hand_out_listener(const unsigned char *data, size_t size)
 {
     static const unsigned char frame[5] = {1, 0, 0, 0, 'L'};
@@ -38,8 +38,8 @@ int hand_out_listener(const unsigned char *data, size_t size)
     return done;
 }
 
-/* By no link, and to nowhere outside, whatever the job does to the path meanwhile. Without waiting:
- * a job may have laid a pipe there, or hold a lease on the file. */
+/* Follow no link and stay inside, whatever the job does to the path meanwhile. Do not block: a job
+ * may have put a pipe there, or hold a lease on the file. */
 static int open_beneath(const char *path, uint32_t flags, uint32_t mode)
 {
     struct open_how how = {.flags = flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK,

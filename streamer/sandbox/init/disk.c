@@ -11,8 +11,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* So many walks in a row may not see all before that counts as over the limit: folders come, go
- * and move while a program works. A second is too short for much, and nobody needs that often. */
+/* So many walks in a row may be incomplete before that counts as over the limit: folders appear,
+ * vanish and move while a program works, but not for a second without pause. */
 enum { BLIND_WALKS = 5, SEEN = S_IRUSR | S_IXUSR };
 
 struct level {
@@ -81,13 +81,13 @@ static void count_entries(int folder, struct level *level)
     closedir(entries);
 }
 
-/* Open a folder, also one that its owner, who is the job and so are we, has closed to himself. */
+/* Open a folder, also one that its owner (the job's user, which is ours too) has made inaccessible. */
 static int open_folder(int parent, const char *name, struct level *level)
 {
     struct stat at;
     if (fstatat(parent, name, &at, AT_SYMLINK_NOFOLLOW) || !S_ISDIR(at.st_mode)
         || at.st_dev != level->device)
-        return -1; /* gone, or something else by now */
+        return -1; /* it is gone or was replaced */
     if ((at.st_mode & SEEN) != SEEN && at.st_uid == geteuid()
         && !fchmodat(parent, name, (at.st_mode & 07777) | SEEN, 0)) {
         level->closed = at.st_mode & 07777;
@@ -173,7 +173,7 @@ static void walk(int folder, struct level *level)
 
 int workspace = -1;
 
-/* Before a program runs: it could close the folder to itself, and so to us. */
+/* Called before a program runs, which could make the folder inaccessible, also for us. */
 void keep_workspace(void)
 {
     workspace = open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);

@@ -1,4 +1,4 @@
-/* The end of a program, by itself or by us, with all that it started. */
+/* The end of a program, by itself or by us, with everything it started. */
 #define _GNU_SOURCE
 #include "init.h"
 
@@ -42,7 +42,7 @@ static int signal_descendants(int number)
     struct dirent *entry;
     int running = 0;
     if (!proc) {
-        check_sight(); /* or we would wait for what we cannot find to kill */
+        check_sight(); /* otherwise we would wait for processes that we cannot see and kill */
         return 0;
     }
     while ((entry = readdir(proc))) {
@@ -155,9 +155,9 @@ void finish_job(unsigned char cause)
     report_end();
 }
 
-/* The program has ended. What it left may still write what it was given to write (the filters
- * of a pipe, `tee`): the service, which has the other ends of the pipes, is told with a 'W', and
- * says with a 'K' when nobody holds them any more or the time for it is over. */
+/* The program has ended. Processes that it left may still write (filters behind a pipe, `tee`):
+ * the service, which has the other ends of the pipes, is notified with a 'W', and answers with a
+ * 'K' when nobody holds the pipes any more or the time for it is over. */
 void end_or_linger(void)
 {
     siginfo_t info;
@@ -169,7 +169,7 @@ void end_or_linger(void)
     }
 }
 
-/* The estimate is a matter of chance, so it must be far over the limit. */
+/* The estimate depends on chance, so it must be far over the limit. */
 static int cpu_is_used_up(uint64_t living_us)
 {
     return job.reaped_us + living_us > job.cpu_limit_us || job.seen_us > job.cpu_limit_us

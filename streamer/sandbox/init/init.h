@@ -51,7 +51,7 @@ int tell_use(const unsigned char *data, size_t size);
 extern struct job {
     pid_t pid;               /* the program, or 0 */
     int ended;               /* it was reaped: `status` holds */
-    int lingering;           /* it has ended, and what it left may go on for a moment */
+    int lingering;           /* it has ended; what it left may run for a moment more */
     int status;
     unsigned char cause;     /* '-', or why we ended it: 'c' CPU, 'm' memory,
                               * 'd' disk, 'k' told to */

@@ -22,8 +22,8 @@ static int lost; /* errno of the first file that could not be written: no progra
 
 static uint32_t inodes_left; /* files and folders that may still be made */
 
-/* 'Q' u32 files and folders that may be made together: before the first of them, since a short name
- * can stand for many folders, and nobody else counts them in time. */
+/* 'Q' u32 files and folders that may be created together: sent before the first file, since a
+ * short name can need many folders, and nothing else counts them in time. */
 int keep_quota(const unsigned char *data, size_t size)
 {
     if (size != 4 || job.pid) {
@@ -49,7 +49,7 @@ static void close_file(void)
 }
 
 /* 'F' u32 mode, path NUL, content; 'A' content for the file before. The service has
- * checked the path; no program has run yet, so there is no link to be led astray by. */
+ * checked the path; no program has run yet, so there are no symbolic links. */
 static int put_file(unsigned char type, unsigned char *data, size_t size)
 {
     size_t done = 0;
@@ -88,7 +88,7 @@ static int put_file(unsigned char type, unsigned char *data, size_t size)
     return 1;
 }
 
-/* The files come without a pause, so the answer is to 'C'; after a failure the rest is skipped. */
+/* Files are not answered one by one, but by the answer to 'C'; after a failure the rest is skipped. */
 void take_file(unsigned char type, unsigned char *data, size_t size)
 {
     if (!lost && !put_file(type, data, size))
@@ -130,7 +130,7 @@ int keep_mounts(unsigned char *data, size_t size)
 static void limit(int resource, uint64_t soft, uint64_t hard)
 {
     struct rlimit now;
-    /* A host limit below ours stays: raising it is not ours to do. */
+    /* A limit of the host that is below ours stays: we must not raise it. */
     if (!getrlimit(resource, &now) && now.rlim_max != RLIM_INFINITY && hard > now.rlim_max)
         hard = now.rlim_max;
     struct rlimit wanted = {soft < hard ? soft : hard, hard};
@@ -191,7 +191,7 @@ static void become_program(struct program *p, const int fds[3])
         if (dup2(fds[i], i) < 0)
             _exit(125);
     syscall(SYS_close_range, 3, ~0U, 0);
-    /* Out of memory, the kernel shall take the program and not us: we tell the verdict.
+    /* Out of memory, the kernel must kill the program and not us: we report the verdict.
      * Our own /proc files are root's while we are not dumpable, and a program is. */
     prctl(PR_SET_DUMPABLE, 1);
     int score = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
@@ -220,7 +220,7 @@ static void become_program(struct program *p, const int fds[3])
 /* Start a program in a session that is not ours. The kernel may share the processors out among
  * sessions (sched(7), "autogroup"): in ours its processes could keep us from running, and so from
  * watching its limits. A process that ends at once makes the session, and the program as our child
- * (CLONE_PARENT); by vfork(2), so that what it knows we know. */
+ * (CLONE_PARENT); with vfork(2), so that it shares our memory. */
 static pid_t start_program(struct program *p, const int fds[3])
 {
     volatile pid_t program = -1;

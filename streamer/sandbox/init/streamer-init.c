@@ -62,7 +62,7 @@ static void handle(unsigned char type, unsigned char *data, size_t size)
     case 'B':
         if (!keep_filter(data, size)) {
             tell_failure('b');
-            end_all(); /* a program may be asked for already: none runs without it */
+            end_all(); /* a request to run a program may follow: none may run without the filter */
             _exit(125);
         }
         break;
@@ -122,7 +122,7 @@ static void handle_frames(void)
     in.used -= at;
 }
 
-/* Every 50 ms in the mean. Not evenly: a job could run just between two looks. */
+/* Every 50 ms on average, at random: otherwise a job could run just between two looks. */
 static uint64_t next_look(uint64_t now_us)
 {
     struct timespec now;
@@ -176,7 +176,7 @@ static int serve(void)
     for (;;) {
         struct pollfd on[2] = {{CONTROL, POLLIN, 0}, {children, POLLIN, 0}};
         uint64_t now_us = microseconds(CLOCK_MONOTONIC);
-        /* Whatever else there is to do must not put it off: orphans may end all the time. */
+        /* Do this first: orphans may end all the time, which must not delay it. */
         if (!job.pid)
             look_us = 0;
         else if (!look_us)

@@ -22,13 +22,13 @@ uint64_t microseconds(clockid_t clock)
     return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
 }
 
-/* A process of the same user may set the limits of another, ours too (prlimit(2)): without
- * descriptors we would see no usage. The filter denies that where there is one; in any case who
- * cannot look does not go on. */
+/* A process of the same user may set the limits of another, also ours (prlimit(2)): without
+ * descriptors we would see no usage. The filter denies it, if there is one; in any case an init
+ * that cannot check the usage exits. */
 void check_sight(void)
 {
     if (errno == EMFILE)
-        die("cannot look at what the job uses"); /* and it dies with us */
+        die("cannot look at what the job uses"); /* the job dies with us */
 }
 
 static ssize_t slurp(const char *pid, const char *name, char *into, size_t room)
@@ -65,7 +65,7 @@ int read_stat(const char *pid, struct stat_line *found)
     found->own_us = (user + system) * tick_us;
     found->children_us = (child_user + child_system) * tick_us;
     found->started_us = start * tick_us;
-    /* Less than a tick reads as nothing there; here it is nanoseconds. */
+    /* /proc/PID/stat counts in ticks; this clock has nanoseconds. */
     if (!found->own_us && slurp(pid, "schedstat", text, sizeof text) > 0
         && sscanf(text, "%llu", &ran) == 1)
         found->own_us = ran / 1000;
@@ -102,16 +102,16 @@ static int living_thread(const char *pid, char *into, size_t room)
 
 /* All but mapped files: what a program may share with its children (MAP_SHARED) is memory
  * too, and so are its page tables. With `exact`, shared pages are divided among their users,
- * so that forked workers do not count their common pages many times over; a process that
- * made itself undumpable cannot be asked, and has only itself to blame.
- * What is in swap counts as well: a program may move its own pages there (MADV_PAGEOUT). */
+ * so that the common pages of forked workers are not counted many times; for a process that
+ * made itself undumpable this is impossible, and its shared pages count in full.
+ * Swap counts as well: a program may move its own pages there (MADV_PAGEOUT). */
 static void memory_of(const char *pid, int exact, struct usage *used)
 {
     char text[4096], thread[48];
     if (slurp(pid, "status", text, sizeof text) <= 0)
         return;
     if (!strstr(text, "\nRssAnon:")) {
-        /* Its first thread has ended, and with it went what /proc tells here of all of them. */
+        /* Its first thread has ended; then /proc has no memory here for the other threads. */
         if (!living_thread(pid, thread, sizeof thread))
             return;
         pid = thread;
@@ -132,10 +132,10 @@ static void memory_of(const char *pid, int exact, struct usage *used)
 
 /* ---- processes that nobody reaps ------------------------------------------------------ */
 
-/* A child whose parent ignores SIGCHLD vanishes and is counted to nobody (wait(2), notes), so
- * we add up what we see of each process. That is too little by what it does after our last
- * look, and nothing of one that we never saw. So we also estimate: of those that live for
- * less than the time between two looks we see one in a few, and take it for all of them. */
+/* A child whose parent ignores SIGCHLD vanishes and is counted nowhere (wait(2), notes), so we
+ * add up what we see of each process. That misses what it does after our last look, and
+ * processes that we never see. So we also estimate: of processes that live for less than the
+ * time between two looks we see one in a few, and extrapolate from it. */
 static struct seen {
     pid_t pid;
     uint64_t started_us, own_us;
@@ -258,7 +258,7 @@ static uint64_t ipc_memory(uint64_t enough)
 
 static int ipc_is_ours;
 
-/* A namespace of our own begins with nothing in it; what is in another is not the job's. */
+/* A new namespace begins empty; objects in the host's namespace do not belong to the job. */
 void look_at_ipc(void)
 {
     ipc_is_ours = ipc_memory(0) == 0;
@@ -278,8 +278,7 @@ static uint64_t tmpfs_bytes(const struct statfs *fs)
     return (uint64_t)(fs->f_blocks - fs->f_bfree) * (uint64_t)fs->f_bsize;
 }
 
-/* A mount of the sandbox's own. One that is not there holds nothing: wrappers differ in that
- * between hosts. */
+/* A mount of the sandbox. A missing one counts as empty: it depends on the wrapper and the host. */
 void watch_mount(const char *path)
 {
     struct stat at;

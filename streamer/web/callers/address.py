@@ -14,10 +14,10 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def client_address(trusted_proxies: Sequence[str]) -> AddressOf:
-    """Return what tells the address of a request's client; it is for people to read.
+    """Return a function that finds the address of a request's client, for display only.
 
-    Each proxy adds to the end of X-Forwarded-For whom it was asked by, so the list is read from
-    there, for as long as who is named is trusted. What stands before that anybody can write.
+    Each proxy appends its own client to X-Forwarded-For, so the list is read from the end, as long
+    as the named proxies are trusted. Anybody can forge what stands before that.
     """
     networks = [ipaddress.ip_network(entry, strict=False) for entry in trusted_proxies]
 

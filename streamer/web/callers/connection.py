@@ -1,6 +1,6 @@
-"""Tell from a connection whether it stays on this machine, and whose account is at its other end.
+"""Find out whether a connection stays on this machine, and whose account is at its other end.
 
-Nothing here looks at what a request says of itself: that is the caller's choice.
+Nothing here uses what the request says, which the caller chooses.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Socket(Protocol):
-    """What is needed of a connected socket; each event loop has a class of its own for it."""
+    """The methods of a connected socket that are needed; each event loop has its own class."""
 
     @property
     def family(self) -> int:
@@ -44,7 +44,7 @@ class Socket(Protocol):
 
 
 def is_local(sock: Socket) -> bool:
-    """Tell whether a connection came from this machine, to an address that only it has.
+    """Tell whether a connection came from this machine, to an address of this machine only.
 
     A Unix socket, or loopback at *both* ends: a host may route packets from elsewhere to
     127.0.0.1 (net.ipv4.conf.*.route_localnet, as Kubernetes once did).
@@ -56,10 +56,10 @@ def is_local(sock: Socket) -> bool:
 
 
 def account(sock: Socket) -> int | None:
-    """Return the user id at the other end of a local connection, or None where it is not known."""
+    """Return the user id at the other end of a local connection, or None if unknown."""
     try:
         uid = _unix_account(sock) if sock.family == socket.AF_UNIX else _tcp_account(sock)
-        # An account that our user namespace does not map is shown as this one.
+        # An account that our user namespace does not map has this id.
         overflow = int(Path("/proc/sys/kernel/overflowuid").read_text())
     except (OSError, ValueError):
         return None
@@ -72,11 +72,10 @@ def _unix_account(sock: Socket) -> int:
 
 
 def _tcp_account(sock: Socket) -> int | None:
-    """Ask the kernel for the other end, or look it up in its tables where it answers no questions.
+    """Ask the kernel for the other end, or look it up in the tables in /proc if that is impossible.
 
-    An end that was closed is no process's any more, and is shown as root's with inode 0: so the
-    inode is looked at too. What is told of it is not read at one moment, and a long table is
-    not either, so two readings must agree.
+    A closed end belongs to no process and is shown as root's with inode 0: so the inode is checked
+    too. Neither the answer nor a long table is atomic, so two readings must agree.
     """
     ends = _ends(sock)
     if ends is None:
@@ -95,7 +94,7 @@ def _tcp_account(sock: Socket) -> int | None:
 
 def _owner(own: tuple[Address, int], peer: tuple[Address, int]) -> tuple[int, int] | None:
     """Return user id and inode of the connection whose own end is `peer`."""
-    # A socket of either family may hold the other end of a connection over IPv4.
+    # With IPv4 the other end may be a socket of either family.
     pairs = [
         f" {_as_in_table(*peer, version)} {_as_in_table(*own, version)} "
         for version in ((4, 6) if own[0].version == 4 else (6,))
@@ -114,7 +113,7 @@ def _owner(own: tuple[Address, int], peer: tuple[Address, int]) -> tuple[int, in
 
 
 def _as_in_table(address: Address, port: int, version: int) -> str:
-    """Write an address as /proc/net/tcp and tcp6 do: words of 32 bits in this machine's order."""
+    """Format an address as in /proc/net/tcp and tcp6: 32-bit words in this machine's byte order."""
     if version == 6 and address.version == 4:
         address = ipaddress.IPv6Address(int(MAPPED) + int(address))
     raw = address.packed
@@ -125,14 +124,14 @@ def _as_in_table(address: Address, port: int, version: int) -> str:
 def _ends(sock: Socket) -> tuple[tuple[Address, int], tuple[Address, int]] | None:
     try:
         own, peer = _address(sock.getsockname()), _address(sock.getpeername())
-    except (OSError, ValueError):  # it is not connected any more, or no network's
+    except (OSError, ValueError):  # no longer connected, or not a network socket
         return None
     return own, peer
 
 
 def _address(name: object) -> tuple[Address, int]:
     if not isinstance(name, tuple) or len(name) < 2:
-        raise ValueError("no address of IPv4 or IPv6")
+        raise ValueError("not an IPv4 or IPv6 address")
     return _parsed(name[0]), int(name[1])
 
 

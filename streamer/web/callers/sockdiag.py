@@ -1,7 +1,8 @@
-"""Ask the kernel who holds one end of a TCP connection (sock_diag(7)).
+"""Ask the kernel which account has one end of a TCP connection (sock_diag(7)).
 
-It looks up this one connection. The tables in /proc/net list all of the host's, and anybody can
-have ten thousands: to read those for each request held up everybody for a tenth of a second.
+The kernel looks up only this connection. The tables in /proc/net list all connections of the host,
+and anybody can open ten thousands: reading those blocked the service for a tenth of a second with
+each request.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ ANSWER_BYTES: Final = 8192
 HEADER: Final = struct.Struct("=IHHII")
 """struct nlmsghdr: length, type, flags, number, sender."""
 QUESTION: Final = struct.Struct("=BBBxI")
-"""struct inet_diag_req_v2 to its identity: family, protocol, extensions, states."""
+"""struct inet_diag_req_v2 up to its identity: family, protocol, extensions, states."""
 IDENTITY: Final = struct.Struct("!HH16s16s")
-"""struct inet_diag_sockid to its interface: ports and addresses in the order of the network."""
+"""struct inet_diag_sockid up to its interface: ports and addresses in network byte order."""
 REST: Final = struct.Struct("=III")
-"""Its interface and cookie."""
+"""The rest of it: interface and cookie."""
 STATE: Final = struct.Struct("=xBxx")
 COUNTS: Final = struct.Struct("=IIIII")
-"""What follows the identity in struct inet_diag_msg: expiry, two queues, user id, inode."""
+"""The part of struct inet_diag_msg after the identity: expiry, two queues, user id, inode."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 End = tuple[Address, int]
@@ -43,7 +44,7 @@ End = tuple[Address, int]
 def holder(end: End, other: End) -> tuple[int, int] | None:
     """Return user id and inode of the socket at `end` of a connection, or None if there is none.
 
-    Raises OSError where the kernel does not tell.
+    Raises OSError if the kernel does not answer.
     """
     version, identity = end[0].version, _identity(end, other)
     family = socket.AF_INET if version == 4 else socket.AF_INET6
@@ -51,7 +52,7 @@ def holder(end: End, other: End) -> tuple[int, int] | None:
     question += REST.pack(0, NO_COOKIE, NO_COOKIE)
     size = HEADER.size + len(question)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as asking:
-        asking.setblocking(False)  # the answer is there when the question was sent
+        asking.setblocking(False)  # the answer is there as soon as the question is sent
         asking.send(HEADER.pack(size, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, 1, 0) + question)
         answer = asking.recv(ANSWER_BYTES)
     _, kind, *_ = HEADER.unpack_from(answer)
@@ -63,7 +64,7 @@ def holder(end: End, other: End) -> tuple[int, int] | None:
     (state,) = STATE.unpack_from(answer, HEADER.size)
     at = HEADER.size + STATE.size
     ports = struct.unpack_from("!HH", answer, at)
-    # Where there is no such connection it may be one that listens there.
+    # Without such a connection the kernel may return a listening socket.
     if state == TCP_LISTEN or ports != (end[1], other[1]):
         return None
     *_, uid, inode = COUNTS.unpack_from(answer, at + IDENTITY.size + REST.size)
@@ -72,7 +73,7 @@ def holder(end: End, other: End) -> tuple[int, int] | None:
 
 @functools.cache
 def works() -> bool:
-    """Tell whether the kernel answers such questions; some are built without."""
+    """Tell whether the kernel supports this; some are built without it."""
     try:
         with (
             socket.create_server(("127.0.0.1", 0)) as server,

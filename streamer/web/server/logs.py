@@ -1,7 +1,7 @@
-"""Set up logging for the service when it stands alone; a host application has its own.
+"""Set up logging for the standalone service; a host application has its own logging.
 
-A record may carry fields (``extra={"fields": {...}}``): they are keys of a JSON line, and what the
-message already tells in text.
+A record may have fields (``extra={"fields": {...}}``): in JSON they are keys of the line; in text
+the message has them already.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ jobs: Final = logging.getLogger("streamer.jobs")
 
 
 def log_finished(view: JobView) -> None:
-    """Log one line about a job that is over: who ran what, and how it ended."""
+    """Log one line about a finished job: who ran what, and how it ended."""
     end = view.result
     fields: dict[str, object] = {
         "job_id": view.job.job_id,
@@ -57,19 +57,17 @@ def log_finished(view: JobView) -> None:
 
 
 class _TextFormatter(logging.Formatter):
-    """One line a record, whatever a caller has put into it; a traceback follows."""
+    """One line for each record, whatever a caller has put into it; then the traceback, if any."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        """Return the line."""
         record.message = visible(record.message)
         return super().formatMessage(record)
 
 
 class _JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """One JSON object for each record, in one line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
         document = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -83,30 +81,29 @@ class _JsonFormatter(logging.Formatter):
 
 
 CALLERS_FAULTS: Final = frozenset(
-    # A head that is malformed, a body that is, and a client that left before "100 Continue".
+    # A malformed head, a malformed body, and a client that left before "100 Continue".
     ("HttpProcessingError", "RequestPayloadError", "ClientConnectionResetError")
 )
 
 
 class _NoCallersFaults(logging.Filter):
-    """Drop aiohttp's traceback for each malformed request: a port scan fills a disk with it."""
+    """Drops aiohttp's tracebacks for malformed requests: a port scan could fill a disk."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether to keep the record: the text is the same for a fault of ours."""
+        """Keep the record unless its exception is the caller's fault; the message does not tell."""
         kind = record.exc_info[0] if record.exc_info else None
-        # By name, since what is below the web side does not know aiohttp.
+        # By name, since this module does not import aiohttp.
         return CALLERS_FAULTS.isdisjoint(cls.__name__ for cls in (kind.__mro__ if kind else ()))
 
 
 class _FewAcceptErrors(logging.Filter):
-    """Keep one line a minute of asyncio's failed accepts, which it tells with a traceback each."""
+    """Keeps one line a minute of asyncio's failed accepts, each of which has a traceback."""
 
     def __init__(self) -> None:
         super().__init__()
         self._silent_until = -math.inf
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether to keep the record."""
         if not record.getMessage().startswith(ACCEPT_FAILED):
             return True
         if time.monotonic() < self._silent_until:
@@ -114,7 +111,7 @@ class _FewAcceptErrors(logging.Filter):
         self._silent_until = time.monotonic() + ACCEPT_PAUSE_S
         error = record.exc_info[1] if record.exc_info else None
         record.msg, record.args, record.exc_info, record.exc_text = (
-            "connections cannot be accepted (told once a minute): %s",
+            "connections cannot be accepted (logged once a minute): %s",
             (error,),
             None,
             None,

@@ -2,12 +2,12 @@
 //
 // The grammar is ECMA-48's, as terminals read it. Only colours and weights (SGR), line ends,
 // carriage return, backspace and "erase in line" mean something here. Every other sequence - the
-// clipboard (OSC 52), titles, links, cursor addresses, device control - is swallowed whole, also
-// when it arrives in pieces, and nothing is ever done on its behalf.
+// clipboard (OSC 52), titles, links, cursor addresses, device control - is dropped whole, also
+// when it arrives in pieces.
 
 const CONTROL = /[\x00-\x08\x0a-\x1f\x7f-\x9f]/g; // C0 without tab, DEL, C1
 const LONGEST_PARAMETERS = 256;
-// A string that never ends would hide all that follows, so past this it counts as abandoned.
+// A string without an end would hide everything after it, so past this length it is given up.
 const LONGEST_STRING = 65536;
 
 // The one-character (C1) forms of ESC and a letter, as UTF-8 text carries them.
@@ -133,14 +133,14 @@ export class AnsiParser {
     return this.#stray(char, at, sink);
   }
 
-  /** Handle what has no place inside a sequence, as terminals do. */
+  /** Handle a character that is invalid inside a sequence, as terminals do. */
   #stray(char, at, sink) {
     if (char === "\x18" || char === "\x1a") {
-      this.#state = "text"; // CAN and SUB break a sequence off
+      this.#state = "text"; // CAN and SUB abort a sequence
       return at + 1;
     }
     if (char < " " || char === "\x7f") {
-      this.#control(char, sink); // a line end inside a sequence still ends the line
+      this.#control(char, sink); // a newline inside a sequence still ends the line
       return at + 1;
     }
     this.#state = "text";
@@ -151,7 +151,7 @@ export class AnsiParser {
     for (let i = at; i < text.length; i += 1) {
       const char = text[i];
       if (char === "\x1b") {
-        this.#enter("escape"); // ESC \ ends it, and any other ESC breaks it off
+        this.#enter("escape"); // ESC \ ends the string, any other ESC aborts it
         return i + 1;
       }
       const bell = char === "\x07" && this.#state === "osc";
@@ -206,7 +206,7 @@ function selectGraphicRendition(style, parameters) {
   return Object.freeze(next);
 }
 
-/** Return the colour, or null where it is none, and how many words it took. */
+/** Return the colour, or null if it is invalid, and how many words it took. */
 function extendedColour(words, semicolons) {
   const bytes = (from, to) => {
     const found = words.slice(from, to).map(Number);

@@ -1,9 +1,9 @@
-// Speaks to the service. All addresses are relative to the page, so that it works wherever it is
+// Requests to the service. All URLs are relative to the page, so that it works wherever it is
 // mounted.
 
 import { keep, recall } from "./tab.js";
 
-/** An answer that says no (RFC 9457), or none at all. */
+/** A refusal (RFC 9457), or no answer at all. */
 export class Problem extends Error {
   constructor({ title, detail, code = "", path = "", status = 0 }) {
     super(detail || title);
@@ -15,7 +15,7 @@ export class Problem extends Error {
   }
 }
 
-// A token of the service's own, where it asks for one; an embedding application has its cookies.
+// The token, if the service needs one; in an embedding application there are its cookies.
 let token = recall("token") ?? "";
 
 export const hasToken = () => token !== "";

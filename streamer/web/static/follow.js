@@ -41,9 +41,9 @@ export class Follower {
   }
 
   /**
-   * Follow while somebody can see it. A browser has six connections to a service for all its tabs
-   * together: six streams in tabs that nobody looks at would leave none, not even for a cancel.
-   * Nothing is lost by it, since a stream is resumed exactly.
+   * Follow while the tab is visible. A browser has six connections to a service for all its tabs
+   * together: six streams in hidden tabs would leave none, not even for a cancel. Nothing is lost,
+   * since a stream is resumed exactly.
    */
   #look = () => {
     if (document.hidden) {
@@ -77,7 +77,7 @@ export class Follower {
 
   #receive(kind, event) {
     if (typeof event.data !== "string") {
-      this.#connectionLost(); // the browser calls its own trouble "error" too, without data
+      this.#connectionLost(); // the browser reports lost connections as "error" too, without data
       return;
     }
     const id = Number(event.lastEventId);
@@ -114,7 +114,7 @@ export class Follower {
     }
   }
 
-  /** Return what stands against a further attempt, or null if there may be one. */
+  /** Return the problem that makes further attempts useless, or null. */
   async #askWhy() {
     const patience = new AbortController();
     const timer = setTimeout(() => patience.abort(), LONGEST_RETRY_MS);
@@ -132,7 +132,7 @@ export class Follower {
       return null; // not reachable now
     } finally {
       clearTimeout(timer);
-      patience.abort(); // of an answer that is a stream only the status was wanted
+      patience.abort(); // if the answer is a stream, only its status is needed
     }
   }
 }

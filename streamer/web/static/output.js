@@ -3,7 +3,7 @@
 import { PLAIN, paletteColour } from "./ansi.js";
 
 const AT_END = 8; // pixels from the end that still count as having scrolled to it
-const REST_PER_LINE_MS = 0.1; // a flood is drawn now and then: in between the page can answer
+const REST_PER_LINE_MS = 0.1; // a flood is drawn only now and then, so that the page stays responsive
 
 export class OutputView {
   #box;
@@ -19,8 +19,8 @@ export class OutputView {
   #restUntil = 0;
 
   /**
-   * `box` scrolls and `list` inside it takes the lines, `dropped` says what is missing, and the
-   * button `newest` leads back to the end when one has scrolled away from it.
+   * `box` scrolls and `list` inside it gets the lines, `dropped` shows how many are missing, and the
+   * button `newest` scrolls back to the end.
    */
   constructor({ box, list, dropped, newest }) {
     this.#box = box;

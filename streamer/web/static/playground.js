@@ -1,4 +1,4 @@
-// The page's parts put together: the form, one followed job at a time, and its result.
+// The parts of the page together: the form, one followed job at a time, and its result.
 
 import * as api from "./api.js";
 import { Follower } from "./follow.js";
@@ -99,7 +99,7 @@ function fillForm(request) {
 
 // What is shown
 
-/** Ask who it is; until the answer nothing else of the page is of use. */
+/** Ask for a token; without it nothing else on the page works. */
 function askForToken() {
   document.querySelector("main").classList.add("asking");
   ui.refused.hidden = !api.hasToken();
@@ -208,7 +208,7 @@ const handlers = {
 };
 
 function end(verdict) {
-  view.draw(); // so that whoever sees the verdict sees all of the output
+  view.draw(); // so that all of the output is visible with the verdict
   showState(ENDED[verdict.tone]);
   showVerdict(verdict);
   setEnabled(ui.run, true);

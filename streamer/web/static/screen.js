@@ -1,12 +1,12 @@
 // What is shown of a job's output, as plain data: the newest lines, bounded.
 //
-// Both streams go to one list in the order of their arrival. A line belongs to one stream: where
-// the other one writes in the middle of it, the line is broken off and a new one begins below,
-// so the newest text is always at the bottom.
+// Both streams go to one list in the order of arrival. A line belongs to one stream: if the other
+// stream writes in the middle of it, the line is interrupted and a new one begins below, so the
+// newest text is always at the bottom.
 
 import { AnsiParser, PLAIN } from "./ansi.js";
 
-const RUN_WEIGHT = 20; // what a run of text costs the page beyond its characters
+const RUN_WEIGHT = 20; // the cost of a run of text besides its characters
 
 /**
  * One shown line. `kind` is "stdout", "stderr" or "note", `runs` are [text, style] pairs, and

@@ -1,4 +1,4 @@
-// What this tab remembers over a reload. Where storage is full or switched off, nothing.
+// What this tab remembers over a reload; nothing if storage is full or turned off.
 
 export function keep(key, value) {
   try {

@@ -1,4 +1,4 @@
-// Says in words how a job ended.
+// Describes in words how a job ended.
 
 const STOPPED = {
   wall_time: "stopped: time limit of the clock reached",
@@ -33,14 +33,14 @@ const FAILURES = {
 };
 
 /**
- * Tell the `complete` event: {tone, text, facts}. `tone` is "good", "bad" or "stopped", and
+ * Describe the `complete` event: {tone, text, facts}. `tone` is "good", "bad" or "stopped", and
  * `facts` are [name, value] pairs of text.
  */
 export function verdictOf(complete) {
   return { tone: toneOf(complete), text: sentence(complete), facts: facts(complete) };
 }
 
-/** Tell the `error` event, in the same form. */
+/** Describe the `error` event, in the same form. */
 export function failureOf({ code, message }) {
   const text = Object.hasOwn(FAILURES, code) ? FAILURES[code] : "The job could not be run";
   return { tone: "bad", text: `${text}: ${message}`, facts: [] };
