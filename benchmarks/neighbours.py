@@ -1,10 +1,11 @@
-"""Time a job, and the server, while another job attacks the host.
+"""Time a job, and the server, while another job attacks the host, or builds in parallel.
 
     python -m benchmarks.neighbours [ROUNDS] [streamer serve's options]
 
 A fixed program computes and prints, alone and beside each attack, in turns, so that the ratio is
 right even if the machine's speed drifts. An attack that ends is started again until the program
-has ended. The ratios compare medians with those without an attack in the same run.
+has ended. The ratios compare medians with those without an attack in the same run. `own s`
+is how long the other job took itself: what a build pays for its neighbour.
 """
 
 from __future__ import annotations
@@ -40,9 +41,28 @@ while True:
     except OSError:
         pass
 """
+THREADS: Final = """
+#include <pthread.h>
+static void *spin(void *unused) { for (;;); return unused; }
+int main(void) {
+    pthread_t thread;
+    for (int i = 0; i < 50; i++) pthread_create(&thread, 0, spin, 0);
+    spin(0);
+}
+"""
+BUILD: Final = """
+cat > build.mk <<'END'
+parts := $(foreach n,1 2 3 4 5 6,$(n)a.o $(n)b.o $(n)c.o $(n)d.o)
+all: $(parts) ; @:
+%.o: ; @seq 60 | sed 's/.*/int f&(int n) { int t = 0; while (n--) t += n % (n | &); return t; }/' \
+    > $*.c && cc -O2 -c $*.c
+END
+exec make -s -f build.mk -j JOBS
+"""
 ATTACKS: Final = {
     "fork bomb": FORKS.replace("SESSION", "pass"),
     "fork bomb, sessions": FORKS.replace("SESSION", "os.setsid()"),
+    "thread bomb": THREADS,
     "memory bomb": "kept = []\nwhile True:\n    kept.append(bytearray(10_000_000))",
     "disk fill": """
 number = 0
@@ -55,12 +75,27 @@ while True:
         pass
 """,
     "output flood": "while True:\n    print('x' * 1000)",
+    "make -j cores": BUILD.replace("JOBS", str(os.cpu_count())),
+    "make -j 8": BUILD.replace("JOBS", "8"),
 }
+LANGUAGES: Final = {THREADS: "c", **dict.fromkeys(list(ATTACKS.values())[-2:], "bash")}
 LIMITS: Final = {"cpuTimeS": 5.0, "wallTimeS": 30.0}
+LIMITS_OF_BUILDS: Final = {"cpuTimeS": 60.0, "wallTimeS": 60.0}
+LIMITS_OF_NEIGHBOUR: Final = {"wallTimeS": 300.0}
 TAKES_HOLD_S: Final = 0.5
 ATTACK_LOOK_S: Final = 0.1
 HEALTH_EVERY_S: Final = 0.02
 START_TIMEOUT_S: Final = 30.0
+
+
+class Measured:
+    """The measurements beside one attack, or beside none."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.health: list[float] = []
+        self.own_s: list[float] = []
+        self.reasons: Counter[str] = Counter()
 
 
 @contextlib.asynccontextmanager
@@ -93,20 +128,23 @@ async def healthy(session: ClientSession, url: str) -> bool:
 async def run(client: Client, code: str) -> str:
     """Run the neighbour, following its output, and return the reason of its end."""
     reason = ""
-    async for event in client.run(language="python", code=code):
+    async for event in client.run(language="python", code=code, limits=LIMITS_OF_NEIGHBOUR):
         if event.kind in ("complete", "error"):
             reason = str(getattr(event.data, "reason", event.kind))
     return reason
 
 
-async def attack(client: Client, code: str, reasons: Counter[str]) -> None:
-    """Run an attack again and again, and count how each ended. Nobody reads its output."""
+async def attack(client: Client, code: str, found: Measured) -> None:
+    """Run an attack again and again, and note how each ended. Nobody reads its output."""
+    language = LANGUAGES.get(code, "python")
+    limits = LIMITS_OF_BUILDS if language == "bash" else LIMITS
     while True:
-        job_id = await client.submit(language="python", code=code, limits=LIMITS)
+        job_id = await client.submit(language=language, code=code, limits=limits)
         try:
             while not (result := (await client.job(job_id)).get("result")):  # noqa: ASYNC110 - over HTTP there is no event
                 await asyncio.sleep(ATTACK_LOOK_S)
-            reasons[result.get("reason") or result["code"]] += 1
+            found.reasons[result.get("reason") or result["code"]] += 1
+            found.own_s.append(result.get("durationMs", 0) / 1000)
         finally:
             await client.cancel(job_id)
 
@@ -121,21 +159,12 @@ async def watch_health(url: str, delays: list[float]) -> None:
             await asyncio.sleep(HEALTH_EVERY_S)
 
 
-class Measured:
-    """The measurements beside one attack, or beside none."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self.health: list[float] = []
-        self.reasons: Counter[str] = Counter()
-
-
 async def measure(url: str, code: str, found: Measured) -> None:
     """Run the neighbour once beside an attack; without code, alone."""
     tasks: list[asyncio.Task[Any]] = []
     async with Client(url) as client:
         if code:
-            tasks.append(asyncio.create_task(attack(client, code, found.reasons)))
+            tasks.append(asyncio.create_task(attack(client, code, found)))
             await asyncio.sleep(TAKES_HOLD_S)
         tasks.append(asyncio.create_task(watch_health(url, found.health)))
         started = time.perf_counter()
@@ -161,14 +190,18 @@ async def main(rounds: int, options: Sequence[str]) -> None:
                 await measure(url, code, found[name])
     calm_s, calm_health = statistics.median(quiet.seconds), statistics.median(quiet.health)
     print(f"{os.cpu_count()} cores, uid {os.getuid()}, {rounds} rounds, {' '.join(options)}")
-    print(f"{'':22}{'job s':>8}{'ratio':>7}{'health ms':>11}{'ratio':>7}{'p95 ms':>8}  ended by")
+    print(
+        f"{'':22}{'job s':>8}{'ratio':>7}{'health ms':>11}{'ratio':>7}{'p95 ms':>8}"
+        f"{'own s':>7}  ended by"
+    )
     for name, measured in {"alone": quiet, **found}.items():
         seconds, health = statistics.median(measured.seconds), statistics.median(measured.health)
         p95 = statistics.quantiles(measured.health, n=20)[-1]
+        own_s = statistics.median(measured.own_s or [0])
         reasons = ", ".join(f"{reason} {n}" for reason, n in measured.reasons.most_common())
         print(
             f"{name:22}{seconds:8.2f}{seconds / calm_s:7.2f}{health * 1e3:11.2f}"
-            f"{health / calm_health:7.2f}{p95 * 1e3:8.1f}  {reasons}"
+            f"{health / calm_health:7.2f}{p95 * 1e3:8.1f}{own_s:7.1f}  {reasons}"
         )
 
 
