@@ -183,6 +183,20 @@ async def test_stalled_readers_do_not_hold_more_than_they_all_may(start: Start) 
     assert sessions.outgoing.bytes == 0
 
 
+async def test_what_a_slow_replay_holds_back_is_counted(start: Start) -> None:
+    client = await start()
+    outgoing = client.app[SESSIONS].outgoing
+    job_id = await submit(client, **python("print('x' * 40_000)"))
+    await follow(client, job_id)
+    async with client.get(f"/api/stream/{job_id}?speed=0.001") as response:
+        # Whoever has the first event has taken all that there is to take for now.
+        assert (await anext(received(response))).kind == "status"
+        assert outgoing.bytes > 40_000
+        client.app[SESSIONS].close()
+        await sessions_of(client, 0)
+    assert outgoing.bytes == 0
+
+
 async def test_documents_that_nobody_takes_are_bounded_too(start: Start) -> None:
     bound = 5_000_000
     client = await start(streams={"write_timeout_s": 600, "max_buffered_bytes": bound})
