@@ -224,6 +224,35 @@ async def test_input_waits_for_a_reader_and_arrives_whole() -> None:
     os.close(reading)
 
 
+async def test_a_program_that_reads_little_gets_no_more_input_than_it_makes_room_for() -> None:
+    reading, feed = feeding()
+    writing = asyncio.create_task(feed.write(bytes(3 * MAX_BACKLOG_BYTES)))
+
+    async def read(size: int) -> None:
+        """As the program reads, so the loop has to write what fits into the pipe."""
+        while size:
+            size -= len(await asyncio.to_thread(os.read, reading, min(size, 65536)))
+
+    await read(MAX_BACKLOG_BYTES)
+    assert not writing.done(), "twice as much as may be kept is left, but for a pipe of it"
+    await read(MAX_BACKLOG_BYTES)
+    async with asyncio.timeout(5):
+        await writing
+    feed.close()
+    os.close(reading)
+
+
+async def test_a_program_that_closes_its_input_holds_nobody_up() -> None:
+    reading, feed = feeding()
+    writing = asyncio.create_task(feed.write(bytes(2 * MAX_BACKLOG_BYTES)))
+    await asyncio.sleep(0)
+    assert not writing.done()
+    os.close(reading)
+    async with asyncio.timeout(5):
+        await writing
+    feed.close()
+
+
 async def test_input_to_a_program_that_has_closed_it_is_dropped() -> None:
     reading, feed = feeding()
     os.close(reading)  # the only one
