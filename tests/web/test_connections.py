@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -177,6 +178,44 @@ async def test_an_idle_connection_makes_room_for_a_new_one(tmp_path: Path) -> No
                 await follow(one, job_id)
                 assert await asyncio.wait_for(leaves[0].read(), 30) == b""
             assert not busy[0].at_eof()
+
+
+async def test_who_still_takes_an_answer_is_not_idle(tmp_path: Path) -> None:
+    options = ("--set", "server.max_connections=2", "--set", "logging.access=true")
+    async with serving(tmp_path, *options) as served:
+        async with ClientSession(served.address) as session:
+            job_id = await submit(session, "head -c 10000 /dev/zero")
+            async with session.get(f"/api/stream/{job_id}") as response:
+                await response.read()
+        asked = f"GET /api/jobs/{job_id} HTTP/1.1\r\nHost: 127.0.0.1\r\n".encode()
+        with socket.socket() as slow:
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            slow.connect(("127.0.0.1", served.port))
+            slow.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            async with crowd(served, 1) as (later,), AsyncExitStack() as stack:
+                # Handlers return at once, and answers wait as soon as the kernel takes no more.
+                sent = answered = 0
+                while sent == answered:
+                    slow.sendall(asked + b"\r\n")
+                    sent += 1
+                    for _ in range(50):
+                        assert await ask(later) == 200
+                        answered = sum("/api/jobs/" in line for line in served.lines)
+                        if sent == answered:
+                            break
+                while True:
+                    (new,) = await stack.enter_async_context(crowd(served, 1))
+                    with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                        if await ask(new) == 200:
+                            break
+                assert await asyncio.wait_for(later[0].read(), 30) == b"", "it made room"
+            slow.sendall(asked + b"Connection: close\r\n\r\n")
+            slow.settimeout(30)
+            taken = bytearray()
+            while part := await asyncio.to_thread(slow.recv, 1 << 20):
+                taken += part
+        assert taken.count(b"HTTP/1.1 200 OK") == sent + 1
+        assert taken.endswith(b"}")
 
 
 async def test_a_first_request_has_to_come_in_time_and_later_ones_need_not(tmp_path: Path) -> None:
