@@ -95,6 +95,29 @@ async def test_files_over_the_memory_limit_end_the_job_with_its_verdict(
     assert ran.text() == ""
 
 
+async def test_a_program_of_a_root_service_finds_its_own_limits(
+    tree: CgroupTree, open_service: OpenService, need: Callable[[str], str]
+) -> None:
+    """Runtimes size themselves by them. Only an ordinary user's groups are within their reach."""
+    if not ROOT:
+        pytest.skip("what an ordinary user's programs see is no group at all")
+    service = await open_service(need("plain"))
+    ran = await run_job(
+        service,
+        **program("""
+            import os
+            for line in open("/proc/self/cgroup"):
+                _, controllers, path = line.rstrip().split(":", 2)
+                if "memory" in controllers.split(","):
+                    print(open(f"/sys/fs/cgroup/memory{path}/memory.limit_in_bytes").read())
+                elif not controllers and os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
+                    print(open(f"/sys/fs/cgroup{path}/memory.max").read())
+        """),
+        limits={"memory_bytes": 64 * 1024 * 1024},
+    )
+    assert int(ran.out) == 64 * 1024 * 1024
+
+
 async def test_cpu_time_that_nobody_reaps_is_counted(tree: CgroupTree, backend: str) -> None:
     code = """
 import os, signal, time
