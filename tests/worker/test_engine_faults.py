@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from streamer.engine.interface import Lease
 from streamer.jobs.job import Job
 from streamer.jobs.service import JobService
-from streamer.model.events import Output
+from streamer.model.events import Error, Output
 from streamer.model.job import JobSpec, Limits, Phase, ResolvedJob, Step
 from tests.conftest import OpenService
 from tests.running import ended, run_job
@@ -128,6 +128,36 @@ async def test_a_job_that_cannot_be_placed_ends_and_the_next_ones_run(
     assert ran.verdict == "error sandbox_error"
     assert (await run_job(service, command=("echo", "next"))).out == "next\n"
     assert service.ready
+
+
+class Late(Faulty):
+    """A lease of an engine that takes its time for the end of a job."""
+
+    ending: ClassVar[set[str]] = set()
+
+    async def finish(self, *arguments: Any) -> object:
+        self.ending.add(self._lease.job.job_id)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        return await self._lease.finish(*arguments)
+
+
+async def test_a_drain_waits_for_the_end_of_a_job_that_cannot_be_placed(
+    open_service: OpenService, need: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = await open_service(need("plain"))
+    make_faulty(service, monkeypatch, lambda lease: Late(lease, {}))
+    await run_job(service, command=("true",))  # the claim that was under way
+    step = Step(Phase.RUN, ("true",), Limits())
+    await service.engine.submit(
+        ResolvedJob(job_id="lost", language=None, backend="microvm", steps=(step,))
+    )
+    while "lost" not in Late.ending:
+        await asyncio.sleep(0)
+    await service.drain(0)
+    end = (await service.job("lost").view()).result
+    assert isinstance(end, Error)
+    assert end.code == "sandbox_error"
 
 
 async def test_a_service_whose_claims_ended_is_not_ready(
