@@ -144,6 +144,21 @@ async def _ready(client: AnyClient) -> tuple[int, bool]:
         return response.status, (await response.json())["checks"]["sandbox"]
 
 
+async def test_jobs_that_fail_in_a_row_have_their_sandbox_tried_at_once(
+    start: Start, wrapper: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.sandbox.registry.RETRY_S", 3600)
+    sandbox = {"backend": "fickle", "fickle": {"path": str(wrapper)}}
+    client = await start(sandbox=sandbox, plugins=(plugin(Fickle),))
+    assert (await _sandboxes(client))["fickle"]["available"]
+    wrapper.unlink()
+    for _ in range(MAX_FAILURES):
+        assert verdict(await run(client, command=["true"]))["code"] == "sandbox_error"
+    async with asyncio.timeout(60):
+        while (await _sandboxes(client))["fickle"]["available"]:
+            await asyncio.sleep(0.01)
+
+
 async def test_a_job_that_runs_clears_the_count_of_those_that_could_not(
     open_service: OpenService, wrapper: Path
 ) -> None:
