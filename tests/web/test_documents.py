@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -26,19 +27,35 @@ class Interruption:
         self.countdown = countdown
 
     def before(self, asked: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a method of the engine that is interrupted; it may open something as well."""
+
         async def ask(*arguments: Any, **options: Any) -> Any:
-            if self._job_id in arguments:
-                self.countdown -= 1
-                if self.countdown == 0:
-                    await self._end()
+            await self._count(arguments)
             return await asked(*arguments, **options)
 
-        return ask
+        @asynccontextmanager
+        async def open_it(*arguments: Any, **options: Any) -> AsyncIterator[Any]:
+            await self._count(arguments)
+            async with asked(*arguments, **options) as opened:
+                yield opened
 
-    async def _end(self) -> None:
+        return ask if inspect.iscoroutinefunction(asked) else open_it
+
+    async def _count(self, arguments: tuple[Any, ...]) -> None:
+        if self._job_id not in arguments:
+            return
+        self.countdown -= 1
+        if self.countdown != 0:
+            return
         async with self._client.post(f"/api/jobs/{self._job_id}/stdin?close=1", data=b"\n"):
             pass
         await follow(self._client, self._job_id)
+
+
+def _asks(member: object) -> bool:
+    """Tell whether something is a method that takes its time, or opens what takes its time."""
+    opens = inspect.isasyncgenfunction(getattr(member, "__wrapped__", None))
+    return opens or inspect.iscoroutinefunction(member)
 
 
 async def test_a_result_comes_with_all_of_the_text_whenever_the_job_ends(
@@ -46,7 +63,7 @@ async def test_a_result_comes_with_all_of_the_text_whenever_the_job_ends(
 ) -> None:
     client = await start()
     engine = client.app[SERVICE].engine
-    methods = inspect.getmembers(engine, inspect.iscoroutinefunction)
+    methods = inspect.getmembers(engine, _asks)
     told: list[bool] = []
     for countdown in itertools.count(1):
         job_id = await submit(client, **python(TWO_LINES, interactive=True))
