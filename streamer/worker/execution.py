@@ -130,10 +130,8 @@ class Execution:
         await asyncio.wait({confined}, timeout=TIDY_S)
         if not confined.done():
             self.resists = True
-            log.error(
-                "job %s: something of it does not end, or its folder is still being removed",
-                self._job.job_id,
-            )
+            what = "something of it does not end, or its folder is still being removed"
+            log.error("job %s: %s", self._job.job_id, what)
         self._tell(Error("sandbox_error", "the sandbox of the job does not end"))
 
     async def _all_given_back(self, confined: asyncio.Task[None]) -> None:
