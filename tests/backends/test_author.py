@@ -135,7 +135,7 @@ class Online(Wrapped):
     ("cls", "said"),
     [
         (Refusing, "nice is not installed: install the package coreutils"),
-        (WithoutInput, "does it pass standard input on?"),
+        (WithoutInput, "does it pass on standard input?"),
         (Textual, "LaunchPlan.argv is a tuple of arguments"),
         (Planless, "plan() returned a value of type tuple: return a streamer.spi.LaunchPlan"),
         (PlanlessDirect, "plan() returned a value of type tuple: return a streamer.spi.LaunchPlan"),

@@ -90,7 +90,7 @@ def test_a_name_that_could_end_its_line_is_refused(name: str) -> None:
 
 
 def test_a_name_that_is_ours_or_no_text_is_refused() -> None:
-    with pytest.raises(ValueError, match="no other event"):
+    with pytest.raises(ValueError, match="is reserved"):
         check_event("gap")
     with pytest.raises(UnicodeEncodeError):
         check_event("\udc80")

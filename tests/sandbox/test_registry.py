@@ -31,7 +31,7 @@ async def test_what_is_met_may_be_required(open_service: OpenService, backend: s
     ("requirement", "remedy"),
     [
         ("disk:tmpfs", "private workspace"),
-        ("seccomp:filter", "our filter of system calls"),
+        ("seccomp:filter", "our system call filter"),
         ("memory:cgroup", "Delegate=yes"),
         ("processes:cgroup-v2", "Delegate=yes"),
     ],
