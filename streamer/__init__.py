@@ -17,12 +17,13 @@ TYPE_CHECKING = False  # as in typing, whose import takes longer than all that i
 
 if TYPE_CHECKING:
     from streamer.client import Client, ServiceProblem
-    from streamer.compose import create_app, get_service, get_sessions, setup
+    from streamer.compose import create_app, setup
     from streamer.config.load import load_config
     from streamer.config.schema import Config
     from streamer.eventlog.joblog import Event
     from streamer.model.job import JobSpec, Limits, SourceFile
     from streamer.spi import hookimpl
+    from streamer.web.app import get_service, get_sessions
 
 __all__ = [
     "Client",
@@ -51,8 +52,8 @@ _HOMES = {
     "ServiceProblem": "streamer.client",
     "SourceFile": "streamer.model.job",
     "create_app": "streamer.compose",
-    "get_service": "streamer.compose",
-    "get_sessions": "streamer.compose",
+    "get_service": "streamer.web.app",
+    "get_sessions": "streamer.web.app",
     "hookimpl": "streamer.spi",
     "load_config": "streamer.config.load",
     "setup": "streamer.compose",

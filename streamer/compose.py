@@ -1,12 +1,17 @@
-"""Compose the application: configuration, plugins, engine, service, routes, lifetime."""
+"""Compose the service: configuration, plugins, engine, the halves, and the application around them.
+
+The only module that sees everything.
+"""
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, Self
 
 import pluggy
 from aiohttp import web
@@ -20,53 +25,116 @@ from streamer.engine.measures import JobMeasures
 from streamer.engine.memory.admission import QueueLimits
 from streamer.engine.memory.engine import MemoryEngine
 from streamer.engine.memory.retention import RetentionLimits
-from streamer.errors import (
-    ConfigError,
-)
+from streamer.errors import ConfigError
 from streamer.eventlog.spool import Spool
-from streamer.jobs.service import JobService
-from streamer.jobs.transcript import Transcripts
-from streamer.model.runtime import by_name
+from streamer.jobs.jobs import Jobs
 from streamer.plugins import load_backends, load_plugins
 from streamer.sandbox.registry import Backends
 from streamer.spi import Isolation
-from streamer.sse.response import StreamOptions
-from streamer.sse.sessionmap import SessionMap
-from streamer.web.bodies import Bodies
-from streamer.web.callers.access import Access
-from streamer.web.callers.address import client_address
-from streamer.web.callers.origin import check_origin
-from streamer.web.documents import large_documents
-from streamer.web.handlers import OPEN_ROUTES, Handlers
-from streamer.web.page import page_routes
-from streamer.web.parameters import Handler
-from streamer.web.problems import problems
+from streamer.web.app import SERVICE, SESSIONS, make_app
 from streamer.web.server.logs import log_finished
-from streamer.web.watching import CancelUnwatched
-from streamer.worker.tools import missing_tools
+from streamer.worker.worker import Worker
 
-__all__ = ["ACCESS", "SERVICE", "SESSIONS", "create_app", "get_service", "get_sessions", "setup"]
-
-T = TypeVar("T")
+__all__ = ["Parts", "Role", "build", "create_app", "setup"]
 
 log: Final = logging.getLogger(__name__)
 
-SERVICE: Final = web.AppKey("streamer-service", JobService)
-SESSIONS: Final = web.AppKey("streamer-sessions", SessionMap)
-ACCESS: Final = web.AppKey("streamer-access", Access)
-CORS_HEADERS: Final = {
-    "Access-Control-Allow-Methods": "GET, POST, DELETE, OPTIONS",
-    "Access-Control-Allow-Headers": (
-        "Accept, Authorization, Cache-Control, Content-Type, Idempotency-Key, Last-Event-ID, Prefer"
-    ),
-    "Access-Control-Expose-Headers": (
-        "Content-Disposition, Idempotency-Replayed, Location, Preference-Applied, Retry-After, "
-        "X-Job-Id"
-    ),
-    "Access-Control-Max-Age": "600",
-}
-
 ConfigLike = Config | Mapping[str, Any] | str | Path | None
+
+Role = Literal["all", "api", "worker"]
+
+
+@dataclass(eq=False)
+class Parts:
+    """What one process has of a service. Use it as an asynchronous context manager.
+
+    Entering it starts the engine, and the worker if there is one: it raises `BackendUnavailable`
+    when the configured sandbox does not work here.
+    """
+
+    config: Config
+    hook: pluggy.HookRelay
+    shares: Shares
+    engine: Engine
+    jobs: Jobs
+    measures: JobMeasures
+    unconfined: bool
+    """Whether callers may run a command, or anything in a sandbox without isolation."""
+    _worker: Worker | None
+    _resources: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
+
+    @property
+    def worker(self) -> Worker:
+        """The half that runs jobs. Raises RuntimeError in a process that only accepts them."""
+        if self._worker is None:
+            raise RuntimeError("this process runs no jobs: its role is api")
+        return self._worker
+
+    async def __aenter__(self) -> Self:
+        async with contextlib.AsyncExitStack() as stack:
+            if self._worker is not None:
+                await stack.enter_async_context(self._worker)
+            else:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="streamer-"))
+                await self.engine.start(Path(folder))
+                stack.push_async_callback(self.engine.close)
+            self._resources = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.jobs.drain()
+        await self._resources.aclose()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no more jobs, end the queued ones, and give the running ones `timeout_s`.
+
+        After that the running ones are killed, which has a bound too. Every log has its
+        terminal event when this returns. `hurry` cuts the time short. Idempotent.
+        """
+        await self.jobs.drain()
+        if self._worker is not None:
+            await self._worker.drain(timeout_s)
+
+    def hurry(self) -> None:
+        """Let a `drain` that is under way wait no longer."""
+        if self._worker is not None:
+            self._worker.hurry()
+
+    async def try_sandboxes(self) -> None:
+        """Have this process's worker try what it has not tried yet."""
+        if self._worker is not None:
+            await self._worker.try_all()
+
+
+def build(config: ConfigLike = None, plugins: Iterable[object] = (), role: Role = "all") -> Parts:
+    """Return the parts of a service, without HTTP and not started.
+
+    Raises `ConfigError`, `PluginError`.
+    """
+    settings = _config(config)
+    manager = load_plugins(plugins, settings.plugins.disabled)
+    backends = _backends(settings, manager)
+    shares = Shares.of(settings, told_apart=_told_apart(settings, manager.hook))
+    engine: Engine | None = manager.hook.streamer_engine(config=settings)
+    if engine is None:
+        engine = _memory_engine(settings, shares)
+    if settings.streams.on_full == "wait" and not engine.alone:
+        raise ConfigError(
+            'streams.on_full = "wait": the engine of engine.url cannot hold a program for readers '
+            'in other processes; set "drop"'
+        )
+    measures = JobMeasures()
+    engine.listen(_finished(measures, manager.hook))
+    return Parts(
+        config=settings,
+        hook=manager.hook,
+        shares=shares,
+        engine=engine,
+        jobs=Jobs(settings, engine),
+        measures=measures,
+        unconfined=_reaches_no_isolation(settings, backends),
+        _worker=None if role == "api" else Worker(settings, engine, backends),
+    )
 
 
 def create_app(
@@ -81,59 +149,17 @@ def create_app(
     is not read. `middlewares` run inside ours. The sandbox is tried at start-up, which
     raises `BackendUnavailable` if it does not work. Raises `ConfigError`, `PluginError`.
     """
-    settings = _config(config)
-    manager = load_plugins(plugins, settings.plugins.disabled)
-    backends = Backends(
-        load_backends(manager, settings.sandbox.options),
-        settings.sandbox.backend,
-        settings.sandbox.path,
-        allow_list=settings.sandbox.network == "allow-list",
-        read_only=[path for runtime in settings.runtimes.values() for path in runtime.read_only],
-        etc=[name for runtime in settings.runtimes.values() for name in runtime.etc],
+    parts = build(config, plugins)
+    return make_app(
+        parts.config,
+        parts.jobs,
+        parts,
+        parts.hook,
+        parts.shares,
+        parts.measures,
+        unconfined=parts.unconfined,
+        middlewares=middlewares,
     )
-    for name in settings.sandbox.allow:
-        if name not in backends:
-            raise ConfigError(
-                f"sandbox.allow: there is no backend {name!r}; there are {', '.join(backends)}"
-            )
-    if settings.sandbox.allow_hosts and settings.sandbox.network == "none":
-        log.warning('sandbox.allow_hosts does nothing while sandbox.network is "none"')
-    shares = Shares.of(settings, told_apart=_told_apart(settings, manager.hook))
-    measures = JobMeasures()
-    engine: Engine | None = manager.hook.streamer_engine(config=settings)
-    if engine is None:
-        engine = _memory_engine(settings, shares)
-    if settings.streams.on_full == "wait" and not engine.alone:
-        raise ConfigError(
-            'streams.on_full = "wait": the engine of engine.url cannot hold a program for readers '
-            'in other processes; set "drop"'
-        )
-    engine.listen(_finished(measures, manager.hook))
-    runtimes = by_name(settings.runtimes)
-    service = JobService(
-        settings,
-        engine,
-        backends,
-        runtimes,
-        missing_tools(settings.runtimes, settings.sandbox.path),
-        measures,
-    )
-    sessions = _session_map(settings, shares, service.draining)
-    if settings.streams.on_disconnect == "cancel":
-        sessions.listen(CancelUnwatched(service, sessions, settings.streams.disconnect_delay_s))
-    access = Access(settings, manager.hook, unconfined=_reaches_no_isolation(settings, backends))
-    handlers = Handlers(service, sessions, access, Bodies(settings.server), _transcripts(settings))
-    guards = [problems, _guard(settings, access), large_documents(sessions)]
-    app = web.Application(middlewares=[*guards, *middlewares])
-    app[ACCESS] = access
-    app[SERVICE] = service
-    app[SESSIONS] = sessions
-    app.add_routes(handlers.routes())
-    app.add_routes(page_routes())
-    app.cleanup_ctx.append(_run_service)
-    app.on_response_prepare.append(_send_cors)
-    app.on_shutdown.append(_drain)
-    return app
 
 
 def setup(
@@ -143,7 +169,7 @@ def setup(
     prefix: str = "/streamer",
     plugins: Iterable[object] = (),
     middlewares: Iterable[Middleware] = (),
-) -> JobService:
+) -> Jobs:
     """Mount the service into a host application below `prefix` and return it.
 
     Reads no environment, configures no logging, starts nothing before the host starts. The
@@ -166,32 +192,6 @@ def setup(
     return mounted[SERVICE]
 
 
-def get_service(source: web.Application | web.Request) -> JobService:
-    """Return the service of an application, or of the one that a request came to.
-
-    Raises RuntimeError if there is none.
-    """
-    return _of(source, SERVICE)
-
-
-def get_sessions(source: web.Application | web.Request) -> SessionMap:
-    """Return the open streams of an application, or of the one that a request came to.
-
-    Raises RuntimeError if there is no service.
-    """
-    return _of(source, SESSIONS)
-
-
-def _of(source: web.Application | web.Request, key: web.AppKey[T]) -> T:
-    found = source.config_dict if isinstance(source, web.Request) else source
-    try:
-        return found[key]
-    except KeyError:
-        raise RuntimeError(
-            "this application has no streamer: call streamer.setup(app, ...) first"
-        ) from None
-
-
 def _config(config: ConfigLike) -> Config:
     if isinstance(config, Config):
         return config
@@ -202,9 +202,38 @@ def _config(config: ConfigLike) -> Config:
     return load_config(config, environ={})
 
 
+def _backends(config: Config, manager: pluggy.PluginManager) -> Backends:
+    sandbox = config.sandbox
+    backends = Backends(
+        load_backends(manager, sandbox.options),
+        sandbox.backend,
+        sandbox.path,
+        allow_list=sandbox.network == "allow-list",
+        read_only=[path for runtime in config.runtimes.values() for path in runtime.read_only],
+        etc=[name for runtime in config.runtimes.values() for name in runtime.etc],
+    )
+    for name in sandbox.allow:
+        if name not in backends:
+            raise ConfigError(
+                f"sandbox.allow: there is no backend {name!r}; there are {', '.join(backends)}"
+            )
+    if sandbox.allow_hosts and sandbox.network == "none":
+        log.warning('sandbox.allow_hosts does nothing while sandbox.network is "none"')
+    return backends
+
+
 def _told_apart(config: Config, hook: pluggy.HookRelay) -> bool:
     tenants = {token.tenant for token in config.auth.tokens}
     return len(tenants) > 1 or bool(hook.streamer_authorize.get_hookimpls())
+
+
+def _reaches_no_isolation(config: Config, backends: Backends) -> bool:
+    sandbox = config.sandbox
+    # `auto` takes no such sandbox.
+    reachable = {sandbox.backend, *sandbox.allow} & backends.keys()
+    return sandbox.allow_command or any(
+        backends[name].isolation is Isolation.NONE for name in reachable
+    )
 
 
 def _finished(measures: JobMeasures, hook: pluggy.HookRelay) -> Callable[[JobView], None]:
@@ -222,7 +251,6 @@ def _memory_engine(config: Config, shares: Shares) -> MemoryEngine:
         raise ConfigError(
             f"engine.url: no plugin serves {scheme}://; the built-in engine is memory://"
         )
-
     return MemoryEngine(
         queue=QueueLimits(
             places=config.queue.places,
@@ -243,81 +271,3 @@ def _memory_engine(config: Config, shares: Shares) -> MemoryEngine:
         idempotency_s=config.queue.idempotency_s,
         max_idempotency_keys=config.queue.max_idempotency_keys,
     )
-
-
-def _session_map(config: Config, shares: Shares, leaving: asyncio.Event) -> SessionMap:
-    options = StreamOptions(
-        heartbeat_s=config.streams.heartbeat_s,
-        write_timeout_s=config.streams.write_timeout_s,
-        grace_s=config.streams.grace_s,
-        retry_ms=config.streams.retry_ms,
-        retry_jitter_ms=config.streams.retry_jitter_ms,
-    )
-    return SessionMap(
-        options,
-        max_per_key=config.streams.max_readers_per_job,
-        max_sessions=config.streams.max_readers,
-        max_per_client=shares.readers,
-        max_buffered_bytes=config.streams.max_buffered_bytes,
-        leaving=leaving,
-        address_of=client_address(config.server.trusted_proxies),
-    )
-
-
-def _transcripts(config: Config) -> Transcripts:
-    streams = config.streams
-    return Transcripts(streams.result_text_bytes, streams.result_cache_bytes)
-
-
-async def _run_service(app: web.Application) -> AsyncIterator[None]:
-    async with app[SERVICE]:
-        app[ACCESS].announce()
-        yield
-
-
-async def _drain(app: web.Application) -> None:
-    # Before the handlers are awaited: each stream ends by itself once its log has.
-    await app[SERVICE].drain(app[SERVICE].config.server.drain_s)
-
-
-def _reaches_no_isolation(config: Config, backends: Backends) -> bool:
-    """Tell whether a caller may run a command, or anything in a sandbox without isolation."""
-    sandbox = config.sandbox
-    # `auto` takes no such sandbox.
-    reachable = {sandbox.backend, *sandbox.allow} & backends.keys()
-    return sandbox.allow_command or any(
-        backends[name].isolation is Isolation.NONE for name in reachable
-    )
-
-
-def _guard(config: Config, access: Access) -> Middleware:
-    """Refuse pages of other sites and strangers, before any handler."""
-
-    @web.middleware
-    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        origin = check_origin(request, config)
-        if origin is None:
-            _admit(request, access)
-            return await handler(request)
-        headers = {"Access-Control-Allow-Origin": origin, "Vary": "Origin", **CORS_HEADERS}
-        if request.method == "OPTIONS":
-            return web.Response(status=204, headers=headers)
-        request[CORS] = headers
-        _admit(request, access)
-        return await handler(request)
-
-    return guard
-
-
-def _admit(request: web.Request, access: Access) -> None:
-    # A load balancer may ask whether the service lives, and learns nothing else by it.
-    if request.match_info.route.name not in OPEN_ROUTES and not access.is_scraper(request):
-        access.admit(request)
-
-
-CORS: Final = web.RequestKey("streamer-cors", dict[str, str])
-
-
-async def _send_cors(request: web.Request, response: web.StreamResponse) -> None:
-    # A stream's headers are out before a middleware sees the response.
-    response.headers.update(request.get(CORS, {}))

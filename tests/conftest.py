@@ -16,9 +16,8 @@ from aiohttp.test_utils import TestClient, TestServer
 from msgspec.structs import replace
 
 import streamer
-from streamer.compose import SERVICE
+from streamer.compose import Parts, build
 from streamer.config.schema import Config
-from streamer.jobs.service import JobService
 from streamer.model.runtime import Runtime
 from tests.browser.chromium import Browser, chromium
 from tests.running import reap_adopted
@@ -28,7 +27,7 @@ BACKENDS = ("plain", "bwrap", "firejail")
 ISOLATING = ("bwrap", "firejail")
 
 Start = Callable[..., Awaitable[TestClient[Any, Any]]]
-OpenService = Callable[..., Awaitable[JobService]]
+OpenService = Callable[..., Awaitable[Parts]]
 
 
 SLOW: Final = (
@@ -84,8 +83,8 @@ def backend_reasons() -> Mapping[str, str]:
     """Try every backend once and return why each cannot be used, or an empty text."""
 
     async def attempt() -> Mapping[str, str]:
-        service = streamer.create_app()[SERVICE]
-        async with service.trial() as backends:
+        service = build()
+        async with service.worker.trial() as backends:
             reasons = await backends.reasons()
         await service.engine.close()
         return reasons
@@ -162,12 +161,11 @@ async def open_service() -> AsyncIterator[OpenService]:
             plugins: tuple[object, ...] = (),
             runtimes: tuple[Runtime, ...] = (),
             **sections: Mapping[str, Any],
-        ) -> JobService:
+        ) -> Parts:
             sandbox = {"backend": backend, "allow_command": True, **sections.pop("sandbox", {})}
             config = Config.from_mapping({"sandbox": sandbox, **sections})
             languages = {**config.runtimes, **{runtime.name: runtime for runtime in runtimes}}
-            app = streamer.create_app(replace(config, runtimes=languages), plugins=plugins)
-            service: JobService = app[SERVICE]
+            service = build(replace(config, runtimes=languages), plugins)
             return await stack.enter_async_context(service)
 
         yield open_one

@@ -14,7 +14,9 @@ import pytest
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient
 
+from streamer.compose import Parts
 from streamer.sse import EventParser
+from streamer.web.app import LIFETIME
 
 AnyClient = TestClient[Any, Any]
 
@@ -34,6 +36,13 @@ async def received(response: ClientResponse) -> AsyncIterator[Received]:
     async for chunk in response.content.iter_any():
         for number, kind, data in parser.feed(chunk):
             yield Received(int(number), kind, json.loads(data))
+
+
+def parts_of(client: AnyClient) -> Parts:
+    """Return the parts of the service that a test's client asks."""
+    parts = client.app[LIFETIME]
+    assert isinstance(parts, Parts)
+    return parts
 
 
 async def submit(client: AnyClient, **job: Any) -> str:

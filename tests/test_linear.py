@@ -25,6 +25,7 @@ from streamer.errors import StreamerError
 from streamer.eventlog.frames import EventParser, frame, joined_lines, split_frames, to_json
 from streamer.eventlog.log import EventLog
 from streamer.jobs.resolve import Resolver
+from streamer.model.capabilities import BackendFacts, Capabilities
 from streamer.model.events import Output, encode
 from streamer.model.hosts import Place
 from streamer.model.runtime import by_name
@@ -56,13 +57,19 @@ def files(names: list[str]) -> bytes:
     return body(files=[{"name": name, "content": ""} for name in names])
 
 
-RESOLVER = Resolver(Config(), by_name(Config().runtimes), {})
+RESOLVER = Resolver(Config(), by_name(Config().runtimes))
+WORKERS = Capabilities(
+    {"bwrap": BackendFacts("namespaces")},
+    default="bwrap",
+    languages=frozenset(Config().runtimes),
+    missing={},
+    processors=1,
+    places=1,
+)
 
 
 def accept(data: bytes) -> None:
-    RESOLVER.resolve(
-        wire.parse_job(data), "job", default_backend="bwrap", unavailable={}, filtering=()
-    )
+    RESOLVER.resolve(wire.parse_job(data), "job", WORKERS)
 
 
 def request(first: str, *headers: str) -> bytes:

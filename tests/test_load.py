@@ -18,8 +18,8 @@ import pytest
 from aiohttp.test_utils import TestServer
 
 import streamer
-from streamer.compose import SESSIONS
 from streamer.sse import EventParser
+from streamer.web.app import SESSIONS
 from tests.conftest import Start
 from tests.support import AnyClient, follow, submit, text, verdict
 

@@ -27,13 +27,14 @@ from streamer.cli.options import config_options, load, load_serving
 from streamer.cli.run import EXIT_BROKEN_PIPE, EXIT_NOT_RUN, run_local, run_remote
 from streamer.cli.stdio import fill_closed
 from streamer.cli.submission import submission
-from streamer.compose import ACCESS, SERVICE, create_app
+from streamer.compose import build, create_app
 from streamer.config.schema import Config
 from streamer.config.text import in_force, template
 from streamer.doctor.report import examine
 from streamer.errors import BackendUnavailable, CallerError, ConfigError, StreamerError
 from streamer.model.runtime import by_name
 from streamer.model.terminal import visible
+from streamer.web.app import ACCESS
 from streamer.web.server.logs import configure_logging
 from streamer.web.server.serve import serve as serve_forever
 
@@ -265,15 +266,16 @@ def runtimes(
 ) -> None:
     """List the languages and whether they are available on this host."""
     config = load(file, profile, overrides, sandbox)
-    service = create_app(config)[SERVICE]
-    known = {runtime.name: runtime for runtime in service.runtimes.values()}
+    parts = build(config)
+    missing = parts.worker.host.missing
+    known = {runtime.name: runtime for runtime in parts.jobs.runtimes.values()}
     rows = [
         {
             "name": name,
             "aliases": ", ".join(runtime.aliases),
             "entry": runtime.entry,
-            "available": name not in service.missing_runtimes,
-            "reason": service.missing_runtimes.get(name, ""),
+            "available": name not in missing,
+            "reason": missing.get(name, ""),
         }
         for name, runtime in sorted(known.items())
     ]
@@ -353,8 +355,7 @@ def _event_loop() -> Callable[[Coroutine[Any, Any, None]], None]:
 
 
 async def _try_sandboxes(config: Config) -> list[dict[str, Any]]:
-    service = create_app(config)[SERVICE]
-    async with service.trial() as backends:
+    async with build(config).worker.trial() as backends:
         reasons = await backends.reasons()
     return [
         {

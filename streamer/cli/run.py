@@ -17,7 +17,7 @@ from streamer.cli.input import InputSource, input_for
 from streamer.cli.stdio import NAMES, Outlet, StandardInput
 from streamer.client import Client, ServiceProblem
 from streamer.client.problem import not_a_service
-from streamer.compose import SERVICE, create_app
+from streamer.compose import build
 from streamer.config.schema import Config
 from streamer.errors import Busy
 from streamer.eventlog.joblog import Event
@@ -49,10 +49,10 @@ Blocks = InputSource | StandardInput
 async def run_local(config: Config, spec: JobSpec, *, forward_stdin: bool, raw: bool) -> int:
     """Run a job in this process, without HTTP, and return the exit code for the shell."""
     spec = replace(spec, interactive=forward_stdin)
-    async with create_app(config)[SERVICE] as service:
+    async with build(config) as parts:
         started: list[Execution] = []  # it is the only job
-        service.on_start = started.append
-        job = await service.submit(spec)
+        parts.worker.on_start = started.append
+        job = await parts.jobs.submit(spec)
 
         async def write(data: bytes) -> None:
             await (job.write(data) if data else job.end_input())

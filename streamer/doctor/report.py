@@ -14,7 +14,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec.structs import replace
 
-from streamer.compose import SERVICE, create_app
+from streamer.compose import build
 from streamer.config.schema import Config, EngineConfig, LimitsConfig, QueueConfig, StreamsConfig
 from streamer.doctor.hostfacts import (
     HostFacts,
@@ -99,14 +99,14 @@ async def examine(config: Config) -> Report:
     """
     with cgroup_tree(config.sandbox.cgroup) as tree:
         host = host_facts(tree.level if tree else None, config.sandbox.cgroup)
-    service = create_app(_trial_config(config, config.sandbox.backend))[SERVICE]
+    parts = build(_trial_config(config, config.sandbox.backend))
     chosen = ""
-    async with service.trial() as backends:
+    async with parts.worker.trial() as backends:
         reasons = await backends.reasons()
         with contextlib.suppress(BackendUnavailable):
             await backends.find_default()
             chosen = backends.default
-    await service.engine.close()
+    await parts.engine.close()
     offered = {chosen or config.sandbox.backend, *config.sandbox.allow}
     reports = []
     # One after another, so that the lures show which backend failed.
@@ -154,12 +154,12 @@ def _trial_config(config: Config, backend: str, *, required: bool = False) -> Co
 
 
 async def _try_backend(found: BackendReport, config: Config) -> BackendReport:
-    service = create_app(config)[SERVICE]
-    backend = service.backends[found.name]
+    parts = build(config)
+    backend = parts.worker.backends[found.name]
     try:
-        async with lay_lures() as lures, service:
-            enforces = enforcement(backend, service.cgroup_level)
-            trial = Trial(service, lures)
+        async with lay_lures() as lures, parts:
+            enforces = enforcement(backend, parts.worker.cgroup_level)
+            trial = Trial(parts.jobs, lures)
             probes = await asyncio.gather(
                 *(_try_probe(probe, trial, backend, enforces) for probe in PROBES)
             )

@@ -9,7 +9,7 @@ from typing import Final
 
 from streamer.doctor.lures import Lures
 from streamer.jobs.job import Job
-from streamer.jobs.service import JobService
+from streamer.jobs.jobs import Jobs
 from streamer.model.events import Complete, Error, Output
 from streamer.model.job import JobSpec
 
@@ -60,7 +60,7 @@ class Ran:
 class Trial:
     """Where probes run: a service whose default backend is the one under test."""
 
-    service: JobService
+    jobs: Jobs
     lures: Lures
 
     async def run(self, script: str, *arguments: str, **limits: float) -> Ran:
@@ -89,7 +89,7 @@ class Trial:
         interactive: bool,
     ) -> Job:
         command = ("/bin/sh", "-c", script, "sh", *arguments)
-        return await self.service.submit(
+        return await self.jobs.submit(
             JobSpec(command=command, limits=limits, interactive=interactive)
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -13,12 +12,11 @@ from streamer.model.runtime import SIZES, Runtime
 __all__ = ["build_steps", "sized"]
 
 
-def sized(runtime: Runtime, compiling: Limits, running: Limits) -> Runtime:
+def sized(runtime: Runtime, compiling: Limits, running: Limits, processors: int) -> Runtime:
     """Return the runtime with its placeholders for sizes filled from the limits of a job.
 
-    Variables are those of the program that runs.
+    Variables are those of the program that runs; `processors` is how many it may run on.
     """
-    processors = len(os.sched_getaffinity(0))
 
     def fill(text: str, limits: Limits) -> str:
         values = (limits.memory_bytes, limits.memory_bytes // MIB, processors)

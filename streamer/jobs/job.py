@@ -54,6 +54,10 @@ class Job:
         assert isinstance(end, Complete | Error)
         return end
 
+    async def purge(self) -> bool:
+        """Forget the job; False if it is not over."""
+        return await self._engine.purge(self.id)
+
     async def cancel(self) -> CancelResult:
         """End the job if it is queued, or ask for its end. Idempotent."""
         return await self._engine.cancel(self.id)

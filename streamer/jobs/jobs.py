@@ -1,19 +1,23 @@
-"""Accept jobs and find them again: the half of the service that runs nothing."""
+"""Accept jobs and find them again: the half of the service that runs nothing.
+
+What can be run it reads from the engine, where workers publish it; it never looks at its own host.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 
 from streamer.config.schema import Config
-from streamer.engine.interface import Engine, Idempotency, Stats
+from streamer.engine.interface import Broker, Idempotency, JobPlace, JobState, JobView, Stats
 from streamer.errors import Draining
 from streamer.jobs.job import Job
 from streamer.jobs.resolve import Resolver
-from streamer.model.job import JobSpec, ResolvedJob
-from streamer.model.runtime import Runtime
+from streamer.model.capabilities import Capabilities, merged
+from streamer.model.job import JobSpec
+from streamer.model.runtime import by_name
 from streamer.model.typed import typed_spec
 
 __all__ = ["Jobs"]
@@ -22,28 +26,14 @@ __all__ = ["Jobs"]
 class Jobs:
     """What callers may do with the jobs of an engine."""
 
-    def __init__(
-        self,
-        config: Config,
-        engine: Engine,
-        runtimes: Mapping[str, Runtime],
-        missing_runtimes: Mapping[str, str],
-        resolve: Callable[[Resolver, JobSpec, str], ResolvedJob],
-    ) -> None:
+    def __init__(self, config: Config, engine: Broker) -> None:
+        """Raises `ConfigError` where two languages have one name."""
         self.config = config
-        self.engine = engine
-        self.runtimes = runtimes
-        self.missing_runtimes = missing_runtimes
+        self.runtimes = by_name(config.runtimes)
+        """The configured languages by name and alias."""
         self.draining = asyncio.Event()
-        self.started = False
-        self._resolver = Resolver(config, runtimes, missing_runtimes)
-        self._resolve = resolve
-
-    @property
-    def offers_programs(self) -> bool:
-        """Whether there is a language at all, or callers may send commands."""
-        names = {runtime.name for runtime in self.runtimes.values()}
-        return self.config.sandbox.allow_command or bool(names - self.missing_runtimes.keys())
+        self._engine = engine
+        self._resolver = Resolver(config, self.runtimes)
 
     async def submit(
         self,
@@ -61,33 +51,53 @@ class Jobs:
         if not isinstance(tenant, str):
             raise TypeError(f"tenant is a str, not a {type(tenant).__name__}")
         spec = typed_spec(spec)
-        if not self.started:
+        workers = await self.capabilities()
+        if not workers.places:
             raise Draining(
                 "the service has not started yet: submit once the application has",
                 retry_after_s=5.0,
             )
         if idempotency is None and self.draining.is_set():  # with a key the engine knows
             raise Draining("the service is shutting down and takes no new jobs", retry_after_s=5.0)
-        job = self._resolve(self._resolver, spec, _new_job_id())
-        submitted = await self.engine.submit(job, tenant=tenant, idempotency=idempotency)
-        return Job(self.engine, submitted.job_id, replayed=not submitted.created)
+        job = self._resolver.resolve(spec, _new_job_id(), workers)
+        submitted = await self._engine.submit(job, tenant=tenant, idempotency=idempotency)
+        return Job(self._engine, submitted.job_id, replayed=not submitted.created)
 
     def job(self, job_id: str) -> Job:
         """Return a handle on a job by its id; the handle's methods say if there is none."""
-        return Job(self.engine, job_id)
+        return Job(self._engine, job_id)
+
+    async def list(
+        self,
+        *,
+        tenant: str = "",
+        state: JobState | None = None,
+        limit: int = 50,
+        before: JobPlace | None = None,
+    ) -> Sequence[JobView]:
+        """Return the tenant's jobs, newest first, those before a place."""
+        return await self._engine.jobs(tenant=tenant, state=state, limit=limit, before=before)
 
     async def drain(self) -> None:
         """Take no more jobs, and end the queued ones. Idempotent."""
         self.draining.set()
-        await self.engine.drain()
+        await self._engine.drain()
+
+    async def capabilities(self) -> Capabilities:
+        """Return what all workers have together."""
+        return merged(await self._engine.capabilities())
+
+    async def reachable(self) -> bool:
+        """Tell whether the engine can be reached and takes jobs."""
+        return await self._engine.ready()
 
     async def estimated_wait_s(self) -> float:
         """Return how long a job submitted now would wait, judging by the last ones, in seconds."""
-        return round((await self.engine.stats()).estimated_wait_s, 2)
+        return round((await self._engine.stats()).estimated_wait_s, 2)
 
     async def stats(self) -> Stats:
         """Return how busy the engine is."""
-        return await self.engine.stats()
+        return await self._engine.stats()
 
 
 def _new_job_id() -> str:

@@ -7,13 +7,14 @@ names the place in the request, in the notation of the HTTP interface.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, replace
 from typing import Final
 
 from streamer.config.schema import Config
 from streamer.errors import BackendUnavailable, Forbidden, InvalidJob, cut, quoted
 from streamer.jobs.commands import build_steps, sized
+from streamer.model.capabilities import Capabilities
 from streamer.model.job import LEAST, JobSpec, Limits, Phase, ResolvedJob, SourceFile, Step
 from streamer.model.names import camel
 from streamer.model.runtime import Runtime, told_missing
@@ -46,34 +47,21 @@ MAX_SHOWN: Final = 10**30
 class Resolver:
     """The configuration as far as it decides about jobs."""
 
-    def __init__(
-        self, config: Config, runtimes: Mapping[str, Runtime], missing: Mapping[str, str]
-    ) -> None:
-        """`runtimes` by name and alias; `missing` says why a runtime cannot be used here."""
+    def __init__(self, config: Config, runtimes: Mapping[str, Runtime]) -> None:
+        """`runtimes` by name and alias."""
         self._config = config
         self._runtimes = runtimes
-        self._missing = missing
 
-    def resolve(
-        self,
-        spec: JobSpec,
-        job_id: str,
-        *,
-        default_backend: str,
-        unavailable: Mapping[str, str],
-        filtering: Collection[str],
-    ) -> ResolvedJob:
-        """Return the job to run.
+    def resolve(self, spec: JobSpec, job_id: str, workers: Capabilities) -> ResolvedJob:
+        """Return the job to run; `workers` is what those who run it have together.
 
-        `unavailable` maps every known backend that cannot be used to its reason, or to
-        ``""`` if it can; `filtering` are those that can hold a job to an allow-list of hosts.
         Raises `InvalidJob`, `Forbidden` or `BackendUnavailable`.
         """
         self._refuse_unsupported(spec)
-        backend = self._backend(spec.sandbox, default_backend, unavailable)
+        backend = self._backend(spec.sandbox, workers)
         files = _check_files(spec.files)
         _check_arguments(spec)
-        allow_hosts = self._allow_hosts(spec, backend, filtering)
+        allow_hosts = self._allow_hosts(spec, backend, workers)
         if spec.language is None:
             limits = self._limits(spec.limits, self._config.limits.default)
             steps: tuple[Step, ...] = (Step(Phase.RUN, self._command(spec), limits),)
@@ -81,13 +69,13 @@ class Resolver:
             read_only: tuple[str, ...] = ()
             etc: tuple[str, ...] = ()
         else:
-            runtime = self._runtime(spec)
+            runtime = self._runtime(spec, workers)
             entry, files = _entry_and_files(spec, files, runtime)
             base = self._raised(runtime)
             limits = self._limits(spec.limits, base)
             if runtime.compile and "stack_bytes" not in spec.limits:
                 limits = self._deep(limits)
-            runtime = sized(runtime, base, limits)
+            runtime = sized(runtime, base, limits, workers.processors)
             compile_argv, run_argv = build_steps(runtime, entry, [file.name for file in files])
             steps = (Step(Phase.RUN, (*run_argv, *spec.args), limits),)
             if compile_argv:
@@ -135,12 +123,13 @@ class Resolver:
         if spec.artifacts:
             raise InvalidJob("this service collects no artifacts", path="$.artifacts")
 
-    def _backend(self, wanted: str | None, default: str, unavailable: Mapping[str, str]) -> str:
-        if wanted is None or wanted == default:
-            return default
-        if wanted not in unavailable:
+    def _backend(self, wanted: str | None, workers: Capabilities) -> str:
+        if wanted is None or wanted == workers.default:
+            return workers.default
+        if wanted not in workers.backends:
+            known = ", ".join(sorted(workers.backends))
             raise InvalidJob(
-                f"there is no sandbox {quoted(wanted)}; there are {', '.join(sorted(unavailable))}",
+                f"there is no sandbox {quoted(wanted)}; there are {known}",
                 path="$.sandbox",
             )
         if wanted not in self._config.sandbox.allow:
@@ -148,13 +137,11 @@ class Resolver:
                 f"the sandbox {quoted(wanted)} is not allowed by the configuration (sandbox.allow)",
                 path="$.sandbox",
             )
-        if unavailable[wanted]:
+        if workers.backends[wanted].reason:
             raise BackendUnavailable(f"the sandbox {quoted(wanted)} is not available on this host")
         return wanted
 
-    def _allow_hosts(
-        self, spec: JobSpec, backend: str, filtering: Collection[str]
-    ) -> tuple[str, ...]:
+    def _allow_hosts(self, spec: JobSpec, backend: str, workers: Capabilities) -> tuple[str, ...]:
         """Return the hosts of a job with network access; none where that is not filtered."""
         sandbox = self._config.sandbox
         if not spec.network or sandbox.network == "open":
@@ -164,7 +151,7 @@ class Resolver:
             raise Forbidden(
                 f"network access is not allowed by the configuration ({key})", path="$.network"
             )
-        if backend not in filtering:
+        if not workers.backends[backend].filtering:
             raise Forbidden(
                 f"network access is allowed to some hosts only (sandbox.network), and the sandbox "
                 f"{quoted(backend)} cannot hold a program to them",
@@ -187,7 +174,7 @@ class Resolver:
             raise InvalidJob("the command is empty", path="$.command[0]")
         return (*spec.command, *spec.args)
 
-    def _runtime(self, spec: JobSpec) -> Runtime:
+    def _runtime(self, spec: JobSpec, workers: Capabilities) -> Runtime:
         name = spec.language or ""
         runtime = self._runtimes.get(name)
         if runtime is None:
@@ -197,8 +184,8 @@ class Resolver:
                 path="$.language",
                 code="unknown_language",
             )
-        if runtime.name in self._missing:
-            why = told_missing(self._missing[runtime.name])
+        if runtime.name not in workers.languages:
+            why = told_missing(workers.missing.get(runtime.name, ""))
             raise InvalidJob(
                 f"the language {runtime.name!r} is not available here: {why}",
                 path="$.language",

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from streamer.model.job import JobFacts
 
-__all__ = ["UNTRIED", "Accepts", "BackendFacts", "Capabilities", "merged"]
+__all__ = ["NOTHING", "UNTRIED", "Accepts", "BackendFacts", "Capabilities", "merged", "told"]
 
-UNTRIED = "it is being tried; ask again in a moment"
+UNTRIED: Final = "it is being tried; ask again in a moment"
 """Why a backend cannot be used of which nothing is known yet."""
+
+
+def told(reason: str) -> str | None:
+    """Return what callers are told: the reason may hold paths and the words of a wrapper."""
+    if reason in ("", UNTRIED):
+        return reason or None
+    return "it does not work on this host; its operator is told why by: streamer doctor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +63,7 @@ class Capabilities:
     places: int
     """How many jobs it runs at a time."""
     cgroup_level: str | None = None
+    """``cgroup-v1`` or ``cgroup-v2`` where jobs have control groups."""
     accepting: bool = True
     """Whether it claims jobs: it is at work, and the engine answers it."""
     trusted: bool = True
@@ -69,14 +78,27 @@ class Capabilities:
         return Accepts(frozenset(usable), self.languages)
 
 
-def merged(workers: Sequence[Capabilities]) -> Capabilities | None:
-    """Return what several workers have together, or None if there are none.
+NOTHING: Final = Capabilities(
+    backends={},
+    default="",
+    languages=frozenset(),
+    missing={},
+    processors=0,
+    places=0,
+    accepting=False,
+    trusted=False,
+)
+"""What there is without a worker."""
+
+
+def merged(workers: Sequence[Capabilities]) -> Capabilities:
+    """Return what several workers have together.
 
     A backend or a language can be used if one of them has it; and hosts can be listed for a
     backend only if each that has it can hold jobs to the list, since any of them may get the job.
     """
     if len(workers) < 2:
-        return workers[0] if workers else None
+        return workers[0] if workers else NOTHING
     backends: dict[str, BackendFacts] = {}
     for worker in workers:
         for name, facts in worker.backends.items():

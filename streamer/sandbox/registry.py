@@ -11,16 +11,17 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from streamer.errors import BackendUnavailable, ConfigError, SandboxFailure
+from streamer.model.capabilities import UNTRIED
 from streamer.sandbox.pool import Pool
 from streamer.sandbox.trial import Trial, holds_to_allow_list
 from streamer.spi import Backend, Isolation
 
-__all__ = ["Backends", "told"]
+__all__ = ["Backends"]
 
 log: Final = logging.getLogger(__name__)
 
@@ -39,15 +40,6 @@ RETRY_S: Final = 30.0
 
 MAX_FAILURES: Final = 3
 """As many jobs in a row that a sandbox could not run bring its backend into doubt."""
-
-UNTRIED: Final = "it is being tried; ask again in a moment"
-
-
-def told(reason: str) -> str | None:
-    """Return what callers are told: the reason may hold paths and the words of a wrapper."""
-    if reason in ("", UNTRIED):
-        return reason or None
-    return "it does not work on this host; its operator is told why by: streamer doctor"
 
 
 class Backends(Mapping[str, Backend]):
@@ -86,6 +78,8 @@ class Backends(Mapping[str, Backend]):
         self._tidying: set[asyncio.Task[None]] = set()
         self._one_at_a_time = asyncio.Lock()
         self._doubt = asyncio.Event()
+        self.on_tried: Callable[[], None] = lambda: None
+        """Hears of the result of each trial."""
 
     def __getitem__(self, name: str) -> Backend:
         return self._backends[name]
@@ -232,6 +226,7 @@ class Backends(Mapping[str, Backend]):
                 log.warning("sandbox %s: %s", name, reason or "it works again")
             if not reason:
                 del self._failures[name]
+            self.on_tried()
             await asyncio.wait({trying}, timeout=TIDY_S)
 
     def _tidied(self, trying: asyncio.Task[None]) -> None:

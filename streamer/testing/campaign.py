@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from streamer.compose import Parts
 from streamer.doctor.lures import Lures, lay_lures, marked_processes
 from streamer.eventlog.joblog import Event
 from streamer.jobs.job import Job
-from streamer.jobs.service import JobService
 from streamer.model.events import Status
 from streamer.model.job import JobSpec
 from streamer.sandbox.enforcement import enforcement
@@ -68,7 +68,7 @@ class Campaign:
     """A started service with one backend, and the lures."""
 
     backend: Backend
-    service: JobService
+    service: Parts
     state: Path
     exceptions: Mapping[str, str]
     """Attacks by name that the backend's author does not promise to withstand, and why."""
@@ -132,7 +132,7 @@ class Campaign:
             if attack.neighbour:
                 beside = _Neighbour(self.service, lures)
                 hint["neighbour"] = await stack.enter_async_context(beside.running(achieved))
-            job = await self.service.submit(_job(attack, hint))
+            job = await self.service.jobs.submit(_job(attack, hint))
             if attack.knocks:
                 stack.enter_context(_knocking(hint["door"], lures))
             ran = await self._followed(job, broken, alone=attack.alone)
@@ -213,8 +213,8 @@ async def open_campaign(
             **(config or {}),
         }
         service = await stack.enter_async_context(open_service(backend, options or {}, sections))
-        found = service.backends[backend.name]
-        enforces = enforcement(found, service.cgroup_level)
+        found = service.worker.backends[backend.name]
+        enforces = enforcement(found, service.worker.cgroup_level)
         campaign = Campaign(found, service, state, exceptions or {}, enforces, lanes)
         stack.callback(campaign.remove_notes)
         for _ in range(lanes):
@@ -250,7 +250,7 @@ def _job(attack: Attack, hint: Mapping[str, Any]) -> JobSpec:
 class _Neighbour:
     """Another job of the same service, which holds the secret too."""
 
-    def __init__(self, service: JobService, lures: Lures) -> None:
+    def __init__(self, service: Parts, lures: Lures) -> None:
         self._service = service
         self._lures = lures
 
@@ -260,7 +260,7 @@ class _Neighbour:
         secret = self._lures.secret
         mark = secrets.token_hex(8)
         hint = {"mark": mark, "secret": [secret], "ipc_key": random.randrange(1, 2**31)}
-        job = await self._service.submit(
+        job = await self._service.jobs.submit(
             JobSpec(
                 command=("python3", "-I", "neighbour.py", secret),
                 files=(script("neighbour.py", NEIGHBOUR),),

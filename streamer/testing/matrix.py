@@ -53,7 +53,7 @@ async def run(backend: type[Backend]) -> tuple[str, list[Outcome]]:
     """
     async with open_campaign(backend) as campaign:
         order = sorted(ATTACKS, key=lambda attack: attack.alone)
-        return campaign.service.cgroup_level or "none", [
+        return campaign.service.worker.cgroup_level or "none", [
             await outcome for outcome in [asyncio.create_task(_attempt(campaign, a)) for a in order]
         ]
 

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Final
 
-from streamer.compose import SERVICE, create_app
+from streamer.compose import Parts, build
 from streamer.config.schema import Config
 from streamer.eventlog.joblog import Event
 from streamer.jobs.job import Job
-from streamer.jobs.service import JobService
 from streamer.model.events import Complete, Error, Output
 from streamer.model.job import JobSpec, SourceFile
 from streamer.plugins import load_backends, load_plugins
@@ -74,9 +73,9 @@ async def ended(job: Job) -> Ran:
     return Ran(tuple([event async for event in job.events()]))
 
 
-async def run_job(service: JobService, **spec: Any) -> Ran:
+async def run_job(service: Parts, **spec: Any) -> Ran:
     """Submit a job to a service, with the fields of `JobSpec`, and follow it to its end."""
-    return await ended(await service.submit(JobSpec(**spec)))
+    return await ended(await service.jobs.submit(JobSpec(**spec)))
 
 
 def program(source: str) -> dict[str, Any]:
@@ -94,7 +93,7 @@ async def open_service(
     backend: type[Backend],
     options: Mapping[str, Any],
     config: Mapping[str, Mapping[str, Any]],
-) -> AsyncIterator[JobService]:
+) -> AsyncIterator[Parts]:
     """Start a service, without HTTP, whose jobs run in a backend with these options.
 
     A backend that no installed plugin registers is registered here. `config` are sections of the
@@ -111,7 +110,7 @@ async def open_service(
     # Logs on disk would add a descriptor to this process.
     streams = {"disk_bytes": 0, **config.get("streams", {})}
     tree = Config.from_mapping({**config, "sandbox": sandbox, "streams": streams})
-    async with create_app(tree, plugins=plugins)[SERVICE] as service:
+    async with build(tree, plugins) as service:
         yield service
 
 

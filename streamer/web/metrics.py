@@ -5,19 +5,20 @@ from __future__ import annotations
 import itertools
 
 from streamer.engine.interface import Stats
-from streamer.engine.measures import BOUNDS_S, Histogram
-from streamer.jobs.service import JobService
+from streamer.engine.measures import BOUNDS_S, Histogram, JobMeasures
 from streamer.sse.sessionmap import SessionMap
 
 __all__ = ["exposition"]
 
 
-def exposition(stats: Stats, service: JobService, sessions: SessionMap, body_bytes: int) -> str:
+def exposition(
+    stats: Stats, measures: JobMeasures, places: int, sessions: SessionMap, body_bytes: int
+) -> str:
     """Return all metrics as text."""
     gauges = [
         ("streamer_jobs_running", "Jobs that are running.", stats.running),
         ("streamer_jobs_waiting", "Jobs that wait for a worker.", stats.waiting),
-        ("streamer_jobs_capacity", "Jobs that may run at once.", service.concurrency),
+        ("streamer_jobs_capacity", "Jobs that may run at once.", places),
         ("streamer_oldest_wait_seconds", "Age of the oldest waiting job.", stats.oldest_wait_s),
         ("streamer_logs", "Job logs that are kept.", stats.logs),
         ("streamer_log_bytes", "Size of all logs in memory.", stats.log_bytes),
@@ -31,7 +32,6 @@ def exposition(stats: Stats, service: JobService, sessions: SessionMap, body_byt
     lines: list[str] = []
     for name, text, value in gauges:
         lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge", f"{name} {value}"]
-    measures = service.measures
     lines += _counter("streamer_jobs_finished_total", "Jobs that ended, by outcome.")
     lines += [
         f'streamer_jobs_finished_total{{outcome="{outcome}"}} {count}'

@@ -17,8 +17,8 @@ from streamer.eventlog.log import EventLog
 from streamer.eventlog.view import LogView
 from streamer.jobs.downloads import CastSource, OutputSource
 from streamer.jobs.job import Job
+from streamer.jobs.jobs import Jobs
 from streamer.jobs.replay import PacedSource
-from streamer.jobs.service import JobService
 from streamer.jobs.transcript import EventsGone
 from streamer.model.events import StreamName
 from streamer.sse.bytestream import ByteStream
@@ -27,6 +27,7 @@ from streamer.sse.session import Source
 from streamer.sse.sessionmap import Full, SessionMap
 from streamer.sse.sources import LogSource, MergedSource, merged_positions
 from streamer.web import wire
+from streamer.web.answers import json_answer
 from streamer.web.callers.access import Access
 from streamer.web.parameters import flag, speed, takes
 
@@ -43,7 +44,7 @@ MAX_NUMBER: Final = 10**15
 class StreamHandlers:
     """The handlers that follow jobs, and what they need."""
 
-    service: JobService
+    jobs: Jobs
     sessions: SessionMap
     access: Access
 
@@ -67,7 +68,7 @@ class StreamHandlers:
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """Follow a job's log from where the client left it, or tell it again at its pace."""
-        job, view = await self._job(request)
+        job, view = await self.access.named(request, "read", self.jobs)
         return await self.follow(request, job, view.tenant, self.asked(request), speed(request))
 
     def asked(self, request: web.Request) -> int:
@@ -127,7 +128,7 @@ class StreamHandlers:
 
     async def output(self, request: web.Request) -> web.StreamResponse:
         """Send what the program wrote to one stream as it is, to its end."""
-        job, view = await self._job(request)
+        job, view = await self.access.named(request, "read", self.jobs)
         stream: StreamName = "stderr" if request.match_info["stream"] == "stderr" else "stdout"
         follow = flag(request, "follow", default=True)
         async with job.follow() as log:
@@ -140,7 +141,7 @@ class StreamHandlers:
 
     async def cast(self, request: web.Request) -> web.StreamResponse:
         """Send a recording of the run."""
-        job, view = await self._job(request)
+        job, view = await self.access.named(request, "read", self.jobs)
         title = view.job.language or "command"
         async with job.follow() as log:
             _check_beginning(log)
@@ -152,7 +153,7 @@ class StreamHandlers:
 
     async def list_sessions(self, request: web.Request) -> web.Response:
         """List who follows a job."""
-        job, _ = await self._job(request)
+        job, _ = await self.access.named(request, "read", self.jobs)
         # Where somebody is, is not for everybody who was given a link.
         told = await self.access.may(request, "viewers", job)
         sessions = [
@@ -165,17 +166,13 @@ class StreamHandlers:
             }
             for view in self.sessions.views(job.id)
         ]
-        return web.Response(body=wire.dump({"sessions": sessions}), content_type="application/json")
-
-    async def _job(self, request: web.Request) -> tuple[Job, JobView]:
-        job = self.service.job(request.match_info["job_id"])
-        return job, await self.access.job(request, "read", job)
+        return json_answer({"sessions": sessions})
 
     async def _opened(
         self, request: web.Request, job_id: str, after: int, stack: AsyncExitStack
     ) -> tuple[str, LogView] | None:
         """Return whose a job is, and its log, until the stack is closed; None if there is none."""
-        job = self.service.job(job_id)
+        job = self.jobs.job(job_id)
         try:
             view = await self.access.job(request, "read", job)
             return view.tenant, await stack.enter_async_context(job.follow(after))

@@ -7,7 +7,7 @@ import contextlib
 from typing import Literal
 
 from streamer.errors import StreamerError
-from streamer.jobs.service import JobService
+from streamer.jobs.jobs import Jobs
 from streamer.sse.session import Session
 from streamer.sse.sessionmap import SessionMap
 
@@ -21,8 +21,8 @@ class CancelUnwatched:
     A job that nobody has read yet goes on.
     """
 
-    def __init__(self, service: JobService, sessions: SessionMap, delay_s: float) -> None:
-        self._service = service
+    def __init__(self, jobs: Jobs, sessions: SessionMap, delay_s: float) -> None:
+        self._jobs = jobs
         self._sessions = sessions
         self._delay_s = delay_s
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -30,7 +30,7 @@ class CancelUnwatched:
 
     def __call__(self, session: Session, change: Literal["opened", "closed"]) -> None:
         """Hear of a session."""
-        if change == "closed" and not self._service.draining.is_set():
+        if change == "closed" and not self._jobs.draining.is_set():
             for job_id in session.keys:
                 if not self._sessions.of(job_id):
                     self._wait_for_another(job_id)
@@ -51,4 +51,4 @@ class CancelUnwatched:
 
     async def _cancel(self, job_id: str) -> None:
         with contextlib.suppress(StreamerError):  # it may have expired
-            await self._service.job(job_id).cancel()
+            await self._jobs.job(job_id).cancel()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -60,10 +61,21 @@ class ExecutionSettings:
 class Execution:
     """One run of one leased job."""
 
-    def __init__(self, lease: Lease, pool: Pool, settings: ExecutionSettings, policy: str) -> None:
-        """`policy` is the digest of what confines the job here, for its record."""
+    def __init__(
+        self,
+        lease: Lease,
+        pool: Pool,
+        settings: ExecutionSettings,
+        policy: str,
+        on_resisting: Callable[[], None],
+    ) -> None:
+        """`policy` is the digest of what confines the job here, for its record.
+
+        `on_resisting` is called when `resists` becomes true.
+        """
         self.lease = lease
         self._policy = policy
+        self._on_resisting = on_resisting
         self._job = lease.job
         self._pool = pool
         self._settings = settings
@@ -130,6 +142,7 @@ class Execution:
         await asyncio.wait({confined}, timeout=TIDY_S)
         if not confined.done():
             self.resists = True
+            self._on_resisting()
             what = "something of it does not end, or its folder is still being removed"
             log.error("job %s: %s", self._job.job_id, what)
         self._tell(Error("sandbox_error", "the sandbox of the job does not end"))

@@ -6,20 +6,22 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self
 
 from streamer.config.schema import Config
-from streamer.engine.interface import Engine, Lease
+from streamer.engine.interface import Cancel, Engine, Lease
+from streamer.model.capabilities import Capabilities
 from streamer.model.events import Error
-from streamer.sandbox.enforcement import check_required
-from streamer.sandbox.pool import Pool, open_pool
+from streamer.sandbox.pool import Pool
 from streamer.sandbox.registry import Backends
 from streamer.worker.execution import Execution, ExecutionSettings
-from streamer.worker.finish import finish
+from streamer.worker.finish import ENGINE_TIMEOUT_S, finish
+from streamer.worker.host import WorkerHost
 from streamer.worker.policy import policy_digest
 from streamer.worker.program import Patience
+from streamer.worker.verdict import StopReason
 
 __all__ = ["Worker"]
 
@@ -29,24 +31,27 @@ CLAIM_RETRY_S: Final = 1.0
 END_S: Final = 90.0
 """For all jobs to end once they are stopped; each has its own, shorter bounds."""
 
+BEATS: Final = 3
+"""As many heartbeats make the time of a lease."""
+
 
 class Worker:
     """Runs the jobs of an engine. Use it as an asynchronous context manager.
 
-    Entering it finds the sandbox and begins to claim: it raises `BackendUnavailable` when the
-    configured sandbox does not work here, and falls back to no weaker one.
+    Entering it finds the sandbox, starts the engine and begins to claim: it raises
+    `BackendUnavailable` when the configured sandbox does not work here, and falls back to no
+    weaker one. No failure of a job or of a call of the engine ends its work: see `ready`.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        engine: Engine,
-        backends: Backends,
-    ) -> None:
+    def __init__(self, config: Config, engine: Engine, backends: Backends) -> None:
         self.config = config
         self.engine = engine
         self.backends = backends
+        self.host = WorkerHost(config, backends)
         self.places = config.queue.places
+        self.on_start: Callable[[Execution], None] = lambda _: None  # hears of each job that begins
+        self.pool: Pool | None = None
+        self._name = secrets.token_hex(8)
         self._settings = ExecutionSettings(
             path=config.sandbox.path,
             patience=Patience(config.sandbox.kill_grace_s, config.sandbox.linger_s),
@@ -56,27 +61,34 @@ class Worker:
         self._running: dict[asyncio.Task[None], Execution] = {}
         self._refusing: set[asyncio.Task[bool]] = set()
         self._hurried = asyncio.Event()
-        self.on_start: Callable[[Execution], None] = lambda _: None  # hears of each job that begins
         self._resources = contextlib.AsyncExitStack()
-        self.pool: Pool | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        """What it does all the time, by name; see `ready`."""
+        """What it does all the time, by name."""
+        self._failing: set[str] = set()
+        """What of it the engine has refused when it was called last."""
+        self._published: Capabilities | None = None
+        self._changed = asyncio.Event()
+        """Set when what was published may not be true any more."""
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
-            self.pool = await stack.enter_async_context(self._open_pool(self.places))
-            await self.backends.find_default()
-            await self.backends.reasons(self.config.sandbox.allow)
-            self._check_required()
+            self.pool = await stack.enter_async_context(self.host.open_pool(self.places))
+            await self.host.check(self.cgroup_level)
             await self.engine.start(self.pool.folder.path)
+            stack.push_async_callback(self.engine.close)
+            # Before it is entered, so that jobs can be submitted from then on.
+            self._published = self.host.capabilities(self.cgroup_level, accepting=True, resisting=0)
+            await self.engine.publish(self._name, self._published)
             self._resources = stack.pop_all()
         for name, work in (
             ("streamer-claim", self._claim_jobs()),
             ("streamer-leases", self._keep_leases()),
             ("streamer-trials", self.backends.keep_trying()),
+            ("streamer-publish", self._keep_published()),
         ):
             self._tasks[name] = asyncio.create_task(work, name=name)
-            self._tasks[name].add_done_callback(_report_end)
+            self._tasks[name].add_done_callback(self._ended)
+        self.backends.on_tried = self._changed.set
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -86,34 +98,20 @@ class Worker:
         for task in left:
             task.cancel()
         await asyncio.wait(left, timeout=END_S)
-        await self.engine.close()
+        await self._call("withdraw", self.engine.publish(self._name, None))
         await self._resources.aclose()
-
-    def _check_required(self) -> None:
-        for name in {self.backends.default, *self.config.sandbox.allow} & self.backends.keys():
-            check_required(self.config.sandbox.require, self.backends[name], self.cgroup_level)
 
     @asynccontextmanager
     async def trial(self) -> AsyncIterator[Backends]:
         """Lend the backends for trying them as jobs get them, without starting anything."""
-        async with self._open_pool(0):
+        async with self.host.open_pool(0):
             yield self.backends
 
-    @asynccontextmanager
-    async def _open_pool(self, users: int) -> AsyncIterator[Pool]:
-        """Make what sandboxes need, and let the backends be tried with it."""
-        sandbox = self.config.sandbox
-        with open_pool(
-            self.backends,
-            state_dir=self.config.server.state_dir,
-            cgroup=sandbox.cgroup,
-            uid_base=sandbox.uid_base,
-            places=self.config.queue.places,
-            users=users,
-            strict_filter=self._strict,
-        ) as pool:
-            async with self.backends.tried_in(pool):
-                yield pool
+    async def try_all(self) -> None:
+        """Try the backends that were not tried yet, as far as it does not take long."""
+        known = self.backends.known(self.backends)
+        if await self.backends.reasons() != known:
+            await self._publish()
 
     @property
     def cgroup_level(self) -> str | None:
@@ -122,8 +120,9 @@ class Worker:
 
     @property
     def ready(self) -> bool:
-        """Whether it is started and at work."""
-        return bool(self._tasks) and all(not task.done() for task in self._tasks.values())
+        """Whether it is started and at work, and the engine answers it."""
+        working = all(not task.done() for task in self._tasks.values())
+        return bool(self._tasks) and working and not self._failing
 
     @property
     def resisting(self) -> int:
@@ -166,19 +165,19 @@ class Worker:
         self._hurried.set()
 
     async def _claim_jobs(self) -> None:
-        worker = secrets.token_hex(8)
         while True:
             free = self.places - len(self._running)
             if free <= 0:
                 await asyncio.wait(set(self._running), return_when=asyncio.FIRST_COMPLETED)
                 continue
-            try:
-                leases: Sequence[Lease] = await self.engine.claim(worker, free)
-            except Exception:
-                log.exception("the engine gave no jobs; trying again")
+            # Alone, it takes what it cannot run too: nobody else would ever end it.
+            accepts = None if self.engine.alone else self._capabilities().accepts
+            leases: Sequence[Lease] | None = await self._call(
+                "claim", self.engine.claim(self._name, free, accepts)
+            )
+            if leases is None:
                 await asyncio.sleep(CLAIM_RETRY_S)
-                continue
-            for lease in leases:
+            for lease in leases or ():
                 try:
                     self._start(lease)
                 except Exception:
@@ -197,10 +196,10 @@ class Worker:
         name = lease.job.backend
         backend = self.backends[name]
         policy = policy_digest(lease.job, backend, self.cgroup_level, strict_filter=self._strict)
-        execution = Execution(lease, self.pool, self._settings, policy)
+        execution = Execution(lease, self.pool, self._settings, policy, self._changed.set)
+        self.on_start(execution)
         task = asyncio.create_task(execution.run(), name=f"streamer-job-{lease.job.job_id}")
         self._running[task] = execution
-        self.on_start(execution)
 
         def ended(task: asyncio.Task[None]) -> None:
             del self._running[task]
@@ -208,22 +207,76 @@ class Worker:
                 self.backends.job_ended(name, failed=execution.failed)
             if not task.cancelled() and task.exception() is not None:
                 log.error("job %s: unexpected failure", lease.job.job_id, exc_info=task.exception())
+            self._look_again()
 
         task.add_done_callback(ended)
 
     async def _keep_leases(self) -> None:
+        """Keep the leases, and let go of jobs that may have been given to another worker."""
+        loop = asyncio.get_running_loop()
+        beat_s = self.engine.heartbeat_s
+        answered_at = loop.time()
         while True:
-            await asyncio.sleep(self.engine.heartbeat_s)
-            try:
-                await self.engine.heartbeat(
-                    [e.lease for e in self._running.values() if not e.over.is_set()]
-                )
-                await self.engine.reap()
-            except Exception:
-                log.exception("the engine did not take the heartbeat")
+            await asyncio.sleep(beat_s)
+            running = {e.lease: e for e in self._running.values() if not e.over.is_set()}
+            told = await self._call("heartbeat", self.engine.heartbeat(tuple(running)), beat_s)
+            if told is not None:
+                answered_at = loop.time()
+                for lease, control in told:
+                    reason: StopReason = "cancelled" if isinstance(control, Cancel) else "lost"
+                    if (execution := running.get(lease)) is not None:
+                        execution.stop(reason)
+                await self._call("reap", self.engine.reap())
+            elif loop.time() - answered_at > (BEATS - 1) * beat_s:
+                log.error("the engine has not answered for long: %d jobs are ended", len(running))
+                for execution in running.values():
+                    execution.stop("lost")
 
+    # -- what it tells of itself ---------------------------------------------------------
 
-def _report_end(task: asyncio.Task[None]) -> None:
-    """Say that a task which never ends has ended; `Worker.ready` tells it too."""
-    if not task.cancelled():
-        log.critical("%s has ended", task.get_name(), exc_info=task.exception())
+    def _capabilities(self) -> Capabilities:
+        return self.host.capabilities(
+            self.cgroup_level, accepting=self.ready, resisting=self.resisting
+        )
+
+    async def _publish(self) -> None:
+        self._published = self._capabilities()
+        await self._call("publish", self.engine.publish(self._name, self._published))
+
+    async def _keep_published(self) -> None:
+        """Publish what changed at once, and all of it with every heartbeat."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.engine.heartbeat_s):
+                    await self._changed.wait()
+            self._changed.clear()
+            await self._publish()
+
+    def _look_again(self) -> None:
+        """Have it published where something is otherwise than it was told."""
+        told = self._published
+        now = (self.ready, self.backends.trusted, self.resisting)
+        if told is not None and now != (told.accepting, told.trusted, told.resisting):
+            self._changed.set()
+
+    async def _call(
+        self, name: str, call: Coroutine[Any, Any, Any], timeout_s: float = ENGINE_TIMEOUT_S
+    ) -> Any:
+        """Return the engine's answer, or None if it fails or takes too long, which is told."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                answer = await call
+        except Exception:
+            log.exception("the engine did not take it: %s; trying again", name)
+            self._failing.add(name)
+            answer = None
+        else:
+            self._failing.discard(name)
+        self._look_again()
+        return answer
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Say that a task which never ends has ended."""
+        if not task.cancelled():
+            log.critical("%s has ended", task.get_name(), exc_info=task.exception())
+        self._look_again()

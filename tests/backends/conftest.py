@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from streamer.jobs.service import JobService
+from streamer.compose import Parts
 from tests.running import Ran, adopt_orphans, descendants, descriptors, run_job
 
 Run = Callable[..., Awaitable[Ran]]
 
 
-async def checked_runs(service: JobService) -> AsyncIterator[Run]:
+async def checked_runs(service: Parts) -> AsyncIterator[Run]:
     """Yield a function that runs one job and checks at its end that nothing of it is left.
 
     At its end, not some time later: that is what the terminal event promises.

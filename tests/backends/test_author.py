@@ -12,6 +12,7 @@ import pytest
 
 import streamer
 from streamer import spi
+from streamer.compose import build
 from streamer.config.load import load_config
 from streamer.errors import BackendUnavailable, ConfigError, PluginError
 from streamer.testing.running import plugin
@@ -196,8 +197,7 @@ def test_a_value_of_the_environment_is_read_by_the_rule_for_every_key(
         load_config(environ={f"STREAMER_SANDBOX__OPTIONAL__{option.upper()}": text}),
         load_config(environ={}, overrides=[f"sandbox.optional.{option}={text}"]),
     ):
-        app = streamer.create_app(config, plugins=[plugin(Optional)])
-        backend = app[streamer.compose.SERVICE].backends["optional"]
+        backend = build(config, [plugin(Optional)]).worker.backends["optional"]
         assert getattr(backend, option) == value
         assert type(getattr(backend, option)) is type(value)
 

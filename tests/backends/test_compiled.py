@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from streamer.jobs.service import JobService
+from streamer.compose import Parts
 from streamer.model.events import Output
 from streamer.model.job import JobSpec
 from streamer.model.languages import DEFAULT_RUNTIMES
@@ -61,7 +61,7 @@ def with_flags(language: str, *flags: str) -> Runtime:
 
 
 @pytest.fixture
-async def service(open_service: OpenService, backend: str) -> JobService:
+async def service(open_service: OpenService, backend: str) -> Parts:
     return await open_service(backend)
 
 
@@ -78,7 +78,7 @@ async def test_a_prompt_is_seen_before_its_answer_is_given(
     open_service: OpenService, need: Any, runtime: Runtime, source: str
 ) -> None:
     service = await open_service(need("bwrap"), runtimes=(runtime,))
-    job = await service.submit(
+    job = await service.jobs.submit(
         JobSpec(language=runtime.name, code=source, interactive=True, limits={"wall_time_s": 60.0})
     )
     seen, answers = "", {"a line\nn: ": b"20\n", "a line\nn: m: ": b"22\n"}
@@ -91,9 +91,9 @@ async def test_a_prompt_is_seen_before_its_answer_is_given(
     assert (await ended(job)).verdict == "exited 0"
 
 
-async def test_lines_come_as_they_are_written(service: JobService) -> None:
+async def test_lines_come_as_they_are_written(service: Parts) -> None:
     source = '#include <stdio.h>\nint main(void) { puts("now"); while (getchar() != EOF); }'
-    job = await service.submit(JobSpec(language="c", code=source, interactive=True))
+    job = await service.jobs.submit(JobSpec(language="c", code=source, interactive=True))
     async for event in job.events():
         if isinstance(event.data, Output) and event.data.data == "now\n":
             await job.end_input()
@@ -107,7 +107,7 @@ ENVIRONMENT = """
 """
 
 
-async def test_the_environment_has_nothing_of_ours(service: JobService) -> None:
+async def test_the_environment_has_nothing_of_ours(service: Parts) -> None:
     ran = await run_job(service, language="c", code=ENVIRONMENT, env={"MINE": "x"})
     names = set(re.findall(r"^(\w+)=", ran.out, re.MULTILINE))
     assert "MINE" in names
@@ -129,7 +129,7 @@ DEEP = """
     ],
 )
 async def test_recursion_may_be_as_deep_as_the_memory(
-    service: JobService, limits: dict[str, float | str], verdict: str
+    service: Parts, limits: dict[str, float | str], verdict: str
 ) -> None:
     assert (await run_job(service, language="c", code=DEEP, limits=limits)).verdict == verdict
 
@@ -144,7 +144,7 @@ STACK = """
 
 @pytest.mark.parametrize(("limits", "stack"), [({}, 8 * MIB), ({"stack_bytes": MIB}, MIB)])
 async def test_other_languages_have_the_usual_stack(
-    service: JobService, limits: dict[str, float | str], stack: int
+    service: Parts, limits: dict[str, float | str], stack: int
 ) -> None:
     code = "\n".join(line[4:] for line in STACK.splitlines())
     assert (await run_job(service, language="python", code=code, limits=limits)).out == f"{stack}\n"
@@ -185,6 +185,6 @@ GROUPS = """
 """
 
 
-async def test_a_program_can_lead_a_group_and_its_child_a_session(service: JobService) -> None:
+async def test_a_program_can_lead_a_group_and_its_child_a_session(service: Parts) -> None:
     code = "\n".join(line[4:] for line in GROUPS.splitlines())
     assert (await run_job(service, language="python", code=code)).out == "ok\n"

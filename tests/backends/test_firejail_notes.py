@@ -23,7 +23,7 @@ async def test_notes_of_a_killed_sandbox_are_swept(
     open_service: OpenService, need: Callable[[str], str]
 ) -> None:
     service = await open_service(need("firejail"))
-    job = await service.submit(JobSpec(command=("sh", "-c", "echo up; sleep 60")))
+    job = await service.jobs.submit(JobSpec(command=("sh", "-c", "echo up; sleep 60")))
     async for event in job.events():
         if event.kind == "output":
             break

@@ -118,7 +118,7 @@ async def test_a_stop_that_comes_after_the_programs_end_does_not_change_its_verd
     sandbox = {"linger_s": 60}
     service = await open_service(every_backend, plugins=(BARE,), sandbox=sandbox)
     command = ("sh", "-c", f"({ONCE_ALONE}; sleep 600) & exit 3")
-    job = await service.submit(JobSpec(command=command))
+    job = await service.jobs.submit(JobSpec(command=command))
     async for event in job.events():
         if isinstance(event.data, Output):
             assert await job.cancel() == "requested"

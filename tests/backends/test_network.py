@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 import pytest
 
 import streamer
+from streamer.compose import Parts
 from streamer.errors import BackendUnavailable, Forbidden, SandboxFailure
-from streamer.jobs.service import JobService
 from streamer.model.hosts import Address, address_refusal
 from streamer.model.job import JobSpec
 from streamer.sandbox import trial
@@ -82,7 +82,7 @@ async def port() -> AsyncIterator[int]:
 
 async def filtered(
     open_service: OpenService, backend: str, *entries: str, plugins: tuple[object, ...] = ()
-) -> JobService:
+) -> Parts:
     """Start a service with an allow-list, and the tests' own names."""
     sandbox = {"network": "allow-list", "allow_hosts": list(entries)}
     service = await open_service(backend, sandbox=sandbox, plugins=plugins)
@@ -92,7 +92,7 @@ async def filtered(
     return service
 
 
-async def outcome(service: JobService, source: str, **spec: Any) -> Any:
+async def outcome(service: Parts, source: str, **spec: Any) -> Any:
     """Run a program with network access and return what it printed as JSON."""
     ran = await run_job(service, network=True, **program(TRY + source), **spec)
     return json.loads(ran.out)
@@ -179,7 +179,7 @@ async def test_a_job_cannot_use_the_proxy_of_another(
 ) -> None:
     service = await filtered(open_service, isolating_backend, f"ok.test:{port}")
     wait = f"print(get('http://ok.test:{port}/'), flush=True); input()"
-    holder = await service.submit(
+    holder = await service.jobs.submit(
         JobSpec(network=True, interactive=True, **program(f"{TRY}\n{wait}"))
     )
     async for event in holder.events():
@@ -218,7 +218,7 @@ async def test_the_list_is_part_of_the_policy(
     for entries in (["ok.test"], ["ok.test", "a.test"]):
         service = await filtered(open_service, "bwrap", *entries)
         for network in (False, True):
-            job = await service.submit(JobSpec(network=network, **program("")))
+            job = await service.jobs.submit(JobSpec(network=network, **program("")))
             await job.result()
             digests.add((await job.view()).job.policy)
     assert len(digests) == 3
@@ -227,20 +227,20 @@ async def test_the_list_is_part_of_the_policy(
 async def test_no_network_without_a_word(open_service: OpenService, isolating_backend: str) -> None:
     service = await open_service(isolating_backend, sandbox={"allow_hosts": ["ok.test"]})
     with pytest.raises(Forbidden, match=r"sandbox\.network") as refused:
-        await service.submit(JobSpec(network=True, **program("")))
+        await service.jobs.submit(JobSpec(network=True, **program("")))
     assert refused.value.path == "$.network"
 
 
 async def test_an_empty_list_is_none(open_service: OpenService, backend: str) -> None:
     service = await filtered(open_service, backend)
     with pytest.raises(Forbidden, match=r"sandbox\.allow_hosts"):
-        await service.submit(JobSpec(network=True, **program("")))
+        await service.jobs.submit(JobSpec(network=True, **program("")))
 
 
 async def test_plain_cannot_hold_a_job_to_a_list(open_service: OpenService) -> None:
     service = await filtered(open_service, "plain", "ok.test")
     with pytest.raises(Forbidden, match="'plain' cannot hold a program to them"):
-        await service.submit(JobSpec(network=True, **program("")))
+        await service.jobs.submit(JobSpec(network=True, **program("")))
 
 
 async def test_an_open_network_is_the_hosts(

@@ -60,7 +60,7 @@ async def test_stopping_the_service_ends_its_jobs(open_service: OpenService, bac
     service = await open_service(backend)
     adopt_orphans()
     before = descendants()
-    job = await service.submit(
+    job = await service.jobs.submit(
         JobSpec(command=("sh", "-c", "trap '' TERM; echo up; while :; do sleep 9; done"))
     )
     await until_output(job)
@@ -75,12 +75,12 @@ async def test_stopping_the_service_ends_its_jobs(open_service: OpenService, bac
 async def test_a_service_that_is_killed_takes_its_jobs_along(backend: str) -> None:
     program = textwrap.dedent(f"""
         import asyncio, streamer
-        from streamer.compose import SERVICE
+        from streamer.compose import build
         from streamer.model.job import JobSpec
         async def main():
             config = {{"sandbox": {{"backend": {backend!r}, "allow_command": True}}}}
-            async with streamer.create_app(config)[SERVICE] as service:
-                job = await service.submit(JobSpec(command=("sh", "-c",
+            async with build(config) as service:
+                job = await service.jobs.submit(JobSpec(command=("sh", "-c",
                     "setsid sleep 600 & trap '' TERM; echo up; while :; do sleep 9; done")))
                 print(service.worker.pool.folder.path, flush=True)
                 async for event in job.events():

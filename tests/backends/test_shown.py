@@ -189,7 +189,7 @@ async def test_names_of_the_host_do_not_give_a_job_away(
     """Who knows a job's id may read it, and every account sees commands, groups and folders."""
     service = await open_service(backend)
     mark = secrets.token_hex(8)
-    job = await service.submit(
+    job = await service.jobs.submit(
         JobSpec(command=("sh", "-c", "echo up; cat", mark), interactive=True)
     )
     async for event in job.events():

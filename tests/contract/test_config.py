@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 import streamer
-from streamer.compose import SERVICE
+from streamer.compose import build
 from streamer.config.load import effective
 from streamer.config.schema import Config
 from streamer.errors import ConfigError
+from streamer.web.app import SERVICE
 from tests.contract import ADDED, KEPT, differences, table_config
 
 KEYS = {key: mark for key, (mark, _) in table_config.KEYS.items()}
@@ -73,7 +74,7 @@ def test_keys_of_a_language() -> None:
 def test_a_backend_has_a_table_of_options(backend: str) -> None:
     with pytest.raises(ConfigError, match=rf"sandbox\.{backend}.*nonsense"):
         streamer.create_app({"sandbox": {backend: {"nonsense": 1}}})
-    assert backend in streamer.create_app({"sandbox": {backend: {}}})[SERVICE].backends
+    assert backend in build({"sandbox": {backend: {}}}).worker.backends
 
 
 def test_the_engine_of_a_url() -> None:
@@ -85,7 +86,7 @@ def test_the_engine_of_a_url() -> None:
 def test_concurrency_is_twice_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 7)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(7)))
-    assert streamer.create_app()[SERVICE].concurrency == 14
+    assert build().worker.places == 14
 
 
 def test_what_is_stronger(tmp_path: Any) -> None:

@@ -18,8 +18,8 @@ from aiohttp.test_utils import TestClient, TestServer
 
 import streamer
 from streamer import spi
-from streamer.compose import SERVICE
 from streamer.testing.running import plugin
+from streamer.web.app import LIFETIME
 from streamer.web.parameters import Handler
 from tests.conftest import Start
 from tests.contract import ADDED, KEPT, differences, table_http
@@ -327,7 +327,7 @@ async def provoke(client: AnyClient, code: str) -> tuple[str, str]:
         await until_state(client, await submit(client, **SLEEPER), "running")
         await submit(client, **SLEEPER)
     if code == "shutting_down":
-        await client.app[SERVICE].drain(0)
+        await client.app[LIFETIME].drain(0)
     if code == "conflict":
         job = await submit(client, **python("print(1)"))
         await follow(client, job)

@@ -103,7 +103,7 @@ async def test_what_a_job_can_be_submitted_with(open_service: OpenService) -> No
         given = {"language": "python", "code": "print(1)", **SPECS.get(name, {})}
         if name in known:
             try:
-                await service.submit(streamer.JobSpec(**given))
+                await service.jobs.submit(streamer.JobSpec(**given))
             except StreamerError:
                 continue
             found.add(name)
@@ -112,7 +112,7 @@ async def test_what_a_job_can_be_submitted_with(open_service: OpenService) -> No
 
 async def test_a_mounted_service_runs_a_job(open_service: OpenService) -> None:
     service = await open_service("plain")
-    job = await service.submit(streamer.JobSpec(language="python", code="print(1)"))
+    job = await service.jobs.submit(streamer.JobSpec(language="python", code="print(1)"))
     events = [event async for event in job.events(after=0)]
     assert [event async for event in job.events(after=events[0].id)] == events[1:]
     assert (events[-1].kind, events[-1].id) == ("complete", len(events))

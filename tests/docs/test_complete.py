@@ -10,8 +10,8 @@ import pytest
 
 import streamer
 from streamer import errors, hookspecs, sse
-from streamer.compose import SERVICE
 from streamer.model.events import KINDS
+from streamer.web.app import SERVICE
 from streamer.web.callers.access import ACTIONS
 
 ROOT = Path(__file__).parents[2]

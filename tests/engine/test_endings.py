@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from streamer.compose import Parts
 from streamer.engine.interface import Eof, Input, Lease, LeaseLost, Signal
 from streamer.engine.memory.admission import QueueLimits
 from streamer.engine.memory.engine import MemoryEngine
@@ -18,7 +19,6 @@ from streamer.engine.memory.retention import RetentionLimits
 from streamer.errors import Draining
 from streamer.eventlog.joblog import Event
 from streamer.jobs.job import Job
-from streamer.jobs.service import JobService
 from streamer.model.events import TERMINAL_KINDS, Complete, Error, encode
 from streamer.model.job import JobSpec
 from streamer.spi import Backend, Isolation, LaunchPlan, SandboxJob, hookimpl
@@ -186,9 +186,9 @@ PROGRAMS = (
 )
 
 
-async def one_job(service: JobService, chance: random.Random) -> Job:
+async def one_job(service: Parts, chance: random.Random) -> Job:
     limits = {"wall_time_s": chance.choice((0.1, 0.15, 60.0)), "output_bytes": 100_000}
-    job = await service.submit(JobSpec(command=chance.choice(PROGRAMS), limits=limits))
+    job = await service.jobs.submit(JobSpec(command=chance.choice(PROGRAMS), limits=limits))
     for _ in range(chance.randrange(3)):
         await asyncio.sleep(chance.choice((0, 0.001, 0.01)))
         action = chance.choice((job.cancel, lambda: job.signal(9), lambda: job.signal(15)))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from streamer.compose import SERVICE
+from streamer.web.app import LIFETIME
 from tests.browser.chromium import Browser
 from tests.interop.clients import chromium_page, node
 from tests.interop.cutter import Cutter
@@ -94,7 +94,7 @@ async def test_the_error_of_the_service_is_told_from_a_lost_connection(
     watching = asyncio.create_task(watch(f"{cutter.address}/api/stream/{job_id}"))
     await cutter.until_streams(2)
     server = client.server
-    await server.app[SERVICE].drain(0)  # type: ignore[attr-defined]  # a server of a web application
+    await server.app[LIFETIME].drain(0)  # type: ignore[attr-defined]  # a server of a web application
     seen = await watching
     errors = [(data, state) for kind, _, data, state in seen if kind == "error"]
     # The cut; the service's own, which closes nothing; the next cut; the 204.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +41,7 @@ def test_every_built_in_runtime_has_a_program_here() -> None:
 @pytest.mark.parametrize("name", DEFAULT_RUNTIMES)
 def test_output_is_live_through_a_pipe(name: str, tmp_path: Path) -> None:
     """The first line arrives while the program goes on: nothing holds it back."""
-    runtime = sized(DEFAULT_RUNTIMES[name], Limits(), Limits())
+    runtime = sized(DEFAULT_RUNTIMES[name], Limits(), Limits(), 1)
     reason = find_tool(runtime, PATH).reason
     if reason:
         pytest.skip(reason)
@@ -222,8 +221,7 @@ def test_what_a_job_may_use_is_filled_in() -> None:
         run=("run", "--memory={memory_bytes}", "{processors}", "{entry}", "{other}{memory_mb}"),
         env={"HEAP": "{memory_mb}MiB"},
     )
-    filled = sized(runtime, Limits(memory_bytes=512 * MIB), Limits(memory_bytes=100_000_000))
+    filled = sized(runtime, Limits(memory_bytes=512 * MIB), Limits(memory_bytes=100_000_000), 7)
     assert filled.compile == ("build", "-J-Xmx512m")
-    processors = str(len(os.sched_getaffinity(0)))
-    assert filled.run == ("run", "--memory=100000000", processors, "{entry}", "{other}95")
+    assert filled.run == ("run", "--memory=100000000", "7", "{entry}", "{other}95")
     assert filled.env == {"HEAP": "95MiB"}

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 import streamer
-from streamer.compose import SERVICE
+from streamer.compose import build
 from streamer.errors import Draining, InvalidJob
 from streamer.events import Output
 from streamer.model.job import TerminalSize
@@ -69,21 +69,21 @@ async def test_a_wrong_type_is_refused_with_its_place(
 ) -> None:
     service = await open_service("bwrap")
     with pytest.raises(InvalidJob) as caught:
-        await service.submit(streamer.JobSpec(**{**SPEC, **fields}))
+        await service.jobs.submit(streamer.JobSpec(**{**SPEC, **fields}))
     assert caught.value.path == path
     assert said in caught.value.message
     # The place is in the line that ends in a host's log.
     assert str(caught.value).endswith(f"({path})")
-    assert (await service.stats()).waiting == 0
+    assert (await service.jobs.stats()).waiting == 0
 
 
 @pytest.mark.parametrize("spec", [SPEC, "print(1)", None, streamer.JobSpec])
 async def test_what_is_no_job_is_refused(open_service: OpenService, spec: Any) -> None:
     service = await open_service("bwrap")
     with pytest.raises(InvalidJob, match=r"expected a streamer\.JobSpec"):
-        await service.submit(spec)
+        await service.jobs.submit(spec)
     with pytest.raises(TypeError, match="tenant is a str"):
-        await service.submit(streamer.JobSpec(**SPEC), tenant=None)  # type: ignore[arg-type]
+        await service.jobs.submit(streamer.JobSpec(**SPEC), tenant=None)  # type: ignore[arg-type]
 
 
 async def test_text_stands_for_bytes_and_lists_for_tuples(open_service: OpenService) -> None:
@@ -112,7 +112,7 @@ def test_every_field_survives_the_door() -> None:
 
 async def test_input_and_signals_of_other_types_raise_at_once(open_service: OpenService) -> None:
     service = await open_service("bwrap")
-    job = await service.submit(streamer.JobSpec(**program(TAKES), interactive=True))
+    job = await service.jobs.submit(streamer.JobSpec(**program(TAKES), interactive=True))
     for wrong in (5, None, ["a"], object()):
         with pytest.raises(TypeError, match="expected bytes or str"):
             await job.write(wrong)  # type: ignore[arg-type]
@@ -138,9 +138,9 @@ async def test_input_and_signals_of_other_types_raise_at_once(open_service: Open
 
 
 async def test_a_service_that_has_not_started_says_so() -> None:
-    service = streamer.create_app()[SERVICE]
+    service = build()
     with pytest.raises(Draining, match="has not started"):
-        await service.submit(streamer.JobSpec(**SPEC))
+        await service.jobs.submit(streamer.JobSpec(**SPEC))
     await service.engine.close()
 
 
@@ -154,10 +154,10 @@ def test_a_prefix_without_its_slash_is_refused(prefix: str) -> None:
 
 async def test_a_second_request_finds_its_job_again(open_service: OpenService) -> None:
     service = await open_service("bwrap")
-    first = await service.submit(streamer.JobSpec(**SPEC), tenant="ann")
-    again = service.job(first.id)
+    first = await service.jobs.submit(streamer.JobSpec(**SPEC), tenant="ann")
+    again = service.jobs.job(first.id)
     assert (await again.view()).tenant == "ann"
     first_end, end = await asyncio.gather(first.result(), again.result())
     assert first_end == end
     with pytest.raises(streamer.errors.UnknownJob):
-        await service.job("a" * 26).view()
+        await service.jobs.job("a" * 26).view()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer.jobs.service import JobService
+from streamer.compose import Parts
 from streamer.model.events import Output
 from streamer.model.job import JobSpec
 from streamer.worker.tools import find_tool
@@ -23,10 +23,10 @@ def names(case: Case) -> str:
     return case.name
 
 
-def need_tools(case: Case, service: JobService) -> None:
+def need_tools(case: Case, service: Parts) -> None:
     """Skip a program whose language or tools this host does not have in the jobs' PATH."""
     path = service.config.sandbox.path
-    reason = find_tool(service.runtimes[case.language], path).reason
+    reason = find_tool(service.jobs.runtimes[case.language], path).reason
     if reason:
         pytest.skip(reason)
     for tool in case.tools:
@@ -38,14 +38,14 @@ def need_tools(case: Case, service: JobService) -> None:
 
 
 @pytest.fixture
-async def service(backend: str, open_service: OpenService) -> JobService:
+async def service(backend: str, open_service: OpenService) -> Parts:
     runtimes = {case.runtime.name: case.runtime for case in CASES if case.runtime}
     return await open_service(backend, runtimes=tuple(runtimes.values()))
 
 
 @pytest.mark.parametrize("case", [*CASES, *HABITS], ids=names)
-async def test_a_program_does_what_it_does_everywhere(case: Case, service: JobService) -> None:
-    if service.backends.default not in case.backends:
+async def test_a_program_does_what_it_does_everywhere(case: Case, service: Parts) -> None:
+    if service.worker.backends.default not in case.backends:
         pytest.skip("not promised")
     need_tools(case, service)
     ran = await run_job(service, language=case.language, code=case.source, **case.spec)
@@ -68,13 +68,13 @@ PROMPTS = {
 
 
 @pytest.mark.parametrize("language", PROMPTS)
-async def test_a_question_is_seen_before_its_answer_is_given(
-    language: str, service: JobService
-) -> None:
+async def test_a_question_is_seen_before_its_answer_is_given(language: str, service: Parts) -> None:
     """Else who is asked cannot answer."""
-    if reason := find_tool(service.runtimes[language], service.config.sandbox.path).reason:
+    if reason := find_tool(service.jobs.runtimes[language], service.config.sandbox.path).reason:
         pytest.skip(reason)
-    job = await service.submit(JobSpec(language=language, code=PROMPTS[language], interactive=True))
+    job = await service.jobs.submit(
+        JobSpec(language=language, code=PROMPTS[language], interactive=True)
+    )
     events = []
     async for event in job.events():
         events.append(event)
@@ -102,7 +102,7 @@ async def test_a_program_that_is_stopped_is_told_of_its_end(
         *("fonts/fonts.conf", "ssl/certs/ca-certificates.crt", "ld.so.cache"),
     ],
 )
-async def test_a_file_of_etc_is_as_on_the_host(name: str, service: JobService) -> None:
+async def test_a_file_of_etc_is_as_on_the_host(name: str, service: Parts) -> None:
     path = Path("/etc", name)
     if not path.exists():
         pytest.skip(f"this host has no {path}")
@@ -110,7 +110,7 @@ async def test_a_file_of_etc_is_as_on_the_host(name: str, service: JobService) -
     assert ran.out.split()[0] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-async def test_the_time_zone_has_its_name(service: JobService) -> None:
+async def test_the_time_zone_has_its_name(service: Parts) -> None:
     """Node.js and Java read it from the link, and C from the file."""
     zone = Path("/etc/localtime")
     if not zone.is_symlink():

@@ -19,9 +19,8 @@ import pytest
 
 import streamer
 from streamer import spi
-from streamer.compose import SERVICE
+from streamer.compose import Parts, build
 from streamer.errors import BackendUnavailable
-from streamer.jobs.service import JobService
 from streamer.model.events import Complete, Output
 from streamer.model.job import SourceFile
 from streamer.sandbox.cgroups import CgroupTree, cgroup_tree
@@ -53,8 +52,10 @@ async def end_of(
     backend: str, code: str, cgroup: str = "auto", **limits: float
 ) -> tuple[Complete, str]:
     config = {"sandbox": {"backend": backend, "cgroup": cgroup}}
-    async with streamer.create_app(config)[SERVICE] as service:
-        job = await service.submit(streamer.JobSpec(language="python", code=code, limits=limits))
+    async with build(config) as service:
+        job = await service.jobs.submit(
+            streamer.JobSpec(language="python", code=code, limits=limits)
+        )
         end = await job.result()
         printed = [
             event.data.data async for event in job.events() if isinstance(event.data, Output)
@@ -174,7 +175,7 @@ async def test_a_group_of_a_job_is_gone_with_it(
     tree: CgroupTree, open_service: OpenService
 ) -> None:
     service = await open_service("plain")
-    assert service.cgroup_level == tree.level
+    assert service.worker.cgroup_level == tree.level
     assert service.worker.pool is not None
     assert service.worker.pool.cgroups is not None
     ran = await run_job(service, command=("sh", "-c", "setsid sleep 600 & exit 3"))
@@ -254,7 +255,7 @@ async def test_a_sandbox_killed_as_a_whole_leaves_no_zombie(
     service = await open_service(need(name))
     assert service.worker.pool is not None
     assert service.worker.pool.cgroups is not None
-    job = await service.submit(streamer.JobSpec(language="bash", code="echo up; sleep 600"))
+    job = await service.jobs.submit(streamer.JobSpec(language="bash", code="echo up; sleep 600"))
     killed = 0
     async for event in job.events():
         if event.kind == "output":
@@ -343,7 +344,7 @@ class Plugin:
 
 
 @pytest.fixture
-async def unconfined(tree: CgroupTree, open_service: OpenService) -> AsyncIterator[JobService]:
+async def unconfined(tree: CgroupTree, open_service: OpenService) -> AsyncIterator[Parts]:
     before = zombies()
     yield await open_service("unconfined", plugins=(Plugin(),))
     # Once adopted, what was killed would count to its user's processes in later tests.
@@ -368,10 +369,10 @@ print("off", flush=True)
 
 
 @pytest.mark.parametrize("rest", ["", "import time; time.sleep(600)"], ids=["ends", "stays"])
-async def test_a_group_ends_what_left_every_other_bond(unconfined: JobService, rest: str) -> None:
+async def test_a_group_ends_what_left_every_other_bond(unconfined: Parts, rest: str) -> None:
     adopt_orphans()
     before = descendants()
-    job = await unconfined.submit(streamer.JobSpec(**program(COMETS + rest)))
+    job = await unconfined.jobs.submit(streamer.JobSpec(**program(COMETS + rest)))
     async for event in job.events():
         if rest and event.kind == "output":
             await job.cancel()
@@ -381,22 +382,25 @@ async def test_a_group_ends_what_left_every_other_bond(unconfined: JobService, r
     assert descendants() == before
 
 
-async def test_a_group_measures_where_there_is_no_init(unconfined: JobService) -> None:
+async def test_a_group_measures_where_there_is_no_init(unconfined: Parts) -> None:
     code = "x = b'x' * 40_000_000\nimport time\nwhile time.process_time() < 0.2: pass"
     complete = (await run_job(unconfined, **program(code))).complete
     assert (complete.cpu_time_ms or 0) >= 200
     assert (complete.peak_memory_bytes or 0) > 40_000_000
 
 
-async def test_a_group_limits_where_there_is_no_init(unconfined: JobService) -> None:
+async def test_a_group_limits_where_there_is_no_init(unconfined: Parts) -> None:
     spin = "import os\nos.fork()\nwhile True: pass"
     complete = (await run_job(unconfined, **program(spin), limits={"cpu_time_s": 0.5})).complete
     assert (complete.reason, complete.timed_out) == ("cpu_time", True)
     limits = {"memory_bytes": 64 * 1024 * 1024}
     complete = (await run_job(unconfined, **program(CHILD), limits=limits)).complete
     assert (complete.reason, complete.oom_killed) == ("memory", True)
-    found = enforcement(unconfined.backends["unconfined"], unconfined.cgroup_level)
-    assert (found["cpu_time_s"], found["memory_bytes"]) == ("polling", unconfined.cgroup_level)
+    found = enforcement(unconfined.worker.backends["unconfined"], unconfined.worker.cgroup_level)
+    assert (found["cpu_time_s"], found["memory_bytes"]) == (
+        "polling",
+        unconfined.worker.cgroup_level,
+    )
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ async def test_every_call_is_refused_in_a_job(
     calls = [*every_call()]
     got = await errors_of(open_service, isolating_backend, [call[:3] for call in calls])
     wanted = [(name, error) for name, _, _, error in calls]
-    if (await open_service(isolating_backend)).cgroup_level is None:
+    if (await open_service(isolating_backend)).worker.cgroup_level is None:
         # Such files are refused altogether where nothing counts them.
         wanted = [
             (name, errno.ENOSYS if name == "memfd_create" else error) for name, error in wanted
@@ -307,7 +307,7 @@ async def test_the_strict_filter_refuses_netlink_and_inotify(
     said, policies = [], set()
     for kind in ("standard", "strict"):
         service = await open_service(need("bwrap"), sandbox={"seccomp": kind, "cgroup": cgroup})
-        job = await service.submit(JobSpec(**program(WATCH)))
+        job = await service.jobs.submit(JobSpec(**program(WATCH)))
         said.append((await ended(job)).out)
         policies.add((await job.view()).job.policy)
     assert said == ["works works works\n", "ENOSYS EAFNOSUPPORT works\n"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer.jobs.service import JobService
+from streamer.compose import Parts
 from streamer.model.job import JobSpec
 from tests.conftest import OpenService
 from tests.running import adopt_orphans, descendants, ended
@@ -28,15 +28,15 @@ def stop_init() -> int:
 
 
 @pytest.fixture
-async def service(open_service: OpenService, need: Callable[[str], str]) -> JobService:
+async def service(open_service: OpenService, need: Callable[[str], str]) -> Parts:
     adopt_orphans()
     return await open_service(need("bwrap"), sandbox={"cgroup": "off"})
 
 
 async def test_a_stopped_init_is_told_as_such(
-    service: JobService, caplog: pytest.LogCaptureFixture
+    service: Parts, caplog: pytest.LogCaptureFixture
 ) -> None:
-    job = await service.submit(JobSpec(command=SLEEPER))
+    job = await service.jobs.submit(JobSpec(command=SLEEPER))
     await until_output(job)
     stop_init()
     assert (await ended(job)).verdict == "error sandbox_error"
@@ -60,9 +60,9 @@ def resisting(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 
 async def test_a_stopped_init_that_does_not_end_is_told_as_such(
-    service: JobService, resisting: list[int], caplog: pytest.LogCaptureFixture
+    service: Parts, resisting: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
-    job = await service.submit(JobSpec(command=SLEEPER))
+    job = await service.jobs.submit(JobSpec(command=SLEEPER))
     await until_output(job)
     resisting.append(stop_init())
     assert (await ended(job)).verdict == "error sandbox_error"
@@ -70,13 +70,13 @@ async def test_a_stopped_init_that_does_not_end_is_told_as_such(
     assert "unexpected failure" not in caplog.text
     os.kill(resisting.pop(), signal.SIGKILL)
     async with asyncio.timeout(10):
-        while service.resisting:
+        while service.worker.resisting:
             await asyncio.sleep(0.01)
 
 
-async def test_an_init_that_loses_its_wrapper_leaves_no_zombie(service: JobService) -> None:
+async def test_an_init_that_loses_its_wrapper_leaves_no_zombie(service: Parts) -> None:
     """It is ours to reap then, where this process takes in orphans."""
-    job = await service.submit(JobSpec(command=SLEEPER))
+    job = await service.jobs.submit(JobSpec(command=SLEEPER))
     await until_output(job)
     init = stop_init()
     wrapper = int(Path(f"/proc/{init}/stat").read_text().rpartition(")")[2].split()[1])

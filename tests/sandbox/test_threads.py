@@ -228,7 +228,7 @@ async def test_files_are_written_beside_the_loop_and_given_up_when_the_job_is(
     monkeypatch.setattr(direct, "_write_files", noted_files)
     monkeypatch.setattr(Path, "write_bytes", slow_disk)
     sources = tuple(SourceFile(str(number), b"x") for number in range(20))
-    job = await service.submit(JobSpec(command=("true",), files=sources))
+    job = await service.jobs.submit(JobSpec(command=("true",), files=sources))
     await begun.wait()
     await job.cancel()
     assert (await ended(job)).verdict.startswith("cancelled")

@@ -11,9 +11,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-import streamer
 from streamer import spi
-from streamer.compose import SERVICE
+from streamer.compose import build
 from streamer.config.schema import Config
 from streamer.errors import BackendUnavailable
 from streamer.model.job import JobSpec
@@ -110,9 +109,9 @@ async def test_a_backend_that_did_not_work_is_tried_again(
     sandbox = {"allow": ["fickle"], "fickle": {"path": str(wrapper)}}
     service = await open_service(need("plain"), plugins=(plugin(Fickle),), sandbox=sandbox)
     with pytest.raises(BackendUnavailable):
-        await service.submit(JobSpec(command=("true",), sandbox="fickle"))
+        await service.jobs.submit(JobSpec(command=("true",), sandbox="fickle"))
     wrapper.symlink_to("/usr/bin/env")
-    while service.backends.known(["fickle"])["fickle"]:
+    while service.worker.backends.known(["fickle"])["fickle"]:
         await asyncio.sleep(0.01)
     assert (await run_job(service, command=("echo", "1"), sandbox="fickle")).out == "1\n"
 
@@ -166,7 +165,7 @@ async def test_a_job_that_runs_clears_the_count_of_those_that_could_not(
     service = await open_service("fickle", plugins=(plugin(Fickle),), sandbox=sandbox)
 
     async def run_one() -> Ran:
-        return await ended(await service.submit(JobSpec(command=("true",))))
+        return await ended(await service.jobs.submit(JobSpec(command=("true",))))
 
     for _ in range(3):
         wrapper.unlink()
@@ -174,7 +173,7 @@ async def test_a_job_that_runs_clears_the_count_of_those_that_could_not(
             assert (await run_one()).verdict == "error sandbox_error"
         wrapper.symlink_to("/usr/bin/env")
         assert (await run_one()).verdict == "exited 0"
-    assert service.backends.trusted
+    assert service.worker.backends.trusted
 
 
 # -- what is tried is what jobs get ----------------------------------------------------
@@ -243,7 +242,7 @@ async def test_what_is_tried_is_what_jobs_get(
     assert {*job.shown, *command.shown} <= {*tried.shown}
     assert (job.identity is None) == (tried.identity is None)
     assert groups(notes) == [groups(notes)[0]] * 3
-    assert ("/streamer-" in str(groups(notes))) == (service.cgroup_level is not None)
+    assert ("/streamer-" in str(groups(notes))) == (service.worker.cgroup_level is not None)
     assert filters == [filters[0]] * 3
     assert filters[0]["strict"]
 
@@ -252,13 +251,13 @@ async def test_what_the_commands_try_is_in_a_group_too(
     open_service: OpenService, notes: Path
 ) -> None:
     config = {"backend": "noted", "allow_command": True, "noted": {"notes": str(notes)}}
-    app = streamer.create_app({"sandbox": config}, plugins=(plugin(Noted),))
-    async with app[SERVICE].trial() as backends:
+    parts = build({"sandbox": config}, (plugin(Noted),))
+    async with parts.worker.trial() as backends:
         assert await backends.reasons(["noted"]) == dict.fromkeys(backends, "")
-    await app[SERVICE].engine.close()
+    await parts.engine.close()
     service = await open_service("noted", plugins=(plugin(Noted),), sandbox=config)
     by_command, by_service = groups(notes)
-    assert ("/streamer-" in str(by_command)) == (service.cgroup_level is not None)
+    assert ("/streamer-" in str(by_command)) == (service.worker.cgroup_level is not None)
     assert [line.rpartition("/")[0] for line in by_command if "/streamer-" in line] == [
         line.rpartition("/")[0] for line in by_service if "/streamer-" in line
     ]
@@ -269,5 +268,5 @@ async def test_auto_says_why_it_passes_over_a_stronger_sandbox(
 ) -> None:
     need("firejail")
     service = await open_service("auto", sandbox={"bwrap": {"path": "/nowhere/bwrap"}})
-    assert service.backends.default == "firejail"
+    assert service.worker.backends.default == "firejail"
     assert "sandbox bwrap does not work here: /nowhere/bwrap" in caplog.text

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from streamer.compose import SESSIONS
 from streamer.sse import EventLog
+from streamer.web.app import SESSIONS
 from tests.conftest import Start
 from tests.sse.peer import Dialer, quick_map, serving, settle
 from tests.sse.test_sessions import following

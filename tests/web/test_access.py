@@ -13,9 +13,9 @@ import pytest
 from aiohttp import web
 
 import streamer
-from streamer.compose import SERVICE
 from streamer.engine.interface import JobView
 from streamer.errors import Forbidden, Unauthorized
+from streamer.web.app import SERVICE
 from tests.conftest import Start
 from tests.support import AnyClient, received, text
 from tests.web import SLEEPER, job_of, problem, python

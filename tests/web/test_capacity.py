@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from streamer.compose import SERVICE
+from streamer.web.app import LIFETIME
 from tests.conftest import Start
 from tests.support import AnyClient, follow, received, run, submit, text, verdict
 from tests.web import SLEEPER, problem, python, until_state
@@ -33,7 +33,7 @@ async def test_a_service_that_drains_takes_no_jobs_and_goes_on_answering(start: 
     running = await submit(client, **python(code, interactive=True))
     await until_state(client, running, "running")
     queued = await submit(client, **SLEEPER)
-    draining = asyncio.create_task(client.app[SERVICE].drain(60))
+    draining = asyncio.create_task(client.app[LIFETIME].drain(60))
     events = await follow(client, queued)
     assert events[-1].kind == "error"
     assert verdict(events)["code"] == "shutting_down"
@@ -58,7 +58,7 @@ async def test_what_a_drain_does_not_wait_for_has_its_end_too(start: Start) -> N
     job_id = await submit(client, **SLEEPER)
     await until_state(client, job_id, "running")
     async with client.get(f"/api/stream/{job_id}") as response:
-        await client.app[SERVICE].drain(0)
+        await client.app[LIFETIME].drain(0)
         events = [event async for event in received(response)]
     assert verdict(events)["code"] == "shutting_down"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from streamer.compose import SERVICE
 from tests.conftest import Start
+from tests.support import parts_of
 from tests.web import problem
 
 
@@ -37,6 +37,6 @@ async def test_callers_are_told_no_path_of_the_server(start: Start, tmp_path: Pa
     for secret in ("/srv", "secret", str(tmp_path), "/usr/bin"):
         assert secret not in text
     # The operator is told.
-    service = client.app[SERVICE]
-    assert "/srv/internal/keys" in (await service.backends.reasons())["firejail"]
-    assert "secret-tool" in service.missing_runtimes["absent"]
+    service = parts_of(client)
+    assert "/srv/internal/keys" in (await service.worker.backends.reasons())["firejail"]
+    assert "secret-tool" in service.worker.host.missing["absent"]

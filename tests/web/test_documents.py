@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from streamer.compose import SERVICE
 from tests.conftest import Start
-from tests.support import AnyClient, follow, received, submit
+from tests.support import AnyClient, follow, parts_of, received, submit
 from tests.web import python, until_output
 
 TWO_LINES = "print('first', flush=True)\ninput()\nprint('last')"
@@ -62,7 +61,7 @@ async def test_a_result_comes_with_all_of_the_text_whenever_the_job_ends(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = await start()
-    engine = client.app[SERVICE].engine
+    engine = parts_of(client).engine
     methods = inspect.getmembers(engine, _asks)
     told: list[bool] = []
     for countdown in itertools.count(1):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from streamer.compose import SESSIONS
+from streamer.web.app import SESSIONS
 from tests.conftest import Start
 from tests.support import AnyClient, follow, received, submit, text, verdict
 from tests.web import problem, python, until_output

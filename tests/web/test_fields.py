@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from streamer.config.schema import Config
 from streamer.errors import InvalidJob, StreamerError
 from streamer.jobs.resolve import MAX_DEPTH, MAX_FILES, Resolver
+from streamer.model.capabilities import BackendFacts, Capabilities
 from streamer.model.runtime import by_name
 from streamer.web import wire
 from tests.conftest import Start
@@ -106,7 +107,16 @@ numbers: Final = st.one_of(
 )
 
 RESOLVER: Final = Resolver(
-    Config.from_mapping({"sandbox": {"allow_command": True}}), by_name(Config().runtimes), {}
+    Config.from_mapping({"sandbox": {"allow_command": True}}), by_name(Config().runtimes)
+)
+
+WORKERS = Capabilities(
+    {"bwrap": BackendFacts("namespaces")},
+    default="bwrap",
+    languages=frozenset(Config().runtimes),
+    missing={},
+    processors=1,
+    places=1,
 )
 
 
@@ -114,9 +124,7 @@ def accept(body: bytes) -> None:
     RESOLVER.resolve(
         wire.parse_job(body),
         "job",
-        default_backend="bwrap",
-        unavailable={"bwrap": ""},
-        filtering=(),
+        WORKERS,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from streamer.jobs.service import JobService
+from streamer.jobs.jobs import Jobs
 from tests.conftest import Start
 from tests.support import AnyClient, run, submit, text
 from tests.web import problem, python
@@ -374,10 +374,10 @@ async def test_an_internal_failure_says_nothing(
 ) -> None:
     client = await start()
 
-    async def fail(self: JobService) -> float:
+    async def fail(self: Jobs) -> float:
         raise ValueError("secret /etc/shadow")
 
-    monkeypatch.setattr(JobService, "estimated_wait_s", fail)
+    monkeypatch.setattr(Jobs, "estimated_wait_s", fail)
     async with client.get("/api/queue") as response:
         body = await response.text()
         await problem(response, 500, "internal")

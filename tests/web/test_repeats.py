@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import ClientResponse
 
-from streamer.compose import SERVICE
+from streamer.web.app import LIFETIME
 from tests.conftest import Start
 from tests.support import AnyClient, Received, follow, received, submit, text
 from tests.web import SLEEPER, problem, python, until_state
@@ -53,7 +53,7 @@ async def test_a_repeated_submission_is_answered_while_the_service_drains(start:
     async with post(client, SLEEPER, "a") as response:
         first = (await response.json())["jobId"]
     await until_state(client, first, "running")
-    draining = asyncio.create_task(client.app[SERVICE].drain(60))
+    draining = asyncio.create_task(client.app[LIFETIME].drain(60))
     async with post(client, SLEEPER, "b") as response:
         await problem(response, 503, "shutting_down")
     async with post(client, SLEEPER, "a") as response:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from streamer.compose import SERVICE, SESSIONS
 from streamer.engine.interface import Stats
+from streamer.web.app import SERVICE, SESSIONS
 from tests.conftest import Start
 from tests.support import AnyClient, Received, follow, received, submit, text, verdict
 from tests.web import SLEEPER, python, until_output, until_state
@@ -109,7 +109,7 @@ async def test_a_program_waits_for_its_readers_where_nothing_may_be_lost(start: 
     client = await start(streams={"on_full": "wait", "log_bytes": 300_000})
     job_id = await submit(client, **python(FLOOD, args=["20000"]))
     service = client.app[SERVICE]
-    async with service.job(job_id).follow() as log:
+    async with service.jobs.job(job_id).follow() as log:
         async with asyncio.timeout(60):
             while await kept_bytes(client) < 300_000:
                 await log.wait(log.last_id)

@@ -11,7 +11,7 @@ import socket
 import pytest
 from aiohttp import ClientSession
 
-from streamer.compose import SESSIONS
+from streamer.web.app import SESSIONS
 from tests.conftest import Start
 from tests.support import AnyClient, follow, received, run, submit, text, verdict
 from tests.web import SLEEPER, problem, python, until_output, until_state

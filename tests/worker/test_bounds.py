@@ -19,7 +19,6 @@ from typing import ClassVar
 import pytest
 
 from streamer import spi
-from streamer.compose import SERVICE
 from streamer.jobs.job import Job
 from streamer.model.events import Error, Output, Status
 from streamer.model.job import JobSpec, SourceFile
@@ -27,7 +26,7 @@ from streamer.sandbox.drivers.protocol import PROTOCOL
 from streamer.testing.running import plugin
 from tests.conftest import OpenService, Start
 from tests.running import adopt_orphans, descendants, descriptors, ended, program, run_job
-from tests.support import submit
+from tests.support import parts_of, submit
 
 SLEEPER = ("sh", "-c", "echo up; sleep 600")
 
@@ -135,8 +134,8 @@ async def test_a_sandbox_that_does_not_end_costs_its_place_and_says_so(
 ) -> None:
     sandbox = {"backend": need("bwrap"), "cgroup": "off"}
     client = await start(sandbox=sandbox, queue={"concurrency": 1})
-    service = client.app[SERVICE]
-    job = service.job(await submit(client, command=list(SLEEPER)))
+    service = parts_of(client)
+    job = service.jobs.job(await submit(client, command=list(SLEEPER)))
     await until_output(job)
     ice.freeze()
     await job.cancel()
@@ -147,7 +146,7 @@ async def test_a_sandbox_that_does_not_end_costs_its_place_and_says_so(
         assert response.status == 503
         assert (await response.json())["checks"]["takedown"] is False
     # Its place and its user are not given to another.
-    second = await service.submit(JobSpec(command=("echo", "2")))
+    second = await service.jobs.submit(JobSpec(command=("echo", "2")))
     await asyncio.sleep(0.2)
     assert (await second.view()).state == "queued"
     ice.thaw()
@@ -161,14 +160,14 @@ async def test_a_drain_does_not_wait_for_what_does_not_end(
     open_service: OpenService, need: Callable[[str], str], ice: Ice
 ) -> None:
     service = await open_service(need("bwrap"), sandbox={"cgroup": "off"})
-    job = await service.submit(JobSpec(command=SLEEPER))
+    job = await service.jobs.submit(JobSpec(command=SLEEPER))
     await until_output(job)
     ice.freeze()
     async with asyncio.timeout(60):
         await service.drain(0)
     assert isinstance((await ended(job)).end, Error)
     ice.thaw()
-    while service.resisting:
+    while service.worker.resisting:
         await asyncio.sleep(0.01)
 
 
@@ -246,7 +245,7 @@ async def test_a_job_is_cancelled_while_its_files_are_written(open_service: Open
     instead.add("from now on")
     adopt_orphans()
     files = descriptors()
-    job = await service.submit(JobSpec(command=("true",), files=FILES))
+    job = await service.jobs.submit(JobSpec(command=("true",), files=FILES))
     async with job.follow() as log:
         while (await job.view()).state != "preparing":
             await log.wait(log.last_id)
@@ -334,7 +333,7 @@ async def test_what_a_wrapper_says_when_it_breaks_during_a_job_is_logged(
     adopt_orphans()
     # The kernel ends the program with its init; a child of it, where no user or namespace is
     # the job's own, would stay.
-    job = await service.submit(JobSpec(command=("sh", "-c", "echo up; exec sleep 600")))
+    job = await service.jobs.submit(JobSpec(command=("sh", "-c", "echo up; exec sleep 600")))
     await until_output(job)
     flag.touch()
     assert (await ended(job)).verdict == "error sandbox_error"
@@ -349,7 +348,9 @@ async def test_a_signal_that_comes_before_the_program_reaches_it(
 ) -> None:
     service = await open_service(backend)
     for _ in range(5):
-        job = await service.submit(JobSpec(command=("sleep", "600"), limits={"wall_time_s": 20}))
+        job = await service.jobs.submit(
+            JobSpec(command=("sleep", "600"), limits={"wall_time_s": 20})
+        )
         await job.signal(signal.SIGUSR1)
         assert (await ended(job)).verdict == "signaled SIGUSR1"
 

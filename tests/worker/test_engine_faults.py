@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import pytest
 
+from streamer.compose import Parts
 from streamer.engine.interface import Lease
 from streamer.jobs.job import Job
-from streamer.jobs.service import JobService
 from streamer.model.events import Error, Output
 from streamer.model.job import JobSpec, Limits, Phase, ResolvedJob, Step
 from tests.conftest import OpenService
@@ -59,7 +59,7 @@ class Faulty:
 
 
 def make_faulty(
-    service: JobService, monkeypatch: pytest.MonkeyPatch, wrap: Callable[[Lease], object]
+    service: Parts, monkeypatch: pytest.MonkeyPatch, wrap: Callable[[Lease], object]
 ) -> None:
     real = service.engine.claim
 
@@ -88,7 +88,7 @@ async def test_a_channel_that_breaks_is_opened_again_and_told(
     service = await open_service(need("plain"))
     make_faulty(service, monkeypatch, lambda lease: Faulty(lease, {"control": 1, "inputs": 2}))
     await run_job(service, command=("true",))  # the claim that was under way
-    job = await service.submit(JobSpec(command=("cat",), interactive=True))
+    job = await service.jobs.submit(JobSpec(command=("cat",), interactive=True))
     await job.write(b"heard\n")
     await until_output(job)
     await job.cancel()
@@ -124,10 +124,10 @@ async def test_a_job_that_cannot_be_placed_ends_and_the_next_ones_run(
     step = Step(Phase.RUN, ("true",), Limits())
     lost = ResolvedJob(job_id="lost", language=None, backend="microvm", steps=(step,))
     await service.engine.submit(lost)
-    ran = await ended(service.job("lost"))
+    ran = await ended(service.jobs.job("lost"))
     assert ran.verdict == "error sandbox_error"
     assert (await run_job(service, command=("echo", "next"))).out == "next\n"
-    assert service.ready
+    assert service.worker.ready
 
 
 class Late(Faulty):
@@ -155,7 +155,7 @@ async def test_a_drain_waits_for_the_end_of_a_job_that_cannot_be_placed(
     while "lost" not in Late.ending:
         await asyncio.sleep(0)
     await service.drain(0)
-    end = (await service.job("lost").view()).result
+    end = (await service.jobs.job("lost").view()).result
     assert isinstance(end, Error)
     assert end.code == "sandbox_error"
 
@@ -164,9 +164,9 @@ async def test_a_service_whose_claims_ended_is_not_ready(
     open_service: OpenService, need: Callable[[str], str]
 ) -> None:
     service = await open_service(need("plain"))
-    assert service.ready
+    assert service.worker.ready
 
     claiming = service.worker._tasks["streamer-claim"]
     claiming.cancel()
     await asyncio.wait({claiming})
-    assert not service.ready
+    assert not service.worker.ready

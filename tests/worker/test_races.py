@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from streamer.compose import Parts
 from streamer.engine.interface import Signal
 from streamer.errors import StreamerError
-from streamer.jobs.service import JobService
 from streamer.model.job import JobSpec
 from tests.conftest import OpenService
 from tests.running import adopt_orphans, descendants, descriptors, ended, program, run_job, script
@@ -30,9 +30,9 @@ PROGRAMS = (
 CAUSES = {"exited", "signaled", "cancelled", "wall_time", "output_limit"}
 
 
-async def one_of_many(service: JobService, dice: random.Random) -> str:
+async def one_of_many(service: Parts, dice: random.Random) -> str:
     """Run a job and do one thing to it at some moment; return how it ended."""
-    job = await service.submit(
+    job = await service.jobs.submit(
         JobSpec(
             command=dice.choice(PROGRAMS),
             interactive=True,
@@ -101,7 +101,7 @@ async def test_no_zombie_is_left(open_service: OpenService, backend: str) -> Non
 
 async def test_jobs_cannot_see_each_other(open_service: OpenService, backend: str) -> None:
     service = await open_service(backend, queue={"concurrency": 2})
-    first = await service.submit(
+    first = await service.jobs.submit(
         JobSpec(
             command=("sh", "-c", "echo secret-7a9 > note; sleep 600", "secret-7a9"),
             env={"S": "secret-7a9"},

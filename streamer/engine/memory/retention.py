@@ -62,9 +62,6 @@ class Retention:
         limits = self._limits
         if limits.on_full == "drop" or record.over:
             return False
-        excess = record.log.size_bytes - limits.log
-        if excess > 0:
-            record.log.drop(excess, record.log.taken())
         return record.log.size_bytes > limits.log or self._excess > 0
 
     async def room(self, record: Record) -> None:

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from streamer.compose import Parts
 from streamer.jobs.job import Job
-from streamer.jobs.service import JobService
 from streamer.model.events import Complete
 from streamer.model.job import JobSpec
 from streamer.sandbox.enforcement import enforcement
@@ -28,7 +28,7 @@ S = TypeVar("S", bound="Requirements")
 class Requirements(Suite):
     """The base of each group of requirements: a service, and jobs that must leave nothing."""
 
-    service: ClassVar[JobService]
+    service: ClassVar[Parts]
     enforces: ClassVar[Mapping[str, str]]
     """How each limit is enforced here (`streamer.sandbox.enforcement`)."""
     _state: ClassVar[Path]
@@ -45,8 +45,8 @@ class Requirements(Suite):
         cls.service = await cls._stack.enter_async_context(
             open_service(cls.backend, cls.options, {**sections, **cls.config})
         )
-        backend = cls.service.backends[cls.backend.name]
-        cls.enforces = enforcement(backend, cls.service.cgroup_level)
+        backend = cls.service.worker.backends[cls.backend.name]
+        cls.enforces = enforcement(backend, cls.service.worker.cgroup_level)
         await run_job(cls.service, command=("true",))
 
     async def run(self, **spec: Any) -> Ran:
@@ -61,7 +61,7 @@ class Requirements(Suite):
 
     async def submit(self, **spec: Any) -> Job:
         """Submit a job, with the fields of `JobSpec`."""
-        return await self.service.submit(JobSpec(**spec))
+        return await self.service.jobs.submit(JobSpec(**spec))
 
     def look_after(self, processes: Mapping[int, str], files: Mapping[int, str]) -> None:
         """Check that there are no new processes and descriptors."""

@@ -278,12 +278,12 @@ class LimitRequirements(Requirements):
 
     @requirement()
     async def test_a_flood_that_nobody_reads_is_kept_within_bounds(self) -> None:
-        before = await self.service.stats()
+        before = await self.service.jobs.stats()
         job = await self.submit(
             command=("yes",), limits={"output_bytes": 4 * MIB, "wall_time_s": 20}
         )
         assert (await ended(job)).complete.reason == "output_limit"
-        after = await self.service.stats()
+        after = await self.service.jobs.stats()
         kept = after.log_bytes + after.disk_bytes - before.log_bytes - before.disk_bytes
         assert kept < 8 * MIB
 

@@ -24,6 +24,7 @@ from streamer.config.schema import Config, is_loopback
 from streamer.engine.interface import JobView
 from streamer.errors import CallerError, CapacityError, Forbidden, Unauthorized, UnknownJob
 from streamer.jobs.job import Job
+from streamer.jobs.jobs import Jobs
 from streamer.web.callers.connection import account, is_local
 
 __all__ = ["ACTIONS", "CLAIM", "METRICS_ROUTE", "TENANT", "Access", "Action"]
@@ -184,6 +185,11 @@ class Access:
         if not theirs:
             raise UnknownJob(f"there is no job {job.id!r}")
         return view
+
+    async def named(self, request: web.Request, action: Action, jobs: Jobs) -> tuple[Job, JobView]:
+        """Return the job that a route names, as `job` does, with a handle on it."""
+        job = jobs.job(request.match_info["job_id"])
+        return job, await self.job(request, action, job)
 
     async def may(self, request: web.Request, action: Action, job: Job) -> bool:
         """Tell whether a caller who is known, or at this machine, may do `action` with a job."""

@@ -14,9 +14,9 @@ from typing import Final
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
-from streamer.compose import ACCESS, SERVICE
 from streamer.config.schema import Config
 from streamer.errors import ConfigError
+from streamer.web.app import ACCESS, LIFETIME, SERVICE
 from streamer.web.callers.access import TENANT
 from streamer.web.callers.address import AddressOf, client_address
 from streamer.web.server.connection_limit import ConnectionLimit, connections_allowed
@@ -40,8 +40,8 @@ async def serve(app: web.Application, config: Config, on_ready: Ready | None = N
     address cannot be listened on, and what the application's start-up raises.
     """
     _allow_descriptors()
-    service = app[SERVICE]
-    most = connections_allowed(config, service.concurrency)
+    lifetime = app[LIFETIME]
+    most = connections_allowed(config, config.queue.places)
     connections = ConnectionLimit(
         most,
         config.server.head_timeout_s,
@@ -56,7 +56,7 @@ async def serve(app: web.Application, config: Config, on_ready: Ready | None = N
 
     def stop() -> None:
         if stopping.is_set():
-            service.hurry()
+            lifetime.hurry()
         stopping.set()
 
     # A client that leaves cancels its handler at once: for streams that is the only notice.
@@ -89,7 +89,7 @@ async def serve(app: web.Application, config: Config, on_ready: Ready | None = N
         address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         log.info(
             "listens on %s/, sandbox %s, at most %d connections",
-            *(address, service.backends.default, most),
+            *(address, (await app[SERVICE].capabilities()).default, most),
         )
         app[ACCESS].announce_address(host)
         # Whoever is at this machine asks a loopback address, which every wildcard includes.
@@ -99,7 +99,7 @@ async def serve(app: web.Application, config: Config, on_ready: Ready | None = N
             following.add_done_callback(_tell)
         await stopping.wait()
         log.info("draining: up to %g s for running jobs", config.server.drain_s)
-        await service.drain(config.server.drain_s)
+        await lifetime.drain(config.server.drain_s)
         if following is not None:
             following.cancel()
             await asyncio.wait([following])

@@ -1,0 +1,213 @@
+"""Make the web application: routes, middlewares, and what they need."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Final, Protocol, TypeVar
+
+import pluggy
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from streamer.config.schema import Config
+from streamer.config.shares import Shares
+from streamer.engine.measures import JobMeasures
+from streamer.jobs.jobs import Jobs
+from streamer.jobs.transcript import Transcripts
+from streamer.sse.response import StreamOptions
+from streamer.sse.sessionmap import SessionMap
+from streamer.web.bodies import Bodies
+from streamer.web.callers.access import Access
+from streamer.web.callers.address import client_address
+from streamer.web.callers.origin import check_origin
+from streamer.web.documents import large_documents
+from streamer.web.info import OPEN_ROUTES, InfoHandlers
+from streamer.web.jobs import JobHandlers
+from streamer.web.page import page_routes
+from streamer.web.parameters import Handler
+from streamer.web.problems import problems
+from streamer.web.streams import StreamHandlers
+from streamer.web.watching import CancelUnwatched
+
+__all__ = [
+    "ACCESS",
+    "LIFETIME",
+    "SERVICE",
+    "SESSIONS",
+    "Lifetime",
+    "get_service",
+    "get_sessions",
+    "make_app",
+]
+
+T = TypeVar("T")
+
+
+class Lifetime(Protocol):
+    """What runs as long as the application does, whatever it consists of."""
+
+    async def __aenter__(self) -> object: ...
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no more jobs, and give the running ones `timeout_s`; every log ends."""
+
+    def hurry(self) -> None:
+        """Let a `drain` that is under way wait no longer."""
+
+    async def try_sandboxes(self) -> None:
+        """Have a worker of this process try what it has not tried yet."""
+
+
+SERVICE: Final = web.AppKey("streamer-service", Jobs)
+SESSIONS: Final = web.AppKey("streamer-sessions", SessionMap)
+ACCESS: Final = web.AppKey("streamer-access", Access)
+LIFETIME: Final[web.AppKey[Lifetime]] = web.AppKey("streamer-lifetime")
+CORS: Final = web.RequestKey("streamer-cors", dict[str, str])
+CORS_HEADERS: Final = {
+    "Access-Control-Allow-Methods": "GET, POST, DELETE, OPTIONS",
+    "Access-Control-Allow-Headers": (
+        "Accept, Authorization, Cache-Control, Content-Type, Idempotency-Key, Last-Event-ID, Prefer"
+    ),
+    "Access-Control-Expose-Headers": (
+        "Content-Disposition, Idempotency-Replayed, Location, Preference-Applied, Retry-After, "
+        "X-Job-Id"
+    ),
+    "Access-Control-Max-Age": "600",
+}
+
+
+JOB: Final = r"{job_id:[0-9a-z]{1,64}}"
+
+
+def make_app(
+    config: Config,
+    jobs: Jobs,
+    lifetime: Lifetime,
+    hook: pluggy.HookRelay,
+    shares: Shares,
+    measures: JobMeasures,
+    *,
+    unconfined: bool,
+    middlewares: Iterable[Middleware] = (),
+) -> web.Application:
+    """Return an application that serves `jobs`; `lifetime` begins and ends with it.
+
+    `unconfined` says that callers may reach a sandbox without isolation, or a command;
+    `middlewares` run inside ours.
+    """
+    sessions = _session_map(config, shares, jobs.draining)
+    if config.streams.on_disconnect == "cancel":
+        sessions.listen(CancelUnwatched(jobs, sessions, config.streams.disconnect_delay_s))
+    access = Access(config, hook, unconfined=unconfined)
+    bodies = Bodies(config.server)
+    streams = StreamHandlers(jobs, sessions, access)
+    transcripts = Transcripts(config.streams.result_text_bytes, config.streams.result_cache_bytes)
+    guards = [problems, _guard(config, access), large_documents(sessions)]
+    app = web.Application(middlewares=[*guards, *middlewares])
+    app[ACCESS] = access
+    app[SERVICE] = jobs
+    app[SESSIONS] = sessions
+    app[LIFETIME] = lifetime
+    app.add_routes(JobHandlers(jobs, access, bodies, transcripts, streams).routes(JOB))
+    app.add_routes(streams.routes(JOB))
+    info = InfoHandlers(jobs, sessions, access, bodies, measures, lifetime.try_sandboxes)
+    app.add_routes(info.routes())
+    app.add_routes(page_routes())
+    app.cleanup_ctx.append(_run)
+    app.on_response_prepare.append(_send_cors)
+    app.on_shutdown.append(_drain)
+    return app
+
+
+def get_service(source: web.Application | web.Request) -> Jobs:
+    """Return the service of an application, or of the one that a request came to.
+
+    Raises RuntimeError if there is none.
+    """
+    return _of(source, SERVICE)
+
+
+def get_sessions(source: web.Application | web.Request) -> SessionMap:
+    """Return the open streams of an application, or of the one that a request came to.
+
+    Raises RuntimeError if there is no service.
+    """
+    return _of(source, SESSIONS)
+
+
+def _of(source: web.Application | web.Request, key: web.AppKey[T]) -> T:
+    found = source.config_dict if isinstance(source, web.Request) else source
+    try:
+        return found[key]
+    except KeyError:
+        raise RuntimeError(
+            "this application has no streamer: call streamer.setup(app, ...) first"
+        ) from None
+
+
+def _session_map(config: Config, shares: Shares, leaving: asyncio.Event) -> SessionMap:
+    options = StreamOptions(
+        heartbeat_s=config.streams.heartbeat_s,
+        write_timeout_s=config.streams.write_timeout_s,
+        grace_s=config.streams.grace_s,
+        retry_ms=config.streams.retry_ms,
+        retry_jitter_ms=config.streams.retry_jitter_ms,
+    )
+    return SessionMap(
+        options,
+        max_per_key=config.streams.max_readers_per_job,
+        max_sessions=config.streams.max_readers,
+        max_per_client=shares.readers,
+        max_buffered_bytes=config.streams.max_buffered_bytes,
+        leaving=leaving,
+        address_of=client_address(config.server.trusted_proxies),
+    )
+
+
+def _transcripts(config: Config) -> Transcripts:
+    streams = config.streams
+    return Transcripts(streams.result_text_bytes, streams.result_cache_bytes)
+
+
+async def _run(app: web.Application) -> AsyncIterator[None]:
+    async with app[LIFETIME]:
+        app[ACCESS].announce()
+        yield
+
+
+async def _drain(app: web.Application) -> None:
+    # Before the handlers are awaited: each stream ends by itself once its log has.
+    await app[LIFETIME].drain(app[SERVICE].config.server.drain_s)
+
+
+def _guard(config: Config, access: Access) -> Middleware:
+    """Refuse pages of other sites and strangers, before any handler."""
+
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        origin = check_origin(request, config)
+        if origin is None:
+            _admit(request, access)
+            return await handler(request)
+        headers = {"Access-Control-Allow-Origin": origin, "Vary": "Origin", **CORS_HEADERS}
+        if request.method == "OPTIONS":
+            return web.Response(status=204, headers=headers)
+        request[CORS] = headers
+        _admit(request, access)
+        return await handler(request)
+
+    return guard
+
+
+def _admit(request: web.Request, access: Access) -> None:
+    # A load balancer may ask whether the service lives, and learns nothing else by it.
+    if request.match_info.route.name not in OPEN_ROUTES and not access.is_scraper(request):
+        access.admit(request)
+
+
+async def _send_cors(request: web.Request, response: web.StreamResponse) -> None:
+    # A stream's headers are out before a middleware sees the response.
+    response.headers.update(request.get(CORS, {}))

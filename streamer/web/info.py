@@ -1,0 +1,139 @@
+"""Answer the routes that tell of the service: what it can run, how busy it is, how it is.
+
+What can be run is what its workers have published (`streamer.model.capabilities`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+
+from streamer.engine.measures import JobMeasures
+from streamer.errors import UnknownJob
+from streamer.jobs.jobs import Jobs
+from streamer.model.capabilities import told
+from streamer.model.names import camel
+from streamer.model.runtime import told_missing
+from streamer.sse.sessionmap import SessionMap
+from streamer.web.answers import json_answer
+from streamer.web.bodies import Bodies
+from streamer.web.callers.access import METRICS_ROUTE, Access
+from streamer.web.metrics import exposition
+from streamer.web.parameters import takes
+
+__all__ = ["OPEN_ROUTES", "InfoHandlers"]
+
+OPEN_ROUTES: Final = ("streamer-healthz", "streamer-readyz")
+"""What everybody may ask, known or not."""
+
+
+@dataclass(frozen=True)
+class InfoHandlers:
+    """The handlers that tell of the service, and what they need."""
+
+    jobs: Jobs
+    sessions: SessionMap
+    access: Access
+    bodies: Bodies
+    measures: JobMeasures
+    try_sandboxes: Callable[[], Awaitable[None]]
+    """Has the worker of this process, if it has one, try what it has not tried yet."""
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return their routes."""
+        return [
+            web.get("/api/runtimes", takes(self.list_runtimes)),
+            web.get("/api/sandboxes", takes(self.list_sandboxes)),
+            web.get("/api/queue", takes(self.show_queue)),
+            web.get("/healthz", self.health, name="streamer-healthz"),
+            web.get("/readyz", self.readiness, name="streamer-readyz"),
+            web.get("/metrics", self.metrics, name=METRICS_ROUTE),
+        ]
+
+    async def list_runtimes(self, request: web.Request) -> web.Response:
+        """List the languages and whether a worker has them."""
+        self.access.require(request, "list")
+        workers = await self.jobs.capabilities()
+        known = {runtime.name: runtime for runtime in self.jobs.runtimes.values()}
+        listed = []
+        for name, runtime in sorted(known.items()):
+            available = name in workers.languages
+            reason = None if available else told_missing(workers.missing.get(name, ""))
+            listed.append(
+                {
+                    "name": name,
+                    "aliases": list(runtime.aliases),
+                    "entry": runtime.entry,
+                    "compiled": bool(runtime.compile),
+                    "available": available,
+                    "reason": reason,
+                }
+            )
+        return json_answer({"runtimes": listed})
+
+    async def list_sandboxes(self, request: web.Request) -> web.Response:
+        """List the backends and whether they work."""
+        self.access.require(request, "list")
+        await self.try_sandboxes()
+        workers = await self.jobs.capabilities()
+        allow = self.jobs.config.sandbox.allow
+        listed = [
+            {
+                "name": name,
+                "available": not backend.reason,
+                "reason": told(backend.reason),
+                "isolation": backend.isolation,
+                "default": name == workers.default,
+                "selectable": name == workers.default or name in allow,
+                "enforces": {camel(limit): level for limit, level in backend.enforces.items()},
+            }
+            for name, backend in sorted(workers.backends.items())
+        ]
+        return json_answer({"sandboxes": listed, "default": workers.default})
+
+    async def show_queue(self, request: web.Request) -> web.Response:
+        """Show how long a job would wait."""
+        self.access.require(request, "list")
+        stats = await self.jobs.stats()
+        document = {
+            "running": stats.running,
+            "waiting": stats.waiting,
+            "capacity": (await self.jobs.capabilities()).places,
+            "maxWaiting": self.jobs.config.queue.max_waiting,
+            "estimatedWaitS": await self.jobs.estimated_wait_s(),
+        }
+        return json_answer(document)
+
+    async def health(self, _: web.Request) -> web.Response:
+        """Say that the process answers, and how many streams it serves."""
+        return json_answer({"status": "ok", "streams": len(self.sessions)})
+
+    async def readiness(self, _: web.Request) -> web.Response:
+        """Say whether jobs are taken."""
+        workers = await self.jobs.capabilities()
+        checks = {
+            "accepting": workers.accepting and not self.jobs.draining.is_set(),
+            "sandbox": workers.trusted,
+            "takedown": not workers.resisting,
+            "engine": await self.jobs.reachable(),
+            "languages": self.jobs.config.sandbox.allow_command or bool(workers.languages),
+        }
+        ready = all(checks.values())
+        return json_answer({"ready": ready, "checks": checks}, status=200 if ready else 503)
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Expose the counters as Prometheus text."""
+        self.access.require(request, "metrics")
+        if not self.jobs.config.metrics.enabled:
+            raise UnknownJob("metrics are off (metrics.enabled)")
+        text = exposition(
+            await self.jobs.stats(),
+            self.measures,
+            (await self.jobs.capabilities()).places,
+            self.sessions,
+            self.bodies.held,
+        )
+        return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4"})

@@ -1,0 +1,171 @@
+"""Answer the routes that submit jobs, show them, and ask something of them."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+
+from streamer.errors import Busy, Conflict, InvalidJob, quoted
+from streamer.jobs.job import Job
+from streamer.jobs.jobs import Jobs
+from streamer.jobs.transcript import Transcripts
+from streamer.web import parameters, wire
+from streamer.web.answers import json_answer
+from streamer.web.bodies import Bodies
+from streamer.web.callers.access import Access
+from streamer.web.parameters import takes
+from streamer.web.streams import StreamHandlers
+
+__all__ = ["JobHandlers"]
+
+MAX_LIST: Final = 200
+
+
+@dataclass(frozen=True)
+class JobHandlers:
+    """The handlers of single jobs and of lists of them, and what they need."""
+
+    jobs: Jobs
+    access: Access
+    bodies: Bodies
+    transcripts: Transcripts
+    streams: StreamHandlers
+
+    def routes(self, job: str) -> list[web.RouteDef]:
+        """Return their routes; `job` is the pattern of a job's id."""
+        return [
+            web.post("/api/execute", takes(self.execute)),
+            web.get("/api/jobs", takes(self.list_jobs, "status", "limit", "cursor")),
+            web.get(f"/api/jobs/{job}", takes(self.show_job), name="streamer-job"),
+            web.delete(f"/api/jobs/{job}", takes(self.delete_job, "purge")),
+            web.post(
+                f"/api/jobs/{job}/stdin", takes(self.write_stdin, "close"), name="streamer-stdin"
+            ),
+            web.post(f"/api/jobs/{job}/signal", takes(self.send_signal), name="streamer-signal"),
+        ]
+
+    async def execute(self, request: web.Request) -> web.StreamResponse:
+        """Accept a job; answer at once, or with its stream, or after a bounded wait."""
+        tenant = self.access.require(request, "submit")
+        wait_s = parameters.prefer_wait_s(request)
+        streaming = "text/event-stream" in request.headers.get("Accept", "")
+        if streaming:
+            self.streams.check_room(tenant)  # before there is a job that the refusal would not name
+        async with self.bodies.read(request, tenant) as body:
+            idempotency = parameters.idempotency(request, body)
+            spec = wire.parse_job(body)
+            body.clear()
+            job = await self.jobs.submit(spec, tenant=tenant, idempotency=idempotency)
+        if streaming:
+            try:
+                # Of a new job no client can have seen anything.
+                asked = self.streams.asked(request) if job.replayed else 0
+                return await self.streams.follow(request, job, tenant, asked)
+            except Busy:
+                pass  # somebody else took the place: the job runs, and this is where
+        if wait_s is not None and not streaming and await _ends_within(job, wait_s):
+            headers = {**self._job_headers(request, job), "Preference-Applied": f"wait={wait_s:g}"}
+            return json_answer(await self._document(request, job), headers=headers)
+        accepted = {
+            "jobId": job.id,
+            "status": (await job.view()).state if job.replayed else "queued",
+            "links": self._links(request, job.id),
+        }
+        return json_answer(accepted, status=202, headers=self._job_headers(request, job))
+
+    async def show_job(self, request: web.Request) -> web.Response:
+        """Show one job."""
+        job, _ = await self.access.named(request, "read", self.jobs)
+        return json_answer(await self._document(request, job))
+
+    async def list_jobs(self, request: web.Request) -> web.Response:
+        """List the caller's jobs, newest first."""
+        tenant = self.access.require(request, "list")
+        limit = parameters.number(request, "limit", 50, 1, MAX_LIST)
+        views = await self.jobs.list(
+            tenant=tenant,
+            state=parameters.state(request),
+            limit=limit,
+            before=parameters.cursor(request),
+        )
+        jobs = [
+            wire.job_document(view, {}, self._links(request, view.job.job_id)) for view in views
+        ]
+        cursor = None
+        if len(views) == limit:
+            cursor = parameters.cursor_text((views[-1].created_at, views[-1].job.job_id))
+        return json_answer({"jobs": jobs, "nextCursor": cursor})
+
+    async def delete_job(self, request: web.Request) -> web.Response:
+        """Cancel a job, or remove the record of a finished one."""
+        job, _ = await self.access.named(request, "cancel", self.jobs)
+        if parameters.flag(request, "purge"):
+            if not await job.purge():
+                raise Conflict("the job is not over: cancel it first")
+            return web.Response(status=204)
+        if await job.cancel() == "done":
+            raise Conflict("the job is over; to remove its record add ?purge=1")
+        return json_answer({"jobId": job.id, "status": (await job.view()).state}, status=202)
+
+    async def write_stdin(self, request: web.Request) -> web.Response:
+        """Pass bytes to the program's standard input."""
+        job, view = await self.access.named(request, "write", self.jobs)
+        if not view.job.interactive:
+            raise Conflict("the job takes no input: it was not submitted with interactive: true")
+        closing = parameters.flag(request, "close")
+        async with self.bodies.read(request, view.tenant) as body:
+            size = len(body)
+            outcome = await job.write(bytes(body)) if body else "accepted"
+        if closing and outcome == "accepted":
+            outcome = await job.end_input()
+        if outcome == "closed":
+            raise Conflict("the program's input is closed")
+        return json_answer({"jobId": job.id, "bytes": size, "closed": closing}, status=202)
+
+    async def send_signal(self, request: web.Request) -> web.Response:
+        """Send a signal to the program."""
+        job, view = await self.access.named(request, "signal", self.jobs)
+        async with self.bodies.read(request, view.tenant) as body:
+            name = wire.parse_signal(body)
+        try:
+            number = signal.Signals[name]
+        except KeyError:
+            raise InvalidJob(f"there is no signal {quoted(name)}", path="$.signal") from None
+        if await job.signal(number) == "closed":
+            raise Conflict("the job is over")
+        return json_answer({"jobId": job.id, "signal": name}, status=202)
+
+    async def _document(self, request: web.Request, job: Job) -> object:
+        # In this order: of a job that is over the text is whole.
+        view = await job.view()
+        text = await self.transcripts.text(job.id, job.follow)
+        return wire.job_document(view, text, self._links(request, job.id))
+
+    def _links(self, request: web.Request, job_id: str) -> dict[str, str]:
+        # From the router, so that they hold under any prefix of the host application; what a
+        # proxy has cut off before that, only the operator knows.
+        router = request.app.router
+        base = self.jobs.config.server.public_url.rstrip("/")
+        links = {
+            name: base + str(router[f"streamer-{name}"].url_for(job_id=job_id))
+            for name in ("job", "stream", "stdin", "signal", "cast")
+        }
+        output = router["streamer-output"].url_for(job_id=job_id, stream="stdout")
+        return {**links, "cancel": links["job"], "output": base + str(output)}
+
+    def _job_headers(self, request: web.Request, job: Job) -> dict[str, str]:
+        headers = {"Location": self._links(request, job.id)["job"], "X-Job-Id": job.id}
+        return {**headers, "Idempotency-Replayed": "true"} if job.replayed else headers
+
+
+async def _ends_within(job: Job, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await job.result()
+    except TimeoutError:
+        return False
+    return True

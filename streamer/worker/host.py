@@ -1,0 +1,95 @@
+"""Look at this host once, and say what its worker can run."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from streamer.config.schema import Config
+from streamer.model.capabilities import BackendFacts, Capabilities
+from streamer.sandbox.enforcement import check_required, enforcement
+from streamer.sandbox.pool import Pool, open_pool
+from streamer.sandbox.registry import Backends
+from streamer.worker.tools import missing_path, missing_tools
+
+__all__ = ["WorkerHost"]
+
+log: Final = logging.getLogger(__name__)
+
+
+class WorkerHost:
+    """The sandboxes and the languages of this host, as the configuration would have them."""
+
+    def __init__(self, config: Config, backends: Backends) -> None:
+        self._config = config
+        self.backends = backends
+        self.missing = missing_tools(config.runtimes, config.sandbox.path)
+        """Why languages cannot be run here, by name."""
+        self._languages = frozenset(
+            runtime.name for runtime in config.runtimes.values() if runtime.name not in self.missing
+        )
+
+    @asynccontextmanager
+    async def open_pool(self, users: int) -> AsyncIterator[Pool]:
+        """Make what sandboxes need, and let the backends be tried with it."""
+        sandbox = self._config.sandbox
+        with open_pool(
+            self.backends,
+            state_dir=self._config.server.state_dir,
+            cgroup=sandbox.cgroup,
+            uid_base=sandbox.uid_base,
+            places=self._config.queue.places,
+            users=users,
+            strict_filter=sandbox.seccomp == "strict",
+        ) as pool:
+            async with self.backends.tried_in(pool):
+                yield pool
+
+    async def check(self, cgroup_level: str | None) -> None:
+        """Try the sandboxes that jobs may get, and say what of the languages is missing.
+
+        Raises `BackendUnavailable`, and `ConfigError` where a limit is not enforced as required.
+        """
+        sandbox = self._config.sandbox
+        await self.backends.find_default()
+        await self.backends.reasons(sandbox.allow)
+        for name in {self.backends.default, *sandbox.allow} & self.backends.keys():
+            check_required(sandbox.require, self.backends[name], cgroup_level)
+        for runtime in self._config.runtimes.values():
+            if reason := missing_path(runtime):
+                log.warning("the language %s is not offered: %s", runtime.name, reason)
+        if not (sandbox.allow_command or self._languages):
+            log.warning(
+                "no language works here: look at sandbox.path (%s) and at `streamer runtimes`",
+                sandbox.path,
+            )
+
+    def capabilities(
+        self, cgroup_level: str | None, *, accepting: bool, resisting: int
+    ) -> Capabilities:
+        """Return what a worker here publishes."""
+        reasons = self.backends.known(self.backends)
+        filtering = self.backends.filtering
+        return Capabilities(
+            backends={
+                name: BackendFacts(
+                    isolation=backend.isolation.name.lower(),
+                    reason=reasons[name],
+                    filtering=name in filtering,
+                    enforces=enforcement(backend, cgroup_level),
+                )
+                for name, backend in self.backends.items()
+            },
+            default=self.backends.default,
+            languages=self._languages,
+            missing=self.missing,
+            processors=len(os.sched_getaffinity(0)),
+            places=self._config.queue.places,
+            cgroup_level=cgroup_level,
+            accepting=accepting,
+            trusted=self.backends.trusted,
+            resisting=resisting,
+        )

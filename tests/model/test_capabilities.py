@@ -1,0 +1,88 @@
+"""What several workers have together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from streamer.model.capabilities import NOTHING, Accepts, BackendFacts, Capabilities, merged
+from streamer.model.job import JobFacts
+
+STRONG = Capabilities(
+    {
+        "bwrap": BackendFacts("namespaces", filtering=True),
+        "plain": BackendFacts("none"),
+    },
+    default="bwrap",
+    languages=frozenset({"python", "c"}),
+    missing={"java": "java is not installed"},
+    processors=8,
+    places=4,
+    cgroup_level="cgroup-v2",
+)
+WEAK = Capabilities(
+    {
+        "bwrap": BackendFacts("namespaces", reason="no user namespaces"),
+        "firejail": BackendFacts("deny_list", filtering=True),
+    },
+    default="firejail",
+    languages=frozenset({"python", "java"}),
+    missing={"c": "gcc is not installed", "lua": "lua is not installed"},
+    processors=2,
+    places=2,
+    trusted=False,
+    resisting=1,
+)
+
+
+def job(backend: str, language: str | None = "python") -> JobFacts:
+    return JobFacts("j", language, backend, interactive=False, metadata={})
+
+
+def test_without_workers_there_is_nothing() -> None:
+    assert merged([]) is NOTHING
+    assert not NOTHING.accepting
+    assert not NOTHING.trusted
+    assert NOTHING.accepts == Accepts(frozenset(), frozenset())
+
+
+def test_one_worker_is_all_there_is() -> None:
+    assert merged([STRONG]) is STRONG
+
+
+def test_together_they_have_what_one_of_them_has() -> None:
+    both = merged([STRONG, WEAK])
+    assert {name: facts.reason for name, facts in both.backends.items()} == {
+        "bwrap": "",
+        "plain": "",
+        "firejail": "",
+    }
+    assert both.default == "bwrap"
+    assert both.languages == {"python", "c", "java"}
+    assert both.missing == {"lua": "lua is not installed"}
+    assert (both.places, both.processors, both.resisting) == (6, 2, 1)
+    assert both.trusted
+    assert both.accepting
+    idle = replace(STRONG, accepting=False)
+    assert not merged([idle, replace(WEAK, accepting=False)]).accepting
+
+
+def test_what_neither_can_use_has_a_reason() -> None:
+    both = merged([WEAK, replace(WEAK, places=1)])
+    assert both.backends["bwrap"].reason == "no user namespaces"
+
+
+def test_hosts_are_listed_only_where_each_worker_holds_jobs_to_them() -> None:
+    leaky = replace(STRONG, backends={"bwrap": BackendFacts("namespaces", filtering=False)})
+    for workers in ([STRONG, leaky], [leaky, STRONG]):
+        assert not merged(workers).backends["bwrap"].filtering
+    # One that cannot use it gets no such job.
+    assert merged([WEAK, STRONG]).backends["bwrap"].filtering
+
+
+def test_a_worker_accepts_what_it_can_run() -> None:
+    accepts = WEAK.accepts
+    assert accepts.takes(job("firejail"))
+    assert accepts.takes(job("firejail", None))
+    assert not accepts.takes(job("bwrap"))
+    assert not accepts.takes(job("firejail", "c"))
+    assert not accepts.takes(job("plain"))

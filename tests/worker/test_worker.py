@@ -1,0 +1,206 @@
+"""A worker whose engine fails, or has other workers too."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import streamer
+from streamer.compose import build
+from streamer.engine.interface import Cancel, JobView, Lease, Lost
+from streamer.engine.memory.admission import QueueLimits
+from streamer.engine.memory.engine import MemoryEngine
+from streamer.engine.memory.retention import RetentionLimits
+from streamer.errors import ConfigError, Draining
+from streamer.jobs.job import Job
+from streamer.model.events import Error, Output
+from streamer.model.job import JobSpec, Limits, Phase, ResolvedJob, Step
+from tests.conftest import OpenService, Start
+from tests.running import adopt_orphans, descendants, ended, run_job
+from tests.support import run, verdict
+
+
+class Shared(MemoryEngine):
+    """An engine that says that others use it too, and fails as it is told."""
+
+    def __init__(self, lease_s: float = 15.0) -> None:
+        super().__init__(
+            queue=QueueLimits(),
+            retention_s=600.0,
+            retention=RetentionLimits(memory=2**26),
+            lease_s=lease_s,
+        )
+        self.away = asyncio.Event()
+        self.say: dict[str, Cancel | Lost] = {}
+
+    @property
+    def alone(self) -> bool:
+        return False
+
+    async def claim(self, *asked: Any) -> Sequence[Lease]:
+        self._look()
+        return await super().claim(*asked)
+
+    async def heartbeat(self, leases: Sequence[Lease]) -> Sequence[tuple[Lease, Cancel | Lost]]:
+        self._look()
+        told = list(await super().heartbeat(leases))
+        return [*told, *((one, self.say[one.job.job_id]) for one in leases if self.say)]
+
+    def _look(self) -> None:
+        if self.away.is_set():
+            raise ConnectionError("the engine is away")
+
+
+def plugin(engine: MemoryEngine) -> object:
+    """Return what registers an engine."""
+
+    @streamer.hookimpl
+    def streamer_engine() -> MemoryEngine:
+        return engine
+
+    return SimpleNamespace(streamer_engine=streamer_engine)
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    """Look until it holds."""
+    async with asyncio.timeout(30):
+        while not await holds():
+            await asyncio.sleep(0.01)
+
+
+async def until_output(job: Job) -> None:
+    async for event in job.events():
+        if isinstance(event.data, Output):
+            return
+
+
+UP = ("sh", "-c", "echo up; sleep 600")
+
+
+async def test_one_accepts_and_another_runs(need: Callable[[str], str]) -> None:
+    engine = Shared()
+    config = {"sandbox": {"backend": need("plain"), "allow_command": True}}
+    api = build(config, [plugin(engine)], "api")
+    with pytest.raises(RuntimeError, match="runs no jobs"):
+        _ = api.worker
+    worker = build(config, [plugin(engine)], "worker")
+    async with api:
+        with pytest.raises(Draining):
+            await api.jobs.submit(JobSpec(command=("true",)))
+        async with worker:
+            job = await api.jobs.submit(JobSpec(language="bash", code="echo hello"))
+            ran = await ended(job)
+            assert ran.out == "hello\n"
+            assert (await job.view()).job.policy
+            assert (await api.jobs.capabilities()).default == "plain"
+
+
+async def test_it_claims_only_what_it_can_run(
+    open_service: OpenService, need: Callable[[str], str]
+) -> None:
+    engine = Shared()
+    service = await open_service(need("plain"), plugins=(plugin(engine),))
+    step = Step(Phase.RUN, ("true",), Limits())
+    for name, backend, language in (("a", "microvm", None), ("b", "plain", "klingon")):
+        await engine.submit(ResolvedJob(name, language, backend, (step,)))
+    assert (await run_job(service, command=("echo", "next"))).out == "next\n"
+    for name in ("a", "b"):
+        assert (await service.jobs.job(name).view()).state == "queued"
+    assert service.worker.ready
+
+
+async def test_an_engine_that_is_away_turns_readiness_until_it_is_back(
+    start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.worker.worker.CLAIM_RETRY_S", 0.02)
+    engine = Shared()
+    client = await start(plugins=(plugin(engine),))
+
+    async def accepting() -> bool:
+        async with client.get("/readyz") as response:
+            document = await response.json()
+            assert (response.status == 200) == document["ready"]
+            return bool(document["checks"]["accepting"])
+
+    async def refusing() -> bool:
+        return not await accepting()
+
+    assert await accepting()
+    engine.away.set()
+    await until(refusing)
+    assert "the engine is away" in caplog.text
+    engine.away.clear()
+    await until(accepting)
+    assert verdict(await run(client, command=["true"]))["reason"] == "exited"
+
+
+async def test_a_worker_that_is_cut_off_ends_its_jobs_and_writes_nothing(
+    open_service: OpenService, need: Callable[[str], str]
+) -> None:
+    engine = Shared(lease_s=0.3)
+    service = await open_service(need("plain"), plugins=(plugin(engine),))
+    adopt_orphans()
+    before = descendants()
+    job = await service.jobs.submit(JobSpec(command=UP))
+    await until_output(job)
+    engine.away.set()
+
+    async def gone() -> bool:
+        return descendants() == before
+
+    await until(gone)
+    view = await job.view()
+    assert view.state == "running", "another worker may have it by now"
+    engine.away.clear()
+    end = await job.result()
+    assert isinstance(end, Error)
+    assert end.code == "worker_lost"
+    assert (await run_job(service, command=("echo", "next"))).out == "next\n"
+
+
+@pytest.mark.parametrize(("told", "reason"), [(Cancel(), "cancelled"), (Lost(), "running")])
+async def test_what_a_heartbeat_is_told_is_done(
+    open_service: OpenService, need: Callable[[str], str], told: Cancel | Lost, reason: str
+) -> None:
+    engine = Shared(lease_s=0.3)
+    service = await open_service(need("plain"), plugins=(plugin(engine),))
+    adopt_orphans()
+    before = descendants()
+    job = await service.jobs.submit(JobSpec(command=UP))
+    await until_output(job)
+    engine.say[job.id] = told
+
+    async def gone() -> bool:
+        return descendants() == before
+
+    await until(gone)
+    if reason == "cancelled":
+        assert (await ended(job)).complete.reason == reason
+    else:
+        assert (await ended(job)).verdict == "error worker_lost"
+
+
+def test_to_wait_for_readers_takes_an_engine_of_this_process() -> None:
+    config = {"streams": {"on_full": "wait"}}
+    with pytest.raises(ConfigError, match="on_full"):
+        build(config, [plugin(Shared())])
+    build(config)
+
+
+async def test_a_plugins_engine_tells_of_finished_jobs_too(start: Start) -> None:
+    heard: list[JobView] = []
+
+    @streamer.hookimpl
+    def streamer_job_finished(job: JobView) -> None:
+        heard.append(job)
+
+    ledger = SimpleNamespace(streamer_job_finished=streamer_job_finished)
+    client = await start(plugins=(plugin(Shared()), ledger))
+    verdict(await run(client, command=["true"]))
+    async with client.get("/metrics") as response:
+        assert 'streamer_jobs_finished_total{outcome="exited"} 1' in await response.text()
+    assert [view.state for view in heard] == ["complete"]
