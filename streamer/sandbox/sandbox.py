@@ -1,7 +1,7 @@
-"""A sandbox as an object: a driver, its control group where there is one, and what it holds.
+"""A sandbox as an object: a driver, its control group if it has one, and its resources.
 
-Limits are set for a run, and the end of a run has its usage and its reason, whoever counted: the
-init, the kernel's control group, or both. Knows no jobs, events or engines.
+Limits are set for a run; the end of a run has its usage and its reason, whether the init, the
+kernel's control group, or both have counted. Knows no jobs, events or engines.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ __all__ = ["Entry", "Sandbox"]
 MOST_ENTRIES: Final = 10_000
 
 THREADS: Final = ThreadPoolExecutor(2, "streamer-listing")
-"""For listing workspaces, and nothing else."""
+"""Only for listing workspaces, so that other slow work does not delay it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file, folder or link beneath the workspace; `path` is relative to that."""
+    """A file, folder or link beneath the workspace; `path` is relative to the workspace."""
 
     path: str
     mode: int
-    """Its kind and its permissions (``st_mode``)."""
+    """``st_mode``: its type and permissions."""
     size: int
 
 
 class Sandbox:
-    """An open sandbox. Whoever has it closes it."""
+    """An open sandbox. Its owner must close it."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Sandbox:
         ran_out: asyncio.Event,
         held: contextlib.AsyncExitStack,
     ) -> None:
-        """`ran_out` is set when the group is out of memory; `held` gives back all that it has."""
+        """`ran_out` is set at the group's memory limit; closing `held` releases its resources."""
         self._driver = driver
         self._cgroup = cgroup
         self._ran_out = ran_out
@@ -63,11 +63,10 @@ class Sandbox:
         self._closing = asyncio.Lock()
         self._running: Running | None = None
         self.identity = identity
-        """The user of its own, if it has one."""
+        """Its own user, if it has one."""
 
     @property
     def home(self) -> str:
-        """The workspace as programs see it."""
         return self._driver.home
 
     @property
@@ -76,23 +75,23 @@ class Sandbox:
         return self._driver.of_root
 
     async def put_files(self, files: Sequence[SourceFile], limits: Limits) -> None:
-        """Write files into the workspace, while no program runs; when it returns, they are there.
+        """Write files into the workspace, while no program runs; when it returns, they exist.
 
-        Raises `FilesDoNotFit` where the disk limit has no room for them.
+        Raises `FilesDoNotFit` if they exceed the disk limit.
         """
         await self._driver.put_files(files, limits)
 
     async def listen(self, port: int) -> socket.socket:
-        """Return a socket that listens on the sandbox's own loopback, the caller's to close.
+        """Return a socket that listens on the sandbox's own loopback; the caller must close it.
 
-        Raises `SandboxFailure` where the sandbox has none of its own.
+        Raises `SandboxFailure` if the sandbox has no loopback of its own.
         """
         return await self._driver.listen(port)
 
     async def run(self, run: Run) -> Running:
-        """Start a program, once what ran before has ended.
+        """Start a program; an earlier one must have ended.
 
-        Its limits are enforced from now on, but for the wall time. Our copies of the program's
+        Its limits are enforced from now on, except the wall time. Our copies of the program's
         descriptors are closed, whether it could be started or not.
         """
         try:
@@ -124,31 +123,31 @@ class Sandbox:
         self._driver.signal(number)
 
     def end_rest(self) -> None:
-        """Kill what the program has left, once it has exited."""
+        """Kill what the program has left running, once it has exited."""
         if self._running is not None and not self._running.ended.done():
             self._kill_group()
             self._driver.end_rest()
 
     async def kill(self) -> None:
-        """Kill the program and all that it started, by ever harder means.
+        """Kill the program and everything it started, in escalating steps.
 
-        Then its end is told. Raises `SandboxFailure` when it did not work in time.
+        After that its `Running` ends. Raises `SandboxFailure` if it did not work in time.
         """
         self._kill_group()
         await self._driver.kill()
 
     async def open_path(self, path: str, flags: int, mode: int = 0o644) -> int:
-        """Open a file beneath the workspace, also while a program runs; a folder by O_DIRECTORY.
+        """Open a file beneath the workspace, also while a program runs; a folder with O_DIRECTORY.
 
-        No link is followed, wherever in the path. The descriptor is the caller's to close. Raises
-        OSError as open(2), EXDEV for what is outside; `SandboxFailure` without our init.
+        No symbolic link in the path is followed. The caller must close the descriptor. Raises
+        OSError as open(2) does, with EXDEV for a path outside; `SandboxFailure` without our init.
         """
         return await self._driver.open_path(path, flags, mode)
 
     async def list_files(self, most: int = MOST_ENTRIES) -> Sequence[Entry]:
-        """Return what is beneath the workspace, `most` entries at most.
+        """Return at most `most` entries of the workspace, with those of its folders.
 
-        What is closed to the sandbox's user, or goes away meanwhile, is left out.
+        Entries that the sandbox's user cannot access, or that vanish meanwhile, are left out.
         """
         found: list[Entry] = []
         folders = deque([""])
@@ -156,7 +155,7 @@ class Sandbox:
             above = folders.popleft()
             with contextlib.suppress(OSError):
                 fd = await self.open_path(above or ".", os.O_RDONLY | os.O_DIRECTORY)
-                # In a thread, which closes the descriptor: there may be thousands.
+                # In a thread, which closes the descriptor: there may be thousands of entries.
                 reading = asyncio.get_running_loop().run_in_executor(
                     THREADS, _entries, fd, above, most - len(found)
                 )
@@ -166,7 +165,7 @@ class Sandbox:
         return found
 
     async def use(self) -> Use:
-        """Return the CPU time of all that has run in it so far, and what it has in use now."""
+        """Return the CPU time of all runs so far, and the memory and disk in use now."""
         use = await self._driver.use()
         if self._cgroup is None:
             return use
@@ -177,10 +176,10 @@ class Sandbox:
         )
 
     async def close(self) -> None:
-        """End it and give back all that it holds, however long that takes. Idempotent.
+        """Kill everything in it and release its resources, however long that takes. Idempotent.
 
-        While something of it resists its end, its user, folder and group stay out of use. So
-        whoever has somebody waiting must bound the wait.
+        While a process resists SIGKILL, its user, folder and group are not used again. The caller
+        must bound the wait.
         """
         async with self._closing:
             try:
@@ -191,7 +190,7 @@ class Sandbox:
                 await self._held.aclose()
 
     def _kill_group(self) -> None:
-        """Kill all that is in the group, where there is no init to do it and keep the usage."""
+        """Kill everything in the group if there is no init to do it and to report the usage."""
         if self._cgroup is not None and not self._driver.has_init:
             self._cgroup.kill()
 
@@ -199,11 +198,11 @@ class Sandbox:
         if self._cgroup is None or self._driver.has_init:
             return
         if not await self._cgroup.clear():
-            raise SandboxFailure("something in the sandbox's control group does not end")
+            raise SandboxFailure("a process in the sandbox's control group does not die")
 
 
 def _entries(fd: int, above: str, most: int) -> Sequence[Entry]:
-    """Return what is in an open folder, which is closed then."""
+    """Return the entries of an open folder, and close it."""
     found: list[Entry] = []
     try:
         with os.scandir(fd) as entries:

@@ -33,7 +33,7 @@ CAUSES: Final[Mapping[str, str]] = {
     "Other jobs": "jobs share a /tmp, an IPC namespace or a user: start as `job.identity`",
     "Information": f"{_MOUNTS}; or the environment is not empty",
     "The kernel": _FILTER,
-    "What the host has once": f"{_FILTER}; or devices of the host are in the sandbox's /dev",
+    "Shared resources of the host": f"{_FILTER}; or devices of the host are in the sandbox's /dev",
     "Processor and processes": f"the limit is not enforced for the whole job; or {_PID}",
     "Memory": "the job can write to memory that is not counted: see `private_mounts`",
     "Disk, files and output": "the job can write outside of the workspace: see `private_mounts`",

@@ -2,9 +2,3 @@
 
 Only `compose` and the tests import it.
 """
-
-from __future__ import annotations
-
-from streamer.engine.memory.engine import MemoryEngine
-
-__all__ = ["MemoryEngine"]

@@ -1,7 +1,7 @@
-"""The engine without a server: jobs, logs and workers in one process and its memory.
+"""The memory engine: jobs, logs and workers in one process and its memory.
 
-It holds to the same promises as every other (`streamer.engine.interface`) and is the default of a
-service that stands alone. What it cannot do is outlive its process.
+It keeps the same promises as every other engine (`streamer.engine.interface`) and is the default.
+Its jobs do not outlive the process.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ SHUT_DOWN: Final = Error("shutting_down", "the service stopped before the job wa
 class MemoryEngine:
     """Broker and runner of one process; see `streamer.engine.interface.Engine`. Close it after use.
 
-    `queue` bounds what waits and runs, and each tenant's share of it. A log is kept for
-    `retention_s` seconds after the job's end, and by the bounds of `retention`
+    `queue` limits waiting and running jobs, in total and for each tenant. A log is kept for
+    `retention_s` seconds after the job's end, within the limits of `retention`
     (`streamer.engine.memory.retention`), on disk as far as `spool` has room. A lease ends
     `lease_s` seconds after its last heartbeat.
 
-    An idempotency key counts as long as its job is kept, and for `idempotency_s` after it came;
-    `max_idempotency_keys` of jobs that are forgotten are remembered.
+    An idempotency key is remembered as long as its job is kept, and at least for `idempotency_s`;
+    at most `max_idempotency_keys` keys of deleted jobs are remembered.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class MemoryEngine:
         self._closed = False
 
     def __del__(self) -> None:
-        # Without jobs it holds nothing: an application may be made and never run.
+        # Without jobs there is nothing to close: an application may be created and never run.
         if not getattr(self, "_closed", True) and self._table.inboxes:
             warnings.warn(
                 f"unclosed {self!r}: the readers of its unfinished jobs wait for ever",
@@ -108,15 +108,13 @@ class MemoryEngine:
 
     @property
     def alone(self) -> bool:
-        """It is in one process with all that use it."""
         return True
 
     def listen(self, hear: Callable[[JobView], None]) -> None:
-        """Have a function hear of each job that is over."""
         self._table.hear = hear
 
     async def start(self, folder: Path) -> None:
-        """Take `folder` for what does not fit into memory."""
+        """Use `folder` for events that do not fit into memory."""
         self._spool.settle(folder)
 
     async def submit(
@@ -138,7 +136,7 @@ class MemoryEngine:
 
     @asynccontextmanager
     async def follow(self, job_id: str, after: int = 0) -> AsyncIterator[JobLog]:
-        """Lend the job's log, all of which is here. Raises `UnknownJob`."""
+        """Return the job's log itself. Raises `UnknownJob`."""
         yield self._table.get(job_id).log
 
     async def summary(self, job_id: str) -> JobView | None:
@@ -183,9 +181,9 @@ class MemoryEngine:
     async def send(
         self, job_id: str, control: Input | Eof | Signal, number: int | None = None
     ) -> Literal["accepted", "closed"]:
-        """Hand something to the job's program; input only to an interactive one.
+        """Send something to the job's program; input only to an interactive one.
 
-        Raises `UnknownJob`, `Busy` when too much is pending, `TooLarge`.
+        Raises `UnknownJob`, `Busy` if too much is pending, `TooLarge`.
         """
         record = self._table.get(job_id)
         if number is not None and number <= record.sent:
@@ -233,16 +231,16 @@ class MemoryEngine:
         )
 
     async def ready(self) -> bool:
-        """Tell whether jobs are accepted; a full queue is no fault of ours."""
+        """Tell whether jobs are accepted; a full queue counts as ready."""
         return not self._draining
 
     async def drain(self) -> None:
-        """Accept no more jobs, and end those that wait; running ones go on."""
+        """Accept no more jobs, and end the waiting ones; running ones continue."""
         self._draining = True
         self._table.end_waiting([encode(SHUT_DOWN)])
 
     async def close(self) -> None:
-        """End every job, so that every reader comes to an end."""
+        """End every job, so that every reader gets a terminal event."""
         await self.drain()
         for record in tuple(self._table.running.values()):
             self._table.end(record, [encode(SHUT_DOWN)])
@@ -252,7 +250,6 @@ class MemoryEngine:
 
     @property
     def heartbeat_s(self) -> float:
-        """How often `heartbeat` is due, in seconds."""
         return self._lease_s / 3
 
     async def publish(self, worker: str, capabilities: Capabilities | None) -> None:

@@ -1,4 +1,7 @@
-"""The attacks by theme, as data (`streamer.testing.attack`)."""
+"""The attacks by theme, as data (`streamer.testing.attack`).
+
+Only `streamer.testing` and the tests import it.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ THEMES: Final[Mapping[str, tuple[Attack, ...]]] = {
     "Other jobs": NEIGHBOURS,
     "Information": INFORMATION,
     "The kernel": KERNEL,
-    "What the host has once": HOSTWIDE,
+    "Shared resources of the host": HOSTWIDE,
     "Processor and processes": USAGE,
     "Memory": MEMORY,
     "Disk, files and output": STORAGE,
