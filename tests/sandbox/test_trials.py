@@ -171,6 +171,7 @@ async def test_a_job_that_runs_clears_the_count_of_those_that_could_not(
         wrapper.unlink()
         for _ in range(MAX_FAILURES - 1):
             assert (await run_one()).verdict == "error sandbox_error"
+        assert service.worker.backends.trusted  # a trial would restore it once the wrapper is there
         wrapper.symlink_to("/usr/bin/env")
         assert (await run_one()).verdict == "exited 0"
     assert service.worker.backends.trusted
