@@ -201,6 +201,21 @@ async def test_the_end_of_a_run_has_the_limit_that_ended_it(
                 assert (end.cpu_time_us >= 300_000) == (cause == "cpu_time")
 
 
+@pytest.mark.parametrize("name", [*BACKENDS])
+async def test_a_kill_that_meets_the_programs_own_end_leaves_nothing_to_wait_for(
+    need: Callable[[str], str], pool: Pool, name: str
+) -> None:
+    if name != "direct":
+        need(name)
+    async with lent(pool, name) as sandbox:
+        running = await sandbox.run(shell("sleep 600 & exit 3", Stdio.null()))
+        await running.exited
+        await sandbox.kill()
+        async with asyncio.timeout(20):
+            end = await running.ended
+        assert (end.cause, os.waitstatus_to_exitcode(end.status)) == (None, 3)
+
+
 async def test_a_program_of_one_sandbox_is_started_once_at_a_time(sandbox: Sandbox) -> None:
     first = await sandbox.run(shell("sleep 600", Stdio.null()))
     with pytest.raises(SandboxFailure):

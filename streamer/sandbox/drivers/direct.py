@@ -150,17 +150,18 @@ class Direct:
             self._process.signal_group(number)
 
     async def kill(self) -> None:
-        if self._process is None or self._process.exit_code is not None:
+        if self._process is None:
             return
-        self._killed = True
-        self._process.signal_group(signal.SIGKILL)
-        try:
-            async with asyncio.timeout(END_TIMEOUT_S):
-                await self._process.wait()
-        except TimeoutError:
-            raise SandboxFailure(
-                f"process {self._process.pid} does not end after SIGKILL"
-            ) from None
+        if self._process.exit_code is None:
+            self._killed = True
+            self._process.signal_group(signal.SIGKILL)
+            try:
+                async with asyncio.timeout(END_TIMEOUT_S):
+                    await self._process.wait()
+            except TimeoutError:
+                raise SandboxFailure(
+                    f"process {self._process.pid} does not end after SIGKILL"
+                ) from None
         self.end_rest()
 
     async def close(self) -> None:
