@@ -158,6 +158,23 @@ async def test_jobs_that_fail_in_a_row_have_their_sandbox_tried_at_once(
             await asyncio.sleep(0.01)
 
 
+async def test_a_trial_that_works_ends_the_doubt_without_a_job(
+    start: Start, wrapper: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.sandbox.registry.RETRY_S", 0.05)
+    sandbox = {"backend": "fickle", "fickle": {"path": str(wrapper)}}
+    client = await start(sandbox=sandbox, plugins=(plugin(Fickle),))
+    wrapper.unlink()
+    for _ in range(MAX_FAILURES):
+        assert verdict(await run(client, command=["true"]))["code"] == "sandbox_error"
+    async with asyncio.timeout(20):
+        while (await _ready(client))[0] == 200:
+            await asyncio.sleep(0.01)
+        wrapper.symlink_to("/usr/bin/env")
+        while (await _ready(client))[0] != 200:
+            await asyncio.sleep(0.01)
+
+
 async def test_a_job_that_runs_clears_the_count_of_those_that_could_not(
     open_service: OpenService, wrapper: Path
 ) -> None:
