@@ -6,9 +6,9 @@ In an aiohttp application::
 
     streamer.setup(app, {"limits": {"default": {"wall_time_s": 10}}}, prefix="/code")
 
-Importing this package has no side effect; nothing starts before the application does. Each name
-is imported when it is first asked for: a client needs no server, and a command that starts is quick
-to say that it was interrupted.
+Importing this package has no side effect; nothing starts before the application does. Each name is
+imported on first use: a client does not need the server, and a command that is starting can be
+interrupted at once.
 """
 
 from __future__ import annotations

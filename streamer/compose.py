@@ -143,11 +143,11 @@ def create_app(
     plugins: Iterable[object] = (),
     middlewares: Iterable[Middleware] = (),
 ) -> web.Application:
-    """Return an application that stands alone, or that a host mounts with `add_subapp`.
+    """Return a standalone application, or one that a host mounts with `add_subapp`.
 
-    `config` is a `Config`, a nested mapping, or the path of a TOML file; the environment
-    is not read. `middlewares` run inside ours. The sandbox is tried at start-up, which
-    raises `BackendUnavailable` if it does not work. Raises `ConfigError`, `PluginError`.
+    `config` is a `Config`, a nested mapping, or the path of a TOML file; the environment is not
+    read. `middlewares` run inside ours. Raises `ConfigError`, `PluginError`. The sandbox is tested
+    when the application starts, which raises `BackendUnavailable` if it does not work.
     """
     parts = build(config, plugins)
     return make_app(
@@ -172,9 +172,9 @@ def setup(
 ) -> Jobs:
     """Mount the service into a host application below `prefix` and return it.
 
-    Reads no environment, configures no logging, starts nothing before the host starts. The
-    host's middlewares run around ours. Raises RuntimeError when called twice on one
-    application, ValueError for a prefix that is empty or does not begin with a slash.
+    Reads no environment, configures no logging, starts nothing before the host starts. The host's
+    middlewares run around ours. Raises RuntimeError if called twice on one application, ValueError
+    for a prefix that is empty or does not begin with a slash.
     """
     if not prefix.startswith("/"):
         raise ValueError(f'prefix = {prefix!r}: a prefix begins with a slash, such as "/streamer"')
@@ -215,10 +215,10 @@ def _backends(config: Config, manager: pluggy.PluginManager) -> Backends:
     for name in sandbox.allow:
         if name not in backends:
             raise ConfigError(
-                f"sandbox.allow: there is no backend {name!r}; there are {', '.join(backends)}"
+                f"sandbox.allow: unknown backend {name!r}; known: {', '.join(backends)}"
             )
     if sandbox.allow_hosts and sandbox.network == "none":
-        log.warning('sandbox.allow_hosts does nothing while sandbox.network is "none"')
+        log.warning('sandbox.allow_hosts has no effect while sandbox.network is "none"')
     return backends
 
 
@@ -229,7 +229,7 @@ def _told_apart(config: Config, hook: pluggy.HookRelay) -> bool:
 
 def _reaches_no_isolation(config: Config, backends: Backends) -> bool:
     sandbox = config.sandbox
-    # `auto` takes no such sandbox.
+    # `auto` never takes such a sandbox.
     reachable = {sandbox.backend, *sandbox.allow} & backends.keys()
     return sandbox.allow_command or any(
         backends[name].isolation is Isolation.NONE for name in reachable

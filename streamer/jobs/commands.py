@@ -1,4 +1,4 @@
-"""Make the commands of one job out of a language's templates."""
+"""Build the commands of one job from a language's templates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["build_steps", "sized"]
 
 
 def sized(runtime: Runtime, compiling: Limits, running: Limits, processors: int) -> Runtime:
-    """Return the runtime with its placeholders for sizes filled from the limits of a job.
+    """Return the runtime with its placeholders for sizes replaced by the limits of a job.
 
     Variables are those of the program that runs; `processors` is how many it may run on.
     """
@@ -35,7 +35,7 @@ def sized(runtime: Runtime, compiling: Limits, running: Limits, processors: int)
 def build_steps(
     runtime: Runtime, entry: str, names: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the commands that compile, or (), and that run a program of the files `names`."""
+    """Return the commands that compile (or ``()``) and that run a program of the files `names`."""
     others = sorted(name for name in names if name != entry and _is_source(runtime, name))
     sources = [_operand(name) for name in (entry, *others)]
 
@@ -58,5 +58,5 @@ def _is_source(runtime: Runtime, name: str) -> bool:
 
 
 def _operand(name: str) -> str:
-    """Keep a file name from being taken for an option."""
+    """Prevent that a file name is parsed as an option."""
     return f"./{name}" if name.startswith("-") else name

@@ -1,4 +1,4 @@
-"""Follow and steer one accepted job from Python."""
+"""The handle of one accepted job, for Python callers."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class Job:
         self._engine = engine
         self.id = job_id
         self.replayed = replayed
-        """Whether it was there before: its submission came again, with its idempotency key."""
+        """Whether the job existed before: the submission was repeated with its idempotency key."""
 
     def follow(self, after: int = 0) -> AbstractAsyncContextManager[JobLogView]:
-        """Open the job's log, with all that there is after number `after` and all that comes.
+        """Open the job's log, with the events after number `after` and all later ones.
 
         Raises `UnknownJob` once it has expired.
         """
         return self._engine.follow(self.id, after)
 
     async def events(self, after: int = 0) -> AsyncGenerator[Event, None]:
-        """Yield the job's events after number `after`, then live ones, to the terminal one."""
+        """Yield the job's events after number `after`, then live ones, up to the terminal one."""
         async with self.follow(after) as log, aclosing(log.events(after)) as events:
             async for event in events:
                 yield event
@@ -55,20 +55,20 @@ class Job:
         return end
 
     async def purge(self) -> bool:
-        """Forget the job; False if it is not over."""
+        """Delete the job's record and log; False if it is not over."""
         return await self._engine.purge(self.id)
 
     async def cancel(self) -> CancelResult:
-        """End the job if it is queued, or ask for its end. Idempotent."""
+        """End the job if it is queued, or ask its worker to stop it. Idempotent."""
         return await self._engine.cancel(self.id)
 
     async def write(
         self, data: bytes | str, *, number: int | None = None
     ) -> Literal["accepted", "closed"]:
-        """Send bytes, or text, to the program's standard input; ``closed`` when it takes none.
+        """Send bytes, or text, to the program's standard input; ``closed`` if it takes none.
 
-        Who may have to send it again numbers what it sends, from 1 and growing: a `number` that is
-        not above the last one is a repetition, and the program gets it once.
+        Callers that may have to repeat a call pass increasing numbers, from 1: a `number` that is
+        not above the last one is a repetition, and the program gets the input once.
         """
         return await self._engine.send(self.id, Input(as_bytes(data)), number)
 
@@ -77,5 +77,5 @@ class Job:
         return await self._engine.send(self.id, Eof(), number)
 
     async def signal(self, number: int | str) -> Literal["accepted", "closed"]:
-        """Send a signal to the program, by number or name; ``closed`` when it is over."""
+        """Send a signal to the program, by number or name; ``closed`` if it is over."""
         return await self._engine.send(self.id, Signal(as_signal(number)))

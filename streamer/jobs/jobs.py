@@ -1,6 +1,7 @@
 """Accept jobs and find them again: the half of the service that runs nothing.
 
-What can be run it reads from the engine, where workers publish it; it never looks at its own host.
+It learns from the engine what workers have published that they can run; it never looks at its own
+host.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Jobs:
     """What callers may do with the jobs of an engine."""
 
     def __init__(self, config: Config, engine: Broker) -> None:
-        """Raises `ConfigError` where two languages have one name."""
+        """Raises `ConfigError` if two languages have the same name."""
         self.config = config
         self.runtimes = by_name(config.runtimes)
         """The configured languages by name and alias."""
@@ -44,12 +45,12 @@ class Jobs:
     ) -> Job:
         """Accept a job and return at once.
 
-        `tenant` is whose job it is: only requests of that tenant may read it. Raises `InvalidJob`,
-        `Forbidden` or `Conflict` when the job is at fault, `Busy` when the queue is full,
-        `Draining` when the service is shutting down or has not started.
+        `tenant` owns the job: only requests of that tenant may read it. Raises `InvalidJob`,
+        `Forbidden` or `Conflict` if the job is at fault, `Busy` if the queue is full, `Draining`
+        if the service is shutting down or has not started.
         """
         if not isinstance(tenant, str):
-            raise TypeError(f"tenant is a str, not a {type(tenant).__name__}")
+            raise TypeError(f"tenant must be a str, not a {type(tenant).__name__}")
         spec = typed_spec(spec)
         workers = await self.capabilities()
         if not workers.places:
@@ -57,14 +58,16 @@ class Jobs:
                 "the service has not started yet: submit once the application has",
                 retry_after_s=5.0,
             )
-        if idempotency is None and self.draining.is_set():  # with a key the engine knows
-            raise Draining("the service is shutting down and takes no new jobs", retry_after_s=5.0)
+        if idempotency is None and self.draining.is_set():  # with a key, the engine decides
+            raise Draining(
+                "the service is shutting down and accepts no new jobs", retry_after_s=5.0
+            )
         job = self._resolver.resolve(spec, _new_job_id(), workers)
         submitted = await self._engine.submit(job, tenant=tenant, idempotency=idempotency)
         return Job(self._engine, submitted.job_id, replayed=not submitted.created)
 
     def job(self, job_id: str) -> Job:
-        """Return a handle on a job by its id; the handle's methods say if there is none."""
+        """Return a handle for a job id; the handle's methods raise if it is unknown."""
         return Job(self._engine, job_id)
 
     async def list(
@@ -79,7 +82,7 @@ class Jobs:
         return await self._engine.jobs(tenant=tenant, state=state, limit=limit, before=before)
 
     async def drain(self) -> None:
-        """Take no more jobs, and end the queued ones. Idempotent."""
+        """Accept no more jobs, and end the queued ones. Idempotent."""
         self.draining.set()
         await self._engine.drain()
 
@@ -88,11 +91,11 @@ class Jobs:
         return merged(await self._engine.capabilities())
 
     async def reachable(self) -> bool:
-        """Tell whether the engine can be reached and takes jobs."""
+        """Tell whether the engine can be reached and accepts jobs."""
         return await self._engine.ready()
 
     async def estimated_wait_s(self) -> float:
-        """Return how long a job submitted now would wait, judging by the last ones, in seconds."""
+        """Return how long a job submitted now would wait, in seconds, by recent jobs."""
         return round((await self._engine.stats()).estimated_wait_s, 2)
 
     async def stats(self) -> Stats:
@@ -101,5 +104,5 @@ class Jobs:
 
 
 def _new_job_id() -> str:
-    """Return 128 random bits as 26 letters and digits: who has it may read the job."""
+    """Return 128 random bits as 26 letters and digits: the id gives access to the job."""
     return base64.b32encode(secrets.token_bytes(16)).decode().rstrip("=").lower()

@@ -1,7 +1,7 @@
-"""Resolve what a caller wants against the configuration into a job that can run.
+"""Resolve a `JobSpec` against the configuration into a job that can run.
 
-Everything that can be wrong with a job is found here, before it is accepted: each refusal
-names the place in the request, in the notation of the HTTP interface.
+Everything that can be wrong with a job is found here, before it is accepted; each error names the
+place in the request, in the notation of the HTTP interface.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from streamer.model.sizes import parse_size
 __all__ = ["Resolver"]
 
 MAX_FILES: Final = 10_000
-"""Files, and the folders that their names make, together: each takes an inode."""
+"""Files and the folders in their names, together: each needs an inode."""
 MAX_DEPTH: Final = 64
-"""Parts of a name."""
+"""The parts of a name."""
 MAX_NAME_BYTES: Final = 1024
 MAX_PART_BYTES: Final = 255
-"""NAME_MAX of every file system in question (limits.h)."""
+"""NAME_MAX of all relevant file systems (limits.h)."""
 MAX_ARGUMENT_BYTES: Final = 128 * 1024 - 1
 """MAX_ARG_STRLEN of the kernel (execve(2))."""
 MAX_ARGUMENTS_BYTES: Final = 1024 * 1024
 """All arguments and variables; a quarter of the stack limit (execve(2)) is 2 MiB."""
 MAX_ARGUMENTS: Final = 4096
 MAX_VARIABLES: Final = 1024
-"""Each word costs a pointer and an object besides its bytes, here and in the kernel."""
+"""Each argument needs a pointer and an object besides its bytes, here and in the kernel."""
 MAX_METADATA_BYTES: Final = 16 * 1024
 MAX_METADATA_ENTRIES: Final = 64
 PLAIN_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-"""What a place in the request shows as it is; any other name is quoted there."""
+"""Names that appear verbatim in a path of the request; others are quoted."""
 
 MAX_SHOWN: Final = 10**30
 
 
 class Resolver:
-    """The configuration as far as it decides about jobs."""
+    """Resolves jobs by the configuration."""
 
     def __init__(self, config: Config, runtimes: Mapping[str, Runtime]) -> None:
         """`runtimes` by name and alias."""
@@ -79,8 +79,8 @@ class Resolver:
             compile_argv, run_argv = build_steps(runtime, entry, [file.name for file in files])
             steps = (Step(Phase.RUN, (*run_argv, *spec.args), limits),)
             if compile_argv:
-                # The operator's limits, not the caller's lowered ones: two seconds for a
-                # program that runs for one are no reason not to compile it.
+                # The operator's limits, not the caller's lowered ones: a short time limit for the
+                # program must not stop its compilation.
                 compiling = replace(base, output_bytes=limits.output_bytes)
                 source = runtime.compile_input.encode()
                 steps = (Step(Phase.COMPILE, compile_argv, compiling, source), *steps)
@@ -111,15 +111,15 @@ class Resolver:
 
     def _refuse_unsupported(self, spec: JobSpec) -> None:
         if (spec.language is None) == (not spec.command):
-            raise InvalidJob("give one of language and command", path="$")
+            raise InvalidJob("give either language or command", path="$")
         if spec.project_id is not None:
             raise InvalidJob(
-                f"there is no project {quoted(spec.project_id)}",
+                f"unknown project {quoted(spec.project_id)}",
                 path="$.projectId",
                 code="unknown_project",
             )
         if spec.terminal is not None:
-            raise InvalidJob("this service offers no terminal", path="$.terminal")
+            raise InvalidJob("this service has no terminals", path="$.terminal")
         if spec.artifacts:
             raise InvalidJob("this service collects no artifacts", path="$.artifacts")
 
@@ -129,7 +129,7 @@ class Resolver:
         if wanted not in workers.backends:
             known = ", ".join(sorted(workers.backends))
             raise InvalidJob(
-                f"there is no sandbox {quoted(wanted)}; there are {known}",
+                f"unknown sandbox {quoted(wanted)}; known: {known}",
                 path="$.sandbox",
             )
         if wanted not in self._config.sandbox.allow:
@@ -142,7 +142,7 @@ class Resolver:
         return wanted
 
     def _allow_hosts(self, spec: JobSpec, backend: str, workers: Capabilities) -> tuple[str, ...]:
-        """Return the hosts of a job with network access; none where that is not filtered."""
+        """Return the allowed hosts of a job with network access; none if it is unrestricted."""
         sandbox = self._config.sandbox
         if not spec.network or sandbox.network == "open":
             return ()
@@ -154,7 +154,7 @@ class Resolver:
         if not workers.backends[backend].filtering:
             raise Forbidden(
                 f"network access is allowed to some hosts only (sandbox.network), and the sandbox "
-                f"{quoted(backend)} cannot hold a program to them",
+                f"{quoted(backend)} cannot enforce that",
                 path="$.network",
             )
         return sandbox.allow_hosts
@@ -167,7 +167,7 @@ class Resolver:
             )
         if spec.code is not None or spec.entry is not None:
             raise InvalidJob(
-                "code and entry go with language; with command give files",
+                "code and entry need a language; with command use files",
                 path="$.code" if spec.code is not None else "$.entry",
             )
         if not spec.command[0]:
@@ -180,7 +180,7 @@ class Resolver:
         if runtime is None:
             known = ", ".join(sorted({known.name for known in self._runtimes.values()}))
             raise InvalidJob(
-                f"unknown language {quoted(name)}; known are {known}",
+                f"unknown language {quoted(name)}; known: {known}",
                 path="$.language",
                 code="unknown_language",
             )
@@ -194,7 +194,7 @@ class Resolver:
         return runtime
 
     def _raised(self, runtime: Runtime) -> Limits:
-        """Return the default limits with what the runtime needs more of, within the ceiling."""
+        """Return the default limits, raised for the runtime up to `limits.max`."""
         values = asdict(self._config.limits.default)
         ceiling = asdict(self._config.limits.max)
         for name, value in runtime.limits.items():
@@ -202,7 +202,7 @@ class Resolver:
         return Limits(**values)
 
     def _deep(self, limits: Limits) -> Limits:
-        """Return the limits with a stack as large as the memory, as deep recursion needs it."""
+        """Return the limits with a stack as large as the memory, for deep recursion."""
         room = min(limits.memory_bytes, self._config.limits.max.stack_bytes)
         return replace(limits, stack_bytes=max(limits.stack_bytes, room))
 
@@ -213,7 +213,7 @@ class Resolver:
             path = f"$.limits.{camel(name)}"
             if name not in names:
                 raise InvalidJob(
-                    f"unknown limit {name!r}; there are {', '.join(sorted(names))}", path=path
+                    f"unknown limit {name!r}; known: {', '.join(sorted(names))}", path=path
                 )
             least, most = getattr(LEAST, name), getattr(self._config.limits.max, name)
             if isinstance(value, str) and name.endswith("_bytes"):
@@ -225,12 +225,12 @@ class Resolver:
                 raise InvalidJob("expected a number", path=path)
             if not name.endswith("_s") and not isinstance(value, int):
                 raise InvalidJob("expected a whole number", path=path)
-            # Not math.isfinite: it takes no integer beyond 1e308. NaN passes no comparison.
+            # Not math.isfinite, which fails for integers beyond 1e308. NaN fails comparisons.
             if not least <= value <= most:
-                # An integer may have more digits than Python writes.
+                # An integer may have more digits than Python formats.
                 shown = f"{value} is" if abs(value) < MAX_SHOWN else "the number is"
                 raise InvalidJob(
-                    f"{shown} out of range: from {least} to {most} is allowed", path=path
+                    f"{shown} out of range: it must be from {least} to {most}", path=path
                 )
             changes[name] = value
         return replace(base, **changes)  # type: ignore[arg-type]
@@ -244,7 +244,9 @@ def _entry_and_files(
     names = {file.name for file in files}
     if spec.code is not None:
         if entry in names:
-            raise InvalidJob(f"code is {quoted(entry)}, which files has too", path="$.files")
+            raise InvalidJob(
+                f"code becomes the file {quoted(entry)}, which is also in files", path="$.files"
+            )
         files = _check_files(
             (*files, SourceFile(entry, spec.code.encode("utf-8", "surrogatepass")))
         )
@@ -263,9 +265,9 @@ def _check_files(files: Iterable[SourceFile]) -> tuple[SourceFile, ...]:
         path = f"$.files[{index}].name"
         _check_name(file.name, path)
         if file.name in seen:
-            raise InvalidJob(f"the file {quoted(file.name)} is there twice", path=path)
+            raise InvalidJob(f"the file {quoted(file.name)} is given twice", path=path)
         seen.add(file.name)
-        # From the deepest up to the first that is known: each folder is made once.
+        # From the deepest up to the first known one, so that each folder is counted once.
         end = file.name.rfind("/")
         while end > 0 and (folder := file.name[:end]) not in folders:
             folders.add(folder)
@@ -283,7 +285,7 @@ def _check_files(files: Iterable[SourceFile]) -> tuple[SourceFile, ...]:
 
 
 def _check_name(name: str, path: str) -> None:
-    """Refuse every name that is not plainly below the workspace (zip slip and its kin)."""
+    """Refuse every name that is not clearly below the workspace (zip slip)."""
     try:
         raw = name.encode()
     except UnicodeEncodeError:
@@ -292,9 +294,9 @@ def _check_name(name: str, path: str) -> None:
         raise InvalidJob(f"a name has 1 to {MAX_NAME_BYTES} bytes", path=path)
     parts = name.split("/")
     if "\0" in name or "\\" in name:
-        raise InvalidJob("a name has no NUL and no backslash", path=path)
+        raise InvalidJob("a name must not contain NUL or backslash", path=path)
     if any(part in ("", ".", "..") for part in parts):
-        raise InvalidJob("a name is relative, without empty, . or .. parts", path=path)
+        raise InvalidJob("a name must be relative, without empty, . or .. parts", path=path)
     if len(parts) > MAX_DEPTH:
         raise InvalidJob(
             f"a name has at most {MAX_DEPTH} parts, and this one {len(parts)}", path=path
@@ -315,8 +317,8 @@ def _check_arguments(spec: JobSpec) -> None:
         plain = PLAIN_NAME.fullmatch(cut(name))
         path = f"$.env.{name}" if plain else f"$.env[{quoted(name)}]"
         if not name or "=" in name:
-            raise InvalidJob("a variable's name is not empty and holds no =", path=path)
-        # Any other name is one (environ(7)), though not every shell can use it.
+            raise InvalidJob("the name of a variable must not be empty or contain =", path=path)
+        # Any other name is valid (environ(7)), though not every shell can use it.
         total += _check_word(name, path) + _check_word(value, path)
     if total > MAX_ARGUMENTS_BYTES:
         raise InvalidJob(
@@ -349,7 +351,7 @@ def _check_word(word: str, path: str) -> int:
     except UnicodeEncodeError:
         raise InvalidJob("the text is not valid Unicode", path=path) from None
     if "\0" in word:
-        raise InvalidJob("the text has a NUL", path=path)
+        raise InvalidJob("the text must not contain NUL", path=path)
     if size > MAX_ARGUMENT_BYTES:
         raise InvalidJob(f"{size} bytes are too many: {MAX_ARGUMENT_BYTES} at most", path=path)
     return size + 1

@@ -1,4 +1,4 @@
-"""Hold what workers can run: what each publishes, and what all of them have together."""
+"""What workers can run: what each publishes, and all of them merged."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from streamer.model.job import JobFacts
 
 __all__ = ["NOTHING", "UNTRIED", "Accepts", "BackendFacts", "Capabilities", "merged", "told"]
 
-UNTRIED: Final = "it is being tried; ask again in a moment"
-"""Why a backend cannot be used of which nothing is known yet."""
+UNTRIED: Final = "it is being tested; ask again in a moment"
+"""The reason for a backend that was not tested yet."""
 
 
 def told(reason: str) -> str | None:
-    """Return what callers are told: the reason may hold paths and the words of a wrapper."""
+    """Return the reason in a form for callers: it may contain paths and messages of a wrapper."""
     if reason in ("", UNTRIED):
         return reason or None
-    return "it does not work on this host; its operator is told why by: streamer doctor"
+    return "it does not work on this host; its operator sees why with: streamer doctor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +28,22 @@ class BackendFacts:
     isolation: str
     """The name of its `streamer.spi.Isolation`, in lower case."""
     reason: str = ""
-    """Why it cannot be used, or nothing."""
+    """Why it cannot be used; empty if it can."""
     filtering: bool = False
-    """Whether it can hold a job to an allow-list of hosts."""
+    """Whether it can restrict a job to an allow-list of hosts."""
     enforces: Mapping[str, str] = field(default_factory=dict)
     """How each limit is enforced; see `streamer.sandbox.enforcement`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Accepts:
-    """Which jobs a worker can run; one without a language needs none."""
+    """Which jobs a worker can run; a job with a command needs no language."""
 
     backends: frozenset[str]
     languages: frozenset[str]
 
     def takes(self, job: JobFacts) -> bool:
-        """Tell whether a job is one of them."""
+        """Tell whether a job can be run."""
         return job.backend in self.backends and (
             job.language is None or job.language in self.languages
         )
@@ -51,25 +51,25 @@ class Accepts:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What one worker has, or several have together, and how it is with it now."""
+    """What one worker, or several together, can run, and its present state."""
 
     backends: Mapping[str, BackendFacts]
     default: str
-    """The backend of jobs that name none."""
+    """The backend for jobs that do not name one."""
     languages: frozenset[str]
     missing: Mapping[str, str]
-    """Why other languages that are configured cannot be run."""
+    """The other configured languages, and why they cannot be run."""
     processors: int
     places: int
-    """How many jobs it runs at a time."""
+    """The number of jobs that it runs at a time."""
     cgroup_level: str | None = None
-    """``cgroup-v1`` or ``cgroup-v2`` where jobs have control groups."""
+    """``cgroup-v1`` or ``cgroup-v2`` if jobs have control groups."""
     accepting: bool = True
-    """Whether it claims jobs: it is at work, and the engine answers it."""
+    """Whether it claims jobs: its tasks run, and the engine answers."""
     trusted: bool = True
-    """Whether the default backend works, as far as its trials and its last jobs tell."""
+    """Whether the default backend works, by its last test and its last jobs."""
     resisting: int = 0
-    """How many places are lost to ended jobs of which something resists its end."""
+    """The number of places occupied by ended jobs with a process that resists SIGKILL."""
 
     @property
     def accepts(self) -> Accepts:
@@ -88,14 +88,14 @@ NOTHING: Final = Capabilities(
     accepting=False,
     trusted=False,
 )
-"""What there is without a worker."""
+"""The capabilities without any worker."""
 
 
 def merged(workers: Sequence[Capabilities]) -> Capabilities:
-    """Return what several workers have together.
+    """Return the capabilities of several workers together.
 
-    A backend or a language can be used if one of them has it; and hosts can be listed for a
-    backend only if each that has it can hold jobs to the list, since any of them may get the job.
+    A backend or a language can be used if one of them has it. An allow-list of hosts can be used
+    with a backend only if every worker that has it can enforce the list, since any may get the job.
     """
     if len(workers) < 2:
         return workers[0] if workers else NOTHING
@@ -127,7 +127,7 @@ def merged(workers: Sequence[Capabilities]) -> Capabilities:
 
 
 def _either(one: BackendFacts, other: BackendFacts) -> BackendFacts:
-    """Return the one that can be used; of two that can, the one that holds less."""
+    """Return the one that can be used; if both can, the weaker one."""
     if one.reason or other.reason:
         return other if one.reason else one
     return one if other.filtering else other

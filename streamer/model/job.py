@@ -169,7 +169,7 @@ class ResolvedJob:
     output_encoding: Literal["utf-8", "base64"] = "utf-8"
     metadata: Mapping[str, str] = field(default_factory=dict)
     preset: str = ""
-    """The one that the configuration began from."""
+    """The preset of the configuration."""
 
     @property
     def limits(self) -> Limits:
@@ -178,7 +178,7 @@ class ResolvedJob:
 
     @property
     def facts(self) -> JobFacts:
-        """What is told of it."""
+        """The facts about it for callers."""
         return JobFacts(
             self.job_id, self.language, self.backend, self.interactive, self.metadata, self.preset
         )
@@ -186,10 +186,10 @@ class ResolvedJob:
 
 @dataclass(frozen=True, slots=True)
 class JobFacts:
-    """What is told of an accepted job: of what came with it only the metadata, and nothing large.
+    """The facts about an accepted job for callers: nothing large, and no files or input.
 
-    `policy` is the SHA-256 of what confines it (`streamer.worker.policy`): the worker that runs it
-    makes it, so there is none before.
+    `policy` is the SHA-256 of what confines it (`streamer.worker.policy`); it is empty until a
+    worker runs the job.
     """
 
     job_id: str

@@ -1,8 +1,8 @@
-"""Know which backends work on this host, by running a real program in each.
+"""Find out which backends work on this host, by running a test program in each.
 
-A backend that is missing or fails is refused with its reason, and nothing ever falls
-back to a weaker one. What is known is told at once, trials go on beside it: one that failed is
-repeated, and so is one whose jobs fail one after another.
+A backend that is missing or fails is refused with the reason; there is never a fallback to a weaker
+one. Answers do not wait for tests: a test that failed is repeated in the background, and so is that
+of a backend whose jobs fail several times in a row.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ __all__ = ["Backends"]
 log: Final = logging.getLogger(__name__)
 
 TRIAL_TIMEOUT_S: Final = 30.0
-"""From the beginning of a trial to its result."""
+"""The time limit for the result of a test."""
 
 
 TIDY_S: Final = 10.0
-"""For the sandbox of a trial to be gone before the next one begins."""
+"""The time limit for closing the sandbox of a test before the next one begins."""
 
 PATIENCE_S: Final = 10.0
-"""For somebody who wants to know of backends that are not tried yet."""
+"""How long a caller waits for backends that are not tested yet."""
 
 RETRY_S: Final = 30.0
-"""Between two trials of a backend that does not work."""
+"""The pause between two tests of a backend that does not work."""
 
 MAX_FAILURES: Final = 3
-"""As many jobs in a row that a sandbox could not run bring its backend into doubt."""
+"""After this many jobs in a row that its sandbox could not run, a backend is tested again."""
 
 
 class Backends(Mapping[str, Backend]):
-    """The registered backends by name, and which of them work here."""
+    """The registered backends by name, and which of them work on this host."""
 
     def __init__(
         self,
@@ -57,10 +57,11 @@ class Backends(Mapping[str, Backend]):
     ) -> None:
         """`configured` is a name or ``auto``, `path` the jobs' PATH.
 
-        `read_only` and `etc` are all that jobs may be shown, so a sandbox has to have them.
+        `read_only` and `etc` are everything that jobs may be shown; a sandbox must be able to show
+        them.
 
         With `allow_list` jobs may ask for listed hosts, so a backend in `filtering` must be able
-        to have a proxy listen in its sandbox.
+        to let a proxy listen in its sandbox.
         """
         if configured != "auto" and configured not in backends:
             raise ConfigError(
@@ -92,20 +93,21 @@ class Backends(Mapping[str, Backend]):
 
     @property
     def default(self) -> str:
-        """The backend of jobs that name none."""
+        """The backend for jobs that do not name one."""
         return self._default
 
     @property
     def filtering(self) -> frozenset[str]:
-        """The backends that can hold a job to an allow-list of hosts.
+        """The backends that can restrict a job to an allow-list of hosts.
 
-        It takes a network of the job's own, and our init inside to hand out its listener.
+        This needs a separate network namespace, and our init inside to pass out the listening
+        socket.
         """
         return frozenset(name for name, backend in self.items() if holds_to_allow_list(backend))
 
     @asynccontextmanager
     async def tried_in(self, pool: Pool) -> AsyncIterator[None]:
-        """Let trials have sandboxes of this pool, beside those of jobs: none waits for another."""
+        """Run tests with sandboxes of this pool; tests and jobs never wait for each other."""
         self._pool = pool
         try:
             yield
@@ -118,9 +120,9 @@ class Backends(Mapping[str, Backend]):
             self._pool = None
 
     async def find_default(self) -> None:
-        """Decide on the default; ``auto`` takes the strongest that works, never plain.
+        """Choose the default; ``auto`` takes the strongest that works, never plain.
 
-        Raises `BackendUnavailable` with every reason when there is none.
+        Raises `BackendUnavailable` with all reasons if there is none.
         """
         if self._configured != "auto":
             candidates = [self._configured]
@@ -149,9 +151,9 @@ class Backends(Mapping[str, Backend]):
         raise BackendUnavailable(f"no sandbox works on this host ({reasons})")
 
     def known(self, names: Iterable[str]) -> Mapping[str, str]:
-        """Return for each backend why it cannot be used, or ``""``, as far as it is known.
+        """Return why each backend cannot be used, or ``""``, as far as it is known.
 
-        Those not in `names` have no reason. Waits for nothing.
+        Backends that are not in `names` have no reason. Does not wait for tests.
         """
         wanted = set(names)
         return {
@@ -162,7 +164,7 @@ class Backends(Mapping[str, Backend]):
     async def reasons(
         self, names: Iterable[str] | None = None, patience_s: float = PATIENCE_S
     ) -> Mapping[str, str]:
-        """Return the same as `known`, after `patience_s` at most for those not tried before."""
+        """Return the same as `known`, after waiting up to `patience_s` for first tests."""
         wanted = self._backends.keys() if names is None else self._backends.keys() & set(names)
         untried = {self._trial(name) for name in wanted if name not in self._reasons}
         if untried:
@@ -170,7 +172,7 @@ class Backends(Mapping[str, Backend]):
         return self.known(wanted)
 
     def job_ended(self, name: str, *, failed: bool) -> None:
-        """Count the jobs in a row that a backend's sandbox could not run."""
+        """Count the jobs in a row that the sandbox of a backend could not run."""
         if not failed:
             del self._failures[name]
             return
@@ -180,7 +182,7 @@ class Backends(Mapping[str, Backend]):
 
     @property
     def trusted(self) -> bool:
-        """Whether the default backend works, as far as its trials and its last jobs tell."""
+        """Whether the default backend works, by its last test and its last jobs."""
         return (
             bool(self._default)
             and not self._reasons[self._default]
@@ -188,7 +190,7 @@ class Backends(Mapping[str, Backend]):
         )
 
     async def keep_trying(self) -> None:
-        """Repeat the trial of what does not work, for ever: a host and its load change."""
+        """Repeat the tests of backends that do not work, for ever: hosts and their load change."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RETRY_S):
@@ -200,7 +202,7 @@ class Backends(Mapping[str, Backend]):
             await asyncio.gather(*map(self._trial, doubtful), return_exceptions=True)
 
     def _trial(self, name: str) -> asyncio.Task[None]:
-        """Return the trial of a backend that is under way, or begin one."""
+        """Return the running test of a backend, or start one."""
         if name not in self._trials:
             task = asyncio.create_task(self._run_trial(name), name=f"streamer-trial-{name}")
             self._trials[name] = task
@@ -219,7 +221,7 @@ class Backends(Mapping[str, Backend]):
             )
             if not result.done():
                 trying.cancel()
-                result.set_result(f"a trial program did not end within {TRIAL_TIMEOUT_S:.0f} s")
+                result.set_result(f"a test program did not end within {TRIAL_TIMEOUT_S:.0f} s")
             before, reason = self._reasons.get(name), result.result()
             self._reasons[name] = reason
             if before is not None and before != reason:
@@ -232,10 +234,10 @@ class Backends(Mapping[str, Backend]):
     def _tidied(self, trying: asyncio.Task[None]) -> None:
         self._tidying.discard(trying)
         if not trying.cancelled() and trying.exception() is not None:
-            log.error("tidying up after a trial failed", exc_info=trying.exception())
+            log.error("the cleanup after a test failed", exc_info=trying.exception())
 
     async def _try(self, backend: Backend, result: asyncio.Future[str]) -> None:
-        """Set the result, then give back what the trial held."""
+        """Set the result, then release what the test has used."""
         async with contextlib.AsyncExitStack() as stack:
             try:
                 assert self._pool is not None

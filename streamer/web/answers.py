@@ -1,4 +1,4 @@
-"""Make the answers that are JSON documents."""
+"""Responses with JSON documents."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["json_answer"]
 def json_answer(
     document: object, *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    """Return a document as a response."""
+    """Return a response with a JSON document."""
     return web.Response(
         body=wire.dump(document), status=status, headers=headers, content_type="application/json"
     )

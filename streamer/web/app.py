@@ -1,4 +1,4 @@
-"""Make the web application: routes, middlewares, and what they need."""
+"""Create the web application: routes, middlewares, and their state."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ T = TypeVar("T")
 
 
 class Lifetime(Protocol):
-    """What runs as long as the application does, whatever it consists of."""
+    """The parts of the service that start and stop with the application."""
 
     async def __aenter__(self) -> object: ...
 
     async def __aexit__(self, *_: object) -> None: ...
 
     async def drain(self, timeout_s: float) -> None:
-        """Take no more jobs, and give the running ones `timeout_s`; every log ends."""
+        """Accept no more jobs, and give the running ones `timeout_s`; every log ends."""
 
     def hurry(self) -> None:
-        """Let a `drain` that is under way wait no longer."""
+        """End the waiting time of a running `drain`."""
 
     async def try_sandboxes(self) -> None:
-        """Have a worker of this process try what it has not tried yet."""
+        """Let the worker of this process test the backends that were not tested yet."""
 
 
 SERVICE: Final = web.AppKey("streamer-service", Jobs)
@@ -93,9 +93,9 @@ def make_app(
     unconfined: bool,
     middlewares: Iterable[Middleware] = (),
 ) -> web.Application:
-    """Return an application that serves `jobs`; `lifetime` begins and ends with it.
+    """Return an application that serves `jobs`; `lifetime` starts and stops with it.
 
-    `unconfined` says that callers may reach a sandbox without isolation, or a command;
+    `unconfined` means that callers may use a sandbox without isolation, or commands;
     `middlewares` run inside ours.
     """
     sessions = _session_map(config, shares, jobs.draining)
@@ -123,7 +123,7 @@ def make_app(
 
 
 def get_service(source: web.Application | web.Request) -> Jobs:
-    """Return the service of an application, or of the one that a request came to.
+    """Return the service of an application, or of a request's application.
 
     Raises RuntimeError if there is none.
     """
@@ -131,7 +131,7 @@ def get_service(source: web.Application | web.Request) -> Jobs:
 
 
 def get_sessions(source: web.Application | web.Request) -> SessionMap:
-    """Return the open streams of an application, or of the one that a request came to.
+    """Return the open streams of an application, or of a request's application.
 
     Raises RuntimeError if there is no service.
     """
@@ -179,12 +179,12 @@ async def _run(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _drain(app: web.Application) -> None:
-    # Before the handlers are awaited: each stream ends by itself once its log has.
+    # Before the handlers are awaited: each stream ends by itself when its log has ended.
     await app[LIFETIME].drain(app[SERVICE].config.server.drain_s)
 
 
 def _guard(config: Config, access: Access) -> Middleware:
-    """Refuse pages of other sites and strangers, before any handler."""
+    """Return a middleware that refuses pages of other sites and unknown callers."""
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -203,11 +203,11 @@ def _guard(config: Config, access: Access) -> Middleware:
 
 
 def _admit(request: web.Request, access: Access) -> None:
-    # A load balancer may ask whether the service lives, and learns nothing else by it.
+    # A load balancer may check whether the service is alive, which reveals nothing else.
     if request.match_info.route.name not in OPEN_ROUTES and not access.is_scraper(request):
         access.admit(request)
 
 
 async def _send_cors(request: web.Request, response: web.StreamResponse) -> None:
-    # A stream's headers are out before a middleware sees the response.
+    # The headers of a stream are sent before a middleware sees the response.
     response.headers.update(request.get(CORS, {}))

@@ -1,6 +1,6 @@
-"""Answer the routes that tell of the service: what it can run, how busy it is, how it is.
+"""The handlers about the service: what it can run, how busy and how healthy it is.
 
-What can be run is what its workers have published (`streamer.model.capabilities`).
+What it can run is what its workers have published (`streamer.model.capabilities`).
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from streamer.web.parameters import takes
 __all__ = ["OPEN_ROUTES", "InfoHandlers"]
 
 OPEN_ROUTES: Final = ("streamer-healthz", "streamer-readyz")
-"""What everybody may ask, known or not."""
+"""Routes that are open to everybody."""
 
 
 @dataclass(frozen=True)
 class InfoHandlers:
-    """The handlers that tell of the service, and what they need."""
+    """The handlers about the service, and what they need."""
 
     jobs: Jobs
     sessions: SessionMap
@@ -40,7 +40,7 @@ class InfoHandlers:
     bodies: Bodies
     measures: JobMeasures
     try_sandboxes: Callable[[], Awaitable[None]]
-    """Has the worker of this process, if it has one, try what it has not tried yet."""
+    """Lets the worker of this process, if any, test the backends that were not tested yet."""
 
     def routes(self) -> list[web.RouteDef]:
         """Return their routes."""
@@ -54,7 +54,7 @@ class InfoHandlers:
         ]
 
     async def list_runtimes(self, request: web.Request) -> web.Response:
-        """List the languages and whether a worker has them."""
+        """List the languages and whether a worker can run them."""
         self.access.require(request, "list")
         workers = await self.jobs.capabilities()
         known = {runtime.name: runtime for runtime in self.jobs.runtimes.values()}
@@ -75,7 +75,7 @@ class InfoHandlers:
         return json_answer({"runtimes": listed})
 
     async def list_sandboxes(self, request: web.Request) -> web.Response:
-        """List the backends and whether they work."""
+        """List the backends and whether they are available."""
         self.access.require(request, "list")
         await self.try_sandboxes()
         workers = await self.jobs.capabilities()
@@ -108,11 +108,11 @@ class InfoHandlers:
         return json_answer(document)
 
     async def health(self, _: web.Request) -> web.Response:
-        """Say that the process answers, and how many streams it serves."""
+        """Answer that the process is alive, with the number of open streams."""
         return json_answer({"status": "ok", "streams": len(self.sessions)})
 
     async def readiness(self, _: web.Request) -> web.Response:
-        """Say whether jobs are taken."""
+        """Answer whether jobs are accepted."""
         workers = await self.jobs.capabilities()
         checks = {
             "accepting": workers.accepting and not self.jobs.draining.is_set(),

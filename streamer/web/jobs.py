@@ -1,4 +1,4 @@
-"""Answer the routes that submit jobs, show them, and ask something of them."""
+"""The handlers that submit, show, list, cancel and signal jobs, and send them input."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class JobHandlers:
         wait_s = parameters.prefer_wait_s(request)
         streaming = "text/event-stream" in request.headers.get("Accept", "")
         if streaming:
-            self.streams.check_room(tenant)  # before there is a job that the refusal would not name
+            self.streams.check_room(tenant)  # refuse before a job is accepted
         async with self.bodies.read(request, tenant) as body:
             idempotency = parameters.idempotency(request, body)
             spec = wire.parse_job(body)
@@ -62,11 +62,11 @@ class JobHandlers:
             job = await self.jobs.submit(spec, tenant=tenant, idempotency=idempotency)
         if streaming:
             try:
-                # Of a new job no client can have seen anything.
+                # A client cannot have seen events of a new job.
                 asked = self.streams.asked(request) if job.replayed else 0
                 return await self.streams.follow(request, job, tenant, asked)
             except Busy:
-                pass  # somebody else took the place: the job runs, and this is where
+                pass  # the last place was taken meanwhile: the job runs, so return its links
         if wait_s is not None and not streaming and await _ends_within(job, wait_s):
             headers = {**self._job_headers(request, job), "Preference-Applied": f"wait={wait_s:g}"}
             return json_answer(await self._document(request, job), headers=headers)
@@ -101,7 +101,7 @@ class JobHandlers:
         return json_answer({"jobs": jobs, "nextCursor": cursor})
 
     async def delete_job(self, request: web.Request) -> web.Response:
-        """Cancel a job, or remove the record of a finished one."""
+        """Cancel a job, or delete the record of a finished one."""
         job, _ = await self.access.named(request, "cancel", self.jobs)
         if parameters.flag(request, "purge"):
             if not await job.purge():
@@ -134,20 +134,20 @@ class JobHandlers:
         try:
             number = signal.Signals[name]
         except KeyError:
-            raise InvalidJob(f"there is no signal {quoted(name)}", path="$.signal") from None
+            raise InvalidJob(f"unknown signal {quoted(name)}", path="$.signal") from None
         if await job.signal(number) == "closed":
             raise Conflict("the job is over")
         return json_answer({"jobId": job.id, "signal": name}, status=202)
 
     async def _document(self, request: web.Request, job: Job) -> object:
-        # In this order: of a job that is over the text is whole.
+        # The view first: if it says that the job is over, the text is complete.
         view = await job.view()
         text = await self.transcripts.text(job.id, job.follow)
         return wire.job_document(view, text, self._links(request, job.id))
 
     def _links(self, request: web.Request, job_id: str) -> dict[str, str]:
-        # From the router, so that they hold under any prefix of the host application; what a
-        # proxy has cut off before that, only the operator knows.
+        # From the router, so that they have the prefix in a host application; only the operator
+        # knows what a proxy has stripped.
         router = request.app.router
         base = self.jobs.config.server.public_url.rstrip("/")
         links = {

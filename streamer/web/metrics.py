@@ -16,7 +16,7 @@ def exposition(
 ) -> str:
     """Return all metrics as text."""
     gauges = [
-        ("streamer_jobs_running", "Jobs that are running.", stats.running),
+        ("streamer_jobs_running", "Running jobs.", stats.running),
         ("streamer_jobs_waiting", "Jobs that wait for a worker.", stats.waiting),
         ("streamer_jobs_capacity", "Jobs that may run at once.", places),
         ("streamer_oldest_wait_seconds", "Age of the oldest waiting job.", stats.oldest_wait_s),
@@ -26,7 +26,11 @@ def exposition(
         ("streamer_record_bytes", "Size of the records of finished jobs.", stats.record_bytes),
         ("streamer_log_disk_bytes", "Size of all logs on disk.", stats.disk_bytes),
         ("streamer_streams_open", "Event streams that are open.", len(sessions)),
-        ("streamer_buffered_bytes", "What clients have yet to take.", sessions.outgoing.bytes),
+        (
+            "streamer_buffered_bytes",
+            "Bytes that wait to be sent to clients.",
+            sessions.outgoing.bytes,
+        ),
         ("streamer_body_bytes", "Size of all bodies that are being received.", body_bytes),
     ]
     lines: list[str] = []
@@ -37,7 +41,7 @@ def exposition(
         f'streamer_jobs_finished_total{{outcome="{outcome}"}} {count}'
         for outcome, count in sorted(measures.outcomes.items())
     ]
-    lines += _counter("streamer_clients_cut_total", "Slow clients that were cut.")
+    lines += _counter("streamer_clients_cut_total", "Stalled clients that were cut off.")
     lines.append(f"streamer_clients_cut_total {sessions.outgoing.cut}")
     for name, text, histogram in (
         ("streamer_job_wait_seconds", "From acceptance to a worker.", measures.wait),

@@ -1,4 +1,4 @@
-"""Cancel jobs that nobody watches any more, where the configuration says so."""
+"""Cancel jobs without readers (``streams.on_disconnect = "cancel"``)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ __all__ = ["CancelUnwatched"]
 class CancelUnwatched:
     """A listener of the session map.
 
-    `delay_s` after the last reader of a job has left, and no other has come, the job is cancelled.
-    A job that nobody has read yet goes on.
+    A job is cancelled `delay_s` after its last reader has left, if no other has come. A job that
+    never had a reader runs on.
     """
 
     def __init__(self, jobs: Jobs, sessions: SessionMap, delay_s: float) -> None:
@@ -29,14 +29,14 @@ class CancelUnwatched:
         self._cancelling: set[asyncio.Task[None]] = set()
 
     def __call__(self, session: Session, change: Literal["opened", "closed"]) -> None:
-        """Hear of a session."""
+        """Handle a session that was opened or closed."""
         if change == "closed" and not self._jobs.draining.is_set():
             for job_id in session.keys:
                 if not self._sessions.of(job_id):
                     self._wait_for_another(job_id)
 
     def _wait_for_another(self, job_id: str) -> None:
-        # One timer for a job: a client that comes and goes all the time must not leave thousands.
+        # One timer for each job: a client that reconnects all the time must not leave thousands.
         if (timer := self._timers.pop(job_id, None)) is not None:
             timer.cancel()
         loop = asyncio.get_running_loop()

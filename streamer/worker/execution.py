@@ -2,11 +2,11 @@
 
 The route: lease -> sandbox and files (`prepare`) -> for each step a program (`program`) -> the
 verdict (`verdict`) -> the terminal event (`finish`).
-Everything the job started is dead before that event, but for what resists SIGKILL: then the
-job ends with an error, and what it holds (its place, user, folder) stays out of use.
+Everything the job started is dead before that event. If a process resists SIGKILL the job ends
+with an error, and its place, user and folder are not used again.
 
-Every wait here has a bound or says why it needs none. What fails while the job is tidied up is
-logged and never changes its verdict.
+Every wait here has a time limit, or a comment why it needs none. Failures during the cleanup are
+logged and never change the verdict.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ __all__ = ["Execution", "ExecutionSettings"]
 log: Final = logging.getLogger(__name__)
 
 STOP_S: Final = 60.0
-"""From a job's stop to its verdict: more than all that is waited for on the way."""
+"""The time limit from a job's stop to its verdict: more than all waits in between."""
 
 TIDY_S: Final = 10.0
-"""For what a job holds to be given back, before its terminal event is written all the same."""
+"""How long to wait for the cleanup of a job before its terminal event is written anyway."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExecutionSettings:
-    """What the configuration says about running."""
+    """The configuration of executions."""
 
     path: str
     patience: Patience
@@ -69,7 +69,7 @@ class Execution:
         policy: str,
         on_resisting: Callable[[], None],
     ) -> None:
-        """`policy` is the digest of what confines the job here, for its record.
+        """`policy` is the digest of the policy that is applied, for the job's record.
 
         `on_resisting` is called when `resists` becomes true.
         """
@@ -86,28 +86,29 @@ class Execution:
         self._verdict: asyncio.Future[Complete | Error | None] = asyncio.Future()
         self._asked = Asked(lease, self.stop)
         self.over = asyncio.Event()
-        """Set when the job has its terminal event, or is not ours any more."""
+        """Set when the job has its terminal event, or the lease was lost."""
         self.resists = False
-        """Whether the job is over and something of it does not end."""
+        """Whether the job is over but a process of it resists SIGKILL."""
         self.failed = False
         """Whether the sandbox could not run the job."""
         self.outcome = ""
-        """The reason or the error code the job ended with, once it has."""
+        """The reason or the error code with which the job has ended."""
 
     def stop(self, reason: StopReason) -> None:
-        """Ask for the end of the job; the first reason stands."""
+        """Stop the job; only the first reason counts."""
         self._stop.ask(reason)
 
     @property
     def input_taken(self) -> int:
-        """How many bytes the program has read from its standard input."""
+        """The number of bytes that the program has read from its standard input."""
         feed = self._asked.feed
         return feed.result().taken if feed.done() else 0
 
     async def run(self) -> None:
-        """Run the job, write its terminal event, and return when nothing of it is left.
+        """Run the job, write its terminal event, and return when nothing is left of it.
 
-        That last wait has no bound, so see `over`. Raises only `asyncio.CancelledError`.
+        The last wait is unbounded; use `over` to wait for the terminal event. Raises only
+        `asyncio.CancelledError`.
         """
         listening = [asyncio.create_task(channel) for channel in self._asked.channels()]
         confined = asyncio.create_task(self._confined())
@@ -117,7 +118,7 @@ class Execution:
         except asyncio.CancelledError:
             confined.cancel()
             await asyncio.wait({confined}, timeout=TIDY_S)
-            # The readers must learn that the job is over.
+            # Readers must get a terminal event.
             self._tell(Error("shutting_down", "the service stopped"))
             await self._finish()
             raise
@@ -128,9 +129,9 @@ class Execution:
         await self._all_given_back(confined)
 
     async def _until_told(self, confined: asyncio.Task[None]) -> None:
-        """Wait for the verdict, and for the end of all that the job started and holds."""
-        # Opening, the files and every program have a limit of their own, which ends the wait
-        # before; but a sandbox that resists its end would keep the job from being told of it.
+        """Wait for the verdict and the cleanup, within time limits."""
+        # Opening, the files and every program have their own limits, which usually end the wait
+        # earlier; but with a sandbox that cannot be closed the job would never end.
         watched: set[asyncio.Future[Any]] = {confined, self._verdict}
         stopped = {*watched, self._stop.asked}
         await _first(stopped | {self._opened}, ENGINE_TIMEOUT_S + prepare.OPEN_S)
@@ -143,23 +144,23 @@ class Execution:
         if not confined.done():
             self.resists = True
             self._on_resisting()
-            what = "something of it does not end, or its folder is still being removed"
+            what = "a process of it does not die, or its folder is still being removed"
             log.error("job %s: %s", self._job.job_id, what)
-        self._tell(Error("sandbox_error", "the sandbox of the job does not end"))
+        self._tell(Error("sandbox_error", "the sandbox of the job cannot be closed"))
 
     async def _all_given_back(self, confined: asyncio.Task[None]) -> None:
         try:
-            # No bound: what resists SIGKILL may end with the disk that it waits for, or never.
+            # Unbounded: a process that resists SIGKILL may die when its disk answers, or never.
             await confined
         except asyncio.CancelledError:
             await asyncio.wait({confined}, timeout=TIDY_S)
             raise
         except Exception:
-            log.exception("job %s: tidying up after it failed", self._job.job_id)
+            log.exception("job %s: the cleanup failed", self._job.job_id)
         self.resists = False
 
     def _tell(self, verdict: Complete | Error | None) -> None:
-        """Decide on the verdict, unless there is one."""
+        """Set the verdict, unless there is one."""
         if not self._verdict.done():
             self._verdict.set_result(verdict)
 
@@ -171,7 +172,7 @@ class Execution:
         self.over.set()
 
     async def _confined(self) -> None:
-        """Run the job to its verdict, then give back what it holds."""
+        """Run the job to its verdict, then clean up."""
         async with contextlib.AsyncExitStack() as held:
             end = JobEnd(self._job.steps[0].phase.value)
             try:
@@ -186,10 +187,10 @@ class Execution:
                 self._tell(Error("sandbox_error", "the sandbox could not run the job"))
             except Exception:
                 log.exception("job %s: unexpected failure", self._job.job_id)
-                self._tell(Error("internal", "the job failed by an internal error"))
+                self._tell(Error("internal", "the job failed with an internal error"))
 
     async def _steps(self, end: JobEnd, held: contextlib.AsyncExitStack) -> StopReason | Reason:
-        """Run the programs one after another, and tell why the last one that ran has ended."""
+        """Run the programs one after another; return why the last one has ended."""
         await self._writer.state("preparing", self._policy)
         try:
             sandbox = await prepare.opened(
@@ -209,7 +210,7 @@ class Execution:
         return "exited"
 
     async def _run_step(self, sandbox: Sandbox, step: Step, end: JobEnd) -> StopReason | Reason:
-        """Run one program, add its end to the job's, and tell why it ended."""
+        """Run one program, add its end to that of the job, and return why it ended."""
         kills_for_output = self._settings.on_output_limit == "kill"
         pump = OutputPump(
             phase=step.phase.value,
@@ -259,5 +260,5 @@ class Execution:
 
 
 async def _first(futures: set[asyncio.Future[Any]], timeout_s: float) -> None:
-    """Wait for one of several futures, for so long at most."""
+    """Wait for the first of several futures, at most for `timeout_s`."""
     await asyncio.wait(futures, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""Look at this host once, and say what its worker can run."""
+"""Find out what the worker of this host can run."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ log: Final = logging.getLogger(__name__)
 
 
 class WorkerHost:
-    """The sandboxes and the languages of this host, as the configuration would have them."""
+    """The configured sandboxes and languages that work on this host."""
 
     def __init__(self, config: Config, backends: Backends) -> None:
         self._config = config
         self.backends = backends
         self.missing = missing_tools(config.runtimes, config.sandbox.path)
-        """Why languages cannot be run here, by name."""
+        """The reasons why languages are not available here, by name."""
         self._languages = frozenset(
             runtime.name for runtime in config.runtimes.values() if runtime.name not in self.missing
         )
 
     @asynccontextmanager
     async def open_pool(self, users: int) -> AsyncIterator[Pool]:
-        """Make what sandboxes need, and let the backends be tried with it."""
+        """Create what sandboxes need, and let backends be tested with it."""
         sandbox = self._config.sandbox
         with open_pool(
             self.backends,
@@ -49,9 +49,9 @@ class WorkerHost:
                 yield pool
 
     async def check(self, cgroup_level: str | None) -> None:
-        """Try the sandboxes that jobs may get, and say what of the languages is missing.
+        """Test the sandboxes that jobs may get, and log which languages are missing.
 
-        Raises `BackendUnavailable`, and `ConfigError` where a limit is not enforced as required.
+        Raises `BackendUnavailable`, and `ConfigError` if a limit is not enforced as required.
         """
         sandbox = self._config.sandbox
         await self.backends.find_default()
@@ -60,10 +60,10 @@ class WorkerHost:
             check_required(sandbox.require, self.backends[name], cgroup_level)
         for runtime in self._config.runtimes.values():
             if reason := missing_path(runtime):
-                log.warning("the language %s is not offered: %s", runtime.name, reason)
+                log.warning("the language %s is not available: %s", runtime.name, reason)
         if not (sandbox.allow_command or self._languages):
             log.warning(
-                "no language works here: look at sandbox.path (%s) and at `streamer runtimes`",
+                "no language is available: check sandbox.path (%s) and `streamer runtimes`",
                 sandbox.path,
             )
 

@@ -1,4 +1,4 @@
-"""Run jobs: claim them from the engine, give each a place, and stop in good order."""
+"""The worker: claims jobs from the engine, runs them, and stops in order."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ log: Final = logging.getLogger(__name__)
 
 CLAIM_RETRY_S: Final = 1.0
 END_S: Final = 90.0
-"""For all jobs to end once they are stopped; each has its own, shorter bounds."""
+"""How long all jobs may take to end once they are stopped; each has its own, shorter limits."""
 
 BEATS: Final = 3
-"""As many heartbeats make the time of a lease."""
+"""A lease lasts for this many heartbeats."""
 
 
 class Worker:
     """Runs the jobs of an engine. Use it as an asynchronous context manager.
 
-    Entering it finds the sandbox, starts the engine and begins to claim: it raises
-    `BackendUnavailable` when the configured sandbox does not work here, and falls back to no
-    weaker one. No failure of a job or of a call of the engine ends its work: see `ready`.
+    Entering it tests the sandbox, starts the engine and begins to claim jobs. It raises
+    `BackendUnavailable` if the configured sandbox does not work here; there is no fallback to a
+    weaker one. No failure of a job or of an engine call stops it: see `ready`.
     """
 
     def __init__(self, config: Config, engine: Engine, backends: Backends) -> None:
@@ -49,7 +49,9 @@ class Worker:
         self.backends = backends
         self.host = WorkerHost(config, backends)
         self.places = config.queue.places
-        self.on_start: Callable[[Execution], None] = lambda _: None  # hears of each job that begins
+        self.on_start: Callable[[Execution], None] = lambda _: (
+            None
+        )  # called for each job that begins
         self.pool: Pool | None = None
         self._name = secrets.token_hex(8)
         self._settings = ExecutionSettings(
@@ -63,12 +65,12 @@ class Worker:
         self._hurried = asyncio.Event()
         self._resources = contextlib.AsyncExitStack()
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        """What it does all the time, by name."""
+        """Its permanent tasks, by name."""
         self._failing: set[str] = set()
-        """What of it the engine has refused when it was called last."""
+        """The calls of the engine whose last attempt has failed."""
         self._published: Capabilities | None = None
         self._changed = asyncio.Event()
-        """Set when what was published may not be true any more."""
+        """Set when the published capabilities may be out of date."""
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
@@ -76,7 +78,7 @@ class Worker:
             await self.host.check(self.cgroup_level)
             await self.engine.start(self.pool.folder.path)
             stack.push_async_callback(self.engine.close)
-            # Before it is entered, so that jobs can be submitted from then on.
+            # Before the jobs half starts, so that jobs can be submitted from then on.
             self._published = self.host.capabilities(self.cgroup_level, accepting=True, resisting=0)
             await self.engine.publish(self._name, self._published)
             self._resources = stack.pop_all()
@@ -93,7 +95,7 @@ class Worker:
 
     async def __aexit__(self, *_: object) -> None:
         await self.drain(0)
-        # What resists its end has had its time.
+        # Do not wait longer for processes that resist SIGKILL.
         left = {*self._tasks.values(), *self._running, *self._refusing}
         for task in left:
             task.cancel()
@@ -103,43 +105,43 @@ class Worker:
 
     @asynccontextmanager
     async def trial(self) -> AsyncIterator[Backends]:
-        """Lend the backends for trying them as jobs get them, without starting anything."""
+        """Lend the backends to test them as jobs use them, without starting the worker."""
         async with self.host.open_pool(0):
             yield self.backends
 
     async def try_all(self) -> None:
-        """Try the backends that were not tried yet, as far as it does not take long."""
+        """Test the backends that were not tested yet, within a time limit."""
         known = self.backends.known(self.backends)
         if await self.backends.reasons() != known:
             await self._publish()
 
     @property
     def cgroup_level(self) -> str | None:
-        """``cgroup-v1`` or ``cgroup-v2`` where jobs have control groups, once started."""
+        """``cgroup-v1`` or ``cgroup-v2`` if jobs have control groups; known once started."""
         return None if self.pool is None else self.pool.cgroup_level
 
     @property
     def ready(self) -> bool:
-        """Whether it is started and at work, and the engine answers it."""
+        """Whether it is started, its tasks run, and the engine answers."""
         working = all(not task.done() for task in self._tasks.values())
         return bool(self._tasks) and working and not self._failing
 
     @property
     def resisting(self) -> int:
-        """How many places are lost to ended jobs of which something resists its end."""
+        """The number of places occupied by ended jobs with a process that resists SIGKILL."""
         return sum(execution.resists for execution in self._running.values())
 
     async def drain(self, timeout_s: float) -> None:
         """Claim no more jobs, and give the running ones `timeout_s`.
 
-        After that they are killed, which has a bound too. Every log of theirs has its terminal
-        event when this returns. `hurry` cuts the time short. Idempotent.
+        After that they are killed, which has a time limit too. When this returns, each of their
+        logs has its terminal event. `hurry` ends the waiting time. Idempotent.
         """
         if claiming := self._tasks.get("streamer-claim"):
             claiming.cancel()
             await asyncio.gather(claiming, return_exceptions=True)
         running = [e for e in self._running.values() if not e.over.is_set()]
-        # As tasks of their own, since an execution goes on while something of it resists.
+        # As separate tasks, since an execution continues while a process resists SIGKILL.
         over: set[asyncio.Task[Any]] = {
             asyncio.create_task(execution.over.wait()) for execution in running
         }
@@ -155,7 +157,7 @@ class Worker:
             execution.stop("shutting_down")
         over |= self._refusing
         if over:
-            # Each is bounded by itself; this is for the case that one is not.
+            # Each has its own limit; this is in case one does not.
             await asyncio.wait(over, timeout=END_S + self.config.sandbox.kill_grace_s)
         for task in over:
             task.cancel()
@@ -170,7 +172,7 @@ class Worker:
             if free <= 0:
                 await asyncio.wait(set(self._running), return_when=asyncio.FIRST_COMPLETED)
                 continue
-            # Alone, it takes what it cannot run too: nobody else would ever end it.
+            # If it is alone, it also takes jobs that it cannot run: nobody else would end them.
             accepts = None if self.engine.alone else self._capabilities().accepts
             leases: Sequence[Lease] | None = await self._call(
                 "claim", self.engine.claim(self._name, free, accepts)
@@ -181,7 +183,7 @@ class Worker:
                 try:
                     self._start(lease)
                 except Exception:
-                    # Nothing that one job brings may end this loop.
+                    # No single job may end this loop.
                     log.exception("job %s cannot be run here", lease.job.job_id)
                     self._refuse(lease)
 
@@ -212,7 +214,7 @@ class Worker:
         task.add_done_callback(ended)
 
     async def _keep_leases(self) -> None:
-        """Keep the leases, and let go of jobs that may have been given to another worker."""
+        """Renew the leases, and stop jobs that may have been given to another worker."""
         loop = asyncio.get_running_loop()
         beat_s = self.engine.heartbeat_s
         answered_at = loop.time()
@@ -228,7 +230,9 @@ class Worker:
                         execution.stop(reason)
                 await self._call("reap", self.engine.reap())
             elif loop.time() - answered_at > (BEATS - 1) * beat_s:
-                log.error("the engine has not answered for long: %d jobs are ended", len(running))
+                log.error(
+                    "the engine has not answered for too long: %d jobs are stopped", len(running)
+                )
                 for execution in running.values():
                     execution.stop("lost")
 
@@ -244,7 +248,7 @@ class Worker:
         await self._call("publish", self.engine.publish(self._name, self._published))
 
     async def _keep_published(self) -> None:
-        """Publish what changed at once, and all of it with every heartbeat."""
+        """Publish the capabilities when they change, and with every heartbeat."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.engine.heartbeat_s):
@@ -253,7 +257,7 @@ class Worker:
             await self._publish()
 
     def _look_again(self) -> None:
-        """Have it published where something is otherwise than it was told."""
+        """Publish the capabilities if they differ from those that were published."""
         told = self._published
         now = (self.ready, self.backends.trusted, self.resisting)
         if told is not None and now != (told.accepting, told.trusted, told.resisting):
@@ -262,12 +266,12 @@ class Worker:
     async def _call(
         self, name: str, call: Coroutine[Any, Any, Any], timeout_s: float = ENGINE_TIMEOUT_S
     ) -> Any:
-        """Return the engine's answer, or None if it fails or takes too long, which is told."""
+        """Return the engine's answer, or None if it fails or takes too long, which is logged."""
         try:
             async with asyncio.timeout(timeout_s):
                 answer = await call
         except Exception:
-            log.exception("the engine did not take it: %s; trying again", name)
+            log.exception("a call of the engine failed: %s; trying again", name)
             self._failing.add(name)
             answer = None
         else:
@@ -276,7 +280,7 @@ class Worker:
         return answer
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """Say that a task which never ends has ended."""
+        """Log that a permanent task has ended."""
         if not task.cancelled():
             log.critical("%s has ended", task.get_name(), exc_info=task.exception())
         self._look_again()

@@ -239,7 +239,7 @@ async def test_an_empty_list_is_none(open_service: OpenService, backend: str) ->
 
 async def test_plain_cannot_hold_a_job_to_a_list(open_service: OpenService) -> None:
     service = await filtered(open_service, "plain", "ok.test")
-    with pytest.raises(Forbidden, match="'plain' cannot hold a program to them"):
+    with pytest.raises(Forbidden, match="'plain' cannot enforce that"):
         await service.jobs.submit(JobSpec(network=True, **program("")))
 
 

@@ -82,7 +82,7 @@ async def test_what_is_no_job_is_refused(open_service: OpenService, spec: Any) -
     service = await open_service("bwrap")
     with pytest.raises(InvalidJob, match=r"expected a streamer\.JobSpec"):
         await service.jobs.submit(spec)
-    with pytest.raises(TypeError, match="tenant is a str"):
+    with pytest.raises(TypeError, match="tenant must be a str"):
         await service.jobs.submit(streamer.JobSpec(**SPEC), tenant=None)  # type: ignore[arg-type]
 
 

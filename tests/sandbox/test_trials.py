@@ -75,7 +75,7 @@ async def test_a_backend_that_hangs_in_its_trial_holds_up_nobody(
         listed = await asking
         refused = await client.post("/api/execute", json={"command": ["true"], "sandbox": "slow"})
     assert listed["slow"]["available"] is False
-    assert "being tried" in listed["slow"]["reason"]
+    assert "being tested" in listed["slow"]["reason"]
     assert listed["plain"]["available"] is True
     assert refused.status == 503
 

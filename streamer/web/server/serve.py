@@ -1,4 +1,4 @@
-"""Run the service on its own: listen, wait for a signal, stop in good order."""
+"""Run the standalone service: listen, wait for a signal, shut down in order."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["serve"]
 log: Final = logging.getLogger(__name__)
 
 HANDLERS_END_S: Final = 5.0
-"""Once every log has ended, what is left of a stream is its last write."""
+"""After every log has ended, streams only have to finish their last write."""
 
 Ready = Callable[[str], Awaitable[None]]
 
@@ -35,9 +35,9 @@ Ready = Callable[[str], Awaitable[None]]
 async def serve(app: web.Application, config: Config, on_ready: Ready | None = None) -> None:
     """Serve an application of `create_app` until SIGTERM, SIGINT or SIGHUP, then drain it.
 
-    While draining the streams go on; a second SIGTERM or SIGINT ends the running jobs at once.
-    `on_ready` is given the address once requests are answered. Raises `ConfigError` when the
-    address cannot be listened on, and what the application's start-up raises.
+    While draining the streams continue; a second SIGTERM or SIGINT ends the running jobs at once.
+    `on_ready` is called with the URL once requests are answered. Raises `ConfigError` if listening
+    on the address fails, and what the application's start-up raises.
     """
     _allow_descriptors()
     lifetime = app[LIFETIME]
@@ -46,7 +46,7 @@ async def serve(app: web.Application, config: Config, on_ready: Ready | None = N
         most,
         config.server.head_timeout_s,
         config.streams.write_timeout_s,
-        # As of all else that callers share (streamer.config.shares).
+        # As for other shared resources (streamer.config.shares).
         share=(most + 1) // 2 if app[ACCESS].tells_callers_apart else None,
     )
     app.middlewares.insert(0, connections.middleware)
@@ -59,8 +59,8 @@ async def serve(app: web.Application, config: Config, on_ready: Ready | None = N
             lifetime.hurry()
         stopping.set()
 
-    # A client that leaves cancels its handler at once: for streams that is the only notice.
-    # Jobs are not their handlers' and go on.
+    # A client that leaves cancels its handler at once: streams notice it only by that. Jobs do
+    # not depend on handlers and run on.
     runner = web.AppRunner(
         app,
         handler_cancellation=True,
@@ -92,7 +92,7 @@ async def serve(app: web.Application, config: Config, on_ready: Ready | None = N
             *(address, (await app[SERVICE].capabilities()).default, most),
         )
         app[ACCESS].announce_address(host)
-        # Whoever is at this machine asks a loopback address, which every wildcard includes.
+        # Users of this machine connect to a loopback address, which every wildcard includes.
         here = address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
         following = asyncio.ensure_future(on_ready(here)) if on_ready else None
         if following is not None:
@@ -112,30 +112,30 @@ async def serve(app: web.Application, config: Config, on_ready: Ready | None = N
 
 
 def _of_daemons(stopping: asyncio.Event) -> dict[signal.Signals, Callable[[], None]]:
-    """Return what to do at signals that daemons get and that would end us at once.
+    """Return handlers for signals that daemons get and that would kill the process by default.
 
-    A window that is closed sends SIGHUP, twice perhaps, so it never hurries; under nohup(1) it is
-    ignored and stays so. The others are what tools send to have a log reopened: ours is standard
-    error. They are handled, not ignored: jobs would inherit that.
+    Closing a terminal sends SIGHUP, maybe twice, so a second one does not skip the wait; under
+    nohup(1) it stays ignored. Tools send the others to reopen a log; ours is standard error. They
+    have handlers because jobs would inherit "ignored".
     """
     handlers: dict[signal.Signals, Callable[[], None]] = {}
     for number in (signal.SIGUSR1, signal.SIGUSR2):
-        handlers[number] = partial(log.info, "%s means nothing here", number.name)
+        handlers[number] = partial(log.info, "%s has no effect", number.name)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         handlers[signal.SIGHUP] = stopping.set
     return handlers
 
 
 def _tell(done: asyncio.Future[None]) -> None:
-    """Log why what followed the start failed, when it does and not at the end."""
+    """Log the exception of `on_ready` when it happens, not at the end."""
     if not done.cancelled() and done.exception():
         log.error("what was to follow the start failed", exc_info=done.exception())
 
 
 def _allow_descriptors() -> None:
-    """Raise the limit of open files as far as may be: each stream takes one.
+    """Raise the limit of open files as far as allowed: each stream needs one.
 
-    Most systems set 1024, for programs that use select(2); a job gets a limit of its own.
+    Most systems set 1024, for programs that use select(2); jobs have their own limit.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
@@ -145,10 +145,10 @@ def _allow_descriptors() -> None:
 
 def _access_log(address_of: AddressOf) -> type[AbstractAccessLogger]:
     class AccessLog(AbstractAccessLogger):
-        """One line a request, with the path alone: a query may hold a token."""
+        """One line for each request, with the path only: a query may contain a token."""
 
         def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
-            """Write the line; for a stream that is when it ends."""
+            """Write the line; for a stream when it ends."""
             path = request.rel_url.raw_path
             fields: dict[str, object] = {
                 "client": address_of(request),
