@@ -14,7 +14,7 @@ from tests.conftest import Start
 
 
 def test_a_misspelt_sandbox_that_callers_may_choose_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"^sandbox\.allow: there is no backend 'firejial'"):
+    with pytest.raises(ConfigError, match=r"^sandbox\.allow: unknown backend 'firejial'"):
         streamer.create_app({"sandbox": {"allow": ["plain", "firejial"]}})
 
 
