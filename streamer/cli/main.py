@@ -23,10 +23,10 @@ from rich.table import Table
 import streamer
 from streamer.cli.demo import show_demo
 from streamer.cli.doctor import show
+from streamer.cli.jobspec import job_spec
 from streamer.cli.options import config_options, load, load_serving
 from streamer.cli.run import EXIT_BROKEN_PIPE, EXIT_NOT_RUN, run_local, run_remote
 from streamer.cli.stdio import fill_closed
-from streamer.cli.submission import submission
 from streamer.compose import build, create_app
 from streamer.config.schema import Config
 from streamer.config.text import in_force, template
@@ -199,7 +199,7 @@ def run(
     reads its output any more.
     """
     config = load(file, profile, overrides, None if url else sandbox)
-    spec = submission(
+    spec = job_spec(
         program,
         runtimes=by_name(config.runtimes),
         language=language,

@@ -17,7 +17,7 @@ from streamer.jobs.commands import build_steps, sized
 from streamer.model.capabilities import Capabilities
 from streamer.model.job import LEAST, JobSpec, Limits, Phase, ResolvedJob, SourceFile, Step
 from streamer.model.names import camel
-from streamer.model.runtime import Runtime, told_missing
+from streamer.model.runtime import Runtime, public_tool_reason
 from streamer.model.sizes import parse_size
 
 __all__ = ["Resolver"]
@@ -185,7 +185,7 @@ class Resolver:
                 code="unknown_language",
             )
         if runtime.name not in workers.languages:
-            why = told_missing(workers.missing.get(runtime.name, ""))
+            why = public_tool_reason(workers.missing.get(runtime.name, ""))
             raise InvalidJob(
                 f"the language {runtime.name!r} is not available here: {why}",
                 path="$.language",

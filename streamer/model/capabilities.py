@@ -8,13 +8,21 @@ from typing import Final
 
 from streamer.model.job import JobFacts
 
-__all__ = ["NOTHING", "UNTRIED", "Accepts", "BackendFacts", "Capabilities", "merged", "told"]
+__all__ = [
+    "NOTHING",
+    "UNTRIED",
+    "Accepts",
+    "BackendFacts",
+    "Capabilities",
+    "merged",
+    "public_reason",
+]
 
 UNTRIED: Final = "it is being tested; ask again in a moment"
 """The reason for a backend that was not tested yet."""
 
 
-def told(reason: str) -> str | None:
+def public_reason(reason: str) -> str | None:
     """Return the reason in a form for callers: it may contain paths and messages of a wrapper."""
     if reason in ("", UNTRIED):
         return reason or None

@@ -14,7 +14,7 @@ from typing import Final
 from streamer.errors import ConfigError
 from streamer.model.job import Limits
 
-__all__ = ["SIZES", "Runtime", "by_name", "is_secret", "told_missing"]
+__all__ = ["SIZES", "Runtime", "by_name", "is_secret", "public_tool_reason"]
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9+#_-]*")
 """No dots: the dotted name of a setting must stay unambiguous."""
@@ -137,7 +137,7 @@ def by_name(runtimes: Mapping[str, Runtime]) -> dict[str, Runtime]:
     return names
 
 
-def told_missing(reason: str) -> str:
+def public_tool_reason(reason: str) -> str:
     """Return the reason in a form that callers may see: with a tool's name, without paths."""
     tool, separator, _ = reason.partition(" is not installed")
     if separator and "/" not in tool:

@@ -28,7 +28,7 @@ from streamer.web.page import page_routes
 from streamer.web.parameters import Handler
 from streamer.web.problems import problems
 from streamer.web.streams import StreamHandlers
-from streamer.web.watching import CancelUnwatched
+from streamer.web.unread import CancelUnread
 
 __all__ = [
     "ACCESS",
@@ -100,7 +100,7 @@ def make_app(
     """
     sessions = _session_map(config, shares, jobs.draining)
     if config.streams.on_disconnect == "cancel":
-        sessions.listen(CancelUnwatched(jobs, sessions, config.streams.disconnect_delay_s))
+        sessions.listen(CancelUnread(jobs, sessions, config.streams.disconnect_delay_s))
     access = Access(config, hook, unconfined=unconfined)
     bodies = Bodies(config.server)
     streams = StreamHandlers(jobs, sessions, access)

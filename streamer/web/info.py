@@ -14,9 +14,9 @@ from aiohttp import web
 from streamer.engine.measures import JobMeasures
 from streamer.errors import UnknownJob
 from streamer.jobs.jobs import Jobs
-from streamer.model.capabilities import told
+from streamer.model.capabilities import public_reason
 from streamer.model.names import camel
-from streamer.model.runtime import told_missing
+from streamer.model.runtime import public_tool_reason
 from streamer.sse.sessionmap import SessionMap
 from streamer.web.answers import json_answer
 from streamer.web.bodies import Bodies
@@ -61,7 +61,7 @@ class InfoHandlers:
         listed = []
         for name, runtime in sorted(known.items()):
             available = name in workers.languages
-            reason = None if available else told_missing(workers.missing.get(name, ""))
+            reason = None if available else public_tool_reason(workers.missing.get(name, ""))
             listed.append(
                 {
                     "name": name,
@@ -84,7 +84,7 @@ class InfoHandlers:
             {
                 "name": name,
                 "available": not backend.reason,
-                "reason": told(backend.reason),
+                "reason": public_reason(backend.reason),
                 "isolation": backend.isolation,
                 "default": name == workers.default,
                 "selectable": name == workers.default or name in allow,

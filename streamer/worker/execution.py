@@ -27,11 +27,11 @@ from streamer.sandbox.pool import Pool
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.shape import FilesDoNotFit, Run
 from streamer.worker import prepare
-from streamer.worker.asked import Asked
 from streamer.worker.environment import environment
 from streamer.worker.finish import ENGINE_TIMEOUT_S, finish
 from streamer.worker.output import Budget, OutputPump
 from streamer.worker.program import Patience, ProgramRun
+from streamer.worker.requests import JobRequests
 from streamer.worker.stop import Stop, Stopped
 from streamer.worker.streams import connected
 from streamer.worker.verdict import JobEnd, StopReason, reason_of
@@ -84,7 +84,7 @@ class Execution:
         self._writer = Writer(lease)
         self._opened: asyncio.Future[None] = asyncio.Future()
         self._verdict: asyncio.Future[Complete | Error | None] = asyncio.Future()
-        self._asked = Asked(lease, self.stop)
+        self._requests = JobRequests(lease, self.stop)
         self.over = asyncio.Event()
         """Set when the job has its terminal event, or the lease was lost."""
         self.resists = False
@@ -96,12 +96,12 @@ class Execution:
 
     def stop(self, reason: StopReason) -> None:
         """Stop the job; only the first reason counts."""
-        self._stop.ask(reason)
+        self._stop.request(reason)
 
     @property
     def input_taken(self) -> int:
         """The number of bytes that the program has read from its standard input."""
-        feed = self._asked.feed
+        feed = self._requests.feed
         return feed.result().taken if feed.done() else 0
 
     async def run(self) -> None:
@@ -110,7 +110,7 @@ class Execution:
         The last wait is unbounded; use `over` to wait for the terminal event. Raises only
         `asyncio.CancelledError`.
         """
-        listening = [asyncio.create_task(channel) for channel in self._asked.channels()]
+        listening = [asyncio.create_task(channel) for channel in self._requests.channels()]
         confined = asyncio.create_task(self._confined())
         try:
             await self._until_told(confined)
@@ -133,7 +133,7 @@ class Execution:
         # Opening, the files and every program have their own limits, which usually end the wait
         # earlier; but with a sandbox that cannot be closed the job would never end.
         watched: set[asyncio.Future[Any]] = {confined, self._verdict}
-        stopped = {*watched, self._stop.asked}
+        stopped = {*watched, self._stop.requested}
         await _first(stopped | {self._opened}, ENGINE_TIMEOUT_S + prepare.OPEN_S)
         if self._opened.done():
             longest_s = sum(STOP_S + step.limits.wall_time_s for step in self._job.steps)
@@ -199,7 +199,7 @@ class Execution:
             self._opened.set_result(None)
             await prepare.put_files(self._job, sandbox, self._stop)
         except Stopped:
-            return self._stop.asked.result()
+            return self._stop.requested.result()
         for step in self._job.steps:
             if self._stop.reason is not None:
                 return self._stop.reason
@@ -226,19 +226,19 @@ class Execution:
             pump,
             self._stop,
             self._settings.patience,
-            on_start=lambda: self._asked.program_runs_in(sandbox),
+            on_start=lambda: self._requests.program_runs_in(sandbox),
             on_end=self._writer.program_ended.set,
         )
         with contextlib.ExitStack() as ours:
             ours.callback(pump.close)
             stdio, feed = connected(self._job, step, pump, ours)
             if feed is not None and step.phase is Phase.RUN:
-                self._asked.feed.set_result(feed)
+                self._requests.feed.set_result(feed)
             env = environment(self._job, self._settings.path, sandbox.home)
             try:
                 result = await program.run(Run(step.argv, env, step.limits, stdio))
             finally:
-                self._asked.program_runs_in(None)
+                self._requests.program_runs_in(None)
         end.add(result, step.phase.value)
         over_output = kills_for_output and self._budget.exceeded
         return reason_of(result, program.stopped, over_output=over_output)

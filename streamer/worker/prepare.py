@@ -31,7 +31,7 @@ async def opened(
         job.backend, job.limits, network=job.network, read_only=job.read_only, etc=job.etc
     )
     try:
-        async with stop.unless_asked(OPEN_S):
+        async with stop.unless_requested(OPEN_S):
             sandbox = await pool.lend(shape)
             held.push_async_callback(sandbox.close)
             if job.allow_hosts:
@@ -55,8 +55,8 @@ async def put_files(job: ResolvedJob, sandbox: Sandbox, stop: Stop) -> None:
     Raises `Stopped`, `FilesDoNotFit` and `SandboxFailure`.
     """
     try:
-        async with stop.unless_asked(job.limits.wall_time_s):
+        async with stop.unless_requested(job.limits.wall_time_s):
             await sandbox.put_files(job.files, job.steps[0].limits)
     except TimeoutError:
-        stop.ask("wall_time")
+        stop.request("wall_time")
         raise Stopped from None

@@ -107,10 +107,10 @@ class ProgramRun:
 
     async def _until_exit(self, running: Running, wall_time_s: float) -> None:
         """Wait for the program's own end; after a stop only for the grace period."""
-        watched: set[asyncio.Future[Any]] = {running.exited, self._stop.asked}
+        watched: set[asyncio.Future[Any]] = {running.exited, self._stop.requested}
         await asyncio.wait(watched, timeout=wall_time_s, return_when=asyncio.FIRST_COMPLETED)
         if not running.exited.done():
-            self._stop.ask("wall_time")  # without effect if there is another reason already
+            self._stop.request("wall_time")  # without effect if there is another reason already
             if self._stop.reason in GENTLE:
                 self._sandbox.signal(signal.SIGTERM)
                 self._sandbox.signal(signal.SIGCONT)  # a stopped program would not handle SIGTERM
@@ -120,7 +120,7 @@ class ProgramRun:
     async def _linger(self, running: Running, pumping: asyncio.Task[None], left_s: float) -> None:
         """Let processes that hold the output open continue, for `linger_s` at most."""
         if self.stopped is None and not running.ended.done():
-            holding: set[asyncio.Future[Any]] = {pumping, running.ended, self._stop.asked}
+            holding: set[asyncio.Future[Any]] = {pumping, running.ended, self._stop.requested}
             await asyncio.wait(
                 holding,
                 timeout=min(self._patience.linger_s, max(0.0, left_s)),
@@ -131,4 +131,4 @@ class ProgramRun:
     def _pump_ended(self, pumping: asyncio.Task[None]) -> None:
         # Nobody reads the program's output any more; `run` raises the reason.
         if not pumping.cancelled() and pumping.exception() is not None:
-            self._stop.ask("lost")
+            self._stop.request("lost")

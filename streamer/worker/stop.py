@@ -16,23 +16,23 @@ class Stopped(Exception):
 
 
 class Stop:
-    """Whether and why a job is to be stopped. `ask` may be called at any moment."""
+    """Whether and why a job is to be stopped. `request` may be called at any moment."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self.asked: asyncio.Future[StopReason] = self._loop.create_future()
+        self.requested: asyncio.Future[StopReason] = self._loop.create_future()
 
-    def ask(self, reason: StopReason) -> None:
+    def request(self, reason: StopReason) -> None:
         """Stop the job; only the first reason counts."""
-        if not self.asked.done():
-            self.asked.set_result(reason)
+        if not self.requested.done():
+            self.requested.set_result(reason)
 
     @property
     def reason(self) -> StopReason | None:
-        return self.asked.result() if self.asked.done() else None
+        return self.requested.result() if self.requested.done() else None
 
     @asynccontextmanager
-    async def unless_asked(self, limit_s: float) -> AsyncIterator[None]:
+    async def unless_requested(self, limit_s: float) -> AsyncIterator[None]:
         """Interrupt a block: raises `Stopped` when the job is stopped, or TimeoutError."""
         try:
             async with asyncio.timeout(limit_s) as limit:
@@ -42,13 +42,13 @@ class Stop:
                         limit.reschedule(self._loop.time())
 
                 inside = True
-                self.asked.add_done_callback(cut)
+                self.requested.add_done_callback(cut)
                 try:
                     yield
                 finally:
                     inside = False
-                    self.asked.remove_done_callback(cut)
+                    self.requested.remove_done_callback(cut)
         except TimeoutError:
-            if self.asked.done():
+            if self.requested.done():
                 raise Stopped from None
             raise

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer.cli.submission import submission
+from streamer.cli.jobspec import job_spec
 from streamer.config.load import load_config
 from streamer.config.schema import Config, ServerConfig
 from streamer.config.tree import with_sizes
@@ -132,7 +132,7 @@ def test_sizes_in_python() -> None:
 def test_a_limit_on_the_command_line(tmp_path: Path, text: str, name: str, value: float) -> None:
     program = tmp_path / "a.py"
     program.write_text("")
-    spec = submission(str(program), runtimes=by_name(DEFAULT_RUNTIMES), limits=[text])
+    spec = job_spec(str(program), runtimes=by_name(DEFAULT_RUNTIMES), limits=[text])
     assert spec.limits == {name: value}
 
 
@@ -141,4 +141,4 @@ def test_a_wrong_limit_on_the_command_line(tmp_path: Path, text: str) -> None:
     program = tmp_path / "a.py"
     program.write_text("")
     with pytest.raises(InvalidJob, match=f"--limit {text.partition('=')[0]}: "):
-        submission(str(program), runtimes=by_name(DEFAULT_RUNTIMES), limits=[text])
+        job_spec(str(program), runtimes=by_name(DEFAULT_RUNTIMES), limits=[text])

@@ -69,10 +69,10 @@ async def test_a_stop_that_meets_the_end_of_the_preparations_is_no_fault(
 
     def both() -> None:
         ready.set_result(None)
-        stop.ask("cancelled")
+        stop.request("cancelled")
 
     loop.call_soon(both)
-    async with stop.unless_asked(60):
+    async with stop.unless_requested(60):
         await ready
     await asyncio.sleep(0)
     assert faults == []

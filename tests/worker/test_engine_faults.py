@@ -84,7 +84,7 @@ async def test_a_channel_that_breaks_is_opened_again_and_told(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("streamer.worker.asked.PAUSE_S", 0.01)
+    monkeypatch.setattr("streamer.worker.requests.PAUSE_S", 0.01)
     service = await open_service(need("plain"))
     make_faulty(service, monkeypatch, lambda lease: Faulty(lease, {"control": 1, "inputs": 2}))
     await run_job(service, command=("true",))  # the claim that was under way

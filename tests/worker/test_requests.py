@@ -9,7 +9,7 @@ from typing import cast
 
 from streamer.engine.interface import Control, Lease, Signal
 from streamer.sandbox.sandbox import Sandbox
-from streamer.worker.asked import Asked
+from streamer.worker.requests import JobRequests
 
 
 class Asking:
@@ -38,8 +38,8 @@ class Signalled:
 
 async def test_signals_wait_for_a_program_and_come_in_their_order() -> None:
     lease, first, second = Asking(), Signalled(), Signalled()
-    asked = Asked(cast("Lease", lease), lambda _: None)
-    (channel,) = asked.channels()
+    requests = JobRequests(cast("Lease", lease), lambda _: None)
+    (channel,) = requests.channels()
     listening = asyncio.create_task(channel)
 
     async def ask(*numbers: int) -> None:
@@ -49,11 +49,11 @@ async def test_signals_wait_for_a_program_and_come_in_their_order() -> None:
             await asyncio.sleep(0)
 
     await ask(10, 12)
-    asked.program_runs_in(cast("Sandbox", first))
+    requests.program_runs_in(cast("Sandbox", first))
     await ask(15)
-    asked.program_runs_in(None)
+    requests.program_runs_in(None)
     await ask(1, 2)
-    asked.program_runs_in(cast("Sandbox", second))
+    requests.program_runs_in(cast("Sandbox", second))
     assert (first.got, second.got) == ([10, 12, 15], [1, 2])
     listening.cancel()
     await asyncio.wait({listening})

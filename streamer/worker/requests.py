@@ -12,7 +12,7 @@ from streamer.sandbox.sandbox import Sandbox
 from streamer.worker.feed import InputFeed
 from streamer.worker.verdict import StopReason
 
-__all__ = ["Asked"]
+__all__ = ["JobRequests"]
 
 log: Final = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ PAUSE_S: Final = 1.0
 T = TypeVar("T")
 
 
-class Asked:
+class JobRequests:
     """The requests for one job. `stop` is called to cancel it."""
 
     def __init__(self, lease: Lease, stop: Callable[[StopReason], None]) -> None:

@@ -16,12 +16,12 @@ from streamer.model.job import JobSpec, SourceFile
 from streamer.model.runtime import Runtime
 from streamer.model.sizes import parse_size
 
-__all__ = ["submission"]
+__all__ = ["job_spec"]
 
 WHOLE: Final = re.compile("[+-]?[0-9]{1,20}(_[0-9]{1,20})*")
 
 
-def submission(
+def job_spec(
     program: str,
     *,
     runtimes: Mapping[str, Runtime],

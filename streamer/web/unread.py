@@ -11,10 +11,10 @@ from streamer.jobs.jobs import Jobs
 from streamer.sse.session import Session
 from streamer.sse.sessionmap import SessionMap
 
-__all__ = ["CancelUnwatched"]
+__all__ = ["CancelUnread"]
 
 
-class CancelUnwatched:
+class CancelUnread:
     """A listener of the session map.
 
     A job is cancelled `delay_s` after its last reader has left, if no other has come. A job that
