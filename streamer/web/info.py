@@ -5,6 +5,7 @@ What it can run is what its workers have published (`streamer.model.capabilities
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
@@ -14,7 +15,7 @@ from aiohttp import web
 from streamer.engine.measures import JobMeasures
 from streamer.errors import UnknownJob
 from streamer.jobs.jobs import Jobs
-from streamer.model.capabilities import public_reason
+from streamer.model.capabilities import NOTHING, public_reason
 from streamer.model.names import camel
 from streamer.model.runtime import public_tool_reason
 from streamer.sse.sessionmap import SessionMap
@@ -25,6 +26,8 @@ from streamer.web.metrics import exposition
 from streamer.web.parameters import takes
 
 __all__ = ["OPEN_ROUTES", "InfoHandlers"]
+
+log: Final = logging.getLogger(__name__)
 
 OPEN_ROUTES: Final = ("streamer-healthz", "streamer-readyz")
 """Routes that are open to everybody."""
@@ -113,7 +116,11 @@ class InfoHandlers:
 
     async def readiness(self, _: web.Request) -> web.Response:
         """Answer whether jobs are accepted."""
-        workers = await self.jobs.capabilities()
+        try:
+            workers = await self.jobs.capabilities()
+        except Exception:
+            log.exception("the engine does not tell which workers there are")
+            workers = NOTHING
         checks = {
             "accepting": workers.accepting and not self.jobs.draining.is_set(),
             "sandbox": workers.trusted,

@@ -17,6 +17,7 @@ from streamer.engine.memory.engine import MemoryEngine
 from streamer.engine.memory.retention import RetentionLimits
 from streamer.errors import ConfigError, Draining
 from streamer.jobs.job import Job
+from streamer.model.capabilities import Capabilities
 from streamer.model.events import Error, Output
 from streamer.model.job import JobSpec, Limits, Phase, ResolvedJob, Step
 from tests.conftest import OpenService, Start
@@ -35,11 +36,19 @@ class Shared(MemoryEngine):
             lease_s=lease_s,
         )
         self.away = asyncio.Event()
+        """From its workers."""
+        self.mute = asyncio.Event()
+        """It says nothing of its workers."""
         self.say: dict[str, Cancel | Lost] = {}
 
     @property
     def alone(self) -> bool:
         return False
+
+    async def capabilities(self) -> Sequence[Capabilities]:
+        if self.mute.is_set():
+            raise ConnectionError("the engine is away")
+        return await super().capabilities()
 
     async def claim(self, *asked: Any) -> Sequence[Lease]:
         self._look()
@@ -113,8 +122,9 @@ async def test_it_claims_only_what_it_can_run(
     assert service.worker.ready
 
 
+@pytest.mark.parametrize("fault", ["away", "mute"])
 async def test_an_engine_that_is_away_turns_readiness_until_it_is_back(
-    start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     monkeypatch.setattr("streamer.worker.worker.CLAIM_RETRY_S", 0.02)
     engine = Shared()
@@ -123,17 +133,18 @@ async def test_an_engine_that_is_away_turns_readiness_until_it_is_back(
     async def accepting() -> bool:
         async with client.get("/readyz") as response:
             document = await response.json()
-            assert (response.status == 200) == document["ready"]
+            assert response.status == (200 if document["ready"] else 503)
             return bool(document["checks"]["accepting"])
 
     async def refusing() -> bool:
         return not await accepting()
 
+    broken: asyncio.Event = getattr(engine, fault)
     assert await accepting()
-    engine.away.set()
+    broken.set()
     await until(refusing)
     assert "the engine is away" in caplog.text
-    engine.away.clear()
+    broken.clear()
     await until(accepting)
     assert verdict(await run(client, command=["true"]))["reason"] == "exited"
 
