@@ -77,7 +77,7 @@ async def test_a_mount_is_open_to_this_machine_only(
     assert await status(f"http://127.0.0.1:{port}") == 202
     for headers in ({}, {"Host": f"localhost:{port}"}, {"Host": "127.0.0.1"}):
         assert await status(f"http://{other_address()}:{port}", headers=headers) == 401
-    (refused,) = [r for r in caplog.records if r.name == "streamer.access"]
+    (refused,) = [r for r in caplog.records if r.name == "streamer.web.callers.access"]
     assert refused.levelno == logging.WARNING
     assert "[[auth.tokens]]" in refused.getMessage()
     assert "auth.anonymous" in refused.getMessage()
@@ -187,7 +187,7 @@ async def test_everybody_is_taken_where_the_configuration_says_so(
     listen: Listen, caplog: pytest.LogCaptureFixture
 ) -> None:
     port = await listen("0.0.0.0", auth={"anonymous": True})  # noqa: S104
-    (said,) = [r for r in caplog.records if r.name == "streamer.access"]
+    (said,) = [r for r in caplog.records if r.name == "streamer.web.callers.access"]
     assert said.levelno == logging.WARNING
     assert "everybody" in said.getMessage()
     for headers in ({}, {"Host": "www.example.org", "X-Forwarded-For": "203.0.113.7"}):
