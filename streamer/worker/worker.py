@@ -49,9 +49,8 @@ class Worker:
         self.backends = backends
         self.host = WorkerHost(config, backends)
         self.places = config.queue.places
-        self.on_start: Callable[[Execution], None] = lambda _: (
-            None
-        )  # called for each job that begins
+        self.on_start: Callable[[Execution], None] = lambda _: None
+        """Called for each job that begins."""
         self.pool: Pool | None = None
         self._name = secrets.token_hex(8)
         self._settings = ExecutionSettings(
@@ -74,6 +73,7 @@ class Worker:
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
+            self.backends.on_tried = self._changed.set
             self.pool = await stack.enter_async_context(self.host.open_pool(self.places))
             await self.host.check(self.cgroup_level)
             await self.engine.start(self.pool.folder.path)
@@ -90,7 +90,6 @@ class Worker:
         ):
             self._tasks[name] = asyncio.create_task(work, name=name)
             self._tasks[name].add_done_callback(self._ended)
-        self.backends.on_tried = self._changed.set
         return self
 
     async def __aexit__(self, *_: object) -> None:
