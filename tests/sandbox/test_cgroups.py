@@ -285,9 +285,9 @@ async def test_what_a_killed_service_left_is_swept(
             assert [folder for folder in left if folder.exists()] == []
         assert await orphan.wait() == -9
         # However many hierarchies there are, it is one service.
-        assert [record.message for record in caplog.records if "left" in record.message] == [
-            "removing the control groups of a killed service: streamer-0123456789ab"
-        ]
+        assert [
+            record.message for record in caplog.records if "killed service" in record.message
+        ] == ["removing the control groups of a killed service: streamer-0123456789ab"]
     finally:
         if orphan.returncode is None:
             orphan.kill()
