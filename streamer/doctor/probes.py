@@ -15,7 +15,7 @@ from typing import Final
 from streamer.doctor.lures import end_marked, marked_processes, status_outside
 from streamer.doctor.trial import END, Finding, ProbeFailed, Trial
 from streamer.model.job import MIB
-from streamer.sandbox.cgroups import OVERHEAD_PROCESSES
+from streamer.sandbox.cgroups.cgroup import OVERHEAD_PROCESSES
 from streamer.spi import Backend, Isolation
 
 __all__ = ["PROBES", "Probe"]

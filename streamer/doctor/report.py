@@ -30,7 +30,7 @@ from streamer.doctor.probes import PROBES, Probe
 from streamer.doctor.trial import Finding, ProbeFailed, Trial
 from streamer.errors import BackendUnavailable, ConfigError
 from streamer.model.names import camel
-from streamer.sandbox.cgroups import cgroup_tree
+from streamer.sandbox.cgroups.tree import cgroup_tree
 from streamer.sandbox.enforcement import enforcement
 from streamer.spi import Backend
 

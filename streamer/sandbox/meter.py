@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from streamer.model.job import Limits
-from streamer.sandbox.cgroups import Cgroup
+from streamer.sandbox.cgroups.cgroup import Cgroup
 from streamer.sandbox.shape import Cause, RunEnd
 
 __all__ = ["Meter"]

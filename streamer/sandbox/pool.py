@@ -14,7 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from streamer.errors import SandboxFailure
-from streamer.sandbox.cgroups import Cgroup, CgroupTree, Level, cgroup_tree
+from streamer.sandbox.cgroups.cgroup import Cgroup, Level
+from streamer.sandbox.cgroups.tree import CgroupTree, cgroup_tree
 from streamer.sandbox.drivers.direct import Direct
 from streamer.sandbox.drivers.driver import Driver
 from streamer.sandbox.drivers.gated import Gated

@@ -19,7 +19,7 @@ from typing import Final
 
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits, SourceFile
-from streamer.sandbox.cgroups import Cgroup
+from streamer.sandbox.cgroups.cgroup import Cgroup
 from streamer.sandbox.drivers.driver import Driver
 from streamer.sandbox.meter import Meter
 from streamer.sandbox.running import Running

@@ -9,7 +9,7 @@ import pytest
 
 import streamer
 from streamer.errors import ConfigError
-from streamer.sandbox.cgroups import cgroup_tree
+from streamer.sandbox.cgroups.tree import cgroup_tree
 from tests.conftest import Start
 
 

@@ -23,9 +23,8 @@ from streamer.compose import Parts, build
 from streamer.errors import BackendUnavailable
 from streamer.model.events import Complete, Output
 from streamer.model.job import SourceFile
-from streamer.sandbox.cgroups import CgroupTree, cgroup_tree
 from streamer.sandbox.cgroups.files import kill, pids
-from streamer.sandbox.cgroups.tree import _sweep
+from streamer.sandbox.cgroups.tree import CgroupTree, _sweep, cgroup_tree
 from streamer.sandbox.cgroups.v2 import ownership
 from streamer.sandbox.enforcement import enforcement
 from streamer.testing.running import plugin

@@ -19,7 +19,8 @@ from streamer.eventlog import spool
 from streamer.eventlog.pages import PAGE_BYTES
 from streamer.eventlog.spool import Spool
 from streamer.model.job import JobSpec, Limits, SourceFile
-from streamer.sandbox.cgroups import OVERHEAD_PROCESSES, files, v2
+from streamer.sandbox.cgroups import files, v2
+from streamer.sandbox.cgroups.cgroup import OVERHEAD_PROCESSES
 from streamer.sandbox.cgroups.v2 import CgroupV2
 from streamer.sandbox.drivers import direct
 from streamer.sandbox.drivers.direct import Direct as DirectDriver

@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from streamer.model.job import Limits
-from streamer.sandbox.cgroups import Cgroup
+from streamer.sandbox.cgroups.cgroup import Cgroup
 from streamer.sandbox.meter import Meter
 from streamer.sandbox.shape import Cause, RunEnd
 from streamer.worker.verdict import JobEnd, StopReason, reason_of

@@ -8,8 +8,3 @@ systemd unit or scope with ``Delegate=yes``) with memory and pids.
 The process that starts a sandbox enters the sandbox's groups before it executes anything
 (``streamer-init enter --cgroup``), so no process of a job was ever outside.
 """
-
-from streamer.sandbox.cgroups.cgroup import OVERHEAD_PROCESSES, Cgroup, Level
-from streamer.sandbox.cgroups.tree import CgroupTree, cgroup_tree
-
-__all__ = ["OVERHEAD_PROCESSES", "Cgroup", "CgroupTree", "Level", "cgroup_tree"]
