@@ -4,15 +4,18 @@
 
     StreamerError
      +-- CallerError           the request is at fault (4xx)
-     |    +-- InvalidJob       400  malformed, unknown field, value out of range
+     |    +-- InvalidRequest   400  malformed, unknown parameter, value out of range
+     |    |    +-- InvalidJob        the same of a job
      |    +-- Unauthorized     401  no or wrong credentials
      |    +-- Forbidden        403  the configuration does not allow it
-     |    +-- UnknownJob       404  no such job, or not the caller's
+     |    +-- NotFound         404  there is no such thing here
+     |    |    +-- UnknownJob        no such job, or not the caller's
      |    +-- Conflict         409  the job is not in a state that allows it
      |    +-- Gone             410  it is no longer kept
      |    +-- TooLarge         413  the body is over the limit
      +-- CapacityError         nobody is at fault, try again later (429, 503)
-     |    +-- Busy             429  the queue, or the caller's share of it, is full
+     |    +-- Busy             429  the queue is full
+     |    |    +-- RateLimited       the caller's share of something is taken
      |    +-- Draining         503  the service is shutting down
      +-- ServiceError          the service or the host is at fault (5xx, or no start)
           +-- BackendUnavailable  503  the sandbox is missing or failed its test
@@ -37,7 +40,10 @@ __all__ = [
     "Forbidden",
     "Gone",
     "InvalidJob",
+    "InvalidRequest",
+    "NotFound",
     "PluginError",
+    "RateLimited",
     "SandboxFailure",
     "ServiceError",
     "StreamerError",
@@ -92,8 +98,12 @@ class CallerError(StreamerError):
         return self.message if self.path is None else f"{self.message} ({self.path})"
 
 
-class InvalidJob(CallerError):
-    """The request is malformed, names something unknown, or asks for too much."""
+class InvalidRequest(CallerError):
+    """The request is malformed, or has a parameter or header that it cannot have."""
+
+
+class InvalidJob(InvalidRequest):
+    """The job is malformed, names something unknown, or asks for too much."""
 
 
 class Unauthorized(CallerError):
@@ -117,11 +127,15 @@ class Forbidden(CallerError):
     status = 403
 
 
-class UnknownJob(CallerError):
-    """There is no such job for this caller."""
+class NotFound(CallerError):
+    """There is no such thing here."""
 
     code = "not_found"
     status = 404
+
+
+class UnknownJob(NotFound):
+    """There is no such job for this caller."""
 
 
 class Conflict(CallerError):
@@ -159,7 +173,13 @@ class CapacityError(StreamerError):
 
 
 class Busy(CapacityError):
-    """The queue, or the caller's share of it, is full."""
+    """There is no room for it now; in the queue, if it is not a `RateLimited`."""
+
+
+class RateLimited(Busy):
+    """The caller has taken their share: of the queue, of the streams, of what is under way."""
+
+    code = "rate_limited"
 
 
 class Draining(CapacityError):

@@ -160,7 +160,7 @@ class Broker(Protocol):
     ) -> Submitted:
         """Accept a job and start its log, or refuse at once.
 
-        Raises `Busy` when the queue is full, or with the code ``rate_limited`` the tenant's share
+        Raises `Busy` when the queue is full, or `RateLimited` when the tenant's share
         of it, `TooLarge` when the job could never wait in it, `Conflict`
         when the idempotency key came with another request before, `Draining` after
         `drain`.

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from streamer.config.schema import ServerConfig
-from streamer.errors import Busy, InvalidJob, TooLarge
+from streamer.errors import InvalidRequest, RateLimited, TooLarge
 
 __all__ = ["Bodies"]
 
@@ -38,8 +38,8 @@ class Bodies:
     async def read(self, request: web.Request, tenant: str) -> AsyncIterator[bytearray]:
         """Read a body and keep its place until the caller is done with it.
 
-        Under limits of our own: those of a host application may be any. Raises `TooLarge`, `Busy`,
-        or `InvalidJob` when it does not come in time.
+        Under limits of our own: those of a host application may be any. Raises `TooLarge`,
+        `RateLimited`, or `InvalidRequest` when it does not come in time.
         """
         if (request.content_length or 0) > self._largest:
             raise self._too_large()
@@ -56,11 +56,12 @@ class Bodies:
             except web.RequestPayloadError:
                 # aiohttp would read on for its end after the answer, and fail with a traceback.
                 request.content.feed_eof()
-                raise InvalidJob(
+                raise InvalidRequest(
                     "the body is not what its Content-Encoding or Transfer-Encoding says"
                 ) from None
             except TimeoutError:
-                raise InvalidJob(f"the body did not arrive within {self._timeout_s:g} s") from None
+                late = f"the body did not arrive within {self._timeout_s:g} s"
+                raise InvalidRequest(late) from None
             yield body
         finally:
             self._held[tenant] -= counted
@@ -72,10 +73,9 @@ class Bodies:
             raise self._too_large()
         share = max(self._room // 2, self._largest) if tenant else self._room
         if self.held > self._room or self._held[tenant] > share:
-            raise Busy(
+            raise RateLimited(
                 "the bodies of requests that are under way take all the room there is for them "
-                "(server.bodies_bytes): try again later",
-                code="rate_limited",
+                "(server.bodies_bytes): try again later"
             )
 
     def _too_large(self) -> TooLarge:

@@ -13,7 +13,7 @@ from typing import Final
 from aiohttp import web
 
 from streamer.engine.measures import JobMeasures
-from streamer.errors import UnknownJob
+from streamer.errors import NotFound
 from streamer.jobs.jobs import Jobs
 from streamer.model.capabilities import NOTHING, public_reason
 from streamer.model.names import camel
@@ -135,7 +135,7 @@ class InfoHandlers:
         """Expose the counters as Prometheus text."""
         self.access.require(request, "metrics")
         if not self.jobs.config.metrics.enabled:
-            raise UnknownJob("metrics are off (metrics.enabled)")
+            raise NotFound("metrics are off (metrics.enabled)")
         text = exposition(
             await self.jobs.stats(),
             self.measures,

@@ -9,7 +9,7 @@ from typing import Final
 
 from aiohttp import web
 
-from streamer.errors import Busy, Conflict, InvalidJob, quoted
+from streamer.errors import Busy, Conflict, InvalidRequest, quoted
 from streamer.jobs.job import Job
 from streamer.jobs.jobs import Jobs
 from streamer.jobs.transcript import Transcripts
@@ -134,7 +134,7 @@ class JobHandlers:
         try:
             number = signal.Signals[name]
         except KeyError:
-            raise InvalidJob(f"unknown signal {quoted(name)}", path="$.signal") from None
+            raise InvalidRequest(f"unknown signal {quoted(name)}", path="$.signal") from None
         if await job.signal(number) == "closed":
             raise Conflict("the job is over")
         return json_answer({"jobId": job.id, "signal": name}, status=202)

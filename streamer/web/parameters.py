@@ -13,7 +13,7 @@ from typing import Final
 from aiohttp import web
 
 from streamer.engine.interface import Idempotency, JobPlace, JobState
-from streamer.errors import InvalidJob, cut, quoted
+from streamer.errors import InvalidRequest, cut, quoted
 
 __all__ = [
     "Handler",
@@ -54,7 +54,7 @@ def takes(handler: Handler, *names: str) -> Handler:
         for name in request.query:
             if name not in known:
                 taken = f"; known here: {', '.join(sorted(names))}" if names else ""
-                raise InvalidJob(
+                raise InvalidRequest(
                     f"unknown parameter {quoted(name)} of the address{taken}", path=f"?{cut(name)}"
                 )
         return await handler(request)
@@ -68,7 +68,7 @@ def number(request: web.Request, name: str, default: int, least: int, most: int)
     if text is None:
         return default
     if not WHOLE.fullmatch(text) or not least <= int(text) <= most:
-        raise InvalidJob(f"{name} is a whole number from {least} to {most}", path=f"?{name}")
+        raise InvalidRequest(f"{name} is a whole number from {least} to {most}", path=f"?{name}")
     return int(text)
 
 
@@ -78,7 +78,7 @@ def flag(request: web.Request, name: str, *, default: bool = False) -> bool:
     if text is None:
         return default
     if text not in FLAGS:
-        raise InvalidJob(f"{name} is 1 or 0", path=f"?{name}")
+        raise InvalidRequest(f"{name} is 1 or 0", path=f"?{name}")
     return FLAGS[text]
 
 
@@ -86,7 +86,7 @@ def speed(request: web.Request) -> float:
     """Return how fast a run is to be told again; 0 is as fast as can be."""
     text = request.query.get("speed", "0")
     if not DECIMAL.fullmatch(text) or float(text) > MAX_SPEED:
-        raise InvalidJob(f"speed is a number from 0 to {MAX_SPEED:g}", path="?speed")
+        raise InvalidRequest(f"speed is a number from 0 to {MAX_SPEED:g}", path="?speed")
     return float(text)
 
 
@@ -98,7 +98,7 @@ def state(request: web.Request) -> JobState | None:
     for known in STATES:
         if known == text:
             return known
-    raise InvalidJob(f"status is one of {', '.join(STATES)}", path="?status")
+    raise InvalidRequest(f"status is one of {', '.join(STATES)}", path="?status")
 
 
 def cursor_text(place: JobPlace) -> str:
@@ -114,7 +114,7 @@ def cursor(request: web.Request) -> JobPlace | None:
         return None
     found = CURSOR.fullmatch(text)
     if found is None:
-        raise InvalidJob("this is not a nextCursor of a list of jobs", path="?cursor")
+        raise InvalidRequest("this is not a nextCursor of a list of jobs", path="?cursor")
     return float(found[1]), found[2]
 
 
@@ -127,7 +127,7 @@ def prefer_wait_s(request: web.Request) -> float | None:
                 continue
             value = value.strip().removeprefix('"').removesuffix('"')
             if not WHOLE.fullmatch(value):
-                raise InvalidJob(
+                raise InvalidRequest(
                     f"Prefer: wait= takes a number of seconds, not {quoted(value)}",
                     path="Prefer",
                 )
@@ -141,7 +141,7 @@ def idempotency(request: web.Request, body: bytes | bytearray) -> Idempotency | 
     if key is None:
         return None
     if not 1 <= len(key) <= MAX_KEY_CHARS:
-        raise InvalidJob(
+        raise InvalidRequest(
             f"an Idempotency-Key has 1 to {MAX_KEY_CHARS} characters", path="Idempotency-Key"
         )
     return Idempotency(key, hashlib.sha256(body).digest())

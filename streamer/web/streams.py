@@ -11,7 +11,7 @@ from typing import Final
 from aiohttp import web
 
 from streamer.engine.interface import JobView
-from streamer.errors import Busy, Gone, InvalidJob, UnknownJob
+from streamer.errors import Gone, InvalidRequest, RateLimited, UnknownJob
 from streamer.eventlog.cursor import Cursor
 from streamer.eventlog.log import EventLog
 from streamer.eventlog.view import LogView
@@ -101,7 +101,7 @@ class StreamHandlers:
         """Follow several jobs in one stream, for browsers that may only open a few."""
         job_ids = tuple(dict.fromkeys(request.query.getall("job", [])))
         if not 1 <= len(job_ids) <= MAX_MERGED:
-            raise InvalidJob(f"name 1 to {MAX_MERGED} jobs: ?job=ID&job=ID", path="?job")
+            raise InvalidRequest(f"name 1 to {MAX_MERGED} jobs: ?job=ID&job=ID", path="?job")
         text = client_id(request, self.sessions.options)
         asked = dict(zip(job_ids, _asked(text, len(job_ids)), strict=True))
         async with AsyncExitStack() as stack:
@@ -180,11 +180,11 @@ class StreamHandlers:
             return None
 
     def check_room(self, tenant: str) -> None:
-        """Raise `Busy` when no further stream can be opened."""
+        """Raise `RateLimited` when no further stream can be opened."""
         try:
             self.sessions.check_room(tenant)
         except Full as full:
-            raise _busy(full) from None
+            raise _limited(full) from None
 
     async def _answer(
         self,
@@ -199,7 +199,7 @@ class StreamHandlers:
                 request, job_ids, source, headers=headers, client=client
             )
         except Full as full:
-            raise _busy(full) from None
+            raise _limited(full) from None
 
     async def _download(
         self,
@@ -226,7 +226,7 @@ class StreamHandlers:
                     request, response, view.job.job_id, source, client=view.tenant
                 )
         except Full as full:
-            raise _busy(full) from None
+            raise _limited(full) from None
         return response
 
 
@@ -239,8 +239,8 @@ def _check_beginning(log: LogView) -> None:
         raise Gone("the beginning of the output is not kept any more (streams.log_bytes)")
 
 
-def _busy(full: Full) -> Busy:
-    return Busy(str(full), code="rate_limited", retry_after_s=5.0)
+def _limited(full: Full) -> RateLimited:
+    return RateLimited(str(full), retry_after_s=5.0)
 
 
 def _asked(text: str, count: int) -> list[int]:

@@ -11,6 +11,7 @@ import binascii
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any, Final, Literal
 
 import msgspec
@@ -22,18 +23,9 @@ from streamer.model.job import JobSpec, SourceFile, TerminalSize
 
 __all__ = ["dump", "job_document", "parse_job", "parse_signal", "problem", "timestamp"]
 
-TITLES: Final = {
-    400: "Bad request",
-    401: "Unauthorized",
-    403: "Forbidden",
-    404: "Not found",
-    405: "Method not allowed",
-    409: "Conflict",
-    410: "Gone",
-    413: "Payload too large",
-    429: "Too many requests",
+TITLES: Final = {status.value: status.phrase.capitalize() for status in HTTPStatus} | {
+    413: "Payload too large",  # Python's name for it changes with its versions
     500: "Internal error",
-    503: "Service unavailable",
 }
 UNKNOWN_FIELD: Final = "Object contains unknown field `"
 UNKNOWN_VALUE: Final = "Invalid enum value '"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from streamer.engine.memory.fairqueue import FairQueue
-from streamer.errors import Busy, TooLarge
+from streamer.errors import Busy, RateLimited, TooLarge
 from streamer.model.job import MIB
 
 __all__ = ["Admission", "QueueLimits"]
@@ -69,12 +69,11 @@ class Admission:
     def _full(self, what: str) -> Busy:
         return Busy(f"{what}; try again later", retry_after_s=self._retry_after_s(1))
 
-    def _share_taken(self, what: str, tenant: str) -> Busy:
+    def _share_taken(self, what: str, tenant: str) -> RateLimited:
         # A turn of ours comes after one of each other tenant, at worst.
         turns = len(self._queue) - self._queue.count(tenant) + 1
-        return Busy(
+        return RateLimited(
             f"{what}; try again later",
-            code="rate_limited",
             retry_after_s=self._retry_after_s(turns),
         )
 

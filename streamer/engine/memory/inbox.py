@@ -7,7 +7,7 @@ from collections import deque
 from typing import Final
 
 from streamer.engine.interface import Eof, Input, Signal
-from streamer.errors import Busy, TooLarge
+from streamer.errors import RateLimited, TooLarge
 
 __all__ = ["INBOX_BYTES", "Inbox", "size_of"]
 
@@ -44,10 +44,7 @@ class Inbox:
                 f"send pieces of at most {INBOX_BYTES - ITEM_BYTES}"
             )
         if self._size + size > INBOX_BYTES:
-            raise Busy(
-                "the program has not read its earlier input yet: try again later",
-                code="rate_limited",
-            )
+            raise RateLimited("the program has not read its earlier input yet: try again later")
         self._size += size
         if isinstance(item, Signal):
             self._signals.append(item)

@@ -41,7 +41,7 @@ METRICS_ROUTE: Final = "streamer-metrics"
 TENANT: Final = web.RequestKey("streamer-tenant", str)
 """In whose name a request was taken."""
 CLAIM: Final[web.RequestKey[Callable[[str], None]]] = web.RequestKey("streamer-claim")
-"""Takes the request's connection in a tenant's name, or raises `Busy`, where that is bounded."""
+"""Takes the request's connection in a tenant's name. Raises `RateLimited` at its share."""
 SAY_AGAIN_S: Final = 60.0
 PROXY_HEADERS: Final = (
     "Forwarded",
@@ -141,8 +141,8 @@ class Access:
     def require(self, request: web.Request, action: Action) -> str:
         """Return the tenant in whose name the request may do `action`.
 
-        Raises `Unauthorized`, `Forbidden`, or what the hook says; `Busy` when the tenant has its
-        share of the connections.
+        Raises `Unauthorized`, `Forbidden`, or what the hook says; `RateLimited` when the tenant
+        has its share of the connections.
         """
         tenant = self._require(request, action)
         request[TENANT] = tenant

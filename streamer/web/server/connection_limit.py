@@ -19,7 +19,7 @@ from typing import Final, cast
 from aiohttp import web
 
 from streamer.config.schema import Config
-from streamer.errors import Busy, CallerError, CapacityError, ConfigError
+from streamer.errors import CallerError, CapacityError, ConfigError, RateLimited
 from streamer.sse.response import MAX_SEND_TIMEOUT_S
 from streamer.web import wire
 from streamer.web.callers.access import CLAIM
@@ -145,9 +145,8 @@ class ConnectionLimit:
 
     def _check_share(self, tenant: str) -> None:
         if self._share is not None and self._of[tenant] >= self._share:
-            raise Busy(
+            raise RateLimited(
                 f"you have {self._share} requests under way, as many as you may: try again later",
-                code="rate_limited",
                 retry_after_s=5.0,
             )
 
@@ -245,8 +244,5 @@ def _raw(error: CallerError | CapacityError) -> bytes:
 
 
 FULL: Final = _raw(
-    Busy(
-        "too many clients are connected (server.max_connections): try again later",
-        code="rate_limited",
-    )
+    RateLimited("too many clients are connected (server.max_connections): try again later")
 )

@@ -10,7 +10,7 @@ from typing import Final
 
 from aiohttp import web
 
-from streamer.errors import Busy, CallerError, CapacityError, InvalidJob, TooLarge
+from streamer.errors import CallerError, CapacityError, InvalidRequest, RateLimited, TooLarge
 
 __all__ = ["READ_BYTES", "Heads", "Unhandled"]
 
@@ -74,9 +74,8 @@ class Unhandled:
             if self._held > HEAD_BYTES:
                 return TooLarge("the head of a request is too large")
             if self._heads.full and self._held > AVERAGE_BYTES:
-                return Busy(
-                    "the heads of requests take all the room there is for them: try again later",
-                    code="rate_limited",
+                return RateLimited(
+                    "the heads of requests take all the room there is for them: try again later"
                 )
         elif request.content.is_eof():
             self._settle(request)
@@ -100,7 +99,7 @@ class Unhandled:
                 return TooLarge(f"{request.method} takes no body")
         # Twice as much: spaces around values are not known to be of a head.
         elif self._arrived > 2 * EARLY_BYTES and not _is_chunked(request):
-            return InvalidJob("send the next request once this one is answered")
+            return InvalidRequest("send the next request once this one is answered")
         return None
 
     def end(self) -> bool:
