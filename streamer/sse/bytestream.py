@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
-from streamer.sse.response import MAX_SEND_TIMEOUT_S, StreamOptions
+from streamer.sse.response import MAX_SEND_TIMEOUT_S, StreamedResponse, StreamOptions
 
 __all__ = ["ByteStream"]
 
 
-class ByteStream(web.StreamResponse):
+class ByteStream(StreamedResponse):
     """A response of plain bytes. It cannot carry heartbeats; the kernel detects lost clients.
 
     If it is cut, the last chunk or a part of Content-Length is missing, so the client notices.
@@ -32,16 +32,10 @@ class ByteStream(web.StreamResponse):
         self._options = options
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        if request.transport is None:
-            raise ConnectionResetError("the client has left")
-        sock = request.transport.get_extra_info("socket")
+        sock = request.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             _notice_silence(sock, self._options)
         return await super().prepare(request)
-
-    def abort(self) -> None:
-        if self._req is not None and self._req.transport is not None:
-            self._req.transport.abort()
 
     def cut(self) -> None:
         self.abort()
@@ -55,15 +49,6 @@ class ByteStream(web.StreamResponse):
 
     def is_connected(self) -> bool:
         return self.prepared
-
-    @property
-    def gone(self) -> bool:
-        return self._req is None or self._req.transport is None
-
-    @property
-    def unsent_bytes(self) -> int:
-        transport = None if self._req is None else self._req.transport
-        return 0 if transport is None else transport.get_write_buffer_size()
 
 
 def _notice_silence(sock: socket.socket, options: StreamOptions) -> None:

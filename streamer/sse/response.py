@@ -1,10 +1,4 @@
-"""Answer a request with an event stream: the response class, and the ids that clients send.
-
-The response is aiohttp-sse's `EventSourceResponse`; frames are encoded already and go out by
-`write`. Two things that its documentation does not say: its ping is a comment *with* a blank line,
-which some clients take for an empty message, and is sent even while events flow, so it is switched
-off and sessions send heartbeats; and it overwrites headers that it is given with its own.
-"""
+"""Answer a request with an event stream: the response class, and the ids that clients send."""
 
 from __future__ import annotations
 
@@ -24,6 +18,7 @@ __all__ = [
     "MAX_SEND_TIMEOUT_S",
     "EventStream",
     "StreamOptions",
+    "StreamedResponse",
     "client_id",
     "id_number",
 ]
@@ -70,8 +65,44 @@ class StreamOptions:
             retry(self.retry_ms, self.retry_jitter_ms)
 
 
-class EventStream(EventSourceResponse):
+class StreamedResponse(web.StreamResponse):
+    """What event streams and plain downloads have in common: a client that may leave."""
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Send the headers. Raises ConnectionResetError if the client has left."""
+        if request.transport is None:
+            raise ConnectionResetError("the client has left")
+        return await super().prepare(request)
+
+    def abort(self) -> None:
+        """Reset the connection: a client that does not read would never notice a close."""
+        if self._req is not None and self._req.transport is not None:
+            self._req.transport.abort()
+
+    @property
+    def gone(self) -> bool:
+        return self._req is None or self._req.transport is None
+
+    @property
+    def unsent_bytes(self) -> int:
+        transport = None if self._req is None else self._req.transport
+        return 0 if transport is None else transport.get_write_buffer_size()
+
+
+class EventStream(StreamedResponse, EventSourceResponse):
     """An `EventSourceResponse` that proxies must not store or transform."""
+
+    # What aiohttp-sse does by default and would be wrong here; this class switches all of it off:
+    # - It sends a ping at a fixed interval, even while events flow, as a comment with a blank
+    #   line, which some clients take for an empty message. Sessions send heartbeats instead. There
+    #   is no way to have no task for the ping, so one sleeps for each stream.
+    # - It refuses methods other than GET. A POST may ask for the stream of the job it submits.
+    # - It overwrites headers that it is given, so ours are set after its own.
+    # - If the client has left before the headers, it fails an assertion or cancels the handler.
+    #   `StreamedResponse.prepare` checks first.
+    # - It raises NotImplementedError if a middleware asks for compression.
+    # Its `send` is not used: frames are encoded once, for all clients, and go out by `write`.
+    # What is used is its response, and its TCP_USER_TIMEOUT (`send_timeout`) for stalled clients.
 
     heartbeat = HEARTBEAT
     lingers = True
@@ -86,23 +117,15 @@ class EventStream(EventSourceResponse):
             sep="\n",
             send_timeout=min(options.write_timeout_s, MAX_SEND_TIMEOUT_S),
             ping_interval=NEVER_S,
-            allow_all_methods=True,  # a POST may ask for the stream itself
+            allow_all_methods=True,
         )
         self.headers["Cache-Control"] = "no-cache, no-transform"
-        # The base class overwrites the headers it is given.
         self.headers.update({**options.headers, **(headers or {})})
         if request.version < HttpVersion11:
             # HTTP/1.0 has no chunks: the end of the connection is the end of the body.
             self.headers["Connection"] = "close"
             self.force_close()
         self._asked = request.query
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Send the headers. Raises ConnectionResetError if the client has left."""
-        # In that case the base class would fail an assertion, or cancel the handler.
-        if request.transport is None:
-            raise ConnectionResetError("the client has left")
-        return await super().prepare(request)
 
     def enable_compression(self, *_: object, **__: object) -> None:
         """Do nothing but log: a compressor would delay events, and a cut would lose many."""
@@ -112,11 +135,6 @@ class EventStream(EventSourceResponse):
             "the stream" if self._req is None else self._req.path,
         )
 
-    def abort(self) -> None:
-        """Reset the connection: a client that does not read would never notice a close."""
-        if self._req is not None and self._req.transport is not None:
-            self._req.transport.abort()
-
     def cut(self) -> None:
         """Close the connection without the final chunk, so that the client reconnects.
 
@@ -125,15 +143,6 @@ class EventStream(EventSourceResponse):
         """
         if self._req is not None and self._req.transport is not None:
             self._req.transport.close()
-
-    @property
-    def gone(self) -> bool:
-        return self._req is None or self._req.transport is None
-
-    @property
-    def unsent_bytes(self) -> int:
-        transport = None if self._req is None else self._req.transport
-        return 0 if transport is None else transport.get_write_buffer_size()
 
     def opening(self, options: StreamOptions) -> bytes:
         """Return the bytes before the first frame: comments and a ``retry`` line."""
