@@ -1,4 +1,8 @@
-"""Write to a program's standard input without ever waiting for the program."""
+"""Write to a program's standard input without ever waiting for the program.
+
+asyncio's own pipe transport would drop its buffer before it tells that the program has closed its
+end, so nobody could say how much of the input was read.
+"""
 
 from __future__ import annotations
 

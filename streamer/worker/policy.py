@@ -1,26 +1,23 @@
 """Fingerprint the policy that a job runs under, so that its record can prove it.
 
 Two jobs with the same digest were confined alike: same backend with the same options, the
-same limits for each step, the same network, the same filter of system calls, the same
-version of the backends' arguments.
+same limits for each step, the same network, the same filter of system calls, by the same
+version of streamer.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, fields, is_dataclass
-from typing import Final
 
 import msgspec
 
+from streamer import __version__
 from streamer.model.job import ResolvedJob
 from streamer.sandbox.seccomp import job_filter
 from streamer.spi import Backend
 
 __all__ = ["policy_digest"]
-
-RULES: Final = 3
-"""Raised by whoever changes what a backend's arguments allow."""
 
 
 def policy_digest(
@@ -32,7 +29,7 @@ def policy_digest(
     if backend.gated:
         filtered = job_filter(whole=backend.seccomp, memfd=counted, strict=strict_filter)
     document = {
-        "rules": RULES,
+        "version": __version__,  # what a backend's arguments allow changes with it
         "backend": backend.name,
         "options": {name: getattr(backend, name) for name in _options(backend)},
         "limits": [[step.phase, asdict(step.limits)] for step in job.steps],
