@@ -109,7 +109,7 @@ async def test_a_program_waits_for_its_readers_where_nothing_may_be_lost(start: 
     client = await start(streams={"on_full": "wait", "log_bytes": 300_000})
     job_id = await submit(client, **python(FLOOD, args=["20000"]))
     service = client.app[SERVICE]
-    async with service.jobs.job(job_id).follow() as log:
+    async with service.job(job_id).follow() as log:
         async with asyncio.timeout(60):
             while await kept_bytes(client) < 300_000:
                 await log.wait(log.last_id)
