@@ -15,14 +15,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from streamer.engine.interface import Lease, LeaseLost
 from streamer.errors import SandboxFailure
 from streamer.model.events import Complete, Error, JobEvent, Reason
 from streamer.model.job import Phase, Step
-from streamer.sandbox.network.proxy import Outbound
 from streamer.sandbox.pool import Pool
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.shape import FilesDoNotFit, Run
@@ -30,14 +28,15 @@ from streamer.worker import prepare
 from streamer.worker.environment import environment
 from streamer.worker.finish import ENGINE_TIMEOUT_S, finish
 from streamer.worker.output import Budget, OutputPump
-from streamer.worker.program import Patience, ProgramRun
+from streamer.worker.program import ProgramRun
 from streamer.worker.requests import JobRequests
+from streamer.worker.settings import ExecutionSettings
 from streamer.worker.stop import Stop, Stopped
 from streamer.worker.streams import connected
 from streamer.worker.verdict import JobEnd, StopReason, reason_of
 from streamer.worker.writer import Writer
 
-__all__ = ["Execution", "ExecutionSettings"]
+__all__ = ["Execution"]
 
 log: Final = logging.getLogger(__name__)
 
@@ -46,16 +45,6 @@ STOP_S: Final = 60.0
 
 TIDY_S: Final = 10.0
 """How long to wait for the cleanup of a job before its terminal event is written anyway."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExecutionSettings:
-    """The configuration of executions."""
-
-    path: str
-    patience: Patience
-    on_output_limit: Literal["kill", "truncate"]
-    outbound: Outbound = field(default_factory=Outbound)
 
 
 class Execution:
@@ -69,10 +58,7 @@ class Execution:
         policy: str,
         on_resisting: Callable[[], None],
     ) -> None:
-        """`policy` is the digest of the policy that is applied, for the job's record.
-
-        `on_resisting` is called when `resists` becomes true.
-        """
+        """`policy` is the digest for the record; `on_resisting` hears that `resists` is set."""
         self.lease = lease
         self._policy = policy
         self._on_resisting = on_resisting

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 from streamer.errors import SandboxFailure
@@ -15,28 +14,17 @@ from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.shape import Run, RunEnd
 from streamer.worker.finish import ENGINE_TIMEOUT_S
 from streamer.worker.output import OutputPump
+from streamer.worker.settings import Patience
 from streamer.worker.stop import Stop
 from streamer.worker.verdict import StopReason
 
-__all__ = ["Patience", "ProgramRun"]
+__all__ = ["ProgramRun"]
 
 END_TIMEOUT_S: Final = 5.0
 """How long to wait, after everything was killed, until the sandbox reports the end."""
 
 GENTLE: Final = frozenset({"cancelled", "wall_time", "shutting_down"})
 """Reasons with which the program first gets SIGTERM and a grace period."""
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long to wait, in seconds.
-
-    `kill_grace_s` is the time between SIGTERM and SIGKILL; `linger_s` is how long processes that
-    hold the program's output open may continue after the program's own end.
-    """
-
-    kill_grace_s: float
-    linger_s: float
 
 
 class ProgramRun:

@@ -16,11 +16,11 @@ from streamer.model.capabilities import Capabilities
 from streamer.model.events import Error
 from streamer.sandbox.pool import Pool
 from streamer.sandbox.registry import Backends
-from streamer.worker.execution import Execution, ExecutionSettings
+from streamer.worker.execution import Execution
 from streamer.worker.finish import ENGINE_TIMEOUT_S, finish
 from streamer.worker.host import WorkerHost
 from streamer.worker.policy import policy_digest
-from streamer.worker.program import Patience
+from streamer.worker.settings import ExecutionSettings, Patience
 from streamer.worker.verdict import StopReason
 
 __all__ = ["Worker"]
