@@ -58,7 +58,7 @@ SPEC: dict[str, Any] = {"language": "python", "code": "print(1)"}
         ({"files": [streamer.SourceFile("a", b"", -1)]}, "$.files[0].mode", "0 to 0o777"),
         ({"stdin": "\udc80"}, "$.stdin", "not valid Unicode"),
         ({"output_encoding": "latin-1"}, "$.outputEncoding", "unknown value 'latin-1'"),
-        ({"limits": {"wallTimeS": 5}}, "$.limits.wallTimeS", "'wallTimeS'; there are cpu_time_s,"),
+        ({"limits": {"wallTimeS": 5}}, "$.limits.wallTimeS", "'wallTimeS'; known: cpu_time_s,"),
         ({"project_id": 5}, "$.projectId", "expected a str or None"),
         ({"terminal": (80, 24)}, "$.terminal", "expected a mapping or None, got a list or tuple"),
         ({"terminal": TerminalSize(80, "24")}, "$.terminal.rows", "expected an int"),  # type: ignore[arg-type]
