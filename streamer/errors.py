@@ -99,7 +99,7 @@ class CallerError(StreamerError):
 
 
 class InvalidRequest(CallerError):
-    """The request is malformed, or has a parameter or header that it cannot have."""
+    """The request is malformed, or has an invalid parameter or header."""
 
 
 class InvalidJob(InvalidRequest):
@@ -128,7 +128,7 @@ class Forbidden(CallerError):
 
 
 class NotFound(CallerError):
-    """There is no such thing here."""
+    """What the request names does not exist."""
 
     code = "not_found"
     status = 404
@@ -173,11 +173,11 @@ class CapacityError(StreamerError):
 
 
 class Busy(CapacityError):
-    """There is no room for it now; in the queue, if it is not a `RateLimited`."""
+    """There is no capacity for it now: the queue is full, unless it is a `RateLimited`."""
 
 
 class RateLimited(Busy):
-    """The caller has taken their share: of the queue, of the streams, of what is under way."""
+    """The caller has used up their share of the queue, the streams or the requests in progress."""
 
     code = "rate_limited"
 

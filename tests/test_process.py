@@ -364,7 +364,7 @@ async def test_the_demo_with_tokens_works_or_says_why_and_tells_the_page(
             process.kill()
     assert (b"shown" in shown) == (token == "right")
     assert ("set STREAMER_TOKEN" in said) == (token is None)
-    assert ("the demo failed: the token is not known" in said) == (token == "wrong")
+    assert ("the demo failed: unknown token" in said) == (token == "wrong")
     assert "Traceback" not in said
 
 

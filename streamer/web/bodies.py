@@ -1,4 +1,4 @@
-"""Read the bodies of requests, all of them together within one bound."""
+"""Read request bodies, all of them together within one limit."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ __all__ = ["Bodies"]
 
 
 class Bodies:
-    """The bodies that requests are sending, or that are being looked at.
+    """The bodies that are being received or parsed.
 
-    A body counts from its first byte until its request is done with it, by the bytes that are in
-    memory: what came compressed counts as what it became. A tenant that has a name holds half of
-    the room at most.
+    A body counts from its first byte until its request is done with it, by its bytes in memory: a
+    compressed one counts as it is after decompression. A tenant with a name may use at most half.
     """
 
     def __init__(self, config: ServerConfig) -> None:
@@ -31,15 +30,14 @@ class Bodies:
 
     @property
     def held(self) -> int:
-        """The bytes that are in memory now."""
         return self._held.total()
 
     @asynccontextmanager
     async def read(self, request: web.Request, tenant: str) -> AsyncIterator[bytearray]:
-        """Read a body and keep its place until the caller is done with it.
+        """Read a body, and count it until the caller is done with it.
 
-        Under limits of our own: those of a host application may be any. Raises `TooLarge`,
-        `RateLimited`, or `InvalidRequest` when it does not come in time.
+        It has our own limits, whatever those of a host application. Raises `TooLarge`,
+        `RateLimited`, or `InvalidRequest` if it does not arrive in time.
         """
         if (request.content_length or 0) > self._largest:
             raise self._too_large()
@@ -54,10 +52,10 @@ class Bodies:
                         self._check_room(tenant, counted)
                         body += chunk
             except web.RequestPayloadError:
-                # aiohttp would read on for its end after the answer, and fail with a traceback.
+                # aiohttp would read to its end after the response, and fail with a traceback.
                 request.content.feed_eof()
                 raise InvalidRequest(
-                    "the body is not what its Content-Encoding or Transfer-Encoding says"
+                    "the body does not match its Content-Encoding or Transfer-Encoding"
                 ) from None
             except TimeoutError:
                 late = f"the body did not arrive within {self._timeout_s:g} s"
@@ -74,9 +72,9 @@ class Bodies:
         share = max(self._room // 2, self._largest) if tenant else self._room
         if self.held > self._room or self._held[tenant] > share:
             raise RateLimited(
-                "the bodies of requests that are under way take all the room there is for them "
+                "the bodies of requests in progress use all the memory for bodies "
                 "(server.bodies_bytes): try again later"
             )
 
     def _too_large(self) -> TooLarge:
-        return TooLarge(f"the body may have {self._largest} bytes (server.max_body_bytes)")
+        return TooLarge(f"a body may have at most {self._largest} bytes (server.max_body_bytes)")

@@ -1,6 +1,6 @@
-"""Read what a request says beside its body: its query, and the headers that change what is done.
+"""Parse query parameters, and the headers that change what a request does.
 
-What is not understood is refused, as an unknown field of a body is: a typo never passes silently.
+Unknown parameters are refused, like unknown fields of a body: a typo is never silently ignored.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 EVERYWHERE: Final = frozenset(("access_token", "grant"))
-"""Credentials of clients that cannot set headers."""
+"""The parameter with the token, for clients that cannot set headers."""
 MAX_WAIT_S: Final = 300.0
 MAX_KEY_CHARS: Final = 255
 MAX_SPEED: Final = 1000.0
@@ -40,14 +40,14 @@ STATES: Final[tuple[JobState, ...]] = (
     *("complete", "error"),
 )
 FLAGS: Final = {"1": True, "true": True, "0": False, "false": False}
-# Each has a bounded length, and no two neighbouring parts match the same characters.
+# No two neighbouring parts match the same characters, and lengths are bounded: linear time.
 WHOLE: Final = re.compile("[0-9]{1,9}")
 DECIMAL: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 CURSOR: Final = re.compile(r"([0-9]{1,12}\.[0-9]{1,20})_([0-9a-z]{1,64})")
 
 
 def takes(handler: Handler, *names: str) -> Handler:
-    """Return a handler that refuses a query with other parameters than these."""
+    """Return a handler that refuses unknown query parameters."""
     known = EVERYWHERE | {*names}
 
     async def checked(request: web.Request) -> web.StreamResponse:
@@ -55,7 +55,7 @@ def takes(handler: Handler, *names: str) -> Handler:
             if name not in known:
                 taken = f"; known here: {', '.join(sorted(names))}" if names else ""
                 raise InvalidRequest(
-                    f"unknown parameter {quoted(name)} of the address{taken}", path=f"?{cut(name)}"
+                    f"unknown query parameter {quoted(name)}{taken}", path=f"?{cut(name)}"
                 )
         return await handler(request)
 
@@ -63,63 +63,65 @@ def takes(handler: Handler, *names: str) -> Handler:
 
 
 def number(request: web.Request, name: str, default: int, least: int, most: int) -> int:
-    """Return a whole number of the query."""
+    """Return the value of a whole number in the query."""
     text = request.query.get(name)
     if text is None:
         return default
     if not WHOLE.fullmatch(text) or not least <= int(text) <= most:
-        raise InvalidRequest(f"{name} is a whole number from {least} to {most}", path=f"?{name}")
+        raise InvalidRequest(
+            f"{name} must be a whole number from {least} to {most}", path=f"?{name}"
+        )
     return int(text)
 
 
 def flag(request: web.Request, name: str, *, default: bool = False) -> bool:
-    """Return a switch of the query."""
+    """Return the value of a flag in the query."""
     text = request.query.get(name)
     if text is None:
         return default
     if text not in FLAGS:
-        raise InvalidRequest(f"{name} is 1 or 0", path=f"?{name}")
+        raise InvalidRequest(f"{name} must be 1 or 0", path=f"?{name}")
     return FLAGS[text]
 
 
 def speed(request: web.Request) -> float:
-    """Return how fast a run is to be told again; 0 is as fast as can be."""
+    """Return the speed of a replay; 0 means as fast as possible."""
     text = request.query.get("speed", "0")
     if not DECIMAL.fullmatch(text) or float(text) > MAX_SPEED:
-        raise InvalidRequest(f"speed is a number from 0 to {MAX_SPEED:g}", path="?speed")
+        raise InvalidRequest(f"speed must be a number from 0 to {MAX_SPEED:g}", path="?speed")
     return float(text)
 
 
 def state(request: web.Request) -> JobState | None:
-    """Return the state that listed jobs are to have."""
+    """Return the state by which a list of jobs is filtered."""
     text = request.query.get("status")
     if text is None:
         return None
     for known in STATES:
         if known == text:
             return known
-    raise InvalidRequest(f"status is one of {', '.join(STATES)}", path="?status")
+    raise InvalidRequest(f"status must be one of {', '.join(STATES)}", path="?status")
 
 
 def cursor_text(place: JobPlace) -> str:
-    """Return the cursor that `cursor` reads: where a list goes on, whatever becomes of its jobs."""
+    """Return the text that `cursor` parses: where a list continues, even if its jobs are gone."""
     created_at, job_id = place
     return f"{created_at!r}_{job_id}"
 
 
 def cursor(request: web.Request) -> JobPlace | None:
-    """Return where a list is to go on."""
+    """Return where a list continues."""
     text = request.query.get("cursor")
     if text is None:
         return None
     found = CURSOR.fullmatch(text)
     if found is None:
-        raise InvalidRequest("this is not a nextCursor of a list of jobs", path="?cursor")
+        raise InvalidRequest("not the nextCursor of a list of jobs", path="?cursor")
     return float(found[1]), found[2]
 
 
 def prefer_wait_s(request: web.Request) -> float | None:
-    """Return how long the client would wait for the result (RFC 7240); other wishes are ignored."""
+    """Return how long to wait for the result (RFC 7240); other preferences are ignored."""
     for header in request.headers.getall("Prefer", []):
         for preference in header.split(","):
             name, _, value = preference.partition(";")[0].partition("=")
@@ -128,7 +130,7 @@ def prefer_wait_s(request: web.Request) -> float | None:
             value = value.strip().removeprefix('"').removesuffix('"')
             if not WHOLE.fullmatch(value):
                 raise InvalidRequest(
-                    f"Prefer: wait= takes a number of seconds, not {quoted(value)}",
+                    f"Prefer: wait= needs a number of seconds, not {quoted(value)}",
                     path="Prefer",
                 )
             return min(float(value), MAX_WAIT_S)
@@ -136,7 +138,7 @@ def prefer_wait_s(request: web.Request) -> float | None:
 
 
 def idempotency(request: web.Request, body: bytes | bytearray) -> Idempotency | None:
-    """Return the key of a request that may come again, and a digest of its body."""
+    """Return the idempotency key of a request, and a digest of its body."""
     key = request.headers.get("Idempotency-Key")
     if key is None:
         return None

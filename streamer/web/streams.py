@@ -1,4 +1,4 @@
-"""Answer the requests that follow a job: its stream, several in one, its bytes, a recording."""
+"""The handlers that follow jobs: streams, several jobs in one stream, downloads, recordings."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from streamer.web.parameters import flag, speed, takes
 __all__ = ["StreamHandlers"]
 
 MAX_MERGED: Final = 100
-"""How many jobs one stream may follow: each makes every id of it longer."""
+"""How many jobs one stream may follow: each makes the stream's ids longer."""
 
 MAX_NUMBER: Final = 10**15
 """More events than any log has."""
@@ -67,22 +67,22 @@ class StreamHandlers:
         ]
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
-        """Follow a job's log from where the client left it, or tell it again at its pace."""
+        """Follow a job's log from where the client left it, or replay it at its own pace."""
         job, view = await self.access.named(request, "read", self.jobs)
         return await self.follow(request, job, view.tenant, self.asked(request), speed(request))
 
     def asked(self, request: web.Request) -> int:
-        """Return the number of the event that the client had last, if it says so."""
+        """Return the number of the last event that the client has; 0 if it sends none."""
         return id_number(client_id(request, self.sessions.options), MAX_NUMBER)
 
     async def follow(
         self, request: web.Request, job: Job, tenant: str, asked: int = 0, speed: float = 0.0
     ) -> web.StreamResponse:
-        """Answer with a job's events after one of them; `speed` 0 is as fast as can be."""
+        """Answer with a job's events after event `asked`; `speed` 0 means as fast as possible."""
         async with job.follow(asked) as log:
             after = asked if asked <= log.last_id else 0
             if log.done and after == log.last_id:
-                # Makes a browser's EventSource stop for good.
+                # This stops a browser's EventSource for good.
                 return web.Response(status=204, headers=_headers(job))
             with log.cursor(after) as cursor:
                 source: Source = LogSource(cursor)
@@ -98,7 +98,7 @@ class StreamHandlers:
         return PacedSource(cursor, speed=speed, end_ms=end_ms, heartbeat_s=beat_s)
 
     async def stream_many(self, request: web.Request) -> web.StreamResponse:
-        """Follow several jobs in one stream, for browsers that may only open a few."""
+        """Follow several jobs in one stream, since browsers can only open a few."""
         job_ids = tuple(dict.fromkeys(request.query.getall("job", [])))
         if not 1 <= len(job_ids) <= MAX_MERGED:
             raise InvalidRequest(f"name 1 to {MAX_MERGED} jobs: ?job=ID&job=ID", path="?job")
@@ -127,7 +127,7 @@ class StreamHandlers:
             return await self._answer(request, job_ids, merged, {}, tenant)
 
     async def output(self, request: web.Request) -> web.StreamResponse:
-        """Send what the program wrote to one stream as it is, to its end."""
+        """Send the raw output of one stream, to its end."""
         job, view = await self.access.named(request, "read", self.jobs)
         stream: StreamName = "stderr" if request.match_info["stream"] == "stderr" else "stdout"
         follow = flag(request, "follow", default=True)
@@ -154,7 +154,7 @@ class StreamHandlers:
     async def list_sessions(self, request: web.Request) -> web.Response:
         """List who follows a job."""
         job, _ = await self.access.named(request, "read", self.jobs)
-        # Where somebody is, is not for everybody who was given a link.
+        # The address of a reader is not for everybody who has a link to the job.
         told = await self.access.may(request, "viewers", job)
         sessions = [
             {
@@ -171,7 +171,7 @@ class StreamHandlers:
     async def _opened(
         self, request: web.Request, job_id: str, after: int, stack: AsyncExitStack
     ) -> tuple[str, LogView] | None:
-        """Return whose a job is, and its log, until the stack is closed; None if there is none."""
+        """Return a job's tenant and its log, open until the stack is closed; None if unknown."""
         job = self.jobs.job(job_id)
         try:
             view = await self.access.job(request, "read", job)
@@ -180,7 +180,7 @@ class StreamHandlers:
             return None
 
     def check_room(self, tenant: str) -> None:
-        """Raise `RateLimited` when no further stream can be opened."""
+        """Raise `RateLimited` if no further stream can be opened."""
         try:
             self.sessions.check_room(tenant)
         except Full as full:
@@ -213,14 +213,14 @@ class StreamHandlers:
             "Content-Type": content_type,
             "Content-Disposition": f'attachment; filename="{name}"',
             "Cache-Control": "no-store",
-            # A program's output is never a page of ours.
+            # A browser must never show a program's output as a page of ours.
             "X-Content-Type-Options": "nosniff",
             "Content-Security-Policy": "sandbox",
             "X-Accel-Buffering": "no",
         }
         response = ByteStream(request, self.sessions.options, headers)
         try:
-            # A body without its end says that the rest is missing.
+            # Without the end of the body the client knows that the rest is missing.
             with contextlib.suppress(EventsGone):
                 await self.sessions.send(
                     request, response, view.job.job_id, source, client=view.tenant
@@ -236,7 +236,7 @@ def _headers(job: Job) -> dict[str, str]:
 
 def _check_beginning(log: LogView) -> None:
     if log.first_id > 1:
-        raise Gone("the beginning of the output is not kept any more (streams.log_bytes)")
+        raise Gone("the beginning of the output is no longer kept (streams.log_bytes)")
 
 
 def _limited(full: Full) -> RateLimited:
@@ -244,20 +244,20 @@ def _limited(full: Full) -> RateLimited:
 
 
 def _asked(text: str, count: int) -> list[int]:
-    """Return the positions that a client names, of jobs that may have expired."""
+    """Return the positions in a client's id; jobs in it may have expired."""
     parts = text.split(".")
     return [id_number(part, MAX_NUMBER) for part in parts] if len(parts) == count else [0] * count
 
 
 def _expired(after: int) -> EventLog:
-    """Return a log that says that the rest of it is gone."""
+    """Return a log with a gap, for an expired job."""
     log = EventLog(first=after + 1)
     log.append([("gap", b'{"from":%d,"to":null,"reason":"expired"}' % (after + 1))], end=True)
     return log
 
 
 def _with_job_id(job_id: str, data: bytes) -> bytes:
-    # Every event's data is an object with at least one field. In a string a quote is escaped, so
+    # Every event's data is an object with at least one field. Quotes in strings are escaped, so
     # this can only be the field itself.
     if b'"jobId":"%b"' % job_id.encode() in data:
         return data

@@ -1,7 +1,7 @@
-"""Turn the bytes of the HTTP interface into values, and values into its JSON.
+"""Parse the bodies of the HTTP interface into values, and turn values into its JSON.
 
-Names are camelCase here and nowhere else. What is wrong with a body is said with its place
-(``$.files[0].name``); unknown fields are refused, so that a typo never passes silently.
+Names in JSON are camelCase. Errors name the place in the body (``$.files[0].name``); unknown fields
+are refused, so that a typo is never silently ignored.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ TITLES: Final = {status.value: status.phrase.capitalize() for status in HTTPStat
 UNKNOWN_FIELD: Final = "Object contains unknown field `"
 UNKNOWN_VALUE: Final = "Invalid enum value '"
 AT: Final = " - at `$"
-"""How msgspec ends a message that has a place, in which it writes nothing that a caller chose."""
+"""The end of a message of msgspec with a path; nothing in it is chosen by the caller."""
 MAX_DETAIL_CHARS: Final = 1000
 MAX_PATH_CHARS: Final = 300
 MODE: Final = re.compile(r"0?[0-7]{3}")
 
 
-# `null` is "not given" wherever a field is optional.
+# `null` means "not given" for every optional field.
 class _File(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     name: str
     content: str
@@ -91,7 +91,6 @@ _encoder: Final = msgspec.json.Encoder()
 
 
 def dump(document: object) -> bytes:
-    """Return a document as JSON bytes."""
     return _encoder.encode(document)
 
 
@@ -100,7 +99,7 @@ def parse_job(body: bytes | bytearray) -> JobSpec:
     request: _JobRequest = _decode(_jobs, body)
     if request.command is not None and not request.command:
         raise InvalidJob("the command is empty", path="$.command")
-    # Before anything is made of them: a body has room for 300,000, which come as 8 kB of gzip.
+    # Before they are converted: a body may contain 300,000, which take 8 kB with gzip.
     if request.files is not None and len(request.files) > MAX_FILES:
         raise InvalidJob(
             f"{len(request.files)} files are too many: {MAX_FILES} at most", path="$.files"
@@ -139,15 +138,13 @@ def parse_signal(body: bytes | bytearray) -> str:
 
 
 def problem(error: StreamerError) -> dict[str, object]:
-    """Return the problem document (RFC 9457) of an error; ours tell callers no more than that."""
+    """Return the problem document (RFC 9457) of an error; a service error shows no details."""
     ours = not isinstance(error, CallerError | CapacityError) and error.status == 500
     document: dict[str, object] = {
         "type": "about:blank",
         "title": TITLES.get(error.status, "Error"),
         "status": error.status,
-        "detail": "something went wrong on our side"
-        if ours
-        else cut(error.message, MAX_DETAIL_CHARS),
+        "detail": "an internal error occurred" if ours else cut(error.message, MAX_DETAIL_CHARS),
         "code": error.code,
     }
     if isinstance(error, CallerError) and error.path is not None:
@@ -158,8 +155,7 @@ def problem(error: StreamerError) -> dict[str, object]:
 def job_document(view: JobView, text: Mapping[str, object], links: Mapping[str, str]) -> object:
     """Return the JSON document of a job.
 
-    `text` is what `streamer.jobs.transcript` tells of its output: so far, and once it is over in
-    the result.
+    `text` is its output, from `streamer.jobs.transcript`; once the job is over it is in the result.
     """
     document: dict[str, Any] = {
         "jobId": view.job.job_id,
@@ -203,7 +199,7 @@ def _file(file: _File, path: str) -> SourceFile:
         content = _text(file.content, f"{path}.content")
     mode = "0644" if file.mode is None else file.mode
     if not MODE.fullmatch(mode):
-        raise InvalidJob('the mode is three octal digits, as "0755"', path=f"{path}.mode")
+        raise InvalidJob('the mode must be three octal digits, such as "0755"', path=f"{path}.mode")
     return SourceFile(file.name, content, int(mode, 8))
 
 
@@ -226,9 +222,9 @@ def _decode(decoder: msgspec.json.Decoder[Any], body: bytes | bytearray) -> Any:
 
 
 def _refusal(message: str) -> InvalidJob:
-    """Return what is wrong and where, out of a message of msgspec.
+    """Return the error for a message of msgspec.
 
-    Without a regular expression: the message may hold megabytes that the caller chose.
+    Without a regular expression: the message may contain megabytes from the caller.
     """
     detail, at, path = message.rpartition(AT)
     detail, path = (detail, f"${path[:-1]}") if at else (message, "$")

@@ -1,7 +1,7 @@
-"""Write to a program's standard input without ever waiting for the program.
+"""Write to a program's standard input without blocking on the program.
 
-asyncio's own pipe transport would drop its buffer before it tells that the program has closed its
-end, so nobody could say how much of the input was read.
+asyncio's own pipe transport drops its buffer before it reports that the program has closed its end,
+so the number of bytes that were read would be unknown.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from typing import Final
 __all__ = ["InputFeed"]
 
 MAX_BACKLOG_BYTES: Final = 1024 * 1024
-"""What is kept for a program that does not read; more waits where it comes from."""
+"""How much is buffered for a program that does not read; more waits in the engine."""
 
 
 class InputFeed:
-    """The writing end of a program's standard input, and what waits to be written."""
+    """The writing end of a program's standard input, with a buffer."""
 
     def __init__(self, fd: int) -> None:
-        """Take over the writing end, which does not block."""
+        """Take ownership of the writing end, which must be non-blocking."""
         self._fd = fd
         self._backlog = bytearray()
         self._written = 0
         self._unread = 0
-        """What the program had not read when the pipe was closed."""
+        """The unread bytes when the pipe was closed."""
         self._ending = False
         self._watching = False
         self._loop = asyncio.get_running_loop()
@@ -37,32 +37,32 @@ class InputFeed:
 
     @property
     def taken(self) -> int:
-        """How many bytes the program has read, which is final once this is closed."""
+        """The number of bytes that the program has read; final once this is closed."""
         return self._written - (self._in_pipe() if self._fd >= 0 else self._unread)
 
     def offer(self, data: bytes) -> None:
-        """Take bytes, however many.
+        """Buffer any number of bytes.
 
-        What comes after the end, or after the program closed its input, is dropped.
+        Bytes after the end, or after the program has closed its input, are dropped.
         """
         if self._fd >= 0 and not self._ending:
             self._backlog += data
             self._flush()
 
     async def write(self, data: bytes) -> None:
-        """Take bytes, then wait while more than `MAX_BACKLOG_BYTES` are pending."""
+        """Buffer bytes, then wait while more than `MAX_BACKLOG_BYTES` are pending."""
         self.offer(data)
         if len(self._backlog) > MAX_BACKLOG_BYTES and self._fd >= 0:
             self._room.clear()
             await self._room.wait()
 
     def end(self) -> None:
-        """Close the program's input once everything is written."""
+        """Close the program's input once all buffered bytes are written."""
         self._ending = True
         self._flush()
 
     def close(self) -> None:
-        """Drop what is pending and close it."""
+        """Drop pending bytes and close the pipe."""
         self._room.set()
         if self._fd >= 0:
             if self._watching:

@@ -1,8 +1,7 @@
-"""Fingerprint the policy that a job runs under, so that its record can prove it.
+"""The digest of the policy that confines a job, for its record.
 
-Two jobs with the same digest were confined alike: same backend with the same options, the
-same limits for each step, the same network, the same filter of system calls, by the same
-version of streamer.
+Two jobs with the same digest had the same backend with the same options, the same limits for each
+step, the same network, the same system call filter, and the same version of streamer.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Refuse what does not fit into the queue: by number and by weight, of all and of each client."""
+"""Refuse jobs that do not fit into the queue, by number and weight, in total and by client."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ MAX_RETRY_AFTER_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """How many jobs run and wait, and what those that wait weigh.
+    """The most jobs that run and wait, and the most that the waiting ones weigh.
 
-    A client is a tenant; None sets no share of its own.
+    A client is a tenant; None means no limit for one client.
     """
 
     places: int = 4
@@ -32,7 +32,7 @@ class QueueLimits:
 
 
 class Admission:
-    """The bounds of one queue. `wait_s(n)` estimates how long `n` jobs take to leave it."""
+    """The limits of one queue. `wait_s(n)` estimates how long `n` jobs take to leave it."""
 
     def __init__(
         self, limits: QueueLimits, queue: FairQueue, wait_s: Callable[[int], float]
@@ -42,35 +42,39 @@ class Admission:
         self._wait_s = wait_s
 
     def check(self, tenant: str, weight: int) -> None:
-        """Raise `Busy` or `TooLarge` unless one more job has room."""
+        """Raise `Busy` or `TooLarge` unless one more job fits."""
         limits = self._limits
         waiting, own = len(self._queue), self._queue.count(tenant)
         if waiting >= limits.max_waiting:
             raise self._full(f"the queue is full: {waiting} jobs wait")
         if limits.max_per_client is not None and own >= limits.max_per_client:
-            raise self._share_taken(f"you have {own} jobs waiting, as many as you may", tenant)
+            raise self._share_taken(
+                f"you have {own} jobs waiting, which is the most for one client", tenant
+            )
         self.check_weight(tenant, weight)
 
     def check_weight(self, tenant: str, weight: int) -> None:
-        """Raise `Busy` or `TooLarge` unless a tenant's waiting jobs may weigh so much more."""
+        """Raise `Busy` or `TooLarge` unless a tenant's waiting jobs may weigh this much more."""
         limits = self._limits
         share = limits.max_bytes_per_client or limits.max_waiting_bytes
         most = min(share, limits.max_waiting_bytes)
         if weight > most:
             raise TooLarge(
-                f"the job takes {weight} bytes of memory, and what waits may take {most} "
-                "(queue.max_waiting_bytes): send less of files, arguments and input"
+                f"the job takes {weight} bytes of memory, and all waiting jobs together may take "
+                f"{most} (queue.max_waiting_bytes): send fewer files, arguments or less input"
             )
         if self._queue.weight + weight > limits.max_waiting_bytes:
-            raise self._full("the queue is full: the jobs in it hold as many bytes as they may")
+            raise self._full("the queue is full: the waiting jobs use all of its memory")
         if self._queue.weight_of(tenant) + weight > share:
-            raise self._share_taken("your waiting jobs hold as many bytes as they may", tenant)
+            raise self._share_taken(
+                "your waiting jobs use all the memory of the queue for one client", tenant
+            )
 
     def _full(self, what: str) -> Busy:
         return Busy(f"{what}; try again later", retry_after_s=self._retry_after_s(1))
 
     def _share_taken(self, what: str, tenant: str) -> RateLimited:
-        # A turn of ours comes after one of each other tenant, at worst.
+        # At worst the tenant's turn comes after one of each other tenant.
         turns = len(self._queue) - self._queue.count(tenant) + 1
         return RateLimited(
             f"{what}; try again later",

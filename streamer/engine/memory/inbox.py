@@ -1,4 +1,4 @@
-"""Keep what the API side asks of a job until its worker takes it."""
+"""The requests and input for a job that its worker has not taken yet."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from streamer.errors import RateLimited, TooLarge
 __all__ = ["INBOX_BYTES", "Inbox", "size_of"]
 
 INBOX_BYTES: Final = 1024 * 1024
-"""How much input a job may have pending."""
+"""The limit for a job's pending input."""
 
 ITEM_BYTES: Final = 128
-"""What each item counts besides its data: two objects and its place, 113 bytes measured."""
+"""The size of an item besides its data: two objects and its place, 113 bytes measured."""
 
 
 class Inbox:
-    """The input, the signals and the cancellation that wait for one job's worker."""
+    """Pending input, signals and a cancellation for one job."""
 
     def __init__(self) -> None:
         self.news = asyncio.Event()
-        """Set whenever something changed; whoever waits for it clears it first."""
+        """Set whenever something has changed; clear it before waiting."""
         self.cancelled = False
         self._inputs: deque[Input | Eof] = deque()
         self._signals: deque[Signal] = deque()
@@ -33,7 +33,7 @@ class Inbox:
     def put(self, item: Input | Eof | Signal) -> bool:
         """Keep the item; False if it is input after the end of the input.
 
-        Raises `Busy` when too much is pending, `TooLarge` for what would never fit.
+        Raises `Busy` if too much is pending, `TooLarge` for an item that could never fit.
         """
         if self._ended and not isinstance(item, Signal):
             return False
@@ -55,7 +55,7 @@ class Inbox:
         return True
 
     def cancel(self) -> None:
-        """Ask for the end of the job."""
+        """Request the cancellation of the job."""
         self.cancelled = True
         self.news.set()
 
@@ -77,11 +77,11 @@ class Inbox:
 
 
 def size_of(item: Input | Eof | Signal) -> int:
-    """Return what an item counts."""
+    """Return the size that an item counts as."""
     match item:
         case Input(data):
             return ITEM_BYTES + len(data)
         case Signal():
             return ITEM_BYTES
         case Eof():
-            return 0  # there is one at most, and a full inbox must not keep it out
+            return 0  # there is at most one, and it must fit into a full inbox

@@ -1,7 +1,7 @@
-"""Decide who a request comes from and what it may do: the one place that asks.
+"""Authorization: who a request comes from, and what it may do. All routes use it.
 
-A plugin's hook `streamer_authorize` decides if there is one, else the configured tokens. Where
-there is neither, nobody is known: a request is then taken only from this machine, or from
+A plugin's hook `streamer_authorize` decides if there is one, otherwise the configured tokens.
+Without either, nobody is known: requests are then accepted only from this machine, or from
 everybody if the configuration says so.
 """
 
@@ -32,16 +32,16 @@ __all__ = ["ACTIONS", "CLAIM", "METRICS_ROUTE", "TENANT", "Access", "Action"]
 log: Final = logging.getLogger(__name__)
 
 Action = Literal["submit", "read", "cancel", "write", "signal", "list", "viewers", "metrics"]
-"""What a request may want to do; docs/embedding.md says which routes ask for which."""
+"""The actions; docs/embedding.md lists the routes that need them."""
 
 ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
 
 BEARER: Final = "bearer "
 METRICS_ROUTE: Final = "streamer-metrics"
 TENANT: Final = web.RequestKey("streamer-tenant", str)
-"""In whose name a request was taken."""
+"""The tenant of a request."""
 CLAIM: Final[web.RequestKey[Callable[[str], None]]] = web.RequestKey("streamer-claim")
-"""Takes the request's connection in a tenant's name. Raises `RateLimited` at its share."""
+"""Counts the request's connection for a tenant. Raises `RateLimited` at its share."""
 SAY_AGAIN_S: Final = 60.0
 PROXY_HEADERS: Final = (
     "Forwarded",
@@ -54,12 +54,12 @@ PROXY_HEADERS: Final = (
     "True-Client-IP",
     "CF-Connecting-IP",
 )
-"""What proxies add, besides all that begins with ``X-Forwarded-``."""
+"""Headers that proxies add, besides those that begin with ``X-Forwarded-``."""
 
-NOT_ALLOWED: Final = "what this asks for ({}) is not allowed to you"
+NOT_ALLOWED: Final = "you may not do this ({})"
 REMEDY: Final = (
     "add [[auth.tokens]], or a plugin with the hook streamer_authorize; or set auth.anonymous = "
-    "true to take everybody"
+    "true to admit everybody"
 )
 
 
@@ -67,11 +67,11 @@ class Access:
     """The access rules of one application."""
 
     def __init__(self, config: Config, hook: pluggy.HookRelay, *, unconfined: bool) -> None:
-        """`unconfined` says that callers may reach a sandbox without isolation, or a command."""
+        """`unconfined` means that callers may use a sandbox without isolation, or commands."""
         self._tokens = {token.sha256.lower(): token.tenant for token in config.auth.tokens}
         self._hook = hook if hook.streamer_authorize.get_hookimpls() else None
         self._anonymous = config.auth.anonymous
-        # A job with the host's network is on loopback too, and as root under another account.
+        # A job with the host's network is on loopback too; as root it has another account.
         self._own_account_only = unconfined or config.sandbox.network == "open"
         self._unconfined = unconfined
         self._scraper = config.metrics.token_sha256.lower()
@@ -84,11 +84,11 @@ class Access:
 
     @property
     def knows_callers(self) -> bool:
-        """Whether a hook or tokens say who a caller is."""
+        """Whether a hook or tokens identify callers."""
         return self._hook is not None or bool(self._tokens)
 
     def announce(self) -> None:
-        """Say in the log who will be let in, where that may surprise."""
+        """Log who will be admitted, if that may be unexpected."""
         if self._hook is not None:
             ignored = [
                 key
@@ -97,7 +97,7 @@ class Access:
             ]
             if ignored:
                 log.warning(
-                    "auth.%s does nothing: a plugin decides who may (streamer_authorize)",
+                    "auth.%s has no effect: a plugin authorizes requests (streamer_authorize)",
                     " and auth.".join(ignored),
                 )
         elif self._anonymous and self._unconfined:
@@ -109,19 +109,19 @@ class Access:
             log.warning("auth.anonymous: everybody who reaches this service may run programs here")
 
     def announce_address(self, host: str) -> None:
-        """Say that an address for others lets nobody of them in, where that is so."""
+        """Log if the service listens for other machines, but admits none of them."""
         if not (self.knows_callers or self._anonymous or is_loopback(host)):
             log.warning(
                 "listening on %s, but nobody is known here, so only requests from this machine to "
-                "http://127.0.0.1 are taken: %s",
+                "http://127.0.0.1 are accepted: %s",
                 host,
                 REMEDY,
             )
 
     def admit(self, request: web.Request) -> None:
-        """Refuse who is unknown, whatever is asked for. Raises `Unauthorized`.
+        """Refuse requests that do not come from this machine. Raises `Unauthorized`.
 
-        Where callers are known each route asks with `require` and `job`, and this does nothing.
+        If callers are known this does nothing: each route uses `require` or `job`.
         """
         if self.knows_callers or self._anonymous:
             return
@@ -129,20 +129,20 @@ class Access:
         if not reason:
             return
         now = time.monotonic()
-        # The remedy is told now and then: a stranger must not fill the log.
+        # Logged only now and then: strangers must not fill the log.
         if now - self._said.get(reason, -SAY_AGAIN_S) >= SAY_AGAIN_S:
             self._said[reason] = now
             log.warning("a request without credentials was refused: %s", reason)
         raise Unauthorized(
-            "this service takes requests without credentials from its own machine only; its "
-            "operator finds what to do in its log"
+            "this service accepts requests without credentials from its own machine only; its "
+            "log tells the operator what to do"
         )
 
     def require(self, request: web.Request, action: Action) -> str:
-        """Return the tenant in whose name the request may do `action`.
+        """Return the tenant as which the request may do `action`.
 
-        Raises `Unauthorized`, `Forbidden`, or what the hook says; `RateLimited` when the tenant
-        has its share of the connections.
+        Raises `Unauthorized`, `Forbidden`, or what the hook raises; `RateLimited` if the tenant
+        has used up its share of the connections.
         """
         tenant = self._require(request, action)
         request[TENANT] = tenant
@@ -151,7 +151,7 @@ class Access:
         return tenant
 
     def is_scraper(self, request: web.Request) -> bool:
-        """Tell whether a request asks for the metrics with their own token."""
+        """Tell whether a request for the metrics has their separate token."""
         if not self._scraper or request.match_info.route.name != METRICS_ROUTE:
             return False
         return hmac.compare_digest(_digest(_bearer(request)), self._scraper)
@@ -167,11 +167,11 @@ class Access:
         return ""
 
     async def job(self, request: web.Request, action: Action, job: Job) -> JobView:
-        """Return a snapshot of a job that the request may do `action` with.
+        """Return a snapshot of a job if the request may do `action` with it.
 
-        Who is not known is refused before the job is looked up, and another tenant's job is
-        unknown like one that never was: nobody learns which jobs there are. Raises as `require`
-        does, and `UnknownJob`.
+        Unknown callers are refused before the job is looked up, and another tenant's job looks
+        like an unknown id: nobody learns which jobs exist. Raises what `require` raises, and
+        `UnknownJob`.
         """
         tenant = self.require(request, action)
         view = await job.view()
@@ -192,7 +192,7 @@ class Access:
         return job, await self.job(request, action, job)
 
     async def may(self, request: web.Request, action: Action, job: Job) -> bool:
-        """Tell whether a caller who is known, or at this machine, may do `action` with a job."""
+        """Tell whether the caller may do `action` with a job, without refusing the request."""
         if not self.knows_callers and self._anonymous:
             return False
         try:
@@ -204,7 +204,7 @@ class Access:
     def _asked(
         self, hook: pluggy.HookRelay, request: web.Request, action: Action, job: JobView | None
     ) -> str:
-        """Return the tenant that the hook names; anything but a name or True refuses."""
+        """Return the tenant from the hook; any result but a name or True is a refusal."""
         try:
             answer = hook.streamer_authorize(request=request, action=action, job=job)
         except (CallerError, CapacityError):
@@ -227,7 +227,7 @@ class Access:
             if inspect.iscoroutine(answer):
                 answer.close()
             log.error(
-                "streamer_authorize returned %s, so %s is refused: return True, a tenant's name "
+                "streamer_authorize returned %s, so %s is refused: return True, a tenant's name, "
                 "or False",
                 "an empty name" if answer == "" else f"a value of type {type(answer).__name__}",
                 action,
@@ -235,18 +235,18 @@ class Access:
         raise Forbidden(NOT_ALLOWED.format(action))
 
     def _strangeness(self, request: web.Request) -> str:
-        """Say why a request is not from the person at this machine, with the remedy, or ``""``."""
+        """Return why a request may not be from this machine's user, with the remedy, or ``""``."""
         sock = None if request.transport is None else request.transport.get_extra_info("socket")
         if sock is None or not is_local(sock):
             return f"it came over the network: {REMEDY}"
         if not _names_loopback(request):
-            # A page can have its own name mean this machine (DNS rebinding).
-            return f"it was for another name than localhost: ask http://127.0.0.1, or {REMEDY}"
+            # A page can make its own host name resolve to this machine (DNS rebinding).
+            return f"its Host is not localhost: use http://127.0.0.1, or {REMEDY}"
         if _came_through_a_proxy(request):
-            return f"it came through a proxy, so from anywhere: {REMEDY}"
+            return f"it came through a proxy, so its sender may be anywhere: {REMEDY}"
         if self._own_account_only and account(sock) != os.geteuid():
             return (
-                "it is not of this service's own account, and programs can be run without "
+                "it is not from this service's own account, and programs can run without "
                 f"isolation or with the host's network: {REMEDY}"
             )
         return ""
@@ -262,7 +262,7 @@ class Access:
         for known, tenant in self._tokens.items():
             if hmac.compare_digest(known, digest):
                 return tenant
-        raise Unauthorized("the token is not known")
+        raise Unauthorized("unknown token")
 
 
 def _bearer(request: web.Request) -> str:
@@ -275,7 +275,7 @@ def _digest(token: str) -> str:
 
 
 def _names_loopback(request: web.Request) -> bool:
-    # Not `request.host`, which is this machine's name where the header is missing.
+    # Not `request.host`, which is this machine's name if the header is missing.
     hosts = request.headers.getall("Host", [])
     try:
         return len(hosts) == 1 and is_loopback(urlsplit(f"//{hosts[0]}").hostname or "")
@@ -284,9 +284,9 @@ def _names_loopback(request: web.Request) -> bool:
 
 
 def _came_through_a_proxy(request: web.Request) -> bool:
-    """Tell whether a proxy passed a request on: what reaches us from it may come from anywhere.
+    """Tell whether a request came through a proxy, so that its sender may be anywhere.
 
-    Some add no header. nginx speaks HTTP/1.0 unless told otherwise, and no browser does.
+    Some proxies add no header. nginx uses HTTP/1.0 by default, and no browser does.
     """
     return (
         request.version < (1, 1)

@@ -1,7 +1,7 @@
-"""Bound how many clients are connected at a time, what they send, and how long they do nothing.
+"""Limit the number of connections, what they send, and how long they may be idle.
 
-A connection costs a descriptor and some memory before there is any request to refuse. aiohttp has
-no bound for them, so between its protocol and the transport there is one of ours.
+A connection needs a descriptor and some memory before there is a request to refuse. aiohttp does
+not limit connections, so there is a protocol of ours between its protocol and the transport.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ __all__ = ["ConnectionLimit", "connections_allowed"]
 log: Final = logging.getLogger(__name__)
 
 KEPT: Final = 256
-"""Descriptors for what is no connection and no job: libraries, logs, the state folder."""
+"""Descriptors for libraries, logs and the state folder."""
 KEPT_FOR_A_JOB: Final = 32
 KEPT_FOR_A_PROXY: Final = 96
-"""More for a job that reaches hosts of an allow-list: 32 connections, and as many behind them."""
+"""More for a job with an allow-list of hosts: 32 connections on each side of its proxy."""
 LEAST: Final = 16
 IDLE_S: Final = 1.0
-"""Its request, or the answer, may be on the way; a connection is idle after so long without one."""
+"""A connection counts as idle after this long without a request."""
 
 
 def connections_allowed(config: Config, concurrency: int) -> int:
-    """Return how many connections there may be, so that descriptors are left for the jobs.
+    """Return how many connections are allowed, so that descriptors are left for the jobs.
 
-    Raises `ConfigError` when hardly any would be.
+    Raises `ConfigError` if that is hardly any.
     """
     job = KEPT_FOR_A_JOB
     if config.sandbox.network == "allow-list":
@@ -64,10 +64,10 @@ def connections_allowed(config: Config, concurrency: int) -> int:
 class ConnectionLimit:
     """Makes the protocols of a server and counts them.
 
-    Beyond `most` the connection that has been without a request for longest makes room; where all
-    are busy the new one is told to come back. One whose first request has no whole head after
-    `head_s` is cut, and one that takes nothing of its answers for `write_s`. With a `share` a
-    tenant has so many requests under way at most.
+    Beyond `most` the connection that has been idle for longest is closed; if none is idle, the new
+    one is refused. A connection is cut off if the head of its first request is not complete after
+    `head_s`, or if its client is stalled for `write_s`. With a `share` a tenant has at most that
+    many requests in progress.
     """
 
     def __init__(
@@ -76,12 +76,12 @@ class ConnectionLimit:
         self._most = most
         self._share = share
         self._of: Counter[str] = Counter()
-        """How many connections of each tenant have a request."""
+        """The number of connections with a request, by tenant."""
         self._head_s = head_s
         self._write_ms = int(min(write_s, MAX_SEND_TIMEOUT_S) * 1000)
         self.heads = Heads(most)
         self.buffer = memoryview(bytearray(READ_BYTES))
-        """What all read into, one after another: they pass on at once what they have read."""
+        """The buffer that all connections read into; each passes on its bytes at once."""
         self._open: dict[asyncio.Transport, _Connection] = {}
         self._idle: OrderedDict[asyncio.Transport, float] = OrderedDict()
 
@@ -89,7 +89,7 @@ class ConnectionLimit:
         return len(self._open)
 
     def factory(self, server: Callable[[], asyncio.Protocol]) -> Callable[[], asyncio.BaseProtocol]:
-        """Return what makes the protocol of a new connection around one of `server`."""
+        """Return a factory of protocols that wrap those of `server`."""
         return lambda: _Connection(self, server())
 
     @web.middleware
@@ -104,7 +104,7 @@ class ConnectionLimit:
         claimed: list[str] = []
 
         def claim(tenant: str) -> None:
-            """Take the connection in a tenant's name, whoever asks for it again."""
+            """Count the connection for a tenant; calling it again has no effect."""
             if not claimed:
                 self._check_share(tenant)
                 claimed.append(tenant)
@@ -128,25 +128,25 @@ class ConnectionLimit:
                 self._idle[transport] = time.monotonic()
 
     def admit(self, connection: _Connection, transport: asyncio.Transport) -> bool:
-        """Take a connection in; False if there is no room for it."""
+        """Add a connection; False if there is no room for it."""
         if len(self._open) >= self._most and not self._make_room():
             return False
         self._open[transport] = connection
-        self._idle[transport] = time.monotonic()  # until it says something
+        self._idle[transport] = time.monotonic()  # until it sends something
         _end_when_stalled(transport, self._write_ms)
         loop = asyncio.get_running_loop()
         connection.timer = loop.call_later(self._head_s, transport.abort)
         return True
 
     def forget(self, transport: asyncio.Transport) -> None:
-        """Let go of a connection that is lost."""
+        """Remove a lost connection."""
         self._open.pop(transport, None)
         self._idle.pop(transport, None)
 
     def _check_share(self, tenant: str) -> None:
         if self._share is not None and self._of[tenant] >= self._share:
             raise RateLimited(
-                f"you have {self._share} requests under way, as many as you may: try again later",
+                f"you have {self._share} requests in progress, which is the most: try again later",
                 retry_after_s=5.0,
             )
 
@@ -175,13 +175,13 @@ class _Connection(asyncio.BufferedProtocol):
         self.timer: asyncio.TimerHandle | None = None
 
     def head_arrived(self) -> None:
-        """Give it all the time of an open connection: it has sent a request."""
+        """End the time limit for the first head."""
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        made = cast("asyncio.Transport", transport)  # uvloop's are not of that class
+        made = cast("asyncio.Transport", transport)  # those of uvloop do not derive from that class
         if self._served is None or not self._connections.admit(self, made):
             self._served = None
             made.write(FULL)
@@ -224,7 +224,7 @@ class _Connection(asyncio.BufferedProtocol):
 
 
 def _end_when_stalled(transport: asyncio.Transport, after_ms: int) -> None:
-    """Have the kernel end a connection that takes nothing, a closed one too (tcp(7))."""
+    """Have the kernel reset a stalled connection, even if it is closed already (tcp(7))."""
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
         with contextlib.suppress(OSError):  # the client has left
@@ -232,7 +232,7 @@ def _end_when_stalled(transport: asyncio.Transport, after_ms: int) -> None:
 
 
 def _raw(error: CallerError | CapacityError) -> bytes:
-    """Return an answer before aiohttp has a request."""
+    """Return the bytes of a response for which aiohttp has no request yet."""
     body = wire.dump(wire.problem(error))
     retry = "Retry-After: 5\r\n" if isinstance(error, CapacityError) else ""
     head = (

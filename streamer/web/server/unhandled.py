@@ -1,7 +1,7 @@
-"""Bound what connections hold of requests that no handler has: their heads, and what comes early.
+"""Limit the bytes that connections hold for requests without a handler: heads, pipelined requests.
 
-aiohttp takes a head of a megabyte, and 32 such requests more while one is being answered: 60 MiB of
-one connection. Bodies are not counted here, they have a bound of their own (`streamer.web.bodies`).
+aiohttp accepts a head of a megabyte, and 32 more such requests while one is being answered: 60 MiB
+for one connection. Bodies are not counted here; they have their own limit (`streamer.web.bodies`).
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from streamer.errors import CallerError, CapacityError, InvalidRequest, RateLimi
 __all__ = ["READ_BYTES", "Heads", "Unhandled"]
 
 READ_BYTES: Final = 16 * 1024
-"""What is read from a connection at a time, and what aiohttp keeps of a body before it is read."""
+"""How much is read from a connection at a time, and how much of an unread body aiohttp keeps."""
 
 HEAD_BYTES: Final = 128 * 1024
-"""A head, and what may come of its body before the handler begins."""
+"""The limit for a head, with what arrives of its body before the handler begins."""
 
 EARLY_BYTES: Final = 2048
-"""What may come of further requests before one is answered, and of a body where none belongs."""
+"""The limit for pipelined requests, and for a body where none is expected."""
 
 AVERAGE_BYTES: Final = 2048
-"""What each connection may hold of a head however much the others do."""
+"""The size of a head that each connection may always have."""
 
 LEAST_ROOM_BYTES: Final = 4 * 1024 * 1024
 
 
 class Heads:
-    """What all connections, `most` of them, hold of heads."""
+    """The bytes of heads of all connections, at most `most` of them."""
 
     def __init__(self, most: int) -> None:
         self._room = max(most * AVERAGE_BYTES, LEAST_ROOM_BYTES)
@@ -39,32 +39,32 @@ class Heads:
 
     @property
     def full(self) -> bool:
-        """Whether a connection may have no more than its part."""
+        """Whether connections may have only `HEAD_SHARE` each."""
         return self.bytes > self._room
 
 
 class Unhandled:
-    """What one connection holds.
+    """The unhandled bytes of one connection.
 
-    Bytes belong to a head, to the body of the request that is being answered, or to requests that
-    come early: those are taken for a moment, and make the connection end with the next answer.
+    Bytes belong to a head, to the body of the request that is being answered, or to pipelined
+    requests: a few of those are accepted, but the connection is closed after the next response.
     """
 
     def __init__(self, heads: Heads) -> None:
         self._heads = heads
         self._held = 0
         self._request: web.Request | None = None
-        """What is being answered, or was and has a body that is still coming."""
+        """The request that is being answered, or was and whose body is still arriving."""
         self._answered = False
         self._lost = False
         self._arrived = 0
-        """What came and is not known to be of the request that is being answered."""
+        """The bytes that are not known to belong to the request that is being answered."""
         self._head_bytes = 0
         self._body_bytes = 0
-        """What was known of its head and of its body."""
+        """The bytes known to belong to its head and its body."""
 
     def arrived(self, size: int) -> CallerError | CapacityError | None:
-        """Count bytes; return why they and the connection are refused, if they are."""
+        """Count bytes; return an error if the connection must be refused."""
         if self._answered:
             self._let_go()
         self._arrived += size
@@ -75,16 +75,16 @@ class Unhandled:
                 return TooLarge("the head of a request is too large")
             if self._heads.full and self._held > AVERAGE_BYTES:
                 return RateLimited(
-                    "the heads of requests take all the room there is for them: try again later"
+                    "the heads of requests use all the memory for heads: try again later"
                 )
         elif request.content.is_eof():
             self._settle(request)
             if self._arrived > EARLY_BYTES:
-                request.protocol.close()  # it takes no more, and ends with the answer
+                request.protocol.close()  # it reads no more, and is closed after the response
         return None
 
     def begin(self, request: web.Request) -> CallerError | None:
-        """Have a handler answer a request; return why it is refused, if it is."""
+        """Record that a handler answers a request; return an error if it must be refused."""
         if self._request is not None:
             self._settle(self._request)
         self._request = request
@@ -96,27 +96,27 @@ class Unhandled:
         length = request.content_length
         if request.method != "POST" and request.body_exists:
             if length is None or length > EARLY_BYTES:
-                return TooLarge(f"{request.method} takes no body")
-        # Twice as much: spaces around values are not known to be of a head.
+                return TooLarge(f"{request.method} must not have a body")
+        # Twice as much: spaces around values cannot be attributed to a head.
         elif self._arrived > 2 * EARLY_BYTES and not _is_chunked(request):
-            return InvalidRequest("send the next request once this one is answered")
+            return InvalidRequest("send the next request only after the response to this one")
         return None
 
     def end(self) -> bool:
-        """Take note that the handler has returned; tell whether the connection ends with that.
+        """Record that the handler has returned; return whether the connection must be closed.
 
-        What is left of the body is still to come, and thrown away.
+        The rest of the body may still arrive and is discarded.
         """
         self._answered = True
         return self._let_go()
 
     def forget(self) -> None:
-        """Hold nothing any more: the connection is lost."""
+        """Release everything: the connection is lost."""
         self._hold(0)
         self._lost = True
 
     def _let_go(self) -> bool:
-        """Be done with a request whose body has come; tell whether too much came behind it."""
+        """Finish a request whose body has arrived; return whether too much came after it."""
         request = self._request
         if request is None or not request.content.is_eof():
             return False
@@ -129,7 +129,7 @@ class Unhandled:
         return True
 
     def _settle(self, request: web.Request) -> None:
-        """Tell what came of the body from what came early."""
+        """Separate the bytes of the body from those of pipelined requests."""
         # The reader of a request without a body does not count.
         body = request.content.total_raw_bytes if request.body_exists else 0
         self._arrived = max(self._arrived - (body - self._body_bytes), 0)
@@ -148,5 +148,5 @@ def _size_of_head(request: web.Request) -> int:
 
 
 def _is_chunked(request: web.Request) -> bool:
-    """Tell whether a body has more bytes than are counted of it: the lengths of its chunks."""
+    """Tell whether a body is chunked, so that more bytes arrive than are counted."""
     return request.body_exists and request.content_length is None
