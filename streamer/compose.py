@@ -96,7 +96,7 @@ class Parts:
             await self._worker.drain(timeout_s)
 
     def hurry(self) -> None:
-        """Let a `drain` that is under way wait no longer."""
+        """End the waiting time of a running `drain`."""
         if self._worker is not None:
             self._worker.hurry()
 

@@ -58,7 +58,7 @@ class Execution:
         policy: str,
         on_resisting: Callable[[], None],
     ) -> None:
-        """`policy` is the digest for the record; `on_resisting` hears that `resists` is set."""
+        """`policy` is the digest for the record; `on_resisting` is called when `resists` is set."""
         self.lease = lease
         self._policy = policy
         self._on_resisting = on_resisting

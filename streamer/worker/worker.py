@@ -162,7 +162,7 @@ class Worker:
             task.cancel()
 
     def hurry(self) -> None:
-        """Let a `drain` that is under way wait no longer."""
+        """End the waiting time of a running `drain`."""
         self._hurried.set()
 
     async def _claim_jobs(self) -> None:
@@ -235,7 +235,7 @@ class Worker:
                 for execution in running.values():
                     execution.stop("lost")
 
-    # -- what it tells of itself ---------------------------------------------------------
+    # -- what it publishes ----------------------------------------------------------------
 
     def _capabilities(self) -> Capabilities:
         return self.host.capabilities(
