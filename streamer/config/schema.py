@@ -251,7 +251,6 @@ class EngineConfig(Section, frozen=True):
             raise ConfigError("engine.url: not a URL; write scheme://, such as memory://")
 
     def __repr__(self) -> str:
-        """Hide a password in the URL."""
         return f"EngineConfig(url={without_password(self.url)!r})"
 
 

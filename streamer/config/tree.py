@@ -47,7 +47,6 @@ class Written(str):
 
 
 def read_value(text: str) -> tuple[bool, Any]:
-    """Return whether a text is a TOML value, and the value."""
     try:
         document = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:

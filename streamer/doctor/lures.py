@@ -127,7 +127,6 @@ class Lures:
 
 @asynccontextmanager
 async def lay_lures() -> AsyncIterator[Lures]:
-    """Lay the lures for the duration of a block."""
     async with AsyncExitStack() as stack:
         lures = Lures(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lures-"))))
         lures.lay_files()

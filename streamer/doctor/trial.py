@@ -49,7 +49,6 @@ class Ran:
 
     @property
     def verdict(self) -> str:
-        """The verdict in a few words."""
         end = self.end
         return " ".join(
             str(part) for part in (end.reason, end.signal or end.exit_code or "") if part
@@ -64,7 +63,6 @@ class Trial:
     lures: Lures
 
     async def run(self, script: str, *arguments: str, **limits: float) -> Ran:
-        """Run a shell script as a job and wait for its end."""
         return await _ended(await self._submit(script, arguments, limits, interactive=False))
 
     @asynccontextmanager

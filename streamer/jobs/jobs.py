@@ -78,7 +78,6 @@ class Jobs:
         limit: int = 50,
         before: JobPlace | None = None,
     ) -> Sequence[JobView]:
-        """Return the tenant's jobs, newest first, those before a place."""
         return await self._engine.jobs(tenant=tenant, state=state, limit=limit, before=before)
 
     async def drain(self) -> None:
@@ -99,7 +98,6 @@ class Jobs:
         return round((await self._engine.stats()).estimated_wait_s, 2)
 
     async def stats(self) -> Stats:
-        """Return how busy the engine is."""
         return await self._engine.stats()
 
 

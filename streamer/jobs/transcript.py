@@ -157,7 +157,6 @@ class _Text:
         return self._parts[0]
 
     def measured(self) -> int:
-        """Return the memory of the text."""
         return sum(sys.getsizeof(part) for part in self._parts)
 
 
@@ -171,5 +170,4 @@ def stream_of(body: bytes) -> StreamName:
 
 
 def raw_output(event: Output) -> bytes:
-    """Return the output in an event, as bytes."""
     return base64.b64decode(event.data) if event.encoding else event.data.encode()

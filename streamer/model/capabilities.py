@@ -51,7 +51,6 @@ class Accepts:
     languages: frozenset[str]
 
     def takes(self, job: JobFacts) -> bool:
-        """Tell whether a job can be run."""
         return job.backend in self.backends and (
             job.language is None or job.language in self.languages
         )
@@ -81,7 +80,6 @@ class Capabilities:
 
     @property
     def accepts(self) -> Accepts:
-        """Which jobs it can run."""
         usable = {name for name, backend in self.backends.items() if not backend.reason}
         return Accepts(frozenset(usable), self.languages)
 

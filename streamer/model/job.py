@@ -178,7 +178,6 @@ class ResolvedJob:
 
     @property
     def facts(self) -> JobFacts:
-        """The facts about it for callers."""
         return JobFacts(
             self.job_id, self.language, self.backend, self.interactive, self.metadata, self.preset
         )

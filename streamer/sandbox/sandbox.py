@@ -119,7 +119,6 @@ class Sandbox:
         return self._running
 
     def signal(self, number: int) -> None:
-        """Send a signal to the program."""
         self._driver.signal(number)
 
     def end_rest(self) -> None:

@@ -59,7 +59,6 @@ class Outcome:
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """Every broken promise."""
         return self.broken if self.not_promised else (*self.achieved, *self.broken)
 
 
@@ -102,7 +101,6 @@ class Campaign:
         return Outcome(attack.name, self.not_promised(attack), tuple(achieved), tuple(broken))
 
     def _folders(self) -> set[str]:
-        """Return the folders of jobs on the host."""
         return {str(path) for path in self.state.glob("*/jobs/[0-9a-f]*")}
 
     @asynccontextmanager

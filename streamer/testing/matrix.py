@@ -66,7 +66,6 @@ async def _attempt(campaign: Campaign, attack: Attack) -> Outcome:
 
 
 def page(groups: str, results: Mapping[str, Sequence[Outcome]]) -> str:
-    """Return the page for outcomes by backend."""
     by_name = {
         backend: {outcome.attack: outcome for outcome in outcomes}
         for backend, outcomes in results.items()

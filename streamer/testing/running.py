@@ -69,12 +69,10 @@ class Ran:
 
 
 async def ended(job: Job) -> Ran:
-    """Follow a job to its end."""
     return Ran(tuple([event async for event in job.events()]))
 
 
 async def run_job(service: Parts, **spec: Any) -> Ran:
-    """Submit a job to a service, with the fields of `JobSpec`, and follow it to its end."""
     return await ended(await service.jobs.submit(JobSpec(**spec)))
 
 

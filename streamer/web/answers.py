@@ -14,7 +14,6 @@ __all__ = ["json_answer"]
 def json_answer(
     document: object, *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    """Return a response with a JSON document."""
     return web.Response(
         body=wire.dump(document), status=status, headers=headers, content_type="application/json"
     )

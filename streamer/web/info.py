@@ -46,7 +46,6 @@ class InfoHandlers:
     """Lets the worker of this process, if any, test the backends that were not tested yet."""
 
     def routes(self) -> list[web.RouteDef]:
-        """Return their routes."""
         return [
             web.get("/api/runtimes", takes(self.list_runtimes)),
             web.get("/api/sandboxes", takes(self.list_sandboxes)),
@@ -57,7 +56,6 @@ class InfoHandlers:
         ]
 
     async def list_runtimes(self, request: web.Request) -> web.Response:
-        """List the languages and whether a worker can run them."""
         self.access.require(request, "list")
         workers = await self.jobs.capabilities()
         known = {runtime.name: runtime for runtime in self.jobs.runtimes.values()}
@@ -78,7 +76,6 @@ class InfoHandlers:
         return json_answer({"runtimes": listed})
 
     async def list_sandboxes(self, request: web.Request) -> web.Response:
-        """List the backends and whether they are available."""
         self.access.require(request, "list")
         await self.try_sandboxes()
         workers = await self.jobs.capabilities()
@@ -98,7 +95,6 @@ class InfoHandlers:
         return json_answer({"sandboxes": listed, "default": workers.default})
 
     async def show_queue(self, request: web.Request) -> web.Response:
-        """Show how long a job would wait."""
         self.access.require(request, "list")
         stats = await self.jobs.stats()
         document = {
@@ -115,7 +111,6 @@ class InfoHandlers:
         return json_answer({"status": "ok", "streams": len(self.sessions)})
 
     async def readiness(self, _: web.Request) -> web.Response:
-        """Answer whether jobs are accepted."""
         try:
             workers = await self.jobs.capabilities()
         except Exception:
@@ -132,7 +127,6 @@ class InfoHandlers:
         return json_answer({"ready": ready, "checks": checks}, status=200 if ready else 503)
 
     async def metrics(self, request: web.Request) -> web.Response:
-        """Expose the counters as Prometheus text."""
         self.access.require(request, "metrics")
         if not self.jobs.config.metrics.enabled:
             raise NotFound("metrics are off (metrics.enabled)")

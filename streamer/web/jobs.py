@@ -78,12 +78,10 @@ class JobHandlers:
         return json_answer(accepted, status=202, headers=self._job_headers(request, job))
 
     async def show_job(self, request: web.Request) -> web.Response:
-        """Show one job."""
         job, _ = await self.access.named(request, "read", self.jobs)
         return json_answer(await self._document(request, job))
 
     async def list_jobs(self, request: web.Request) -> web.Response:
-        """List the caller's jobs, newest first."""
         tenant = self.access.require(request, "list")
         limit = parameters.number(request, "limit", 50, 1, MAX_LIST)
         views = await self.jobs.list(
@@ -112,7 +110,6 @@ class JobHandlers:
         return json_answer({"jobId": job.id, "status": (await job.view()).state}, status=202)
 
     async def write_stdin(self, request: web.Request) -> web.Response:
-        """Pass bytes to the program's standard input."""
         job, view = await self.access.named(request, "write", self.jobs)
         if not view.job.interactive:
             raise Conflict("the job takes no input: it was not submitted with interactive: true")
@@ -127,7 +124,6 @@ class JobHandlers:
         return json_answer({"jobId": job.id, "bytes": size, "closed": closing}, status=202)
 
     async def send_signal(self, request: web.Request) -> web.Response:
-        """Send a signal to the program."""
         job, view = await self.access.named(request, "signal", self.jobs)
         async with self.bodies.read(request, view.tenant) as body:
             name = wire.parse_signal(body)

@@ -14,7 +14,6 @@ __all__ = ["exposition"]
 def exposition(
     stats: Stats, measures: JobMeasures, places: int, sessions: SessionMap, body_bytes: int
 ) -> str:
-    """Return all metrics as text."""
     gauges = [
         ("streamer_jobs_running", "Running jobs.", stats.running),
         ("streamer_jobs_waiting", "Jobs that wait for a worker.", stats.waiting),

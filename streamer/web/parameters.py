@@ -75,7 +75,6 @@ def number(request: web.Request, name: str, default: int, least: int, most: int)
 
 
 def flag(request: web.Request, name: str, *, default: bool = False) -> bool:
-    """Return the value of a flag in the query."""
     text = request.query.get(name)
     if text is None:
         return default
@@ -93,7 +92,6 @@ def speed(request: web.Request) -> float:
 
 
 def state(request: web.Request) -> JobState | None:
-    """Return the state by which a list of jobs is filtered."""
     text = request.query.get("status")
     if text is None:
         return None
@@ -110,7 +108,6 @@ def cursor_text(place: JobPlace) -> str:
 
 
 def cursor(request: web.Request) -> JobPlace | None:
-    """Return where a list continues."""
     text = request.query.get("cursor")
     if text is None:
         return None
@@ -138,7 +135,6 @@ def prefer_wait_s(request: web.Request) -> float | None:
 
 
 def idempotency(request: web.Request, body: bytes | bytearray) -> Idempotency | None:
-    """Return the idempotency key of a request, and a digest of its body."""
     key = request.headers.get("Idempotency-Key")
     if key is None:
         return None

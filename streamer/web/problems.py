@@ -85,7 +85,6 @@ def _converted(request: web.Request, error: web.HTTPException) -> web.Response:
 
 
 def answer(error: StreamerError) -> web.Response:
-    """Return the response with an error's problem document."""
     headers: CIMultiDict[str] = CIMultiDict()
     if isinstance(error, CapacityError):
         headers[hdrs.RETRY_AFTER] = str(max(1, round(error.retry_after_s)))

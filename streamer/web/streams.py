@@ -140,7 +140,6 @@ class StreamHandlers:
                 )
 
     async def cast(self, request: web.Request) -> web.StreamResponse:
-        """Send a recording of the run."""
         job, view = await self.access.named(request, "read", self.jobs)
         title = view.job.language or "command"
         async with job.follow() as log:
@@ -152,7 +151,6 @@ class StreamHandlers:
                 )
 
     async def list_sessions(self, request: web.Request) -> web.Response:
-        """List who follows a job."""
         job, _ = await self.access.named(request, "read", self.jobs)
         # The address of a reader is not for everybody who has a link to the job.
         told = await self.access.may(request, "viewers", job)

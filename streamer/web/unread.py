@@ -29,7 +29,6 @@ class CancelUnread:
         self._cancelling: set[asyncio.Task[None]] = set()
 
     def __call__(self, session: Session, change: Literal["opened", "closed"]) -> None:
-        """Handle a session that was opened or closed."""
         if change == "closed" and not self._jobs.draining.is_set():
             for job_id in session.keys:
                 if not self._sessions.of(job_id):

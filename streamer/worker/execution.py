@@ -146,7 +146,6 @@ class Execution:
         self.resists = False
 
     def _tell(self, verdict: Complete | Error | None) -> None:
-        """Set the verdict, unless there is one."""
         if not self._verdict.done():
             self._verdict.set_result(verdict)
 
@@ -176,7 +175,6 @@ class Execution:
                 self._tell(Error("internal", "the job failed with an internal error"))
 
     async def _steps(self, end: JobEnd, held: contextlib.AsyncExitStack) -> StopReason | Reason:
-        """Run the programs one after another; return why the last one has ended."""
         await self._writer.state("preparing", self._policy)
         try:
             sandbox = await prepare.opened(
@@ -196,7 +194,6 @@ class Execution:
         return "exited"
 
     async def _run_step(self, sandbox: Sandbox, step: Step, end: JobEnd) -> StopReason | Reason:
-        """Run one program, add its end to that of the job, and return why it ended."""
         kills_for_output = self._settings.on_output_limit == "kill"
         pump = OutputPump(
             phase=step.phase.value,

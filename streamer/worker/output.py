@@ -74,11 +74,9 @@ class Budget:
 
     @property
     def exceeded(self) -> bool:
-        """Whether anything was dropped."""
         return bool(self.dropped)
 
     def truncated(self) -> list[Truncated]:
-        """Return the events that report dropped bytes."""
         return [Truncated(stream, count) for stream, count in self.dropped.items()]
 
 

@@ -45,7 +45,6 @@ class JobEnd:
     measured: bool = True
 
     def add(self, end: RunEnd, phase: PhaseName) -> None:
-        """Add the end of one more program."""
         self.phase = phase
         self.status = end.status
         self.wall_us += end.wall_us
@@ -56,7 +55,6 @@ class JobEnd:
     def complete(
         self, reason: Reason, *, sandbox: str, output_bytes: int, output_truncated: bool
     ) -> Complete:
-        """Return the terminal event."""
         status = self.status
         return Complete(
             reason=reason,

@@ -279,7 +279,6 @@ class Worker:
         return answer
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """Log that a permanent task has ended."""
         if not task.cancelled():
             log.critical("%s has ended", task.get_name(), exc_info=task.exception())
         self._look_again()

@@ -140,7 +140,6 @@ class MemoryEngine:
         yield self._table.get(job_id).log
 
     async def summary(self, job_id: str) -> JobView | None:
-        """Return a snapshot of the job, or None if there is none."""
         record = self._table.find(job_id)
         if record is None:
             return None
@@ -155,7 +154,6 @@ class MemoryEngine:
         limit: int = 50,
         before: JobPlace | None = None,
     ) -> Sequence[JobView]:
-        """Return the tenant's jobs, newest first, those before a place."""
         wanted = (
             record
             for record in self._table.of_tenant(tenant, before)
@@ -164,7 +162,6 @@ class MemoryEngine:
         return tuple(record.view() for record in itertools.islice(wanted, limit))
 
     async def cancel(self, job_id: str) -> CancelResult:
-        """End a queued job now, or ask the worker of a running one."""
         record = self._table.find(job_id)
         if record is None:
             return "unknown"
@@ -204,7 +201,6 @@ class MemoryEngine:
         return "accepted"
 
     async def purge(self, job_id: str) -> bool:
-        """Forget a finished job; False if it is not finished. Raises `UnknownJob`."""
         record = self._table.get(job_id)
         if not record.over:
             return False
@@ -216,7 +212,6 @@ class MemoryEngine:
         return tuple(self._workers.values())
 
     async def stats(self) -> Stats:
-        """Return how busy the engine is."""
         self._table.expire()
         return Stats(
             waiting=len(self._table.queue),
@@ -253,7 +248,6 @@ class MemoryEngine:
         return self._lease_s / 3
 
     async def publish(self, worker: str, capabilities: Capabilities | None) -> None:
-        """Say what a worker has, or that it is no more."""
         if capabilities is None:
             self._workers.pop(worker, None)
         else:
@@ -262,7 +256,6 @@ class MemoryEngine:
     async def claim(
         self, worker: str, free: int, accepts: Accepts | None = None
     ) -> Sequence[Lease]:
-        """Wait up to a second for jobs and return at most `free` of them."""
         self._table.bell.clear()
         leases = self._take(free, accepts)
         if not leases and free > 0 and not self._closed:
@@ -287,7 +280,6 @@ class MemoryEngine:
         return leases
 
     async def heartbeat(self, leases: Sequence[Lease]) -> Sequence[tuple[Lease, Cancel | Lost]]:
-        """Keep the leases that are not lost yet."""
         until = self._clock() + self._lease_s
         told: list[tuple[Lease, Cancel | Lost]] = []
         for lease in leases:
@@ -302,7 +294,6 @@ class MemoryEngine:
         return told
 
     async def reap(self) -> int:
-        """End jobs whose lease has run out; return how many."""
         self._table.expire()
         now = self._clock()
         lost = [record for record in self._table.running.values() if record.lease_until <= now]

@@ -40,7 +40,6 @@ class FairQueue:
         self.add_weight(tenant, job_id, weight)
 
     def add_weight(self, tenant: str, job_id: str, weight: int) -> None:
-        """Increase the weight of a waiting job."""
         self._ring[tenant][job_id] += weight
         self._weights[tenant] += weight
         self.weight += weight

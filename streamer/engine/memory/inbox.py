@@ -55,12 +55,10 @@ class Inbox:
         return True
 
     def cancel(self) -> None:
-        """Request the cancellation of the job."""
         self.cancelled = True
         self.news.set()
 
     def take_input(self) -> Input | Eof | None:
-        """Return the next input, or None if there is none now."""
         if not self._inputs:
             return None
         item = self._inputs.popleft()
@@ -68,7 +66,6 @@ class Inbox:
         return item
 
     def take_signal(self) -> Signal | None:
-        """Return the next signal, or None if there is none now."""
         if not self._signals:
             return None
         item = self._signals.popleft()
@@ -77,7 +74,6 @@ class Inbox:
 
 
 def size_of(item: Input | Eof | Signal) -> int:
-    """Return the size that an item counts as."""
     match item:
         case Input(data):
             return ITEM_BYTES + len(data)

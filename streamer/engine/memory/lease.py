@@ -43,7 +43,6 @@ class MemoryLease:
 
     @property
     def accepted_at(self) -> float:
-        """When the job was accepted, on the engine's clock."""
         return self._record.accepted_at
 
     async def append(self, events: Sequence[tuple[str, bytes]]) -> None:

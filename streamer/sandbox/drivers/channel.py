@@ -165,7 +165,6 @@ class InitChannel:
             return False
 
     async def _answered(self, question: bytes, waiting: deque[asyncio.Future[T]]) -> T:
-        """Send a frame and wait for its answer."""
         answer: asyncio.Future[T] = self._loop.create_future()
         async with self._sending:
             if self.gone.is_set():

@@ -101,7 +101,6 @@ class Spawned:
         return await asyncio.shield(self._exit)
 
     def kill(self) -> None:
-        """Send SIGKILL, unless it has ended."""
         if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)

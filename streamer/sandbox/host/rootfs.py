@@ -76,7 +76,6 @@ def host_of(folder: Path, init: Path) -> Host:
 
 
 def build_rootfs(root: Path) -> None:
-    """Create the /etc and the /sys of the sandboxes."""
     _make_folders(root / "etc")
     for name, text in SYNTHETIC.items():
         _write(root / "etc" / name, text.encode())

@@ -64,7 +64,6 @@ class SystemAddresses:
         self._threads = ThreadPoolExecutor(LOOKUP_THREADS, "streamer-dns")
 
     async def __call__(self, host: str) -> Sequence[str]:
-        """Return the addresses of a name."""
         found = await asyncio.get_running_loop().run_in_executor(self._threads, _look_up, host)
         return [str(address[0]) for *_, address in found]
 

@@ -94,7 +94,6 @@ class ConnectionLimit:
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Note which connections have a request."""
         transport = request.transport
         connection = None if transport is None else self._open.get(transport)
         if transport is None or connection is None:
@@ -139,7 +138,6 @@ class ConnectionLimit:
         return True
 
     def forget(self, transport: asyncio.Transport) -> None:
-        """Remove a lost connection."""
         self._open.pop(transport, None)
         self._idle.pop(transport, None)
 
