@@ -91,7 +91,10 @@ class Running:
                 wall_us = int((time.monotonic() - started) * 1e6)
                 end = replace(KILLED_FOR_MEMORY, wall_us=wall_us)
             await clear()
-            self.ended.set_result(end if meter is None else meter.judged(end, self._passed))
+            judged = end if meter is None else meter.judged(end, self._passed)
+            if not self.exited.done():
+                self.exited.set_result(None)
+            self.ended.set_result(judged)
         except Exception as failure:  # noqa: BLE001 - the waiters get it
             self._fail(failure)
         finally:
@@ -100,11 +103,8 @@ class Running:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _tell_exit(self, exiting: asyncio.Task[None]) -> None:
-        if self.exited.done() or exiting.cancelled():
-            return
-        if failure := exiting.exception():
-            _fail(self.exited, failure)
-        else:
+        # No failure is told yet: the kernel may have killed the init for memory, with the program.
+        if not exiting.cancelled() and exiting.exception() is None and not self.exited.done():
             self.exited.set_result(None)
 
     def _fail(self, failure: BaseException) -> None:

@@ -259,7 +259,7 @@ class Hanging(Wrapped):
         (Raising, "the flux is gone: refill it"),
         (Crashing, "ZeroDivisionError: by zero"),
         (Quitting, "explained: 3 no thanks"),
-        (Lying, "a trial program ended with exit code 0 instead of 23"),
+        (Lying, "a test program ended with exit code 0 instead of 23"),
         (Hanging, "the init gave no answer within 0.5 s: does the wrapper start it"),
     ],
 )
