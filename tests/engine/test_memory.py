@@ -366,3 +366,29 @@ async def test_a_reader_that_takes_its_time_costs_no_other_job(tmp_path: Path) -
             assert kinds[-1] == "complete"
             assert (kinds[0] == "gap") == (place == 0), kinds[:2]
     await engine.close()
+
+
+async def test_a_job_is_held_until_its_readers_have_taken_what_is_there() -> None:
+    """To ask whether it is held changes nothing."""
+    engine = make_engine(
+        retention=RetentionLimits(memory=10**6, log=100_000, on_full="wait"),
+    )
+    lease = await start(engine)
+    log = engine._table.get(lease.job.job_id).log
+    with log.cursor() as cursor:
+        for _ in range(30):
+            await lease.append([output("x" * 8000)])
+        assert lease.full
+        waiting = asyncio.create_task(lease.room())
+        numbers: list[int] = []
+        while not numbers or numbers[-1] < log.last_id:
+            data, last = await cursor.read()
+            numbers += [number for number, _, _, _ in split_frames(data)]
+            cursor.advance(last)
+            assert lease.full
+            assert log.first_id == 1, "it is the job's own turn that forgets what was taken"
+        assert numbers == list(range(1, 33))
+        await asyncio.wait_for(waiting, 20)
+        assert not lease.full
+        assert log.size_bytes <= 100_000
+    await engine.close()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 import threading
 import time
@@ -20,7 +21,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from streamer.eventlog.block import Ledger
+from streamer.eventlog.block import RUN_BYTES, Ledger
 from streamer.eventlog.joblog import Event, JobLog
 from streamer.eventlog.log import BLOCK_BYTES, INDEX_BYTES, SMALL_BYTES
 from streamer.eventlog.pages import PAGE_BYTES, Pages, Run
@@ -146,11 +147,12 @@ class LogModel(RuleBasedStateMachine):
 
     @rule(size=st.integers(min_value=0, max_value=200_000))
     def spill(self, size: int) -> None:
-        memory, disk = self.log.memory_bytes, self.log.disk_bytes
+        memory, disk, scattered = self.log.memory_bytes, self.log.disk_bytes, self._scattered()
         moved = self.run(self.log.spill(size))
         assert self.log.disk_bytes == disk + moved
         # Frames that are joined cost less than apart, so even without room it may be less.
-        assert self.log.memory_bytes <= memory - moved + INDEX_BYTES
+        more = INDEX_BYTES + RUN_BYTES * (self._scattered() - scattered)
+        assert self.log.memory_bytes <= memory - moved + more
 
     @rule(size=st.integers(min_value=0, max_value=200_000))
     def drop(self, size: int) -> None:
@@ -195,6 +197,11 @@ class LogModel(RuleBasedStateMachine):
                 assert event == self.events[number - 1]
             expected = number + 1
 
+    def _scattered(self) -> int:
+        """How many runs of pages there are beyond one for each block."""
+        extents = [block.data for block in self.log._blocks if isinstance(block.data, Extent)]
+        return sum(len(extent.runs) - 1 for extent in extents)
+
     def _check(self, found: list[tuple[int, str, JobEvent]], after: int) -> None:
         assert [number for number, _, _ in found] == list(range(after + 1, len(self.events) + 1))
         assert [event for _, _, event in found] == self.events[after:]
@@ -212,19 +219,20 @@ class LogModel(RuleBasedStateMachine):
             self.log.disk_bytes,
         )
         blocks = self.log._blocks
-        in_blocks = sum(len(block.data) for block in blocks if block.data is not None)
-        copied = len(self.log._memo[2])
-        assert self.log.memory_bytes == (
-            self.log._tail_bytes + in_blocks + copied + len(blocks) * INDEX_BYTES
-        )
+        in_blocks = sum(len(block.data) for block in blocks if isinstance(block.data, bytes))
+        copied = 0 if self.log._memo is None else len(self.log._memo[1])
+        index = len(blocks) * INDEX_BYTES + self._scattered() * RUN_BYTES
+        assert self.log.memory_bytes == self.log._tail_bytes + in_blocks + copied + index
+        assert self.log.frames_bytes == self.log.memory_bytes - index
         assert copied <= BLOCK_BYTES + max(map(len, self.log._tail), default=0)
         assert not (self.log.done and copied), "who comes late shares no copy"
-        assert self.log.disk_bytes == sum(b.size for b in blocks if b.extent is not None)
-        idle = sum(len(block.data) for block in blocks if block.data is not None)
+        on_disk = [isinstance(block.data, Extent) for block in blocks]
+        assert on_disk == sorted(on_disk, reverse=True), "what is on disk is the oldest"
+        assert self.log._on_disk == sum(on_disk)
+        assert self.log.disk_bytes == sum(b.size for b in blocks if isinstance(b.data, Extent))
         goes = self.log.done and len(self.log._tail) > 1 and self.log._tail_bytes > SMALL_BYTES
         tail = self.log._tail_bytes if goes else 0
-        assert self.log.spillable_bytes == idle + tail
-        assert self.log._blocks_on_disk == sum(b.extent is not None for b in blocks)
+        assert self.log.spillable_bytes == in_blocks + tail
         assert not self.events or kept, "the newest event always stays"
 
 
@@ -318,7 +326,7 @@ async def test_a_retired_log_is_kept_for_who_reads_it_and_no_longer(tmp_path: Pa
     assert (ledger.memory, ledger.disk) == (0, 0)
     spool.close()
     assert spool.used_bytes == 0
-    assert not open_nameless_files(tmp_path)
+    await until_closed(tmp_path)
 
 
 async def test_what_is_freed_on_disk_is_used_again_at_once(tmp_path: Path) -> None:
@@ -343,10 +351,10 @@ async def test_what_is_freed_on_disk_is_used_again_at_once(tmp_path: Path) -> No
     assert len(open_nameless_files(tmp_path)) == 1
     spool.free(extent)
     assert spool.used_bytes == 0
-    assert not open_nameless_files(tmp_path), "an empty file is given back"
+    await until_closed(tmp_path)  # an empty file is given back
     assert len(await spool.write([b"x"])) == 1
     spool.close()
-    assert not open_nameless_files(tmp_path)
+    await until_closed(tmp_path)
 
 
 async def test_what_is_being_read_is_not_written_over(tmp_path: Path) -> None:
@@ -367,24 +375,27 @@ async def test_what_is_being_read_is_not_written_over(tmp_path: Path) -> None:
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 30), st.integers(0, 10**6)), max_size=80))
 def test_pages_are_nobodys_or_one_things(plan: list[tuple[bool, int, int]]) -> None:
     pages = Pages(100)
-    taken: list[tuple[Run, ...]] = []
+    taken: list[list[Run]] = []
+    used: set[int] = set()
     for taking, count, choice in plan:
         if taking:
             runs = pages.take(count)
-            used = sum(length for runs_of_one in taken for _, length in runs_of_one)
-            assert bool(runs) == (count <= 100 - used), "whatever is free can be had"
-            assert sum(length for _, length in runs) in (0, count)
+            first = [number for number in range(100) if number not in used][:count]
+            # The file is as short as may be, and whatever is free can be had.
+            assert _numbers(runs) == (first if len(first) == count else [])
             taken += [runs] if runs else []
         elif taken:
             pages.give_back(taken.pop(choice % len(taken)))
-        numbers = [
-            n for runs in taken for first, length in runs for n in range(first, first + length)
-        ]
-        assert len(numbers) == len(set(numbers)) == pages.used
-        assert max(numbers, default=-1) < pages.end <= 100
+        in_use = [number for runs in taken for number in _numbers(runs)]
+        used = set(in_use)
+        assert len(in_use) == len(used) == pages.used
     for runs in taken:
         pages.give_back(runs)
-    assert (pages.used, pages.end, pages._holes) == (0, 0, [])
+    assert (pages.used, pages._free) == (0, [(0, 100)])
+
+
+def _numbers(runs: list[Run]) -> list[int]:
+    return [number for first, length in runs for number in range(first, first + length)]
 
 
 async def test_few_pieces_are_read_from_disk_before_their_readers_come_to_take_them(
@@ -447,7 +458,7 @@ async def test_a_disk_that_fails_is_told_by_a_gap(
     assert [event.id for event in rest] == list(range(first.id + 1, 101))
     none = Spool(0, tmp_path)
     assert await none.write([b"x"]) == []
-    assert not open_nameless_files(tmp_path)
+    await until_closed(tmp_path)
     gone = Spool(10_000_000, tmp_path / "missing")
     assert await gone.write([b"x"]) == []
     assert await gone.write([b"x"]) == []
@@ -466,13 +477,95 @@ async def test_who_stops_waiting_for_the_disk_leaves_nothing_there(tmp_path: Pat
         await asyncio.gather(spilling, return_exceptions=True)
     assert [event.id async for event in log.entries()] == list(range(1, 101))
     assert (ledger.memory, ledger.disk) == (log.memory_bytes, log.disk_bytes)
+    log.append([encode(complete())])
+    tail = log._tail_bytes
+    spilling = asyncio.create_task(log.spill(10**9))
+    await asyncio.sleep(0)
+    spilling.cancel()
+    await asyncio.gather(spilling, return_exceptions=True)
+    assert log._tail_bytes < tail, "it was sealed to go to disk"
+    blocks = sum(len(b.data) for b in log._blocks if isinstance(b.data, bytes))
+    assert log.frames_bytes == log._tail_bytes + blocks
     log.retire()
     spool.close()
     assert (ledger.memory, ledger.disk) == (0, 0)
 
 
+class Watched:
+    """The module `os`, but no call of it may come from the event loop."""
+
+    def __init__(self) -> None:
+        self.called: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(os, name)
+        if not callable(found):
+            return found
+
+        def call(*args: Any) -> Any:
+            assert threading.current_thread() is not threading.main_thread(), name
+            self.called.add(name)
+            return found(*args)
+
+        return call
+
+
+async def test_no_call_that_may_wait_for_the_disk_is_made_on_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = Watched()
+    monkeypatch.setattr("streamer.eventlog.spool.os", watched)
+    spool = Spool(10_000_000, tmp_path)
+    log = JobLog(spool=spool)
+    log.append([encode(Output("stdout", "x" * 8000, number, "run")) for number in range(100)])
+    log.append([encode(complete())])
+    assert await log.spill(10**9)
+    assert [event.id async for event in log.entries()] == list(range(1, 102))
+    log.retire()
+    await until_closed(tmp_path)
+    [_] = await spool.write([b"x"])
+    spool.close()
+    await until_closed(tmp_path)
+    assert watched.called >= {"open", "fstatvfs", "pwrite", "pread", "close"}
+
+
+async def test_a_write_that_fails_in_the_middle_takes_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Full:
+        calls = 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(os, name)
+
+        def pwrite(self, fd: int, data: memoryview, at: int) -> int:
+            self.calls += 1
+            return os.pwrite(fd, data[: len(data) if self.calls < 3 else 10], at)
+
+    spool, ledger = Spool(10_000_000, tmp_path), Ledger()
+    log = JobLog(spool=spool, ledger=ledger)
+    log.append([encode(Output("stdout", "x" * 8000, number, "run")) for number in range(100)])
+    memory = log.memory_bytes
+    with monkeypatch.context() as patch:
+        patch.setattr("streamer.eventlog.spool.os", Full())
+        assert await log.spill(10**9) == 0
+    assert "No space left on device" in caplog.text
+    assert (spool.used_bytes, ledger.disk, ledger.memory) == (0, 0, memory)
+    assert await log.spill(10**9) == ledger.disk > 600_000
+    assert [event.id async for event in log.entries()] == list(range(1, 101))
+    log.retire()
+    spool.close()
+
+
 def open_nameless_files(folder: Path) -> list[str]:
     return [name for name in descriptors().values() if name.startswith(str(folder))]
+
+
+async def until_closed(folder: Path) -> None:
+    """Wait until no file is open there: it is closed in a thread."""
+    async with asyncio.timeout(20):
+        while open_nameless_files(folder):
+            await asyncio.sleep(0)
 
 
 async def test_events_follow_a_live_log_to_its_end() -> None:
@@ -579,9 +672,7 @@ async def test_a_spool_that_is_closed_in_use_leaves_no_file(tmp_path: Path) -> N
     spool.close()
     spool.free(extent)
     assert await reading == b"x" * 1000
-    async with asyncio.timeout(20):
-        while open_nameless_files(tmp_path):
-            await asyncio.sleep(0)
+    await until_closed(tmp_path)
     assert spool.used_bytes == 0
 
 
@@ -639,9 +730,10 @@ async def test_what_found_no_room_on_disk_is_moved_later(tmp_path: Path) -> None
     for size in (*[120_000] * 3, *[66_000] * 3, 10):
         log.append([encode(Output("stdout", "x" * size, 0, "run"))])
     # At the same time, as when a job's own turn meets that of another that needs room: the first
-    # has room for one of the large blocks, and what is left suffices for a small one.
+    # has room for one of the large blocks. What is left would suffice for a small one, but the
+    # oldest go first.
     first, second = await asyncio.gather(log.spill(350_000), log.spill(60_000))
-    assert 0 < second < first < 240_000
+    assert (120_000 < first < 240_000, second) == (True, 0)
     spool.free(other[0])
     await log.spill(10**6)
     assert log.spillable_bytes == 0, "it looks as if there were no room for it"

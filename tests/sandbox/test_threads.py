@@ -75,7 +75,7 @@ def works(folder: StateFolder, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict
     yield {
         "names": partial(look_up, "example.org"),
         "folders": remove,
-        "events": partial(old_events._write, b"x"),
+        "events": partial(old_events.write, [b"x"]),
         "files": write_files,
         "groups": limit,
         "other": partial(asyncio.to_thread, _other),

@@ -188,10 +188,10 @@ class JobTable:
         """Accept a job of a `weight`: let it wait and start its log."""
         self.expire()
         key = None if idempotency is None else idempotency.key
-        log = JobLog(spool=self._spool, ledger=self.ledger)
+        kept = JobLog(spool=self._spool, ledger=self.ledger)
         # Later than every other, also when the clock was set back: lists go by it.
         self._created_at = max(self._wall_clock(), math.nextafter(self._created_at, math.inf))
-        record = Record(job.facts, job, tenant, key, self._clock(), self._created_at, log, weight)
+        record = Record(job.facts, job, tenant, key, self._clock(), self._created_at, kept, weight)
         self._records[job.job_id] = record
         self._tenants.setdefault(tenant, {})[job.job_id] = record
         self.inboxes[job.job_id] = Inbox()
