@@ -11,8 +11,8 @@ import contextlib
 import itertools
 import time
 import warnings
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Final, Literal
 
@@ -134,10 +134,10 @@ class MemoryEngine:
         await self._retention.settle(record)
         return Submitted(job.job_id, created=True)
 
-    @asynccontextmanager
-    async def follow(self, job_id: str, after: int = 0) -> AsyncIterator[JobLog]:
-        """Return the job's log itself. Raises `UnknownJob`."""
-        yield self._table.get(job_id).log
+    def follow(self, job_id: str, after: int = 0) -> AbstractAsyncContextManager[JobLog]:
+        """Lend the job's log, all of which is here. Raises `UnknownJob`."""
+        # Not a generator, which would be closed beside those that use it when the loop ends.
+        return nullcontext(self._table.get(job_id).log)
 
     async def summary(self, job_id: str) -> JobView | None:
         record = self._table.find(job_id)
