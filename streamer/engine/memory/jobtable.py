@@ -1,8 +1,8 @@
-"""Hold the jobs of one process: their state, their logs, and how long they are kept.
+"""The jobs of one process: their states, their logs, and how long they are kept.
 
-Nothing here waits, so every method is one step for whoever runs on the event loop. That
-is what makes the promises of `streamer.engine.interface` hold: a job is in one place at a time
-(waiting, running or finished), and `JobTable.end` is the only way to the last of them.
+Nothing here waits, so every method is atomic on the event loop. This keeps the promises of
+`streamer.engine.interface`: a job is in one place at a time (waiting, running or finished), and
+only `JobTable.end` finishes it.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ __all__ = ["JobTable", "Record"]
 log: Final = logging.getLogger(__name__)
 
 MAX_PLACES_TOLD: Final = 100
-"""How often a waiting job's log tells its place: others who come and go must not fill it."""
+"""The shortest time between two position events, so that they do not fill a waiting job's log."""
 
 
 @dataclass(slots=True, eq=False)
 class Record:
     """One job; `holder` is the lease that may write its events.
 
-    `weight` is what it takes in memory besides its log: while it waits or runs with all that it
-    was submitted with, which is then gone: `job` is None.
+    `weight` is its memory besides its log: until it is over with everything it was submitted with,
+    which is then dropped (`job` is None).
     """
 
     facts: JobFacts
@@ -57,7 +57,7 @@ class Record:
     log: JobLog
     weight: int
     place: int = 0
-    """Its place in the queue as it was told last."""
+    """Its position in the queue in the last event about it."""
     places_told: int = 0
     state: JobState = "queued"
     holder: object | None = None
@@ -69,7 +69,7 @@ class Record:
     keep_until: float = 0.0
     result: tuple[str, bytes] | None = None
     sent: int = 0
-    """The number of what was sent to it last, of what has a number."""
+    """The highest number of what was sent to it."""
 
     @property
     def job_id(self) -> str:
@@ -87,7 +87,7 @@ class Record:
         return self.holder is None and not self.over
 
     def view(self, position: int | None = None) -> JobView:
-        """Return what the outside may know; `position` is its place in the queue."""
+        """Return a snapshot for callers; `position` is its place in the queue."""
         return JobView(
             job=self.facts,
             tenant=self.tenant,
@@ -118,31 +118,31 @@ class JobTable:
         self.queue = FairQueue()
         self.running: dict[str, Record] = {}
         self.bell = asyncio.Event()
-        """Set when a job may have come within reach of a worker; who waits for it clears it."""
+        """Set when a worker may be able to take a job; clear it before waiting."""
         self.running_of: Counter[str] = Counter()
-        """How many jobs of each tenant run."""
+        """The number of running jobs, by tenant."""
         self.inboxes: dict[str, Inbox] = {}
-        """What was sent to the jobs that are not over."""
+        """The inboxes of jobs that are not over."""
         self.ledger = Ledger()
-        """What all logs take."""
+        """The sizes of all logs."""
         self.kept_bytes = 0
-        """What the records of finished jobs take."""
+        """The size of the records of finished jobs."""
         self._pace = Pace(places)
         self._spool = spool
         self._retention_s = retention_s
         self._clock = clock
         self._wall_clock = wall_clock
         self.hear: Callable[[JobView], None] = lambda _: None
-        """Hears of each job that is over."""
+        """Called for each job that is over."""
         self._created_at = -math.inf
         self._records: dict[str, Record] = {}
         self._finished: OrderedDict[str, Record] = OrderedDict()
         self._unspilled: OrderedDict[str, Record] = OrderedDict()
         """The finished jobs whose logs are in memory, as far as is known."""
         self._on_disk: OrderedDict[str, Record] = OrderedDict()
-        """Those with events on disk, as far as is known."""
+        """Finished jobs with events on disk, as far as is known."""
         self._forgotten: weakref.WeakSet[JobLog] = weakref.WeakSet()
-        """The logs of jobs that are gone, for those who still read them."""
+        """The logs of deleted jobs that still have readers."""
         self._tenants: dict[str, dict[str, Record]] = {}
         self._keys: dict[tuple[str, str], tuple[str, bytes]] = {}
         self._forgotten_keys = ForgottenKeys(idempotency_s, max_idempotency_keys, clock)
@@ -163,9 +163,9 @@ class JobTable:
         return record
 
     def repeated(self, tenant: str, idempotency: Idempotency) -> str | None:
-        """Return the id of the job that came first with this key, if there is one.
+        """Return the id of the first job with this key, if there is one.
 
-        Raises `Conflict` when that was another request, `Gone` when the job is forgotten.
+        Raises `Conflict` if that was another request, `Gone` if the job was deleted.
         """
         self.expire()
         job_id, digest = self._keys.get((tenant, idempotency.key), (None, b""))
@@ -185,11 +185,11 @@ class JobTable:
     def add(
         self, job: ResolvedJob, tenant: str, idempotency: Idempotency | None, weight: int
     ) -> Record:
-        """Accept a job of a `weight`: let it wait and start its log."""
+        """Accept a job with this weight: put it into the queue and start its log."""
         self.expire()
         key = None if idempotency is None else idempotency.key
         kept = JobLog(spool=self._spool, ledger=self.ledger)
-        # Later than every other, also when the clock was set back: lists go by it.
+        # Later than every other, even if the clock was set back: lists are sorted by it.
         self._created_at = max(self._wall_clock(), math.nextafter(self._created_at, math.inf))
         record = Record(job.facts, job, tenant, key, self._clock(), self._created_at, kept, weight)
         self._records[job.job_id] = record
@@ -203,9 +203,9 @@ class JobTable:
         return record
 
     def take(self, held: Container[str] = (), accepts: Accepts | None = None) -> Record | None:
-        """Take the job whose turn it is out of the queue, of a tenant that is not `held`.
+        """Take the next job of a tenant that is not in `held` out of the queue.
 
-        With `accepts`, of those that it takes.
+        With `accepts`, only of those that it accepts.
         """
         if accepts is None:
             job_id = self.queue.pop(held)
@@ -235,7 +235,7 @@ class JobTable:
         state: Literal["preparing", "compiling", "running"],
         policy: str | None,
     ) -> None:
-        """Record how far the job is, and its policy where it is given; tell its readers."""
+        """Record the job's state, and its policy if it is given, and append the status event."""
         record.state = state
         if policy is not None:
             record.facts = replace(record.facts, policy=policy)
@@ -250,7 +250,7 @@ class JobTable:
     def end(self, record: Record, events: Sequence[tuple[str, bytes]]) -> None:
         """End the job with these events, the last of them terminal.
 
-        What it was submitted with is forgotten with it, but for what its record shows.
+        Everything it was submitted with is dropped, except what its record shows.
         """
         job_id = record.job_id
         now = self._clock()
@@ -272,14 +272,14 @@ class JobTable:
         try:
             self.hear(record.view())
         except Exception:
-            log.exception("job %s: what hears of finished jobs failed", job_id)
+            log.exception("job %s: the listener for finished jobs failed", job_id)
         kept = (record.facts, record.key, record.result)
         record.weight = RECORD_BYTES + sum(map(weigh, kept))
         self.kept_bytes += record.weight
         self.expire()
 
     def forget(self, record: Record) -> None:
-        """Remove a finished job. Who reads its log reads on, as long as there is room for it."""
+        """Delete a finished job. Readers of its log can continue, as long as there is room."""
         job_id = record.job_id
         del self._records[job_id], self._finished[job_id]
         self.kept_bytes -= record.weight
@@ -297,7 +297,7 @@ class JobTable:
             self._forgotten.add(record.log)
 
     def expire(self) -> None:
-        """Forget the finished jobs whose time is over."""
+        """Delete the finished jobs that have expired."""
         now = self._clock()
         while self._finished:
             oldest = next(iter(self._finished.values()))
@@ -308,7 +308,7 @@ class JobTable:
     def drop_forgotten(self) -> bool:
         """Drop the events of the largest log that is only kept for its readers; False if none.
 
-        They are told by a gap. A reader that takes its time must not cost others their jobs.
+        The readers get a gap. A slow reader must not cost others their jobs.
         """
         largest = max(self._forgotten, key=_size, default=None)
         if largest is None:
@@ -317,9 +317,9 @@ class JobTable:
         return largest.drop(largest.size_bytes) > 0
 
     def forget_oldest(self, *, on_disk: bool = False) -> bool:
-        """Forget the job that ended first, or the first with events on disk; False if none.
+        """Delete the job that ended first, or the first with events on disk; False if none.
 
-        The newest stays, for those who wait for its end.
+        The newest stays, for callers that wait for its end.
         """
         newest = next(reversed(self._finished.values()), None)
         while self._on_disk and not next(iter(self._on_disk.values())).log.disk_bytes:
@@ -332,12 +332,12 @@ class JobTable:
         return False
 
     def spilled(self, record: Record) -> None:
-        """Take note that a log may have got events on disk."""
+        """Record that a log may have events on disk now."""
         if record.log.disk_bytes and record.job_id in self._finished:
             self._on_disk[record.job_id] = record
 
     def next_to_spill(self) -> Record | None:
-        """Return the job whose events leave memory next: finished ones first, then large ones."""
+        """Return the job whose events go to disk next: finished ones first, then large ones."""
         while self._unspilled:
             oldest = next(iter(self._unspilled.values()))
             if oldest.log.spillable_bytes:
@@ -354,13 +354,13 @@ class JobTable:
         return itertools.chain(self.running.values(), self._finished.values())
 
     def wait_s(self, jobs: int) -> float:
-        """Estimate how long it takes until so many of the jobs that wait have got a place."""
+        """Estimate how long it takes until this many waiting jobs have got a place."""
         now = self._clock()
         ages = [now - record.claimed_at for record in self.running.values()]
         return self._pace.wait_s(jobs, ages)
 
     def oldest_wait_s(self) -> float:
-        """Return how long the job that came first of the waiting ones has waited."""
+        """Return how long the oldest waiting job has waited."""
         accepted = (self._records[job_id].accepted_at for job_id in self.queue.heads())
         now = self._clock()
         return now - min(accepted, default=now)
@@ -369,10 +369,10 @@ class JobTable:
         return int((self._clock() - record.accepted_at) * 1000)
 
     def tell_places(self) -> None:
-        """Tell waiting jobs how far they have come, as far as it is worth an event."""
+        """Append position events to the logs of waiting jobs whose position has changed enough."""
         for place, job_id in enumerate(self.queue.in_order(), 1):
             record = self._records[job_id]
-            # A tenth: the tenth place knows of each step, the thousandth of every hundredth.
+            # A tenth: position 10 gets an event for each step, position 1000 for every hundredth.
             far = abs(place - record.place) * 10 >= max(place, record.place)
             if far and record.places_told < MAX_PLACES_TOLD:
                 self._tell_place(record, place)
@@ -388,7 +388,7 @@ class JobTable:
         self.running_of[record.tenant] -= 1
         if not self.running_of[record.tenant]:
             del self.running_of[record.tenant]
-        self.bell.set()  # its tenant may have another that waits for just that
+        self.bell.set()  # its tenant may have another job that waits for this place
 
 
 def _place(record: Record) -> JobPlace:
