@@ -198,9 +198,9 @@ async def test_a_failure_of_tidying_up_does_not_change_the_verdict(
     service = await open_service("untidy", plugins=(plugin(Untidy),))
     ran = await run_job(service, command=("sh", "-c", "echo done; exit 3"))
     assert (ran.verdict, ran.text()) == ("exited 3", "done\n")
+    assert (await run_job(service, command=("echo", "next"))).out == "next\n"
     assert "the cleanup failed" in caplog.text
     assert "the disk is broken" in caplog.text
-    assert (await run_job(service, command=("echo", "next"))).out == "next\n"
 
 
 # -- before the program -----------------------------------------------------------------------
