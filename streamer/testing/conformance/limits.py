@@ -6,7 +6,7 @@ from typing import Final
 
 from streamer.model.events import Output, Truncated
 from streamer.testing.conformance.base import Requirements, requirement
-from streamer.testing.running import ended, program
+from streamer.testing.running import SLOWNESS, ended, program
 
 __all__ = ["LimitRequirements"]
 
@@ -62,7 +62,7 @@ class LimitRequirements(Requirements):
                 signal.signal(signal.SIGTERM, lambda *_: (print("tidied", flush=True), sys.exit(7)))
                 signal.pause()
             """),
-            limits={"wall_time_s": 0.5},
+            limits={"wall_time_s": 0.5 * SLOWNESS},
         )
         assert ran.text() == "tidied\n"
         assert (ran.complete.reason, ran.complete.exit_code) == ("wall_time", 7)
@@ -91,7 +91,7 @@ class LimitRequirements(Requirements):
         ).complete
         assert (complete.reason, complete.timed_out) == ("cpu_time", True)
         assert complete.cpu_time_ms is not None
-        assert 950 <= complete.cpu_time_ms < 1500
+        assert 950 <= complete.cpu_time_ms < 1000 + 500 * SLOWNESS
 
     @requirement(limit="cpu_time_s")
     async def test_the_cpu_limit_holds_for_children_together(self) -> None:
@@ -110,7 +110,7 @@ class LimitRequirements(Requirements):
         ).complete
         assert complete.reason == "cpu_time"
         assert complete.cpu_time_ms is not None
-        assert 950 <= complete.cpu_time_ms < 2000
+        assert 950 <= complete.cpu_time_ms < 1000 + 1000 * SLOWNESS
 
     @requirement(limit="cpu_time_s")
     async def test_the_cpu_limit_counts_children_that_ended(self) -> None:
@@ -130,7 +130,7 @@ class LimitRequirements(Requirements):
         ).complete
         assert complete.reason == "cpu_time"
         assert complete.cpu_time_ms is not None
-        assert complete.cpu_time_ms < 2000
+        assert complete.cpu_time_ms < 1000 + 1000 * SLOWNESS
 
     @requirement(limit="cpu_time_s")
     async def test_ignoring_the_cpu_signal_does_not_help(self) -> None:
