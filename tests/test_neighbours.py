@@ -66,7 +66,7 @@ async def test_an_attack_ends_by_its_own_limit_beside_a_job_that_goes_on(
     )
     alone = text(await run(client, language="python", code=NEIGHBOUR))
     code, reason = ATTACKS[attack]
-    limits = {"cpuTimeS": 4, "wallTimeS": 100}
+    limits: dict[str, float] = {"cpuTimeS": 4, "wallTimeS": 100}
     if reason == "memory":
         limits["cpuTimeS"] = 4 * SLOWNESS  # to fill it takes time that is not what is tested
     else:

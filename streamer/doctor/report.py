@@ -37,7 +37,8 @@ from streamer.spi import Backend
 __all__ = ["BackendReport", "Outcome", "ProbeReport", "Report", "examine"]
 
 CONCURRENCY: Final = 8
-PROBE_TIMEOUT_S: Final = 30.0
+PROBE_TIMEOUT_S: Final = 90.0
+"""Eight run at once, so on a slow host one takes long."""
 KILL_GRACE_S: Final = 0.2
 
 
