@@ -120,7 +120,13 @@ def isolating_backend(request: pytest.FixtureRequest, need: Callable[[str], str]
 
 
 @pytest.fixture
-async def start() -> AsyncIterator[Start]:
+def engine_plugins() -> tuple[object, ...]:
+    """Return the plugins that give a service its engine: none, for the one in memory."""
+    return ()
+
+
+@pytest.fixture
+async def start(engine_plugins: tuple[object, ...]) -> AsyncIterator[Start]:
     """Return a function that starts a service on a real socket and returns a client of it.
 
     Its arguments are sections of the configuration; commands are allowed, since tests say
@@ -136,7 +142,7 @@ async def start() -> AsyncIterator[Start]:
             # A test is over when it is over: what it left running gets no time to end.
             server = {"drain_s": 0, **sections.pop("server", {})}
             config = {"sandbox": sandbox, "streams": streams, "server": server, **sections}
-            app = streamer.create_app(config, plugins=plugins)
+            app = streamer.create_app(config, plugins=(*engine_plugins, *plugins))
             # As `streamer serve` does; a test's client leaves streams at will.
             listening = TestServer(app)
             client = TestClient(listening)

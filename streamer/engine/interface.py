@@ -14,6 +14,16 @@ every engine, and is tested for each by ``tests/engine``:
 - A lease that was lost writes nothing.
 
 An engine may be of one process, or between many: what only the first can do, it says (`alone`).
+
+An engine that is reached over a connection may lose it. What a `Broker` was asked it repeats by
+itself, and nothing of it is done twice. On the worker's side the call raises ConnectionError and
+may have been done or not; then
+
+- `Lease.append`, `state` and `finish` are said again by the worker with the same events, before any
+  other of them. The engine knows the repetition, writes it once, and answers as it would have;
+- `Runner.claim` is called again under the same name, and begins with what the lost answer held;
+- `heartbeat`, `reap` and `publish` are due again anyway;
+- `Lease.control` and `inputs` are opened again, and go on behind the last that was taken from them.
 """
 
 from __future__ import annotations
@@ -172,6 +182,10 @@ class Broker(Protocol):
         Once it is entered the view has all that was appended before and follows event `after`, and
         then gets what comes. What is up to `after` it need not have; but where the job has no event
         of that number (`last_id` is lower then) it has everything. Raises `UnknownJob`.
+
+        It may lag behind the log of which it is a copy, and never skips, doubles or reorders an
+        event. If the job is forgotten before all of it has come, it ends with a `Gap` of the reason
+        ``expired``.
         """
 
     async def summary(self, job_id: str) -> JobView | None:
@@ -241,7 +255,9 @@ class Runner(Protocol):
     ) -> Sequence[Lease]:
         """Wait up to a second for jobs and return at most `free` of them.
 
-        Of those that `accepts` takes, where it is given; the others keep their turns.
+        Of those that `accepts` takes, where it is given; the others keep their turns. A worker has
+        one claim at a time. What one has taken that was cancelled comes with the worker's next,
+        or is ended with ``shutting_down`` once this process drains.
         """
 
     async def heartbeat(self, leases: Sequence[Lease]) -> Sequence[tuple[Lease, Cancel | Lost]]:
@@ -266,7 +282,7 @@ class Lease(Protocol):
         """When the job was accepted, on this machine's `time.monotonic` clock."""
 
     async def append(self, events: Sequence[tuple[str, bytes]]) -> None:
-        """Write encoded events in order, idempotently. Raises `LeaseLost`."""
+        """Write encoded events in order. Raises `LeaseLost`."""
 
     @property
     def full(self) -> bool:
@@ -317,8 +333,8 @@ class Engine(Broker, Runner, Protocol):
     def listen(self, hear: Callable[[JobView], None]) -> None:
         """Have a function hear of each job that a call of this process has ended, once.
 
-        By `Lease.finish`, `cancel`, `reap`, `drain` or `close`. It is called in the event loop;
-        what it raises is logged and changes nothing.
+        By `Lease.finish`, `cancel`, `reap`, `drain` or `close`. It is called in the event loop,
+        maybe after readers have had the end; what it raises is logged and changes nothing.
         """
 
     async def start(self, folder: Path) -> None:

@@ -126,6 +126,15 @@ class EventLog:
         self._changed()
         self.wake()
 
+    def skip(self, number: int) -> None:
+        """Go on behind event `number`: a log that is fed from another has lost those before.
+
+        It keeps none of them, as nothing that is kept is behind a gap.
+        """
+        self._drop_blocks(len(self._blocks))
+        self._drop_tail(len(self._tail))
+        self._tail_first = max(number + 1, self._tail_first)
+
     async def read(self, after: int) -> tuple[bytes, int]:
         """Return the next frames after event `after`, and the number of the last one.
 

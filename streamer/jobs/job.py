@@ -46,12 +46,13 @@ class Job:
         return view
 
     async def result(self) -> Complete | Error:
-        """Wait for the end of the job and return its terminal event."""
+        """Wait for the end of the job and return its terminal event. Raises `UnknownJob`."""
         async with self.follow() as log:
             while not log.done:
                 await log.wait(log.last_id)
             end = log.end
-        assert isinstance(end, Complete | Error)
+        if not isinstance(end, Complete | Error):
+            raise UnknownJob(f"job {self.id!r} was forgotten before its end was read")
         return end
 
     async def purge(self) -> bool:

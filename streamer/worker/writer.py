@@ -10,12 +10,16 @@ from typing import Any, Literal
 from streamer.engine.interface import Lease
 from streamer.model.events import JobEvent, encode
 from streamer.worker.finish import ENGINE_TIMEOUT_S
+from streamer.worker.repeat import repeated
 
 __all__ = ["Writer"]
 
 
 class Writer:
-    """Writes the events before the terminal one. Each wait for the engine has a time limit."""
+    """Writes the events before the terminal one. Each wait for the engine has a time limit.
+
+    Until then a call that lost its connection is repeated.
+    """
 
     def __init__(self, lease: Lease) -> None:
         self._lease = lease
@@ -31,12 +35,13 @@ class Writer:
     ) -> None:
         """Record the job's state, and the digest of its policy."""
         async with asyncio.timeout(ENGINE_TIMEOUT_S):
-            await self._lease.state(state, policy)
+            await repeated(lambda: self._lease.state(state, policy))
 
     async def write(self, events: Sequence[JobEvent]) -> None:
         """Append events, and return when the log can take more."""
+        encoded = [encode(event) for event in events]
         async with asyncio.timeout(ENGINE_TIMEOUT_S):
-            await self._lease.append([encode(event) for event in events])
+            await repeated(lambda: self._lease.append(encoded))
         if self._lease.full and not self.program_ended.is_set():
             # Nothing is read meanwhile, so the program's writes block, at most until its wall
             # time limit; a dead program has little output left.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator
 from typing import Protocol, TypedDict, Unpack
 
@@ -11,6 +12,10 @@ from streamer.engine.interface import Engine
 from streamer.engine.memory.admission import QueueLimits
 from streamer.engine.memory.engine import MemoryEngine
 from streamer.engine.memory.retention import RetentionLimits
+
+from .remote.engine import RemoteEngine
+from .remote.server import Server
+from .remote.wire import Wire
 
 
 class Options(TypedDict, total=False):
@@ -59,6 +64,9 @@ class MemoryBench:
         self._engines: list[MemoryEngine] = []
 
     async def make(self, **options: Unpack[Options]) -> Engine:
+        return self.memory(**options)
+
+    def memory(self, **options: Unpack[Options]) -> MemoryEngine:
         chosen = DEFAULTS | options
         engine = MemoryEngine(
             queue=QueueLimits(
@@ -85,7 +93,35 @@ class MemoryBench:
             await engine.close()
 
 
-@pytest.fixture(params=[pytest.param(MemoryBench, id="memory")])
+class RemoteBench(MemoryBench):
+    """The same engine at the other end of a wire."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._remote: list[RemoteEngine] = []
+
+    async def make(self, **options: Unpack[Options]) -> Engine:
+        seed = random.randrange(10**6)
+        print(f"the connection's seed: {seed}")  # noqa: T201 - shown with a failure
+        server = Server(self.memory(**options), clock=lambda: self.now)
+        engine = RemoteEngine(server, Wire(seed, patient=True))
+        self._remote.append(engine)
+        return engine
+
+    async def pass_time(self, seconds: float) -> None:
+        # The lag of a mirror is nothing against the times that tests let pass.
+        for engine in self._remote:
+            await engine.settle()
+        await super().pass_time(seconds)
+
+    async def close(self) -> None:
+        for engine in self._remote:
+            await engine.close()
+
+
+@pytest.fixture(
+    params=[pytest.param(MemoryBench, id="memory"), pytest.param(RemoteBench, id="remote")]
+)
 async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
     bench: Bench = request.param()
     yield bench

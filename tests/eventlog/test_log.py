@@ -22,8 +22,9 @@ from hypothesis.stateful import (
 )
 
 from streamer.eventlog.block import RUN_BYTES, Ledger
+from streamer.eventlog.frames import frame, gap_frame
 from streamer.eventlog.joblog import Event, JobLog
-from streamer.eventlog.log import BLOCK_BYTES, INDEX_BYTES, SMALL_BYTES
+from streamer.eventlog.log import BLOCK_BYTES, INDEX_BYTES, SMALL_BYTES, EventLog
 from streamer.eventlog.pages import PAGE_BYTES, Pages, Run
 from streamer.eventlog.spool import THREADS, Extent, Spool
 from streamer.model.events import Complete, Error, Gap, JobEvent, Output, Status, decode, encode
@@ -655,6 +656,20 @@ async def test_what_is_dropped_is_not_given_to_readers_in_step_either() -> None:
     await log.read(0)
     log.drop_before(3)
     assert [kind for _, kind, _ in parse_stream((await log.read(0))[0])] == ["gap", "output"]
+
+
+async def test_what_a_fed_log_has_lost_is_told_by_a_gap() -> None:
+    log = EventLog(ledger=(ledger := Ledger()))
+    log.append([("e", b"x" * 1000)] * 200)
+    with log.cursor() as cursor:
+        log.skip(250)
+        assert (log.first_id, log.last_id, ledger.memory) == (251, 250, 0)
+        log.append([("e", b"new")])
+        data, last = await cursor.read()
+    assert data == gap_frame(0, 250) + frame("e", b"new", 251)
+    assert last == 251
+    log.skip(100)  # long past
+    assert (log.first_id, log.last_id) == (252, 251)
 
 
 async def test_an_append_that_fails_keeps_nothing() -> None:

@@ -82,6 +82,7 @@ async def test_the_metrics_count_what_happened(start: Start) -> None:
     client = await start()
     await run(client, command=["true"])
     await run(client, command=["sleep", "9"], limits={"wallTimeS": 0.1})
+    await metrics_of(client, finished=2)
     async with client.get("/metrics") as response:
         assert response.content_type == "text/plain"
         lines = (await response.text()).splitlines()
@@ -92,11 +93,17 @@ async def test_the_metrics_count_what_happened(start: Start) -> None:
     assert values["streamer_jobs_running"] == "0"
 
 
-async def metrics_of(client: AnyClient) -> dict[str, float]:
-    async with client.get("/metrics") as response:
-        lines = (await response.text()).splitlines()
-    pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
-    return {name: float(value) for name, value in pairs}
+async def metrics_of(client: AnyClient, *, finished: int) -> dict[str, float]:
+    """Return the metrics once so many jobs are counted: readers may have their ends before."""
+    async with asyncio.timeout(20):
+        while True:
+            async with client.get("/metrics") as response:
+                lines = (await response.text()).splitlines()
+            pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+            values = {name: float(value) for name, value in pairs}
+            ended = (n for name, n in values.items() if name.startswith("streamer_jobs_finished_"))
+            if sum(ended) == finished:
+                return values
 
 
 async def test_jobs_that_never_ran_are_counted(start: Start) -> None:
@@ -106,7 +113,7 @@ async def test_jobs_that_never_ran_are_counted(start: Start) -> None:
     for _ in range(3):
         async with client.delete(f"/api/jobs/{await submit(client, **SLEEPER)}") as response:
             assert response.status == 202
-    values = await metrics_of(client)
+    values = await metrics_of(client, finished=3)
     assert values['streamer_jobs_finished_total{outcome="cancelled"}'] == 3
     assert values["streamer_job_wait_seconds_count"] == 0, "they never had a worker"
     assert values["streamer_waiting_bytes"] == 0 < values["streamer_record_bytes"]
@@ -123,7 +130,7 @@ async def test_the_metrics_tell_how_long_jobs_wait_and_run(start: Start) -> None
         pass
     await follow(client, first)
     await follow(client, second)
-    values = await metrics_of(client)
+    values = await metrics_of(client, finished=2)
     for part, count in (("wait", 2), ("run", 2), ("first_output", 1)):
         name = f"streamer_job_{part}_seconds"
         buckets = [value for key, value in values.items() if key.startswith(f"{name}_bucket")]

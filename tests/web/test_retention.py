@@ -105,6 +105,10 @@ async def kept_bytes(client: AnyClient) -> int:
     return stats.log_bytes + stats.disk_bytes
 
 
+HOLDS = pytest.mark.memory_engine("only in one process can a program be held for its readers")
+
+
+@HOLDS
 async def test_a_program_waits_for_its_readers_where_nothing_may_be_lost(start: Start) -> None:
     client = await start(streams={"on_full": "wait", "log_bytes": 300_000})
     job_id = await submit(client, **python(FLOOD, args=["20000"]))
@@ -125,6 +129,7 @@ async def test_a_program_waits_for_its_readers_where_nothing_may_be_lost(start: 
         assert await kept_bytes(client) < 1_000_000
 
 
+@HOLDS
 async def test_a_job_that_is_held_can_be_cancelled_and_times_out(start: Start) -> None:
     client = await start(streams={"on_full": "wait", "log_bytes": 100_000})
     flood = "while True: print('x' * 100)"
@@ -139,6 +144,7 @@ async def test_a_job_that_is_held_can_be_cancelled_and_times_out(start: Start) -
     assert (await client.app[SERVICE].job(timed).result()).reason == "wall_time"
 
 
+@HOLDS
 @pytest.mark.parametrize(
     "target", ["/api/stream/{}", "/api/jobs/{}/output/stdout", "/api/jobs/{}/cast"]
 )

@@ -78,6 +78,16 @@ async def test_an_engine_that_fails_for_a_while_gets_the_end_all_the_same(
     assert (await run_job(service, command=("sh", "-c", "exit 3"))).verdict == "exited 3"
 
 
+async def test_a_connection_that_is_lost_costs_no_output(
+    open_service: OpenService, need: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = await open_service(need("plain"))
+    make_faulty(service, monkeypatch, lambda lease: Faulty(lease, {"append": 3, "state": 2}))
+    await run_job(service, command=("true",))  # the claim that was under way
+    ran = await run_job(service, command=("echo", "whole"))
+    assert (ran.verdict, ran.out) == ("exited 0", "whole\n")
+
+
 async def test_a_channel_that_breaks_is_opened_again_and_told(
     open_service: OpenService,
     need: Callable[[str], str],

@@ -1,0 +1,77 @@
+"""Run what depends on the engine with both: the one in memory, and one that behaves as if far away.
+
+What cannot depend on it runs once: see `ONCE`, and the marker ``memory_engine``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from streamer.compose import _memory_engine
+from streamer.config.schema import Config
+from streamer.config.shares import Shares
+from streamer.spi import hookimpl
+from tests.engine.remote.engine import RemoteEngine
+from tests.engine.remote.server import Server
+from tests.engine.remote.wire import Wire
+
+ONCE: Final[Mapping[str, str]] = {
+    "test_answers.py": "how answers are written, before any job",
+    "test_bodies.py": "requests that are refused by their bodies",
+    "test_disclosure.py": "what answers do not say of the host",
+    "test_fields.py": "how a submission is parsed",
+    "test_log_floods.py": "the log of the process",
+    "test_origins.py": "pages of other sites, before any handler",
+    "test_parameters.py": "how queries and headers are parsed",
+    "test_policy.py": "what a submission may ask for",
+    "test_service.py": "the routes about the service",
+    "test_strangers.py": "who listens and who may connect",
+    "test_unhandled.py": "failures of handlers",
+}
+"""The modules whose tests cannot depend on the engine, and why."""
+
+
+KINDS: Final = ["memory", "remote"]
+
+
+class Remote:
+    """The plugin that gives services their engine, as if from far away; `nodes` share one."""
+
+    def __init__(self, seed: int, nodes: int = 1) -> None:
+        self._seeds = random.Random(seed)
+        self._nodes = nodes
+        self._server: Server | None = None
+
+    @hookimpl
+    def streamer_engine(self, config: Config) -> RemoteEngine | None:
+        """Return what the built-in engine would be, at the other end of a wire."""
+        if self._server is None:
+            shares = Shares.of(config, told_apart=len({t.tenant for t in config.auth.tokens}) > 1)
+            self._server = Server(_memory_engine(config, shares), nodes=self._nodes)
+        server = self._server
+        if self._nodes == 1:
+            self._server = None
+        return RemoteEngine(server, Wire(self._seeds.randrange(10**6)))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Let a test that starts a service start one of each kind."""
+    own = metafunc.definition.get_closest_marker("memory_engine") is not None
+    if "engine_plugins" in metafunc.fixturenames and not own:
+        once = Path(metafunc.module.__file__ or "").name in ONCE
+        metafunc.parametrize("engine_plugins", KINDS[:1] if once else KINDS, indirect=True)
+
+
+@pytest.fixture
+def engine_plugins(request: pytest.FixtureRequest) -> tuple[object, ...]:
+    """Return the plugins that give a service the engine of the test."""
+    if getattr(request, "param", "memory") == "memory":
+        return ()
+    seed = random.randrange(10**6)
+    print(f"the connection's seed: {seed}")  # noqa: T201 - shown with a failure
+    return (Remote(seed),)

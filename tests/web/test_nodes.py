@@ -1,0 +1,97 @@
+"""Two services on one engine: what one accepted and runs, the other tells the same way."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.conftest import Start
+from tests.support import AnyClient, Received, follow, received, submit, text
+from tests.web import python, until_output
+from tests.web.conftest import Remote
+
+Pair = tuple[AnyClient, AnyClient]
+ECHO = "import sys\nfor line in sys.stdin: print(line, end='', flush=True)"
+
+pytestmark = pytest.mark.memory_engine("its engines are its own")
+
+
+@pytest.fixture
+async def pair(start: Start) -> Pair:
+    seed = random.randrange(10**6)
+    print(f"the connections' seed: {seed}")  # noqa: T201 - shown with a failure
+    remote = Remote(seed, nodes=2)
+    return await start(plugins=(remote,)), await start(plugins=(remote,))
+
+
+async def seen_until(client: AnyClient, job_id: str, count: int) -> list[Received]:
+    """Read so many events of a job and leave."""
+    seen: list[Received] = []
+    async with client.get(f"/api/stream/{job_id}") as response:
+        async for event in received(response):
+            seen.append(event)
+            if len(seen) == count:
+                break
+        response.close()
+    return seen
+
+
+async def test_a_reader_goes_on_at_the_other_after_every_event(pair: Pair) -> None:
+    one, other = pair
+    job_id = await submit(one, **python("\n".join(f"print({n}, flush=True)" for n in range(6))))
+    whole = await follow(one, job_id)
+    assert [event.id for event in whole] == list(range(1, len(whole) + 1))
+    assert await follow(other, job_id) == whole
+    for event in whole[:-1]:
+        assert await follow(other, job_id, after=event.id) == whole[event.id :]
+    headers = {"Last-Event-ID": str(len(whole))}
+    async with other.get(f"/api/stream/{job_id}", headers=headers) as response:
+        assert response.status == 204
+    assert await follow(other, job_id, after=10**6) == whole, "an id that there never was"
+
+
+async def test_a_live_job_is_followed_at_both(pair: Pair) -> None:
+    one, other = pair
+    job_id = await submit(one, **python(ECHO, interactive=True))
+    async with other.post(f"/api/jobs/{job_id}/stdin", data=b"first\n") as answer:
+        assert answer.status == 202
+    async with one.get(f"/api/stream/{job_id}") as response:
+        seen: list[Received] = []
+        async for event in received(response):
+            seen.append(event)
+            if event.kind == "output":
+                break
+        response.close()
+    # At the other, a reader of the middle is there before one of all of it comes.
+    headers = {"Last-Event-ID": str(seen[-1].id)}
+    async with other.get(f"/api/stream/{job_id}", headers=headers) as response:
+        async with other.get(f"/api/stream/{job_id}") as whole:
+            await until_output(received(whole), "first\n")
+            whole.close()
+        async with one.post(f"/api/jobs/{job_id}/stdin?close=1", data=b"second\n") as answer:
+            assert answer.status == 202
+        seen += [event async for event in received(response)]
+    assert [event.id for event in seen] == list(range(1, len(seen) + 1))
+    assert text(seen) == "first\nsecond\n"
+    async with other.get(f"/api/jobs/{job_id}/output/stdout") as output:
+        assert await output.text() == "first\nsecond\n"
+
+
+async def test_several_jobs_in_one_stream_go_on_at_the_other(pair: Pair) -> None:
+    one, other = pair
+    jobs = [await submit(one, **python(f"print({n})\nprint({n})")) for n in range(2)]
+    for job_id in jobs:
+        await follow(one, job_id)
+    query = "&".join(f"job={job_id}" for job_id in jobs)
+
+    async def ids(client: AnyClient, after: str) -> list[str]:
+        async with client.get(f"/api/stream?{query}", headers={"Last-Event-ID": after}) as stream:
+            body = await stream.text()
+        return [line[4:] for line in body.splitlines() if line.startswith("id: ")]
+
+    whole = await ids(one, "0.0")
+    half = whole[len(whole) // 2]
+    rest = await ids(other, half)
+    assert len(rest) == len(whole) - len(whole) // 2 - 1
+    assert rest[-1] == whole[-1]
