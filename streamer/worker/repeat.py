@@ -1,4 +1,4 @@
-"""Say something again to an engine whose connection was lost meanwhile."""
+"""Repeat a call of the engine whose connection was lost."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ PAUSES_S: Final = (0.01, 0.05, 0.2, 0.5)
 T = TypeVar("T")
 
 
-async def repeated(say: Callable[[], Awaitable[T]]) -> T:
-    """Return the engine's answer, however often its connection is lost; the caller sets a bound.
+async def repeated(call: Callable[[], Awaitable[T]], *, tries: int | None = None) -> T:
+    """Return the engine's answer to a call, which is repeated when its connection was lost.
 
-    For what the engine knows again (`streamer.engine.interface`).
+    The caller sets a time limit, or the number of `tries`. It is for calls that the engine lets be
+    repeated (`streamer.engine.interface`).
     """
-    pauses = itertools.chain(PAUSES_S, itertools.repeat(PAUSES_S[-1]))
-    for pause_s in pauses:
+    for number in itertools.count(1):
         try:
-            return await say()
+            return await call()
         except ConnectionError as error:
+            if number == tries:
+                raise
             log.warning("the connection to the engine was lost: %s", error)
-        await asyncio.sleep(pause_s)
-    raise AssertionError("the pauses do not end")
+        await asyncio.sleep(PAUSES_S[min(number, len(PAUSES_S)) - 1])
+    raise AssertionError("the numbers do not end")

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final, Self
 
 from streamer.config.schema import Config
@@ -20,6 +21,7 @@ from streamer.worker.execution import Execution
 from streamer.worker.finish import ENGINE_TIMEOUT_S, finish
 from streamer.worker.host import WorkerHost
 from streamer.worker.policy import policy_digest
+from streamer.worker.repeat import repeated
 from streamer.worker.settings import ExecutionSettings, Patience
 from streamer.worker.verdict import StopReason
 
@@ -28,6 +30,8 @@ __all__ = ["Worker"]
 log: Final = logging.getLogger(__name__)
 
 CLAIM_RETRY_S: Final = 1.0
+CALL_TRIES: Final = 4
+"""Before an engine whose connection was lost counts as away; the pauses between them are short."""
 END_S: Final = 90.0
 """How long all jobs may take to end once they are stopped; each has its own, shorter limits."""
 
@@ -99,7 +103,7 @@ class Worker:
         for task in left:
             task.cancel()
         await asyncio.wait(left, timeout=END_S)
-        await self._call("withdraw", self.engine.publish(self._name, None))
+        await self._call("withdraw", partial(self.engine.publish, self._name, None))
         await self._resources.aclose()
 
     @asynccontextmanager
@@ -174,7 +178,7 @@ class Worker:
             # If it is alone, it also takes jobs that it cannot run: nobody else would end them.
             accepts = None if self.engine.alone else self._capabilities().accepts
             leases: Sequence[Lease] | None = await self._call(
-                "claim", self.engine.claim(self._name, free, accepts)
+                "claim", partial(self.engine.claim, self._name, free, accepts)
             )
             if leases is None:
                 await asyncio.sleep(CLAIM_RETRY_S)
@@ -220,14 +224,16 @@ class Worker:
         while True:
             await asyncio.sleep(beat_s)
             running = {e.lease: e for e in self._running.values() if not e.over.is_set()}
-            told = await self._call("heartbeat", self.engine.heartbeat(tuple(running)), beat_s)
+            told = await self._call(
+                "heartbeat", partial(self.engine.heartbeat, tuple(running)), beat_s
+            )
             if told is not None:
                 answered_at = loop.time()
                 for lease, control in told:
                     reason: StopReason = "cancelled" if isinstance(control, Cancel) else "lost"
                     if (execution := running.get(lease)) is not None:
                         execution.stop(reason)
-                await self._call("reap", self.engine.reap())
+                await self._call("reap", self.engine.reap)
             elif loop.time() - answered_at > (BEATS - 1) * beat_s:
                 log.error(
                     "the engine has not answered for too long: %d jobs are stopped", len(running)
@@ -244,7 +250,7 @@ class Worker:
 
     async def _publish(self) -> None:
         self._published = self._capabilities()
-        await self._call("publish", self.engine.publish(self._name, self._published))
+        await self._call("publish", partial(self.engine.publish, self._name, self._published))
 
     async def _keep_published(self) -> None:
         """Publish the capabilities when they change, and with every heartbeat."""
@@ -263,12 +269,12 @@ class Worker:
             self._changed.set()
 
     async def _call(
-        self, name: str, call: Coroutine[Any, Any, Any], timeout_s: float = ENGINE_TIMEOUT_S
+        self, name: str, call: Callable[[], Awaitable[Any]], timeout_s: float = ENGINE_TIMEOUT_S
     ) -> Any:
         """Return the engine's answer, or None if it fails or takes too long, which is logged."""
         try:
             async with asyncio.timeout(timeout_s):
-                answer = await call
+                answer = await repeated(call, tries=CALL_TRIES)
         except Exception:
             log.exception("a call of the engine failed: %s; trying again", name)
             self._failing.add(name)

@@ -162,12 +162,14 @@ async def test_a_node_that_drains_ends_what_its_worker_was_given_and_did_not_hea
 async def test_a_job_that_is_forgotten_before_it_was_read_ends_with_a_gap(server: Server) -> None:
     lease = await start(RemoteEngine(server, Wire(1, patient=True)))
     job_id = lease.job.job_id
-    cut_off = RemoteEngine(server, Wire(2, Weather(cut=1.0)))
-    result = asyncio.create_task(Job(cut_off, job_id).result())
-    async with cut_off.follow(job_id, 2) as log:
+    wire = Wire(2)
+    engine = RemoteEngine(server, wire)
+    async with engine.follow(job_id) as log:
+        wire.weather = Weather(cut=1.0)
+        result = asyncio.create_task(Job(engine, job_id).result())
         await lease.append([output("a")])
         await lease.finish([complete()])
-        assert await cut_off.purge(job_id)
+        assert await engine.purge(job_id)
         [event] = [event async for event in log.events(2)]
     assert (event.id, event.data) == (3, Gap(3, None, "expired"))
     with pytest.raises(UnknownJob):

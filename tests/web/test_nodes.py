@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 
 import pytest
 
 from tests.conftest import Start
-from tests.support import AnyClient, Received, follow, received, submit, text
-from tests.web import python, until_output
+from tests.support import AnyClient, Received, follow, received, submit, text, verdict
+from tests.web import SLEEPER, python, until_output, until_state
 from tests.web.conftest import Remote
 
 Pair = tuple[AnyClient, AnyClient]
@@ -95,3 +96,28 @@ async def test_several_jobs_in_one_stream_go_on_at_the_other(pair: Pair) -> None
     rest = await ids(other, half)
     assert len(rest) == len(whole) - len(whole) // 2 - 1
     assert rest[-1] == whole[-1]
+
+
+async def test_a_service_that_stops_sends_readers_of_jobs_that_go_on_to_the_other(
+    start: Start,
+) -> None:
+    remote = Remote(random.randrange(10**6), nodes=2)
+    one, other = [await start(plugins=(remote,), queue={"concurrency": 1}) for _ in range(2)]
+    jobs = [await submit(one, **SLEEPER) for _ in range(2)]
+    for job_id in jobs:
+        await until_state(other, job_id, "running")  # each at one of them
+    reading = [asyncio.create_task(follow(one, job_id)) for job_id in jobs]
+    async with asyncio.timeout(20):
+        while (await (await one.get("/healthz")).json())["streams"] < 2:
+            pass
+        await one.close()
+        by_end = {seen[-1].data.get("code"): seen for seen in await asyncio.gather(*reading)}
+    assert set(by_end) == {"shutting_down", None}
+    seen = by_end[None]
+    assert seen[-1].data["state"] == "running"
+    job_id = seen[0].data["jobId"]
+    async with other.delete(f"/api/jobs/{job_id}") as response:
+        assert response.status == 202
+    rest = await follow(other, job_id, after=seen[-1].id)
+    assert [event.id for event in rest] == [seen[-1].id + 1]
+    assert verdict(rest)["reason"] == "cancelled"

@@ -75,7 +75,8 @@ class RemoteEngine:
     @asynccontextmanager
     async def follow(self, job_id: str, after: int = 0) -> AsyncIterator[JobLog]:
         last = await self._wire.call(self._server.last_id, job_id)
-        mirror = self._mirror(job_id, after if after <= last else 0)
+        # The newest event tells whether the job is over, so no mirror begins behind it.
+        mirror = self._mirror(job_id, min(after, last - 1) if after <= last else 0)
         mirror.readers += 1
         try:
             await mirror.reach(last)

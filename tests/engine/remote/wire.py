@@ -49,7 +49,7 @@ class Wire:
 
     def __init__(self, seed: int, weather: Weather | None = None, *, patient: bool = False) -> None:
         self._chance = random.Random(seed)
-        self._weather = weather or Weather()
+        self.weather = weather or Weather()
         self._patient = patient
         self._tasks: set[asyncio.Task[Any]] = set()
         """What goes on at the server, whether or not the caller still waits for it."""
@@ -58,15 +58,15 @@ class Wire:
 
     async def lag(self) -> None:
         """Take a few turns of the event loop, or some milliseconds."""
-        if self._chance.random() < self._weather.slow:
-            await asyncio.sleep(self._chance.uniform(0, self._weather.slow_s))
+        if self._chance.random() < self.weather.slow:
+            await asyncio.sleep(self._chance.uniform(0, self.weather.slow_s))
         else:
             for _ in range(self._chance.randrange(4)):
                 await asyncio.sleep(0)
 
     def cut(self) -> None:
         """Raise ConnectionError for a share of what a mirror gets."""
-        self._lose(self._weather.cut)
+        self._lose(self.weather.cut)
 
     async def call(self, method: Callable[..., Coroutine[Any, Any, R]], *args: object) -> R:
         """Have the server do something; it goes on when the caller is cancelled meanwhile."""
@@ -78,9 +78,9 @@ class Wire:
         """Call as a worker does: ConnectionError says nothing of whether it was done."""
         while True:
             try:
-                self._lose(self._weather.lost / 2)
+                self._lose(self.weather.lost / 2)
                 answer = await self._answered(method, args)
-                self._lose(self._weather.lost / 2)
+                self._lose(self.weather.lost / 2)
             except ConnectionError:
                 if not self._patient:
                     raise
