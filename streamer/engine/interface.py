@@ -165,6 +165,14 @@ class LeaseLost(Exception):
 class Broker(Protocol):
     """The API side of an engine."""
 
+    @property
+    def alone(self) -> bool:
+        """Whether all that use it are in this process.
+
+        Only then can it hold a program until its readers have taken what it wrote, and only then
+        has a job that this process's worker cannot run no other worker.
+        """
+
     async def submit(
         self, job: ResolvedJob, *, tenant: str = "", idempotency: Idempotency | None = None
     ) -> Submitted:
@@ -321,14 +329,6 @@ class Lease(Protocol):
 
 class Engine(Broker, Runner, Protocol):
     """Both sides in one object."""
-
-    @property
-    def alone(self) -> bool:
-        """Whether all that use it are in this process.
-
-        Only then can it hold a program until its readers have taken what it wrote, and only then
-        has a job that this process's worker cannot run no other worker.
-        """
 
     def listen(self, hear: Callable[[JobView], None]) -> None:
         """Have a function hear of each job that a call of this process has ended, once.

@@ -36,6 +36,11 @@ class Jobs:
         self._engine = engine
         self._resolver = Resolver(config, self.runtimes)
 
+    @property
+    def outlive_process(self) -> bool:
+        """Whether jobs may continue in other processes when this one stops."""
+        return not self._engine.alone
+
     async def submit(
         self,
         spec: JobSpec,

@@ -181,8 +181,8 @@ async def _run(app: web.Application) -> AsyncIterator[None]:
 async def _drain(app: web.Application) -> None:
     # Before the handlers are awaited: each stream ends by itself when its log has ended.
     await app[LIFETIME].drain(app[SERVICE].config.server.drain_s)
-    if not app[SERVICE].engine.alone:
-        # Jobs continue in other processes, where their readers can resume.
+    if app[SERVICE].outlive_process:
+        # Their readers can resume at another process.
         await app[SESSIONS].shutdown()
 
 
