@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterable
 from typing import Final, Protocol, TypeVar
 
@@ -78,6 +79,9 @@ CORS_HEADERS: Final = {
     "Access-Control-Max-Age": "600",
 }
 
+
+END_ARRIVES_S: Final = 1.0
+"""For the last events of jobs to arrive from an engine between several processes."""
 
 JOB: Final = r"{job_id:[0-9a-z]{1,64}}"
 
@@ -182,8 +186,24 @@ async def _drain(app: web.Application) -> None:
     # Before the handlers are awaited: each stream ends by itself when its log has ended.
     await app[LIFETIME].drain(app[SERVICE].config.server.drain_s)
     if app[SERVICE].outlive_process:
-        # Their readers can resume at another process.
+        # Readers of jobs that this process ended get the end first, which may be on its way; those
+        # of other jobs can resume at another process.
+        await _closed(app[SESSIONS], END_ARRIVES_S)
         await app[SESSIONS].shutdown()
+
+
+async def _closed(sessions: SessionMap, timeout_s: float) -> None:
+    """Wait until every stream has ended by itself, for a limited time."""
+    if not len(sessions):
+        return
+    closed = asyncio.Event()
+    unlisten = sessions.listen(lambda *_: None if len(sessions) else closed.set())
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await closed.wait()
+    finally:
+        unlisten()
 
 
 def _guard(config: Config, access: Access) -> Middleware:

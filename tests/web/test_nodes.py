@@ -110,7 +110,7 @@ async def test_a_service_that_stops_sends_readers_of_jobs_that_go_on_to_the_othe
     async with asyncio.timeout(20):
         while (await (await one.get("/healthz")).json())["streams"] < 2:
             pass
-        await one.close()
+        await one.server.close()
         by_end = {seen[-1].data.get("code"): seen for seen in await asyncio.gather(*reading)}
     assert set(by_end) == {"shutting_down", None}
     seen = by_end[None]

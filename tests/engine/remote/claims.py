@@ -58,7 +58,7 @@ class Claims:
 
     def end(self) -> None:
         """End what the worker was given and will not ask for any more."""
-        if self._ending is None:
+        if self._ending is None or self._ending.done():
             self._ending = asyncio.create_task(self._end())
 
     async def ended(self) -> None:
