@@ -127,13 +127,14 @@ class EventLog:
         self.wake()
 
     def skip(self, number: int) -> None:
-        """Go on behind event `number`: a log that is fed from another has lost those before.
+        """Continue after event `number`, for a log that is fed from another which lost events.
 
-        It keeps none of them, as nothing that is kept is behind a gap.
+        None before it is kept, not even the newest: what a log keeps has no gap inside.
         """
-        self._drop_blocks(len(self._blocks))
-        self._drop_tail(len(self._tail))
+        self.drop_before(self.last_id + 1)
+        self._cut(len(self._tail))
         self._tail_first = max(number + 1, self._tail_first)
+        self._changed()
 
     async def read(self, after: int) -> tuple[bytes, int]:
         """Return the next frames after event `after`, and the number of the last one.
