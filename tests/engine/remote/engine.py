@@ -153,8 +153,6 @@ class RemoteEngine:
         for claims in self._claims.values():
             await claims.ended()
         await self.settle()
-        for mirror in tuple(self._all_mirrors):
-            await mirror.close()
 
     # -- for workers --------------------------------------------------------------------
 

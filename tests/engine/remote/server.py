@@ -149,7 +149,7 @@ class Server:
         self._left: set[object] = set()
         self._clock = clock
         self._held: dict[str, _Held] = {}
-        self._claims: dict[str, tuple[int, asyncio.Future[list[SentLease]]]] = {}
+        self._claims: dict[tuple[object, str], tuple[int, asyncio.Future[list[SentLease]]]] = {}
         self._ended: defaultdict[object, list[JobView]] = defaultdict(list)
         engine.listen(self._hear)
 
@@ -163,7 +163,7 @@ class Server:
         return [carried(SentView.of(view)).view() for view in self._ended.pop(caller, ())]
 
     def _hear(self, view: JobView) -> None:
-        self._ended[CALLER.get()].append(view)
+        self._ended[CALLER.get(None)].append(view)
 
     # -- for jobs -----------------------------------------------------------------------
 
@@ -232,10 +232,10 @@ class Server:
     async def claim(
         self, worker: str, number: int, free: int, accepts: Accepts | None
     ) -> list[SentLease]:
-        last, claiming = self._claims.get(worker, (0, None))
+        last, claiming = self._claims.get((CALLER.get(), worker), (0, None))
         if claiming is None or last != number:
             claiming = asyncio.ensure_future(self._claim(worker, free, accepts))
-            self._claims[worker] = (number, claiming)
+            self._claims[CALLER.get(), worker] = (number, claiming)
         return await asyncio.shield(claiming)
 
     async def _claim(self, worker: str, free: int, accepts: Accepts | None) -> list[SentLease]:
