@@ -21,8 +21,12 @@ from tests.engine.remote.server import Server
 from tests.engine.remote.wire import Wire
 
 ONCE: Final[Mapping[str, str]] = {
+    "test_access.py": "who may do what, which the engine has no part in",
+    "test_again.py": "the pace of what was read from a log, by whatever engine",
     "test_answers.py": "how answers are written, before any job",
+    "test_behind.py": "addresses and links behind a proxy",
     "test_bodies.py": "requests that are refused by their bodies",
+    "test_connections.py": "how connections are kept and closed",
     "test_disclosure.py": "what answers do not say of the host",
     "test_fields.py": "how a submission is parsed",
     "test_log_floods.py": "the log of the process",

@@ -130,10 +130,11 @@ async def test_a_silent_download_has_nothing_but_output_in_it(start: Start) -> N
 
 @pytest.mark.parametrize("target", ["output/stdout", "cast"])
 async def test_a_stalled_download_is_cut_in_time(start: Start, target: str) -> None:
-    client = await start(streams={"write_timeout_s": 0.5})
+    client = await start(streams={"write_timeout_s": 0.5, "heartbeat_s": 0.05})
     job_id = await submit(client, **python(FLOOD, interactive=True))
     async with client.get(f"/api/stream/{job_id}") as response:
         await until_output(received(response), "\n")
+    await sessions_of(client, 0)  # that stream's, which is not the one that is waited for below
     with stalled(client, f"/api/jobs/{job_id}/{target}") as sock:
         await sessions_of(client, 1)
         await sessions_of(client, 0)

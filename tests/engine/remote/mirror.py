@@ -29,8 +29,8 @@ class Mirror:
 
     async def reach(self, number: int) -> None:
         """Wait until the event of this number is here. Raises `UnknownJob`."""
-        if self.log.last_id < number:
-            await self.log.wait(number - 1)
+        while self.log.last_id < number and not self.log.done:
+            await self.log.wait(self.log.last_id)
         if self.forgotten:
             raise UnknownJob(f"there is no job {self._job_id!r}, or not any more")
 
