@@ -147,6 +147,7 @@ async def test_a_stalled_download_is_cut_in_time(start: Start, target: str) -> N
         assert not taken.endswith(b"0\r\n\r\n")
 
 
+@pytest.mark.memory_engine("counts what clients have not taken, whatever it was read from")
 async def test_stalled_readers_do_not_hold_more_than_they_all_may(start: Start) -> None:
     """Each of them has time for minutes, but not all of them together as much memory as they like."""
     bound = 2_000_000
