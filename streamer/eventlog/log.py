@@ -142,11 +142,11 @@ class EventLog:
         About `BLOCK_BYTES` at a time; empty if there is nothing new. If events are lost, a ``gap``
         frame comes first.
         """
-        gap = b""
+        gap, asked = b"", after
         while True:
             if after + 1 < self.first_id:
-                gap = gap_frame(after, self.first_id - 1)
                 after = self.first_id - 1
+                gap = gap_frame(asked, after)
             if after + 1 >= self._tail_first:
                 return gap + self._from_tail(after), max(after, self.last_id)
             block = self._blocks[bisect_left(self._blocks, after + 1, key=_last)]

@@ -166,8 +166,11 @@ class Spool:
             if self._fd < 0:
                 self._fd = _nameless_file(folder)
         disk = os.fstatvfs(self._fd)
-        size = sum(extent.size for extent in extents)
-        if disk.f_bavail * disk.f_frsize - size < LEAST_FREE * disk.f_blocks * disk.f_frsize:
+        end = max(first + count for extent in extents for first, count in extent.runs)
+        # Freed pages are still the file's: on a full disk they must remain usable.
+        growth = end * PAGE_BYTES - os.fstat(self._fd).st_size
+        least = LEAST_FREE * disk.f_blocks * disk.f_frsize
+        if growth > 0 and disk.f_bavail * disk.f_frsize - growth < least:
             raise OSError(errno.ENOSPC, "the disk is nearly full")
         for extent, piece in zip(extents, pieces, strict=False):
             _write(self._fd, extent.runs, piece)

@@ -466,6 +466,34 @@ async def test_a_disk_that_fails_is_told_by_a_gap(
     assert caplog.text.count("cannot be kept on disk") == 1
 
 
+async def test_a_gap_begins_where_its_reader_is_though_more_is_lost_meanwhile(
+    tmp_path: Path,
+) -> None:
+    spool = Spool(10_000_000, tmp_path)
+    log = JobLog(spool=spool)
+    log.append([encode(Output("stdout", "x" * 8000, number, "run")) for number in range(100)])
+    await log.spill(200_000)
+    log.drop(100_000)
+    spool.close()  # what is on disk is lost too
+    first = await anext(log.entries())
+    assert isinstance(first.data, Gap)
+    assert (first.data.from_, first.data.to) == (1, first.id)
+
+
+async def test_freed_pages_are_used_again_on_a_disk_that_others_have_filled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(64 * PAGE_BYTES, tmp_path)
+    old, kept = await spool.write([b"a" * (4 * PAGE_BYTES), b"b"])
+    spool.free(old)
+    monkeypatch.setattr("streamer.eventlog.spool.LEAST_FREE", 1.1)
+    [again] = await spool.write([b"c" * (4 * PAGE_BYTES)])
+    assert await spool.read(again) == b"c" * (4 * PAGE_BYTES)
+    assert await spool.write([b"d"]) == [], "the file must not grow"
+    spool.free(again, kept)
+    spool.close()
+
+
 async def test_who_stops_waiting_for_the_disk_leaves_nothing_there(tmp_path: Path) -> None:
     spool, ledger = Spool(10_000_000, tmp_path), Ledger()
     log = JobLog(spool=spool, ledger=ledger)
