@@ -100,7 +100,7 @@ class Session:
     """The client it counts for, if clients have shares."""
     outgoing: Outgoing = field(default_factory=Outgoing)
     writing_since: float = math.inf
-    """When the write in progress began; None if there is none."""
+    """When the write in progress began; infinite if there is none."""
     counted: int = 0
     """Its part of the sum in `outgoing`."""
     _writing: int = 0

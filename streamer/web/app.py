@@ -171,11 +171,6 @@ def _session_map(config: Config, shares: Shares, leaving: asyncio.Event) -> Sess
     )
 
 
-def _transcripts(config: Config) -> Transcripts:
-    streams = config.streams
-    return Transcripts(streams.result_text_bytes, streams.result_cache_bytes)
-
-
 async def _run(app: web.Application) -> AsyncIterator[None]:
     async with app[LIFETIME]:
         app[ACCESS].announce()

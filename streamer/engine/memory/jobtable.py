@@ -37,7 +37,7 @@ __all__ = ["JobTable", "Record"]
 log: Final = logging.getLogger(__name__)
 
 MAX_PLACES_TOLD: Final = 100
-"""The shortest time between two position events, so that they do not fill a waiting job's log."""
+"""The most position events of one job, so that they do not fill a waiting job's log."""
 
 
 @dataclass(slots=True, eq=False)

@@ -39,7 +39,7 @@ class Heads:
 
     @property
     def full(self) -> bool:
-        """Whether connections may have only `HEAD_SHARE` each."""
+        """Whether connections may have only `AVERAGE_BYTES` each."""
         return self.bytes > self._room
 
 
