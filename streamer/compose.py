@@ -5,6 +5,7 @@ The only module that sees everything.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import tempfile
@@ -38,6 +39,9 @@ from streamer.worker.worker import Worker
 __all__ = ["Parts", "Role", "build", "create_app", "setup"]
 
 log: Final = logging.getLogger(__name__)
+
+DRAIN_TIMEOUT_S: Final = 5.0
+"""How long to wait for the engine to accept no more jobs."""
 
 ConfigLike = Config | Mapping[str, Any] | str | Path | None
 
@@ -82,7 +86,7 @@ class Parts:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.jobs.drain()
+        await self._accept_no_more()
         await self._resources.aclose()
 
     async def drain(self, timeout_s: float) -> None:
@@ -91,7 +95,7 @@ class Parts:
         After that the running ones are killed, which has a bound too. Every log has its
         terminal event when this returns. `hurry` cuts the time short. Idempotent.
         """
-        await self.jobs.drain()
+        await self._accept_no_more()
         if self._worker is not None:
             await self._worker.drain(timeout_s)
 
@@ -99,6 +103,14 @@ class Parts:
         """End the waiting time of a running `drain`."""
         if self._worker is not None:
             self._worker.hurry()
+
+    async def _accept_no_more(self) -> None:
+        # Whatever the engine does: the worker's jobs and sandboxes must still be ended.
+        try:
+            async with asyncio.timeout(DRAIN_TIMEOUT_S):
+                await self.jobs.drain()
+        except Exception:
+            log.exception("the engine could not be told to accept no more jobs")
 
     async def try_sandboxes(self) -> None:
         """Have this process's worker try what it has not tried yet."""

@@ -195,6 +195,32 @@ async def test_what_a_heartbeat_is_told_is_done(
         assert (await ended(job)).verdict == "error worker_lost"
 
 
+@pytest.mark.parametrize("fault", ["fails", "hangs"])
+async def test_a_drain_ends_the_jobs_though_the_engine_cannot_be_told(
+    open_service: OpenService,
+    need: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+) -> None:
+    monkeypatch.setattr("streamer.compose.DRAIN_TIMEOUT_S", 0.1)
+    engine = Shared()
+    service = await open_service(need("plain"), plugins=(plugin(engine),))
+    job = await service.jobs.submit(JobSpec(command=UP))
+    await until_output(job)
+
+    async def drain() -> None:
+        if fault == "hangs":
+            await asyncio.Event().wait()
+        raise ConnectionError("the engine is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "drain", drain)
+        await service.drain(0)
+    assert (await ended(job)).verdict == "error shutting_down"
+    with pytest.raises(Draining):
+        await service.jobs.submit(JobSpec(command=UP))
+
+
 def test_to_wait_for_readers_takes_an_engine_of_this_process() -> None:
     config = {"streams": {"on_full": "wait"}}
     with pytest.raises(ConfigError, match="on_full"):
