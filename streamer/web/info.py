@@ -5,6 +5,7 @@ What it can run is what its workers have published (`streamer.model.capabilities
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -31,6 +32,10 @@ log: Final = logging.getLogger(__name__)
 
 OPEN_ROUTES: Final = ("streamer-healthz", "streamer-readyz")
 """Routes that are open to everybody."""
+
+
+ENGINE_TIMEOUT_S: Final = 5.0
+"""How long a readiness check waits for the engine."""
 
 
 @dataclass(frozen=True)
@@ -111,16 +116,17 @@ class InfoHandlers:
         return json_answer({"status": "ok", "streams": len(self.sessions)})
 
     async def readiness(self, _: web.Request) -> web.Response:
+        workers, reachable = NOTHING, False
         try:
-            workers = await self.jobs.capabilities()
+            async with asyncio.timeout(ENGINE_TIMEOUT_S):
+                workers, reachable = await self.jobs.capabilities(), await self.jobs.reachable()
         except Exception:
-            log.exception("the engine does not tell which workers there are")
-            workers = NOTHING
+            log.exception("the engine does not tell whether it is ready")
         checks = {
             "accepting": workers.accepting and not self.jobs.draining.is_set(),
             "sandbox": workers.trusted,
             "takedown": not workers.resisting,
-            "engine": await self.jobs.reachable(),
+            "engine": reachable,
             "languages": self.jobs.config.sandbox.allow_command or bool(workers.languages),
         }
         ready = all(checks.values())

@@ -39,6 +39,8 @@ class Shared(MemoryEngine):
         """From its workers."""
         self.mute = asyncio.Event()
         """It says nothing of its workers."""
+        self.unreachable = asyncio.Event()
+        """It does not even say whether it is ready."""
         self.say: dict[str, Cancel | Lost] = {}
 
     @property
@@ -49,6 +51,11 @@ class Shared(MemoryEngine):
         if self.mute.is_set():
             raise ConnectionError("the engine is away")
         return await super().capabilities()
+
+    async def ready(self) -> bool:
+        if self.unreachable.is_set():
+            raise ConnectionError("the engine is away")
+        return await super().ready()
 
     async def claim(self, *asked: Any) -> Sequence[Lease]:
         self._look()
@@ -122,7 +129,7 @@ async def test_it_claims_only_what_it_can_run(
     assert service.worker.ready
 
 
-@pytest.mark.parametrize("fault", ["away", "mute"])
+@pytest.mark.parametrize("fault", ["away", "mute", "unreachable"])
 async def test_an_engine_that_is_away_turns_readiness_until_it_is_back(
     start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
