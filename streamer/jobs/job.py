@@ -69,14 +69,21 @@ class Job:
         """Send bytes, or text, to the program's standard input; ``closed`` if it takes none.
 
         Callers that may have to repeat a call pass increasing numbers, from 1: a `number` that is
-        not above the last one is a repetition, and the program gets the input once.
+        not above the last one is a repetition, and the program gets the input once. Raises
+        ValueError for a number below 1, which would be dropped as a repetition.
         """
-        return await self._engine.send(self.id, Input(as_bytes(data)), number)
+        return await self._engine.send(self.id, Input(as_bytes(data)), _from_one(number))
 
     async def end_input(self, *, number: int | None = None) -> Literal["accepted", "closed"]:
         """End the program's standard input."""
-        return await self._engine.send(self.id, Eof(), number)
+        return await self._engine.send(self.id, Eof(), _from_one(number))
 
     async def signal(self, number: int | str) -> Literal["accepted", "closed"]:
         """Send a signal to the program, by number or name; ``closed`` if it is over."""
         return await self._engine.send(self.id, Signal(as_signal(number)))
+
+
+def _from_one(number: int | None) -> int | None:
+    if number is not None and number < 1:
+        raise ValueError(f"number = {number}: numbers begin with 1")
+    return number

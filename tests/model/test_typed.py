@@ -122,7 +122,12 @@ async def test_input_and_signals_of_other_types_raise_at_once(open_service: Open
     for unknown in ("SIGNOTHING", "int", 0, -9, 65, 10**9):
         with pytest.raises(ValueError, match="unknown signal"):
             await job.signal(unknown)
-    assert await job.write("tëxt\n") == "accepted"
+    for number in (0, -1):  # taken for a repetition it would be dropped, and nobody told
+        with pytest.raises(ValueError, match="begin with 1"):
+            await job.write("lost", number=number)
+        with pytest.raises(ValueError, match="begin with 1"):
+            await job.end_input(number=number)
+    assert await job.write("tëxt\n", number=1) == "accepted"
     async for event in job.events():
         if isinstance(event.data, Output):
             break
