@@ -392,3 +392,22 @@ async def test_a_job_is_held_until_its_readers_have_taken_what_is_there() -> Non
         assert not lease.full
         assert log.size_bytes <= 100_000
     await engine.close()
+
+
+async def test_a_job_that_ends_while_others_are_reaped_ends_once() -> None:
+    now = [1000.0]
+    engine = make_engine(
+        retention=RetentionLimits(memory=1024 * KIB, log_memory=1), clock=lambda: now[0]
+    )
+    first, second = await start(engine), await start(engine)
+    now[0] += 60
+    async with engine._retention._turn:  # as while old events go to a slow disk
+        reaping = asyncio.create_task(engine.reap())
+        await asyncio.sleep(0)
+        finishing = asyncio.create_task(second.finish([complete()]))
+        await asyncio.sleep(0)
+    assert await reaping == 2
+    assert await finishing is False
+    for lease in (first, second):
+        assert (await events_of(engine, lease.job.job_id))[-1].kind == "error"
+    await engine.close()

@@ -299,7 +299,8 @@ class MemoryEngine:
         lost = [record for record in self._table.running.values() if record.lease_until <= now]
         for record in lost:
             self._table.end(record, [encode(WORKER_LOST)])
-            await self._retention.settle(record)
+        for record in lost:
+            await self._retention.settle(record)  # waits: other jobs may end meanwhile
         return len(lost)
 
     def _lease(self, record: Record) -> Lease:
