@@ -220,21 +220,22 @@ class Worker:
         """Renew the leases, and stop jobs that may have been given to another worker."""
         loop = asyncio.get_running_loop()
         beat_s = self.engine.heartbeat_s
-        answered_at = loop.time()
+        asked_at = kept_at = loop.time()
         while True:
-            await asyncio.sleep(beat_s)
+            await asyncio.sleep(asked_at + beat_s - loop.time())
+            asked_at = loop.time()
             running = {e.lease: e for e in self._running.values() if not e.over.is_set()}
             told = await self._call(
                 "heartbeat", partial(self.engine.heartbeat, tuple(running)), beat_s
             )
             if told is not None:
-                answered_at = loop.time()
+                kept_at = asked_at  # the engine may have counted from then on
                 for lease, control in told:
                     reason: StopReason = "cancelled" if isinstance(control, Cancel) else "lost"
                     if (execution := running.get(lease)) is not None:
                         execution.stop(reason)
-                await self._call("reap", self.engine.reap)
-            elif loop.time() - answered_at > (BEATS - 1) * beat_s:
+                await self._call("reap", self.engine.reap, beat_s)  # the next heartbeat is due
+            elif loop.time() - kept_at > (BEATS - 1) * beat_s:
                 log.error(
                     "the engine has not answered for too long: %d jobs are stopped", len(running)
                 )

@@ -180,6 +180,29 @@ async def test_a_worker_that_is_cut_off_ends_its_jobs_and_writes_nothing(
     assert (await run_job(service, command=("echo", "next"))).out == "next\n"
 
 
+async def test_an_engine_that_reaps_slowly_delays_no_heartbeat(
+    open_service: OpenService, need: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Shared(lease_s=0.3)
+    beats: asyncio.Queue[int] = asyncio.Queue()
+    keep = engine.heartbeat
+
+    async def heartbeat(leases: Sequence[Lease]) -> Sequence[tuple[Lease, Cancel | Lost]]:
+        beats.put_nowait(len(leases))
+        return await keep(leases)
+
+    async def reap() -> int:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(engine, "heartbeat", heartbeat)
+    monkeypatch.setattr(engine, "reap", reap)
+    await open_service(need("plain"), plugins=(plugin(engine),))
+    async with asyncio.timeout(20):
+        for _ in range(3):
+            await beats.get()
+
+
 @pytest.mark.parametrize(("told", "reason"), [(Cancel(), "cancelled"), (Lost(), "running")])
 async def test_what_a_heartbeat_is_told_is_done(
     open_service: OpenService, need: Callable[[str], str], told: Cancel | Lost, reason: str
