@@ -130,6 +130,39 @@ async def test_programs_run_one_after_another_among_the_same_files(sandbox: Sand
     assert await told(sandbox, "cat d; kill -9 $$") == (-9, "three")
 
 
+@pytest.mark.parametrize(
+    ("left", "name"),
+    [("ln -s {0}/f f", "f"), ("mkfifo f", "f"), ("ln -s {0} d", "d/f"), ("ln -s {0}/new f", "f")],
+)
+@pytest.mark.parametrize("backend", [*BACKENDS])
+async def test_files_are_put_nowhere_else_whatever_a_program_has_left(
+    pool: Pool, need: Callable[[str], str], tmp_path: Path, backend: str, left: str, name: str
+) -> None:
+    if backend != "direct":
+        need(backend)
+    (tmp_path / "f").write_text("of the host")
+    async with lent(pool, backend) as sandbox:
+        assert (await told(sandbox, left.format(tmp_path)))[0] == 0
+        async with asyncio.timeout(20):
+            with pytest.raises(SandboxFailure, match="written|write"):
+                await sandbox.put_files((SourceFile(name, b"new"),), LIMITS)
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+    assert (tmp_path / "f").read_text() == "of the host"
+
+
+async def test_without_our_init_no_file_is_written_by_another_name(pool: Pool) -> None:
+    async with lent(pool, "direct") as sandbox:
+        outside, inside = pool.folder.path / "f", Path(sandbox.home, "f")
+        outside.write_text("of the host")
+        inside.hardlink_to(outside)
+        with pytest.raises(SandboxFailure, match="cannot be written"):
+            await sandbox.put_files((SourceFile("f", b"new"),), LIMITS)
+        assert outside.read_text() == "of the host"
+        outside.unlink()
+        await sandbox.put_files((SourceFile("f", b"new"), SourceFile("a/b/c", b"deep")), LIMITS)
+        assert await told(sandbox, "cat f a/b/c; rm -r a f") == (0, "newdeep")
+
+
 async def test_a_program_starts_where_it_is_told(sandbox: Sandbox) -> None:
     stdio = Stdio.pipes()
     run = Run(("/bin/pwd",), {"PATH": "/usr/bin:/bin"}, LIMITS, stdio, cwd="/usr")

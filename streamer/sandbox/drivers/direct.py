@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
 import threading
@@ -21,8 +20,9 @@ from typing import ClassVar, Final
 
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits, SourceFile
+from streamer.sandbox.drivers.files import write_files
 from streamer.sandbox.drivers.spawn import Spawned, spawn, start_command
-from streamer.sandbox.shape import FilesDoNotFit, Run, RunEnd, Use
+from streamer.sandbox.shape import Run, RunEnd, Use
 from streamer.spi import Host, LaunchPlan
 
 __all__ = ["Direct", "SessionFactory"]
@@ -74,10 +74,10 @@ class Direct:
         return False
 
     async def put_files(self, files: Sequence[SourceFile], limits: Limits) -> None:
-        """Write the files into the folder on the host; no program has run in it yet."""
+        """Write the files into the folder on the host."""
         # In a thread: there may be thousands of files, and the disk may be slow.
         self._writing = asyncio.get_running_loop().run_in_executor(
-            THREADS, _write_files, self._workspace, files, limits.disk_bytes, self._given_up
+            THREADS, write_files, self._workspace, files, limits.disk_bytes, self._given_up
         )
         try:
             await asyncio.shield(self._writing)
@@ -177,25 +177,3 @@ class Direct:
             self._given_up.set()
             await asyncio.wait({self._writing})
         await self._open.aclose()
-
-
-def _write_files(
-    folder: Path, files: Sequence[SourceFile], limit: int, given_up: threading.Event
-) -> None:
-    owner = folder.stat()
-    taken = 0
-    for file in files:
-        if given_up.is_set():
-            return
-        path = folder / file.name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(file.content)
-        path.chmod(file.mode)
-        taken += path.stat().st_blocks * 512
-        if taken > limit:
-            raise FilesDoNotFit
-        # The owner of the folder; for an ordinary user this changes nothing.
-        for made in (path, *path.parents):
-            if made == folder:
-                break
-            os.chown(made, owner.st_uid, owner.st_gid)

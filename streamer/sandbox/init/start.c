@@ -48,8 +48,41 @@ static void close_file(void)
     file = -1;
 }
 
-/* 'F' u32 mode, path NUL, content; 'A' content for the file before. The service has
- * checked the path; no program has run yet, so there are no symbolic links. */
+/* Make the folders of a path where they are missing, and leave its last name in `path`. Return the
+ * folder that it is in, or -1. A program may have run before and left links: none is followed. */
+static int open_folders(char **path)
+{
+    int folder = fcntl(workspace, F_DUPFD_CLOEXEC, 0);
+    for (char *slash; folder >= 0 && (slash = strchr(*path, '/')); *path = slash + 1) {
+        int inner = -1;
+        *slash = 0;
+        if (mkdirat(folder, *path, 0755) ? errno == EEXIST : made_one())
+            inner = openat(folder, *path, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        int failure = errno;
+        close(folder);
+        errno = failure;
+        folder = inner;
+    }
+    return folder;
+}
+
+/* Open a file to be written as a whole. A link or a pipe that a program has left there is refused. */
+static int create(char *path, mode_t mode)
+{
+    int folder = open_folders(&path);
+    if (folder < 0)
+        return -1;
+    if (made_one())
+        file = openat(folder, path,
+                      O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
+    int failure = errno;
+    close(folder);
+    errno = failure;
+    return file < 0 ? -1 : fchmod(file, mode);
+}
+
+/* 'F' u32 mode, path NUL, content; 'A' content for the file before. The service has checked that no
+ * part of the path is empty, "." or "..". */
 static int put_file(unsigned char type, unsigned char *data, size_t size)
 {
     size_t done = 0;
@@ -66,16 +99,7 @@ static int put_file(unsigned char type, unsigned char *data, size_t size)
             return 0;
         }
         close_file();
-        for (char *slash = path; (slash = strchr(slash + 1, '/'));) {
-            *slash = 0;
-            if (mkdir(path, 0755) ? errno != EEXIST : !made_one())
-                return 0;
-            *slash = '/';
-        }
-        if (!made_one())
-            return 0;
-        file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
-        if (file < 0 || fchmod(file, mode))
+        if (create(path, mode))
             return 0;
         done = 4 + length + 1;
     }

@@ -1,0 +1,86 @@
+"""Write files into a folder on the host that a job may have filled.
+
+The service, perhaps root, writes them itself: what programs have left there (symbolic and hard
+links, pipes) must not lead it elsewhere, nor hold it up.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from streamer.model.job import SourceFile
+from streamer.sandbox.shape import FilesDoNotFit
+
+__all__ = ["write_files"]
+
+FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def write_files(
+    folder: Path, files: Sequence[SourceFile], limit: int, given_up: threading.Event
+) -> None:
+    """Write files for the owner of the folder.
+
+    Raises OSError, also for a name that a program has given to something else than a file, and `FilesDoNotFit` if they exceed `limit` bytes.
+    """
+    taken = 0
+    root = os.open(folder, FOLDER)
+    try:
+        owner = os.fstat(root)
+        for file in files:
+            if given_up.is_set():
+                return
+            taken += _write(root, file, owner)
+            if taken > limit:
+                raise FilesDoNotFit
+    finally:
+        os.close(root)
+
+
+def _write(root: int, file: SourceFile, owner: os.stat_result) -> int:
+    """Write one file below an open folder; return the bytes that it takes on the disk."""
+    *folders, name = file.name.split("/")
+    above = os.dup(root)
+    try:
+        for part in folders:
+            inner = _enter(above, part, owner)
+            os.close(above)
+            above = inner
+        with open(os.open(name, FILE, 0o600, dir_fd=above), "wb") as new:  # noqa: PTH123
+            _check_plain(new.fileno(), file.name)
+            new.truncate()
+            new.write(file.content)
+            new.flush()
+            os.fchmod(new.fileno(), file.mode)
+            # For an ordinary user this changes nothing.
+            os.fchown(new.fileno(), owner.st_uid, owner.st_gid)
+            return os.fstat(new.fileno()).st_blocks * 512
+    finally:
+        os.close(above)
+
+
+def _check_plain(fd: int, path: str) -> None:
+    """Raise OSError unless it is a file with one name: another may be anybody's."""
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
+
+
+def _enter(above: int, name: str, owner: os.stat_result) -> int:
+    """Open a folder in an open one; make it if it is missing."""
+    made = True
+    try:
+        os.mkdir(name, 0o755, dir_fd=above)
+    except FileExistsError:
+        made = False
+    inner = os.open(name, FOLDER, dir_fd=above)
+    if made:
+        os.fchown(inner, owner.st_uid, owner.st_gid)
+    return inner
