@@ -15,6 +15,8 @@ from streamer.errors import SandboxFailure
 from streamer.model.job import Limits
 from streamer.sandbox.drivers.channel import InitChannel
 from streamer.sandbox.shape import FilesDoNotFit
+from streamer.sandbox.stdio import Stdio
+from tests.running import descriptors
 
 
 @pytest.mark.parametrize(
@@ -79,4 +81,90 @@ async def test_after_a_frame_that_was_cut_short_none_is_sent() -> None:
         assert not channel.kill()
         with pytest.raises(SandboxFailure, match="did not accept an earlier frame"):
             await channel.open_path("a", os.O_RDONLY, 0)
+    channel.close()
+
+
+async def test_a_descriptor_for_one_that_has_just_given_up_is_closed(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    channel = InitChannel(ours)
+    before = descriptors()
+    with theirs, (tmp_path / "f").open("wb") as file:
+        asking = asyncio.create_task(channel.open_path("f", os.O_RDONLY, 0))
+        await asyncio.get_running_loop().run_in_executor(None, theirs.recv, 100)
+        socket.send_fds(theirs, [struct.pack("<IcI", 5, b"O", 0)], [file.fileno()])
+        channel._receive()  # in the same turn of the loop
+        asking.cancel()
+        await asyncio.wait({asking})
+    channel.close()
+    assert asking.cancelled()
+    assert len(descriptors()) == len(before) - 2
+
+
+async def test_a_program_is_started_only_between_other_frames() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    channel = InitChannel(ours)
+    loop = asyncio.get_running_loop()
+    stdio = Stdio.null()
+    with theirs:
+        sending = asyncio.create_task(channel.put_filter(bytes(4 << 20)))  # fills the socket
+        await asyncio.sleep(0)
+        starting = asyncio.create_task(
+            channel.start(
+                ("true",),
+                env={},
+                cwd="/",
+                limits=Limits(),
+                stdio=stdio.theirs,
+                walk_disk=True,
+            )
+        )
+        kinds, taken = b"", b""
+        while not kinds.endswith(b"R"):
+            taken += await asyncio.wait_for(loop.sock_recv(theirs, 1 << 20), 5)
+            size = int.from_bytes(taken[:4], "little")
+            while len(taken) >= 4 + size > 4:
+                kinds += taken[4:5]
+                taken = taken[4 + size :]
+                size = int.from_bytes(taken[:4], "little")
+        assert kinds == b"BDR"
+        await asyncio.gather(sending, starting)
+    stdio.close()
+    channel.close()
+
+
+async def test_files_wait_for_their_own_answer() -> None:
+    ours, theirs = socket.socketpair()
+    channel = InitChannel(ours)
+    with theirs:
+        first, second = (
+            asyncio.create_task(channel.put_files((), Limits(), walk_disk=True)) for _ in range(2)
+        )
+        await asyncio.sleep(0)
+        first.cancel()
+        theirs.send(struct.pack("<IcI", 5, b"C", errno.EIO))  # to the one that was given up
+        theirs.send(struct.pack("<IcI", 5, b"C", 0))
+        await asyncio.wait_for(second, 5)
+    channel.close()
+
+
+async def test_no_program_is_started_by_an_init_that_has_failed() -> None:
+    ours, theirs = socket.socketpair()
+    channel = InitChannel(ours)
+    stdio = Stdio.null()
+    with theirs:
+        theirs.send(struct.pack("<IccIQQQQ", 38, b"X", b"-", 0, 0, 0, 0, 0))
+        await channel.end()
+        theirs.send(struct.pack("<IccI", 6, b"E", b"p", errno.EPROTO))
+        await asyncio.wait_for(channel.gone.wait(), 5)
+        with pytest.raises(SandboxFailure, match="follow the protocol"):
+            await channel.start(
+                ("true",),
+                env={},
+                cwd="/",
+                limits=Limits(),
+                stdio=stdio.theirs,
+                walk_disk=True,
+            )
+    stdio.close()
     channel.close()

@@ -42,7 +42,7 @@ async def test_a_disk_that_takes_no_file_is_the_hosts_fault(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("streamer.sandbox.drivers.direct._write_files", full)
+    monkeypatch.setattr("streamer.sandbox.drivers.direct.write_files", full)
     ran = await run_job(service, command=("true",), files=(script("f", "x"),))
     assert ran.verdict == "error sandbox_error"
 

@@ -144,7 +144,7 @@ async def test_files_are_put_nowhere_else_whatever_a_program_has_left(
     async with lent(pool, backend) as sandbox:
         assert (await told(sandbox, left.format(tmp_path)))[0] == 0
         async with asyncio.timeout(20):
-            with pytest.raises(SandboxFailure, match="written|write"):
+            with pytest.raises(SandboxFailure, match="writ"):
                 await sandbox.put_files((SourceFile(name, b"new"),), LIMITS)
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
     assert (tmp_path / "f").read_text() == "of the host"

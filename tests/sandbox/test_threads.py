@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import tempfile
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -23,6 +24,7 @@ from streamer.sandbox.cgroups import files, v2
 from streamer.sandbox.cgroups.cgroup import OVERHEAD_PROCESSES
 from streamer.sandbox.cgroups.v2 import CgroupV2
 from streamer.sandbox.drivers import direct
+from streamer.sandbox.drivers import files as driver_files
 from streamer.sandbox.drivers.direct import Direct as DirectDriver
 from streamer.sandbox.host import workspace
 from streamer.sandbox.host.state import StateFolder, state_folder
@@ -97,7 +99,7 @@ CALLS = {
     "names": (proxy, "_look_up"),
     "folders": (workspace, "remove_tree"),
     "events": (spool, "_write"),
-    "files": (direct, "_write_files"),
+    "files": (direct, "write_files"),
     "groups": (v2, "write"),
 }
 
@@ -214,20 +216,20 @@ async def test_files_are_written_beside_the_loop_and_given_up_when_the_job_is(
     loop, begun = asyncio.get_running_loop(), asyncio.Event()
     written: list[str] = []
     given_up: list[threading.Event] = []
-    write_files, write_bytes = direct._write_files, Path.write_bytes
+    write_files, write = driver_files.write_files, driver_files._write
 
     def noted_files(folder: Path, files: Any, limit: int, event: threading.Event) -> None:
         given_up.append(event)
         write_files(folder, files, limit, event)
 
-    def slow_disk(path: Path, content: bytes) -> int:
+    def slow_disk(root: int, file: SourceFile, owner: os.stat_result) -> int:
         loop.call_soon_threadsafe(begun.set)
         given_up[0].wait(20)
-        written.append(path.name)
-        return write_bytes(path, content)
+        written.append(file.name)
+        return write(root, file, owner)
 
-    monkeypatch.setattr(direct, "_write_files", noted_files)
-    monkeypatch.setattr(Path, "write_bytes", slow_disk)
+    monkeypatch.setattr(direct, "write_files", noted_files)
+    monkeypatch.setattr(driver_files, "_write", slow_disk)
     sources = tuple(SourceFile(str(number), b"x") for number in range(20))
     job = await service.jobs.submit(JobSpec(command=("true",), files=sources))
     await begun.wait()

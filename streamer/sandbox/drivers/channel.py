@@ -40,10 +40,10 @@ class InitChannel:
         self._cut = False
         self._why = ""
         self._hello: asyncio.Future[int] = self._loop.create_future()
-        self._files: asyncio.Future[bytes] = self._loop.create_future()
         self._exited: asyncio.Future[None] = self._loop.create_future()
         self._end: asyncio.Future[RunEnd] = self._loop.create_future()
         # Answers come in the order of the questions, also if nobody waits any more.
+        self._checking: deque[asyncio.Future[bytes]] = deque()
         self._listening: deque[asyncio.Future[int]] = deque()
         self._opening: deque[asyncio.Future[int]] = deque()
         self._asking: deque[asyncio.Future[Use]] = deque()
@@ -79,20 +79,17 @@ class InitChannel:
         `walk_disk` is `protocol.WALK_DISK`. Raises `FilesDoNotFit`, and `SandboxFailure` if the
         host is at fault; after that no program can be started.
         """
-        if self._files.done():
-            self._files = self._loop.create_future()
-            if self.gone.is_set():
-                raise SandboxFailure(self._why)
-        for part in protocol.file_frames(files, limits, walk_disk=walk_disk):
+        for part in protocol.file_frames(files, limits):
             await self._send(part)
-        protocol.check_files(await asyncio.shield(self._files), walk_disk=walk_disk)
+        question = protocol.check_frame(limits, walk_disk=walk_disk)
+        protocol.check_files(await self._answered(question, self._checking), walk_disk=walk_disk)
 
     async def listen(self, port: int) -> socket.socket:
         """Let the init listen on a TCP port of its loopback, and return the socket.
 
         The caller must close it.
         """
-        fd = await self._answered(frame(b"N", struct.pack("<H", port)), self._listening)
+        fd = await self._descriptor(frame(b"N", struct.pack("<H", port)), self._listening)
         return socket.socket(fileno=fd)
 
     async def open_path(self, path: str, flags: int, mode: int) -> int:
@@ -100,7 +97,7 @@ class InitChannel:
 
         The caller must close it. Raises OSError with the init's reason.
         """
-        return await self._answered(protocol.open_frame(path, flags, mode), self._opening)
+        return await self._descriptor(protocol.open_frame(path, flags, mode), self._opening)
 
     async def use(self, *, walk_disk: bool) -> Use:
         """Ask the init what its programs have used so far, and use now."""
@@ -117,12 +114,13 @@ class InitChannel:
         walk_disk: bool,
     ) -> None:
         """Run a program with these standard descriptors; the caller must close them."""
-        if self.gone.is_set():
-            self._end.result()
-        self._exited = self._loop.create_future()
-        self._end = self._loop.create_future()
-        await self._send_descriptors(stdio)
-        await self._send(protocol.run_frame(argv, env, cwd, limits, walk_disk=walk_disk))
+        async with self._sending:
+            if self.gone.is_set():
+                raise SandboxFailure(self._why)
+            self._exited = self._loop.create_future()
+            self._end = self._loop.create_future()
+            await self._send_descriptors(stdio)
+            await self._send_next(protocol.run_frame(argv, env, cwd, limits, walk_disk=walk_disk))
 
     async def exited(self) -> None:
         """Wait for the end of the program itself; processes that it started may run on.
@@ -164,14 +162,27 @@ class InitChannel:
         except OSError:
             return False
 
-    async def _answered(self, question: bytes, waiting: deque[asyncio.Future[T]]) -> T:
+    async def _ask(self, question: bytes, waiting: deque[asyncio.Future[T]]) -> asyncio.Future[T]:
         answer: asyncio.Future[T] = self._loop.create_future()
         async with self._sending:
             if self.gone.is_set():
                 raise SandboxFailure(self._why)
             waiting.append(answer)
             await self._send_next(question)
-        return await answer
+        return answer
+
+    async def _answered(self, question: bytes, waiting: deque[asyncio.Future[T]]) -> T:
+        return await (await self._ask(question, waiting))
+
+    async def _descriptor(self, question: bytes, waiting: deque[asyncio.Future[int]]) -> int:
+        answer = await self._ask(question, waiting)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            # It may have arrived just before; then nobody else knows of it.
+            if answer.done() and not answer.cancelled() and answer.exception() is None:
+                os.close(answer.result())
+            raise
 
     async def _send(self, whole: bytes) -> None:
         async with self._sending:
@@ -179,8 +190,7 @@ class InitChannel:
 
     async def _send_next(self, whole: bytes) -> None:
         """Send a frame. If a cancellation cuts it short, no other frame can follow."""
-        if self._cut:
-            raise SandboxFailure("the init did not accept an earlier frame")
+        self._check_uncut()
         self._cut = True
         try:
             await self._loop.sock_sendall(self._sock, whole)
@@ -188,7 +198,12 @@ class InitChannel:
             raise self._hung_up(error) from error
         self._cut = False
 
+    def _check_uncut(self) -> None:
+        if self._cut:
+            raise SandboxFailure("the init did not accept an earlier frame")
+
     async def _send_descriptors(self, stdio: tuple[int, int, int]) -> None:
+        self._check_uncut()
         while True:
             try:
                 socket.send_fds(self._sock, [frame(b"D")], stdio)
@@ -208,11 +223,12 @@ class InitChannel:
 
     async def _writable(self) -> None:
         ready: asyncio.Future[None] = self._loop.create_future()
-        self._loop.add_writer(self._sock.fileno(), _answer, ready, None)
+        fd = self._sock.fileno()
+        self._loop.add_writer(fd, _answer, ready, None)
         try:
             await ready
         finally:
-            self._loop.remove_writer(self._sock.fileno())
+            self._loop.remove_writer(fd)
 
     def _receive(self) -> None:
         try:
@@ -243,10 +259,9 @@ class InitChannel:
             number = int.from_bytes(payload, "little")
             self._hand_over(self._opening, OSError(number, os.strerror(number)) if number else None)
         elif kind == b"U":
-            if self._asking:
-                _answer(self._asking.popleft(), protocol.parse_use(payload))
+            _answer_first(self._asking, protocol.parse_use(payload))
         elif kind == b"C":
-            _answer(self._files, payload)
+            _answer_first(self._checking, payload)
         elif kind == b"W":
             _answer(self._exited, None)
         elif kind == b"X":
@@ -283,8 +298,9 @@ class InitChannel:
     def _fail(self, why: str) -> None:
         self._why = self._why or why
         self.gone.set()
-        waiting: list[asyncio.Future[Any]] = [self._hello, self._files, self._exited, self._end]
+        waiting: list[asyncio.Future[Any]] = [self._hello, self._exited, self._end]
         waiting += [*self._listening, *self._opening]
+        waiting += self._checking
         waiting += self._asking
         for future in waiting:
             _fail(future, why)
@@ -294,6 +310,12 @@ def _answer(future: asyncio.Future[T], value: T) -> None:
     """Set a result, unless the future is done or cancelled."""
     if not future.done():
         future.set_result(value)
+
+
+def _answer_first(waiting: deque[asyncio.Future[T]], value: T) -> None:
+    """Give an answer to the first that waits, which may have given up."""
+    if waiting:
+        _answer(waiting.popleft(), value)
 
 
 def _fail(future: asyncio.Future[Any], why: str) -> None:

@@ -28,7 +28,8 @@ def write_files(
 ) -> None:
     """Write files for the owner of the folder.
 
-    Raises OSError, also for a name that a program has given to something else than a file, and `FilesDoNotFit` if they exceed `limit` bytes.
+    Raises OSError, also if a program has left something else at a file's name, and `FilesDoNotFit`
+    if they exceed `limit` bytes.
     """
     taken = 0
     root = os.open(folder, FOLDER)

@@ -43,6 +43,7 @@ __all__ = [
     "WALK_DISK",
     "Frames",
     "check_files",
+    "check_frame",
     "failure",
     "file_frames",
     "frame",
@@ -123,8 +124,8 @@ def frame(kind: bytes, payload: bytes = b"") -> bytes:
     return struct.pack("<I", 1 + len(payload)) + kind + payload
 
 
-def file_frames(files: Sequence[SourceFile], limits: Limits, *, walk_disk: bool) -> Iterator[bytes]:
-    """Yield the frames that write files, and the one that asks whether they are written."""
+def file_frames(files: Sequence[SourceFile], limits: Limits) -> Iterator[bytes]:
+    """Yield the frames that write files."""
     if files:
         yield frame(b"Q", struct.pack("<I", _inodes(limits)))
     for file in files:
@@ -132,8 +133,12 @@ def file_frames(files: Sequence[SourceFile], limits: Limits, *, walk_disk: bool)
         yield frame(b"F", head + file.content[:FILE_CHUNK])
         for at in range(FILE_CHUNK, len(file.content), FILE_CHUNK):
             yield frame(b"A", file.content[at : at + FILE_CHUNK])
+
+
+def check_frame(limits: Limits, *, walk_disk: bool) -> bytes:
+    """Return the frame that asks whether all files are written."""
     flags = WALK_DISK if walk_disk else 0
-    yield frame(b"C", struct.pack("<QII", limits.disk_bytes, _inodes(limits), flags))
+    return frame(b"C", struct.pack("<QII", limits.disk_bytes, _inodes(limits), flags))
 
 
 def check_files(payload: bytes, *, walk_disk: bool) -> None:
