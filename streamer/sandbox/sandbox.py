@@ -12,7 +12,7 @@ import os
 import socket
 import stat
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final
@@ -62,6 +62,8 @@ class Sandbox:
         self._held = held
         self._closing = asyncio.Lock()
         self._running: Running | None = None
+        self._busy = False
+        """Whether a program is being started, or files are being written."""
         self.identity = identity
         """Its own user, if it has one."""
 
@@ -77,9 +79,11 @@ class Sandbox:
     async def put_files(self, files: Sequence[SourceFile], limits: Limits) -> None:
         """Write files into the workspace, while no program runs; when it returns, they exist.
 
-        Raises `FilesDoNotFit` if they exceed the disk limit.
+        No symbolic link is followed. Raises `FilesDoNotFit` if they exceed the disk limit, and
+        `SandboxFailure` if they cannot be written; after that no program can be run.
         """
-        await self._driver.put_files(files, limits)
+        with self._alone():
+            await self._driver.put_files(files, limits)
 
     async def listen(self, port: int) -> socket.socket:
         """Return a socket that listens on the sandbox's own loopback; the caller must close it.
@@ -95,13 +99,23 @@ class Sandbox:
         descriptors are closed, whether it could be started or not.
         """
         try:
-            return await self._start(run)
+            with self._alone():
+                return await self._start(run)
         finally:
             run.stdio.close_theirs()
 
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Raise `SandboxFailure` while a program runs, or something else needs that none does."""
+        if self._busy or (self._running is not None and not self._running.ended.done()):
+            raise SandboxFailure("another program runs in the sandbox, or files are being written")
+        self._busy = True
+        try:
+            yield
+        finally:
+            self._busy = False
+
     async def _start(self, run: Run) -> Running:
-        if self._running is not None and not self._running.ended.done():
-            raise SandboxFailure("another program runs in the sandbox")
         if self.identity is not None:
             run.stdio.give_to(self.identity)
         meter = None
@@ -132,6 +146,8 @@ class Sandbox:
 
         After that its `Running` ends. Raises `SandboxFailure` if it did not work in time.
         """
+        if self._running is None:
+            return  # no init would answer
         self._kill_group()
         await self._driver.kill()
 

@@ -262,6 +262,39 @@ async def test_a_program_of_one_sandbox_is_started_once_at_a_time(sandbox: Sandb
     assert (await first.ended).cause == "killed"
 
 
+async def test_two_programs_that_are_started_together_do_not_disturb_each_other(
+    sandbox: Sandbox,
+) -> None:
+    stdio = Stdio.pipes()
+    large = {f"A{number}": "x" * 100_000 for number in range(10)}  # fills the init's socket
+    first, second = await asyncio.gather(
+        sandbox.run(shell("echo first", stdio, LIMITS, **large)),
+        sandbox.run(shell("true", Stdio.null())),
+        return_exceptions=True,
+    )
+    assert isinstance(first, Running)
+    assert isinstance(second, SandboxFailure)
+    assert (await finished(sandbox, first)).status == 0
+    assert os.read(stdio._ours["stdout"], 100) == b"first\n"
+    stdio.close()
+
+
+async def test_files_that_come_while_a_program_runs_are_refused(sandbox: Sandbox) -> None:
+    running = await sandbox.run(shell("sleep 600", Stdio.null()))
+    with pytest.raises(SandboxFailure, match="another program runs"):
+        await sandbox.put_files((SourceFile("f", b"x"),), LIMITS)
+    await sandbox.kill()
+    assert (await running.ended).cause == "killed"
+    assert await told(sandbox, "ls") == (0, "")
+
+
+async def test_a_kill_without_a_program_leaves_the_sandbox_as_it_is(sandbox: Sandbox) -> None:
+    await sandbox.kill()
+    assert await told(sandbox, "echo one") == (0, "one\n")
+    await sandbox.kill()
+    assert await told(sandbox, "echo two") == (0, "two\n")
+
+
 async def test_a_sandbox_is_closed_while_its_program_runs(pool: Pool, backend: str) -> None:
     async with lent(pool, backend) as sandbox:
         running = await sandbox.run(shell("trap '' TERM; sleep 600 & sleep 600", Stdio.null()))
