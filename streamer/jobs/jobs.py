@@ -57,15 +57,15 @@ class Jobs:
         if not isinstance(tenant, str):
             raise TypeError(f"tenant must be a str, not a {type(tenant).__name__}")
         spec = typed_spec(spec)
+        if idempotency is None and self.draining.is_set():  # with a key, the engine decides
+            raise Draining(
+                "the service is shutting down and accepts no new jobs", retry_after_s=5.0
+            )
         workers = await self.capabilities()
         if not workers.places:
             raise Draining(
                 "the service has not started yet: submit once the application has",
                 retry_after_s=5.0,
-            )
-        if idempotency is None and self.draining.is_set():  # with a key, the engine decides
-            raise Draining(
-                "the service is shutting down and accepts no new jobs", retry_after_s=5.0
             )
         job = self._resolver.resolve(spec, _new_job_id(), workers)
         submitted = await self._engine.submit(job, tenant=tenant, idempotency=idempotency)

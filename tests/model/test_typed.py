@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -142,11 +143,16 @@ async def test_input_and_signals_of_other_types_raise_at_once(open_service: Open
     assert await job.cancel() == "done"
 
 
-async def test_a_service_that_has_not_started_says_so() -> None:
-    service = build()
+async def test_a_service_that_has_not_started_or_has_stopped_says_so(
+    need: Callable[[str], str],
+) -> None:
+    service = build({"sandbox": {"backend": need("plain")}})
     with pytest.raises(Draining, match="has not started"):
         await service.jobs.submit(streamer.JobSpec(**SPEC))
-    await service.engine.close()
+    async with service:
+        pass
+    with pytest.raises(Draining, match="is shutting down"):
+        await service.jobs.submit(streamer.JobSpec(**SPEC))
 
 
 @pytest.mark.parametrize("prefix", ["code", "", "code/", "./code"])
