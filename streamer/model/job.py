@@ -187,7 +187,7 @@ class ResolvedJob:
 class JobFacts:
     """The facts about an accepted job for callers: nothing large, and no files or input.
 
-    `policy` is the SHA-256 of what confines it (`streamer.worker.policy`); it is empty until a
+    `policy` is the SHA-256 of what confines it (`streamer.worker.policy`); it is None until a
     worker runs the job.
     """
 
