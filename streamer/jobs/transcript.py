@@ -70,9 +70,14 @@ class Transcripts:
             transcript = _Transcript(self._limit)
             self.kept_bytes += transcript.size
         self._kept[job_id] = transcript
-        async with transcript.lock:
-            await transcript.read_on(follow)
-            texts = transcript.texts()
+        try:
+            async with transcript.lock:
+                await transcript.read_on(follow)
+                return transcript.texts()
+        finally:
+            self._count(transcript)  # also what was read for a caller who has left meanwhile
+
+    def _count(self, transcript: _Transcript) -> None:
         if transcript.kept:
             self.kept_bytes -= transcript.size
             transcript.size = transcript.measured()
@@ -81,7 +86,6 @@ class Transcripts:
             _, oldest = self._kept.popitem(last=False)
             oldest.kept = False
             self.kept_bytes -= oldest.size
-        return texts
 
 
 class _Transcript:

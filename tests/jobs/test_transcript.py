@@ -83,6 +83,23 @@ async def test_what_is_kept_stays_within_its_room_by_its_real_size() -> None:
     assert len(kept) * sys.getsizeof("€" * 10_000) <= room
 
 
+async def test_what_was_read_for_a_caller_who_has_left_counts_too() -> None:
+    room = 500_000
+    transcripts = Transcripts(10**6, room)
+    for number in range(20):
+        log = CountingLog()
+        for _ in range(12):
+            write(log, "x" * 65_536)
+        asking = asyncio.create_task(transcripts.text(str(number), lent(log)))
+        while log.bytes_read < 400_000:
+            await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.wait({asking})
+        assert asking.cancelled()
+    kept = sum(transcript.measured() for transcript in transcripts._kept.values())
+    assert kept == transcripts.kept_bytes <= room
+
+
 async def test_without_room_every_text_is_made_anew() -> None:
     transcripts = Transcripts(10**6, 0)
     log = CountingLog()
