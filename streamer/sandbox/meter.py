@@ -46,7 +46,10 @@ class Meter:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await self._ran_out.wait()
-                return "memory"
+                if self.out_of_memory or not self._cgroup.counted_first:
+                    return "memory"
+                # A kill in an earlier run: version 2 may notify us 10 ms later.
+                self._ran_out.clear()
             left_us = self._allowed_us - self._used_us()
         return "cpu_time"
 

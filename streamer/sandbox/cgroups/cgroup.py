@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 from streamer.model.job import Limits
 from streamer.sandbox.cgroups.files import kill, pids
@@ -39,6 +39,9 @@ class Cgroup(ABC):
     """The group of one sandbox: one folder, or in version 1 one in each hierarchy."""
 
     folders: tuple[Path, ...]
+
+    counted_first: ClassVar[bool]
+    """Whether the kernel notifies us only after it has counted the kill (see `watching`)."""
 
     @property
     @abstractmethod

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from streamer.model.job import Limits
 from streamer.sandbox.cgroups.cgroup import OVERHEAD_PROCESSES, Cgroup
@@ -36,6 +36,8 @@ def weigh(root: Path) -> None:
 @dataclass(frozen=True, slots=True)
 class CgroupV1(Cgroup):
     """A sandbox's groups in `HIERARCHIES`, and perhaps one in `SHARING`."""
+
+    counted_first: ClassVar[bool] = False
 
     @property
     def entry_files(self) -> tuple[str, ...]:

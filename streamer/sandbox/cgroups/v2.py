@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 from streamer.model.job import Limits
 from streamer.sandbox.cgroups.cgroup import OVERHEAD_PROCESSES, Cgroup
@@ -33,6 +33,8 @@ MAIN: Final = "main"
 @dataclass(frozen=True, slots=True)
 class CgroupV2(Cgroup):
     """A sandbox's group."""
+
+    counted_first: ClassVar[bool] = True
 
     @property
     def _folder(self) -> Path:
