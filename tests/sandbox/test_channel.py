@@ -168,3 +168,14 @@ async def test_no_program_is_started_by_an_init_that_has_failed() -> None:
             )
     stdio.close()
     channel.close()
+
+
+async def test_what_is_being_sent_fails_when_the_channel_is_closed() -> None:
+    ours, theirs = socket.socketpair()
+    channel = InitChannel(ours)
+    with theirs:
+        sending = asyncio.create_task(channel.put_filter(bytes(4 << 20)))  # fills the socket
+        await asyncio.sleep(0)
+        channel.close()
+        with pytest.raises(SandboxFailure, match="the channel was closed"):
+            await asyncio.wait_for(sending, 5)

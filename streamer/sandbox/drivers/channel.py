@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import socket
 import struct
 from array import array
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from streamer.errors import SandboxFailure
@@ -38,6 +39,7 @@ class InitChannel:
         self._frames = protocol.Frames()
         self._sending = asyncio.Lock()
         self._cut = False
+        self._room: asyncio.Future[None] | None = None
         self._why = ""
         self._hello: asyncio.Future[int] = self._loop.create_future()
         self._exited: asyncio.Future[None] = self._loop.create_future()
@@ -147,7 +149,10 @@ class InitChannel:
         """Close the socket: the init kills what is left and exits."""
         if self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock.fileno())
+            self._loop.remove_writer(self._sock.fileno())
             self._sock.close()
+            if self._room is not None:
+                _answer(self._room, None)  # what is being sent fails then
         while self._descriptors:
             os.close(self._descriptors.pop())
         self._fail("the channel was closed")
@@ -192,10 +197,9 @@ class InitChannel:
         """Send a frame. If a cancellation cuts it short, no other frame can follow."""
         self._check_uncut()
         self._cut = True
-        try:
-            await self._loop.sock_sendall(self._sock, whole)
-        except OSError as error:
-            raise self._hung_up(error) from error
+        left = memoryview(whole)
+        while left:
+            left = left[await self._sent(functools.partial(self._sock.send, left)) :]
         self._cut = False
 
     def _check_uncut(self) -> None:
@@ -204,15 +208,20 @@ class InitChannel:
 
     async def _send_descriptors(self, stdio: tuple[int, int, int]) -> None:
         self._check_uncut()
+        await self._sent(functools.partial(socket.send_fds, self._sock, [frame(b"D")], stdio))
+
+    async def _sent(self, send: Callable[[], int]) -> int:
+        """Call a function that sends, as soon as there is room; return how much it has sent.
+
+        Raises `SandboxFailure` if the init hangs up, or `close` is called.
+        """
         while True:
             try:
-                socket.send_fds(self._sock, [frame(b"D")], stdio)
+                return send()
             except BlockingIOError:  # the socket's buffer may be full of files
                 await self._writable()
             except OSError as error:
                 raise self._hung_up(error) from error
-            else:
-                return
 
     def _hung_up(self, error: OSError) -> SandboxFailure:
         """Return why a send failed: the init's last message may not be read yet."""
@@ -222,13 +231,13 @@ class InitChannel:
         return SandboxFailure(self._why or f"the init hung up: {error}")
 
     async def _writable(self) -> None:
-        ready: asyncio.Future[None] = self._loop.create_future()
-        fd = self._sock.fileno()
-        self._loop.add_writer(fd, _answer, ready, None)
+        self._room = self._loop.create_future()
+        self._loop.add_writer(self._sock.fileno(), _answer, self._room, None)
         try:
-            await ready
+            await self._room
         finally:
-            self._loop.remove_writer(fd)
+            if self._sock.fileno() >= 0:
+                self._loop.remove_writer(self._sock.fileno())
 
     def _receive(self) -> None:
         try:
