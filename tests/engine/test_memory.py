@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer.engine.interface import Idempotency, JobView
+from streamer.engine.interface import Idempotency, JobView, Lease
 from streamer.engine.memory.admission import QueueLimits
 from streamer.engine.memory.engine import MemoryEngine
 from streamer.engine.memory.retention import RetentionLimits
@@ -410,4 +410,47 @@ async def test_a_job_that_ends_while_others_are_reaped_ends_once() -> None:
     assert await finishing is False
     for lease in (first, second):
         assert (await events_of(engine, lease.job.job_id))[-1].kind == "error"
+    await engine.close()
+
+
+async def test_a_program_is_not_held_for_readers_that_have_everything() -> None:
+    limits = RetentionLimits(memory=100 * KIB, log=1024 * KIB, on_full="wait")
+    engine = make_engine(retention=limits)
+    leases = [await start(engine, tenant) for tenant in "abc"]
+
+    async def read(job_id: str) -> list[str]:
+        async with engine.follow(job_id) as log:
+            return [event.kind async for event in log.events()]
+
+    async def write(lease: Lease) -> None:
+        for _ in range(40):
+            await lease.append([output("x" * 4 * KIB)])
+            if lease.full:
+                await lease.room()
+        await lease.finish([complete()])
+
+    reading = [asyncio.create_task(read(lease.job.job_id)) for lease in leases]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(20):
+        await asyncio.gather(*map(write, leases))
+        for kinds in await asyncio.gather(*reading):
+            assert kinds.count("output") == 40
+            assert "gap" not in kinds
+    await engine.close()
+
+
+async def test_where_nothing_may_be_lost_a_reader_keeps_also_what_is_forgotten() -> None:
+    limits = RetentionLimits(memory=100 * KIB, log=1024 * KIB, on_full="wait")
+    engine = make_engine(retention=limits)
+    first = await run_job(engine, 60 * KIB)
+    async with engine.follow(first) as log:
+        with log.cursor():  # a reader that has nothing yet
+            await run_job(engine)
+            lease = await start(engine)
+            await lease.append([output("x" * 60 * KIB)])
+            assert await engine.summary(first) is None
+            assert lease.full
+            assert "gap" not in [event.kind async for event in log.entries()]
+    async with asyncio.timeout(20):
+        await lease.room()
     await engine.close()

@@ -42,6 +42,7 @@ class Retention:
     def __init__(self, table: JobTable, limits: RetentionLimits) -> None:
         self._table = table
         self._limits = limits
+        self._waits = limits.on_full == "wait"
         self._turn = asyncio.Lock()
 
     async def settle(self, record: Record) -> None:
@@ -55,12 +56,11 @@ class Retention:
                 while self._excess > 0 and await self._relieve(self._excess + limits.memory // 16):
                     pass
         if events.size_bytes > limits.log:
-            up_to = events.taken() if limits.on_full == "wait" else None
-            events.drop(events.size_bytes - limits.log, up_to)
+            events.drop(events.size_bytes - limits.log, self._droppable(record))
 
     def full(self, record: Record) -> bool:
         """Whether the job must wait before it writes more."""
-        if self._limits.on_full == "drop" or record.over:
+        if not self._waits or record.over:
             return False
         return record.log.size_bytes > self._limits.log or self._excess > 0
 
@@ -80,9 +80,9 @@ class Retention:
         victim = self._table.next_to_spill()
         return bool(
             (victim is not None and await self._spill(victim, size))
-            or self._table.drop_forgotten()
+            or self._table.drop_forgotten(taken_only=self._waits)
             or self._table.forget_oldest()
-            or (self._limits.on_full == "drop" and self._drop(size))
+            or self._drop(size)
         )
 
     async def _spill(self, record: Record, size: int) -> int:
@@ -92,18 +92,25 @@ class Retention:
             if moved:
                 self._table.spilled(record)
                 return moved
-            if not (self._table.drop_forgotten() or self._table.forget_oldest(on_disk=True)):
+            if not (
+                self._table.drop_forgotten(taken_only=self._waits)
+                or self._table.forget_oldest(on_disk=True)
+            ):
                 break
         return 0
 
+    def _droppable(self, record: Record) -> int | None:
+        """Return the last event that may be dropped; None if any may."""
+        return record.log.taken() if self._waits else None
+
     def _drop(self, size: int) -> int:
-        """Drop the oldest events of the largest logs."""
+        """Drop the oldest events of the largest logs, as far as they may be dropped."""
         dropped = 0
         for record in sorted(self._table.kept(), key=_memory, reverse=True):
             if dropped >= size:
                 break
             before = record.log.memory_bytes
-            record.log.drop(size - dropped)
+            record.log.drop(size - dropped, self._droppable(record))
             dropped += before - record.log.memory_bytes
         return dropped
 
