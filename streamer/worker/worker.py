@@ -260,7 +260,11 @@ class Worker:
                 async with asyncio.timeout(self.engine.heartbeat_s):
                     await self._changed.wait()
             self._changed.clear()
-            await self._publish()
+            try:
+                await self._publish()
+            except Exception:
+                # If this ended, nobody would learn that anything else has.
+                log.exception("this worker's capabilities could not be determined")
 
     def _look_again(self) -> None:
         """Publish the capabilities if they differ from those that were published."""

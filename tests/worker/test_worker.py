@@ -22,7 +22,7 @@ from streamer.model.events import Error, Output
 from streamer.model.job import JobSpec, Limits, Phase, ResolvedJob, Step
 from tests.conftest import OpenService, Start
 from tests.running import adopt_orphans, descendants, ended, run_job
-from tests.support import run, verdict
+from tests.support import parts_of, run, verdict
 
 
 class Shared(MemoryEngine):
@@ -178,6 +178,30 @@ async def test_a_worker_that_is_cut_off_ends_its_jobs_and_writes_nothing(
     assert isinstance(end, Error)
     assert end.code == "worker_lost"
     assert (await run_job(service, command=("echo", "next"))).out == "next\n"
+
+
+async def test_capabilities_that_cannot_be_told_once_are_published_later(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = await start()
+    worker = parts_of(client).worker
+
+    def broken(*_: object, **__: object) -> Capabilities:
+        raise RuntimeError("the backend does not tell")
+
+    async def logged() -> bool:
+        return "does not tell" in caplog.text
+
+    async def refusing() -> bool:
+        async with client.get("/readyz") as response:
+            return response.status == 503
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.host, "capabilities", broken)
+        worker._changed.set()
+        await until(logged)
+    worker._tasks["streamer-claim"].cancel()
+    await until(refusing)
 
 
 async def test_an_engine_that_reaps_slowly_delays_no_heartbeat(
