@@ -25,7 +25,7 @@ from streamer.sandbox.running import Running
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.shape import FilesDoNotFit, Run, RunEnd, Shape
 from streamer.sandbox.stdio import Stdio
-from streamer.spi import Backend
+from streamer.spi import Backend, LaunchPlan, SandboxJob
 from streamer.testing.running import SLOWNESS
 from tests.backends.test_third_party import Direct
 from tests.running import adopt_orphans, descendants, descriptors
@@ -545,3 +545,31 @@ async def test_a_sandbox_that_does_not_open_leaves_nothing(tmp_path: Path) -> No
         assert (descendants(), descriptors()) == (processes, files)
         for root in pool.cgroups.roots if pool.cgroups else ():
             assert [path for path in root.iterdir() if path.is_dir()] == []
+
+
+class Mute(Plain):
+    """Starts something else than the init, which pays no attention to standard input."""
+
+    def plan(self, job: SandboxJob, workspace: Path) -> LaunchPlan:
+        return LaunchPlan(("/bin/sleep", "600"), start_as=job.identity)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_opening_that_is_given_up_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    monkeypatch.setitem(BACKENDS, "mute", Mute())
+    adopt_orphans()
+    with pool_of("off") as pool:
+        before = descendants()
+        opening = asyncio.create_task(pool.lend(Shape("mute", LIMITS)))
+        while descendants() == before:
+            await asyncio.sleep(0.01)
+        for _ in range(times):
+            opening.cancel()
+            await asyncio.wait({opening}, timeout=0.1)
+        await asyncio.wait({opening}, timeout=20)
+        assert opening.cancelled()
+        async with asyncio.timeout(10):
+            while descendants() != before:
+                await asyncio.sleep(0.01)

@@ -20,6 +20,7 @@ from typing import ClassVar, Final
 
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits, SourceFile
+from streamer.sandbox.drivers.bounded import ends_in
 from streamer.sandbox.drivers.files import write_files
 from streamer.sandbox.drivers.spawn import Spawned, spawn, start_command
 from streamer.sandbox.shape import Run, RunEnd, Use
@@ -136,11 +137,8 @@ class Direct:
         assert self._process is not None
         code = await self._process.wait()
         await self._rest_ended.wait()
-        try:
-            async with asyncio.timeout(END_TIMEOUT_S):
-                await self._process.end_group()
-        except TimeoutError:
-            raise SandboxFailure("a process of the program's process group does not die") from None
+        if not await ends_in(END_TIMEOUT_S, self._process.end_group()):
+            raise SandboxFailure("a process of the program's process group does not die")
         status = code << 8 if code >= 0 else -code
         wall_us = int((self._process.ended_at - self._started) * 1e6)
         return RunEnd(status, "killed" if self._killed else None, None, None, wall_us)
@@ -155,13 +153,8 @@ class Direct:
         if self._process.exit_code is None:
             self._killed = True
             self._process.signal_group(signal.SIGKILL)
-            try:
-                async with asyncio.timeout(END_TIMEOUT_S):
-                    await self._process.wait()
-            except TimeoutError:
-                raise SandboxFailure(
-                    f"process {self._process.pid} does not end after SIGKILL"
-                ) from None
+            if not await ends_in(END_TIMEOUT_S, self._process.wait()):
+                raise SandboxFailure(f"process {self._process.pid} does not end after SIGKILL")
         self.end_rest()
 
     async def close(self) -> None:

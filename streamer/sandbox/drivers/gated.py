@@ -16,6 +16,7 @@ from typing import ClassVar, Final
 
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits, SourceFile
+from streamer.sandbox.drivers.bounded import ends_in
 from streamer.sandbox.drivers.channel import InitChannel
 from streamer.sandbox.drivers.netns import check_own_network
 from streamer.sandbox.drivers.spawn import Spawned, spawn
@@ -206,9 +207,7 @@ class Gated:
 
     async def _with_last_words(self, failure: SandboxFailure) -> SandboxFailure:
         """Add the last messages of the init and the wrapper to a failure."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(TIDY_TIMEOUT_S):
-                await self._wrapper.wait()
+        await ends_in(TIDY_TIMEOUT_S, self._wrapper.wait())
         words = self.said().strip()
         return SandboxFailure(f"{failure}: {words}") if words else failure
 
@@ -246,10 +245,16 @@ class Gated:
             if not await self._gone(1.0) and not self._resists and not await self._take_down():
                 log.error("sandbox process %d does not die after SIGKILL", self._wrapper.pid)
             # A process that waits in the kernel (for a disk that hangs) may still die later.
-            await self._wrapper.wait()
-            await self._init_gone()
+            await self._all_gone()
         finally:
+            self._kill_both()  # without effect, unless the wait was cancelled
             self._close_descriptors()
+
+    def _kill_both(self) -> None:
+        if self._init_pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._init_pidfd, signal.SIGKILL)
+        self._wrapper.kill()
 
     def _close_descriptors(self) -> None:
         if self._init_pidfd >= 0:
@@ -266,25 +271,20 @@ class Gated:
             self._complaints = -1
 
     async def _gone(self, timeout_s: float) -> bool:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await self._wrapper.wait()
-                await self._init_gone()
-                return True
-        return False
+        return await ends_in(timeout_s, self._all_gone())
+
+    async def _all_gone(self) -> None:
+        await self._wrapper.wait()
+        await self._init_gone()
 
     async def _take_down(self) -> bool:
         """Kill from outside; the init first, so that its namespace dies with it."""
         if self._init_pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._init_pidfd, signal.SIGKILL)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(END_TIMEOUT_S):
-                    await self._init_gone()
+            await ends_in(END_TIMEOUT_S, self._init_gone())
             # A killed wrapper cannot clean up: firejail leaves files in /run.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(TIDY_TIMEOUT_S):
-                    await self._wrapper.wait()
+            await ends_in(TIDY_TIMEOUT_S, self._wrapper.wait())
         self._wrapper.kill()
         self._resists = not await self._gone(END_TIMEOUT_S)
         return not self._resists
