@@ -305,14 +305,12 @@ class JobTable:
                 break
             self.forget(oldest)
 
-    def drop_forgotten(self, *, taken_only: bool) -> bool:
+    def drop_forgotten(self) -> bool:
         """Drop the events of the largest log that is only kept for its readers; False if none.
 
-        The readers get a gap: a slow reader must not cost others their jobs. With `taken_only`
-        only events go that all readers of a log have.
+        The readers get a gap. A slow reader must not cost others their jobs, or hold their programs
+        without end.
         """
-        if taken_only:
-            return any(one.drop(one.size_bytes, one.taken()) for one in tuple(self._forgotten))
         largest = max(self._forgotten, key=_size, default=None)
         if largest is None:
             return False

@@ -80,7 +80,7 @@ class Retention:
         victim = self._table.next_to_spill()
         return bool(
             (victim is not None and await self._spill(victim, size))
-            or self._table.drop_forgotten(taken_only=self._waits)
+            or self._table.drop_forgotten()
             or self._table.forget_oldest()
             or self._drop(size)
         )
@@ -92,10 +92,7 @@ class Retention:
             if moved:
                 self._table.spilled(record)
                 return moved
-            if not (
-                self._table.drop_forgotten(taken_only=self._waits)
-                or self._table.forget_oldest(on_disk=True)
-            ):
+            if not (self._table.drop_forgotten() or self._table.forget_oldest(on_disk=True)):
                 break
         return 0
 
