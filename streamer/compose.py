@@ -86,8 +86,10 @@ class Parts:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._accept_no_more()
-        await self._resources.aclose()
+        try:
+            await self._accept_no_more()
+        finally:
+            await self._resources.aclose()
 
     async def drain(self, timeout_s: float) -> None:
         """Take no more jobs, end the queued ones, and give the running ones `timeout_s`.

@@ -103,8 +103,10 @@ class Worker:
         for task in left:
             task.cancel()
         await asyncio.wait(left, timeout=END_S)
-        await self._call("withdraw", partial(self.engine.publish, self._name, None))
-        await self._resources.aclose()
+        try:
+            await self._call("withdraw", partial(self.engine.publish, self._name, None))
+        finally:
+            await self._resources.aclose()
 
     @asynccontextmanager
     async def trial(self) -> AsyncIterator[Backends]:

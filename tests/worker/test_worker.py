@@ -295,3 +295,29 @@ async def test_a_plugins_engine_tells_of_finished_jobs_too(start: Start) -> None
     async with client.get("/metrics") as response:
         assert 'streamer_jobs_finished_total{outcome="exited"} 1' in await response.text()
     assert [view.state for view in heard] == ["complete"]
+
+
+async def test_a_service_that_is_cancelled_beside_a_silent_engine_leaves_nothing(
+    need: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.compose.DRAIN_TIMEOUT_S", 0.1)
+    service = build({"sandbox": {"backend": need("plain")}}, [plugin(Shared())])
+    entered = asyncio.Event()
+
+    async def silent() -> None:
+        await asyncio.Event().wait()
+
+    async def use() -> None:
+        async with service:
+            monkeypatch.setattr(service.jobs, "drain", silent)
+            entered.set()
+            await asyncio.Event().wait()
+
+    using = asyncio.create_task(use())
+    await asyncio.wait_for(entered.wait(), 30)
+    pool = service.worker.pool
+    assert pool is not None
+    using.cancel()
+    await asyncio.wait({using}, timeout=30)
+    assert using.cancelled()
+    assert not pool.folder.path.exists()
