@@ -31,9 +31,11 @@ def importing(*, ignoring: bool = False) -> Iterator[tuple[subprocess.Popen[str]
             assert line.startswith("import time:"), line
             yield line.rpartition("|")[2].strip()
 
-    argv = [sys.executable, "-X", "importtime", "-m", "streamer", "version"]
+    # What runs the tests may be in the background of a shell, which has the signal ignored there.
+    default = ["env", "--default-signal=INT"]
+    argv = [*default, sys.executable, "-X", "importtime", "-m", "streamer", "version"]
     if ignoring:
-        argv = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *argv]
+        argv = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *argv[len(default) :]]
     with subprocess.Popen(
         argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -58,7 +60,8 @@ def test_an_interrupt_while_it_is_imported_ends_it_without_a_traceback(
     assert count > TIMES
     moment = imported[time * count // TIMES]
     with importing() as (process, modules):
-        assert moment in modules
+        assert FIRST in modules  # Python has its own moments before, some of the same names
+        assert moment == FIRST or moment in modules
         process.send_signal(signal.SIGINT)
         out, said = process.communicate()
     assert (process.returncode, out) == (130, "")

@@ -760,7 +760,8 @@ async def test_the_index_of_a_log_on_disk_is_counted(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert ledger.disk > 50_000_000
-    assert after - before <= ledger.memory + 32_000 <= 2 * (after - before) + BLOCK_BYTES
+    # What Python itself and its threads hold beside: up to 35 KB when many tests ran before.
+    assert after - before <= ledger.memory + 48_000 <= 2 * (after - before) + BLOCK_BYTES
     log.retire()
     spool.close()
 
