@@ -174,14 +174,20 @@ class Broker(Protocol):
         """
 
     async def submit(
-        self, job: ResolvedJob, *, tenant: str = "", idempotency: Idempotency | None = None
+        self,
+        job: ResolvedJob,
+        *,
+        tenant: str = "",
+        idempotency: Idempotency | None = None,
+        only_repeated: bool = False,
     ) -> Submitted:
         """Accept a job and start its log, or refuse at once.
 
         Raises `Busy` when the queue is full, or `RateLimited` when the tenant's share
         of it, `TooLarge` when the job could never wait in it, `Conflict`
         when the idempotency key came with another request before, `Draining` after
-        `drain`.
+        `drain`, or with `only_repeated` if the key is new: an API side that stops accepts no job
+        that another process would have to answer for.
         """
 
     def follow(self, job_id: str, after: int = 0) -> AbstractAsyncContextManager[JobLogView]:

@@ -57,7 +57,8 @@ class Jobs:
         if not isinstance(tenant, str):
             raise TypeError(f"tenant must be a str, not a {type(tenant).__name__}")
         spec = typed_spec(spec)
-        if idempotency is None and self.draining.is_set():  # with a key, the engine decides
+        draining = self.draining.is_set()
+        if draining and idempotency is None:  # whether a key is known, the engine knows
             raise Draining(
                 "the service is shutting down and accepts no new jobs", retry_after_s=5.0
             )
@@ -68,7 +69,9 @@ class Jobs:
                 retry_after_s=5.0,
             )
         job = self._resolver.resolve(spec, _new_job_id(), workers)
-        submitted = await self._engine.submit(job, tenant=tenant, idempotency=idempotency)
+        submitted = await self._engine.submit(
+            job, tenant=tenant, idempotency=idempotency, only_repeated=draining
+        )
         return Job(self._engine, submitted.job_id, replayed=not submitted.created)
 
     def job(self, job_id: str) -> Job:

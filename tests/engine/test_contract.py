@@ -11,8 +11,16 @@ from functools import partial
 
 import pytest
 
-from streamer.engine.interface import Cancel, Engine, JobView, Lease, LeaseLost, Lost
-from streamer.errors import UnknownJob
+from streamer.engine.interface import (
+    Cancel,
+    Engine,
+    Idempotency,
+    JobView,
+    Lease,
+    LeaseLost,
+    Lost,
+)
+from streamer.errors import Draining, UnknownJob
 from streamer.eventlog.joblog import Event
 from streamer.model.capabilities import BackendFacts, Capabilities
 from streamer.model.events import TERMINAL_KINDS, Complete, Error, Status
@@ -53,6 +61,16 @@ async def test_a_log_tells_the_whole_life_of_a_job(engine: Engine, bench: Bench)
     ]
     assert texts(events) == "abc"
     assert isinstance(events[-1].data, Complete)
+
+
+async def test_who_takes_no_new_jobs_is_answered_for_a_repeated_one(engine: Engine) -> None:
+    key, job = Idempotency("key", b"digest"), make_job()
+    with pytest.raises(Draining):
+        await engine.submit(job, idempotency=key, only_repeated=True)
+    assert (await engine.stats()).waiting == 0
+    first = await engine.submit(job, idempotency=key)
+    again = await engine.submit(make_job(), idempotency=key, only_repeated=True)
+    assert (again.job_id, again.created) == (first.job_id, False)
 
 
 async def test_the_state_is_followed_and_the_result_kept(engine: Engine) -> None:

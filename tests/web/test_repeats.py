@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import pytest
 from aiohttp import ClientResponse
 
 from streamer.web.app import LIFETIME
@@ -49,7 +48,6 @@ async def test_a_repeated_submission_tells_how_far_the_first_is(start: Start) ->
     assert answers == [None, None, "true", "true", "true"]
 
 
-@pytest.mark.memory_engine("elsewhere a new job with a key is taken until the engine has the drain")
 async def test_a_repeated_submission_is_answered_while_the_service_drains(start: Start) -> None:
     client = await start()
     async with post(client, SLEEPER, "a") as response:

@@ -118,7 +118,12 @@ class MemoryEngine:
         self._spool.settle(folder)
 
     async def submit(
-        self, job: ResolvedJob, *, tenant: str = "", idempotency: Idempotency | None = None
+        self,
+        job: ResolvedJob,
+        *,
+        tenant: str = "",
+        idempotency: Idempotency | None = None,
+        only_repeated: bool = False,
     ) -> Submitted:
         """Accept a job and start its log; the same `job_id` again is the same job."""
         first = None if idempotency is None else self._table.repeated(tenant, idempotency)
@@ -126,7 +131,7 @@ class MemoryEngine:
             first = job.job_id
         if first is not None:
             return Submitted(first, created=False)
-        if self._draining:
+        if self._draining or only_repeated:
             raise Draining("the service is shutting down and takes no new jobs")
         weight = weight_of(job, idempotency)
         self._admission.check(tenant, weight)

@@ -68,9 +68,15 @@ class RemoteEngine:
     # -- for jobs -----------------------------------------------------------------------
 
     async def submit(
-        self, job: ResolvedJob, *, tenant: str = "", idempotency: Idempotency | None = None
+        self,
+        job: ResolvedJob,
+        *,
+        tenant: str = "",
+        idempotency: Idempotency | None = None,
+        only_repeated: bool = False,
     ) -> Submitted:
-        return await self._wire.call(self._server.submit, job, tenant, idempotency)
+        submit = self._server.submit_again if only_repeated else self._server.submit
+        return await self._wire.call(submit, job, tenant, idempotency)
 
     @asynccontextmanager
     async def follow(self, job_id: str, after: int = 0) -> AsyncIterator[JobLog]:

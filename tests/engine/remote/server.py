@@ -172,6 +172,13 @@ class Server:
     ) -> Submitted:
         return await self.engine.submit(job, tenant=tenant, idempotency=idempotency)
 
+    async def submit_again(
+        self, job: ResolvedJob, tenant: str, idempotency: Idempotency | None
+    ) -> Submitted:
+        return await self.engine.submit(
+            job, tenant=tenant, idempotency=idempotency, only_repeated=True
+        )
+
     async def last_id(self, job_id: str) -> int:
         async with self.engine.follow(job_id) as log:
             return log.last_id
