@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import ClientResponse
 
-from streamer.web.app import LIFETIME
+from streamer.web.app import LIFETIME, SERVICE
 from tests.conftest import Start
 from tests.support import AnyClient, Received, follow, received, submit, text
 from tests.web import SLEEPER, problem, python, until_state
@@ -66,6 +66,19 @@ async def test_a_repeated_submission_is_answered_while_the_service_drains(start:
     async with client.delete(f"/api/jobs/{first}") as response:
         assert response.status == 202
     await draining
+
+
+async def test_no_new_job_is_taken_once_the_service_stops_though_its_engine_does_not(
+    start: Start,
+) -> None:
+    client = await start()
+    async with post(client, SLEEPER, "a") as response:
+        first = (await response.json())["jobId"]
+    client.app[SERVICE].draining.set()  # as before the engine has heard of it
+    async with post(client, SLEEPER, "b") as response:
+        await problem(response, 503, "shutting_down")
+    async with post(client, SLEEPER, "a") as response:
+        assert (response.status, (await response.json())["jobId"]) == (202, first)
 
 
 async def test_a_repeated_streaming_submission_resumes_as_a_get_does(start: Start) -> None:
