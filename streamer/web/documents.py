@@ -1,4 +1,4 @@
-"""Send large documents within the limits for unsent bytes of slow clients.
+"""Answer with JSON documents: large ones within the limits for unsent bytes of slow clients.
 
 aiohttp writes a body at once and then waits, without a time limit, until the client has read it. A
 job's record may have megabytes of output, and a list as much metadata.
@@ -6,7 +6,7 @@ job's record may have megabytes of output, and a list as much metadata.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from aiohttp import web
@@ -15,11 +15,20 @@ from aiohttp.typedefs import Middleware
 from streamer.jobs.downloads import BodySource
 from streamer.sse.bytestream import ByteStream
 from streamer.sse.sessionmap import SessionMap
+from streamer.web import wire
 
-__all__ = ["large_documents"]
+__all__ = ["json_answer", "large_documents"]
 
 LARGE_BYTES: Final = 64 * 1024
 """A smaller document fits into the connection's buffer."""
+
+
+def json_answer(
+    document: object, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    return web.Response(
+        body=wire.dump(document), status=status, headers=headers, content_type="application/json"
+    )
 
 
 def large_documents(sessions: SessionMap) -> Middleware:

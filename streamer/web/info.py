@@ -20,9 +20,9 @@ from streamer.model.capabilities import NOTHING, public_reason
 from streamer.model.names import camel
 from streamer.model.runtime import public_tool_reason
 from streamer.sse.sessionmap import SessionMap
-from streamer.web.answers import json_answer
 from streamer.web.bodies import Bodies
 from streamer.web.callers.access import METRICS_ROUTE, Access
+from streamer.web.documents import json_answer
 from streamer.web.metrics import exposition
 from streamer.web.parameters import takes
 

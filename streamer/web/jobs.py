@@ -14,9 +14,9 @@ from streamer.jobs.job import Job
 from streamer.jobs.jobs import Jobs
 from streamer.jobs.transcript import Transcripts
 from streamer.web import parameters, wire
-from streamer.web.answers import json_answer
 from streamer.web.bodies import Bodies
 from streamer.web.callers.access import Access
+from streamer.web.documents import json_answer
 from streamer.web.parameters import takes
 from streamer.web.streams import StreamHandlers
 

@@ -27,8 +27,8 @@ from streamer.sse.session import Source
 from streamer.sse.sessionmap import Full, SessionMap
 from streamer.sse.sources import LogSource, MergedSource, merged_positions
 from streamer.web import wire
-from streamer.web.answers import json_answer
 from streamer.web.callers.access import Access
+from streamer.web.documents import json_answer
 from streamer.web.parameters import flag, speed, takes
 
 __all__ = ["StreamHandlers"]

@@ -1,7 +1,7 @@
 """Run one job: get its sandbox and files, run its steps, and write its one terminal event.
 
 The route: lease -> sandbox and files (`prepare`) -> for each step a program (`program`) -> the
-verdict (`verdict`) -> the terminal event (`finish`).
+verdict (`verdict`) -> the terminal event (`writer`).
 Everything the job started is dead before that event. If a process resists SIGKILL the job ends
 with an error, and its place, user and folder are not used again.
 
@@ -15,28 +15,27 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
 
 from streamer.engine.interface import Lease, LeaseLost
 from streamer.errors import SandboxFailure
 from streamer.model.events import Complete, Error, JobEvent, Reason
 from streamer.model.job import Phase, Step
+from streamer.sandbox.network.proxy import Outbound
 from streamer.sandbox.pool import Pool
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.shape import FilesDoNotFit, Run
 from streamer.worker import prepare
-from streamer.worker.environment import environment
-from streamer.worker.finish import ENGINE_TIMEOUT_S, finish
 from streamer.worker.output import Budget, OutputPump
-from streamer.worker.program import ProgramRun
+from streamer.worker.program import Patience, ProgramRun, environment
 from streamer.worker.requests import JobRequests
-from streamer.worker.settings import ExecutionSettings
 from streamer.worker.stop import Stop, Stopped
 from streamer.worker.streams import connected
 from streamer.worker.verdict import JobEnd, StopReason, reason_of
-from streamer.worker.writer import Writer
+from streamer.worker.writer import ENGINE_TIMEOUT_S, Writer, finish
 
-__all__ = ["Execution"]
+__all__ = ["Execution", "ExecutionSettings"]
 
 log: Final = logging.getLogger(__name__)
 
@@ -45,6 +44,14 @@ STOP_S: Final = 60.0
 
 TIDY_S: Final = 10.0
 """How long to wait for the cleanup of a job before its terminal event is written anyway."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionSettings:
+    path: str
+    patience: Patience
+    on_output_limit: Literal["kill", "truncate"]
+    outbound: Outbound = field(default_factory=Outbound)
 
 
 class Execution:

@@ -1,4 +1,4 @@
-"""Run one program of a job in its sandbox: start, end, the rest of its output."""
+"""Run one program of a job in its sandbox: variables, start, end, the rest of its output."""
 
 from __future__ import annotations
 
@@ -6,25 +6,57 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from streamer.errors import SandboxFailure
+from streamer.model.job import ResolvedJob
+from streamer.sandbox.network.proxy import proxy_environment
 from streamer.sandbox.running import Running
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.shape import Run, RunEnd
-from streamer.worker.finish import ENGINE_TIMEOUT_S
 from streamer.worker.output import OutputPump
-from streamer.worker.settings import Patience
 from streamer.worker.stop import Stop
 from streamer.worker.verdict import StopReason
+from streamer.worker.writer import ENGINE_TIMEOUT_S
 
-__all__ = ["ProgramRun"]
+__all__ = ["Patience", "ProgramRun", "environment"]
 
 END_TIMEOUT_S: Final = 5.0
 """How long to wait, after everything was killed, until the sandbox reports the end."""
 
 GENTLE: Final = frozenset({"cancelled", "wall_time", "shutting_down"})
 """Reasons with which the program first gets SIGTERM and a grace period."""
+
+USER: Final = "nobody"
+"""The user name in the variables; in bwrap /etc/passwd has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to wait, in seconds.
+
+    `kill_grace_s` is the time between SIGTERM and SIGKILL; `linger_s` is how long processes that
+    hold the program's output open may continue after the program's own end.
+    """
+
+    kill_grace_s: float
+    linger_s: float
+
+
+def environment(job: ResolvedJob, path: str, home: str) -> dict[str, str]:
+    """Return the whole environment; `path` is the jobs' PATH, `home` the workspace."""
+    base = {
+        "PATH": path,
+        "HOME": home,
+        "LANG": "C.UTF-8",
+        "LOGNAME": USER,
+        "USER": USER,
+        "TERM": "dumb",
+        "TMPDIR": "/tmp",  # noqa: S108 - the sandbox's
+    }
+    proxy = proxy_environment() if job.allow_hosts else {}
+    return {**base, **proxy, **job.env}
 
 
 class ProgramRun:

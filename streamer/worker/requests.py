@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 
 from streamer.engine.interface import Cancel, Control, Eof, Input, Lease, Lost, Signal
 from streamer.sandbox.sandbox import Sandbox
-from streamer.worker.feed import InputFeed
+from streamer.worker.streams import InputFeed
 from streamer.worker.verdict import StopReason
 
 __all__ = ["JobRequests"]

@@ -17,13 +17,12 @@ from streamer.model.capabilities import Capabilities
 from streamer.model.events import Error
 from streamer.sandbox.pool import Pool
 from streamer.sandbox.registry import Backends
-from streamer.worker.execution import Execution
-from streamer.worker.finish import ENGINE_TIMEOUT_S, finish
+from streamer.worker.execution import Execution, ExecutionSettings
 from streamer.worker.host import WorkerHost
 from streamer.worker.policy import policy_digest
-from streamer.worker.repeat import repeated
-from streamer.worker.settings import ExecutionSettings, Patience
+from streamer.worker.program import Patience
 from streamer.worker.verdict import StopReason
+from streamer.worker.writer import ENGINE_TIMEOUT_S, finish, repeated
 
 __all__ = ["Worker"]
 

@@ -1,18 +1,31 @@
-"""Write the events of a running job to its lease, as fast as its log accepts them."""
+"""Write the events of a job to its lease; the engine may fail or lose its connection."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import logging
 import time
-from collections.abc import Coroutine, Sequence
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final, Literal, TypeVar
 
-from streamer.engine.interface import Lease
+from streamer.engine.interface import Lease, LeaseLost
 from streamer.model.events import JobEvent, encode
-from streamer.worker.finish import ENGINE_TIMEOUT_S
-from streamer.worker.repeat import repeated
 
-__all__ = ["Writer"]
+__all__ = ["ENGINE_TIMEOUT_S", "Writer", "finish", "repeated"]
+
+log: Final = logging.getLogger(__name__)
+
+ENGINE_TIMEOUT_S: Final = 30.0
+"""How long to wait for one answer of the engine."""
+
+FINISH_PAUSES_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 5.0, 5.0)
+"""Pauses between the attempts to end a job. After the last the engine ends it (``worker_lost``)."""
+
+PAUSES_S: Final = (0.01, 0.05, 0.2, 0.5)
+"""Pauses before the repetitions of other calls; the last one is used again and again."""
+
+T = TypeVar("T")
 
 
 class Writer:
@@ -46,6 +59,40 @@ class Writer:
             # Nothing is read meanwhile, so the program's writes block, at most until its wall
             # time limit; a dead program has little output left.
             await _first_of(self._lease.room(), self.program_ended.wait())
+
+
+async def finish(lease: Lease, events: Sequence[JobEvent]) -> bool:
+    """Write the last events of a job and end it; False if the lease was lost or it failed."""
+    encoded = [encode(event) for event in events]
+    for pause_s in (*FINISH_PAUSES_S, None):
+        try:
+            async with asyncio.timeout(ENGINE_TIMEOUT_S):
+                return await lease.finish(encoded)
+        except LeaseLost:
+            return False
+        except Exception:
+            log.exception("job %s: the engine did not accept its end", lease.job.job_id)
+        if pause_s is not None:
+            await asyncio.sleep(pause_s)
+    log.error("job %s: its end could not be written", lease.job.job_id)
+    return False
+
+
+async def repeated(call: Callable[[], Awaitable[T]], *, tries: int | None = None) -> T:
+    """Return the engine's answer to a call, which is repeated when its connection was lost.
+
+    The caller sets a time limit, or the number of `tries`. It is for calls that the engine lets be
+    repeated (`streamer.engine.interface`).
+    """
+    for number in itertools.count(1):
+        try:
+            return await call()
+        except ConnectionError as error:
+            if number == tries:
+                raise
+            log.warning("the connection to the engine was lost: %s", error)
+        await asyncio.sleep(PAUSES_S[min(number, len(PAUSES_S)) - 1])
+    raise AssertionError("the numbers do not end")
 
 
 async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:

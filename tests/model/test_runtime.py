@@ -14,7 +14,7 @@ from streamer.jobs.commands import build_steps, sized
 from streamer.model.job import MIB, Limits
 from streamer.model.languages import DEFAULT_RUNTIMES
 from streamer.model.runtime import Runtime, by_name
-from streamer.worker.tools import find_tool, missing_tools
+from streamer.worker.host import find_tool, missing_tools
 
 PATH = Config().sandbox.path
 

@@ -12,7 +12,7 @@ import pytest
 from streamer.compose import Parts
 from streamer.model.events import Output
 from streamer.model.job import JobSpec
-from streamer.worker.tools import find_tool
+from streamer.worker.host import find_tool
 from tests.conftest import OpenService
 from tests.public.habits import HABITS
 from tests.public.programs import CASES, Case

@@ -119,7 +119,7 @@ async def test_an_engine_that_does_not_answer_keeps_no_job_waiting(
     monkeypatch: pytest.MonkeyPatch,
     method: str,
 ) -> None:
-    for module in ("finish", "program", "writer", "execution"):
+    for module in ("program", "writer", "execution"):
         monkeypatch.setattr(f"streamer.worker.{module}.ENGINE_TIMEOUT_S", 0.2)
     service = await open_service(need("plain"))
     make_faulty(service, monkeypatch, lambda lease: Hanging(lease, {method: 1}))

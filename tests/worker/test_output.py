@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamer.model.events import JobEvent, Output
-from streamer.worker.feed import MAX_BACKLOG_BYTES, InputFeed
 from streamer.worker.output import MAX_EVENT_CHARS, Budget, OutputPump, TextDecoder
+from streamer.worker.streams import MAX_BACKLOG_BYTES, InputFeed
 
 
 @given(st.text(), st.lists(st.integers(0, 400)))
