@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -24,7 +25,7 @@ import streamer
 from streamer.cli.demo import show_demo
 from streamer.cli.doctor import show
 from streamer.cli.jobspec import job_spec
-from streamer.cli.options import config_options, load, load_serving
+from streamer.cli.options import ConfigOptions, config_options, load, load_serving
 from streamer.cli.run import EXIT_BROKEN_PIPE, EXIT_NOT_RUN, run_local, run_remote
 from streamer.cli.stdio import fill_closed
 from streamer.compose import build, create_app
@@ -105,10 +106,7 @@ def cli() -> None:
     "--demo", metavar="FILE", help="Run a program once the service listens, and show its output."
 )
 def serve(
-    file: str | None,
-    profile: str | None,
-    overrides: tuple[str, ...],
-    sandbox: str | None,
+    options: ConfigOptions,
     host: str | None,
     port: int | None,
     role: str,
@@ -116,15 +114,12 @@ def serve(
     demo: str | None,
 ) -> None:
     """Run the service until Ctrl-C or SIGTERM."""
-    options = [
-        f"{key}={value}"
-        for key, value in (
-            ("server.host", host),
-            ("server.port", port),
-        )
+    address = [
+        f"server.{key}={value}"
+        for key, value in (("host", host), ("port", port))
         if value is not None
     ]
-    config, _ = load_serving(file, profile, [*overrides, *options], sandbox)
+    config, _ = load_serving(replace(options, overrides=(*options.overrides, *address)))
     if role != "all":
         raise click.UsageError(
             f"--role {role} needs an engine that processes can share; "
@@ -172,10 +167,7 @@ def serve(
 @click.option("-n", "--no-stdin", is_flag=True, help="Give it no input; read no standard input.")
 @click.option("--raw", is_flag=True, help="Do not filter its output on a terminal.")
 def run(
-    file: str | None,
-    profile: str | None,
-    overrides: tuple[str, ...],
-    sandbox: str | None,
+    options: ConfigOptions,
     program: str,
     args: tuple[str, ...],
     language: str | None,
@@ -198,7 +190,7 @@ def run(
     was killed for another limit, 130 after Ctrl-C, 125 if it could not be run, 141 if nobody
     reads its output any more.
     """
-    config = load(file, profile, overrides, None if url else sandbox)
+    config = load(replace(options, sandbox=None) if url else options)
     spec = job_spec(
         program,
         runtimes=by_name(config.runtimes),
@@ -214,7 +206,7 @@ def run(
         if url:
             if token_file:
                 token = _token(token_file)
-            job = run_remote(url, token, spec, sandbox, forward_stdin=forward, raw=raw)
+            job = run_remote(url, token, spec, options.sandbox, forward_stdin=forward, raw=raw)
         else:
             logging.getLogger("streamer").setLevel(logging.ERROR)
             job = run_local(config, spec, forward_stdin=forward, raw=raw)
@@ -236,10 +228,7 @@ def run(
     "--template", "begin", is_flag=True, help="Print a configuration file to start from instead."
 )
 def show_config(
-    file: str | None,
-    profile: str | None,
-    overrides: tuple[str, ...],
-    sandbox: str | None,
+    options: ConfigOptions,
     *,
     show_origin: bool,
     begin: bool,
@@ -248,7 +237,7 @@ def show_config(
     if begin:
         click.echo(template(), nl=False)
         return
-    config, origins = load_serving(file, profile, overrides, sandbox)
+    config, origins = load_serving(options)
     for line in in_force(config, origins if show_origin else None):
         click.echo(line)
 
@@ -257,15 +246,12 @@ def show_config(
 @config_options(OF_USER)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def runtimes(
-    file: str | None,
-    profile: str | None,
-    overrides: tuple[str, ...],
-    sandbox: str | None,
+    options: ConfigOptions,
     *,
     as_json: bool,
 ) -> None:
     """List the languages and whether they are available on this host."""
-    config = load(file, profile, overrides, sandbox)
+    config = load(options)
     parts = build(config)
     missing = parts.worker.host.missing
     known = {runtime.name: runtime for runtime in parts.jobs.runtimes.values()}
@@ -286,15 +272,12 @@ def runtimes(
 @config_options(OF_USER)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def sandboxes(
-    file: str | None,
-    profile: str | None,
-    overrides: tuple[str, ...],
-    sandbox: str | None,
+    options: ConfigOptions,
     *,
     as_json: bool,
 ) -> None:
     """List the sandbox backends; a test program is run in each."""
-    config = load(file, profile, overrides, sandbox)
+    config = load(options)
     _print_rows(asyncio.run(_try_sandboxes(config)), as_json=as_json)
 
 
@@ -302,10 +285,7 @@ def sandboxes(
 @config_options(OF_USER)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(
-    file: str | None,
-    profile: str | None,
-    overrides: tuple[str, ...],
-    sandbox: str | None,
+    options: ConfigOptions,
     *,
     as_json: bool,
 ) -> int:
@@ -314,7 +294,7 @@ def doctor(
     Exits with 1 if the configured sandbox, or one that callers may choose, does not keep all of
     its promises.
     """
-    config = load(file, profile, overrides, sandbox)
+    config = load(options)
     logging.getLogger("streamer").setLevel(logging.ERROR)
     try:
         report = asyncio.run(examine(config))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Concatenate, TypeVar
 
 import click
 
@@ -13,80 +15,102 @@ from streamer.config.file import FILE_NAME, is_ours, read_document, seems_ours, 
 from streamer.config.load import load_with_origins, stray_variables
 from streamer.config.schema import Config
 
-__all__ = ["config_options", "load", "load_serving"]
+__all__ = ["ConfigOptions", "config_options", "load", "load_serving"]
 
-F = TypeVar("F", bound=Callable[..., object])
+R = TypeVar("R")
 
 
-def config_options(where: str) -> Callable[[F], F]:
-    """Add the options of the configuration to a command; `where` names the default file in help."""
+@dataclass(frozen=True, slots=True)
+class ConfigOptions:
+    """What the command line says of the configuration."""
 
-    def decorate(function: F) -> F:
-        for option in reversed(
-            [
-                click.option(
-                    "--config",
-                    "file",
-                    metavar="FILE",
-                    help=f"Configuration file; default $STREAMER_CONFIG, else {where}, if any.",
-                ),
-                click.option("--profile", metavar="NAME", help="Use [profiles.NAME] of the file."),
-                click.option(
-                    "--set",
-                    "overrides",
-                    multiple=True,
-                    metavar="SECTION.KEY=VALUE",
-                    help="Override one value; repeatable.",
-                ),
-                click.option("--sandbox", metavar="NAME", help="The sandbox backend, or auto."),
-            ]
-        ):
-            function = option(function)
-        return function
+    file: str | None
+    profile: str | None
+    overrides: tuple[str, ...]
+    sandbox: str | None
+
+
+def config_options(
+    where: str,
+) -> Callable[[Callable[Concatenate[ConfigOptions, ...], R]], Callable[..., R]]:
+    """Add the options of the configuration to a command, which gets them as its first argument.
+
+    `where` names the default file in help.
+    """
+    options = (
+        click.option(
+            "--config",
+            "file",
+            metavar="FILE",
+            help=f"Configuration file; default $STREAMER_CONFIG, else {where}, if any.",
+        ),
+        click.option("--profile", metavar="NAME", help="Use [profiles.NAME] of the file."),
+        click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="SECTION.KEY=VALUE",
+            help="Override one value; repeatable.",
+        ),
+        click.option("--sandbox", metavar="NAME", help="The sandbox backend, or auto."),
+    )
+
+    def decorate(function: Callable[Concatenate[ConfigOptions, ...], R]) -> Callable[..., R]:
+        @functools.wraps(function)
+        def command(
+            *,
+            file: str | None,
+            profile: str | None,
+            overrides: tuple[str, ...],
+            sandbox: str | None,
+            **own: Any,
+        ) -> R:
+            return function(ConfigOptions(file, profile, overrides, sandbox), **own)
+
+        for option in reversed(options):
+            command = option(command)
+        return command
 
     return decorate
 
 
-def load_serving(
-    file: str | None, profile: str | None, overrides: Sequence[str], sandbox: str | None
-) -> tuple[Config, Mapping[str, str]]:
+def load_serving(options: ConfigOptions) -> tuple[Config, Mapping[str, str]]:
     """Return the configuration of the service: its folder's config.toml if no file is named."""
-    path = _named(file)
+    path = _named(options)
     here = Path(FILE_NAME)
     if path is None and os.path.isfile(here):  # noqa: PTH113 - Path.is_file may raise
         if is_ours(read_document(here)):
             path = here
         else:
             _note(f"{FILE_NAME} in this folder has none of our sections and is not read")
-    return _load(path, profile, overrides, sandbox)
+    return _load(path, options)
 
 
-def load(
-    file: str | None, profile: str | None, overrides: Sequence[str], sandbox: str | None
-) -> Config:
+def load(options: ConfigOptions) -> Config:
     """Return the user's configuration; one in this folder may belong to an untrusted program."""
-    path = _named(file)
+    path = _named(options)
     if path is None:
         path = users_file(os.environ)
         here = Path(FILE_NAME)
         if seems_ours(here) and not (path and path.samefile(here)):
             _note(f"{FILE_NAME} in this folder is not read; to use it: --config {FILE_NAME}")
-    return _load(path, profile, overrides, sandbox)[0]
+    return _load(path, options)[0]
 
 
-def _named(file: str | None) -> Path | None:
-    named = file or os.environ.get("STREAMER_CONFIG")
+def _named(options: ConfigOptions) -> Path | None:
+    named = options.file or os.environ.get("STREAMER_CONFIG")
     return Path(named) if named else None
 
 
-def _load(
-    path: Path | None, profile: str | None, overrides: Sequence[str], sandbox: str | None
-) -> tuple[Config, Mapping[str, str]]:
+def _load(path: Path | None, options: ConfigOptions) -> tuple[Config, Mapping[str, str]]:
     for name, meant in stray_variables(os.environ):
         _note(f"warning: the variable {name} is not read; did you mean {meant}?")
-    more = [f"sandbox.backend={sandbox}"] if sandbox else []
+    sandbox = [f"sandbox.backend={options.sandbox}"] if options.sandbox else []
     return load_with_origins(
-        path, environ=os.environ, overrides=[*overrides, *more], profile=profile
+        path,
+        environ=os.environ,
+        overrides=[*options.overrides, *sandbox],
+        profile=options.profile,
     )
 
 
