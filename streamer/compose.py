@@ -128,7 +128,7 @@ def build(config: ConfigLike = None, plugins: Iterable[object] = (), role: Role 
     settings = _config(config)
     manager = load_plugins(plugins, settings.plugins.disabled)
     backends = _backends(settings, manager)
-    shares = Shares.of(settings, told_apart=_told_apart(settings, manager.hook))
+    shares = Shares.of(settings, several_clients=_has_several_clients(settings, manager.hook))
     engine: Engine | None = manager.hook.streamer_engine(config=settings)
     if engine is None:
         engine = _memory_engine(settings, shares)
@@ -236,7 +236,7 @@ def _backends(config: Config, manager: pluggy.PluginManager) -> Backends:
     return backends
 
 
-def _told_apart(config: Config, hook: pluggy.HookRelay) -> bool:
+def _has_several_clients(config: Config, hook: pluggy.HookRelay) -> bool:
     tenants = {token.tenant for token in config.auth.tokens}
     return len(tenants) > 1 or bool(hook.streamer_authorize.get_hookimpls())
 
@@ -270,8 +270,8 @@ def _memory_engine(config: Config, shares: Shares) -> MemoryEngine:
             places=config.queue.places,
             max_waiting=config.queue.max_waiting,
             max_waiting_bytes=config.queue.max_waiting_bytes,
-            max_per_client=shares.waiting,
-            max_bytes_per_client=shares.waiting_bytes,
+            max_waiting_per_client=shares.waiting,
+            max_waiting_bytes_per_client=shares.waiting_bytes,
             max_running_per_client=shares.running,
         ),
         retention_s=config.streams.retention_s,

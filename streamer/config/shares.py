@@ -24,10 +24,10 @@ class Shares:
     readers: int | None
 
     @classmethod
-    def of(cls, config: Config, *, told_apart: bool) -> Shares:
-        """Return the shares; `told_apart` is whether callers can be told apart."""
+    def of(cls, config: Config, *, several_clients: bool) -> Shares:
+        """Return the shares; `several_clients` is whether callers can be told apart."""
         queue, streams = config.queue, config.streams
-        if not told_apart:
+        if not several_clients:
             return cls(
                 waiting=queue.max_per_client or None,
                 waiting_bytes=None,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from streamer.doctor.lures import end_marked, marked_processes, status_outside
-from streamer.doctor.trial import END, Finding, ProbeFailed, Trial
+from streamer.doctor.target import END, Finding, ProbeFailed, Target
 from streamer.model.job import MIB
 from streamer.sandbox.cgroups.cgroup import OVERHEAD_PROCESSES
 from streamer.spi import Backend, Isolation
@@ -35,7 +35,7 @@ class Probe:
     name: str
     promise: str
     promised_by: Callable[[Backend], bool]
-    attempt: Callable[[Trial], Awaitable[Finding]]
+    attempt: Callable[[Target], Awaitable[Finding]]
     remedy: str
     limit: str = ""
 
@@ -43,51 +43,51 @@ class Probe:
 # ---- the host ---------------------------------------------------------------------------
 
 
-async def _processes(trial: Trial) -> Finding:
-    ran = await trial.run(
+async def _processes(target: Target) -> Finding:
+    ran = await target.run(
         f"cd /proc; n=0; for p in [0-9]*; do n=$((n+1)); tr '\\0' ' ' <$p/cmdline; echo; "
         f"done 2>/dev/null; echo $n; echo {END}"
     )
     *commands, count = ran.lines
-    if any(trial.lures.secret in command for command in commands):
+    if any(target.lures.secret in command for command in commands):
         return Finding(False, f"{count} processes are visible, the service's among them")
     return Finding(True, f"{count} processes are visible, none of them one of the host's lures")
 
 
-async def _signals(trial: Trial) -> Finding:
-    pid = trial.lures.victim.pid
-    ran = await trial.run(f"kill -15 {pid}; kill -9 {pid}; echo {END}")
+async def _signals(target: Target) -> Finding:
+    pid = target.lures.victim.pid
+    ran = await target.run(f"kill -15 {pid}; kill -9 {pid}; echo {END}")
     assert ran.lines == []
-    if await trial.lures.victim_answers():
+    if await target.lures.victim_answers():
         return Finding(True, "a process of the service's user could not be signalled")
     return Finding(False, "a process of the service's user was killed")
 
 
-async def _environment(trial: Trial) -> Finding:
-    ran = await trial.run(f"env; cat /proc/[0-9]*/environ | tr '\\0' '\\n'; echo; echo {END}")
-    if any(trial.lures.secret in line for line in ran.lines):
+async def _environment(target: Target) -> Finding:
+    ran = await target.run(f"env; cat /proc/[0-9]*/environ | tr '\\0' '\\n'; echo; echo {END}")
+    if any(target.lures.secret in line for line in ran.lines):
         return Finding(False, "a variable of the service was read")
     return Finding(True, "no variable of the service was found")
 
 
-async def _user(trial: Trial) -> Finding:
+async def _user(target: Target) -> Finding:
     return await _as_seen_outside(
-        trial,
+        target,
         "Uid",
         lambda uids: (uids.split()[0] != "0", f"its uid on the host is {uids.split()[0]}"),
     )
 
 
-async def _read_files(trial: Trial) -> Finding:
-    ran = await trial.run(f'cat "$1"; echo; echo {END}', str(trial.lures.readable))
-    if any(trial.lures.secret in line for line in ran.lines):
+async def _read_files(target: Target) -> Finding:
+    ran = await target.run(f'cat "$1"; echo; echo {END}', str(target.lures.readable))
+    if any(target.lures.secret in line for line in ran.lines):
         return Finding(False, "a file that every user of the host may read was read")
     return Finding(True, "a readable file of the host was not there")
 
 
-async def _write_files(trial: Trial) -> Finding:
-    lures = trial.lures
-    ran = await trial.run(
+async def _write_files(target: Target) -> Finding:
+    lures = target.lures
+    ran = await target.run(
         f'printf x >"$1"; printf x >"$2"; echo {END}', str(lures.writable), str(lures.shared_plant)
     )
     assert ran.lines == []
@@ -98,13 +98,13 @@ async def _write_files(trial: Trial) -> Finding:
     return Finding(True, "no file of the host was written")
 
 
-async def _write_system(trial: Trial) -> Finding:
-    ran = await trial.run(
+async def _write_system(target: Target) -> Finding:
+    ran = await target.run(
         'for f in "$@"; do printf x >"$f"; done; f=/proc/sys/kernel/core_pattern; '
         f'v=$(cat $f) && [ -n "$v" ] && printf %s "$v" >$f && echo $f; echo {END}',
-        *map(str, trial.lures.system_plants),
+        *map(str, target.lures.system_plants),
     )
-    places = [str(plant.parent) for plant in trial.lures.system_plants if plant.exists()]
+    places = [str(plant.parent) for plant in target.lures.system_plants if plant.exists()]
     places += ran.lines
     if places:
         return Finding(False, f"could be written: {', '.join(places)}")
@@ -114,9 +114,9 @@ async def _write_system(trial: Trial) -> Finding:
 # ---- the network ------------------------------------------------------------------------
 
 
-async def _loopback(trial: Trial) -> Finding:
-    lures = trial.lures
-    ran = await trial.run(
+async def _loopback(target: Target) -> Finding:
+    lures = target.lures
+    ran = await target.run(
         f"bash -c 'exec 3<>/dev/tcp/127.0.0.1/{lures.port}'; "
         f"command -v bash; cat /proc/net/tcp; echo {END}"
     )
@@ -130,18 +130,18 @@ async def _loopback(trial: Trial) -> Finding:
     return Finding(True, "a server on the host's 127.0.0.1 was not reached")
 
 
-async def _abstract_socket(trial: Trial) -> Finding:
+async def _abstract_socket(target: Target) -> Finding:
     # A shell cannot connect to one, but those of the job's network namespace are listed.
-    ran = await trial.run(f"cat /proc/net/unix; echo {END}")
+    ran = await target.run(f"cat /proc/net/unix; echo {END}")
     if not ran.lines:
         raise ProbeFailed("/proc/net/unix does not exist in the sandbox")
-    if any(trial.lures.abstract in line for line in ran.lines):
+    if any(target.lures.abstract in line for line in ran.lines):
         return Finding(False, "an abstract unix socket of the host is within reach")
     return Finding(True, "an abstract unix socket of the host is out of reach")
 
 
-async def _interfaces(trial: Trial) -> Finding:
-    ran = await trial.run(f"cat /proc/net/dev; echo {END}")
+async def _interfaces(target: Target) -> Finding:
+    ran = await target.run(f"cat /proc/net/dev; echo {END}")
     if not ran.lines:
         raise ProbeFailed("/proc/net/dev does not exist in the sandbox")
     names = [line.partition(":")[0].strip() for line in ran.lines if ":" in line]
@@ -154,8 +154,8 @@ async def _interfaces(trial: Trial) -> Finding:
 # ---- the kernel -------------------------------------------------------------------------
 
 
-async def _user_namespace(trial: Trial) -> Finding:
-    ran = await trial.run(f"unshare -U true && echo made; command -v unshare; echo {END}")
+async def _user_namespace(target: Target) -> Finding:
+    ran = await target.run(f"unshare -U true && echo made; command -v unshare; echo {END}")
     if "made" in ran.lines:
         return Finding(False, "`unshare -U` made one")
     if not ran.lines:
@@ -163,25 +163,25 @@ async def _user_namespace(trial: Trial) -> Finding:
     return Finding(True, ran.err.strip().partition("\n")[0] or "`unshare -U` was refused")
 
 
-async def _no_new_privs(trial: Trial) -> Finding:
+async def _no_new_privs(target: Target) -> Finding:
     return await _as_seen_outside(
-        trial, "NoNewPrivs", lambda value: (value == "1", f"NoNewPrivs is {value}")
+        target, "NoNewPrivs", lambda value: (value == "1", f"NoNewPrivs is {value}")
     )
 
 
-async def _seccomp(trial: Trial) -> Finding:
+async def _seccomp(target: Target) -> Finding:
     modes = {"0": "none", "1": "strict", "2": "a filter"}
     return await _as_seen_outside(
-        trial, "Seccomp", lambda value: (value != "0", f"system calls: {modes.get(value, value)}")
+        target, "Seccomp", lambda value: (value != "0", f"system calls: {modes.get(value, value)}")
     )
 
 
 async def _as_seen_outside(
-    trial: Trial, field: str, judge: Callable[[str], tuple[bool, str]]
+    target: Target, field: str, judge: Callable[[str], tuple[bool, str]]
 ) -> Finding:
     """Judge a field of a running job's /proc/PID/status, as seen on the host."""
     mark = secrets.token_hex(8)
-    async with trial.running("echo up; read line", mark):
+    async with target.running("echo up; read line", mark):
         status = status_outside(mark)
     if field not in status:
         raise ProbeFailed(
@@ -193,11 +193,11 @@ async def _as_seen_outside(
 # ---- life and limits --------------------------------------------------------------------
 
 
-async def _orphan(trial: Trial) -> Finding:
+async def _orphan(target: Target) -> Finding:
     mark = secrets.token_hex(8)
     # It prints when it is up; by then it has left the session and the process group.
     daemon = "echo up; exec >/dev/null 2>&1; sleep 20; :"
-    async with trial.running(f"$(command -v setsid) sh -c '{daemon}' \"$1\" & read line", mark):
+    async with target.running(f"$(command -v setsid) sh -c '{daemon}' \"$1\" & read line", mark):
         before = len(marked_processes(mark))
     left = end_marked(mark)
     if left:
@@ -205,9 +205,9 @@ async def _orphan(trial: Trial) -> Finding:
     return Finding(True, "a daemon it left behind was dead when its end was reported")
 
 
-async def _wall_time(trial: Trial) -> Finding:
+async def _wall_time(target: Target) -> Finding:
     mark = secrets.token_hex(8)
-    ran = await trial.run(
+    ran = await target.run(
         'trap "" TERM INT HUP; sh -c "sleep 20; :" "$1" & sleep 20; sleep 20',
         mark,
         wall_time_s=0.5,
@@ -221,8 +221,8 @@ async def _wall_time(trial: Trial) -> Finding:
     )
 
 
-async def _cpu_time(trial: Trial) -> Finding:
-    ran = await trial.run(
+async def _cpu_time(target: Target) -> Finding:
+    ran = await target.run(
         "(while :; do :; done) & while :; do :; done", cpu_time_s=0.3, wall_time_s=4.0
     )
     return Finding(
@@ -231,16 +231,16 @@ async def _cpu_time(trial: Trial) -> Finding:
     )
 
 
-async def _memory(trial: Trial) -> Finding:
+async def _memory(target: Target) -> Finding:
     # Without a newline, tail has to keep everything in memory.
-    ran = await trial.run("head -c 256M /dev/zero | tail | wc -c", memory_bytes=64 * MIB)
+    ran = await target.run("head -c 256M /dev/zero | tail | wc -c", memory_bytes=64 * MIB)
     peak = ran.end.peak_memory_bytes
     used = "" if peak is None else f", peak {peak / MIB:.0f} MiB"
     return Finding(ran.end.reason == "memory", f"limit 64 MiB of 256: {ran.verdict}{used}")
 
 
-async def _process_count(trial: Trial) -> Finding:
-    ran = await trial.run(
+async def _process_count(target: Target) -> Finding:
+    ran = await target.run(
         "i=0; while [ $i -lt 60 ]; do sleep 5 & i=$((i+1)); echo $i; done", processes=16
     )
     started = (ran.out.split() or ["0"])[-1]
@@ -249,41 +249,41 @@ async def _process_count(trial: Trial) -> Finding:
     )
 
 
-async def _open_files(trial: Trial) -> Finding:
-    ran = await trial.run(f"ulimit -n 1000; ulimit -Hn; echo {END}", open_files=16)
+async def _open_files(target: Target) -> Finding:
+    ran = await target.run(f"ulimit -n 1000; ulimit -Hn; echo {END}", open_files=16)
     (limit,) = ran.lines
     return Finding(limit == "16", f"limit 16: {limit}, also after asking for 1000")
 
 
-async def _file_size(trial: Trial) -> Finding:
-    ran = await trial.run(f"head -c 4M /dev/zero >f; wc -c <f; echo {END}", file_bytes=MIB)
+async def _file_size(target: Target) -> Finding:
+    ran = await target.run(f"head -c 4M /dev/zero >f; wc -c <f; echo {END}", file_bytes=MIB)
     (size,) = ran.lines
     return Finding(int(size) <= MIB, f"limit 1 MiB of 4: {int(size) / MIB:.1f} MiB were written")
 
 
-async def _disk(trial: Trial) -> Finding:
-    ran = await trial.run(
+async def _disk(target: Target) -> Finding:
+    ran = await target.run(
         "for i in 1 2 3 4; do head -c 8M /dev/zero >f$i || exit 9; done; sleep 3; echo all",
         disk_bytes=8 * MIB,
     )
     return Finding("all" not in ran.out, f"limit 8 MiB of 32: {ran.verdict}")
 
 
-async def _output(trial: Trial) -> Finding:
-    ran = await trial.run("head -c 4M /dev/zero | tr '\\0' x; sleep 5", output_bytes=65536)
+async def _output(target: Target) -> Finding:
+    ran = await target.run("head -c 4M /dev/zero | tr '\\0' x; sleep 5", output_bytes=65536)
     return Finding(
         ran.end.reason == "output_limit" and len(ran.out) <= 65536,
         f"limit 64 KiB of 4096: {ran.verdict} with {len(ran.out) / 1024:.0f} KiB",
     )
 
 
-async def _verdict(trial: Trial) -> Finding:
+async def _verdict(target: Target) -> Finding:
     fake = '{"reason":"exited","exitCode":0}'
     forge = "for n in 0 3 4 5 6 7 8 9; do eval 'echo \"$1\" >&'$n; done 2>/dev/null; "
     exited, killed, forged = await asyncio.gather(
-        trial.run("exit 137"),
-        trial.run("kill -9 $$"),
-        trial.run(f"({forge}); exit 7", fake),
+        target.run("exit 137"),
+        target.run("kill -9 $$"),
+        target.run(f"({forge}); exit 7", fake),
     )
     told = [exited.verdict, killed.verdict, forged.verdict]
     return Finding(

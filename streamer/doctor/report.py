@@ -27,7 +27,7 @@ from streamer.doctor.hostfacts import (
 )
 from streamer.doctor.lures import lay_lures
 from streamer.doctor.probes import PROBES, Probe
-from streamer.doctor.trial import Finding, ProbeFailed, Trial
+from streamer.doctor.target import Finding, ProbeFailed, Target
 from streamer.errors import BackendUnavailable, ConfigError
 from streamer.model.names import camel
 from streamer.sandbox.cgroups.tree import cgroup_tree
@@ -100,7 +100,7 @@ async def examine(config: Config) -> Report:
     """
     with cgroup_tree(config.sandbox.cgroup) as tree:
         host = host_facts(tree.level if tree else None, config.sandbox.cgroup)
-    parts = build(_trial_config(config, config.sandbox.backend))
+    parts = build(_target_config(config, config.sandbox.backend))
     chosen = ""
     async with parts.worker.trial() as backends:
         reasons = await backends.reasons()
@@ -117,7 +117,7 @@ async def examine(config: Config) -> Report:
         )
         if found.available:
             # `sandbox.require` applies to the backends that jobs may get.
-            own = _trial_config(config, name, required=name in offered)
+            own = _target_config(config, name, required=name in offered)
             found = await _try_backend(found, own)
         command = str(getattr(backend, "path", ""))
         if not found.available:
@@ -136,7 +136,7 @@ async def examine(config: Config) -> Report:
     )
 
 
-def _trial_config(config: Config, backend: str, *, required: bool = False) -> Config:
+def _target_config(config: Config, backend: str, *, required: bool = False) -> Config:
     return replace(
         config,
         sandbox=replace(
@@ -160,9 +160,9 @@ async def _try_backend(found: BackendReport, config: Config) -> BackendReport:
     try:
         async with lay_lures() as lures, parts:
             enforces = enforcement(backend, parts.worker.cgroup_level)
-            trial = Trial(parts.jobs, lures)
+            target = Target(parts.jobs, lures)
             probes = await asyncio.gather(
-                *(_try_probe(probe, trial, backend, enforces) for probe in PROBES)
+                *(_try_probe(probe, target, backend, enforces) for probe in PROBES)
             )
     except (BackendUnavailable, ConfigError) as error:
         return replace(found, available=False, reason=error.message)
@@ -174,11 +174,11 @@ async def _try_backend(found: BackendReport, config: Config) -> BackendReport:
 
 
 async def _try_probe(
-    probe: Probe, trial: Trial, backend: Backend, enforces: Mapping[str, str]
+    probe: Probe, target: Target, backend: Backend, enforces: Mapping[str, str]
 ) -> ProbeReport:
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_S):
-            finding = await probe.attempt(trial)
+            finding = await probe.attempt(target)
     except ProbeFailed as failure:
         finding = Finding(False, str(failure))
     except TimeoutError:

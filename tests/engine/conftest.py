@@ -23,8 +23,8 @@ class Options(TypedDict, total=False):
 
     max_waiting: int
     max_waiting_bytes: int
-    max_per_client: int
-    max_bytes_per_client: int
+    max_waiting_per_client: int
+    max_waiting_bytes_per_client: int
     max_running_per_client: int
     places: int
     retention_s: float
@@ -35,8 +35,8 @@ class Options(TypedDict, total=False):
 DEFAULTS = Options(
     max_waiting=1000,
     max_waiting_bytes=64 * 1024 * 1024,
-    max_per_client=1000,
-    max_bytes_per_client=64 * 1024 * 1024,
+    max_waiting_per_client=1000,
+    max_waiting_bytes_per_client=64 * 1024 * 1024,
     max_running_per_client=1000,
     places=4,
     retention_s=600.0,
@@ -73,8 +73,8 @@ class MemoryBench:
                 places=chosen["places"],
                 max_waiting=chosen["max_waiting"],
                 max_waiting_bytes=chosen["max_waiting_bytes"],
-                max_per_client=chosen["max_per_client"],
-                max_bytes_per_client=chosen["max_bytes_per_client"],
+                max_waiting_per_client=chosen["max_waiting_per_client"],
+                max_waiting_bytes_per_client=chosen["max_waiting_bytes_per_client"],
                 max_running_per_client=chosen["max_running_per_client"],
             ),
             retention_s=chosen["retention_s"],

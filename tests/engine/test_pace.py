@@ -64,7 +64,7 @@ async def test_the_estimate_follows_a_change(bench: Bench) -> None:
 
 
 async def test_a_tenant_over_its_share_waits_for_a_turn_of_each_other(bench: Bench) -> None:
-    engine = await bench.make(places=1, max_per_client=3)
+    engine = await bench.make(places=1, max_waiting_per_client=3)
     await submit(engine, "a")
     lease = await claim_one(engine)
     await bench.pass_time(2)

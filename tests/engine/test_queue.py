@@ -97,7 +97,7 @@ async def test_a_full_queue_refuses_at_once_and_has_room_again(bench: Bench) -> 
 
 
 async def test_a_tenant_has_no_more_than_its_share(bench: Bench) -> None:
-    engine = await bench.make(max_per_client=2)
+    engine = await bench.make(max_waiting_per_client=2)
     first, _ = await submit(engine, "a", "a")
     with pytest.raises(Busy) as refused:
         await submit(engine, "a")

@@ -173,7 +173,7 @@ async def test_the_queue_is_bounded_by_what_its_jobs_hold() -> None:
 
 
 async def test_a_client_has_its_share_of_what_waits() -> None:
-    engine = make_engine(max_waiting_bytes=100 * KIB, max_bytes_per_client=60 * KIB)
+    engine = make_engine(max_waiting_bytes=100 * KIB, max_waiting_bytes_per_client=60 * KIB)
     with pytest.raises(TooLarge):
         await engine.submit(replace(make_job(), stdin=bytes(60 * KIB)), tenant="a")
     await engine.submit(replace(make_job(), stdin=bytes(40 * KIB)), tenant="a")

@@ -55,7 +55,9 @@ class Remote:
     def streamer_engine(self, config: Config) -> RemoteEngine | None:
         """Return what the built-in engine would be, at the other end of a wire."""
         if self._server is None:
-            shares = Shares.of(config, told_apart=len({t.tenant for t in config.auth.tokens}) > 1)
+            shares = Shares.of(
+                config, several_clients=len({t.tenant for t in config.auth.tokens}) > 1
+            )
             self._server = Server(_memory_engine(config, shares), nodes=self._nodes)
         server = self._server
         if self._nodes == 1:

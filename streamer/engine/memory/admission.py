@@ -26,8 +26,8 @@ class QueueLimits:
     places: int = 4
     max_waiting: int = 1000
     max_waiting_bytes: int = 256 * MIB
-    max_per_client: int | None = None
-    max_bytes_per_client: int | None = None
+    max_waiting_per_client: int | None = None
+    max_waiting_bytes_per_client: int | None = None
     max_running_per_client: int | None = None
 
 
@@ -47,7 +47,7 @@ class Admission:
         waiting, own = len(self._queue), self._queue.count(tenant)
         if waiting >= limits.max_waiting:
             raise self._full(f"the queue is full: {waiting} jobs wait")
-        if limits.max_per_client is not None and own >= limits.max_per_client:
+        if limits.max_waiting_per_client is not None and own >= limits.max_waiting_per_client:
             raise self._share_taken(
                 f"you have {own} jobs waiting, which is the most for one client", tenant
             )
@@ -56,7 +56,7 @@ class Admission:
     def check_weight(self, tenant: str, weight: int) -> None:
         """Raise `Busy` or `TooLarge` unless a tenant's waiting jobs may weigh this much more."""
         limits = self._limits
-        share = limits.max_bytes_per_client or limits.max_waiting_bytes
+        share = limits.max_waiting_bytes_per_client or limits.max_waiting_bytes
         most = min(share, limits.max_waiting_bytes)
         if weight > most:
             raise TooLarge(

@@ -13,7 +13,7 @@ from streamer.jobs.jobs import Jobs
 from streamer.model.events import Complete, Error, Output
 from streamer.model.job import JobSpec
 
-__all__ = ["END", "Finding", "ProbeFailed", "Ran", "Trial"]
+__all__ = ["END", "Finding", "ProbeFailed", "Ran", "Target"]
 
 END: Final = "probed"
 """Printed at the end of a script; without it the probe proves nothing."""
@@ -56,7 +56,7 @@ class Ran:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class Target:
     """Where probes run: a service whose default backend is the one under test."""
 
     jobs: Jobs
