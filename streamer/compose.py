@@ -50,7 +50,7 @@ Role = Literal["all", "api", "worker"]
 
 @dataclass(eq=False)
 class Parts:
-    """What one process has of a service. Use it as an asynchronous context manager.
+    """The parts of a service in one process. Use it as an asynchronous context manager.
 
     Entering it starts the engine, and the worker if there is one: it raises `BackendUnavailable`
     when the configured sandbox does not work here.
@@ -92,10 +92,10 @@ class Parts:
             await self._resources.aclose()
 
     async def drain(self, timeout_s: float) -> None:
-        """Take no more jobs, end the queued ones, and give the running ones `timeout_s`.
+        """Accept no more jobs, end the queued ones, and give the running ones `timeout_s`.
 
-        After that the running ones are killed, which has a bound too. Every log has its
-        terminal event when this returns. `hurry` cuts the time short. Idempotent.
+        After that the running ones are killed, which has a time limit too. When this returns,
+        every log has its terminal event. `hurry` ends the waiting time. Idempotent.
         """
         await self._accept_no_more()
         if self._worker is not None:
@@ -115,7 +115,7 @@ class Parts:
             log.exception("the engine could not be told to accept no more jobs")
 
     async def try_sandboxes(self) -> None:
-        """Have this process's worker try what it has not tried yet."""
+        """Let the worker of this process, if any, test the backends that were not tested yet."""
         if self._worker is not None:
             await self._worker.try_all()
 

@@ -18,7 +18,6 @@ STYLES: Final[Mapping[Outcome, str]] = {"ok": "green", "fails": "bold red", "not
 
 
 def show(report: Report, console: Console) -> None:
-    """Print a report for humans."""
     host = report.host
     system = f"{host.system}, Linux {host.kernel}, {host.machine}"
     console.print(system, highlight=False, markup=False)

@@ -33,8 +33,6 @@ Taken = Callable[[], int]
 
 
 class InputSource(Protocol):
-    """Standard input for one program."""
-
     async def block(self) -> bytes:
         """Return the next bytes; ``b""`` at the end."""
 
@@ -43,7 +41,6 @@ class InputSource(Protocol):
 
 
 def input_for(taken: Taken) -> InputSource:
-    """Return the source that fits what standard input is."""
     mode = os.fstat(0).st_mode
     with contextlib.suppress(OSError):
         if stat.S_ISREG(mode):

@@ -47,7 +47,6 @@ OF_USER: Final = "~/.config/streamer/config.toml"
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Run a command and exit with its code."""
     fill_closed()
     try:
         code = cli.main(args=args, prog_name="streamer", standalone_mode=False)

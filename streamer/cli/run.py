@@ -91,7 +91,6 @@ async def run_remote(
 
 
 def exit_code(end: Complete | Error) -> int:
-    """Return the exit code for the shell."""
     if isinstance(end, Error):
         return EXIT_NOT_RUN
     if end.reason in ("wall_time", "cpu_time"):

@@ -44,7 +44,6 @@ def read_document(path: Path) -> dict[str, object]:
 
 
 def users_file(environ: Mapping[str, str]) -> Path | None:
-    """Return the user's own configuration file, if there is one."""
     base = Path(environ.get("XDG_CONFIG_HOME", ""))
     if not base.is_absolute():
         try:

@@ -55,7 +55,7 @@ APPARMOR_OTHER: Final = (
 
 
 class UserNamespaces(msgspec.Struct, frozen=True, rename="camel"):
-    """The settings that decide who may create user namespaces; None if the host has no such one."""
+    """The settings that decide who may create user namespaces; None if a setting does not exist."""
 
     max_user_namespaces: int | None
     unprivileged_userns_clone: int | None

@@ -79,8 +79,6 @@ class BackendReport(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Report(msgspec.Struct, frozen=True, rename="camel"):
-    """All results."""
-
     host: HostFacts
     configured: str
     """``sandbox.backend``; `chosen` is the backend that it selects, empty if none works."""

@@ -33,8 +33,6 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """A job that is over: its output and its verdict."""
-
     out: str
     err: str
     end: Complete

@@ -81,7 +81,7 @@ CORS_HEADERS: Final = {
 
 
 END_ARRIVES_S: Final = 1.0
-"""For the last events of jobs to arrive from an engine between several processes."""
+"""How long to wait for the last events of jobs from an engine that several processes share."""
 
 JOB: Final = r"{job_id:[0-9a-z]{1,64}}"
 

@@ -40,8 +40,6 @@ ENGINE_TIMEOUT_S: Final = 5.0
 
 @dataclass(frozen=True)
 class InfoHandlers:
-    """The handlers about the service, and what they need."""
-
     jobs: Jobs
     sessions: SessionMap
     access: Access
@@ -112,7 +110,6 @@ class InfoHandlers:
         return json_answer(document)
 
     async def health(self, _: web.Request) -> web.Response:
-        """Answer that the process is alive, with the number of open streams."""
         return json_answer({"status": "ok", "streams": len(self.sessions)})
 
     async def readiness(self, _: web.Request) -> web.Response:
@@ -121,7 +118,7 @@ class InfoHandlers:
             async with asyncio.timeout(ENGINE_TIMEOUT_S):
                 workers, reachable = await self.jobs.capabilities(), await self.jobs.reachable()
         except Exception:
-            log.exception("the engine does not tell whether it is ready")
+            log.exception("the engine did not answer a readiness check")
         checks = {
             "accepting": workers.accepting and not self.jobs.draining.is_set(),
             "sandbox": workers.trusted,

@@ -27,8 +27,6 @@ MAX_LIST: Final = 200
 
 @dataclass(frozen=True)
 class JobHandlers:
-    """The handlers of single jobs and of lists of them, and what they need."""
-
     jobs: Jobs
     access: Access
     bodies: Bodies
@@ -36,7 +34,7 @@ class JobHandlers:
     streams: StreamHandlers
 
     def routes(self, job: str) -> list[web.RouteDef]:
-        """Return their routes; `job` is the pattern of a job's id."""
+        """`job` is the pattern of a job's id in a URL."""
         return [
             web.post("/api/execute", takes(self.execute)),
             web.get("/api/jobs", takes(self.list_jobs, "status", "limit", "cursor")),

@@ -63,7 +63,6 @@ def takes(handler: Handler, *names: str) -> Handler:
 
 
 def number(request: web.Request, name: str, default: int, least: int, most: int) -> int:
-    """Return the value of a whole number in the query."""
     text = request.query.get(name)
     if text is None:
         return default

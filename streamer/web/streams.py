@@ -42,14 +42,12 @@ MAX_NUMBER: Final = 10**15
 
 @dataclass(frozen=True)
 class StreamHandlers:
-    """The handlers that follow jobs, and what they need."""
-
     jobs: Jobs
     sessions: SessionMap
     access: Access
 
     def routes(self, job: str) -> list[web.RouteDef]:
-        """Return their routes; `job` is the pattern of a job's id."""
+        """`job` is the pattern of a job's id in a URL."""
         resuming = (*ID_PARAMETERS, "padding", "evs_preamble")
         stream, many = (
             takes(self.stream, "speed", *resuming),
@@ -169,7 +167,7 @@ class StreamHandlers:
     async def _opened(
         self, request: web.Request, job_id: str, after: int, stack: AsyncExitStack
     ) -> tuple[str, LogView] | None:
-        """Return a job's tenant and its log, open until the stack is closed; None if unknown."""
+        """Return a job's tenant and its log, open until `stack` is closed; None: no such job."""
         job = self.jobs.job(job_id)
         try:
             view = await self.access.job(request, "read", job)

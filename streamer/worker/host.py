@@ -73,7 +73,6 @@ class WorkerHost:
     def capabilities(
         self, cgroup_level: str | None, *, accepting: bool, resisting: int
     ) -> Capabilities:
-        """Return what a worker here publishes."""
         reasons = self.backends.known(self.backends)
         filtering = self.backends.filtering
         return Capabilities(

@@ -60,8 +60,6 @@ def environment(job: ResolvedJob, path: str, home: str) -> dict[str, str]:
 
 
 class ProgramRun:
-    """One program from its start to its end. `stop` is that of the job."""
-
     def __init__(
         self,
         sandbox: Sandbox,

@@ -23,8 +23,6 @@ T = TypeVar("T")
 
 
 class JobRequests:
-    """The requests for one job. `stop` is called to cancel it."""
-
     def __init__(self, lease: Lease, stop: Callable[[StopReason], None]) -> None:
         self._lease = lease
         self._stop = stop

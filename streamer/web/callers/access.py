@@ -64,8 +64,6 @@ REMEDY: Final = (
 
 
 class Access:
-    """The access rules of one application."""
-
     def __init__(self, config: Config, hook: pluggy.HookRelay, *, unconfined: bool) -> None:
         """`unconfined` means that callers may use a sandbox without isolation, or commands."""
         self._tokens = {token.sha256.lower(): token.tenant for token in config.auth.tokens}

@@ -30,17 +30,13 @@ class Socket(Protocol):
     """The methods of a connected socket that are needed; each event loop has its own class."""
 
     @property
-    def family(self) -> int:
-        """The address family."""
+    def family(self) -> int: ...
 
-    def getsockname(self) -> object:
-        """Return its own address."""
+    def getsockname(self) -> object: ...
 
-    def getpeername(self) -> object:
-        """Return the address of its other end."""
+    def getpeername(self) -> object: ...
 
-    def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes:
-        """Return an option as bytes."""
+    def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes: ...
 
 
 def is_local(sock: Socket) -> bool:

@@ -44,7 +44,7 @@ IDLE_S: Final = 1.0
 def connections_allowed(config: Config, concurrency: int) -> int:
     """Return how many connections are allowed, so that descriptors are left for the jobs.
 
-    Raises `ConfigError` if that is hardly any.
+    Raises `ConfigError` if fewer than `LEAST` are left.
     """
     job = KEPT_FOR_A_JOB
     if config.sandbox.network == "allow-list":

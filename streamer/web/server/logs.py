@@ -30,7 +30,6 @@ jobs: Final = logging.getLogger("streamer.jobs")
 
 
 def log_finished(view: JobView) -> None:
-    """Log one line about a finished job: who ran what, and how it ended."""
     end = view.result
     fields: dict[str, object] = {
         "job_id": view.job.job_id,
@@ -65,8 +64,6 @@ class _TextFormatter(logging.Formatter):
 
 
 class _JsonFormatter(logging.Formatter):
-    """One JSON object for each record, in one line."""
-
     def format(self, record: logging.LogRecord) -> str:
         document = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),

@@ -129,7 +129,7 @@ def _of_daemons(stopping: asyncio.Event) -> dict[signal.Signals, Callable[[], No
 def _tell(done: asyncio.Future[None]) -> None:
     """Log the exception of `on_ready` when it happens, not at the end."""
     if not done.cancelled() and done.exception():
-        log.error("what was to follow the start failed", exc_info=done.exception())
+        log.error("on_ready failed", exc_info=done.exception())
 
 
 def _allow_descriptors() -> None:
