@@ -156,8 +156,10 @@ class EventLog:
                 try:
                     data = await self._spool.read(data)
                 except OSError:
-                    # The disk failed, or the block was dropped meanwhile.
-                    self.drop_before(block.last + 1)
+                    # The disk failed, perhaps only for now, or the block was dropped meanwhile.
+                    # What the log keeps is not touched: other blocks, or a later read, may succeed.
+                    after = block.last
+                    gap = gap_frame(asked, after)
                     continue
             return gap + data[following(after, data) if after >= block.first else 0 :], block.last
 
@@ -267,7 +269,8 @@ class EventLog:
     async def spill(self, size: int) -> int:
         """Move the oldest frames in memory to disk, about `size` bytes; return how many.
 
-        If it is less than `size` and `spillable_bytes`, there is no room on disk.
+        If it is less than `size` and `spillable_bytes`, there is no room on disk. Raises OSError
+        if the disk fails.
         """
         if self._spool is None:
             return 0

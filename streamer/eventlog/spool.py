@@ -30,6 +30,9 @@ T = TypeVar("T")
 LEAST_FREE: Final = 0.05
 """The part of the file system that is left free."""
 
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Errors of a disk that works and has no room; freed pages can still be used."""
+
 AT_ONCE: Final = 8
 
 THREADS: Final = ThreadPoolExecutor(AT_ONCE, "streamer-events")
@@ -78,7 +81,7 @@ class Spool:
     async def write(self, pieces: Sequence[bytes]) -> list[Extent]:
         """Write as many of the pieces as there is room for, from the first; return their places.
 
-        If the disk fails, none is written.
+        If the disk is full, none is written. Raises OSError if it fails.
         """
         folder = self._folder
         if folder is None:
@@ -98,6 +101,8 @@ class Spool:
                 log.error("old events cannot be kept on disk in %s: %s", folder, error.strerror)
             self._broken = True
             self.free(*extents)
+            if error.errno not in FULL:
+                raise
             return []
         except BaseException:
             self.free(*extents)

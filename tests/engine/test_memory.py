@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import itertools
 import logging
+import os
 import time
 import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -337,6 +340,48 @@ async def test_at_the_bound_of_the_disk_jobs_go_one_by_one(tmp_path: Path) -> No
     stats = await engine.stats()
     assert stats.disk_bytes > 3000 * KIB, "the room is used"
     assert len(await events_of(engine, long.job.job_id)) == 2 + 300
+    await engine.close()
+
+
+class Failing:
+    """The module `os` for a disk that can be read but not written any more."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self._fail if name == "pwrite" else getattr(os, name)
+
+    def _fail(self, *_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+async def test_a_disk_that_fails_costs_no_job_whose_events_it_still_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = make_engine(
+        retention=RetentionLimits(memory=512 * KIB, log_memory=128 * KIB),
+        spool=Spool(4096 * KIB, tmp_path),
+    )
+    on_disk = [await run_job(engine, 60_000) for _ in range(20)]
+    flood = await start(engine)
+    await flood.append([output("x" * 200_000)])
+    in_memory = [job_id for job_id in on_disk if not engine._table.get(job_id).log.disk_bytes]
+    on_disk = [job_id for job_id in on_disk if job_id not in in_memory]
+    assert len(on_disk) > 10
+    monkeypatch.setattr("streamer.eventlog.spool.os", Failing())
+    for _ in range(100):
+        await flood.append([output("x" * 8000) for _ in range(2)])
+        assert (await engine.stats()).log_bytes <= 512 * KIB
+    later = [await run_job(engine, 60_000) for _ in range(20)]
+    for job_id in on_disk:
+        assert [event.kind for event in await events_of(engine, job_id)][-2:] == [
+            "output",
+            "complete",
+        ]
+    log = engine._table.get(flood.job.job_id).log
+    assert [event.id async for event in log.entries()][-1] == log.last_id
+    assert await engine.summary(later[0]) is None, "jobs without events on disk make room"
+    assert await engine.summary(later[-1]) is not None
+    assert caplog.text.count("cannot be kept on disk") == 1
+    await flood.finish([complete()])
     await engine.close()
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import tempfile
 import threading
@@ -461,9 +462,45 @@ async def test_a_disk_that_fails_is_told_by_a_gap(
     assert await none.write([b"x"]) == []
     await until_closed(tmp_path)
     gone = Spool(10_000_000, tmp_path / "missing")
-    assert await gone.write([b"x"]) == []
-    assert await gone.write([b"x"]) == []
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError):
+            await gone.write([b"x"])
+    assert gone.used_bytes == 0
     assert caplog.text.count("cannot be kept on disk") == 1
+
+
+class Failing:
+    """The module `os` for a disk on which some system calls fail with EIO."""
+
+    def __init__(self, *calls: str) -> None:
+        self.calls = calls
+
+    def __getattr__(self, name: str) -> Any:
+        return self._fail if name in self.calls else getattr(os, name)
+
+    def _fail(self, *_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+async def test_a_read_that_fails_takes_nothing_from_other_readers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool, ledger = Spool(10_000_000, tmp_path), Ledger()
+    log = JobLog(spool=spool, ledger=ledger)
+    log.append([encode(Output("stdout", "x" * 8000, number, "run")) for number in range(100)])
+    await log.spill(400_000)
+    on_disk = ledger.disk
+    _, after = await log.read(0)
+    with monkeypatch.context() as patch:
+        patch.setattr("streamer.eventlog.spool.os", Failing("pread"))
+        gap, *rest = [event async for event in log.entries(after)]
+    assert isinstance(gap.data, Gap)
+    assert (gap.data.from_, gap.data.to) == (after + 1, gap.id)
+    assert [event.id for event in rest] == list(range(gap.id + 1, 101))
+    assert [event.id async for event in log.entries()] == list(range(1, 101))
+    assert ledger.disk == on_disk
+    log.retire()
+    spool.close()
 
 
 async def test_a_gap_begins_where_its_reader_is_though_more_is_lost_meanwhile(

@@ -141,6 +141,8 @@ class JobTable:
         """The finished jobs whose logs are in memory, as far as is known."""
         self._on_disk: OrderedDict[str, Record] = OrderedDict()
         """Finished jobs with events on disk, as far as is known."""
+        self._in_memory: OrderedDict[str, Record] = OrderedDict()
+        """The other finished jobs."""
         self._forgotten: weakref.WeakSet[JobLog] = weakref.WeakSet()
         """The logs of deleted jobs that still have readers."""
         self._tenants: dict[str, dict[str, Record]] = {}
@@ -263,7 +265,7 @@ class JobTable:
         record.state = "complete" if record.result[0] == "complete" else "error"
         record.finished_at = self._wall_clock()
         record.keep_until = now + self._retention_s
-        self._finished[job_id] = self._unspilled[job_id] = record
+        self._finished[job_id] = self._unspilled[job_id] = self._in_memory[job_id] = record
         self.write(record, events)
         self.spilled(record)
         record.holder = None
@@ -273,8 +275,7 @@ class JobTable:
             self.hear(record.view())
         except Exception:
             log.exception("job %s: the listener for finished jobs failed", job_id)
-        kept = (record.facts, record.key, record.result)
-        record.weight = RECORD_BYTES + sum(map(weigh, kept))
+        record.weight = RECORD_BYTES + sum(map(weigh, (record.facts, record.key, record.result)))
         self.kept_bytes += record.weight
         self.expire()
 
@@ -285,6 +286,7 @@ class JobTable:
         self.kept_bytes -= record.weight
         self._unspilled.pop(job_id, None)
         self._on_disk.pop(job_id, None)
+        self._in_memory.pop(job_id, None)
         siblings = self._tenants[record.tenant]
         del siblings[job_id]
         if not siblings:
@@ -311,21 +313,22 @@ class JobTable:
         The readers get a gap. A slow reader must not cost others their jobs, or hold their programs
         without end.
         """
-        largest = max(self._forgotten, key=_size, default=None)
+        largest = max(self._forgotten, key=lambda kept: kept.size_bytes, default=None)
         if largest is None:
             return False
         self._forgotten.discard(largest)
         return largest.drop(largest.size_bytes) > 0
 
-    def forget_oldest(self, *, on_disk: bool = False) -> bool:
-        """Delete the job that ended first, or the first with events on disk; False if none.
+    def forget_oldest(self, *, on_disk: bool | None = None) -> bool:
+        """Delete the job that ended first; False if none. The newest stays: its caller may wait.
 
-        The newest stays, for callers that wait for its end.
+        With `on_disk` only one that has events on disk, or only one that has none there.
         """
         newest = next(reversed(self._finished.values()), None)
         while self._on_disk and not next(iter(self._on_disk.values())).log.disk_bytes:
-            self._on_disk.popitem(last=False)  # its events were dropped
-        oldest = self._on_disk if on_disk else self._finished
+            job_id, record = self._on_disk.popitem(last=False)  # its events were dropped
+            self._in_memory[job_id] = record
+        oldest = {None: self._finished, True: self._on_disk, False: self._in_memory}[on_disk]
         for record in oldest.values():
             if record is not newest:
                 self.forget(record)
@@ -336,6 +339,7 @@ class JobTable:
         """Record that a log may have events on disk now."""
         if record.log.disk_bytes and record.job_id in self._finished:
             self._on_disk[record.job_id] = record
+            self._in_memory.pop(record.job_id, None)
 
     def next_to_spill(self) -> Record | None:
         """Return the job whose events go to disk next: finished ones first, then large ones."""
@@ -394,7 +398,3 @@ class JobTable:
 
 def _place(record: Record) -> JobPlace:
     return record.created_at, record.job_id
-
-
-def _size(job_log: JobLog) -> int:
-    return job_log.size_bytes

@@ -8,6 +8,7 @@ lost (``on_full = "wait"``).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -51,8 +52,9 @@ class Retention:
         if events.frames_bytes > limits.log_memory or self._excess > 0:
             async with self._turn:  # afterwards the next one may have nothing to do
                 if events.frames_bytes > limits.log_memory:
-                    # More than necessary, or a flood would move a little at every append.
-                    await self._spill(record, events.frames_bytes - limits.log_memory // 2)
+                    with contextlib.suppress(OSError):
+                        # More than necessary, or a flood would move a little at every append.
+                        await self._spill(record, events.frames_bytes - limits.log_memory // 2)
                 while self._excess > 0 and await self._relieve(self._excess + limits.memory // 16):
                     pass
         if events.size_bytes > limits.log:
@@ -77,16 +79,26 @@ class Retention:
 
     async def _relieve(self, size: int) -> bool:
         """Free about `size` bytes of memory in the least harmful way; False if nothing may go."""
-        victim = self._table.next_to_spill()
-        return bool(
-            (victim is not None and await self._spill(victim, size))
-            or self._table.drop_forgotten()
-            or self._table.forget_oldest()
-            or self._drop(size)
-        )
+        table = self._table
+        victim = table.next_to_spill()
+        try:
+            if victim is not None and await self._spill(victim, size):
+                return True
+        except OSError:
+            # What is on disk may still be readable, and deleting it frees hardly any memory.
+            return (
+                table.drop_forgotten()
+                or table.forget_oldest(on_disk=False)
+                or self._drop(size, from_memory=True) > 0
+                or table.forget_oldest()
+            )
+        return table.drop_forgotten() or table.forget_oldest() or self._drop(size) > 0
 
     async def _spill(self, record: Record, size: int) -> int:
-        """Move the older part of a log to disk; delete old jobs there if it needs their room."""
+        """Move the older part of a log to disk; delete old jobs there if it needs their room.
+
+        Raises OSError if the disk fails.
+        """
         while record.log.spillable_bytes:
             moved = await record.log.spill(size)
             if moved:
@@ -100,14 +112,19 @@ class Retention:
         """Return the last event that may be dropped; None if any may."""
         return record.log.taken() if self._waits else None
 
-    def _drop(self, size: int) -> int:
-        """Drop the oldest events of the largest logs, as far as they may be dropped."""
+    def _drop(self, size: int, *, from_memory: bool = False) -> int:
+        """Drop the oldest events of the largest logs, as far as they may be dropped.
+
+        The oldest may be on disk. Dropping those makes room there for others; only with
+        `from_memory` are newer ones dropped too until memory is free.
+        """
         dropped = 0
         for record in sorted(self._table.kept(), key=_memory, reverse=True):
             if dropped >= size:
                 break
             before = record.log.memory_bytes
-            record.log.drop(size - dropped, self._droppable(record))
+            on_disk = record.log.disk_bytes if from_memory else 0
+            record.log.drop(on_disk + size - dropped, self._droppable(record))
             dropped += before - record.log.memory_bytes
         return dropped
 
