@@ -15,11 +15,11 @@ BOUNDS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300
 
 
 class Histogram:
-    """The numbers of durations up to each of `BOUNDS_S`, in seconds, and their sum."""
+    """Counts of durations by their upper bounds (`BOUNDS_S`, in seconds), and their sum."""
 
     def __init__(self) -> None:
         self.counts = [0] * (len(BOUNDS_S) + 1)
-        """The number for each bound, above the previous one; the last is for those above all."""
+        """For each bound those up to it and above the previous one; last, those above them all."""
         self.sum_s = 0.0
 
     def observe(self, seconds: float) -> None:
@@ -30,8 +30,6 @@ class Histogram:
 
 
 class JobMeasures:
-    """The measures of one service's jobs."""
-
     def __init__(self) -> None:
         self.outcomes: Counter[str] = Counter()
         """The number of jobs by reason or error code."""

@@ -129,7 +129,7 @@ class EventLog:
     def skip(self, number: int) -> None:
         """Continue after event `number`, for a log that is fed from another which lost events.
 
-        None before it is kept, not even the newest: what a log keeps has no gap inside.
+        All events before it are dropped, even the newest: the events of a log are consecutive.
         """
         self.drop_before(self.last_id + 1)
         self._cut(len(self._tail))
@@ -185,11 +185,9 @@ class EventLog:
         self._waiters.add(waiter)
 
     def unwatch(self, waiter: asyncio.Future[bool]) -> None:
-        """Undo `watch`."""
         self._waiters.discard(waiter)
 
     def wake(self) -> None:
-        """Wake all waiting readers."""
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(True)

@@ -42,7 +42,6 @@ class Pages:
         return runs
 
     def give_back(self, runs: Sequence[Run]) -> None:
-        """Free these pages."""
         for first, length in runs:
             self.used -= length
             at = bisect.bisect(self._free, (first, length))

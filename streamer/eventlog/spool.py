@@ -70,12 +70,10 @@ class Spool:
         """A log holds it while it chooses and writes blocks."""
 
     def settle(self, folder: Path) -> None:
-        """Set the folder."""
         self._folder = folder
 
     @property
     def used_bytes(self) -> int:
-        """How much of the disk is in use."""
         return self._pages.used * PAGE_BYTES
 
     async def write(self, pieces: Sequence[bytes]) -> list[Extent]:

@@ -23,42 +23,31 @@ class LogView(Protocol):
     """A log of numbered events; see `streamer.eventlog.log.EventLog`."""
 
     @property
-    def first_id(self) -> int:
-        """The number of the oldest event that is still kept."""
+    def first_id(self) -> int: ...
 
     @property
-    def last_id(self) -> int:
-        """The number of the newest event."""
+    def last_id(self) -> int: ...
 
     @property
-    def done(self) -> bool:
-        """Whether nothing follows the newest event."""
+    def done(self) -> bool: ...
 
-    async def read(self, after: int) -> tuple[bytes, int]:
-        """Return frames that follow event `after`, ready to send, and the last one's number."""
+    async def read(self, after: int) -> tuple[bytes, int]: ...
 
-    async def wait(self, after: int, timeout_s: float | None = None) -> bool:
-        """Wait for an event that follows number `after`, or for the end of the log."""
+    async def wait(self, after: int, timeout_s: float | None = None) -> bool: ...
 
-    def watch(self, waiter: asyncio.Future[bool]) -> None:
-        """Have a future set at the next append."""
+    def watch(self, waiter: asyncio.Future[bool]) -> None: ...
 
-    def unwatch(self, waiter: asyncio.Future[bool]) -> None:
-        """Leave a future alone from now on."""
+    def unwatch(self, waiter: asyncio.Future[bool]) -> None: ...
 
-    def cursor(self, after: int = 0) -> AbstractContextManager[Cursor]:
-        """Open a reader's place."""
+    def cursor(self, after: int = 0) -> AbstractContextManager[Cursor]: ...
 
 
 class JobLogView(LogView, Protocol):
     """The log of one job; see `streamer.eventlog.joblog.JobLog`."""
 
     @property
-    def end(self) -> JobEvent:
-        """The terminal event of a log that is `done`."""
+    def end(self) -> JobEvent: ...
 
-    def events(self, after: int = 0) -> AsyncGenerator[Event, None]:
-        """Yield every event after number `after`, then live ones, to the terminal one."""
+    def events(self, after: int = 0) -> AsyncGenerator[Event, None]: ...
 
-    def entries(self, after: int = 0) -> AsyncGenerator[Event, None]:
-        """Yield the events after number `after` that there are by now."""
+    def entries(self, after: int = 0) -> AsyncGenerator[Event, None]: ...

@@ -75,7 +75,6 @@ class Job:
         return await self._engine.send(self.id, Input(as_bytes(data)), _from_one(number))
 
     async def end_input(self, *, number: int | None = None) -> Literal["accepted", "closed"]:
-        """End the program's standard input."""
         return await self._engine.send(self.id, Eof(), _from_one(number))
 
     async def signal(self, number: int | str) -> Literal["accepted", "closed"]:

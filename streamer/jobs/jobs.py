@@ -25,7 +25,7 @@ __all__ = ["Jobs"]
 
 
 class Jobs:
-    """What callers may do with the jobs of an engine."""
+    """Submit jobs and find them again; see `streamer.get_service`."""
 
     def __init__(self, config: Config, engine: Broker) -> None:
         """Raises `ConfigError` if two languages have the same name."""
@@ -58,7 +58,7 @@ class Jobs:
             raise TypeError(f"tenant must be a str, not a {type(tenant).__name__}")
         spec = typed_spec(spec)
         draining = self.draining.is_set()
-        if draining and idempotency is None:  # whether a key is known, the engine knows
+        if draining and idempotency is None:  # only the engine knows whether a key was used before
             raise Draining(
                 "the service is shutting down and accepts no new jobs", retry_after_s=5.0
             )
@@ -75,7 +75,7 @@ class Jobs:
         return Job(self._engine, submitted.job_id, replayed=not submitted.created)
 
     def job(self, job_id: str) -> Job:
-        """Return a handle for a job id; the handle's methods raise if it is unknown."""
+        """Return a handle for an id, not looked up yet: its methods raise `UnknownJob`."""
         return Job(self._engine, job_id)
 
     async def list(
@@ -94,7 +94,7 @@ class Jobs:
         await self._engine.drain()
 
     async def capabilities(self) -> Capabilities:
-        """Return what all workers have together."""
+        """Return what all workers together can run (`streamer.model.capabilities.merged`)."""
         return merged(await self._engine.capabilities())
 
     async def reachable(self) -> bool:

@@ -31,8 +31,6 @@ def public_reason(reason: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class BackendFacts:
-    """One sandbox backend on one host."""
-
     isolation: str
     """The name of its `streamer.spi.Isolation`, in lower case."""
     reason: str = ""

@@ -73,7 +73,7 @@ class Output(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
 
 
 class Truncated(msgspec.Struct, frozen=True, rename="camel"):
-    """The output limit was reached; the rest of `stream` is dropped."""
+    """The output limit was reached: `dropped_bytes` of `stream` were lost. Comes before the end."""
 
     stream: StreamName
     dropped_bytes: int

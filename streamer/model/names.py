@@ -6,6 +6,5 @@ __all__ = ["camel"]
 
 
 def camel(name: str) -> str:
-    """Return the field's name in JSON."""
     first, *rest = name.split("_")
     return first + "".join(word.capitalize() for word in rest)

@@ -125,7 +125,6 @@ class MemoryEngine:
         idempotency: Idempotency | None = None,
         only_repeated: bool = False,
     ) -> Submitted:
-        """Accept a job and start its log; the same `job_id` again is the same job."""
         first = None if idempotency is None else self._table.repeated(tenant, idempotency)
         if first is None and self._table.find(job.job_id) is not None:
             first = job.job_id
@@ -140,7 +139,7 @@ class MemoryEngine:
         return Submitted(job.job_id, created=True)
 
     def follow(self, job_id: str, after: int = 0) -> AbstractAsyncContextManager[JobLog]:
-        """Lend the job's log, all of which is here. Raises `UnknownJob`."""
+        """Lend the job's log itself, which has every event at once. Raises `UnknownJob`."""
         # Not a generator, which would be closed beside those that use it when the loop ends.
         return nullcontext(self._table.get(job_id).log)
 
@@ -235,7 +234,6 @@ class MemoryEngine:
         return not self._draining
 
     async def drain(self) -> None:
-        """Accept no more jobs, and end the waiting ones; running ones continue."""
         self._draining = True
         self._table.end_waiting([encode(SHUT_DOWN)])
 

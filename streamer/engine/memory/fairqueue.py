@@ -30,7 +30,6 @@ class FairQueue:
         return len(self._ring.get(tenant, ()))
 
     def weight_of(self, tenant: str) -> int:
-        """Return the sum of the weights of the tenant's jobs."""
         return self._weights[tenant]
 
     def push(self, tenant: str, job_id: str, weight: int) -> None:
@@ -101,6 +100,5 @@ class FairQueue:
             lines = going
 
     def heads(self) -> Iterator[str]:
-        """Yield each tenant's next job."""
         for line in self._ring.values():
             yield next(iter(line))

@@ -73,7 +73,6 @@ class Record:
 
     @property
     def job_id(self) -> str:
-        """The job's id."""
         return self.facts.job_id
 
     @property
@@ -83,7 +82,6 @@ class Record:
 
     @property
     def waiting(self) -> bool:
-        """Whether it is in the queue."""
         return self.holder is None and not self.over
 
     def view(self, position: int | None = None) -> JobView:
@@ -227,7 +225,6 @@ class JobTable:
         self.queue.add_weight(record.tenant, record.job_id, size)
 
     def end_waiting(self, events: Sequence[tuple[str, bytes]]) -> None:
-        """End every job in the queue with these events."""
         while self.queue:
             self.end(self._records[next(self.queue.heads())], events)
 
@@ -244,7 +241,6 @@ class JobTable:
         self.write(record, [encode(Status(state, t=self._elapsed_ms(record)))])
 
     def write(self, record: Record, events: Sequence[tuple[str, bytes]]) -> None:
-        """Append to the job's log."""
         record.log.append(events)
         if record.first_output_at is None and any(kind == "output" for kind, _ in events):
             record.first_output_at = self._wall_clock()
@@ -299,7 +295,6 @@ class JobTable:
             self._forgotten.add(record.log)
 
     def expire(self) -> None:
-        """Delete the finished jobs that have expired."""
         now = self._clock()
         while self._finished:
             oldest = next(iter(self._finished.values()))
@@ -365,7 +360,6 @@ class JobTable:
         return self._pace.wait_s(jobs, ages)
 
     def oldest_wait_s(self) -> float:
-        """Return how long the oldest waiting job has waited."""
         accepted = (self._records[job_id].accepted_at for job_id in self.queue.heads())
         now = self._clock()
         return now - min(accepted, default=now)

@@ -63,7 +63,6 @@ class MemoryLease:
     async def state(
         self, state: Literal["preparing", "compiling", "running"], policy: str | None = None
     ) -> None:
-        """Record how far the job is, and append the status event. Raises `LeaseLost`."""
         self._check()
         self._table.advance(self._record, state, policy)
         self._inbox.news.set()
@@ -101,7 +100,6 @@ class MemoryLease:
             yield Lost()
 
     async def inputs(self) -> AsyncIterator[Input | Eof]:
-        """Yield the program's standard input, until its end or the end of the job."""
         item: Input | Eof | None = None
         while not isinstance(item, Eof):
             self._inbox.news.clear()

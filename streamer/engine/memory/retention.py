@@ -38,8 +38,6 @@ class RetentionLimits:
 
 
 class Retention:
-    """Apply the limits to one table of jobs."""
-
     def __init__(self, table: JobTable, limits: RetentionLimits) -> None:
         self._table = table
         self._limits = limits
@@ -67,7 +65,6 @@ class Retention:
         return record.log.size_bytes > self._limits.log or self._excess > 0
 
     async def room(self, record: Record) -> None:
-        """Wait until the job may write more."""
         await self.settle(record)  # readers may have advanced since
         while self.full(record):
             await record.log.progress(POLL_S)
