@@ -56,7 +56,6 @@ class Pool:
 
     @property
     def cgroup_level(self) -> Level | None:
-        """The version of the control groups of its sandboxes, or None."""
         return None if self.cgroups is None else self.cgroups.level
 
     async def lend(self, shape: Shape, *, for_trial: bool = False) -> Sandbox:

@@ -80,7 +80,7 @@ class Backends(Mapping[str, Backend]):
         self._one_at_a_time = asyncio.Lock()
         self._doubt = asyncio.Event()
         self.on_tried: Callable[[], None] = lambda: None
-        """Hears of the result of each trial."""
+        """Called after each test of a backend."""
 
     def __getitem__(self, name: str) -> Backend:
         return self._backends[name]

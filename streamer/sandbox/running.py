@@ -103,7 +103,8 @@ class Running:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _tell_exit(self, exiting: asyncio.Task[None]) -> None:
-        # No failure is told yet: the kernel may have killed the init for memory, with the program.
+        # A failure is reported with the end of the run, which may show that the kernel killed the
+        # init for memory, together with the program.
         if not exiting.cancelled() and exiting.exception() is None and not self.exited.done():
             self.exited.set_result(None)
 

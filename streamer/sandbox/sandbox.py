@@ -106,7 +106,7 @@ class Sandbox:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Raise `SandboxFailure` while a program runs, or something else needs that none does."""
+        """Start no program during a block. Raises `SandboxFailure` if the sandbox is in use."""
         if self._busy or (self._running is not None and not self._running.ended.done()):
             raise SandboxFailure("another program runs in the sandbox, or files are being written")
         self._busy = True

@@ -64,7 +64,6 @@ class Stdio:
 
     @classmethod
     def null(cls) -> Stdio:
-        """Use /dev/null for all three."""
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         return cls((null, null, null), {}, shared=True)
 

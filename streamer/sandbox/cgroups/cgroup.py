@@ -49,8 +49,7 @@ class Cgroup(ABC):
         """The files to which a process writes ``0`` to enter the group."""
 
     @abstractmethod
-    def make(self) -> None:
-        """Make the group."""
+    def make(self) -> None: ...
 
     @abstractmethod
     def set_limits(self, limits: Limits) -> bool:

@@ -82,7 +82,8 @@ class CgroupV1(Cgroup):
     def watching(self, on_oom: Callable[[], None]) -> Iterator[None]:
         """Watch an eventfd registered for ``memory.oom_control`` (cgroup-v1/memory.rst, 10).
 
-        It is notified each time when only a kill can help at the limit, before the kill.
+        It is notified each time the group is at its limit and only a kill can free memory, before
+        that kill.
         """
         loop = asyncio.get_running_loop()
         with contextlib.ExitStack() as stack:

@@ -32,8 +32,6 @@ MAIN: Final = "main"
 
 @dataclass(frozen=True, slots=True)
 class CgroupV2(Cgroup):
-    """A sandbox's group."""
-
     counted_first: ClassVar[bool] = True
 
     @property

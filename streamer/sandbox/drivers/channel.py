@@ -102,7 +102,6 @@ class InitChannel:
         return await self._descriptor(protocol.open_frame(path, flags, mode), self._opening)
 
     async def use(self, *, walk_disk: bool) -> Use:
-        """Ask the init what its programs have used so far, and use now."""
         return await self._answered(protocol.use_frame(walk_disk=walk_disk), self._asking)
 
     async def start(

@@ -75,7 +75,6 @@ class Direct:
         return False
 
     async def put_files(self, files: Sequence[SourceFile], limits: Limits) -> None:
-        """Write the files into the folder on the host."""
         # In a thread: there may be thousands of files, and the disk may be slow.
         self._writing = asyncio.get_running_loop().run_in_executor(
             THREADS, write_files, self._workspace, files, limits.disk_bytes, self._given_up
@@ -94,7 +93,7 @@ class Direct:
         raise SandboxFailure("a backend without our init cannot open files of its sandbox")
 
     async def use(self) -> Use:
-        """Return nothing: only a control group knows some of it."""
+        """Return no figures: only the control group, if there is one, knows them."""
         return Use(None, None, None)
 
     async def start(self, run: Run) -> None:

@@ -45,13 +45,14 @@ class Driver(Protocol):
         """
 
     async def open_path(self, path: str, flags: int, mode: int) -> int:
-        """Return a descriptor of a path beneath the workspace. Raises OSError, `SandboxFailure`."""
+        """Open a path beneath the workspace, and return the descriptor; the caller must close it.
 
-    async def use(self) -> Use:
-        """Return what is used."""
+        Raises OSError as open(2) does, `SandboxFailure` without our init.
+        """
 
-    async def start(self, run: Run) -> None:
-        """Start a program."""
+    async def use(self) -> Use: ...
+
+    async def start(self, run: Run) -> None: ...
 
     async def exited(self) -> None:
         """Wait until the program itself has ended; processes that it started may run on."""
@@ -62,8 +63,7 @@ class Driver(Protocol):
     async def end(self) -> RunEnd:
         """Wait until the program and everything it started are dead; return how it ended."""
 
-    def signal(self, number: int) -> None:
-        """Send a signal to the program."""
+    def signal(self, number: int) -> None: ...
 
     async def kill(self) -> None:
         """Kill the program and everything it started, in escalating steps.

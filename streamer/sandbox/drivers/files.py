@@ -68,7 +68,7 @@ def _write(root: int, file: SourceFile, owner: os.stat_result) -> int:
 
 
 def _check_plain(fd: int, path: str) -> None:
-    """Raise OSError unless it is a file with one name: another may be anybody's."""
+    """Raise OSError unless it is a file with one name: a second may be a link to anybody's file."""
     found = os.fstat(fd)
     if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)

@@ -123,7 +123,6 @@ class Gated:
             hello.cancel()
 
     async def put_files(self, files: Sequence[SourceFile], limits: Limits) -> None:
-        """Let the init write the files, as the sandbox's user, below its working directory."""
         await self.channel.put_files(files, limits, walk_disk=self._walk_disk)
 
     async def listen(self, port: int) -> socket.socket:

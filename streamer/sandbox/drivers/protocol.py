@@ -103,8 +103,6 @@ _STAGES: Final = {
 
 
 class Frames:
-    """Splits the received bytes into frames."""
-
     def __init__(self) -> None:
         self._buffer = bytearray()
 
@@ -125,7 +123,6 @@ def frame(kind: bytes, payload: bytes = b"") -> bytes:
 
 
 def file_frames(files: Sequence[SourceFile], limits: Limits) -> Iterator[bytes]:
-    """Yield the frames that write files."""
     if files:
         yield frame(b"Q", struct.pack("<I", _inodes(limits)))
     for file in files:

@@ -64,8 +64,6 @@ class Numbered:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """All rules of one filter."""
-
     rules: tuple[Rule, ...]
     numbered: tuple[Numbered, ...]
 
