@@ -58,12 +58,12 @@ MAX_NAME_CHARS = 100
 
 
 def cut(text: str, most: int = MAX_NAME_CHARS) -> str:
-    """Shorten a text from a caller for a message or a log line."""
+    """Shorten a text from a caller to `most` characters, for a message or a log line."""
     return text if len(text) <= most else f"{text[:most]}..."
 
 
 def quoted(text: str) -> str:
-    """Shorten and quote a name from a caller, with control characters escaped."""
+    """Return ``repr`` of a name from a caller, shortened: control characters are escaped."""
     return repr(cut(text))
 
 
@@ -99,11 +99,11 @@ class CallerError(StreamerError):
 
 
 class InvalidRequest(CallerError):
-    """The request is malformed, or has an invalid parameter or header."""
+    """The request is malformed, or has an invalid parameter or header (400)."""
 
 
 class InvalidJob(InvalidRequest):
-    """The job is malformed, names something unknown, or asks for too much."""
+    """The job is malformed, names something unknown, or exceeds ``limits.max`` (400)."""
 
 
 class Unauthorized(CallerError):
@@ -121,46 +121,46 @@ class Unauthorized(CallerError):
 
 
 class Forbidden(CallerError):
-    """The configuration does not allow this to this caller."""
+    """The configuration or a plugin does not allow this to the caller (403)."""
 
     code = "forbidden"
     status = 403
 
 
 class NotFound(CallerError):
-    """What the request names does not exist."""
+    """What the request names does not exist (404)."""
 
     code = "not_found"
     status = 404
 
 
 class UnknownJob(NotFound):
-    """There is no such job for this caller."""
+    """The job never existed, has expired, or belongs to another tenant (404, alike for all)."""
 
 
 class Conflict(CallerError):
-    """The job's state does not allow this."""
+    """The job's state, or an earlier use of the idempotency key, does not allow this (409)."""
 
     code = "conflict"
     status = 409
 
 
 class Gone(CallerError):
-    """It existed and is no longer kept."""
+    """The output, or the job of an idempotency key, is no longer kept (410)."""
 
     code = "gone"
     status = 410
 
 
 class TooLarge(CallerError):
-    """The body is larger than the configuration allows."""
+    """The request, or the job in it, is larger than is ever allowed (413): do not retry it."""
 
     code = "payload_too_large"
     status = 413
 
 
 class CapacityError(StreamerError):
-    """There is no capacity now; try again after `retry_after_s` seconds."""
+    """There is no capacity now (429, 503); try again after about `retry_after_s` seconds."""
 
     code = "queue_full"
     status = 429
@@ -173,28 +173,28 @@ class CapacityError(StreamerError):
 
 
 class Busy(CapacityError):
-    """There is no capacity for it now: the queue is full, unless it is a `RateLimited`."""
+    """The queue is full; or, as `RateLimited`, the share of one caller is used up (429)."""
 
 
 class RateLimited(Busy):
-    """The caller has used up their share of the queue, the streams or the requests in progress."""
+    """The caller's share of the queue, the streams, the requests or the input is used up (429)."""
 
     code = "rate_limited"
 
 
 class Draining(CapacityError):
-    """The service is shutting down and accepts no new jobs."""
+    """The service is shutting down, or has not started yet, and accepts no jobs (503)."""
 
     code = "shutting_down"
     status = 503
 
 
 class ServiceError(StreamerError):
-    """The service or the host is at fault."""
+    """The service or the host is at fault; callers of HTTP get no details of a 500."""
 
 
 class BackendUnavailable(ServiceError):
-    """The sandbox backend is missing or failed its test: the reason, and the remedy."""
+    """The sandbox backend is missing or failed its test (503); the message has the remedy."""
 
     code = "sandbox_unavailable"
     status = 503
@@ -204,14 +204,14 @@ class BackendUnavailable(ServiceError):
 
 
 class SandboxFailure(ServiceError):
-    """The sandbox could not be set up for a job; the message is for the operator's log."""
+    """A sandbox could not run a job, which ends with ``sandbox_error``; for the log only."""
 
     code = "sandbox_error"
 
 
 class ConfigError(ServiceError):
-    """A configuration value is unknown, of the wrong type or impossible."""
+    """A value is unknown, of the wrong type or impossible; the message has key and remedy."""
 
 
 class PluginError(ServiceError):
-    """A plugin cannot be loaded, is malformed, or clashes with another."""
+    """A plugin cannot be loaded, is malformed, or clashes with another; see the remedy in it."""

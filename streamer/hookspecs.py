@@ -34,7 +34,7 @@ def streamer_backends() -> Sequence[type[Backend]]:  # type: ignore[empty-body]
 
 @hookspec(firstresult=True)
 def streamer_engine(config: Config) -> Engine | None:
-    """Return the engine for ``engine.url``, or None to leave it to the next plugin."""
+    """Return the engine for ``engine.url``, not started yet; None leaves it to the next plugin."""
 
 
 @hookspec(firstresult=True)

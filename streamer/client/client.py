@@ -159,11 +159,11 @@ class Client:
             failures += 1
 
     async def job(self, job_id: str) -> dict[str, Any]:
-        """Return the job's document, as ``GET /api/jobs/{job_id}`` does."""
+        """Return the document of ``GET /api/jobs/{job_id}``, described in docs/http.md."""
         return await self._call("GET", f"api/jobs/{quote(job_id, safe='')}")
 
     async def jobs(self, *, status: str | None = None) -> AsyncGenerator[dict[str, Any], None]:
-        """Yield the documents of the caller's jobs, newest first, page by page."""
+        """Yield the caller's jobs, newest first: the documents of `job` without the output."""
         wanted = {"limit": "100"} if status is None else {"limit": "100", "status": status}
         cursor: str | None = None
         while True:
@@ -176,7 +176,7 @@ class Client:
                 return
 
     async def cancel(self, job_id: str) -> None:
-        """Request the cancellation of a job; has no effect on a job that is over."""
+        """Ask for the end of a job, without waiting for it. No effect on a job that is over."""
         try:
             await self._call("DELETE", f"api/jobs/{quote(job_id, safe='')}")
         except ServiceProblem as problem:
@@ -184,7 +184,7 @@ class Client:
                 raise
 
     async def purge(self, job_id: str) -> None:
-        """Delete the record and the output of a job that is over."""
+        """Delete a job's record and output. Raises `ServiceProblem` (409) if it is not over."""
         path = f"api/jobs/{quote(job_id, safe='')}"
         await self._call("DELETE", path, params={"purge": "1"})
 
@@ -209,27 +209,38 @@ class Client:
             failures += 1
 
     async def end_input(self, job_id: str) -> None:
-        """End the program's standard input."""
+        """Close the program's standard input. Raises `ServiceProblem` (409) if it is closed."""
         await self.write(job_id, b"", close=True)
 
     async def signal(self, job_id: str, name: str) -> None:
-        """Send a signal to the program, by its name (``SIGINT``)."""
+        """Send a signal by name (``SIGINT``). Raises `ServiceProblem` (409) if the job is over."""
         path = f"api/jobs/{quote(job_id, safe='')}/signal"
         await self._call("POST", path, body=json.dumps({"signal": name}).encode(), twice=False)
 
     # -- the service --------------------------------------------------------------------
 
     async def queue(self) -> dict[str, Any]:
-        """Return how many jobs run and wait, and how long a new job would wait."""
+        """Return ``running``, ``waiting``, ``capacity``, ``maxWaiting``: numbers of jobs.
+
+        ``estimatedWaitS`` is how long a new job would wait, in seconds.
+        """
         return await self._call("GET", "api/queue")
 
     async def runtimes(self) -> list[dict[str, Any]]:
-        """Return the languages, and whether each is available."""
+        """Return the languages as ``GET /api/runtimes`` lists them.
+
+        Each has ``name``, ``aliases``, ``entry``, ``compiled``, ``available`` and ``reason``: None,
+        or why it is not available.
+        """
         listed: list[dict[str, Any]] = (await self._call("GET", "api/runtimes"))["runtimes"]
         return listed
 
     async def sandboxes(self) -> list[dict[str, Any]]:
-        """Return the sandboxes, whether each is available, and what it enforces."""
+        """Return the sandboxes as ``GET /api/sandboxes`` lists them.
+
+        Each has ``name``, ``isolation``, ``available`` and ``reason``, ``default``, ``selectable``
+        (whether a job may name it), and in ``enforces`` how each limit is enforced.
+        """
         listed: list[dict[str, Any]] = (await self._call("GET", "api/sandboxes"))["sandboxes"]
         return listed
 
@@ -327,7 +338,7 @@ class Run:
 
     @property
     def job_id(self) -> str | None:
-        """The job's id, once the service has accepted it."""
+        """None until the service has accepted the job."""
         return self._accepted[0] if self._accepted else None
 
     def __aiter__(self) -> Self:

@@ -37,7 +37,7 @@ class ServiceProblem(CallerError):
 
 
 class UnknownRemoteJob(ServiceProblem, UnknownJob):
-    """The `ServiceProblem` that is also the `UnknownJob` of a local service."""
+    """Both a `ServiceProblem` and the `UnknownJob` of a local service, so callers catch either."""
 
 
 async def check(response: aiohttp.ClientResponse) -> None:
@@ -66,7 +66,7 @@ async def document_of(response: aiohttp.ClientResponse) -> dict[str, Any]:
 
 
 def not_a_service(status: int) -> ServiceProblem:
-    """Return the error for a response that did not come from a service of ours."""
+    """Return the error for a response that did not come from a streamer service."""
     about = "the response is not from the service; is this the URL where it is mounted?"
     return ServiceProblem(status, {"detail": about})
 

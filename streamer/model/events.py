@@ -101,7 +101,13 @@ class Artifact(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Complete(msgspec.Struct, frozen=True, rename="camel"):
-    """The verdict, and the last event, of a job whose program ran."""
+    """The verdict, and the last event, of a job whose program ran.
+
+    One of `exit_code` and `signal` (``SIGKILL``) is None, and both if no program was started.
+    `duration_ms` and `cpu_time_ms` are the sums of the programs, `peak_memory_bytes` is their
+    highest; both of the latter are None where nothing measures them. `output_bytes` is what the
+    log has of the output, in both streams together; `phase` is that of the last program.
+    """
 
     reason: Reason
     exit_code: int | None
