@@ -1,4 +1,4 @@
-"""Run a filter of system calls as the kernel would, for machines that are not this one."""
+"""Interpret a system call filter as the kernel does, also for machines other than this one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from streamer.sandbox.seccomp.rules import Differs, Numbered, Rule
 __all__ = ["HIGH", "arguments_for", "verdict", "with_high_bits"]
 
 HIGH = 0xDEAD_BEEF << 32
-"""What the kernel does not look at in an argument of 32 bits."""
+"""The upper half of a register, which the kernel ignores in 32-bit arguments."""
 
 ALLOW = 0x7FFF0000
 ERRNO = 0x00050000
@@ -25,7 +25,7 @@ JUMPS: dict[int, Callable[[int, int], object]] = {
 
 
 def verdict(program: bytes, architecture: int, number: int, *arguments: int) -> int:
-    """Return the errno that the call ends with, or 0 if it is let through."""
+    """Return the errno with which the filter refuses a call, or 0 if it allows it."""
     data = struct.pack("<IIQ6Q", number, architecture, 0, *arguments, *[0] * (6 - len(arguments)))
     instructions: list[tuple[int, ...]] = list(struct.iter_unpack("<HBBI", program))
     at = accumulator = 0
@@ -49,7 +49,7 @@ def verdict(program: bytes, architecture: int, number: int, *arguments: int) -> 
 
 
 def arguments_for(rule: Rule | Numbered) -> list[int]:
-    """Return arguments that a rule is about."""
+    """Return arguments that fulfil all conditions of a rule."""
     arguments = [0] * 6
     for condition in rule.conditions:
         differs = isinstance(condition, Differs)
@@ -58,6 +58,6 @@ def arguments_for(rule: Rule | Numbered) -> list[int]:
 
 
 def with_high_bits(rule: Rule | Numbered, arguments: Sequence[int]) -> list[int]:
-    """Return the arguments with what the kernel does not look at in those of the conditions."""
+    """Return the arguments with the upper halves set in those that the rule compares."""
     looked_at = {condition.argument for condition in rule.conditions}
     return [value | (HIGH if at in looked_at else 0) for at, value in enumerate(arguments)]

@@ -1,4 +1,4 @@
-"""Share what tests of every kind need: which backends must work here, and a real service."""
+"""Fixtures for all tests: which backends must work here, and a real service."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SLOW: Final = (
     "tests/test_load.py",
     "tests/test_process.py",
 )
-"""What takes long as a whole, though no test of it does."""
+"""Files and folders that take long as a whole, though none of their tests does."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -64,14 +64,14 @@ def required_backends() -> frozenset[str]:
 
 @pytest.fixture(autouse=True)
 def reaped() -> Iterator[None]:
-    """Reap what a test has adopted and left dead: it would count to a later job's processes."""
+    """Reap dead processes that a test has adopted: they would count as a later job's."""
     yield
     reap_adopted()
 
 
 @pytest.fixture(autouse=True)
 def log_level() -> Iterator[None]:
-    """Undo what a command that a test calls in this process has set for its own output."""
+    """Restore the log level, which a command that is called in this process may change."""
     logger = logging.getLogger("streamer")
     level = logger.level
     yield
@@ -80,7 +80,7 @@ def log_level() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def backend_reasons() -> Mapping[str, str]:
-    """Try every backend once and return why each cannot be used, or an empty text."""
+    """Test every backend once, and return why each cannot be used, or ``""``."""
 
     async def attempt() -> Mapping[str, str]:
         service = build()
@@ -121,7 +121,7 @@ def isolating_backend(request: pytest.FixtureRequest, need: Callable[[str], str]
 
 @pytest.fixture
 def engine_plugins() -> tuple[object, ...]:
-    """Return the plugins that give a service its engine: none, for the one in memory."""
+    """Return the plugins with the engine of a service: none, for the memory engine."""
     return ()
 
 
@@ -139,11 +139,11 @@ async def start(engine_plugins: tuple[object, ...]) -> AsyncIterator[Start]:
         ) -> TestClient[Any, Any]:
             sandbox = {"backend": "bwrap", "allow_command": True, **sections.pop("sandbox", {})}
             streams = {"grace_s": 0.05, **sections.pop("streams", {})}
-            # A test is over when it is over: what it left running gets no time to end.
+            # Do not wait at the end of a test for jobs that it left running.
             server = {"drain_s": 0, **sections.pop("server", {})}
             config = {"sandbox": sandbox, "streams": streams, "server": server, **sections}
             app = streamer.create_app(config, plugins=(*engine_plugins, *plugins))
-            # As `streamer serve` does; a test's client leaves streams at will.
+            # It cancels the handlers of clients that leave, as `streamer serve` does.
             listening = TestServer(app)
             client = TestClient(listening)
             await listening.start_server()

@@ -1,4 +1,4 @@
-"""Read streams as a client would, and look at the host as an operator would."""
+"""Read streams as a client does, and inspect the host as an operator does."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def received(response: ClientResponse) -> AsyncIterator[Received]:
 
 
 def parts_of(client: AnyClient) -> Parts:
-    """Return the parts of the service that a test's client asks."""
+    """Return the parts of the service to which a client is connected."""
     parts = client.app[LIFETIME]
     assert isinstance(parts, Parts)
     return parts
@@ -54,7 +54,7 @@ async def submit(client: AnyClient, **job: Any) -> str:
 
 
 async def follow(client: AnyClient, job_id: str, after: int | None = None) -> list[Received]:
-    """Return all events of a job, from after one of them, to the end of the stream."""
+    """Return the events of a job after event `after`, to the end of the stream."""
     headers = {} if after is None else {"Last-Event-ID": str(after)}
     async with client.get(f"/api/stream/{job_id}", headers=headers) as response:
         assert response.status == 200, await response.text()

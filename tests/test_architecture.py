@@ -1,4 +1,4 @@
-"""Hold what is public, and that importing does nothing; who may import whom, `make lint` holds."""
+"""The public names, and imports without side effects; `make lint` checks who imports whom."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MODULES = [name for name in STREAMER + SANDBOXES if name != "streamer.__main__"]
 def test_public_names_are_declared_sorted_and_there(module: str) -> None:
     loaded = importlib.import_module(module)
     if not hasattr(loaded, "__all__"):
-        # A package that is a folder and no more: it has a docstring and imports nothing.
+        # A package that is only a folder: it has a docstring and imports nothing.
         assert loaded.__file__
         assert loaded.__file__.endswith("__init__.py")
         (only,) = ast.parse(Path(loaded.__file__).read_text()).body
@@ -85,7 +85,7 @@ assert not {"pluggy", "aiohttp_sse", "streamer.compose"} & sys.modules.keys()
 
 
 def test_each_module_imports_alone() -> None:
-    # Others' packages are loaded once; each of ours is first in a process of its own.
+    # Third-party packages are loaded once; each of our modules is the first in a new process.
     program = """
 import importlib, os, sys
 import aiohttp.web, aiohttp_sse, click, msgspec, pluggy, rich.console, rich.table

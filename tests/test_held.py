@@ -63,7 +63,7 @@ def resident(server: Server) -> int:
 
 
 async def submitted(server: Server, **job: Any) -> str | None:
-    """Submit a job; None if there is no room for it."""
+    """Submit a job; return None if it is refused for lack of room."""
     key = job.pop("key", None)
     headers = {} if key is None else {"Idempotency-Key": key}
     body = json.dumps({"language": "bash", "code": "true", **job}).encode()
@@ -76,7 +76,7 @@ async def submitted(server: Server, **job: Any) -> str | None:
 
 
 async def occupied(server: Server) -> None:
-    """Have a job take the one place, so that others wait."""
+    """Occupy the only place with a job, so that all others wait."""
     job_id = await submitted(server, **RUNNING)
     async with server.session.get(f"/api/stream/{job_id}") as response:
         async for line in response.content:
@@ -133,7 +133,7 @@ async def inboxes(server: Server) -> None:
 
 
 async def records(server: Server) -> None:
-    """As large as a record can be."""
+    """Leave records that are as large as possible."""
     await cancelled(server, 5000, metadata={f"k{number}": "é" * 120 for number in range(64)})
 
 
@@ -151,7 +151,7 @@ async def flood(server: Server, size: int = 3_000_000) -> str:
 
 
 async def logs_read_late(server: Server) -> None:
-    """Each log is six bytes for one, and is read again when it is on disk."""
+    """Each NUL takes six bytes in a log, and each log is read again when it is on disk."""
     job_ids = [await flood(server, 1_500_000) for _ in range(30)]
     for job_id in job_ids:
         for target in (f"/api/stream/{job_id}", f"/api/jobs/{job_id}"):
@@ -223,7 +223,7 @@ peaks: dict[int, int] = {}
 
 
 async def measured(server: Server) -> None:
-    """Take note of what the process has while something is still held open."""
+    """Record the memory of the process while connections are still open."""
     pid = server.process.pid
     peaks[pid] = max(peaks.get(pid, 0), resident(server))
 

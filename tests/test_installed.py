@@ -61,7 +61,7 @@ asyncio.run(main())
 """
 
 WITHOUT_EXTRAS = "import sys; sys.modules.update(click=None, rich=None)\n"
-"""Has an environment that has the packages of the command line be one without them."""
+"""Hides the packages of the extra ``cli`` in an environment that has them."""
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_every_module_can_be_imported(bin_folder: Path, tmp_path: Path) -> None:
     assert (sandboxes / "py.typed").exists()
     if "STREAMER_INSTALLED" in os.environ:
         assert streamer.is_relative_to(bin_folder.parent), "the sources were imported"
-    # Another user than the installing one starts it inside a sandbox.
+    # In a sandbox it is started by a user other than the one that installed it.
     assert (streamer / "sandbox" / "init" / "streamer-init").stat().st_mode & 0o005 == 0o005
 
 
@@ -158,7 +158,7 @@ def test_command_runs_a_program_in_a_sandbox(bin_folder: Path, tmp_path: Path) -
 
 @pytest.fixture
 def service(bin_folder: Path, tmp_path: Path) -> Iterator[str]:
-    """The address of a service of its own."""
+    """Start a service, and yield its URL."""
     needs_bwrap()
     with subprocess.Popen(
         (bin_folder / "streamer", "serve", "--port", "0"),

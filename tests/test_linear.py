@@ -40,9 +40,9 @@ from streamer.web.parameters import cursor, idempotency, number, prefer_wait_s, 
 from streamer.worker.output import TextDecoder
 
 TOO_MUCH = 10.0
-"""Times the work for four times the input: well above 4, well below 16."""
+"""The most work, as a factor, for four times the input: well above 4, well below 16."""
 A_STEP = 2.8
-"""And at each doubling well above 2."""
+"""The same for each doubling: well above 2."""
 ROUNDS = 6
 
 Parser = Callable[[Any], object]
@@ -291,7 +291,7 @@ def costs(parse: Parser, worst: Worst, size: int) -> list[float]:
 
 def too_steep(seconds: list[float]) -> bool:
     once, twice, four_times = (max(value, 1e-7) for value in seconds)
-    # By the square each step is four times as much. In one alone it may be the memory: from some
+    # With quadratic time each step is four times as much. One step alone may be memory: from some
     # size on it comes from the kernel anew each time.
     return four_times > TOO_MUCH * once and min(twice / once, four_times / twice) > A_STEP
 

@@ -1,4 +1,4 @@
-"""Check what is shipped, what is locked, and what the set-up says when it cannot go on."""
+"""Check what is shipped, what is locked, and the messages of a set-up that fails."""
 
 from __future__ import annotations
 

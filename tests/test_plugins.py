@@ -1,4 +1,4 @@
-"""Plugins: what is loaded, and what is refused at once, in words that mend it."""
+"""Which plugins are loaded, which are refused at the start, and whether the message helps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Start `streamer serve` as a process of its own, and end it in every way."""
+"""Start `streamer serve` as a separate process, and end it in every way."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FAST = {"streams": {"grace_s": 0.05}}
 
 
 class Server:
-    """One running service and a session with it."""
+    """A running service, and an HTTP session."""
 
     def __init__(
         self,
@@ -40,9 +40,9 @@ class Server:
         self.process = process
         self.session = session
         self.listens = listens
-        """The line that told the address."""
+        """The line of the log with the address."""
         self.log = log
-        """All that it logs after that, once it has ended."""
+        """The rest of its log, complete once it has ended."""
 
     async def submit(self, code: str, sandbox: str | None = None) -> str:
         job = {"language": "bash", "code": code, "sandbox": sandbox}
@@ -231,7 +231,7 @@ bash -c 'exec -a {mark} sleep 600' & echo up; wait"""
         server.process.kill()
         await server.process.wait()
         await until_gone(mark)
-    # What it could not remove itself, the next one does.
+    # The next service removes what it could not.
     left = list(state.glob("streamer-*"))
     assert len(left) == 1
     os.utime(left[0], (0, 0))

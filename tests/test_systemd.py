@@ -25,7 +25,7 @@ ROOT = Path(streamer.__file__).parent.parent
 UNIT = ROOT / "deploy" / "streamer.service"
 STREAMER = Path(sys.executable).parent / "streamer"
 INSTALLED = "/opt/streamer/bin/streamer"
-"""What the unit starts."""
+"""The command that the unit starts."""
 
 BOMB = "x = []\nwhile True: x.append(bytearray(10_000_000))"
 DAEMON = "trap '' TERM; setsid sleep 617 & echo up; sleep 600"
@@ -82,7 +82,7 @@ class Unit:
         ).splitlines()
 
     def wait_until_up(self) -> None:
-        """Wait until it listens, for as long as the emulated machine takes."""
+        """Wait until the service listens; on an emulated machine that takes long."""
         end = time.monotonic() + 60
         while True:
             try:

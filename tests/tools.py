@@ -21,7 +21,7 @@ def required_tools() -> frozenset[str]:
 
 def tool(name: str) -> str:
     """Return the path of a program; skip the test, or fail it, where there is none."""
-    # Debian has servers where an ordinary user's PATH does not lead.
+    # Debian installs servers in /usr/sbin, which is not in an ordinary user's PATH.
     path = os.pathsep.join((os.environ["PATH"], "/usr/sbin", "/sbin"))
     for candidate in NAMES.get(name, (name,)):
         if found := shutil.which(candidate, path=path):
@@ -32,7 +32,7 @@ def tool(name: str) -> str:
 
 
 def node_with_packages() -> str:
-    """Return the path of Node.js; skip, or fail, also where `make setup` brought no packages."""
+    """Return the path of Node.js; skip or fail the test also without the packages of `make setup`."""
     node = tool("node")
     if not (NODE_PACKAGES / "node_modules" / "eventsource").is_dir():
         message = "the packages of Node.js are not installed: make setup"

@@ -47,8 +47,6 @@ NAME_ON_HOST: Final = re.compile(r"(?:/jobs|:.*/streamer-[^/\n]*)/([0-9a-f]{16})
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of one attack."""
-
     attack: str
     not_promised: str
     """Why the backend does not promise to withstand it, or ``""`` if it does."""

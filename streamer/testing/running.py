@@ -30,7 +30,10 @@ Requirements that are not about a time limit get this much more time.
 
 @dataclass(frozen=True)
 class Ran:
-    """A job that is over, as a Python caller sees it."""
+    """The events of a job that is over.
+
+    Its properties fail (AssertionError) if the job did not end as they say.
+    """
 
     events: tuple[Event, ...]
 
@@ -50,14 +53,14 @@ class Ran:
 
     @property
     def verdict(self) -> str:
-        """The terminal event in a few words."""
+        """The reason and the signal or exit code (``exited 0``), or ``error`` and its code."""
         end = self.end
         if isinstance(end, Error):
             return f"error {end.code}"
         return f"{end.reason} {end.signal or end.exit_code}"
 
     def text(self, stream: str = "stdout") -> str:
-        """Return what the job wrote to a stream."""
+        """Return all output of one stream, ``stdout`` or ``stderr``, as text."""
         outputs = [e.data for e in self.events if isinstance(e.data, Output)]
         return "".join(output.data for output in outputs if output.stream == stream)
 
@@ -77,12 +80,12 @@ async def run_job(service: Parts, **spec: Any) -> Ran:
 
 
 def program(source: str) -> dict[str, Any]:
-    """Return the fields of a job that runs a Python program."""
+    """Return the fields of a `JobSpec` that runs this Python source, its indentation removed."""
     return {"command": ("python3", "-I", "main.py"), "files": (script("main.py", source),)}
 
 
 def script(name: str, source: str, mode: int = 0o644) -> SourceFile:
-    """Return a text file; the indentation of `source` is removed."""
+    """Return a file for `JobSpec.files`; the indentation of `source` is removed."""
     return SourceFile(name, textwrap.dedent(source).encode(), mode)
 
 
@@ -113,7 +116,7 @@ async def open_service(
 
 
 def plugin(*backends: type[Backend]) -> object:
-    """Return what a distribution of these backends would register."""
+    """Return a plugin that registers these backends, for ``plugins=``."""
 
     @hookimpl
     def streamer_backends() -> list[type[Backend]]:

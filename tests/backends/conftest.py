@@ -1,4 +1,4 @@
-"""Run jobs of a service, and look after each whether anything of it is left."""
+"""Run jobs of a service, and check after each that nothing of it is left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the author of a backend gets wrong, and whether the message mends it."""
+"""Mistakes of a backend's author, and whether the message leads to the fix."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class PlanlessDirect(Planless):
 
 @dataclass(frozen=True)
 class AsRoot(Wrapped):
-    """Forgets whose the sandbox is."""
+    """Forgets `start_as`."""
 
     name: ClassVar[str] = "as_root"
 

@@ -1,4 +1,4 @@
-"""Hold the backends that come with streamer to the suite that it ships."""
+"""Run the shipped conformance suite on the built-in backends."""
 
 from __future__ import annotations
 

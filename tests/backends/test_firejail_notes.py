@@ -35,7 +35,7 @@ async def test_notes_of_a_killed_sandbox_are_swept(
     assert note.exists()
 
     await open_service("firejail")
-    assert note.exists()  # too young to be sure
+    assert note.exists()  # too new to be certainly abandoned
     old = time.time() - 2 * NOTE_AGE_S
     os.utime(note, (old, old))
     await open_service("firejail")

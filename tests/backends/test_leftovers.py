@@ -1,4 +1,4 @@
-"""What a program leaves after its end, and the names of the pipes that it has."""
+"""Processes that a program leaves running at its end, and opening its pipes by name."""
 
 from __future__ import annotations
 

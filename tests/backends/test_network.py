@@ -32,7 +32,7 @@ HERE = "127.0.0.1"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
 ANSWERS = {"ok.test": [HERE], "a.wild.test": [HERE], "inside.test": ["10.0.0.1"]}
 
-# How a program inside sees what it tries: a status, or the name of the error.
+# The result of each attempt as the program sees it: an HTTP status, or an error's name.
 TRY = """
 import json, os, socket, urllib.request, urllib.error
 
@@ -56,7 +56,7 @@ def raw(line, host="127.0.0.1", port=int(os.environ.get("http_proxy", ":3128")[-
 
 
 def but_loopback(address: Address) -> str:
-    """Judge as the proxy does, but let the tests' own server pass."""
+    """Judge addresses as the proxy does, but allow the test's own server."""
     return "" if str(address) == HERE else address_refusal(address)
 
 
@@ -66,7 +66,7 @@ async def addresses(host: str) -> Sequence[str]:
 
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
-    """Return the port of a server on the host's loopback that says ok, and then echoes."""
+    """Return the port of a server on the host's loopback that answers ok, then echoes."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
@@ -83,7 +83,7 @@ async def port() -> AsyncIterator[int]:
 async def filtered(
     open_service: OpenService, backend: str, *entries: str, plugins: tuple[object, ...] = ()
 ) -> Parts:
-    """Start a service with an allow-list, and the tests' own names."""
+    """Start a service with an allow-list, and a resolver with the test's names."""
     sandbox = {"network": "allow-list", "allow_hosts": list(entries)}
     service = await open_service(backend, sandbox=sandbox, plugins=plugins)
     service.worker._settings = replace(
@@ -258,7 +258,7 @@ async def test_an_open_network_is_the_hosts(
 
 @dataclass(frozen=True)
 class Boaster(Backend):
-    """A backend that promises a network of its own and shares the host's."""
+    """A backend that claims a separate network namespace and shares the host's."""
 
     name: ClassVar[str] = "boaster"
     isolation: ClassVar[Isolation] = Isolation.NAMESPACES
@@ -282,7 +282,7 @@ class BoasterPlugin:
 async def test_a_sandbox_in_the_hosts_network_is_refused_where_hosts_are_listed(
     open_service: OpenService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The first look at what it claims would refuse it, so that is left out here.
+    # The start-up test of its claims would refuse it, so it is skipped here.
     monkeypatch.setattr(trial, "broken_claim", lambda *_, **__: "")
     await open_service("boaster", plugins=(BoasterPlugin(),))
     with pytest.raises(BackendUnavailable, match="shares the host's network"):

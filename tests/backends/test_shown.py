@@ -59,7 +59,7 @@ async def test_a_runtime_reads_what_it_names(
 async def test_what_a_runtime_names_cannot_be_written(
     isolating_backend: str, open_service: OpenService, tool: Path
 ) -> None:
-    """Even where the service's own user, who the job is, owns it."""
+    """Even if it belongs to the service's user, as whom the job runs."""
     service = await open_service(isolating_backend, runtimes=(runtime(tool, tool),))
     code = 'echo x >>"$TOOL"; rm "$TOOL"; chmod 777 "$TOOL"; touch "${TOOL%/*}/more"; "$TOOL"'
     ran = await run_job(service, language="greeting", code=code)
@@ -79,7 +79,7 @@ async def test_other_languages_do_not_see_it(
 async def test_a_folder_below_a_link_of_the_system_is_read(
     open_service: OpenService, need: Callable[[str], str], tool: Path
 ) -> None:
-    """A mount over a link fails, or lands on the host; so the link is followed first."""
+    """A mount over a link fails, or ends up on the host; so the link is resolved first."""
     need("bwrap")
     (tool / "link").symlink_to(tool / "bin")
     service = await open_service("bwrap", runtimes=(runtime(tool, tool / "link", tool),))
@@ -186,7 +186,7 @@ async def test_the_folder_of_a_job_holds_what_was_sent(
 async def test_names_of_the_host_do_not_give_a_job_away(
     backend: str, open_service: OpenService
 ) -> None:
-    """Who knows a job's id may read it, and every account sees commands, groups and folders."""
+    """A job's id gives access to it, and every account sees commands, groups and folders."""
     service = await open_service(backend)
     mark = secrets.token_hex(8)
     job = await service.jobs.submit(
@@ -246,7 +246,7 @@ async def test_firejail_says_where_its_folder_cannot_be(
 def test_a_host_without_names_of_hosts_is_no_reason_to_fail(
     need: Callable[[str], str], tmp_path: Path
 ) -> None:
-    """As minimal systems have it: firejail ends where it is to replace a file that is not there."""
+    """As on minimal systems: firejail fails if it is told to replace a missing file."""
     need("firejail")
     shutil.copytree("/etc", tmp_path / "etc", symlinks=True)
     (tmp_path / "etc/hosts").unlink()

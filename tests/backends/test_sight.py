@@ -1,4 +1,4 @@
-"""The init sees what its job uses whatever that does, or there is no job."""
+"""The init sees what its job uses, whatever the job does; otherwise no job runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.sandbox.init_peer import INIT, Init
 
 @dataclass(frozen=True)
 class Blind(Backend):
-    """A sandbox with processes of its own and the /proc of others, as in some containers."""
+    """A sandbox with its own PID namespace and the /proc of another, as in some containers."""
 
     name: ClassVar[str] = "blind"
     isolation: ClassVar[Isolation] = Isolation.NONE
@@ -203,7 +203,7 @@ def test_what_is_in_swap_counts(mine: int, cause: bytes, tmp_path: Path) -> None
         init.send(b"R", head + strings)
         assert init.read()[0] == b"S"
         if cause == b"k":
-            # What is shared with others counts in part: it was looked at twice, and let be.
+            # Shared memory counts in part: it was measured a second time, and allowed.
             os.read(reads, 4096)
             os.read(reads, 4096)
             init.send(b"K")

@@ -1,4 +1,4 @@
-"""Backends of other people: held to the same promises, and refused with a reason when broken."""
+"""Backends of other projects: they pass the same suites, and broken ones are refused."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Wrapped(spi.Backend):
 
 @dataclass(frozen=True)
 class Direct(Wrapped):
-    """The same for programs that cannot have the init beside them."""
+    """The same for a backend that cannot run the init."""
 
     name: ClassVar[str] = "direct"
     gated: ClassVar[bool] = False
@@ -143,7 +143,7 @@ class TestTheirsHolds(EscapeSuite):
 
 
 def run_suites(folder: Path, isolation: str, *options: str, tests: str = TESTS) -> dict[str, str]:
-    """Run both suites as a stranger does, without our tests or any plugin of pytest."""
+    """Run both suites as another project does, without our tests or any plugin of pytest."""
     (folder / "theirs.py").write_text(PACKAGE.replace("{isolation}", isolation))
     (folder / "test_theirs.py").write_text(tests)
     pytest_alone = (sys.executable, "-W", "error", "-m", "pytest", "-c", "/dev/null")
@@ -234,7 +234,7 @@ class Quitting(Wrapped):
 
 @dataclass(frozen=True)
 class Lying(Direct):
-    """Ends with success whatever the program does."""
+    """Exits with 0 whatever the program's exit code."""
 
     name: ClassVar[str] = "lying"
 
@@ -244,7 +244,7 @@ class Lying(Direct):
 
 @dataclass(frozen=True)
 class Hanging(Wrapped):
-    """Never comes to our init."""
+    """Never starts our init."""
 
     name: ClassVar[str] = "hanging"
 

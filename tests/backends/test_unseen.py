@@ -1,4 +1,4 @@
-"""What a limit could miss is counted too: memory that nobody maps, time that nobody reaps."""
+"""Usage that is easily missed counts too: unmapped memory, CPU time of unreaped children."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def watched(open_service: OpenService, isolating_backend: str) -> AsyncIte
 async def either(
     open_service: OpenService, isolating_backend: str, request: pytest.FixtureRequest
 ) -> AsyncIterator[Run]:
-    """Return a function that runs a job with what this host has, and one without groups."""
+    """Return functions that run a job: with this host's control groups, and without any."""
     service = await open_service(isolating_backend, sandbox={"cgroup": request.param})
     async for run in checked_runs(service):
         yield run
@@ -59,7 +59,7 @@ async def test_too_many_files_beside_the_workspace_end_the_job(either: Run, fold
 
 
 async def test_files_count_together(watched: Run) -> None:
-    # As many as the limit, in three places none of which has so many.
+    # Together as large as the limit, in three places that are each smaller.
     ran = await watched(
         **program("""
             import time
@@ -271,7 +271,7 @@ async def test_an_estimate_does_not_end_a_job_within_its_limit(watched: Run) -> 
 
 
 async def test_orphans_that_end_all_the_time_do_not_put_off_the_watch(watched: Run) -> None:
-    # Each is the init's to reap; it must look at the limits all the same.
+    # The init has to reap each of them, and must still check the limits.
     ran = await watched(
         **program("""
             import os, time

@@ -1,4 +1,4 @@
-"""The playground of a service, in Chromium, as people meet it."""
+"""The playground of a service, in Chromium."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Playground:
         self.address = address
 
     async def open(self, fragment: str = "", **look: Any) -> Page:
-        """Open the page as another person would."""
+        """Open the page with cookies and storage of its own."""
         page = await self._browser.page(**look)
         self._pages.append(page)
         await page.open(self.address + fragment)
@@ -54,7 +54,7 @@ class Playground:
 
     @staticmethod
     async def verdict(page: Page) -> str:
-        """Wait for the end of a run and return what the page says of it."""
+        """Wait for the end of a run, and return what the page shows as its verdict."""
         said: str = await page.until("document.querySelector('#verdict').textContent")
         return said
 
@@ -82,14 +82,14 @@ async def client(start: Start) -> TestClient[Any, Any]:
 
 @pytest.fixture
 async def cutter(client: TestClient[Any, Any]) -> AsyncIterator[Cutter]:
-    """Return a proxy before that service which cuts connections."""
+    """Return a proxy in front of that service, which cuts connections."""
     async with cutting("127.0.0.1", int(client.port or 0)) as proxy:
         yield proxy
 
 
 @pytest.fixture
 async def playground(browser: Browser, cutter: Cutter) -> AsyncIterator[Playground]:
-    """Return the playground of that service; in the end it must have kept to its policy."""
+    """Return the playground of that service; at the end check that it has obeyed its policy."""
     async with AsyncExitStack() as stack:
         shown = Playground(browser, f"{cutter.address}/")
         stack.push_async_callback(shown.check)

@@ -1,4 +1,4 @@
-"""The page at / in Chromium: each thing that it promises, done as a person does it."""
+"""The page at / in Chromium: each promised feature, used as a person would."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ for number in range(5):
     os.write(1, b"line %d\\n" % number)
     signal.sigwait([signal.SIGUSR1])
 """
-"""A program that goes on only when the test has seen what came before."""
+"""A program that waits for input after each line, until the test has seen the line."""
 
 
 async def go_on(client: AnyClient, job_id: str) -> None:

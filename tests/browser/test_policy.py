@@ -55,7 +55,7 @@ def test_nothing_is_inline_and_nothing_comes_from_elsewhere(path: Path) -> None:
 
 async def test_the_browser_itself_refuses_the_way_to_markup(playground: Playground) -> None:
     page = await playground.open()
-    # Were there a mistake in the page, this is where it would end.
+    # If the page had a mistake, the policy would stop it here.
     for attempt in (
         "document.querySelector('#output').innerHTML = '<img src=x onerror=hacked()>'",
         "document.querySelector('#output').insertAdjacentHTML('beforeend', '<b>x</b>')",

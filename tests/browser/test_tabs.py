@@ -1,4 +1,4 @@
-"""The playground in several tabs at once, and before anybody has said who they are."""
+"""The playground in several tabs at once, and before a token is given."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.web import until_output
 
 
 async def test_any_number_of_tabs_follow_runs(playground: Playground) -> None:
-    """Six streams would be all the connections that a browser has to a service."""
+    """A browser opens at most six connections to a host, so six streams would use them all."""
     first = await playground.open()
     job_id = await playground.run(first, PACED)
     await sees(first, 0)
@@ -54,7 +54,7 @@ async def test_a_tab_out_of_sight_reads_nothing_and_misses_nothing(
 
 
 async def until_streams(client: AnyClient, number: int) -> None:
-    """Wait until so many streams are open."""
+    """Wait until this many streams are open."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             async with client.get("/healthz") as response:

@@ -44,7 +44,7 @@ def command(
 
 
 def check_line(done: tuple[object, str, str], *words: str) -> None:
-    """Check that a command said in one line what was wrong, and nothing else."""
+    """Check that a command wrote its error in one line, and nothing else."""
     code, printed, line = done
     assert (code, printed) == (2, "")
     assert line.startswith("streamer: ")
@@ -96,7 +96,7 @@ def test_another_file_is_named_by_option_or_variable(tmp_path: Path) -> None:
 def refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., None]:
-    """Return a function that checks a command's refusal, within this process: it is quicker."""
+    """Return a function that checks a refused command in this process, which is faster."""
     monkeypatch.chdir(tmp_path)
 
     def check(arguments: str, *words: str) -> None:
@@ -259,7 +259,7 @@ def test_run_shows_what_the_compiler_says(tmp_path: Path) -> None:
 
 @pytest.fixture(params=["here", "at a service"])
 async def where(request: pytest.FixtureRequest, start: Start) -> AsyncIterator[tuple[str, ...]]:
-    """Return the options that run a program here, and those that run it at a service."""
+    """Return the options to run a program here, and those to run it on a service."""
     if request.param == "here":
         yield ()
         return

@@ -1,4 +1,4 @@
-"""Which configuration file a command reads, above all in a folder that is not to be trusted."""
+"""Which configuration file a command reads, above all in an untrusted folder."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def streamer(
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return an empty folder to stand in."""
+    """Return an empty folder to run commands in."""
     made = tmp_path / "project"
     made.mkdir()
     return made
@@ -68,7 +68,7 @@ def write(path: Path, text: str) -> Path:
 def test_a_hostile_folder_runs_nothing_outside_of_a_sandbox(
     folder: Path, arguments: tuple[str, ...], config: str
 ) -> None:
-    """Everything that could be taken from the folder leaves a mark on the host when it runs."""
+    """Each setting that could be read from the folder would leave a mark on the host."""
     mark = folder.parent / "mark"
     for name in ("evil", "python3", "bwrap", "firejail", "cc", "streamer"):
         write(folder / name, f"#!/bin/sh\ntouch {mark}\nexec /bin/true\n").chmod(0o755)
@@ -110,7 +110,7 @@ def test_the_users_own_file_is_read(folder: Path) -> None:
     own = write(home / ".config" / "streamer" / "config.toml", '[runtimes.perl]\nrun = ["perl"]\n')
     done = streamer(folder, "runtimes")
     assert ("perl" in done.stdout, done.stderr) == (True, "")
-    # Another place for such files is taken if it is one, and never the folder.
+    # An absolute $XDG_CONFIG_HOME is used; a relative one would be the folder again.
     elsewhere = write(folder.parent / "xdg" / "streamer" / "config.toml", "[queue]\nx = 1\n")
     done = streamer(folder, "runtimes", environ={"XDG_CONFIG_HOME": str(elsewhere.parents[1])})
     assert (done.returncode, str(elsewhere) in done.stderr) == (2, True)
@@ -118,7 +118,7 @@ def test_the_users_own_file_is_read(folder: Path) -> None:
     write(folder / ".config" / "streamer" / "config.toml", "[queue]\nx = 1\n")
     for environ in ({"XDG_CONFIG_HOME": "."}, {"HOME": "."}, {"HOME": ""}, {"HOME": "/root/x"}):
         assert streamer(folder, "runtimes", environ=environ).returncode == 0
-    # Where it lies the folder's file is the user's.
+    # In the user's own configuration folder the file is the user's.
     assert streamer(own.parent, "runtimes", environ={"HOME": str(home)}).stderr == ""
 
 
@@ -150,7 +150,7 @@ def test_another_programs_file_is_not_ours(folder: Path, text: str) -> None:
     done = streamer(folder, "config")
     assert done.returncode == 0
     assert "none of our sections" in done.stderr
-    # Named, it is meant for us.
+    # A file that is named is always read.
     assert streamer(folder, "config", "--config", "config.toml").returncode == 2
 
 

@@ -14,11 +14,11 @@ import pytest
 import streamer
 
 FIRST = "streamer.cli"
-"""What is imported first after the command has begun; before that Python itself starts."""
+"""The first import of the command; earlier ones belong to Python's own start."""
 TIMES = 20
 PIPE_BYTES = 4096
 LINES_IN_PIPE = PIPE_BYTES // 30 + 1
-"""So many imports at most is the command ahead of who reads of them: a line has 40 bytes and more."""
+"""How many imports the command may be ahead of the reader: a line takes over 30 bytes."""
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def importing(*, ignoring: bool = False) -> Iterator[tuple[subprocess.Popen[str]
             assert line.startswith("import time:"), line
             yield line.rpartition("|")[2].strip()
 
-    # What runs the tests may be in the background of a shell, which has the signal ignored there.
+    # A shell ignores the signal for background jobs, one of which may run these tests.
     default = ["env", "--default-signal=INT"]
     argv = [*default, sys.executable, "-X", "importtime", "-m", "streamer", "version"]
     if ignoring:

@@ -230,7 +230,7 @@ async def test_a_program_cannot_speak_to_the_terminal(folder: Path, stream: str)
     async with on_a_terminal(folder, COMMAND, "run", "--raw", "nasty.py") as process:
         assert process.stdout is not None
         assert await process.stdout.read() == NASTY
-    # What is no terminal gets every byte.
+    # Anything but a terminal gets every byte.
     script = "streamer run nasty.py 2>&1"
     assert shell(folder, script).stdout == NASTY.decode()
 
@@ -268,7 +268,7 @@ async def test_in_the_background_it_runs_and_in_the_front_it_reads(folder: Path)
 
 @asynccontextmanager
 async def asking_for_a_token(token: str) -> AsyncIterator[tuple[str, list[str]]]:
-    """Serve a service that refuses everybody, and keep what they authorise themselves with."""
+    """Serve a service that refuses everybody, and record their Authorization headers."""
     seen: list[str] = []
 
     async def refuse(request: web.Request) -> web.Response:
@@ -312,7 +312,7 @@ def test_a_file_without_a_token_is_refused(folder: Path, content: bytes | None) 
 
 
 async def test_input_that_a_service_does_not_take_ends_the_job(folder: Path) -> None:
-    """The events come, the input does not: the program would wait until its time is over."""
+    """Events arrive and input does not: the program would wait until its time limit."""
     cancelled = asyncio.Event()
 
     async def execute(_: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""`streamer.Client`: the same verbs, over connections that break."""
+"""`streamer.Client`: every method, over connections that break."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ async def test_resumes_by_itself_whenever_it_is_cut(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await start()
-    # Its pauses are for a network; here they would be most of the time.
+    # Its pauses are meant for a network; here they would take most of the time.
     monkeypatch.setattr("streamer.client.client.random.uniform", lambda low, high: 0.01)
     async with (
         cutting_proxy(server, 1) as (url, cuts),

@@ -1,4 +1,4 @@
-"""`streamer.Client` and `streamer run --url` where who answers is no service, or a hostile one."""
+"""`streamer.Client` and `streamer run --url` with a server that is not a service, or hostile."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KIB = 1024
 async def answering(
     *pieces: bytes, status: int = 200, endless: bool = False
 ) -> AsyncIterator[streamer.Client]:
-    """Answer everything with these pieces, the last of them again and again until nobody reads."""
+    """Answer everything with these pieces, and repeat the last one until nobody reads it."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         await request.read()

@@ -1,4 +1,4 @@
-"""`streamer.Client` when the service says no, or says nothing: what it asks again and what not."""
+"""`streamer.Client` when a request is refused or not answered: which ones it repeats."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.web import SLEEPER
 
 
 class Answers:
-    """A service that says no before it says yes, and counts how often it was asked."""
+    """A service that refuses requests before it accepts one, and counts them."""
 
     def __init__(self, *answers: web.Response | None) -> None:
         self.left = list(answers)

@@ -1,4 +1,4 @@
-"""`Client.run` that is left early: its job's id is known, and the job ends where that is wanted."""
+"""`Client.run` that is left early: its job's id is known, and the job is cancelled on request."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ async def test_a_run_that_is_over_has_nothing_to_cancel(start: Start) -> None:
 
 
 async def test_a_run_cancelled_while_it_submits_cancels_what_was_accepted() -> None:
-    """The answer is under way when the caller gives up: its job must not run on unknown."""
+    """The caller gives up before the answer arrives, and the job must not run on."""
     asked, given_up = asyncio.Event(), asyncio.Event()
     cancelled: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Settings that would have no effect are refused, or told of at the start."""
+"""Settings that would have no effect are refused, or logged at the start."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def test_a_path_without_any_language_is_told_of_and_not_ready(
             *(503, ["languages"]),
         )
     assert [line for line in caplog.messages if "no language is available" in line]
-    # Who may send commands needs no language.
+    # If callers may send commands, no language is needed.
     client = await start(sandbox={**nowhere, "allow_command": True})
     async with client.get("/readyz") as response:
         assert response.status == 200

@@ -1,4 +1,4 @@
-"""The layers of the configuration: who wins, who is named, and what is refused."""
+"""The layers of the configuration: which one wins, which is named, what is refused."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_paths_in_the_file_are_relative_to_it(tmp_path: Path) -> None:
         ("engine.url", "other://x?a=b", "other://x?a=b"),
         ("runtimes.python.entry", "app.py", "app.py"),
         ("runtimes.python.run", '["pypy3", "{entry}"]', ("pypy3", "{entry}")),
-        # What an option of a backend is, only the backend knows.
+        # Only the backend knows the types of its options.
         ("sandbox.own.level", "3", Written("3")),
         ("sandbox.own.path", "/opt/own", Written("/opt/own")),
         ("sandbox.own.quoted", '"3"', Written('"3"')),

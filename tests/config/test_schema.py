@@ -64,7 +64,7 @@ def test_the_document_has_every_key() -> None:
     missing = [
         key
         for key, value in leaves(as_tree(Config()))
-        # One runtime is shown whole, the others without what they do not set.
+        # One runtime is shown completely, the others only with the keys that they set.
         if key not in documented
         and not (key[0] == "runtimes" and key[1] != "python" and value in (runtime[key[2]], {}))
     ]

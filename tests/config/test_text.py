@@ -77,7 +77,7 @@ def test_the_template_is_config_toml_and_sets_nothing() -> None:
     assert config.sandbox.options == {"bwrap": {}, "firejail": {}}
     assert replace(config, sandbox=replace(config.sandbox, options={})) == Config()
     assert not re.search(r"^[^#\[\n]", begin, re.MULTILINE)
-    # Every setting is there, and right once its mark is taken away.
+    # Every setting is there, and valid once it is uncommented.
     original = (ROOT / "config.toml").read_text().splitlines()
     for line, commented in zip(original, begin.splitlines(), strict=True):
         assert commented in (line, f"#{line}")

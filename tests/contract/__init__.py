@@ -1,4 +1,4 @@
-"""What others may rely on, written by hand as a table, and held against what is really there.
+"""What others may rely on, written by hand as tables, and compared with the real interface.
 
 Nothing here is derived from the code: `table_http`, `table_events`, `table_config` and
 `table_names` are copied from the promise. Each row is `KEPT`, `ADDED` (built, though nobody was
@@ -16,7 +16,7 @@ Mark = str | int
 
 
 def differences(table: Mapping[str, Mark], found: Collection[str]) -> list[str]:
-    """Say where a table and what was found do not agree, in either direction."""
+    """Return the differences between a table and what was found, in either direction."""
     wrong = [
         f"{name} is promised and not there"
         for name, mark in table.items()

@@ -1,4 +1,4 @@
-"""The sections and keys of config.toml: what is promised, and the defaults others build on."""
+"""The sections and keys of config.toml that are promised, with the defaults that are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a reader of a job is promised: the kinds of events, their fields, and their values."""
+"""The promised events of a job: their kinds, fields and values."""
 
 from __future__ import annotations
 

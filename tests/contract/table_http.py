@@ -1,4 +1,4 @@
-"""What the HTTP interface promises: routes, parameters, fields, headers, codes."""
+"""The promised HTTP interface: routes, parameters, fields, headers, codes."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ QUERY: Final[dict[str, Mark]] = {
     "DELETE /api/jobs/{id}?purge": KEPT,
     "POST /api/jobs/{id}/stdin?close": KEPT,
 }
-"""Parameters of addresses. ``access_token``, and with issue 12 ``grant``, go with every one."""
+"""Query parameters by route. Every route also takes ``access_token``, and ``grant`` (issue 12)."""
 
 OPEN: Final = ("GET /", "GET /healthz", "GET /readyz", "GET /metrics")
-"""Routes whose query is not looked at."""
+"""Routes that ignore their query."""
 
 FIELDS: Final[dict[str, Mark]] = {
     "language": KEPT,

@@ -99,7 +99,7 @@ OPTIONS: Final[dict[str, Mark]] = {
     "sandboxes --profile": ADDED,
     "sandboxes --set": ADDED,
 }
-"""Each takes --help besides."""
+"""Each also takes --help."""
 
 PYTHON: Final[dict[str, Mark]] = {
     "streamer.setup": KEPT,

@@ -1,4 +1,4 @@
-"""The table of configuration keys against the configuration that really comes out."""
+"""Compare the table of configuration keys with the real default configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of events against what jobs really send."""
+"""Compare the table of events with what jobs really send."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ENDS: dict[str, dict[str, Any]] = {
 
 
 async def every_kind(start: Start) -> list[Received]:
-    """Return events of jobs that together show all that there is to see."""
+    """Return the events of jobs that together have every kind, field and reason."""
     seen = []
     client = await start(
         queue={"concurrency": 1},
@@ -88,7 +88,7 @@ async def test_kinds_and_fields(start: Start) -> None:
     assert differences(table_events.FIELDS, found) == []
     for kind, fields in table_events.ALWAYS.items():
         assert [e for e in seen if e.kind == kind and not fields <= e.data.keys()] == []
-    # What nobody has seen yet may still be described by a type, and only by that.
+    # A kind that no job sends yet may exist as a type, and only as that.
     described = {
         f"{kind}.{name}"
         for kind, struct in events.KINDS.items()

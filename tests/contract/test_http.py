@@ -1,4 +1,4 @@
-"""The table of the HTTP interface against a server that is really asked."""
+"""Compare the table of the HTTP interface with the answers of a real server."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def dotted(document: Mapping[str, Any], opened: set[str]) -> set[str]:
 
 
 def calls(name: str) -> Iterator[tuple[str, ast.Call]]:
-    """Yield the calls in our sources of what has this name: where, and the call."""
+    """Yield the calls of this name in our sources, each with its file."""
     for path, text in SOURCES:
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(name):
@@ -117,7 +117,7 @@ async def test_a_field_of_a_submission(start: Start, field: str) -> None:
 
 
 async def test_every_field_that_is_known_is_in_the_table(start: Start) -> None:
-    """A field that is unknown is said to be so; one that is only not built yet may be refused."""
+    """An unknown field is reported as unknown; one that is not built yet is refused otherwise."""
     client = await start()
     names = set(re.findall(r"^    (\w+): ", source_of("_JobRequest"), re.MULTILINE))
     known = {camel(name) for name in names}
@@ -218,7 +218,7 @@ async def test_request_headers(start: Start) -> None:
 
 
 async def test_answer_headers(start: Start) -> None:
-    """What answers really carry, besides what HTTP itself needs."""
+    """The headers of real answers, without those that HTTP itself needs."""
     token = {"tenant": "a", "sha256": hashlib.sha256(b"secret").hexdigest()}
     mine = {"Authorization": "Bearer secret"}
     client = await start(
@@ -249,7 +249,7 @@ async def test_answer_headers(start: Start) -> None:
 
 
 async def submit_ended(client: AnyClient, headers: dict[str, str]) -> str:
-    """Cancel what there is, and return the id of a job that is over."""
+    """Cancel all jobs, and return the id of one that is over."""
     async with client.get("/api/jobs", headers=headers) as response:
         jobs = [job["jobId"] for job in (await response.json())["jobs"]]
     for job in jobs:
@@ -261,7 +261,7 @@ async def submit_ended(client: AnyClient, headers: dict[str, str]) -> str:
 
 
 def codes_of_the_sources() -> set[str]:
-    """Return every problem code that our sources have, by class or as an argument."""
+    """Return every problem code in our sources: of a class, or passed as an argument."""
     found = set()
     for path, text in SOURCES:
         if path.parts[-2:] == ("client", "problem.py"):
@@ -318,11 +318,11 @@ BODIES = {
     "queue_full": json.dumps(SLEEPER),
     "shutting_down": json.dumps(SLEEPER),
 }
-"""What is submitted for each code that a submission can be answered with."""
+"""A submission for each problem code that can answer one."""
 
 
 async def provoke(client: AnyClient, code: str) -> tuple[str, str]:
-    """Bring a service to where it answers with a code; return the request that is next."""
+    """Bring a service into the state for a code; return the request that is answered with it."""
     if code == "queue_full":
         await until_state(client, await submit(client, **SLEEPER), "running")
         await submit(client, **SLEEPER)

@@ -1,4 +1,4 @@
-"""Promises that are no name in a table: each is tried, and its mark says whether it holds yet."""
+"""Promises beyond names: each is tested, and its mark tells whether it is kept yet."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROMISES: Final[dict[str, tuple[Mark, Try]]] = {}
 
 
 def promise(text: str, mark: Mark) -> Callable[[Try], Try]:
-    """Enter what tells whether a promise holds."""
+    """Register a function that tells whether a promise is kept."""
 
     def enter(attempt: Try) -> Try:
         PROMISES[text] = (mark, attempt)
@@ -134,7 +134,7 @@ async def other_site(start: Start, _: Path) -> bool:
 
 
 class Hook:
-    """A host that does not know the user, in one of the ways in which Python says so."""
+    """A host's plugin whose hook returns or raises this answer."""
 
     def __init__(self, answer: object) -> None:
         self.answer = answer

@@ -1,4 +1,4 @@
-"""Fail when something users meet is not in the documents."""
+"""Check that everything users see is documented."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_every_public_name_of_the_stream_module_is_documented() -> None:
         assert undocumented == set(), kind
     for shown in (sse.PushSession, sse.SessionMap, sse.Channel):
         methods = {name for name in vars(shown) if not name.startswith("_")}
-        # What `follow` and `open_session` are made of.
+        # Parts of `follow` and `open_session`.
         methods -= {"serve", "tracked"}
         assert {name for name in methods if not re.search(rf"\b{name}\b", SSE)} == set(), shown
 

@@ -1,4 +1,4 @@
-"""The picture of the rooms is what the code gives."""
+"""The picture of the rooms is up to date."""
 
 from __future__ import annotations
 

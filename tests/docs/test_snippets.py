@@ -1,4 +1,4 @@
-"""Run what the documents show: every example, against a service that listens."""
+"""Run every example in the documents, against a running service."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SNIPPETS = [
     for number, (language, code) in enumerate(FENCE.findall(path.read_text()), 1)
 ]
 KNOWN = {"sh", "python", "json", "toml", "js", "text"}
-"""Languages of snippets; ``text`` shows what another one printed."""
+"""Languages of snippets; a ``text`` is the output of another one."""
 
 EVENT_SOURCE = ROOT / "tests" / "docs" / "eventsource.mjs"
 
@@ -52,7 +52,7 @@ async def address() -> AsyncIterator[str]:
 
 
 async def check(program: list[str], text: str, folder: Path) -> str:
-    """Run a program on a snippet and return what it printed."""
+    """Run a program with a snippet, and return its output."""
     environ = {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(folder),
@@ -179,6 +179,6 @@ async def check_prices(session: ClientSession, process: asyncio.subprocess.Proce
     async with session.get("/prices", headers=headers) as response:
         event = await response.content.readuntil(b"\n\n")
         assert event.endswith(b'event: price\ndata: {"silver":31.0}\nid: %d\n\n' % number)
-        # An open stream holds its end up no longer than the hook lets it.
+        # An open stream delays the shutdown no longer than the hook allows.
         process.terminate()
         assert await asyncio.wait_for(process.wait(), 20) == 0

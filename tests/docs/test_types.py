@@ -1,4 +1,4 @@
-"""Hold what the documents show to what a strict user's type checker asks."""
+"""Check the examples of the documents with a strict type checker, as a user would."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CHECKED = (
     # An editable install is not where a type checker looks.
     f"[mypy]\nstrict = true\nmypy_path = {ROOT}\nfollow_imports = silent\n"
-    # It has no types; its users say so to their own checker.
+    # It has no types; its users have to tell their own checker.
     "[mypy-aiohttp_sse_client.*]\nignore_missing_imports = true\n"
 )
 CACHE = ("--cache-dir", str(ROOT / ".mypy_cache"))

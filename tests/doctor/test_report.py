@@ -1,4 +1,4 @@
-"""Hold `streamer doctor` to what it says, on this host and against backends that leak."""
+"""Test what `streamer doctor` reports, on this host and for backends that leak."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Diagnosis:
         return document
 
     def backend(self, name: str) -> dict[str, Any]:
-        """What is said about one backend."""
+        """The report of one backend."""
         (found,) = [entry for entry in self.report["backends"] if entry["name"] == name]
         assert isinstance(found, dict)
         return found
@@ -120,7 +120,7 @@ class Diagnosis:
         return {probe["name"]: probe["outcome"] for probe in self.backend(name)["probes"]}
 
     def details(self, name: str) -> dict[str, str]:
-        """What each probe of a backend saw."""
+        """The details of each probe of a backend."""
         return {probe["name"]: probe["detail"] for probe in self.backend(name)["probes"]}
 
 
@@ -146,7 +146,7 @@ def diagnose(folder: Path, *arguments: str, paths: tuple[Path, ...] = ()) -> Dia
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Diagnosis:
-    """Return what the command says about this host as it is configured by default."""
+    """Return the command's report of this host with the default configuration."""
     return diagnose(tmp_path_factory.mktemp("here"), "--json")
 
 
@@ -164,7 +164,7 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def leaking(plugin: Path) -> Diagnosis:
-    """Return what it says where a backend that leaks is configured."""
+    """Return the report with a leaking backend configured."""
     off = ("--set", "sandbox.cgroup=off")
     return diagnose(plugin, "--json", "--sandbox", "sly", *off, paths=(plugin,))
 
@@ -215,7 +215,7 @@ def test_a_configured_backend_that_leaks_fails(leaking: Diagnosis) -> None:
     failed = {p["name"]: p for p in leaking.backend("sly")["probes"] if p["outcome"] == "fails"}
     assert {"namespaces"} <= failed.keys()
     assert all(probe["remedy"] for probe in failed.values())
-    # What the init does, it does for every backend.
+    # The init does the same for every backend.
     assert leaking.outcomes("sly")["memory"] == "ok"
     assert leaking.outcomes("sly")["verdict"] == "ok"
 
@@ -408,7 +408,7 @@ def test_the_report_has_the_version_of_each_wrapper(here: Diagnosis) -> None:
 
 
 def test_only_a_refusal_of_namespaces_is_explained_as_one() -> None:
-    """Other words of a wrapper speak of namespaces too."""
+    """Other messages of a wrapper mention namespaces too."""
     for said in ("bwrap: No permissions to create new namespace", "bwrap: setting up uid map: x"):
         assert "bwrap-userns-restrict" in (Bwrap().explain(1, said) or "")
     assert Bwrap().explain(125, "usage: streamer-init enter [--pid-namespace] -- COMMAND") is None

@@ -1,4 +1,4 @@
-"""What the suites of the engines share: jobs, events, and short ways to a state."""
+"""Shared by the engine suites: jobs, events, and functions that bring a job to a state."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ async def start(engine: Engine, tenant: str = "") -> Lease:
 
 
 async def events_of(engine: Engine, job_id: str) -> list[Event]:
-    """Return what the log holds now, after a check of what holds for every log."""
+    """Return the present events of a log, and check the invariants of every log."""
     async with engine.follow(job_id) as log:
         events = [event async for event in log.entries()]
     assert [event.id for event in events] == list(range(1, len(events) + 1))
@@ -87,7 +87,7 @@ async def follow(engine: Engine, job_id: str, after: int = 0) -> list[Event]:
 
 
 async def position(engine: Engine, job_id: str) -> int | None:
-    """Return a job's place among the waiting."""
+    """Return a job's position in the queue."""
     view = await engine.summary(job_id)
     return None if view is None else view.position
 

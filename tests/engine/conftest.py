@@ -46,13 +46,13 @@ DEFAULTS = Options(
 
 
 class Bench(Protocol):
-    """One kind of engine, and its time in the hands of the test."""
+    """One kind of engine, with a clock that the test controls."""
 
     async def make(self, **options: Unpack[Options]) -> Engine:
         """Return a new engine; the fixture closes it."""
 
     async def pass_time(self, seconds: float) -> None:
-        """Let leases and retention grow older."""
+        """Advance the clock of leases and retention."""
 
     async def close(self) -> None:
         """Close what `make` made."""
@@ -94,7 +94,7 @@ class MemoryBench:
 
 
 class RemoteBench(MemoryBench):
-    """The same engine at the other end of a wire."""
+    """The same engine behind a connection."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class RemoteBench(MemoryBench):
         return engine
 
     async def pass_time(self, seconds: float) -> None:
-        # The lag of a mirror is nothing against the times that tests let pass.
+        # The lag of a mirror is negligible compared with the times that tests let pass.
         for engine in self._remote:
             await engine.settle()
         await super().pass_time(seconds)

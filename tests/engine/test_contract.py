@@ -1,4 +1,4 @@
-"""What `streamer.engine.interface` promises for every engine: the log, its end, and leases."""
+"""The promises of `streamer.engine.interface` for every engine: logs, their ends, leases."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ async def test_there_is_one_terminal_event_whatever_races(bench: Bench) -> None:
 async def _after(turns: int, act: Callable[[], Awaitable[object]]) -> None:
     for _ in range(turns):
         await asyncio.sleep(0)
-    with contextlib.suppress(LeaseLost):  # the right answer for a writer that came too late
+    with contextlib.suppress(LeaseLost):  # correct for a writer that came too late
         await act()
 
 

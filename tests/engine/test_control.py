@@ -1,4 +1,4 @@
-"""What every engine promises: cancelling, and input and signals for the program."""
+"""The promises of every engine: cancellation, and input and signals for the program."""
 
 from __future__ import annotations
 

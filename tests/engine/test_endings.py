@@ -1,4 +1,4 @@
-"""Whatever races, a job's log has one terminal event, and it is the last."""
+"""Whatever races, a job's log has exactly one terminal event, and it is the last."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def outcome(event: Event) -> str:
 
 
 class Run:
-    """One engine with a few jobs, and everybody who may end them, in an order drawn by chance."""
+    """An engine with a few jobs, and all that may end them, in random order."""
 
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
@@ -151,13 +151,13 @@ async def test_ten_thousand_races_have_one_end_each() -> None:
             ends += await run.check()
         except AssertionError as error:
             raise AssertionError(f"seed {seed}") from error
-    # Every way to end came to pass, or the races would prove little.
+    # Every kind of end must have occurred, or the races prove little.
     assert {*REASONS, "sandbox_error", "worker_lost", "shutting_down"} <= ends.keys()
     assert min(ends.values()) > RUNS // 100
 
 
 class Bare(Backend):
-    """Starts programs as they are: the quickest there is, so that there can be many."""
+    """Starts programs directly, the fastest way, so that there can be many."""
 
     name = "bare"
     isolation = Isolation.NONE

@@ -17,7 +17,7 @@ steps = st.lists(
 
 
 class Naive:
-    """The same in the plainest way: a list of tenants in turn, each with a list of jobs."""
+    """The simplest implementation: a list of tenants in turn, each with a list of jobs."""
 
     def __init__(self) -> None:
         self.ring: list[tuple[str, list[str]]] = []

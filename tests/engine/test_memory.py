@@ -1,4 +1,4 @@
-"""What is the memory engine's own: its bounds, its callback, its clock."""
+"""Only of the memory engine: its bounds, its callback, its clock."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ async def test_it_does_not_grow_over_many_jobs() -> None:
 
 
 async def seconds(count: int) -> dict[str, float]:
-    """Return how long some things take among so many jobs that are over."""
+    """Return how long some operations take with this many finished jobs."""
     engine = make_engine(retention_bytes=10**9)
     for _ in range(count):
         await run_job(engine)
@@ -149,7 +149,7 @@ async def seconds(count: int) -> dict[str, float]:
 async def test_what_is_looked_for_is_not_looked_for_in_every_job() -> None:
     few, many = await seconds(250), await seconds(8000)
     for name, best in many.items():
-        # Thirty-two times the jobs; to copy a list of them is nearly nothing.
+        # Thirty-two times as many jobs; copying a list of them takes hardly any time.
         assert best < 12 * few[name] + 20e-6, name
 
 
@@ -230,7 +230,7 @@ async def test_a_key_counts_longer_than_its_job_is_kept() -> None:
         await engine.submit(make_job(), tenant="a", idempotency=key)
     with pytest.raises(Conflict):
         await engine.submit(make_job(), tenant="a", idempotency=Idempotency("key", b"other"))
-    # Keys are each tenant's own, however the two are put together.
+    # Each tenant has its own keys, even if tenant and key joined are the same text.
     for tenant, text in (("b", "key"), ("", "akey"), ("ak", "ey")):
         other = Idempotency(text, b"digest")
         assert (await engine.submit(make_job(), tenant=tenant, idempotency=other)).created
@@ -280,7 +280,7 @@ async def test_nobody_can_have_the_keys_of_others_forgotten() -> None:
         await ran("b", f"k{number}")
     for number in range(20):
         await ran("a", f"k{number}")
-    # All of the others' are known, and as many of the newest as have room beside them.
+    # All keys of the others are known, and the newest of this tenant that fit beside them.
     for tenant, numbers in (("b", range(3)), ("a", range(17, 20))):
         for number in numbers:
             again = Idempotency(f"k{number}", b"digest")
@@ -344,7 +344,7 @@ async def test_at_the_bound_of_the_disk_jobs_go_one_by_one(tmp_path: Path) -> No
 
 
 class Failing:
-    """The module `os` for a disk that can be read but not written any more."""
+    """The module `os` for a disk that can be read but no longer written."""
 
     def __getattr__(self, name: str) -> Any:
         return self._fail if name == "pwrite" else getattr(os, name)
@@ -386,7 +386,7 @@ async def test_a_disk_that_fails_costs_no_job_whose_events_it_still_has(
 
 
 async def test_a_reader_that_takes_its_time_costs_no_other_job(tmp_path: Path) -> None:
-    """Whoever holds on to what is forgotten is told that it is gone, when there is no room."""
+    """A reader of a deleted job's log gets a gap when there is no room for it."""
     engine = make_engine(
         retention=RetentionLimits(memory=512 * KIB, log_memory=128 * KIB),
         spool=Spool(4096 * KIB, tmp_path),
@@ -414,7 +414,7 @@ async def test_a_reader_that_takes_its_time_costs_no_other_job(tmp_path: Path) -
 
 
 async def test_a_job_is_held_until_its_readers_have_taken_what_is_there() -> None:
-    """To ask whether it is held changes nothing."""
+    """Reading `full` has no side effect."""
     engine = make_engine(
         retention=RetentionLimits(memory=10**6, log=100_000, on_full="wait"),
     )

@@ -1,4 +1,4 @@
-"""What every engine promises: admission, turns, listing, and the shutdown."""
+"""The promises of every engine: admission, turns, lists, and the shutdown."""
 
 from __future__ import annotations
 
@@ -322,7 +322,7 @@ async def test_a_tenant_leaves_a_place_to_others(bench: Bench) -> None:
 
 
 async def test_the_place_and_the_wait_leave_out_how_much_a_tenant_may_run(bench: Bench) -> None:
-    """As docs/http.md says where callers read of both."""
+    """As docs/http.md describes both values."""
     engine = await bench.make(places=2, max_running_per_client=1)
     _, second = await submit(engine, *"aa")
     lease = await claim_one(engine)
@@ -362,7 +362,7 @@ async def test_the_place_is_told_as_it_changes(bench: Bench) -> None:
 
 
 async def test_places_that_are_told_do_not_fill_the_logs(engine: Engine) -> None:
-    """Of a thousand that wait the last hears of its place a few dozen times, not a thousand."""
+    """The last of a thousand waiting jobs gets a few dozen position events, not a thousand."""
     waiting = await submit(engine, *"a" * 700)
     for _ in range(699):
         await claim_one(engine)

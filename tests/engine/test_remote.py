@@ -1,4 +1,4 @@
-"""The engine that behaves as if far away, where its connection is at its worst."""
+"""The engine that behaves like a remote one, with the worst connection."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def server() -> AsyncIterator[Server]:
 
 
 async def again(say: Callable[[], Awaitable[T]]) -> T:
-    """Do as a worker: say it until it is answered."""
+    """Repeat a call until it is answered, as a worker does."""
     while True:
         try:
             return await say()

@@ -1,4 +1,4 @@
-"""What jobs are counted for is what they take: measured, for every way to make them large."""
+"""The estimated weight of jobs is what they take: measured for every way to make them large."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MIB = 1024 * KIB
 
 
 def large(number: int) -> str:
-    """Return a text of its own: what is interned or shared would be measured as nothing."""
+    """Return a new text: an interned or shared one would be measured as nothing."""
     return f"{number:06}" + "x" * 100
 
 
@@ -61,7 +61,7 @@ def make_engine(**limits: Any) -> MemoryEngine:
 
 
 class Measured:
-    """What is allocated between its beginning and its end, less what is let go of again."""
+    """The memory allocated during a block and not freed in it."""
 
     bytes = 0
 

@@ -1,4 +1,4 @@
-"""Report what attacks achieved where nobody promised that they would not."""
+"""Report what attacks achieved that the backend does not promise to withstand."""
 
 from __future__ import annotations
 

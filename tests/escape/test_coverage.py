@@ -70,14 +70,14 @@ ELSEWHERE: Mapping[int, tuple[str, ...]] = {
     ),
     70: ("tests/backends/test_third_party.py::test_a_plan_that_raises_fails_its_job_only",),
 }
-"""Failures that are no matter of a backend, with the tests that show them."""
+"""Failures that do not depend on the backend, with the tests for them."""
 
 NOT_THERE: Mapping[int, str] = {
     30: "no archives are taken",
     32: "no archives are taken",
     56: "the service calls nobody",
 }
-"""Failures of what streamer does not do. A feature that comes brings its tests."""
+"""Failures of features that streamer does not have; a new feature brings its tests."""
 
 
 def test_every_failure_is_covered_or_shown_elsewhere() -> None:
@@ -132,7 +132,7 @@ def test_the_page_has_the_promises_of_the_code() -> None:
 
 
 def test_attacks_do_succeed_where_nothing_holds_them() -> None:
-    # One that succeeds nowhere proves little where it fails. Most others need a privilege that
+    # An attack that succeeds nowhere proves little. Most of the others need a privilege that
     # the job's user has not got, or go over a limit that every backend enforces.
     successful = [name for name, cells in OUTCOMES.items() if cells[0] == "*succeeds*"]
     assert len(successful) >= 50

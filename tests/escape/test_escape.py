@@ -49,7 +49,7 @@ SUCCEED_IN_PLAIN = (
     "tracing of its own children",
     "writable files of others in /tmp",
 )
-"""Whatever the host allows its users; others succeed on most hosts (docs/escape-matrix.md)."""
+"""They succeed on every host; others do on most (docs/escape-matrix.md)."""
 
 SUCCEED_WITHOUT_LIMITS = (
     "a file over its limit",

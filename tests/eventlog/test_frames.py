@@ -40,7 +40,7 @@ def whatwg(stream: bytes) -> tuple[list[Event], list[str]]:
     retries: list[str] = []
     data, kind, last_id = "", "", ""
     lines = re.split("\r\n|\n|\r", text)
-    for line in lines[:-1]:  # what is not ended is discarded
+    for line in lines[:-1]:  # an incomplete event is discarded
         if line == "":
             if data != "":
                 events.append((last_id, kind or "message", data[:-1]))
@@ -62,7 +62,7 @@ def whatwg(stream: bytes) -> tuple[list[Event], list[str]]:
 
 
 def seen(text: str) -> str:
-    """Return a text as a client has it: the format knows one line end."""
+    """Return a text as a client gets it: every line end becomes LF."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

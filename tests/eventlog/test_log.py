@@ -65,7 +65,7 @@ def complete() -> Complete:
 
 
 def parse_stream(data: bytes) -> Iterator[tuple[int, str, JobEvent]]:
-    """Parse as the EventSource specification says, and refuse what it would drop."""
+    """Parse by the EventSource specification, and refuse anything that it would drop."""
     fields: dict[str, str] = {}
     # The specification splits on these three and on nothing else.
     for line in data.decode().replace("\r\n", "\n").replace("\r", "\n").split("\n"):
@@ -152,7 +152,7 @@ class LogModel(RuleBasedStateMachine):
         memory, disk, scattered = self.log.memory_bytes, self.log.disk_bytes, self._scattered()
         moved = self.run(self.log.spill(size))
         assert self.log.disk_bytes == disk + moved
-        # Frames that are joined cost less than apart, so even without room it may be less.
+        # Joined frames take less than separate ones, so even without disk it may be less.
         more = INDEX_BYTES + RUN_BYTES * (self._scattered() - scattered)
         assert self.log.memory_bytes <= memory - moved + more
 
@@ -177,12 +177,12 @@ class LogModel(RuleBasedStateMachine):
             assert (found[0][0], gap.to) == (self.dropped, self.dropped)
             self._check(found[1:], self.dropped)
         else:
-            # What is gone may still come from the slice that readers in step share.
+            # Dropped events may still come from the slice that readers in step share.
             self._check(found, after)
 
     @rule(data=st.data())
     def resume(self, data: st.DataObject) -> None:
-        """One step of a reader that stays: its events are dense, or a gap says what is not."""
+        """One step of a permanent reader: its events are consecutive, or a gap names the lost ones."""
         after = data.draw(st.sampled_from([0, *self.readers]))
         seen = self.readers.pop(after, [])
         batch, last = self.run(self.log.read(after))
@@ -255,7 +255,7 @@ def test_output_cannot_forge_a_frame(text: str) -> None:
     assert (number, kind) == (1, "output")
     assert isinstance(event, Output)
     assert event.data == text
-    # Some clients split with str.splitlines, which knows more line ends.
+    # Some clients split with str.splitlines, which splits at more characters.
     assert len(data.decode().splitlines()) == 4
 
 
@@ -332,7 +332,7 @@ async def test_a_retired_log_is_kept_for_who_reads_it_and_no_longer(tmp_path: Pa
 
 
 async def test_what_is_freed_on_disk_is_used_again_at_once(tmp_path: Path) -> None:
-    """One log that lives long must not hold on to the room that others gave back."""
+    """A long-lived log must not prevent that pages freed by others are used again."""
     spool = Spool(64 * PAGE_BYTES, tmp_path)
     pinned: list[tuple[bytes, Extent]] = []
     for number in range(12):
@@ -383,7 +383,7 @@ def test_pages_are_nobodys_or_one_things(plan: list[tuple[bool, int, int]]) -> N
         if taking:
             runs = pages.take(count)
             first = [number for number in range(100) if number not in used][:count]
-            # The file is as short as may be, and whatever is free can be had.
+            # The file is as short as possible, and all free pages can be allocated.
             assert _numbers(runs) == (first if len(first) == count else [])
             taken += [runs] if runs else []
         elif taken:
@@ -403,7 +403,7 @@ def _numbers(runs: list[Run]) -> list[int]:
 async def test_few_pieces_are_read_from_disk_before_their_readers_come_to_take_them(
     tmp_path: Path,
 ) -> None:
-    """A loop that is busy takes its time, and threads would read for all readers meanwhile."""
+    """While the loop is busy, threads would otherwise read for all readers."""
     readers, size = 200, BLOCK_BYTES
     spool = Spool(readers * size, tmp_path)
     extents = await spool.write([b"x" * size for _ in range(readers)])
@@ -413,7 +413,7 @@ async def test_few_pieces_are_read_from_disk_before_their_readers_come_to_take_t
         data = await spool.read(extent)
         held.append(tracemalloc.get_traced_memory()[0])
         assert len(data) == size
-        # It is busy with it until the threads have done all that they were asked.
+        # The loop is busy until the threads have finished all that they were given.
         THREADS.submit(len, "").result()
 
     tracemalloc.start()
@@ -558,7 +558,7 @@ async def test_who_stops_waiting_for_the_disk_leaves_nothing_there(tmp_path: Pat
 
 
 class Watched:
-    """The module `os`, but no call of it may come from the event loop."""
+    """The module `os`, but its calls fail if they come from the event loop's thread."""
 
     def __init__(self) -> None:
         self.called: set[str] = set()
@@ -780,7 +780,7 @@ async def test_the_index_of_a_log_on_disk_is_counted(tmp_path: Path) -> None:
     spool, ledger = Spool(10**9, tmp_path), Ledger()
     log = JobLog(spool=spool, ledger=ledger)
     event = encode(Output("stdout", "x" * 60_000, 0, "run"))
-    # The threads are there before anything is counted: each takes some KiB.
+    # Start the threads before measuring: each takes some KiB.
     all_at_once = threading.Barrier(THREADS._max_workers)
     loop = asyncio.get_running_loop()
     await asyncio.gather(

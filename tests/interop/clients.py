@@ -22,13 +22,13 @@ ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = (ROOT / "docs" / "clients.md").read_text()
 FENCE: Final = re.compile(r"^```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
-# A pause before the next attempt is good manners, and nothing that is tested.
+# The pause before the next attempt is polite, but it is not what is tested.
 PAUSES: Final = {"(1)": "(0.01)", "sleep 1\n": "sleep 0.01\n", ", 1000)": ", 10)"}
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """What a client says that the program wrote."""
+    """The program's output as a client reports it."""
 
     stdout: str
     stderr: str
@@ -68,7 +68,7 @@ async def python(title: str, url: str, folder: Path) -> Transcript:
     """Run a program of Python."""
     file = folder / "client.py"
     file.write_text(snippet(title))
-    # newline: what is printed is what arrived, for Linux as well.
+    # Without translation of newlines, so that it prints exactly what arrived.
     return Transcript(
         *await output(sys.executable, "-W", "error", str(file), url, folder=folder, program="")
     )
@@ -157,7 +157,7 @@ async def our_client(url: str, folder: Path, _: Browser | None) -> Transcript:
 
 
 async def curl(url: str, folder: Path, _: Browser | None) -> Transcript:
-    """Curl, of which the events themselves are kept."""
+    """Curl; its output is the events themselves."""
     tool("curl")
     argv = ("bash", "-euo", "pipefail", "-s", "--", url)
     printed, _said = await output(*argv, folder=folder, program=snippet("curl"))

@@ -1,4 +1,4 @@
-"""A service, a way to cut what it sends, and a program that tries to pass for the service."""
+"""A service, a proxy that cuts its streams, and a program that forges its events."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.interop.cutter import Cutter, cutting
 
 @pytest.fixture
 async def client(start: Start) -> TestClient[Any, Any]:
-    """Return a client of a service that takes what comes through a proxy."""
+    """Return a client of a service that accepts requests through a proxy."""
     return await start(auth={"anonymous": True})
 
 
 @pytest.fixture
 async def cutter(client: TestClient[Any, Any]) -> AsyncIterator[Cutter]:
-    """Return a proxy before that service which cuts connections."""
+    """Return a proxy in front of that service, which cuts connections."""
     async with cutting("127.0.0.1", int(client.port or 0)) as proxy:
         yield proxy

@@ -1,4 +1,4 @@
-"""A proxy on the way to the service that cuts connections where a test wants it."""
+"""A proxy in front of the service that cuts connections where a test wants it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Cutter:
         return f"http://127.0.0.1:{self.port}"
 
     async def until_streams(self, count: int) -> None:
-        """Wait until streams have been asked for this often."""
+        """Wait until this many streams have been requested."""
         async with self._changed, asyncio.timeout(30):
             await self._changed.wait_for(lambda: len(self.streams) >= count)
 
@@ -147,13 +147,13 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         while data := await reader.read(65536):
             writer.write(data)
             await writer.drain()
-        # The client left, and the service is to see it.
+        # The client has left, and the service must notice.
         writer.close()
 
 
 @asynccontextmanager
 async def cutting(host: str, port: int) -> AsyncIterator[Cutter]:
-    """Put a cutter before a service."""
+    """Start a cutter in front of a service."""
     cutter = Cutter((host, port))
     await cutter.up()
     try:

@@ -1,4 +1,4 @@
-"""A program whose output tries by every trick to pass for the service's own events."""
+"""A program whose output tries in every way to be taken for the service's own events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run nginx with the configuration of docs/clients.md, as the user who tests."""
+"""Run nginx with the configuration of docs/clients.md, as the present user."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["GZIP", "proxied"]
 
 GZIP: Final = "gzip on; gzip_types *; gzip_min_length 1;"
 
-# Only what lets it run beside another one and as anybody: its own files, and no log.
+# Only what it needs to run beside another nginx and as any user: its own files, and no log.
 FRAME: Final = """
 daemon off; pid {folder}/pid; error_log stderr notice; {user}
 events {{}}

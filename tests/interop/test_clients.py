@@ -1,4 +1,4 @@
-"""Every client of docs/clients.md gets every byte once, whatever is cut and whatever is forged."""
+"""Every client of docs/clients.md gets every byte once, whatever is cut or forged."""
 
 from __future__ import annotations
 

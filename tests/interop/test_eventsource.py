@@ -1,4 +1,4 @@
-"""What an EventSource does by itself - Chromium's own and Node.js's - with the service's answers."""
+"""How the EventSource of Chromium and of Node.js react to the service's answers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def watch(request: pytest.FixtureRequest) -> Watch:
         return in_chromium
 
     async def in_node(url: str) -> list[list[Any]]:
-        # It ends by itself, so nothing in it is waiting to come back.
+        # The process ends by itself, so no reconnection is pending in it.
         program = 'import { EventSource } from "eventsource";\nconsole.log(JSON.stringify(await '
         program += STUBBORN.replace("ADDRESS", "process.argv[2]") + "));"
         printed, _ = await node(program, url)
@@ -72,7 +72,7 @@ async def test_it_comes_back_by_itself_and_204_stops_it(
     assert [number for _, number in own] == list(range(1, count + 1))
     assert {kind for kind, _ in own} == {"status", "output", "complete"}
     assert [kind for kind, _ in own].index("complete") == count - 1
-    # It came back for more after the last event, was told that there is none, and asked no more.
+    # It reconnected after the last event, got a 204, and did not reconnect again.
     assert seen[-1] == ["error", None, "undefined", 2]
     assert cutter.streams[-1].last_event_id == str(count)
     asked = [int(request.last_event_id or 0) for request in cutter.streams]

@@ -26,7 +26,7 @@ for number in range({LINES}):
     os.write(1, b"line %d\\n" % number)  # in one piece, which print is not
     input()
 """
-"""A program that writes a line only when the one before was received and answered."""
+"""A program that writes a line only when the previous one was received and answered."""
 
 
 async def next_output(events: AsyncIterator[Received]) -> Received:
@@ -48,11 +48,11 @@ async def test_every_line_arrives_before_the_next_is_written(
         job = python(ECHO, interactive=True)
         async with session.post("/api/execute", json=job) as response:
             accepted = await response.json()
-        # As a browser asks, so that nginx would compress if it might.
+        # Like a browser, so that nginx may compress.
         headers = {"Accept-Encoding": "gzip, deflate, br"}
         async with session.get(accepted["links"]["stream"], headers=headers) as response:
             assert response.content_type == "text/event-stream"
-            # nginx does not heed no-transform; what it compresses it flushes at every event.
+            # nginx ignores no-transform; when it compresses, it flushes at every event.
             assert response.headers.get("Content-Encoding") == ("gzip" if more else None)
             events = received(response)
             for number in range(LINES):

@@ -60,7 +60,7 @@ class Requirements(Suite):
         return ran
 
     async def submit(self, **spec: Any) -> Job:
-        """Submit a job, with the fields of `JobSpec`."""
+        """Submit a job with these fields of `JobSpec`; unlike `run`, check nothing of it."""
         return await self.service.jobs.submit(JobSpec(**spec))
 
     def look_after(self, processes: Mapping[int, str], files: Mapping[int, str]) -> None:
