@@ -1,4 +1,4 @@
-"""A download holds no more of a log than the piece that is being sent."""
+"""A download holds only the piece of a log that is being sent."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ PIECES: int = 4
 
 
 class OnDisk(JobLog):
-    """A log whose pieces are their reader's alone, as those that are read back from disk."""
+    """A log whose pieces belong to their reader only, like those read back from disk."""
 
     def __init__(self, stream: StreamName) -> None:
         super().__init__()
         self.stream = stream
         self.held: list[int] = []
-        """What was in memory each time the next piece was asked for."""
+        """The pieces in memory each time the next one was requested."""
 
     async def read(self, after: int) -> tuple[bytes, int]:
         self.held.append(tracemalloc.get_traced_memory()[0])

@@ -1,4 +1,4 @@
-"""The text of a job's output: each event is read once, and what is kept has a bound."""
+"""The text of a job's output: each event is read once, and the cache is bounded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class CountingLog(JobLog):
 
 
 def lent(log: JobLog) -> Any:
-    """Return what a job's `follow` is, of a log."""
+    """Return a function like a job's `follow`, for a log."""
     return lambda _: nullcontext(log)
 
 

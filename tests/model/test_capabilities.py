@@ -1,4 +1,4 @@
-"""What several workers have together."""
+"""The merged capabilities of several workers."""
 
 from __future__ import annotations
 

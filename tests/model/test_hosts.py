@@ -1,4 +1,4 @@
-"""Hold the proxy's judgement: what a host is, which addresses pass, how a request is read."""
+"""The proxy's rules: what a host is, which addresses are allowed, how a request is parsed."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_a_host_has_one_form(text: str, host: str) -> None:
         "*.a.org",
         "a" * 64 + ".org",
         "a." * 127 + "org",
-        # IPv4 as nobody should write it
+        # unusual forms of IPv4
         "2130706433",
         "0x7f000001",
         "0x7f.1",
@@ -375,7 +375,7 @@ def test_no_bytes_break_the_reader(data: bytes) -> None:
             request = parse_request(raw + b"\r\n\r\n")
         except Refused:
             continue
-        # One head, of one request, without a byte that would end a line early.
+        # The head of one request, without a byte that would end a line early.
         assert request.head.count(b"\r\n\r\n") <= 1
         assert request.head.replace(b"\r\n", b"").translate(None, b"\r\n\0") == (
             request.head.replace(b"\r\n", b"")

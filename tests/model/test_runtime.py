@@ -1,4 +1,4 @@
-"""Languages are data: what it says is what runs, and only the jobs' PATH counts."""
+"""Languages are data: exactly that command runs, and only the jobs' PATH counts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_every_built_in_runtime_has_a_program_here() -> None:
 
 @pytest.mark.parametrize("name", DEFAULT_RUNTIMES)
 def test_output_is_live_through_a_pipe(name: str, tmp_path: Path) -> None:
-    """The first line arrives while the program goes on: nothing holds it back."""
+    """The first line arrives while the program runs: nothing buffers it."""
     runtime = sized(DEFAULT_RUNTIMES[name], Limits(), Limits(), 1)
     reason = find_tool(runtime, PATH).reason
     if reason:

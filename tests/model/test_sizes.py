@@ -1,4 +1,4 @@
-"""Sizes with units: what they mean, what is refused, and that they are read everywhere."""
+"""Sizes with units: what they mean, what is refused, and that every size accepts them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of a program's output reaches a terminal, however it is cut into pieces."""
+"""Which parts of a program's output reach a terminal, however it is cut into pieces."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KEPT = [
     "äöü € 日本 🎉 e\u0301".encode(),
 ]
 DROPPED = {
-    # What the red team did, and its kin.
+    # Known attacks on terminals, and similar ones.
     b"\x1b]52;c;Y3VybCBldmlsfHNo\x07": b"",
     b"\x1b]0;owned\x07a": b"a",
     b"\x1b]0;owned\x1b\\a": b"a",
@@ -38,7 +38,7 @@ DROPPED = {
     b"\x1b^pm\x1b\\\x1bXsos\x1b\\a": b"a",
     b"\x1bkscreen's title\x1b\\a": b"screen's titlea",
     b"\x1b]Pff0000\x07a": b"a",
-    # Controls in one byte: raw they are no text, in UTF-8 they are controls to some terminals.
+    # One-byte controls: raw they are invalid UTF-8, encoded some terminals obey them.
     b"\xc2\x9d52;c;AAAA\xc2\x9ca": b"a",
     b"\xc2\x9d52;c;AAAA\x07a": b"a",
     b"\xc2\x9b5na": b"a",
@@ -52,7 +52,7 @@ DROPPED = {
     b"\x1b[>4;2m\x1b[?4m\x1b[1 q\x1b[4$ma": b"a",
     b"\x1bc\x1b#8\x1b(0\x1b%@\x1b7\x1b8\x1b=\x1b>\x1bDa": b"a",
     b"\x05\x07\x00\x0b\x0c\x0e\x0f\x7f\x1aa": b"a",
-    # Broken off, and inside of each other.
+    # Incomplete, and nested.
     b"\x1b[31\x18ma": b"ma",
     b"\x1b[31\x1b[32ma\x1b[0m": b"\x1b[32ma\x1b[0m",
     b"\x1b[3\n1ma\x1b[0m": b"\n\x1b[31ma\x1b[0m",

@@ -1,4 +1,4 @@
-"""What Python code hands in: wrong types are refused at the door, with the place."""
+"""Values from Python callers: wrong types are refused at once, and the error names the place."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ async def test_a_wrong_type_is_refused_with_its_place(
         await service.jobs.submit(streamer.JobSpec(**{**SPEC, **fields}))
     assert caught.value.path == path
     assert said in caught.value.message
-    # The place is in the line that ends in a host's log.
+    # The message in a host's log contains the place.
     assert str(caught.value).endswith(f"({path})")
     assert (await service.jobs.stats()).waiting == 0
 
@@ -123,7 +123,7 @@ async def test_input_and_signals_of_other_types_raise_at_once(open_service: Open
     for unknown in ("SIGNOTHING", "int", 0, -9, 65, 10**9):
         with pytest.raises(ValueError, match="unknown signal"):
             await job.signal(unknown)
-    for number in (0, -1):  # taken for a repetition it would be dropped, and nobody told
+    for number in (0, -1):  # it would be silently dropped as a repetition
         with pytest.raises(ValueError, match="begin with 1"):
             await job.write("lost", number=number)
         with pytest.raises(ValueError, match="begin with 1"):
@@ -137,7 +137,7 @@ async def test_input_and_signals_of_other_types_raise_at_once(open_service: Open
     out = (await ended(job)).text()
     assert out.splitlines()[0] == "tëxt"
     assert set(out.split()[1:]) == {"SIGUSR1", "SIGUSR2"}
-    # What is over takes nothing: it is said, not raised.
+    # A finished job takes no input: this is returned, not raised.
     assert await job.write(b"late") == "closed"
     assert await job.signal("SIGTERM") == "closed"
     assert await job.cancel() == "done"

@@ -1,1 +1,1 @@
-"""Small programs after what people report of services like this one."""
+"""Small programs, taken from public reports about services like this one."""

@@ -1,4 +1,4 @@
-"""The programs: what each is sent as, and what it prints where all is well.
+"""The programs: how each is submitted, and its correct output.
 
 They are written after public reports of people who run other people's code. Each says what
 it is about; the number is only for finding it again.

@@ -1,4 +1,4 @@
-"""Run programs after public reports in each backend: they do there what they do everywhere."""
+"""Run programs from public reports in each backend: they behave as they do elsewhere."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def test_a_program_does_what_it_does_everywhere(case: Case, service: Parts
     ran = await run_job(service, language=case.language, code=case.source, **case.spec)
     assert (ran.verdict, ran.text("stderr")) == (case.verdict, case.err), ran.events
     said = [event.data for event in ran.events if isinstance(event.data, Output)]
-    run = [output for output in said if output.phase == "run"]  # compilers have their say too
+    run = [output for output in said if output.phase == "run"]  # compilers may print warnings too
     assert "".join(output.data for output in run if output.stream == "stdout") == case.out
 
 
@@ -69,7 +69,7 @@ PROMPTS = {
 
 @pytest.mark.parametrize("language", PROMPTS)
 async def test_a_question_is_seen_before_its_answer_is_given(language: str, service: Parts) -> None:
-    """Else who is asked cannot answer."""
+    """Otherwise nobody could answer the prompt."""
     if reason := find_tool(service.jobs.runtimes[language], service.config.sandbox.path).reason:
         pytest.skip(reason)
     job = await service.jobs.submit(
@@ -88,7 +88,7 @@ async def test_a_question_is_seen_before_its_answer_is_given(language: str, serv
 async def test_a_program_that_is_stopped_is_told_of_its_end(
     backend: str, open_service: OpenService
 ) -> None:
-    """As systemd does it: SIGTERM alone would wait for somebody to continue it."""
+    """As systemd does: a stopped program would get SIGTERM only when it is continued."""
     service = await open_service(backend, sandbox={"kill_grace_s": 10})
     code = "trap 'echo saved; exit 3' TERM\nkill -STOP $$\nsleep 60"
     ran = await run_job(service, language="bash", code=code, limits={"wall_time_s": 1.0})

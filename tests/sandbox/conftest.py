@@ -1,4 +1,4 @@
-"""Serve inits that tests speak with directly."""
+"""Inits whose socket the test itself has."""
 
 from __future__ import annotations
 

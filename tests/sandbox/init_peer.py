@@ -1,4 +1,4 @@
-"""Serve an init that a test speaks with directly."""
+"""Start an init, and exchange frames with it directly."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Init:
 
 @contextmanager
 def served_init(folder: Path) -> Iterator[Init]:
-    """Start one in a folder, and see that it leaves nothing behind."""
+    """Start an init in a folder, and check at the end that it leaves nothing behind."""
     adopt_orphans()
     ours, theirs = socket.socketpair()
     ours.settimeout(10)

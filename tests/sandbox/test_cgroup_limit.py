@@ -1,4 +1,4 @@
-"""The limits of a group are set, and its files read, without holding up the loop."""
+"""Setting the limits of a group and reading its files does not block the loop."""
 
 from __future__ import annotations
 

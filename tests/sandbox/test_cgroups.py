@@ -1,4 +1,4 @@
-"""Bound jobs by control groups where this host lets us, and leave none behind."""
+"""Limit jobs with control groups, if this host allows it, and leave no group behind."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.running import adopt_orphans, descendants, ended, program, run_job
 INIT = Path(streamer.__file__).parent / "sandbox" / "init" / "streamer-init"
 ROOT = os.geteuid() == 0
 REQUIRED = os.environ.get("STREAMER_REQUIRE_CGROUP")
-"""The level that must be had here, else these tests fail where they would be skipped."""
+"""The level that this host must have: without it these tests fail instead of being skipped."""
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ print("the parent goes on as if nothing was")
 async def test_memory_ends_the_job_with_its_verdict(backend: str, code: str, cgroup: str) -> None:
     end, printed = await end_of(backend, code, cgroup, memory_bytes=64 * 1024 * 1024)
     assert (end.reason, end.oom_killed) == ("memory", True)
-    # Version 1 kills the one process and tells us: its parent may be over before our own kill.
+    # Version 1 kills one process and notifies us: its parent may exit before our own kill.
     if not (code == CHILD and cgroup == "auto" and Path("/sys/fs/cgroup/memory/tasks").exists()):
         assert (end.signal, printed) == ("SIGKILL", "")
 
@@ -86,7 +86,7 @@ async def test_memory_ends_the_job_with_its_verdict(backend: str, code: str, cgr
 async def test_files_over_the_memory_limit_end_the_job_with_its_verdict(
     tree: CgroupTree, open_service: OpenService
 ) -> None:
-    # They lie in a tmpfs, and are memory before any program runs.
+    # They are in a tmpfs, so they take memory before any program runs.
     service = await open_service("bwrap")
     big = SourceFile("big", bytes(6 * 1024 * 1024))
     limits = {"memory_bytes": 4 * 1024 * 1024}
@@ -145,7 +145,7 @@ async def test_a_reservation_is_no_use(backend: str) -> None:
 
 @dataclass(frozen=True)
 class Telling(spi.Backend):
-    """Its command says first of all where it is, on what is read when a sandbox does not come up."""
+    """A wrapper that first writes its groups to standard error, which is read if it fails."""
 
     name: ClassVar[str] = "telling"
     isolation: ClassVar[spi.Isolation] = spi.Isolation.NONE
@@ -159,7 +159,7 @@ async def test_a_group_holds_the_job_from_its_first_moment(
 ) -> None:
     with pytest.raises(BackendUnavailable) as caught:
         await open_service("telling", plugins=(plugin(Telling),))
-    # The command's own first lines: whatever it starts is in there too.
+    # Written before anything is started, which is then in the same groups.
     told = caught.value.message
     wanted = {"memory", "pids", "cpuacct"} if tree.level == "cgroup-v1" else {""}
     found = {
@@ -205,7 +205,7 @@ async def test_a_cleared_group_has_nothing_alive_in_it(tree: CgroupTree) -> None
 def test_a_process_of_another_namespace_is_not_taken_for_our_own_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As the kernel shows one that has no number here (cgroups(7)).
+    # As the kernel shows a process outside of this PID namespace (cgroups(7)).
     (tmp_path / "cgroup.procs").write_text("0\n")
     killed: list[int] = []
     monkeypatch.setattr(os, "kill", lambda pid, _: killed.append(pid))
@@ -283,7 +283,7 @@ async def test_what_a_killed_service_left_is_swept(
         with cgroup_tree("auto"):
             assert [folder for folder in left if folder.exists()] == []
         assert await orphan.wait() == -9
-        # However many hierarchies there are, it is one service.
+        # One service, however many hierarchies it has groups in.
         assert [
             record.message for record in caplog.records if "killed service" in record.message
         ] == ["removing the control groups of a killed service: streamer-0123456789ab"]

@@ -1,4 +1,4 @@
-"""What an init's answers mean for its job."""
+"""The effect of an init's answers on its job."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ async def test_files_wait_for_their_own_answer() -> None:
         )
         await asyncio.sleep(0)
         first.cancel()
-        theirs.send(struct.pack("<IcI", 5, b"C", errno.EIO))  # to the one that was given up
+        theirs.send(struct.pack("<IcI", 5, b"C", errno.EIO))  # the answer to the cancelled request
         theirs.send(struct.pack("<IcI", 5, b"C", 0))
         await asyncio.wait_for(second, 5)
     channel.close()

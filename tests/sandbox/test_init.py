@@ -1,4 +1,4 @@
-"""Speak with the init directly: what is malformed, cut short or out of turn harms nobody."""
+"""Send frames to the init: malformed, truncated or unexpected ones do no harm."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ async def test_what_an_init_said_before_it_hung_up_is_told() -> None:
     channel = InitChannel(ours)
     failure = struct.pack("<IcB", 6, b"E", ord("r")) + struct.pack("<I", errno.ENOMEM)
     with theirs:
-        # Said before the service has looked, and then its end with our frames unread.
+        # Sent before the service has read anything, then closed with our frames unread.
         theirs.send(failure)
     with pytest.raises(SandboxFailure, match="start the program: Cannot allocate memory"):
         await channel.put_filter(bytes(1 << 20))
@@ -247,7 +247,7 @@ async def test_an_init_of_another_build_is_told_as_such() -> None:
 def test_a_program_is_in_a_session_that_neither_it_nor_the_init_leads(
     init: Init, tmp_path: Path
 ) -> None:
-    # The kernel may share the processors out among sessions, and the init must get its part.
+    # The kernel may distribute the processors among sessions, and the init must get its share.
     script = "import os; print(os.getsid(0), os.getpid(), os.getppid())"
     init.send_stdio()
     init.send(b"R", run_frame("/bin/sh", "-c", f"exec python3 -c '{script}' > {tmp_path}/told"))

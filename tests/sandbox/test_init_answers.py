@@ -1,4 +1,4 @@
-"""Ask an init for a path and for what is used, in the wrong way too."""
+"""Ask an init for a path and for the usage, also with malformed frames."""
 
 from __future__ import annotations
 

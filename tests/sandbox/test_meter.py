@@ -1,4 +1,4 @@
-"""Measure a run by its control group, here made-up files of version 2."""
+"""Measure a run with its control group, here with made-up files of version 2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong while a sandbox is opened is the sandbox's failure, and counted as such."""
+"""An error while a sandbox is opened counts as a failure of the sandbox."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Speak with a job's proxy over loopback, as a program would that means harm."""
+"""Talk to a job's proxy over loopback, as a hostile program would."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 def but_loopback(address: Address) -> str:
-    """Judge as the proxy does, but let the tests' own servers pass."""
+    """Judge addresses as the proxy does, but allow the test's own servers."""
     return "" if str(address) == HERE else address_refusal(address)
 
 
 @dataclass
 class Names:
-    """A DNS of the test's own that counts."""
+    """A resolver with the test's names, which counts its queries."""
 
     answers: Mapping[str, Sequence[str]]
     asked: list[str] = field(default_factory=list)
@@ -47,12 +47,12 @@ class Names:
 
 @dataclass
 class Server:
-    """A server that answers each head, and then echoes; it keeps what it got."""
+    """A server that answers each head, then echoes; it records what it got."""
 
     port: int = 0
     heads: list[bytes] = field(default_factory=list)
     rest: asyncio.Queue[bytes] = field(default_factory=asyncio.Queue)
-    """What each connection got after its head."""
+    """The bytes of each connection after its head."""
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         got = b""
@@ -63,7 +63,7 @@ class Server:
                 size = head.partition(b"Content-Length: ")[2].partition(b"\r\n")[0]
                 writer.write(OK)
                 got = await reader.readexactly(int(size or 0))
-                # What came with it, and is not for us.
+                # Anything beyond the body, which must not arrive.
                 with contextlib.suppress(TimeoutError):
                     got += await asyncio.wait_for(reader.read(1), 0.05)
             else:

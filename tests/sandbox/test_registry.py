@@ -1,4 +1,4 @@
-"""A backend is tried at the start for what the configuration will ask of it."""
+"""At the start a backend is tested for everything that the configuration needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a sandbox shows of the host: where it is mounted, and what of /etc is never in it."""
+"""What a sandbox shows of the host: where it is mounted, and what of /etc is never shown."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_folder_comes_before_what_lies_in_it(host: Host, tmp_path: Path) -> No
 
 
 def test_links_that_the_sandbox_shows_are_followed(host: Host, tmp_path: Path) -> None:
-    """A mount over a link leads out of the sandbox while it is set up, or is refused."""
+    """While a sandbox is set up, a mount over a link ends up on the host, or is refused."""
     shelf, elsewhere = tmp_path / "shelf", tmp_path / "elsewhere"
     shelf.mkdir()
     elsewhere.mkdir()
@@ -91,7 +91,7 @@ def test_a_files_link_into_usr_stays_a_link(host: Host) -> None:
 
 
 def test_nothing_of_accounts_or_secrets_is_shown(host: Host) -> None:
-    """Whatever pattern finds it."""
+    """Whichever pattern matches it."""
     assert "root:x:0:0" in (host.rootfs / "etc/passwd").read_text()
     everything = ["[a-z]*", "s*", "p*", "ssl*", "pki*", "ssl/*"]
     targets = {one.target for one in shown(host, (), everything, network=False)}

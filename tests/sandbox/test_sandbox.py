@@ -1,4 +1,4 @@
-"""A sandbox as an object, without jobs: every backend of ours, with its real init."""
+"""A sandbox as an object, without jobs: every built-in backend, with the real init."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def pool() -> Iterator[Pool]:
 
 @asynccontextmanager
 async def lent(pool: Pool, backend: str, limits: Limits = LIMITS) -> AsyncIterator[Sandbox]:
-    """Borrow a sandbox, and see that it leaves nothing when it is closed."""
+    """Open a sandbox, and check that it leaves nothing when it is closed."""
     adopt_orphans()
     processes, files = descendants(), descriptors()
     sandbox = await pool.lend(Shape(backend, limits))
@@ -221,7 +221,7 @@ async def test_the_end_of_a_run_has_the_limit_that_ended_it(
             for code, limits, cause in (
                 (greedy, Limits(memory_bytes=64 * MIB), "memory"),
                 (busy, short, "cpu_time"),
-                # What an earlier run has used or was killed for is not the next one's.
+                # The usage and the kills of earlier runs do not count for the next one.
                 ("import time; time.sleep(0.2)", short, None),
                 ("import os; os.kill(os.getpid(), 9)", Limits(memory_bytes=64 * MIB), None),
             ):
@@ -406,7 +406,7 @@ async def test_what_cannot_be_a_path_is_not_asked_for(sandbox: Sandbox) -> None:
 
 
 async def test_no_link_is_followed_that_comes_and_goes(pool: Pool, backend: str) -> None:
-    """A job moves a link to and fro in the place of a folder that is asked for."""
+    """A job replaces the requested folder by a link and back, all the time."""
     script = """
         mkdir real; echo inside >real/passwd; ln -s /etc link; echo up
         while :; do mv -T real at; mv -T at real; mv -T link at; mv -T at link; done
@@ -548,7 +548,7 @@ async def test_a_sandbox_that_does_not_open_leaves_nothing(tmp_path: Path) -> No
 
 
 class Mute(Plain):
-    """Starts something else than the init, which pays no attention to standard input."""
+    """Starts another program than the init, which ignores standard input."""
 
     def plan(self, job: SandboxJob, workspace: Path) -> LaunchPlan:
         return LaunchPlan(("/bin/sleep", "600"), start_as=job.identity)

@@ -1,4 +1,4 @@
-"""The filter of system calls in a sandbox: what it refuses, and what still works."""
+"""The system call filter in a sandbox: what it refuses, and what still works."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ async def test_every_call_is_refused_in_a_job(
 async def test_without_the_filter_calls_are_not_refused(
     open_service: OpenService, need: Any
 ) -> None:
-    # Harmless ones, and not refused for want of a capability: else the test above proves nothing.
+    # Harmless calls that need no capability; otherwise the test above would prove nothing.
     harmless = {
         "unshare": [0],
         "personality": [0],
@@ -186,7 +186,7 @@ async def test_other_entrances_lead_to_the_same_refusals(
     eperm, enosys = -errno.EPERM, -errno.ENOSYS
     expected = [1, *[eperm] * 6, -errno.EAFNOSUPPORT, 1, enosys, eperm, *[enosys] * 3]
     got = [int(line) for line in ran.out.splitlines()]
-    if isolating_backend == "firejail":  # its own filter may say it otherwise
+    if isolating_backend == "firejail":  # firejail's own filter may use another error
         assert [value < 0 for value in got] == [value < 0 for value in expected]
     else:
         assert got == expected

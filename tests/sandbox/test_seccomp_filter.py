@@ -1,4 +1,4 @@
-"""The filter of system calls itself, interpreted, on each machine that it is for."""
+"""The system call filters themselves, interpreted, for each machine."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ def libseccomp_version() -> tuple[int, ...]:
 
 
 def test_a_machine_without_a_filter_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    machine = f"pdp11-{secrets.token_hex(4)}"  # one that nobody has asked for: it is told once
+    machine = f"pdp11-{secrets.token_hex(4)}"  # a machine without filters: one warning
     with caplog.at_level(logging.WARNING, logger="streamer"):
         assert not has_filter(machine)
     assert "pdp11" in caplog.text

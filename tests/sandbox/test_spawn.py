@@ -1,4 +1,4 @@
-"""A process that we started holds its group together, and its end is its own."""
+"""A started process: its process group ends with it, and its exit code is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A child process is ours to reap, but the application around us may have been faster."""
+"""We reap our child processes, but the host application may have been faster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The standard descriptors of a run: nobody's end is left open, or closed twice."""
+"""The standard descriptors of a run: no end is left open, or closed twice."""
 
 from __future__ import annotations
 

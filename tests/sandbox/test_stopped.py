@@ -1,4 +1,4 @@
-"""An init that does not run any more ends its job, and the operator is told why."""
+"""A stopped init ends its job, and the log tells the operator why."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def test_a_stopped_init_that_does_not_end_is_told_as_such(
 
 
 async def test_an_init_that_loses_its_wrapper_leaves_no_zombie(service: Parts) -> None:
-    """It is ours to reap then, where this process takes in orphans."""
+    """If this process is a subreaper, it has to reap the init."""
     job = await service.jobs.submit(JobSpec(command=SLEEPER))
     await until_output(job)
     init = stop_init()

@@ -1,4 +1,4 @@
-"""Swapped pages count, and those of several processes once; shown without swap, by a made-up /proc."""
+"""Swapped pages count, shared ones once; tested with a made-up /proc, without swap."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROLLUP = (
 
 
 def make_proc(folder: Path, shares: dict[int, int]) -> Path:
-    """Make what the init reads of processes: their shares of 100 MiB in swap, by process id."""
+    """Create the files in /proc that the init reads: each process has a share of 100 MiB in swap."""
     folder.mkdir()
     (folder / "self").symlink_to("1")  # the init, which is the first process
     for pid, share in shares.items():

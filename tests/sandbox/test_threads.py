@@ -1,4 +1,4 @@
-"""What may wait for a disk, a name server or the kernel is not done on the loop, nor behind another."""
+"""Calls that may block (disk, name server, kernel) delay neither the loop nor each other."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.running import ended
 
 MIB = 1024 * 1024
 MANY = 64
-"""More than any of the executors has threads."""
+"""More than the threads of any executor."""
 
 
 # -- none waits for another ---------------------------------------------------------------
@@ -54,7 +54,7 @@ def folder() -> Iterator[StateFolder]:
 
 @pytest.fixture
 def works(folder: StateFolder, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Work]]:
-    """What is done in threads, by what it may wait for. Each may be done many times."""
+    """Everything that runs in threads, by what it may wait for. Each may be called many times."""
     monkeypatch.setattr(proxy, "_look_up", lambda _: [])  # a test has no name server
     look_up = SystemAddresses()
     old_events = Spool(MANY * 2 * PAGE_BYTES, folder.path)
@@ -92,7 +92,7 @@ def _no_session(
 
 
 def _other() -> None:
-    """Stand for what the application that has mounted the service does in threads."""
+    """A call that the host application runs in the default executor."""
 
 
 CALLS = {
@@ -197,7 +197,7 @@ async def test_a_limit_for_which_the_kernel_reclaims_is_not_set_on_the_loop(
 
 @dataclass(frozen=True)
 class Direct(spi.Backend):
-    """Takes no init, so the service writes the files."""
+    """Runs without the init, so the service writes the files."""
 
     name: ClassVar[str] = "direct"
     isolation: ClassVar[spi.Isolation] = spi.Isolation.NONE

@@ -1,4 +1,4 @@
-"""Trials of backends: nobody waits for one, and none is for ever."""
+"""Tests of backends at the start: nothing waits for them, and each has an end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support import AnyClient, run, verdict
 
 @dataclass(frozen=True)
 class Fickle(spi.Backend):
-    """Works or not as its file says."""
+    """Works if the wrapper at `path` does."""
 
     name: ClassVar[str] = "fickle"
     isolation: ClassVar[spi.Isolation] = spi.Isolation.NONE
@@ -45,7 +45,7 @@ class Fickle(spi.Backend):
 
 @dataclass(frozen=True)
 class Slow(Fickle):
-    """Never passes its probe, nor fails it."""
+    """A backend whose probe never returns."""
 
     name: ClassVar[str] = "slow"
 
@@ -199,7 +199,7 @@ async def test_a_job_that_runs_clears_the_count_of_those_that_could_not(
 
 @dataclass(frozen=True)
 class Noted(Fickle):
-    """Keeps what it is told, and has each sandbox write down which groups it is in."""
+    """Records its jobs, and has each sandbox write down its control groups."""
 
     name: ClassVar[str] = "noted"
     told: ClassVar[list[spi.SandboxJob]] = []
@@ -215,7 +215,7 @@ class Noted(Fickle):
 
 @pytest.fixture
 def notes(wrapper: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the sandboxes of `Noted` write."""
+    """The file to which the sandboxes of `Noted` write."""
     monkeypatch.setattr(Noted, "told", [])
     path = wrapper.with_name("notes")
     path.touch()
@@ -224,7 +224,7 @@ def notes(wrapper: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def groups(notes: Path) -> list[list[str]]:
-    """Return of each sandbox the groups above its own, by hierarchy; those names differ."""
+    """Return the parents of each sandbox's groups, by hierarchy; its own have random names."""
     return [
         [line.rpartition("/")[0] if "/streamer-" in line else line for line in one.splitlines()]
         for one in notes.read_text().split("\n\n")[:-1]

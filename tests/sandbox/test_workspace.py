@@ -40,7 +40,7 @@ def test_what_a_killed_service_left_is_removed(parent: Path) -> None:
 
 @pytest.mark.parametrize("target", ["elsewhere", "streamer"])
 def test_a_link_is_not_followed(parent: Path, target: str) -> None:
-    """Another user may lay it where all may write, to a tree that is ours: a container's."""
+    """Another user may place such a link in /tmp, to a folder that is ours, as a container's."""
     elsewhere = looks_like_ours(parent / target)
     (parent / "state").mkdir()
     link = parent / "state" / "streamer-x"

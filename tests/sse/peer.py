@@ -1,4 +1,4 @@
-"""A server on a real socket, and a client that sees what comes over it byte by byte."""
+"""A server on a real socket, and a client that sees the bytes as they are sent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Event = tuple[str, str, str]
 
 QUICK = StreamOptions(grace_s=0, retry_ms=None)
-"""Ends at once and sends nothing but events."""
+"""No grace period and no ``retry`` line: a stream is only its events."""
 
 
 def quick_map(**options: Any) -> SessionMap:
@@ -96,7 +96,7 @@ class Peer:
         return found
 
     async def until(self, text: bytes) -> None:
-        """Read until a text has come."""
+        """Read until a text has arrived."""
         while text not in b"".join(self.chunks):
             assert await self.chunk(), f"the stream ended without {text!r}"
 
@@ -105,7 +105,7 @@ class Peer:
         return b"".join(self.chunks)
 
     def leave(self) -> None:
-        """Close the connection, hard."""
+        """Reset the connection."""
         self.writer.transport.abort()
 
 
@@ -118,7 +118,7 @@ async def dial(
     headers: Mapping[str, str] | None = None,
     receive_bytes: int | None = None,
 ) -> Peer:
-    """Send a request; a small receive buffer makes a client that soon takes no more."""
+    """Send a request; a client with a small receive buffer stalls soon."""
     sock = socket.socket()
     if receive_bytes is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)

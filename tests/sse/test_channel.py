@@ -111,7 +111,7 @@ async def test_what_is_gone_is_told_by_a_gap(asked: str) -> None:
 
 
 async def missed(prices: Channel, after: int) -> list[tuple[str, str, str]]:
-    """Return what a client is given that comes back, to the end of a closed channel."""
+    """Return what a client that reconnects gets, to the end of a closed channel."""
     prices.close()
     async with serving(prices.respond) as port, Dialer(port) as dial:
         return await (await dial(headers={"Last-Event-ID": str(after)})).rest()
@@ -152,7 +152,7 @@ async def test_history_by_age_also_when_nothing_is_pushed_any_more() -> None:
 
 
 async def test_a_client_from_before_a_restart_is_told_that_it_missed_something() -> None:
-    """However fast the events came: no id is given again."""
+    """However fast events were sent, no id is used twice."""
     old = Channel("c", sessions=quick_map())
     for _ in range(5000):
         old.broadcast(0)
@@ -287,7 +287,7 @@ async def test_a_batch_is_one_write_and_nothing_if_its_block_raises() -> None:
             pass
         assert prices.last_id == 0
         sent = []
-        for size in (1, 3, 350, 350):  # in all more than a block of the log
+        for size in (1, 3, 350, 350):  # together more than a block of the log
             with prices.batch() as batch:
                 for n in range(size):
                     batch.push("x" * 100 + str(n), "b")
@@ -435,7 +435,7 @@ async def test_a_stalled_session_harms_nobody_and_memory_stays_bounded() -> None
         assert most <= 1_100_000 + 60_000
         [behind, _] = prices.sessions.views("c")
         assert behind.lag > 100, "15 MB do not fit into the buffers of a connection"
-        # It takes what is kept, and is told of the rest.
+        # It gets what is kept, and a gap for the rest.
         prices.close()
         found = await stalled.rest()
         expected = 1

@@ -1,4 +1,4 @@
-"""A silent stream carries a sign of life as often as it is said, and not ten times less."""
+"""An idle stream sends heartbeats at the configured interval."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.web import SLEEPER
 
 
 async def test_a_stream_gets_one_once_it_has_been_silent_for_so_long() -> None:
-    """By its own clock: nobody waits, and a slow machine changes nothing."""
+    """With the test's clock: nothing waits, and a slow machine makes no difference."""
     sessions, events = quick_map(heartbeat_s=60), EventLog()
     async with serving(following(sessions, events)) as port, Dialer(port) as dial:
         peer = await dial()
         [session] = sessions.of("k")
         for turn, (silent_s, expected) in enumerate([(50, 0), (61, 1), (50, 1), (61, 2)]):
-            await settle(lambda: session._waiter is not None)  # it has written what came before
+            await settle(lambda: session._waiter is not None)  # it has written the earlier events
             session.active_at = time.monotonic() - silent_s
             sessions._beat()
             # What comes after it on the same connection shows whether it came.

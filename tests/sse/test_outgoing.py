@@ -1,4 +1,4 @@
-"""Who is cut where clients together have more to take than is allowed."""
+"""Which clients are cut off when too many bytes wait to be sent to all of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MOST = 1000
 
 @dataclass(eq=False)
 class Stalled:
-    """A session whose client takes nothing any more."""
+    """A session with a stalled client."""
 
     writing_since: float
     held_bytes: int = 100
@@ -35,6 +35,6 @@ def test_those_are_cut_who_took_nothing_for_longest_and_few_more_than_needed() -
     assert outgoing.cut == 0, "so much is allowed"
     outgoing.count(sessions[-1])
     gone = [session.cut for session in sessions]
-    # An eighth less than is allowed, or the next one would have them all counted again.
+    # An eighth below the bound, or the next write would walk over all sessions again.
     assert gone == [True] * 3 + [False] * 8
     assert (outgoing.cut, outgoing.bytes, len(outgoing)) == (3, 800, 8)

@@ -97,7 +97,7 @@ async def test_a_client_that_does_not_read_slows_its_source_and_holds_little() -
 
     async with serving(pushing(body)) as port, Dialer(port) as dial:
         peer = await dial(receive_bytes=4096)
-        # Nothing moves any more once the buffers on the way are full.
+        # Nothing is sent any more once all buffers are full.
         before = -1
         while before != len(sizes):
             before = len(sizes)

@@ -126,7 +126,7 @@ async def test_heartbeats_come_only_when_a_stream_is_silent() -> None:
         async with asyncio.timeout(20):
             while peer.body.count(b":\n") < 3:
                 if busy < 20:
-                    # An event well within the time of a heartbeat keeps it away.
+                    # No heartbeat is sent while events are more frequent.
                     busy += 1
                     events.append([("e", b"x")])
                     await peer.events(1)
@@ -269,7 +269,7 @@ async def test_a_source_that_fails_cuts_the_stream() -> None:
 
 
 async def test_what_was_sent_is_let_go_of_before_what_is_next_is_read() -> None:
-    """Reading may wait for the disk, and nobody counts what was sent."""
+    """Reading may wait for the disk, and the bytes that were sent are no longer counted."""
     sessions, size = quick_map(), 8_000_000
     held: list[int] = []
 
@@ -361,7 +361,7 @@ async def test_shutdown_is_quick_with_open_streams_of_every_kind(
         for _ in range(100):
             prices.broadcast("x" * 100_000)
         assert len(await quick.events(100)) == 100
-        # Were it not for the hook, leaving the block would take an hour, twice.
+        # Without the hook, leaving the block would take two hours.
         ending = [asyncio.create_task(peer.rest()) for peer in (quick, pushed)]
     assert await asyncio.gather(*ending) == [[], []]
     with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
@@ -378,7 +378,7 @@ def tagged(name: str, data: bytes) -> bytes:
 
 
 async def merged(logs: dict[str, EventLog], asked: str) -> list[tuple[str, str, str]]:
-    """Return what a client is given that comes with an id."""
+    """Return what a client that sends this id gets."""
     sessions = quick_map()
 
     async def handle(request: web.Request) -> web.StreamResponse:
@@ -453,7 +453,7 @@ async def test_a_filter_lets_others_run_and_passes_gaps_on() -> None:
 
 
 async def test_a_filter_lets_go_of_what_it_passes_over() -> None:
-    """While it lets others run, and reads on, that is in nobody's account."""
+    """While it lets others run and reads on, nothing counts what it holds."""
     size = 5_000_000
     held: list[int] = []
 

@@ -1,4 +1,4 @@
-"""A client whose network is gone: no FIN, no RST, nothing ever comes from it again."""
+"""A client whose network is gone: nothing ever arrives from it again, no FIN and no RST."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ asyncio.run(main())
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["/events", "/bytes"])
 async def test_it_is_noticed_in_a_bounded_time(target: str) -> None:
-    """Also where nothing is written any more and there is no heartbeat, as in a download."""
+    """Even if nothing is written and there are no heartbeats, as in a download."""
     folder = str(Path(tool("ip")).parent)
     process = await asyncio.create_subprocess_exec(
         *("unshare", "--user", "--map-root-user", "--net"),

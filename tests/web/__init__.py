@@ -1,4 +1,4 @@
-"""What the tests of the HTTP interface share: submissions, refusals, and short ways to a state."""
+"""Shared by the tests of the HTTP interface: submissions, refusals, and waiting for a state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aiohttp import ClientResponse
 from tests.support import AnyClient, Received, received
 
 SLEEPER: dict[str, Any] = {"command": ["sleep", "60"]}
-"""A job that is over only when it is ended."""
+"""A job that runs until it is cancelled."""
 
 
 def python(code: str, **fields: Any) -> dict[str, Any]:
@@ -28,7 +28,7 @@ async def job_of(client: AnyClient, headers: dict[str, str], **job: Any) -> str:
 
 
 async def problem(response: ClientResponse, status: int, code: str) -> dict[str, Any]:
-    """Return a refusal, after a check that it is a complete problem document (RFC 9457)."""
+    """Return the problem document (RFC 9457) of a refusal, and check that it is complete."""
     text = await response.text()
     assert response.status == status, text
     assert response.content_type == "application/problem+json"

@@ -1,4 +1,4 @@
-"""Run what depends on the engine with both: the one in memory, and one that behaves as if far away.
+"""Run tests that depend on the engine with two: the memory engine, and one that is like a remote one.
 
 What cannot depend on it runs once: see `ONCE`, and the marker ``memory_engine``.
 """
@@ -44,7 +44,7 @@ KINDS: Final = ["memory", "remote"]
 
 
 class Remote:
-    """The plugin that gives services their engine, as if from far away; `nodes` share one."""
+    """A plugin whose engine behaves like a remote one; services with one plugin share it."""
 
     def __init__(self, seed: int, nodes: int = 1) -> None:
         self._seeds = random.Random(seed)
@@ -53,7 +53,7 @@ class Remote:
 
     @hookimpl
     def streamer_engine(self, config: Config) -> RemoteEngine | None:
-        """Return what the built-in engine would be, at the other end of a wire."""
+        """Return the built-in engine behind a connection."""
         if self._server is None:
             shares = Shares.of(
                 config, several_clients=len({t.tenant for t in config.auth.tokens}) > 1
@@ -66,7 +66,7 @@ class Remote:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Let a test that starts a service start one of each kind."""
+    """Run each test that starts a service once with each engine."""
     own = metafunc.definition.get_closest_marker("memory_engine") is not None
     if "engine_plugins" in metafunc.fixturenames and not own:
         once = Path(metafunc.module.__file__ or "").name in ONCE

@@ -1,4 +1,4 @@
-"""Speak HTTP by hand, where a client library would hide what came over the wire."""
+"""HTTP by hand, where a client library would hide what was sent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 @asynccontextmanager
 async def connection(client: AnyClient) -> AsyncIterator[Streams]:
-    """Open a connection of its own to the service of a client."""
+    """Open a separate connection to the service of a client."""
     reader, writer = await asyncio.open_connection(client.host, client.port)
     try:
         yield reader, writer

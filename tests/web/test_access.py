@@ -87,7 +87,7 @@ async def test_another_tenants_job_is_not_there(client: AnyClient) -> None:
         unknown = path.replace(job_id, job_id[::-1])
         async with client.request(method, unknown, headers=BOB, json=body) as response:
             nobodys = await problem(response, 404, "not_found")
-        # The same answer, so that nobody learns which jobs there are.
+        # The same answer as for an unknown id, so that nobody learns which jobs exist.
         assert theirs["detail"].replace(job_id, job_id[::-1]) == nobodys["detail"]
     async with client.get("/api/jobs", headers=BOB) as response:
         assert (await response.json())["jobs"] == []
@@ -142,7 +142,7 @@ async def test_a_plugin_may_say_who_may_do_what(start: Start) -> None:
         await problem(response, 404, "not_found")
     async with client.delete(f"/api/jobs/{job_id}", headers={"X-User": "ann"}) as response:
         await problem(response, 403, "forbidden")
-    # Of a job it is asked twice: before anything is looked up, and with the job.
+    # For a job it is called twice: before anything is looked up, and with the job.
     assert asked == [
         *[("submit", False), ("read", False), ("read", True)],
         *[("read", False), ("read", True), ("cancel", False)],
@@ -150,7 +150,7 @@ async def test_a_plugin_may_say_who_may_do_what(start: Start) -> None:
 
 
 class Answering:
-    """A plugin whose hook answers what a test wants."""
+    """A plugin whose hook returns what a test wants."""
 
     def __init__(self, answer: Callable[[str, JobView | None], object]) -> None:
         self.answer = answer
@@ -205,7 +205,7 @@ async def test_what_is_no_clear_yes_of_the_hook_refuses(
     status: int,
     logged: str,
 ) -> None:
-    # Tokens too: they are not asked where there is a hook.
+    # Tokens have no effect if there is a hook.
     client = await start(plugins=(Answering(answer),), auth=TOKENS)
     caplog.clear()
     code = {401: "unauthorized", 403: "forbidden"}[status]
@@ -343,7 +343,7 @@ async def test_a_job_that_is_over_is_told_without_the_users_files(start: Start) 
 
 
 OPEN = ("/", "/healthz", "/readyz")
-"""What everybody gets: the page, in which a token can be typed, and whether the service lives."""
+"""Open to everybody: the page, into which a token can be typed, and the health check."""
 
 
 async def test_every_route_asks_who_it_is(client: AnyClient) -> None:

@@ -1,4 +1,4 @@
-"""A run told again: its raw output, a recording, and its events at their pace."""
+"""Downloads and replays of a run: raw output, a recording, the events at their pace."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ async def test_a_run_is_told_again_at_its_pace(start: Start) -> None:
             assert [event async for event in received(response)] == events
         spans[speed] = time.monotonic() - began
     lasted = (events[-2].data["t"] - events[0].data["t"]) / 1000
-    # At least so long: never faster than told. How much longer is the machine's business.
+    # Never faster than requested; how much slower depends on the machine.
     assert spans["1"] >= lasted
     assert spans["4"] >= lasted / 4
 
@@ -132,13 +132,13 @@ async def test_who_goes_on_waits_for_what_is_between_events_only() -> None:
     log.append([encode(Output("stdout", "x", t, "run")) for t in (0, 3_600_000, 7_200_000)])
     with log.cursor(1) as cursor:
         source = PacedSource(cursor, speed=1.0, end_ms=None, heartbeat_s=3600)
-        # An hour into the run, and the first thing that it is told of.
+        # The first event of the log is an hour into the run.
         assert [number for number, *_ in split_frames(await source.read())] == [2]
         assert await source.read() == b""
 
 
 async def test_a_speed_is_kept_in_both_directions() -> None:
-    """An hour between two events: nobody waits for it unless the speed is ignored."""
+    """An hour between two events: waiting for it would mean that the speed was ignored."""
     log = JobLog()
     times = [0, 3_600_000]
     log.append([encode(Output("stdout", "x", t, "run")) for t in times], end=True)
@@ -170,7 +170,7 @@ async def test_a_speed_that_is_asked_for_reaches_the_stream(start: Start) -> Non
     began = time.monotonic()
     async with client.get(f"/api/stream/{job_id}?speed=1000") as response:
         *_, last = [event async for event in received(response)]
-    # At its own pace it could not be told in less than it lasted.
+    # At its own pace the replay takes at least as long as the run.
     assert time.monotonic() - began < verdict([last])["durationMs"] / 1000
 
 

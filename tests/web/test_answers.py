@@ -12,7 +12,7 @@ from tests.web import SLEEPER, python, until_state
 
 HTTP = (Path(__file__).parents[2] / "docs" / "http.md").read_text()
 THEIRS = {"metadata", "enforces"}
-"""What is below these has the caller's names, or the limits'."""
+"""Objects whose fields have names of the caller, or of limits."""
 
 
 def names(value: Any) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Behind a proxy: whose address is told, where links lead, and who may only read the metrics."""
+"""Behind a proxy: the client's address, links, and the token for the metrics."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.web import SLEEPER, python, until_state
         (["127.0.0.1"], "127.0.0.1", [], "127.0.0.1"),
         (["127.0.0.1"], "127.0.0.1", ["1.1.1.1"], "1.1.1.1"),
         (["127.0.0.1"], "2.2.2.2", ["1.1.1.1"], "2.2.2.2"),
-        # What the client itself has sent stands before what the proxy adds.
+        # What the client sent itself comes before what the proxy adds.
         (["127.0.0.1"], "127.0.0.1", ["9.9.9.9, 1.1.1.1"], "1.1.1.1"),
         (["127.0.0.1"], "127.0.0.1", ["9.9.9.9", "1.1.1.1"], "1.1.1.1"),
         (["127.0.0.1", "10.0.0.0/8"], "127.0.0.1", ["9.9.9.9, 1.1.1.1, 10.1.2.3"], "1.1.1.1"),

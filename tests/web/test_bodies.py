@@ -1,4 +1,4 @@
-"""All bodies that are under way share one bound, by what they are in memory."""
+"""All bodies in progress share one bound, by their size in memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def answer(streams: Streams) -> tuple[int, str]:
 
 
 async def held(client: AnyClient, token: str = "") -> int:
-    """Return what all bodies together are in memory now."""
+    """Return the present size of all bodies in memory."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     async with client.get("/metrics", headers=headers) as response:
         lines = (await response.text()).splitlines()
@@ -56,7 +56,7 @@ def submission(size: int) -> bytes:
 
 
 async def refusals(streams: list[Streams]) -> int:
-    """Wait until as many connections as ever will have been refused; return how many."""
+    """Wait until no further connection is refused; return how many were."""
     waiting = [asyncio.create_task(answer(one)) for one in streams]
     refused = 0
     for done in asyncio.as_completed(waiting):
@@ -78,7 +78,7 @@ async def test_bodies_beyond_the_bound_are_refused_and_the_others_taken(
     if compressed == "deflate":
         body = zlib.compress(body)
         assert len(body) < SIZE / 100
-    # All but the last byte: what came is held until the rest comes.
+    # All but the last byte: it is held in memory until the rest arrives.
     for _, writer in connections[:4]:
         writer.write(head(len(body), f"Content-Encoding: {compressed}") + body[:-1])
     while await held(client) < 4 * (SIZE - 1):
@@ -163,7 +163,7 @@ async def test_a_body_that_is_not_compressed_as_it_says_is_refused(
 
 
 async def test_the_rest_of_a_compressed_body_is_not_unpacked_after_the_answer(start: Start) -> None:
-    """A stranger's 8 MB of gzip would hold up everybody for as long as it takes to unpack 8 GB."""
+    """8 MB of gzip would block the loop for as long as it takes to decompress 8 GB."""
     token = {"tenant": "a", "sha256": hashlib.sha256(b"a").hexdigest()}
     client = await start(auth={"tokens": [token]})
     body = zlib.compress(submission(SIZE))

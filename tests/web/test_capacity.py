@@ -1,4 +1,4 @@
-"""Many jobs, too many jobs, and jobs when the service is about to stop."""
+"""Many jobs, too many jobs, and jobs while the service shuts down."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def test_a_full_queue_refuses_and_says_when_to_try_again(start: Start) -> 
         async with client.post("/api/execute", json=SLEEPER, headers=headers) as response:
             await problem(response, 429, "queue_full")
             assert 1 <= int(response.headers["Retry-After"]) <= 60
-    # Who fills the queue takes nobody's streams out of a load balancer.
+    # A full queue does not make the service unready: a load balancer would drop its streams.
     async with client.get("/readyz") as response:
         assert response.status == 200, "that many wait is no fault of the service"
     async with client.delete(f"/api/jobs/{waiting[0]}") as response:
@@ -44,7 +44,7 @@ async def test_a_service_that_drains_takes_no_jobs_and_goes_on_answering(start: 
         assert response.status == 503
     async with client.get("/healthz") as response:
         assert response.status == 200
-    # The running one is not disturbed: it still takes its input and ends as it likes.
+    # The running job is not affected: it still takes input, and ends by itself.
     async with client.post(f"/api/jobs/{running}/stdin?close=1", data=b"in") as response:
         assert response.status == 202
     events = await follow(client, running)
@@ -54,7 +54,7 @@ async def test_a_service_that_drains_takes_no_jobs_and_goes_on_answering(start: 
 
 
 async def test_what_a_drain_does_not_wait_for_has_its_end_too(start: Start) -> None:
-    client = await start(streams={"grace_s": 600})  # cut short, too
+    client = await start(streams={"grace_s": 600})  # cut off too
     job_id = await submit(client, **SLEEPER)
     await until_state(client, job_id, "running")
     async with client.get(f"/api/stream/{job_id}") as response:
@@ -94,7 +94,7 @@ async def test_the_metrics_count_what_happened(start: Start) -> None:
 
 
 async def metrics_of(client: AnyClient, *, finished: int) -> dict[str, float]:
-    """Return the metrics once so many jobs are counted: readers may have their ends before."""
+    """Return the metrics once they count this many jobs: readers may see an end before."""
     async with asyncio.timeout(20):
         while True:
             async with client.get("/metrics") as response:
@@ -125,7 +125,7 @@ async def test_the_metrics_tell_how_long_jobs_wait_and_run(start: Start) -> None
     first = await submit(client, **python(code, interactive=True))
     await until_state(client, first, "running")
     second = await submit(client, command=["true"])
-    await asyncio.sleep(0.3)  # both are at least so long about it
+    await asyncio.sleep(0.3)  # each takes at least this long
     async with client.post(f"/api/jobs/{first}/stdin?close=1"):
         pass
     await follow(client, first)

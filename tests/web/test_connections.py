@@ -1,4 +1,4 @@
-"""`streamer serve` under more connections than it may have, silent ones, and its own log."""
+"""`streamer serve` with too many connections, and idle ones; and its log."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ async def serving(folder: Path, *options: str, files: int | None = None) -> Asyn
 
 @asynccontextmanager
 async def crowd(served: Served, count: int) -> AsyncIterator[list[Streams]]:
-    """Open connections that say nothing."""
+    """Open connections that send nothing."""
     opened = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(count)]
     try:
         yield opened
@@ -107,14 +107,14 @@ async def ask(streams: Streams, path: str = "/healthz") -> int:
 
 
 async def follow(streams: Streams, job_id: str) -> None:
-    """Be busy: open the stream of a job that goes on, and read its first event."""
+    """Open the stream of a running job, so that the connection is busy, and read an event."""
     reader, writer = streams
     writer.write(f"GET /api/stream/{job_id} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
     await asyncio.wait_for(reader.readuntil(b"event: status"), 30)
 
 
 async def told(served: Served, tenant: str) -> dict[str, Any]:
-    """Ask for the queue; return the answer, with a code in any case."""
+    """Return the answer about the queue; its ``code`` is the status unless it is a refusal."""
     headers = {"Authorization": f"Bearer {tenant}"}
     async with (
         ClientSession(served.address, headers=headers) as session,
@@ -136,7 +136,7 @@ async def test_connections_beyond_the_bound_are_refused_and_told_so(tmp_path: Pa
         async with crowd(served, 19) as busy:
             for one in busy:
                 await follow(one, job_id)
-            # The twentieth cancels in the end what the others follow.
+            # The twentieth cancels the job that the others follow.
             async with crowd(served, 1) as (last,):
                 await follow(last, job_id)
                 for _ in range(5):
@@ -146,7 +146,7 @@ async def test_connections_beyond_the_bound_are_refused_and_told_so(tmp_path: Pa
                     assert "Retry-After: " in answer
                     document = json.loads(answer.partition("\r\n\r\n")[2])
                     assert (document["status"], document["code"]) == (429, "rate_limited")
-            # Who has left has made room, and who is in is served as ever.
+            # Clients that left have made room, and the others are still served.
             async with ClientSession(served.address) as session:
                 while True:
                     async with session.delete(f"/api/jobs/{job_id}") as response:
@@ -166,7 +166,7 @@ async def test_an_idle_connection_makes_room_for_a_new_one(tmp_path: Path) -> No
             await follow(busy, job_id)
             for one in (first_idle, last_idle):
                 assert await ask(one) == 200
-            # Three come, and each is refused until somebody has been idle for long enough.
+            # Three clients connect, and each is refused until another has been idle for long enough.
             for leaves in (silent, first_idle, last_idle):
                 while True:
                     (one,) = await stack.enter_async_context(crowd(served, 1))
@@ -174,7 +174,7 @@ async def test_an_idle_connection_makes_room_for_a_new_one(tmp_path: Path) -> No
                         if await ask(one) == 200:
                             break
                     except (ConnectionError, asyncio.IncompleteReadError):
-                        pass  # refused before it had asked
+                        pass  # refused before it sent a request
                 await follow(one, job_id)
                 assert await asyncio.wait_for(leaves[0].read(), 30) == b""
             assert not busy[0].at_eof()
@@ -193,7 +193,7 @@ async def test_who_still_takes_an_answer_is_not_idle(tmp_path: Path) -> None:
             slow.connect(("127.0.0.1", served.port))
             slow.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             async with crowd(served, 1) as (later,), AsyncExitStack() as stack:
-                # Handlers return at once, and answers wait as soon as the kernel takes no more.
+                # Handlers return at once; answers wait once the kernel's buffer is full.
                 sent = answered = 0
                 while sent == answered:
                     slow.sendall(asked + b"\r\n")
@@ -269,7 +269,7 @@ async def test_jobs_run_however_many_clients_are_connected(tmp_path: Path) -> No
         assert "at most 80 connections" in await served.until_logged("at most")
 
         async def outcome() -> Any:
-            """Run a job, and come back when told to."""
+            """Run a job; if it is refused, try again until it runs."""
             while True:
                 try:
                     async with (
@@ -284,7 +284,7 @@ async def test_jobs_run_however_many_clients_are_connected(tmp_path: Path) -> No
         for _ in range(3):
             for result in await asyncio.gather(outcome(), outcome()):
                 assert result["stdout"] == "hello\n", result
-        # Nothing was refused for want of a descriptor, and the log is as short as ever.
+        # No accept failed for lack of descriptors, which would be logged.
         assert len(served.lines) < 10, served.lines
 
 
@@ -314,7 +314,7 @@ async def test_no_request_writes_a_line_of_the_log(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("left", [False, True])
 async def test_no_stranger_writes_a_traceback_into_the_log(tmp_path: Path, left: bool) -> None:  # noqa: FBT001
-    """Each was 1.5 kB of log for 80 bytes, and needs no credentials."""
+    """Each made 1.5 kB of log for 80 bytes, and needs no credentials."""
     asked = b"POST /api/execute HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n"
     asked += b"Expect: 100-continue\r\n\r\n" if left else b"Content-Encoding: gzip\r\n\r\nabc"
     async with serving(tmp_path) as served:
@@ -331,7 +331,7 @@ async def test_no_stranger_writes_a_traceback_into_the_log(tmp_path: Path, left:
 
 
 async def test_the_body_of_a_refused_request_is_not_unpacked(tmp_path: Path) -> None:
-    """It is thrown away for ten seconds, if it does not end, and the connection with it then."""
+    """An endless body is discarded for ten seconds, then the connection is closed."""
     asked = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Encoding: deflate\r\n"
     asked += b"Content-Length: 9999\r\n\r\n" + zlib.compress(b"x" * 1_000_000)[:-1]
     async with serving(tmp_path) as served, crowd(served, 1) as ((reader, writer),):

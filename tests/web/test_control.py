@@ -1,4 +1,4 @@
-"""Jobs under way: ended, given input, sent signals."""
+"""Running jobs: cancellation, input, signals."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ async def test_input_to_a_program_that_reads_none_is_bounded(start: Start) -> No
                 await problem(answer, 429, "rate_limited")
     assert statuses[0] == 202
     assert statuses[-1] == 429
-    # And the full input does not stand in the way of the end.
+    # And a full input buffer does not delay the cancellation.
     await cancel(client, job_id, 202)
     assert verdict(await follow(client, job_id))["reason"] == "cancelled"
 

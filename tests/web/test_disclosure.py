@@ -1,4 +1,4 @@
-"""Callers are told no path of the server."""
+"""Callers learn no path of the server."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def test_callers_are_told_no_path_of_the_server(start: Start, tmp_path: Pa
         text += await response.text()
     for secret in ("/srv", "secret", str(tmp_path), "/usr/bin"):
         assert secret not in text
-    # The operator is told.
+    # The operator's log has it.
     service = parts_of(client)
     assert "/srv/internal/keys" in (await service.worker.backends.reasons())["firejail"]
     assert "secret-tool" in service.worker.host.missing["absent"]

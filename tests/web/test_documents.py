@@ -1,4 +1,4 @@
-"""The document of a job tells one story, whatever happens while it is put together."""
+"""The document of a job is consistent, whatever happens while it is put together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TWO_LINES = "print('first', flush=True)\ninput()\nprint('last')"
 
 
 class Interruption:
-    """Ends a job just before the engine is asked about it for the `countdown`th time."""
+    """Ends a job just before the `countdown`th call of the engine."""
 
     def __init__(self, client: AnyClient, job_id: str, countdown: int) -> None:
         self._client = client
@@ -52,7 +52,7 @@ class Interruption:
 
 
 def _asks(member: object) -> bool:
-    """Tell whether something is a method that takes its time, or opens what takes its time."""
+    """Tell whether an attribute is a coroutine method, or returns a context manager."""
     return inspect.iscoroutinefunction(member) or getattr(member, "__name__", "") == "follow"
 
 
@@ -74,7 +74,7 @@ async def test_a_result_comes_with_all_of_the_text_whenever_the_job_ends(
             async with client.get(f"/api/jobs/{job_id}") as response:
                 document = await response.json()
         if interruption.countdown > 0:
-            break  # the engine is not asked as often
+            break  # there are fewer calls of the engine
         over = "result" in document
         text = document["result"] if over else document
         assert text["stdout"] in (("first\nlast\n",) if over else ("first\n", "first\nlast\n"))

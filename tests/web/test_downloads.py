@@ -1,4 +1,4 @@
-"""Downloads are streams like any: under the same bounds, and cut for the same reasons."""
+"""Downloads are streams: they have the same bounds, and are cut off for the same reasons."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def sessions_of(client: AnyClient, count: int) -> None:
 
 @contextlib.contextmanager
 def stalled(client: AnyClient, target: str) -> Iterator[socket.socket]:
-    """Ask for something and take none of it."""
+    """Send a request and read nothing of the answer."""
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.connect((client.host, client.port))
@@ -73,7 +73,7 @@ async def test_a_download_keeps_a_job_that_is_cancelled_without_readers(start: S
             await until_output(received(response), "up\n")
             response.close()
         await sessions_of(client, 1)
-        await asyncio.sleep(0.3)  # longer than anybody has to come back
+        await asyncio.sleep(0.3)  # longer than disconnect_delay_s
         async with client.post(f"/api/jobs/{job_id}/stdin?close=1", data=b"on\n") as response:
             assert response.status == 202
         assert await download.content.read() == b"on\n"
@@ -90,7 +90,7 @@ async def test_whoever_leaves_a_download_leaves_the_job_unread(start: Start) -> 
         download.close()
     async with client.post(f"/api/jobs/{job_id}/stdin", data=b"so that it is noticed\n"):
         pass
-    # Who asks for its document does not read it, as somebody at its stream would.
+    # A client that requests its document is no reader, unlike one of its stream.
     result = None
     async with asyncio.timeout(20):
         while result is None:
@@ -134,7 +134,7 @@ async def test_a_stalled_download_is_cut_in_time(start: Start, target: str) -> N
     job_id = await submit(client, **python(FLOOD, interactive=True))
     async with client.get(f"/api/stream/{job_id}") as response:
         await until_output(received(response), "\n")
-    await sessions_of(client, 0)  # that stream's, which is not the one that is waited for below
+    await sessions_of(client, 0)  # of that stream, not the one that is awaited below
     with stalled(client, f"/api/jobs/{job_id}/{target}") as sock:
         await sessions_of(client, 1)
         await sessions_of(client, 0)
@@ -149,7 +149,7 @@ async def test_a_stalled_download_is_cut_in_time(start: Start, target: str) -> N
 
 @pytest.mark.memory_engine("counts what clients have not taken, whatever it was read from")
 async def test_stalled_readers_do_not_hold_more_than_they_all_may(start: Start) -> None:
-    """Each of them has time for minutes, but not all of them together as much memory as they like."""
+    """Each may take minutes, but all of them together have a bound on their memory."""
     bound = 2_000_000
     client = await start(streams={"write_timeout_s": 600, "max_buffered_bytes": bound})
     sessions = client.app[SESSIONS]
@@ -167,7 +167,7 @@ async def test_stalled_readers_do_not_hold_more_than_they_all_may(start: Start) 
         for number in range(40):
             stack.enter_context(stalled(client, targets[number % 4]))
         async with client.get(f"/api/stream/{job_id}") as response:
-            # Who takes what is there is not among those who are cut.
+            # A client that reads is not cut off.
             events = received(response)
             await until_output(events, "\n")
             async with asyncio.timeout(60):
@@ -191,7 +191,7 @@ async def test_what_a_slow_replay_holds_back_is_counted(start: Start) -> None:
     job_id = await submit(client, **python("print('x' * 40_000)"))
     await follow(client, job_id)
     async with client.get(f"/api/stream/{job_id}?speed=0.001") as response:
-        # Whoever has the first event has taken all that there is to take for now.
+        # A client that has the first event has read everything so far.
         assert (await anext(received(response))).kind == "status"
         assert outgoing.bytes > 40_000
         client.app[SESSIONS].close()
@@ -226,7 +226,7 @@ async def test_documents_that_nobody_takes_are_bounded_too(start: Start) -> None
 
 
 async def test_a_tenant_leaves_streams_to_others(start: Start) -> None:
-    """By default half of them: one could take all 20,000."""
+    """By default half of them; otherwise one client could take all 20,000."""
     client = await start(auth=TOKENS, streams={"max_readers": 4})
     mine = await job_of(client, ALICE, **python(ECHO, interactive=True))
     theirs = await job_of(client, BOB, **python("print('mine')"))
