@@ -23,7 +23,7 @@ from tests.web import problem, python
 
 INVALID: Final = "invalid_request"
 
-# A submission in which each place of a value can be replaced, and where that is.
+# A submission in which every value is replaced in turn.
 WHOLE: Final[dict[str, Any]] = {
     "language": "python",
     "command": ["true"],
@@ -78,7 +78,7 @@ def with_literal(document: object, place: Place, literal: str) -> bytes:
 
 
 def written(place: Place) -> str:
-    """Return a place as answers write it, as far as its last name."""
+    """Return a path as answers write it, up to its last name."""
     text = "$"
     for key in place:
         text += f"[{key}]" if isinstance(key, int) else f".{key}"
@@ -158,7 +158,7 @@ def test_a_number_anywhere_in_a_signal_is_refused_with_its_place(
 ) -> None:
     with pytest.raises(InvalidJob) as refused:
         wire.parse_signal(with_literal(SIGNAL, place, literal))
-        raise InvalidJob("a text", path="$.signal")  # "" and "1" are, and no signal is called so
+        raise InvalidJob("a text", path="$.signal")  # "" and "1" are text, but not names of signals
     has_whole_problem(refused.value)
 
 
@@ -211,7 +211,7 @@ async def test_null_is_not_given_for_every_optional_field(start: Start) -> None:
     assert text(await run(client, **python("print(1)"), limits=limits, files=files)) == "1\n"
     command = {"command": ["echo", "1"], "language": None, "code": None}
     assert text(await run(client, **command)) == "1\n"
-    # What has to be there is not optional.
+    # Required fields are not optional.
     for field, path in (("name", "$.files[0].name"), ("content", "$.files[0].content")):
         files = [{"name": "a", "content": "", field: None}]
         async with client.post("/api/execute", json={**python("1"), "files": files}) as response:
@@ -293,7 +293,7 @@ async def test_as_many_folders_as_a_body_holds_are_refused(client: AnyClient) ->
 
 
 async def test_too_many_files_are_refused_before_any_is_looked_at(client: AnyClient) -> None:
-    """To decode as many as a body has room for took a second of everybody's time."""
+    """Decoding as many as fit into a body blocked the loop for a second."""
     broken = {"name": "a", "content": "!", "encoding": "base64"}
     job = {"language": "python", "files": [broken] * (MAX_FILES + 1)}
     async with client.post("/api/execute", data=io.BytesIO(json.dumps(job).encode())) as response:

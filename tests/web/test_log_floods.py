@@ -1,4 +1,4 @@
-"""The log of a service that stands alone stays short under attack, and a record is one line."""
+"""The log of a standalone service stays short under attack, and a record is one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the stand-alone service logs: lines that machines can read, and no caller can forge."""
+"""The log of a standalone service: machine-readable, and no caller can forge a line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from streamer.web.server.logs import configure_logging, log_finished
 
 @dataclass
 class Said:
-    """What was written to standard error so far."""
+    """The lines on standard error so far."""
 
     capsys: pytest.CaptureFixture[str]
     text: str = ""
@@ -42,7 +42,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> Iterator[Said]:
 
 
 def configure(config: LoggingConfig) -> None:
-    """Set logging up as a process of its own would: pytest has handlers there."""
+    """Configure logging as in a new process: pytest has handlers of its own."""
     logging.getLogger().handlers.clear()
     configure_logging(config)
 

@@ -41,7 +41,7 @@ async def serve() -> AsyncIterator[Serve]:
 
 
 async def print_one(client: AnyClient, prefix: str) -> None:
-    """Run a job below a prefix, going where its links lead."""
+    """Run a job below a prefix, and follow its links."""
     async with client.post(f"{prefix}/api/execute", json=python("print(1)")) as response:
         body = await response.json()
         assert response.status == 202
@@ -240,7 +240,7 @@ async def test_wrong_settings_are_refused_before_the_start() -> None:
 
 
 async def test_a_sandbox_that_does_not_work_stops_the_start() -> None:
-    # Its options lead it to a program that is not there.
+    # Its options name a command that does not exist.
     runner = web.AppRunner(
         streamer.create_app({"sandbox": {"backend": "bwrap", "bwrap": {"path": "/nothing"}}})
     )

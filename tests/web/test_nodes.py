@@ -1,4 +1,4 @@
-"""Two services on one engine: what one accepted and runs, the other tells the same way."""
+"""Two services with one engine: each answers for the jobs of the other like for its own."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def pair(start: Start) -> Pair:
 
 
 async def seen_until(client: AnyClient, job_id: str, count: int) -> list[Received]:
-    """Read so many events of a job and leave."""
+    """Read this many events of a job, then disconnect."""
     seen: list[Received] = []
     async with client.get(f"/api/stream/{job_id}") as response:
         async for event in received(response):
@@ -64,7 +64,7 @@ async def test_a_live_job_is_followed_at_both(pair: Pair) -> None:
             if event.kind == "output":
                 break
         response.close()
-    # At the other, a reader of the middle is there before one of all of it comes.
+    # At the other service a reader resumes in the middle before another begins at the start.
     headers = {"Last-Event-ID": str(seen[-1].id)}
     async with other.get(f"/api/stream/{job_id}", headers=headers) as response:
         async with other.get(f"/api/stream/{job_id}") as whole:
@@ -105,7 +105,7 @@ async def test_a_service_that_stops_sends_readers_of_jobs_that_go_on_to_the_othe
     one, other = [await start(plugins=(remote,), queue={"concurrency": 1}) for _ in range(2)]
     jobs = [await submit(one, **SLEEPER) for _ in range(2)]
     for job_id in jobs:
-        await until_state(other, job_id, "running")  # each at one of them
+        await until_state(other, job_id, "running")  # one at each service
     reading = [asyncio.create_task(follow(one, job_id)) for job_id in jobs]
     async with asyncio.timeout(20):
         while (await (await one.get("/healthz")).json())["streams"] < 2:

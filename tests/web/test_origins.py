@@ -1,4 +1,4 @@
-"""Who may ask from another page, and by which name of the service."""
+"""Which origins may use the service, and under which host names it answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a program writes arrives: every byte of it, at once, and as nothing but output."""
+"""A program's output arrives: every byte, at once, and only as output."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ FORGED = [
 async def test_output_that_looks_like_frames_is_output(start: Start) -> None:
     client = await start()
     whole = "".join(FORGED)
-    # Once in one write and once each on its own, on both streams.
+    # Once in one write and once in separate ones, on both streams.
     code = f"""
 import sys, time
 pieces = {FORGED!r}
@@ -161,7 +161,7 @@ for piece in pieces:
     assert verdict(events)["exitCode"] == 0
     async with client.get(f"/api/stream/{job_id}") as response:
         body = await response.read()
-    # Whatever a client takes for the end of a line, there is nothing of it in the data.
+    # The data has no character that any client takes for the end of a line.
     assert all(len(line.splitlines()) <= 1 for line in body.decode().split("\n"))
     assert body.count(b"event: complete\n") == 1
 
@@ -214,7 +214,7 @@ async def test_output_over_the_limit_is_dropped_where_configured(start: Start) -
     events = await run(client, **python(code, limits={"outputBytes": 100_000}))
     end = verdict(events)
     assert (end["reason"], end["exitCode"], end["outputTruncated"]) == ("exited", 4, True)
-    # The two share the limit, and which of them is read first is not ours to say.
+    # Both streams share the limit, and either may be read first.
     kept = {name: len(text(events, name)) for name in ("stdout", "stderr")}
     assert sum(kept.values()) == 100_000
     dropped = {e.data["stream"]: e.data["droppedBytes"] for e in events if e.kind == "truncated"}
@@ -224,7 +224,7 @@ async def test_output_over_the_limit_is_dropped_where_configured(start: Start) -
 
 @pytest.mark.parametrize("end", ["\n", " ", "é"], ids=["lines", "prompts", "letters"])
 async def test_what_is_printed_is_there_before_the_program_goes_on(start: Start, end: str) -> None:
-    """It waits to be told that each was seen; how soon that is, tests/worker/test_output.py bounds."""
+    """It waits until each line was seen; tests/worker/test_output.py bounds how soon that is."""
     client = await start()
     code = f"""
 import sys

@@ -1,4 +1,4 @@
-"""What a request says in its query and its headers is understood, or refused with its place."""
+"""Query parameters and headers are understood, or refused with their place."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ async def test_a_list_is_bounded_and_told_to_its_end_page_by_page(client: AnyCli
         found += [job["jobId"] for job in page["jobs"]]
         if page["nextCursor"] is None:
             break
-        # The job that the cursor was made of goes.
+        # The job that the cursor names is deleted.
         async with client.delete(f"/api/jobs/{found[-1]}?purge=1") as response:
             assert response.status == 204
         params["cursor"] = page["nextCursor"]

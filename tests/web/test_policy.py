@@ -1,4 +1,4 @@
-"""See what the service says of itself: its policies, how it enforces limits, its page."""
+"""What the service reports about policies and enforced limits, and the page's headers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every refusal is a problem document that names the place and leaks nothing."""
+"""Every refusal is a problem document that names the place and reveals nothing internal."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ WRONG = [
     place("limits.diskBytes", **P, limits={"diskBytes": 1}),
     place("limits.outputBytes", **P, limits={"outputBytes": 0}),
     place("files", **python("x" * 5000), limits={"diskBytes": 4096}),
-    # Names that are not plainly inside the workspace.
+    # Names that are not clearly inside the workspace.
     *(
         (named(name), "$.files[0].name")
         for name in (
@@ -116,7 +116,7 @@ WRONG = [
         place("files[0].mode", **P, files=[{"name": "a", "content": "", "mode": mode}])
         for mode in ("", "rwx", "4755", "0o755", "999", "0755\n", "-755", "٠٧٥٥")
     ),
-    # What to run.
+    # The program.
     place(""),
     place("", code="1"),
     place("", language="python", code="1", command=["true"]),
@@ -150,7 +150,7 @@ async def client(start: Start) -> AnyClient:
 
 
 async def test_what_is_wrong_is_said_with_its_place(client: AnyClient) -> None:
-    # One service for all: a refusal leaves nothing behind that the next one could meet.
+    # One service for all: a refusal has no effect on the next one.
     failed = []
     for body, path in WRONG:
         data = io.BytesIO(json.dumps(body).encode())
@@ -279,7 +279,7 @@ async def test_a_body_too_large_is_413_announced_or_not(start: Start) -> None:
         async with client.post("/api/execute", data=data) as response:
             document = await problem(response, 413, "payload_too_large")
         assert "20000" in document["detail"]
-    # What fits is taken, whatever limit aiohttp has of its own.
+    # A body within our limit is accepted, whatever aiohttp's own limit.
     assert text(await run(client, **python("print(1)" + " " * 19_000))) == "1\n"
 
 

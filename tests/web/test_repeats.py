@@ -1,4 +1,4 @@
-"""A submission that comes again with its idempotency key: by a retry, a reconnect, or too late."""
+"""A submission repeated with its idempotency key: a retry, a reconnect, or too late."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def test_no_new_job_is_taken_once_the_service_stops_though_its_engine_does
     client = await start()
     async with post(client, SLEEPER, "a") as response:
         first = (await response.json())["jobId"]
-    client.app[SERVICE].draining.set()  # as before the engine has heard of it
+    client.app[SERVICE].draining.set()  # as before the engine is told to drain
     async with post(client, SLEEPER, "b") as response:
         await problem(response, 503, "shutting_down")
     async with post(client, SLEEPER, "a") as response:

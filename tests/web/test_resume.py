@@ -1,4 +1,4 @@
-"""However often a reader loses its connection, it ends up with every event once."""
+"""However often a reader loses its connection, it gets every event exactly once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ for at in range(0, len(text), 700):
 
 
 async def read_for(client: AnyClient, job_id: str, after: int, size: int) -> bytes | None:
-    """Read about `size` bytes of the stream and hang up; None when there is no more."""
+    """Read about `size` bytes of the stream and disconnect; None after the last event."""
     body = b""
     async with connection(client) as streams:
         headers = {"Last-Event-ID": str(after)} if after else {}
@@ -40,7 +40,7 @@ async def read_for(client: AnyClient, job_id: str, after: int, size: int) -> byt
 
 
 def complete_frames(body: bytes) -> list[tuple[int, bytes]]:
-    """Return the frames that arrived whole, with their numbers, as a client keeps them."""
+    """Return the complete frames with their numbers, as a client keeps them."""
     whole = body[: body.rfind(b"\n\n") + 2] if b"\n\n" in body else b""
     frames = []
     for block in whole.split(b"\n\n")[:-1]:
@@ -57,7 +57,7 @@ async def test_random_disconnects_lose_and_double_nothing(start: Start) -> None:
     seen: list[tuple[int, bytes]] = []
     cuts = 0
     while True:
-        # Anywhere: before the first byte, inside a frame, a number, a character.
+        # Cut anywhere: before the first byte, inside a frame, a number, a character.
         most = 1500 if cuts < 50 else 100_000
         body = await read_for(client, job_id, seen[-1][0] if seen else 0, chance.randrange(1, most))
         if body is None:

@@ -1,4 +1,4 @@
-"""What is kept of a log, where, and who waits for whom."""
+"""How much of a log is kept, where, and when programs wait for readers."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ for number in range(int(sys.argv[1])):
 sys.stdout.flush()
 sys.stderr.write(digest.hexdigest())
 """
-"""250 bytes a line, and their digest on standard error."""
+"""A program that writes lines of 250 bytes, and their digest to standard error."""
 
 
 def check(events: list[Received]) -> None:
-    """Check the output against the digest that the program printed of it."""
+    """Compare the output with the digest that the program printed."""
     assert hashlib.sha256(text(events).encode()).hexdigest() == text(events, "stderr")
 
 
@@ -59,13 +59,13 @@ async def test_old_events_go_to_disk_and_come_back_whole(start: Start, open_fold
     stats = await client.app[SERVICE].stats()
     assert stats.log_bytes < 400_000
     assert stats.disk_bytes > 14 * MIB
-    # Late, from the middle, and in the raw: all from disk.
+    # A late reader, one from the middle, and a download: all read from disk.
     assert await follow(client, job_id) == events
     middle = events[len(events) // 2].id
     assert await follow(client, job_id, after=middle) == events[middle:]
     async with client.get(f"/api/jobs/{job_id}/output/stdout") as response:
         assert (await response.read()).decode() == text(events)
-    # What is on disk has no name, and its room is given back with the job.
+    # The file on disk has no name, and its pages are freed with the job.
     assert not [
         path for path in open_folder.rglob("*") if path.is_file() and path.stat().st_size > MIB
     ]
@@ -81,7 +81,7 @@ async def test_all_logs_together_stay_within_their_memory(start: Start) -> None:
         events = await follow(client, job_id)
         check(events)
         stats = await client.app[SERVICE].stats()
-        # And what each running job is just about to move away.
+        # And what each running job is about to move to disk.
         assert stats.log_bytes <= 2 * MIB + stats.running * 128 * 1024
     for job_id in jobs:
         events = await follow(client, job_id)
@@ -100,7 +100,7 @@ async def test_without_a_disk_the_oldest_are_dropped_and_that_is_said(start: Sta
 
 
 async def kept_bytes(client: AnyClient) -> int:
-    """Return what all logs take."""
+    """Return the size of all logs in memory and on disk."""
     stats: Stats = await client.app[SERVICE].stats()
     return stats.log_bytes + stats.disk_bytes
 
@@ -118,7 +118,7 @@ async def test_a_program_waits_for_its_readers_where_nothing_may_be_lost(start: 
             while await kept_bytes(client) < 300_000:
                 await log.wait(log.last_id)
         held_at = log.last_id
-        # Nobody reads: it is held, however long that takes. Others run meanwhile.
+        # Without readers it is held for as long as that lasts. Others run meanwhile.
         for _ in range(3):
             assert text(await follow(client, await submit(client, **python("print(1)")))) == "1\n"
         assert log.last_id - held_at < 200
@@ -155,7 +155,7 @@ async def test_a_stalled_reader_holds_a_waiting_program_only_for_its_time(
         streams={"on_full": "wait", "log_bytes": 200_000, "write_timeout_s": 0.5},
         limits={"default": {"output_bytes": 64 * MIB}},
     )
-    # More than the kernel takes for the stalled one.
+    # More than the kernel buffers for the stalled client.
     job_id = await submit(client, **python(FLOOD, args=["60000"]))
     stalled = socket.socket()
     stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

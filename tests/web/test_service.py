@@ -1,4 +1,4 @@
-"""What the service tells of itself: lists with a bound, the queue, and metrics where wanted."""
+"""What the service reports about itself: bounded lists, the queue, and optional metrics."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def test_the_queue_tells_how_long_one_would_wait(start: Start) -> None:
     for _ in range(3):
         await submit(client, **SLEEPER)
     waits: list[float] = []
-    # What runs has run for longer each time, and none has ended: nobody would come sooner.
+    # The jobs have run for longer at each request and none has ended, so the wait grows.
     async with asyncio.timeout(20):
         while len({*waits}) < 3:
             async with client.get("/api/queue") as response:

@@ -1,4 +1,4 @@
-"""No client can take all there is: what one may have of the queue and of the places."""
+"""No client can take everything: its share of the queue and of the places."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def test_a_share_of_the_queue_is_each_tenants_own(start: Start) -> None:
 
 
 async def test_a_tenant_that_floods_the_service_leaves_a_place(start: Start) -> None:
-    """By default: nobody has to set anything for that."""
+    """By default, without any configuration."""
     client = await start(auth=TOKENS, queue={"concurrency": 2, "max_waiting": 6})
     first = await job_of(client, ALICE, **SLEEPER)
     await until_state(client, first, "running", headers=ALICE)

@@ -1,4 +1,4 @@
-"""Who is let in where nobody is known: whoever is at this machine, and nobody else by omission."""
+"""Without tokens or a hook only requests from this machine are accepted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.web import problem, python
 
 PLAIN: Final = {"backend": "bwrap", "allow": ["plain"]}
 STRANGER: Final = 60_950
-"""A user id that nobody has: below those that jobs are given."""
+"""An unused user id, below those of jobs."""
 
 Listen = Callable[..., Awaitable[str]]
 
@@ -90,7 +90,7 @@ async def test_an_address_for_others_is_listened_on_over_ipv6_too(listen: Listen
 
 async def test_a_connection_to_the_other_family_is_this_machines(listen: Listen) -> None:
     port = await listen("127.0.0.1", sandbox=PLAIN)
-    # A socket for IPv6 that reaches a server of IPv4.
+    # An IPv6 socket that is connected to an IPv4 server.
     with socket.socket(socket.AF_INET6) as client:
         client.connect(("::ffff:127.0.0.1", int(port)))
         request = f"GET /code/api/jobs HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n"
@@ -115,7 +115,7 @@ async def test_a_stranger_gets_nothing(listen: Listen, path: str) -> None:
 @pytest.mark.parametrize(
     "host",
     [
-        "evil.example",  # bound to 127.0.0.1 by whoever owns the name
+        "evil.example",  # resolves to 127.0.0.1, by the owner of the name
         "127.0.0.1.evil.example",
         "localhost.evil.example",
         "localhost.",
@@ -140,7 +140,7 @@ async def test_a_name_that_is_not_this_machines_is_refused(listen: Listen, host:
     ],
 )
 async def test_no_name_and_two_names_are_refused(listen: Listen, request_text: str) -> None:
-    # aiohttp takes this machine's own name, often localhost, where a request has none.
+    # Without the header aiohttp uses this machine's own name, often localhost.
     reader, writer = await asyncio.open_connection("127.0.0.1", int(await listen()))
     writer.write(request_text.encode())
     first = await reader.readline()
@@ -263,7 +263,7 @@ async def test_another_account_of_this_machine_reaches_no_program_without_isolat
         Path(address).chmod(0o777)
     else:
         address = ["127.0.0.1", int(found)]
-    # Where plain is not reachable, "sandbox": "plain" is what is refused: 403.
+    # If plain is not allowed, "sandbox": "plain" itself is refused: 403.
     expected = {"202": "403", "401": "401"}[others]
     assert await asyncio.to_thread(submit_as, STRANGER, address) == expected
     mine = await asyncio.to_thread(submit_as, os.geteuid(), address)
@@ -290,7 +290,7 @@ async def test_another_account_that_is_gone_before_it_is_looked_at_is_not_root(
 
 @pytest.fixture(params=["asked", "tables"])
 def looked_up(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the kernel asked for the one connection, or its tables of all of them read."""
+    """Ask the kernel for the one connection, or have the tables in /proc read."""
     if request.param == "asked":
         monkeypatch.setattr(
             "streamer.web.callers.connection.TABLES", (Path("/proc/net/no-such-table"),)
@@ -328,7 +328,7 @@ def test_who_listens_where_the_other_end_was_is_not_the_other_end() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         client = socket.create_connection(server.getsockname())
         accepted, _ = server.accept()
-        ended = struct.pack("ii", 1, 0)  # at once, as nothing of it is left then
+        ended = struct.pack("ii", 1, 0)  # immediate, so that nothing is left of the connection
         with accepted:
             name = client.getsockname()
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ended)
@@ -358,10 +358,10 @@ async def client(start: Start) -> AnyClient:
 async def test_a_page_of_another_site_is_known_without_an_origin(
     client: AnyClient, site: str
 ) -> None:
-    # What <img> and <script> of a page send.
+    # What <img> and <script> in a page send.
     async with client.get("/api/jobs", headers={"Sec-Fetch-Site": site}) as response:
         await problem(response, 403, "forbidden")
-    # A link of another page to ours is one that a user follows.
+    # A link of another page to ours, which the user follows.
     headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate"}
     async with client.get("/", headers=headers) as response:
         assert response.status == 200

@@ -1,4 +1,4 @@
-"""GET /api/stream/{jobId}: what is on the wire, where a reader starts, and how it ends."""
+"""GET /api/stream/{jobId}: the bytes, where a reader starts, and how it ends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.web import SLEEPER, problem, python, until_output, until_state
 from tests.web.raw import ask, chunks, connection
 
 ECHO = "import sys\nfor line in sys.stdin: print(line, end='', flush=True)"
-"""A program that is paced by what a test writes to it."""
+"""A program that continues when a test writes to it."""
 
 BLOCK = re.compile(
     rb"(retry: \d+\n)?(:\n)*event: ([a-z]+)\ndata: (\{[^\r\n]*\})\nid: ([1-9][0-9]*)\n\n"
@@ -38,7 +38,7 @@ async def body_of(client: AnyClient, target: str, **headers: str) -> bytes:
 
 
 async def sessions_of(client: AnyClient, count: int) -> None:
-    """Wait until the service has this many readers: it learns of a lost one a little later."""
+    """Wait until the service has this many readers: it notices a lost one a little later."""
     async with asyncio.timeout(10):
         while True:
             async with client.get("/healthz") as response:
@@ -87,7 +87,7 @@ async def test_the_heartbeat_is_a_bare_comment_and_only_when_idle(start: Start) 
             if beats == 3:
                 await write(client, job_id, close=True)
                 beats += 1
-    # Taken away, they leave the frames as they are without them: none is inside a frame, and
+    # Without them the frames are the same: none is inside a frame, and
     # none brings a blank line that a client would take for an empty message.
     assert re.sub(rb"^:\n", b"", body, flags=re.MULTILINE) == b"".join(
         re.sub(rb"^:\n", b"", block.group(0), flags=re.MULTILINE) for block in BLOCK.finditer(body)
@@ -165,7 +165,7 @@ async def test_an_id_that_is_none_asks_for_everything(start: Start, value: str) 
         assert response.status == 200
         assert [event async for event in received(response)] == events
     async with connection(client) as streams:
-        # By hand: a client library would not send them all.
+        # By hand: a client library would not send all of these headers.
         head = {"Last-Event-ID": value, "Connection": "close"}
         answer = await ask(streams, f"/api/stream/{job_id}", headers=head)
         assert answer.status == 200
@@ -190,12 +190,12 @@ async def test_an_expired_job_is_404(start: Start) -> None:
 
 @pytest.mark.parametrize("keep", [{}, {"Connection": "keep-alive"}])
 async def test_an_http_1_0_client_sees_the_end(start: Start, keep: dict[str, str]) -> None:
-    # What speaks it may be a proxy, and nobody is known through one.
+    # An HTTP/1.0 client may be a proxy, through which nobody is known to be local.
     client = await start(auth={"anonymous": True})
     job_id = await submit(client, **python("print('old')"))
     async with connection(client) as streams:
         answer = await ask(streams, f"/api/stream/{job_id}", version="1.0", headers=keep)
-        body = await streams[0].read()  # to the end of the connection: there is no other mark
+        body = await streams[0].read()  # to the end of the connection, the only mark of the end
     assert "transfer-encoding" not in answer.headers
     assert answer.headers.get("connection", "close") == "close"
     assert b"".join(block.group(0) for block in BLOCK.finditer(body)) == body
@@ -310,7 +310,7 @@ async def test_a_reader_that_never_reads_disturbs_nobody(start: Start) -> None:
         assert len(text(events)) == size
         assert verdict(events)["exitCode"] == 0
         assert text(await run(client, **python("print('other')"))) == "other\n"
-        # It is given up in a bounded time, and what was meant for it never piled up.
+        # It is cut off within the timeout, and its events were not buffered meanwhile.
         await sessions_of(client, 0)
         stalled.settimeout(10)
         taken = bytearray()
@@ -318,7 +318,7 @@ async def test_a_reader_that_never_reads_disturbs_nobody(start: Start) -> None:
             while part := stalled.recv(1 << 20):
                 taken += part
         assert len(taken) < size
-        assert not taken.endswith(b"0\r\n\r\n")  # cut off, not ended: it will come back
+        assert not taken.endswith(b"0\r\n\r\n")  # cut off, not ended: the client will reconnect
 
 
 async def test_the_stream_stays_open_for_the_grace_period_only(start: Start) -> None:

@@ -1,4 +1,4 @@
-"""POST /api/execute accepts: at once, with a stream, after a wait, or once for one key."""
+"""POST /api/execute: answers at once, with a stream, or after a wait; one job for one key."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def test_answers_at_once_behind_a_queue_of_sleepers(start: Start) -> None:
         began = time.perf_counter()
         jobs.append(await submit(client, **SLEEPER))
         took.append(time.perf_counter() - began)
-    # Nothing that waits for a job could answer a single one of them.
+    # If it waited for a job to end, not one of these requests would be answered.
     assert sorted(took)[10] < 1
     async with client.get("/api/queue") as response:
         queue = await response.json()
@@ -75,7 +75,7 @@ async def test_accept_event_stream_answers_with_the_stream_itself(start: Start) 
     assert events[0].data["jobId"] == response.headers["X-Job-Id"]
     assert text(events) == "1\n"
     assert verdict(events)["exitCode"] == 0
-    # And it is the same log as everybody else's.
+    # It is the same log that all other readers get.
     assert await follow(client, response.headers["X-Job-Id"]) == events
 
 

@@ -1,4 +1,4 @@
-"""`streamer serve` and what clients send that no handler has asked for: heads, and more than one."""
+"""`streamer serve` and bytes that no handler reads: large heads, and pipelined requests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LARGE = b"".join(b"X-%d: %b\r\n" % (number, b"a" * 8000) for number in range(120
 
 
 def resident(served: Served) -> int:
-    """Return what the process has in memory (proc(5))."""
+    """Return the resident memory of the process (proc(5))."""
     for line in Path(f"/proc/{served.process.pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * KIB
@@ -30,7 +30,7 @@ def resident(served: Served) -> int:
 
 
 async def push(streams: Streams, data: bytes) -> bytes:
-    """Send as much as is taken; return what was answered to its end, if it has one."""
+    """Send until the peer accepts no more; return the answer up to its end, if it has one."""
     reader, writer = streams
 
     async def send() -> None:
@@ -65,11 +65,11 @@ async def test_what_comes_before_an_answer_is_not_kept(tmp_path: Path) -> None:
         before = resident(served)
         async with crowd(served, 12) as opened:
             behind = (HEALTH + LARGE + b"\r\n") * 20
-            for one in opened[:6]:  # once it is being answered
+            for one in opened[:6]:  # once its answer has begun
                 await follow(one, job_id)
             await asyncio.gather(*(push(one, behind) for one in opened[:6]))
             await asyncio.gather(*(push(one, stream + behind) for one in opened[6:]))
-            # Taken, the requests would be 40 MiB of each connection.
+            # If they were accepted, the requests would take 40 MiB for each connection.
             assert resident(served) - before < 8 * MIB
         async with crowd(served, 1) as (one,):
             assert await ask(one) == 200
@@ -178,7 +178,7 @@ async def test_the_sum_of_heads_goes_down_with_their_connections() -> None:
         await held(0)
     waiting = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
     for number, (_, other) in enumerate(waiting):
-        # One waits for its answer, one for its body, and one has not sent all of its head.
+        # One waits for its answer, one still sends its body, and one its head.
         sent = (head + b"Content-Length: 1\r\n\r\nx")[: (None, -1, -5)[number]]
         other.write(sent if number else sent + b"GET / HTTP/1.1\r\n")
     async with asyncio.timeout(20):

@@ -1,4 +1,4 @@
-"""Nothing that a job, a sandbox or an engine does keeps a job, its place or a drain waiting."""
+"""Nothing that a job, a sandbox or an engine does blocks a job, its place or a drain for ever."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ async def test_an_output_pipe_in_a_strangers_hands_keeps_nobody_waiting(
 
 
 class Ice:
-    """Freeze processes, so that no signal ends them, as a disk does that hangs."""
+    """Freezes processes so that no signal ends them, like a hanging disk."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._patch = monkeypatch
@@ -104,11 +104,11 @@ class Ice:
         self._patch.setattr(os, "killpg", lambda *_: None)
         self.frozen = list(descendants())
         for pid in self.frozen:
-            with suppress(ProcessLookupError):  # the last of what came before has ended
+            with suppress(ProcessLookupError):  # it has ended meanwhile
                 os.kill(pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let them go on."""
+        """End the frozen processes."""
         self._patch.undo()
         for pid in self.frozen:
             with suppress(ProcessLookupError):
@@ -145,7 +145,7 @@ async def test_a_sandbox_that_does_not_end_costs_its_place_and_says_so(
     async with client.get("/readyz") as response:
         assert response.status == 503
         assert (await response.json())["checks"]["takedown"] is False
-    # Its place and its user are not given to another.
+    # Its place and its user are not used again.
     second = await service.jobs.submit(JobSpec(command=("echo", "2")))
     await asyncio.sleep(0.2)
     assert (await second.view()).state == "queued"
@@ -176,7 +176,7 @@ async def test_a_drain_does_not_wait_for_what_does_not_end(
 
 @dataclass(frozen=True)
 class Untidy(spi.Backend):
-    """Cannot give back what its session holds."""
+    """A backend whose session never closes."""
 
     name: ClassVar[str] = "untidy"
     isolation: ClassVar[spi.Isolation] = spi.Isolation.NONE
@@ -214,7 +214,7 @@ time.sleep(600)
 
 
 def deaf(instead: set[str]) -> type[spi.Backend]:
-    """Return a backend whose init, once `instead` has something, says hello and does nothing."""
+    """Return a backend whose init, once `instead` is set, says hello and does nothing more."""
 
     @dataclass(frozen=True)
     class Deaf(Untidy):
@@ -281,7 +281,7 @@ async def test_a_program_that_the_init_does_not_take_is_an_error(
 
 
 async def _no_files(*_: object, **__: object) -> None:
-    """Answer as an init would."""
+    """Answer like an init."""
 
 
 @pytest.mark.parametrize("count", [300, 3])

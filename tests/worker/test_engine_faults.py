@@ -1,4 +1,4 @@
-"""An engine that fails, or does not answer, costs no job its end."""
+"""Jobs end properly even if the engine fails or does not answer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def until_output(job: Job) -> None:
 
 
 class Faulty:
-    """A lease whose methods fail, or hang, as often as is said."""
+    """A lease whose methods fail or hang a given number of times."""
 
     def __init__(self, lease: Lease, faults: dict[str, int]) -> None:
         self._lease = lease
@@ -141,7 +141,7 @@ async def test_a_job_that_cannot_be_placed_ends_and_the_next_ones_run(
 
 
 class Late(Faulty):
-    """A lease of an engine that takes its time for the end of a job."""
+    """A lease of an engine that needs long to end a job."""
 
     ending: ClassVar[set[str]] = set()
 

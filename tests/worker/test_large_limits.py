@@ -1,4 +1,4 @@
-"""The largest limits that the configuration takes are set, and not taken for none."""
+"""The largest limits that the configuration accepts are enforced, not treated as no limit."""
 
 from __future__ import annotations
 

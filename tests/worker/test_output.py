@@ -62,7 +62,7 @@ def test_a_budget_keeps_the_first_bytes_and_counts_the_rest(
 
 
 def piped(pump: OutputPump, stream: Literal["stdout", "stderr"]) -> int:
-    """Make a pipe of which the pump has the one end, and return the other."""
+    """Return the writing end of a pipe that the pump reads."""
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     pump.add(stream, reading)
@@ -70,14 +70,14 @@ def piped(pump: OutputPump, stream: Literal["stdout", "stderr"]) -> int:
 
 
 def feeding() -> tuple[int, InputFeed]:
-    """Return the reading end of a pipe, and what feeds the other."""
+    """Return the reading end of a pipe, and the `InputFeed` of the other."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     return reading, InputFeed(writing)
 
 
 class Pumped:
-    """A pump whose events are kept, and the writing end of its standard output."""
+    """A pump whose events are recorded, and the writing end of its standard output."""
 
     def __init__(self, limit: int = 1 << 30) -> None:
         self.events: list[Output] = []
@@ -135,7 +135,7 @@ async def test_what_a_program_left_makes_no_more_events_than_the_program() -> No
 async def test_nothing_is_held_back_for_longer_than_is_promised(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Twenty milliseconds at most: by what it waits for on purpose, whatever the machine adds."""
+    """Twenty milliseconds at most of intended waiting, whatever the machine adds."""
     loop = asyncio.get_running_loop()
     call_later = loop.call_later
     paused: list[float] = []
@@ -291,7 +291,7 @@ async def test_what_a_stranger_writes_after_the_end_is_not_waited_for() -> None:
 
 
 async def test_the_end_of_a_terminal_is_the_end_of_its_output() -> None:
-    # Linux tells it as an error (EIO) where a pipe has nothing to read.
+    # Linux reports it as EIO, where a pipe just has nothing more to read.
     pumped = Pumped()
     os.close(pumped.stdout)
     ours, theirs = os.openpty()

@@ -1,4 +1,4 @@
-"""Ends that race each other: one terminal event each, and nothing left of hundreds of jobs."""
+"""Ends that race: one terminal event for each job, and nothing is left of hundreds of jobs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CAUSES = {"exited", "signaled", "cancelled", "wall_time", "output_limit"}
 
 
 async def one_of_many(service: Parts, dice: random.Random) -> str:
-    """Run a job and do one thing to it at some moment; return how it ended."""
+    """Run a job, interfere once at a random moment, and return how it ended."""
     job = await service.jobs.submit(
         JobSpec(
             command=dice.choice(PROGRAMS),
@@ -85,7 +85,7 @@ async def test_hundreds_of_racing_ends_leave_one_verdict_each_and_nothing_else(
 
 
 def firejail_notes() -> set[str]:
-    """Return what firejail keeps of its running sandboxes on this host."""
+    """Return the names that firejail keeps of running sandboxes on this host."""
     folder = Path("/run/firejail/sandbox")
     return set(os.listdir(folder)) if os.access(folder, os.R_OK) else set()
 
@@ -128,7 +128,7 @@ async def test_jobs_cannot_see_each_other(open_service: OpenService, backend: st
     await first.cancel()
     await ended(first)
     if backend == "plain" and os.geteuid() != 0:
-        # Both jobs are the service's user; their files are no secret, their processes are.
+        # Both run as the service's user and may read each other's files, but not each other's /proc.
         assert "/proc" not in second.out
         return
     assert second.out == ""

@@ -1,4 +1,4 @@
-"""What is asked of a job reaches it, whenever it comes."""
+"""Requests for a job reach it, whenever they arrive."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from streamer.worker.requests import JobRequests
 
 
 class Asking:
-    """A lease that asks for what a test puts into it."""
+    """A lease that passes on the requests of a test."""
 
     job = SimpleNamespace(interactive=False)
 
@@ -27,7 +27,7 @@ class Asking:
 
 
 class Signalled:
-    """A sandbox that keeps the signals it gets."""
+    """A sandbox that records its signals."""
 
     def __init__(self) -> None:
         self.got: list[int] = []

@@ -1,4 +1,4 @@
-"""Tell why a program ended, whatever comes late."""
+"""Why a program ended, whichever facts arrive late."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from streamer.worker.verdict import JobEnd, StopReason, reason_of
 
 @dataclass
 class Group:
-    """A control group, as far as it counts."""
+    """The counters of a control group."""
 
     kills: int = 0
 

@@ -1,4 +1,4 @@
-"""A worker whose engine fails, or has other workers too."""
+"""A worker whose engine fails, or which has other workers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support import parts_of, run, verdict
 
 
 class Shared(MemoryEngine):
-    """An engine that says that others use it too, and fails as it is told."""
+    """An engine that several processes could use, and that fails on request."""
 
     def __init__(self, lease_s: float = 15.0) -> None:
         super().__init__(
@@ -38,9 +38,9 @@ class Shared(MemoryEngine):
         self.away = asyncio.Event()
         """From its workers."""
         self.mute = asyncio.Event()
-        """It says nothing of its workers."""
+        """It does not tell its workers' capabilities."""
         self.unreachable = asyncio.Event()
-        """It does not even say whether it is ready."""
+        """It does not even tell whether it is ready."""
         self.say: dict[str, Cancel | Lost] = {}
 
     @property
@@ -72,7 +72,7 @@ class Shared(MemoryEngine):
 
 
 def plugin(engine: MemoryEngine) -> object:
-    """Return what registers an engine."""
+    """Return a plugin that registers an engine."""
 
     @streamer.hookimpl
     def streamer_engine() -> MemoryEngine:
@@ -82,7 +82,7 @@ def plugin(engine: MemoryEngine) -> object:
 
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    """Look until it holds."""
+    """Wait until the condition is true."""
     async with asyncio.timeout(30):
         while not await holds():
             await asyncio.sleep(0.01)
