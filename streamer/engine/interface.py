@@ -13,17 +13,17 @@ every engine, and is tested for each by ``tests/engine``:
 - Two submissions with one idempotency key give one job.
 - A lease that was lost writes nothing.
 
-An engine may be of one process, or between many: what only the first can do, it says (`alone`).
+An engine belongs to one process (`alone`), or several processes share it.
 
-An engine that is reached over a connection may lose it. What a `Broker` was asked it repeats by
-itself, and nothing of it is done twice. On the worker's side the call raises ConnectionError and
-may have been done or not; then
+The connection to an engine may break. A `Broker` repeats a broken call itself, without doing it
+twice. A broken call of a `Runner` or `Lease` raises ConnectionError, and may have been done. Then
 
-- `Lease.append`, `state` and `finish` are said again by the worker with the same events, before any
-  other of them. The engine knows the repetition, writes it once, and answers as it would have;
-- `Runner.claim` is called again under the same name, and begins with what the lost answer held;
-- `heartbeat`, `reap` and `publish` are due again anyway;
-- `Lease.control` and `inputs` are opened again, and go on behind the last that was taken from them.
+- the worker repeats `Lease.append`, `state` or `finish` with the same events before it calls
+  another of them. The engine recognises a repetition, writes the events once, and answers alike;
+- the worker calls `Runner.claim` again with the same name; the answer begins with the leases of
+  the lost one;
+- `heartbeat`, `reap` and `publish` are called again anyway, at the next heartbeat;
+- `Lease.control` and `inputs` are opened again, and continue after the last item that was taken.
 """
 
 from __future__ import annotations
@@ -61,18 +61,19 @@ __all__ = [
 ]
 
 JobState = Literal["queued", "preparing", "compiling", "running", "complete", "error"]
-"""How far a job is; the last two are final and named like the terminal events."""
+"""The state of a job; the last two are final, and named like the terminal events."""
 
 JobPlace = tuple[float, str]
-"""Where a list of jobs goes on: behind the job that was created then and has this id."""
+"""Where a list continues: after the job with this creation time (`time.time`) and id."""
 
 CancelResult = Literal["cancelled", "requested", "done", "unknown"]
-"""``cancelled``: it was queued and is over; ``requested``: its worker was told."""
+"""``cancelled``: the job was queued and is over; ``requested``: its worker will stop it; ``done``:
+it was over before; ``unknown``: there is no such job."""
 
 
 @dataclass(frozen=True, slots=True)
 class Idempotency:
-    """The caller's key and a digest of the request that came with it."""
+    """A caller's key, which means one job, and the SHA-256 of the request that had it."""
 
     key: str
     digest: bytes
@@ -80,7 +81,7 @@ class Idempotency:
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """What became of a submission: `created` is False when the key was known already."""
+    """The answer to a submission; not `created` if its key, or its job's id, was known already."""
 
     job_id: str
     created: bool
@@ -90,8 +91,8 @@ class Submitted:
 class JobView:
     """A snapshot of one job. Times are seconds since the epoch (`time.time`).
 
-    It has none of the files, variables and input, which may be megabytes. `position` is its place
-    among those that wait, from 1, where it was asked for by itself.
+    It has no files, variables and input, which may be megabytes. `position` in the queue counts
+    from 1; it is None in lists, and for a job that does not wait.
     """
 
     job: JobFacts
@@ -107,12 +108,12 @@ class JobView:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """How busy the engine is. `oldest_wait_s` is 0 when nothing waits.
+    """How busy the engine is. `oldest_wait_s` is 0 if no job waits.
 
-    `log_bytes` is what the logs take in memory and `disk_bytes` what they take on disk,
-    `waiting_bytes` what the waiting jobs were submitted with, `record_bytes` what is kept of
-    finished ones. `estimated_wait_s` is how long a job that comes now would wait, of a
-    tenant that has no more running than it may.
+    `log_bytes` is the size of all logs in memory, `disk_bytes` on disk, `waiting_bytes` that of the
+    waiting jobs with everything they were submitted with, `record_bytes` that of the records of
+    finished jobs. `estimated_wait_s` is how long a job submitted now would wait, if its tenant is
+    below its limit of running jobs.
     """
 
     waiting: int
@@ -133,33 +134,31 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """Bytes for the program's standard input."""
-
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Eof:
-    """The end of the program's standard input."""
+    """The end of the program's standard input; nothing follows it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """A signal for the program, by number."""
+    """A signal for the program; `number` as in signal(7)."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The lease was taken away: kill the sandbox, write nothing more."""
+    """The lease is lost (`LeaseLost`)."""
 
 
 Control = Cancel | Signal | Lost
 
 
 class LeaseLost(Exception):
-    """The lease is not ours any more: kill the sandbox and write nothing."""
+    """Another worker may have the job: kill its sandbox, and write nothing more."""
 
 
 class Broker(Protocol):
@@ -167,10 +166,10 @@ class Broker(Protocol):
 
     @property
     def alone(self) -> bool:
-        """Whether all that use it are in this process.
+        """Whether only this process uses the engine.
 
-        Only then can it hold a program until its readers have taken what it wrote, and only then
-        has a job that this process's worker cannot run no other worker.
+        Only then can it hold a program until its readers have its output (``on_full = "wait"``),
+        and only then does the worker claim jobs that it cannot run: no other worker could.
         """
 
     async def submit(
@@ -183,22 +182,22 @@ class Broker(Protocol):
     ) -> Submitted:
         """Accept a job and start its log, or refuse at once.
 
-        Raises `Busy` when the queue is full, or `RateLimited` when the tenant's share
-        of it, `TooLarge` when the job could never wait in it, `Conflict`
-        when the idempotency key came with another request before, `Draining` after
-        `drain`, or with `only_repeated` if the key is new: an API side that stops accepts no job
-        that another process would have to answer for.
+        Another submission with a known `job_id` or key returns the same job. Raises `Busy` if the
+        queue is full, `RateLimited` if the tenant's share of it is, `TooLarge` if the job could
+        never fit into it, `Conflict` if the key was used with another request, `Gone` if the key's
+        job is no longer kept, and `Draining` after `drain`. With `only_repeated` a new key is
+        `Draining` too: a process that stops accepts no job that others would have to run.
         """
 
     def follow(self, job_id: str, after: int = 0) -> AbstractAsyncContextManager[JobLogView]:
-        """Open the reading side of a job's log; whoever opened it closes it.
+        """Open a view of a job's log as an async context manager; the caller must close it.
 
-        Once it is entered the view has all that was appended before and follows event `after`, and
-        then gets what comes. What is up to `after` it need not have; but where the job has no event
-        of that number (`last_id` is lower then) it has everything. Raises `UnknownJob`.
+        When it is entered, the view has every event after number `after` that was appended until
+        then; later ones follow. Earlier events may be missing in it. If the log has no event
+        `after` yet (`last_id` is lower), the view has all events. Raises `UnknownJob`.
 
-        It may lag behind the log of which it is a copy, and never skips, doubles or reorders an
-        event. If the job is forgotten before all of it has come, it ends with a `Gap` of the reason
+        A view may lag behind the log, but never skips, repeats or reorders events. If the job is
+        deleted before the view has all its events, the view ends with a `Gap` whose reason is
         ``expired``.
         """
 
@@ -213,9 +212,10 @@ class Broker(Protocol):
         limit: int = 50,
         before: JobPlace | None = None,
     ) -> Sequence[JobView]:
-        """Return the tenant's jobs, newest first, those before a place.
+        """Return at most `limit` of the tenant's jobs, newest first, created before the place.
 
-        The job that was there may be gone: the others are still told, each once.
+        Paging by the place of the last job returns each job once, even if some are deleted
+        meanwhile.
         """
 
     async def cancel(self, job_id: str) -> CancelResult:
@@ -224,30 +224,33 @@ class Broker(Protocol):
     async def send(
         self, job_id: str, control: Input | Eof | Signal, number: int | None = None
     ) -> Literal["accepted", "closed"]:
-        """Hand something to the job's program; kept while the job is queued.
+        """Send input or a signal to the job's program; it is kept until the program runs.
 
-        Who may have to say it again numbers it, from 1 and growing: a `number` that is not above
-        the last one that was accepted is a repetition, which is accepted and not handed on.
-        Raises `Busy` when the input buffer is full, `UnknownJob`.
+        ``closed`` if the job or its input is over, or if it is input for a job that takes none.
+        Callers that may have to repeat a call pass increasing numbers from 1: a `number` that is
+        not above the last accepted one is a repetition, which is accepted and dropped. Raises
+        `UnknownJob`, `Busy` if the input buffer is full, `TooLarge` if the item could never fit.
         """
 
     async def purge(self, job_id: str) -> bool:
-        """Forget a finished job; False if it is not finished. Raises `UnknownJob`."""
+        """Delete a finished job's record and log; False if it is not over. Raises `UnknownJob`."""
 
     async def capabilities(self) -> Sequence[Capabilities]:
-        """Return what each worker that is there has published last."""
+        """Return what each living worker has published last."""
 
-    async def stats(self) -> Stats:
-        """Return how busy the engine is."""
+    async def stats(self) -> Stats: ...
 
     async def ready(self) -> bool:
-        """Tell whether the engine is reachable and takes jobs; a full queue is no reason against.
+        """Tell whether the engine can be reached and accepts jobs; a full queue counts as ready.
 
-        Else one caller who fills it would take everybody's streams out of a load balancer.
+        Otherwise a caller who fills the queue would make a load balancer drop all streams.
         """
 
     async def drain(self) -> None:
-        """Accept no more jobs, and end with ``shutting_down`` those only this process knows."""
+        """Accept no more jobs.
+
+        Waiting jobs that no other process could run end with ``shutting_down``. Idempotent.
+        """
 
 
 class Runner(Protocol):
@@ -258,10 +261,10 @@ class Runner(Protocol):
         """How often `heartbeat` is due, in seconds: a third of a lease's time."""
 
     async def publish(self, worker: str, capabilities: Capabilities | None) -> None:
-        """Say what a worker has, or that it is no more.
+        """Publish what a worker can run; None withdraws it.
 
-        A worker says it again whenever it changes, and with each `heartbeat`: an engine between
-        many processes forgets a worker that it has not heard for a lease's time.
+        Repeated at each change and with each `heartbeat`: an engine that processes share forgets a
+        worker that has not published for the time of a lease.
         """
 
     async def claim(
@@ -269,34 +272,33 @@ class Runner(Protocol):
     ) -> Sequence[Lease]:
         """Wait up to a second for jobs and return at most `free` of them.
 
-        Of those that `accepts` takes, where it is given; the others keep their turns. A worker has
-        one claim at a time. What one has taken that was cancelled comes with the worker's next,
-        or is ended with ``shutting_down`` once this process drains.
+        With `accepts`, only jobs that it accepts; the others keep their turns. A worker has one
+        claim at a time. If a call is cancelled, the jobs that it had claimed are returned by the
+        worker's next call, or end with ``shutting_down`` once this process drains.
         """
 
     async def heartbeat(self, leases: Sequence[Lease]) -> Sequence[tuple[Lease, Cancel | Lost]]:
-        """Keep the leases; return those that are lost, and those whose jobs are to be cancelled.
+        """Renew these leases; return those that are lost, and those whose jobs must be cancelled.
 
-        The same is said to `Lease.control`, which may be cut off.
+        `Lease.control` yields the same, but its connection may be broken.
         """
 
     async def reap(self) -> int:
-        """End jobs whose worker is gone with ``worker_lost``; return how many."""
+        """End the jobs whose leases have expired with ``worker_lost``; return how many."""
 
 
 class Lease(Protocol):
-    """One claimed job, in the hands of one worker."""
+    """One job claimed by one worker, which alone may write its events."""
 
     @property
-    def job(self) -> ResolvedJob:
-        """The job to run."""
+    def job(self) -> ResolvedJob: ...
 
     @property
     def accepted_at(self) -> float:
         """When the job was accepted, on this machine's `time.monotonic` clock."""
 
     async def append(self, events: Sequence[tuple[str, bytes]]) -> None:
-        """Write encoded events in order. Raises `LeaseLost`."""
+        """Append encoded events (`streamer.model.events.encode`) to the log. Raises `LeaseLost`."""
 
     @property
     def full(self) -> bool:
@@ -306,48 +308,48 @@ class Lease(Protocol):
         """
 
     async def room(self) -> None:
-        """Wait until there is room for more events. What is appended all the same is kept."""
+        """Wait until there is room for more events. Events that are appended anyway are kept."""
 
     async def state(
         self, state: Literal["preparing", "compiling", "running"], policy: str | None = None
     ) -> None:
-        """Record how far the job is, and append the status event that says so.
+        """Record the job's state, and append the status event. Raises `LeaseLost`.
 
-        `policy` is recorded too, where it is given: what the job is confined by here.
+        `policy`, if given, is recorded too: the digest of what confines the job here.
         """
 
     async def finish(self, events: Sequence[tuple[str, bytes]]) -> bool:
-        """Write the last events, the last of them terminal, and end the job, at once.
+        """Append the last events, of which the last is terminal, and end the job in one step.
 
-        Returns False, and writes nothing, if the job was already over.
+        Returns False, and writes nothing, if the job is already over. May raise `LeaseLost`.
         """
 
     def control(self) -> AsyncIterator[Control]:
-        """Yield what the API side asks of this job, until the job is over."""
+        """Yield requests for the job from the API side, until the job is over."""
 
     def inputs(self) -> AsyncIterator[Input | Eof]:
-        """Yield what is meant for the program's standard input, one taken after another.
+        """Yield the program's standard input, up to its end or the end of the job.
 
-        Apart from `control`, so that a program that does not read never delays a
-        cancellation; what is not taken yet counts against the input buffer.
+        Separate from `control`, so that a program that does not read never delays a cancellation.
+        Items that were not taken yet count against the input buffer.
         """
 
 
 class Engine(Broker, Runner, Protocol):
-    """Both sides in one object."""
+    """Both sides in one object. It is started once, and closed once."""
 
     def listen(self, hear: Callable[[JobView], None]) -> None:
-        """Have a function hear of each job that a call of this process has ended, once.
+        """Call `hear` once for each job that a call of this process ends, in the event loop.
 
-        By `Lease.finish`, `cancel`, `reap`, `drain` or `close`. It is called in the event loop,
-        maybe after readers have had the end; what it raises is logged and changes nothing.
+        Such calls are `Lease.finish`, `cancel`, `reap`, `drain` and `close`. Readers may have the
+        end before. Exceptions of `hear` are logged and have no effect.
         """
 
     async def start(self, folder: Path) -> None:
-        """Begin, before any job: connect, or whatever it takes.
+        """Start the engine, for example connect, before any other call.
 
-        `folder` is one of this process's own, for what need not outlive it.
+        `folder` is a private folder of this process, for files that need not outlive it.
         """
 
     async def close(self) -> None:
-        """Release what the engine holds. The engine is not used afterwards."""
+        """Release all resources. No other method may be called afterwards."""
