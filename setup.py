@@ -95,21 +95,21 @@ class BuildInit(Command):
             self.build_lib = self.get_finalized_command("build_py").build_lib
 
     def run(self) -> None:
-        """Compile, and take along what `streamer config --template` prints."""
+        """Compile the init, and copy config.toml, which `streamer config --template` prints."""
         compile_init(PROGRAM if self.editable_mode else self.build_lib / PROGRAM)
         if not self.editable_mode:
             shutil.copyfile(TEMPLATE, os.path.join(self.build_lib, "streamer", TEMPLATE))
 
     def get_source_files(self) -> list[str]:
-        """Name what the source distribution must carry."""
+        """Return the files that the source distribution must contain."""
         return [TEMPLATE, *(str(source) for source in (*SOURCES, FOLDER / "init.h"))]
 
     def get_outputs(self) -> list[str]:
-        """Name what is made."""
+        """Return the files that are built."""
         return [os.path.join(self.build_lib, name) for name in (PROGRAM, f"streamer/{TEMPLATE}")]
 
     def get_output_mapping(self) -> dict[str, str]:
-        """Name the outputs that are copies of a source: none."""
+        """Return the outputs that are copies of sources: none."""
         return {}
 
 

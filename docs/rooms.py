@@ -39,7 +39,7 @@ OUTER: Final = ("cli", "testing", "doctor", "compose")
 OUTER_ROW: Final = 38
 # Nearly every room imports these, so they are bars too, and have no arrows.
 COMMON: Final = ("config", "model", "errors")
-# Names that only pass on what lies in a room.
+# Modules that only re-export names of a room.
 FACES: Final = ("streamer", "__main__", "events")
 
 STYLE: Final = """

@@ -43,8 +43,6 @@ FORK_MANY: Final = """
 
 
 class LimitRequirements(Requirements):
-    """Each limit holds, for one process and for a process tree, and the verdict names it."""
-
     @requirement()
     async def test_the_wall_limit_ends_a_tree_that_will_not_stop(self) -> None:
         complete = (

@@ -16,8 +16,6 @@ __all__ = ["ProgramRequirements"]
 
 
 class ProgramRequirements(Requirements):
-    """What a program gets: its files, its input, its environment, its verdict."""
-
     @requirement()
     async def test_both_streams_arrive_whole_and_in_order(self) -> None:
         ran = await self.run(

@@ -12,8 +12,6 @@ __all__ = ["TreeRequirements"]
 
 
 class TreeRequirements(Requirements):
-    """Every process that a job started ends with the job, however it tries to stay."""
-
     @requirement()
     async def test_a_background_process_with_the_output_does_not_delay_the_end(self) -> None:
         ran = await self.run(command=("sh", "-c", "sleep 600 & echo started"))
