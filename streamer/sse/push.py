@@ -74,7 +74,7 @@ class PushSession(EventSink):
         return not self._over
 
     def comment(self, text: str = "") -> None:
-        """Send a comment, which clients ignore, ahead of events that are still unsent."""
+        """Send a comment, which clients ignore, before events that are unsent. Raises as `push`."""
         self._check()
         self._session.comment(text)
 
@@ -89,7 +89,10 @@ class PushSession(EventSink):
             self._log.append((), end=True)
 
     async def drain(self) -> None:
-        """Wait until at most 256 KiB are unsent, so that a slow client slows its source."""
+        """Wait until at most 256 KiB are unsent, so that a slow client slows its source.
+
+        Raises ConnectionResetError once the client is gone.
+        """
         await self._room()
 
     def _send(self, events: Sequence[tuple[str, bytes]]) -> None:

@@ -32,13 +32,13 @@ class Source(Protocol):
 
     @property
     def cursors(self) -> Sequence[Cursor]:
-        """Its positions in the logs that it reads."""
+        """The positions in the logs that it reads; they advance when `sent` is called."""
 
     async def read(self) -> bytes:
         """Return the next encoded frames, or ``b""`` if there is nothing new."""
 
     def sent(self) -> None:
-        """Take note that the bytes of the last `read` were sent."""
+        """Called when the bytes of the last `read` were written: only now the positions advance."""
 
     @property
     def ended(self) -> bool:
@@ -54,7 +54,7 @@ class Answer(Protocol):
     """Whether to wait at the end for the client to close the connection."""
 
     def opening(self, options: StreamOptions, /) -> bytes:
-        """Return the bytes that come first."""
+        """Return the bytes before those of the source: comments and a ``retry`` line, or none."""
 
     async def prepare(self, request: web.BaseRequest) -> object:
         """Send the headers. Raises ConnectionResetError if the client has left."""
@@ -71,7 +71,7 @@ class Answer(Protocol):
         """Whether the client is known to have left."""
 
     def abort(self) -> None:
-        """Reset the connection."""
+        """Reset the connection, so that a client that does not read notices it."""
 
     def cut(self) -> None:
         """Close the connection without the end of the body, so that the client notices."""
@@ -121,7 +121,7 @@ class Session:
 
     @property
     def held_bytes(self) -> int:
-        """The unsent bytes that it holds in memory."""
+        """The bytes that it holds in memory: in the source, in the write, in the connection."""
         # The connection copies what it cannot send at once.
         return self._writing + max(self._writing, self.response.unsent_bytes) + self._in_source
 
@@ -140,7 +140,7 @@ class Session:
         self._wake(True)
 
     def retry(self, milliseconds: int) -> None:
-        """Tell the client how long to wait before it reconnects."""
+        """Tell the client how long to wait before it reconnects, at least 1 ms."""
         self._urgent += retry(milliseconds)
         self._wake(True)
 

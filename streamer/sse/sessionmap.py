@@ -103,7 +103,6 @@ class SessionMap:
         self._address_of = address_of or (lambda request: request.remote or "")
 
     def __len__(self) -> int:
-        """Return how many sessions are open."""
         return len(self._all)
 
     def of(self, key: str) -> Sequence[Session]:

@@ -21,7 +21,11 @@ class Batch:
         self.events: list[tuple[str, bytes]] = []
 
     def push(self, data: Any, event: str = "message") -> None:
-        """Add an event. Raises ValueError for an invalid event name."""
+        """Add an event; it has no id yet.
+
+        Raises ValueError for an invalid event name, and what the serializer raises (TypeError,
+        ValueError); then the event is left out.
+        """
         name = check_event(event)
         self.events.append((name, data_value(self._serializer(data))))
 
@@ -37,9 +41,11 @@ class EventSink(ABC):
         self.serializer = serializer
 
     def push(self, data: Any, event: str = "message") -> int:
-        """Send an event and return its id.
+        """Send an event and return its id, a number that grows by one.
 
-        Raises ValueError for an invalid event name, RuntimeError after the end.
+        Never waits. Raises ValueError for an invalid event name, what the serializer raises,
+        RuntimeError after `close`, and in a `PushSession` ConnectionResetError once the client is
+        gone.
         """
         with self.batch() as batch:
             batch.push(data, event)

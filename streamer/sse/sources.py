@@ -20,8 +20,6 @@ Tag = Callable[[str, bytes], bytes]
 
 
 class LogSource:
-    """Everything of one log from a cursor on."""
-
     def __init__(self, cursor: Cursor) -> None:
         self._cursor = cursor
         self._next = cursor.position
