@@ -292,7 +292,7 @@ def costs(parse: Parser, worst: Worst, size: int) -> list[float]:
 def too_steep(seconds: list[float]) -> bool:
     once, twice, four_times = (max(value, 1e-7) for value in seconds)
     # With quadratic time each step is four times as much. One step alone may be memory: from some
-    # size on it comes from the kernel anew each time.
+    # size on, each block is requested from the kernel.
     return four_times > TOO_MUCH * once and min(twice / once, four_times / twice) > A_STEP
 
 

@@ -134,7 +134,7 @@ class JobHandlers:
         return json_answer({"jobId": job.id, "signal": name}, status=202)
 
     async def _document(self, request: web.Request, job: Job) -> object:
-        # The view first: if it says that the job is over, the text is complete.
+        # The view first: if the job is over in it, the text is complete.
         view = await job.view()
         text = await self.transcripts.text(job.id, job.follow)
         return wire.job_document(view, text, self._links(request, job.id))

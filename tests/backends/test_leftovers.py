@@ -38,7 +38,7 @@ class Bare(spi.Backend):
 BARE = plugin(Bare)
 
 ONCE_ALONE = "while grep -qs '^State:.[^ZX]' /proc/$$/status; do sleep 0.01; done; echo alone"
-"""What a subshell does that waits for the end of its shell, reaped or not, and then says so."""
+"""A subshell's script that waits until its shell has ended, reaped or not, and reports it."""
 
 
 @pytest.fixture(params=["plain", "bwrap", "firejail", "bare"])

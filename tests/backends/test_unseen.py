@@ -89,7 +89,7 @@ async def test_a_file_counts_once_however_many_names_it_has(watched: Run) -> Non
 
 
 async def test_the_walk_of_a_deep_tree_takes_little_memory(watched: Run) -> None:
-    # It is the init's, and nobody's limit.
+    # The init's own memory counts against no limit.
     ran = await watched(
         **program("""
             import os, time

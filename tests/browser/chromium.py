@@ -75,7 +75,7 @@ def chromium(executable: str, profile: Path) -> Iterator[str]:
         reading.start()
         yield address
     finally:
-        # Its helpers are of its session; those without a parent are nobody's else.
+        # Its helpers, orphans among them, are in its process group.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -222,7 +222,7 @@ class Page:
 
     @contextlib.asynccontextmanager
     async def loading(self) -> AsyncIterator[None]:
-        """Wait, after what is done inside, for the page to be loaded anew."""
+        """Wait at the end of the block until the page has been loaded again."""
         self._loaded.clear()
         yield
         async with asyncio.timeout(PATIENCE_S):

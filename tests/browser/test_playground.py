@@ -166,7 +166,9 @@ async def test_a_lost_connection_is_shown_and_survived(
 async def test_a_proxy_that_says_502_is_survived(
     playground: Playground, start: Start, tmp_path: Path
 ) -> None:
-    client = await start(auth={"anonymous": True})  # nobody is known who comes through a proxy
+    client = await start(
+        auth={"anonymous": True}
+    )  # requests through a proxy are refused without a token
     async with (
         cutting("127.0.0.1", int(client.port or 0)) as cutter,
         proxied(cutter.port, tmp_path) as address,

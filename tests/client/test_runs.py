@@ -46,7 +46,7 @@ async def test_a_run_that_is_closed_cancels_its_job_where_that_is_wanted(start: 
                     if getattr(event.data, "state", "") == "running":
                         limit.reschedule(asyncio.get_running_loop().time())
         assert await end_of(client, run.job_id) == "cancelled"
-        # Left without a close, and let go.
+        # Left without a close, and no longer referenced.
         run = client.run(**SLEEPER, cancel_on_close=True)
         await running(run)
         job_id = run.job_id

@@ -173,7 +173,7 @@ async def test_documents(start: Start) -> None:
         async with client.get(f"/api/{path}") as response:
             found[path] = await response.json()
     document = dotted(found[f"jobs/{job}"], {"result", "policy", "links"})
-    # The text may be told once or, as it was, twice.
+    # The text may be sent once or, as before, twice.
     document = {re.sub(r"^result\.(std(out|err))", r"\1", name) for name in document}
     assert differences(table_http.JOB, document) == []
     assert differences(table_http.QUEUE, found["queue"]) == []

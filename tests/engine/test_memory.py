@@ -178,7 +178,7 @@ async def test_a_place_that_changes_all_the_time_does_not_fill_a_log() -> None:
         for job_id in others:
             await engine.cancel(job_id)
         record = engine._table.get(last)
-        record.place = 50  # as if it had been far behind
+        record.place = 50  # like a reader that was far behind
     assert engine._table.get(last).log.last_id <= 101
     await engine.close()
 

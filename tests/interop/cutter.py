@@ -18,7 +18,7 @@ REFUSAL = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r
 
 @dataclass(frozen=True)
 class Asked:
-    """A request as it came: for a stream with the event after which it is to go on."""
+    """A received request; for a stream with the event after which it should continue."""
 
     method: str
     target: str

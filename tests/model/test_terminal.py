@@ -10,7 +10,7 @@ from streamer.model.terminal import LONGEST_STRING, TerminalFilter, visible
 
 
 def filtered(data: bytes, *, encoding: str = "utf-8", pieces: int = 0) -> bytes:
-    """Filter data at once, or in pieces of so many bytes."""
+    """Filter data at once, or in pieces of that many bytes."""
     stream = TerminalFilter(encoding)
     step = pieces or len(data) or 1
     shown = [stream.feed(data[at : at + step]) for at in range(0, len(data), step)]

@@ -204,7 +204,7 @@ def test_it_ends_all_when_the_service_is_gone(init: Init) -> None:
 
 @pytest.mark.parametrize("count", range(6))
 def test_without_descriptors_it_does_not_go_on(init: Init, count: int) -> None:
-    # A job of the same user could set this where there is no filter of system calls.
+    # A job of the same user could set this without a system call filter.
     init.send_stdio()
     init.send(b"R", run_frame("/bin/sleep", "600"))
     assert init.read()[0] == b"S"

@@ -54,7 +54,7 @@ def test_links_that_the_sandbox_shows_are_followed(host: Host, tmp_path: Path) -
             Shown(str(shelf / name), str(elsewhere))
         ], name
     assert places(host, shelf, shelf / "loop") == [Shown(str(shelf), str(shelf))]
-    # Where the folder with the link is not shown there is no link in the sandbox.
+    # If the folder of the link is not shown, the sandbox has no link.
     assert places(host, shelf / "absolute") == [
         Shown(str(shelf / "absolute"), str(shelf / "absolute"))
     ]

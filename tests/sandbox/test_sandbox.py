@@ -395,7 +395,7 @@ async def test_nothing_else_is_opened(
         with pytest.raises(OSError) as refused:
             os.close(await sandbox.open_path(path, flags))
         assert errno.errorcode[refused.value.errno or 0] == errno.errorcode[number]
-        # And the next question is answered all the same.
+        # And the next request is still answered.
         assert await opened(sandbox, "inside") == b"secret\n"
 
 

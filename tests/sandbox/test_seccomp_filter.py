@@ -80,7 +80,7 @@ def test_every_rule_is_in_the_filter(machine: str, name: str, kind: str) -> None
 @pytest.mark.parametrize(("machine", "name"), ARCHITECTURES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_other_call_is_let_through(machine: str, name: str, kind: str) -> None:
-    # With all bits set in the arguments: no rule that is meant for one call reaches another.
+    # With all bits set in the arguments: no rule for one call applies to another.
     listed = {number for number, _ in rules_of(kind, name)}
     for number in set(range(600)) - listed:
         assert answer(machine, name, kind, number, *[2**64 - 1] * 6) == 0, number

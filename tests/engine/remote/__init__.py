@@ -1,5 +1,5 @@
-"""An engine that is in memory and behaves as if it were far away: the contract's second engine.
+"""An engine in memory that behaves like a remote one: the second engine of the contract suite.
 
-`server` is what is on the other side, `wire` is the way there, `mirror` the reading side of a node,
-`engine` and `lease` what the service gets. Nothing else of the tests reaches behind the wire.
+`server` is the remote side, `wire` the connection to it, `mirror` the reading side of a node,
+`engine` and `lease` what the service uses. Other tests only use the local side.
 """

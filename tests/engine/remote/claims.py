@@ -1,4 +1,4 @@
-"""The claims of one worker: none of what a lost or given up one took is lost."""
+"""The claims of one worker: jobs claimed by a lost or cancelled call are not lost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ END = encode(Error("shutting_down", "the service stopped before the job was over
 
 
 class Claims:
-    """A claim whose answer has not come is made again under its number."""
+    """A claim whose answer was lost is repeated with the same number."""
 
     def __init__(self, server: Server, wire: Wire, worker: str) -> None:
         self._server = server
@@ -31,7 +31,7 @@ class Claims:
         """Whether the worker waits for an answer."""
 
     async def claim(self, free: int, accepts: Accepts | None) -> Sequence[Lease]:
-        """Return what the unanswered claim has taken, or else what a new one takes."""
+        """Return the jobs of the unanswered claim, otherwise those of a new one."""
         self.waiting = True
         try:
             again = not self._answered
@@ -57,7 +57,7 @@ class Claims:
         self._left += [RemoteLease(self._server, self._wire, one) for one in sent]
 
     def end(self) -> None:
-        """End what the worker was given and will not ask for any more."""
+        """End the claimed jobs that the worker will no longer fetch."""
         if self._ending is None or self._ending.done():
             self._ending = asyncio.create_task(self._end())
 

@@ -1,4 +1,4 @@
-"""The engine that the service gets: memory, but remote in behaviour."""
+"""The engine of a service: in memory, but like a remote one in behaviour."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class RemoteEngine:
             try:
                 self._hear(view)
             except Exception:
-                log.exception("job %s: what hears of finished jobs failed", view.job.job_id)
+                log.exception("job %s: the listener for finished jobs failed", view.job.job_id)
 
     # -- for jobs -----------------------------------------------------------------------
 
@@ -81,7 +81,7 @@ class RemoteEngine:
     @asynccontextmanager
     async def follow(self, job_id: str, after: int = 0) -> AsyncIterator[JobLog]:
         last = await self._wire.call(self._server.last_id, job_id)
-        # The newest event tells whether the job is over, so no mirror begins behind it.
+        # The newest event shows whether the job is over, so every mirror has at least that one.
         mirror = self._mirror(job_id, min(after, last - 1) if after <= last else 0)
         mirror.readers += 1
         try:
@@ -96,7 +96,7 @@ class RemoteEngine:
                 await mirror.close()
 
     def _mirror(self, job_id: str, after: int) -> Mirror:
-        """Return the mirror that has what follows an event, which may be one more of the job."""
+        """Return a mirror with all events after number `after`: the job's, or a second one."""
         mirror = self._mirrors.get(job_id)
         if mirror is None or mirror.after > after or mirror.forgotten:
             mirror = self._mirrors[job_id] = Mirror(self._server, self._wire, job_id, after)
@@ -104,7 +104,7 @@ class RemoteEngine:
         return mirror
 
     async def settle(self) -> None:
-        """Wait until every mirror has what the server has by now."""
+        """Wait until every mirror has all events that the server has now."""
         for mirror in tuple(self._all_mirrors):
             await mirror.settle()
 

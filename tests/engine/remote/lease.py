@@ -1,4 +1,4 @@
-"""A lease on the worker's side of the wire."""
+"""A lease on the worker's side of the connection."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ R = TypeVar("R")
 class RemoteLease:
     """See `streamer.engine.interface.Lease`.
 
-    Each write has a number, and one that is said again, because its answer was lost, has the same
-    number again.
+    Each write has a number; a repetition, because the answer was lost, has the same number.
     """
 
     full = False
@@ -38,7 +37,7 @@ class RemoteLease:
         await self._write(self._server.append, list(events))
 
     async def room(self) -> None:
-        """Wait for nobody: a program cannot be held for readers that are elsewhere."""
+        """Return at once: a program cannot be held for readers in other processes."""
 
     async def state(
         self, state: Literal["preparing", "compiling", "running"], policy: str | None = None

@@ -1,4 +1,4 @@
-"""The reading side of one job on one node: a log that is fed from the server, a little behind."""
+"""The reading side of one job on one node: a copy of the server's log, a little behind."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ class Mirror:
         self.log = JobLog(first=after + 1)
         self.readers = 0
         self.forgotten = False
-        """Whether the server has none of it any more, and the log is not whole."""
+        """Whether the server has deleted the job before the copy was complete."""
         self._server = server
         self._wire = wire
         self._job_id = job_id
         self._feeding = asyncio.create_task(self._feed(), name=f"mirror-{job_id}")
 
     async def reach(self, number: int) -> None:
-        """Wait until the event of this number is here. Raises `UnknownJob`."""
+        """Wait until the event with this number has arrived. Raises `UnknownJob`."""
         while self.log.last_id < number and not self.log.done:
             await self.log.wait(self.log.last_id)
         if self.forgotten:
             raise UnknownJob(f"there is no job {self._job_id!r}, or not any more")
 
     async def settle(self) -> None:
-        """Wait until it has what the server has by now."""
+        """Wait until it has all events that the server has now."""
         if not self._feeding.done():
             async with self._server.subscription(self._job_id) as log:
                 await self.reach(log.last_id)
@@ -53,7 +53,7 @@ class Mirror:
             except ConnectionError:
                 await self._wire.lag()
             except UnknownJob:
-                # As of a job that has expired in a stream of several: the rest of it is gone.
+                # As for an expired job in a stream of several: the rest of its events is lost.
                 self.forgotten = True
                 last = self.log.last_id
                 data = b'{"from":%d,"to":null,"reason":"expired"}' % (last + 1)

@@ -1,4 +1,4 @@
-"""What is far away: a memory engine, and what it remembers of those who may ask again."""
+"""The remote side: a memory engine, and the answers for calls that may be repeated."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Items = Literal["control", "inputs"]
 
 
 class SentView(msgspec.Struct):
-    """A `JobView` on its way."""
+    """An encoded `JobView`."""
 
     job: JobFacts
     tenant: str
@@ -66,7 +66,7 @@ class SentView(msgspec.Struct):
 
 
 class SentItem(msgspec.Struct):
-    """Something for a job's worker on its way, with its number in its channel."""
+    """An encoded item for a job's worker, with its number in the channel."""
 
     number: int
     kind: str
@@ -87,7 +87,7 @@ class SentItem(msgspec.Struct):
 
 
 class SentLease(msgspec.Struct):
-    """A lease on its way: what it is called, and how long ago its job was accepted."""
+    """An encoded lease: its token, and how long ago its job was accepted."""
 
     token: str
     job: ResolvedJob
@@ -95,7 +95,7 @@ class SentLease(msgspec.Struct):
 
 
 class _Channel:
-    """Hands out one item after another, each until the next is asked for."""
+    """Returns one item after another, and repeats each until the next is requested."""
 
     def __init__(self, source: AsyncIterator[object]) -> None:
         self._source = source
@@ -129,9 +129,9 @@ class _Held:
 
 
 class Server:
-    """Every coroutine is one call over the wire, and safe to repeat as `interface` asks for.
+    """Each coroutine is one remote call, and safe to repeat as `interface` requires.
 
-    It goes away with the last of its nodes.
+    It is closed with the last of its nodes.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class Server:
             await self.engine.start(folder)
 
     def ended(self, caller: object) -> list[JobView]:
-        """Return the jobs that a node's calls have ended and that it was not told of yet."""
+        """Return the jobs that a node's calls have ended and that were not reported to it yet."""
         return [carried(SentView.of(view)).view() for view in self._ended.pop(caller, ())]
 
     def _hear(self, view: JobView) -> None:
@@ -185,7 +185,7 @@ class Server:
 
     @asynccontextmanager
     async def subscription(self, job_id: str) -> AsyncGenerator[JobLogView, None]:
-        """Lend the log itself: its reader carries what it reads."""
+        """Lend the log itself: its reader transfers what it reads."""
         async with self.engine.follow(job_id) as log:
             yield log
 
@@ -285,7 +285,7 @@ class Server:
         return bool(await self._once(held, number, lambda: held.lease.finish(events)))
 
     async def next_item(self, token: str, kind: Items, after: int) -> SentItem | None:
-        """Wait for what follows an item: who names the one before says that it has it."""
+        """Wait for the item after number `after`, which the caller has thereby acknowledged."""
         held = self._held.get(token)
         return None if held is None else await held.channels[kind].after(after)
 
@@ -298,7 +298,7 @@ class Server:
     async def _once(
         self, held: _Held, number: int, write: Callable[[], Coroutine[Any, Any, bool | None]]
     ) -> bool | None:
-        """Do what has a new number; what has the last one again gets its answer again."""
+        """Do a write with a new number; a repetition of the last one gets the same answer."""
         async with held.writing:
             if number != held.number:
                 held.answer = await write()

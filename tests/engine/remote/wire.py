@@ -1,4 +1,4 @@
-"""The way to the server: what crosses it is encoded, takes its time, and may get lost."""
+"""The connection to the server: calls are encoded, delayed, and sometimes lost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 CALLER: Final[ContextVar[object]] = ContextVar("caller")
-"""The node whose call the server is at."""
+"""The node whose call the server is processing."""
 
 REFUSALS: Final[dict[str, type[Exception]]] = {
     **{name: getattr(errors, name) for name in errors.__all__ if name[0].isupper()},
@@ -30,21 +30,21 @@ REFUSALS: Final[dict[str, type[Exception]]] = {
 
 @dataclass(frozen=True)
 class Weather:
-    """How bad the connection is; times in seconds, the others are shares of all calls."""
+    """How bad the connection is: times in seconds, probabilities for each call."""
 
     slow: float = 0.05
     slow_s: float = 0.003
     lost: float = 0.03
-    """Of what a worker says: half of it never arrives, of the other half the answer."""
+    """Of a worker's calls: half of the lost ones never arrive, of the others the answer is lost."""
     cut: float = 0.05
-    """Of the batches of a mirror: the connection is lost with the batch."""
+    """Of a mirror's batches: the connection breaks, and the batch is lost."""
 
 
 class Wire:
-    """One node's connection; `chance` makes all that happens to it happen again.
+    """One node's connection; the same `seed` makes the same things happen to it.
 
-    `patient` repeats by itself what the interface leaves to the worker, for suites that are not
-    about that.
+    `patient` repeats calls that the interface leaves to the worker, for suites that do not test
+    that.
     """
 
     def __init__(self, seed: int, weather: Weather | None = None, *, patient: bool = False) -> None:
@@ -52,12 +52,12 @@ class Wire:
         self.weather = weather or Weather()
         self._patient = patient
         self._tasks: set[asyncio.Task[Any]] = set()
-        """What goes on at the server, whether or not the caller still waits for it."""
+        """Calls in progress at the server, whether or not the caller still waits."""
         self.on_answer: Callable[[], None] = lambda: None
-        """Called with each answer that has come."""
+        """Called for each answer that arrives."""
 
     async def lag(self) -> None:
-        """Take a few turns of the event loop, or some milliseconds."""
+        """Wait for a few turns of the event loop, or some milliseconds."""
         if self._chance.random() < self.weather.slow:
             await asyncio.sleep(self._chance.uniform(0, self.weather.slow_s))
         else:
@@ -65,17 +65,17 @@ class Wire:
                 await asyncio.sleep(0)
 
     def cut(self) -> None:
-        """Raise ConnectionError for a share of what a mirror gets."""
+        """Raise ConnectionError for some of a mirror's batches."""
         self._lose(self.weather.cut)
 
     async def call(self, method: Callable[..., Coroutine[Any, Any, R]], *args: object) -> R:
-        """Have the server do something; it goes on when the caller is cancelled meanwhile."""
+        """Call the server; the call continues there if the caller is cancelled."""
         answer = await self._answered(method, args)
         self.on_answer()
         return answer
 
     async def ask(self, method: Callable[..., Coroutine[Any, Any, R]], *args: object) -> R:
-        """Call as a worker does: ConnectionError says nothing of whether it was done."""
+        """Call as a worker does: after ConnectionError it may have been done or not."""
         while True:
             try:
                 self._lose(self.weather.lost / 2)
@@ -137,7 +137,7 @@ async def _answer(acting: Awaitable[object]) -> bytes | _Refusal:
 
 
 def carried(value: T) -> T:
-    """Return a value as it is on the other side: equal, and shared by nobody."""
+    """Return the value as it arrives on the other side: an equal copy."""
     return msgspec.msgpack.decode(msgspec.msgpack.encode(value), type=type(value))
 
 
@@ -145,7 +145,7 @@ _known: dict[object, list[msgspec.msgpack.Decoder[Any]]] = {}
 
 
 def _decoders(method: Callable[..., object]) -> list[msgspec.msgpack.Decoder[Any]]:
-    """Return the decoders of a method's arguments, and behind them that of its answer."""
+    """Return the decoders of a method's arguments, followed by that of its answer."""
     function = getattr(method, "__func__", method)
     if function not in _known:
         hints = get_type_hints(function)
