@@ -259,7 +259,7 @@ async def respond_merged(
     Raises `Full`, and ValueError for two channels with the same name.
     """
     if len({channel.name for channel in channels}) < len(channels):
-        raise ValueError("each channel of a stream needs a name of its own")
+        raise ValueError("the channels of a stream must have different names")
     followed = channels[0].sessions if sessions is None else sessions
     asked = client_id(request, followed.options)
     parts = asked.split(".") if asked else [""] * len(channels)

@@ -110,8 +110,8 @@ class Access:
         """Log if the service listens for other machines, but admits none of them."""
         if not (self.knows_callers or self._anonymous or is_loopback(host)):
             log.warning(
-                "listening on %s, but nobody is known here, so only requests from this machine to "
-                "http://127.0.0.1 are accepted: %s",
+                "listening on %s, but without tokens or a plugin that identifies callers only "
+                "requests from this machine to http://127.0.0.1 are accepted: %s",
                 host,
                 REMEDY,
             )
