@@ -17,7 +17,10 @@ __all__ = ["Job"]
 
 
 class Job:
-    """A handle on one accepted job."""
+    """One accepted job: follow its events, send it input and signals, end it.
+
+    All methods but `cancel` raise `UnknownJob` if there is no such job, or it has expired.
+    """
 
     def __init__(self, engine: Broker, job_id: str, *, replayed: bool = False) -> None:
         self._engine = engine
@@ -26,10 +29,7 @@ class Job:
         """Whether the job existed before: the submission was repeated with its idempotency key."""
 
     def follow(self, after: int = 0) -> AbstractAsyncContextManager[JobLogView]:
-        """Open the job's log, with the events after number `after` and all later ones.
-
-        Raises `UnknownJob` once it has expired.
-        """
+        """Open the job's log, with the events after number `after` and all later ones."""
         return self._engine.follow(self.id, after)
 
     async def events(self, after: int = 0) -> AsyncGenerator[Event, None]:
@@ -39,14 +39,14 @@ class Job:
                 yield event
 
     async def view(self) -> JobView:
-        """Return a snapshot. Raises `UnknownJob` once it has expired."""
+        """Return a snapshot of the job, without its output."""
         view = await self._engine.summary(self.id)
         if view is None:
             raise UnknownJob(f"there is no job {self.id!r}")
         return view
 
     async def result(self) -> Complete | Error:
-        """Wait for the end of the job and return its terminal event. Raises `UnknownJob`."""
+        """Wait for the end of the job and return its terminal event."""
         async with self.follow() as log:
             while not log.done:
                 await log.wait(log.last_id)
@@ -70,7 +70,8 @@ class Job:
 
         Callers that may have to repeat a call pass increasing numbers, from 1: a `number` that is
         not above the last one is a repetition, and the program gets the input once. Raises
-        ValueError for a number below 1, which would be dropped as a repetition.
+        `Busy` until the program has read earlier input, `TooLarge` for data that could never fit
+        into the input buffer, and ValueError for a number below 1, which would be dropped.
         """
         return await self._engine.send(self.id, Input(as_bytes(data)), _from_one(number))
 
@@ -78,7 +79,10 @@ class Job:
         return await self._engine.send(self.id, Eof(), _from_one(number))
 
     async def signal(self, number: int | str) -> Literal["accepted", "closed"]:
-        """Send a signal to the program, by number or name; ``closed`` if it is over."""
+        """Send a signal, by number or name (``SIGINT``), to the program; ``closed`` if it is over.
+
+        Raises TypeError or ValueError for what is not a signal.
+        """
         return await self._engine.send(self.id, Signal(as_signal(number)))
 
 

@@ -19,8 +19,6 @@ ITEM_BYTES: Final = 128
 
 
 class Inbox:
-    """Pending input, signals and a cancellation for one job."""
-
     def __init__(self) -> None:
         self.news = asyncio.Event()
         """Set whenever something has changed; clear it before waiting."""

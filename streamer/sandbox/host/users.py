@@ -54,7 +54,6 @@ class JobUsers:
 
     @asynccontextmanager
     async def lend(self) -> AsyncIterator[Identity]:
-        """Lend a user for the lifetime of one sandbox."""
         uid = await self._free.get()
         try:
             yield Identity(uid, uid)

@@ -89,7 +89,6 @@ class ConnectionLimit:
         return len(self._open)
 
     def factory(self, server: Callable[[], asyncio.Protocol]) -> Callable[[], asyncio.BaseProtocol]:
-        """Return a factory of protocols that wrap those of `server`."""
         return lambda: _Connection(self, server())
 
     @web.middleware
