@@ -25,7 +25,7 @@ from typing import Final
 from streamer.eventlog.block import INDEX_BYTES, Block, Ledger, following
 from streamer.eventlog.cursor import Cursor
 from streamer.eventlog.frames import frame, gap_frame
-from streamer.eventlog.spool import Extent, Spool
+from streamer.eventlog.spool import WRITE_BYTES, Extent, Spool
 
 __all__ = ["BLOCK_BYTES", "INDEX_BYTES", "SMALL_BYTES", "Cursor", "EventLog"]
 
@@ -267,11 +267,12 @@ class EventLog:
     async def spill(self, size: int) -> int:
         """Move the oldest frames in memory to disk, about `size` bytes; return how many.
 
-        If it is less than `size` and `spillable_bytes`, there is no room on disk. Raises OSError
-        if the disk fails.
+        At most some `WRITE_BYTES` at a time. 0 if there is no room on disk. Raises OSError if the
+        disk fails.
         """
         if self._spool is None:
             return 0
+        size = min(size, WRITE_BYTES)
         async with self._spool.turn:  # in order, so that the blocks on disk are the oldest
             if self._tail_may_go:
                 self._seal(len(self._tail) - 1)

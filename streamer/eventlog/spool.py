@@ -21,7 +21,7 @@ from typing import Final, TypeVar
 
 from streamer.eventlog.pages import PAGE_BYTES, Pages, Run
 
-__all__ = ["Extent", "Spool"]
+__all__ = ["WRITE_BYTES", "Extent", "Spool"]
 
 log: Final = logging.getLogger(__name__)
 
@@ -32,6 +32,12 @@ LEAST_FREE: Final = 0.05
 
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Errors of a disk that works and has no room; freed pages can still be used."""
+
+WRITE_BYTES: Final = 4 * 1024 * 1024
+"""How much to write in one call."""
+
+WRITE_S: Final = 10.0
+"""How long to wait for it. A disk that takes longer counts as failed until it is done."""
 
 AT_ONCE: Final = 8
 
@@ -66,6 +72,8 @@ class Spool:
         """Running system calls."""
         self._reading = asyncio.Semaphore(AT_ONCE)
         self._broken = False
+        self._overdue: asyncio.Future[None] | None = None
+        """The write that took too long."""
         self.turn = asyncio.Lock()
         """A log holds it while it chooses and writes blocks."""
 
@@ -79,7 +87,8 @@ class Spool:
     async def write(self, pieces: Sequence[bytes]) -> list[Extent]:
         """Write as many of the pieces as there is room for, from the first; return their places.
 
-        If the disk is full, none is written. Raises OSError if it fails.
+        If the disk is full, none is written. Raises OSError if it fails or hangs: others wait for
+        their turn to write, and their jobs with them.
         """
         folder = self._folder
         if folder is None:
@@ -93,7 +102,7 @@ class Spool:
         if not extents:
             return []
         try:
-            await self._in_thread(extents, lambda: self._write(folder, extents, pieces))
+            await self._write_in_time(folder, extents, pieces)
         except OSError as error:
             if not self._broken:
                 log.error("old events cannot be kept on disk in %s: %s", folder, error.strerror)
@@ -117,7 +126,8 @@ class Spool:
         async with self._reading:
             if extent.freed or self._folder is None:
                 raise OSError(errno.EBADF, "these events were dropped")
-            return await self._in_thread((extent,), lambda: _read(self._fd, extent))
+            reading = self._in_thread((extent,), lambda: _read(self._fd, extent))
+            return await asyncio.shield(reading)
 
     def free(self, *extents: Extent) -> None:
         """Free extents. A read that has begun still succeeds."""
@@ -131,10 +141,22 @@ class Spool:
         self._pages = Pages(0)
         self._let_go(())
 
-    async def _in_thread(self, extents: Sequence[Extent], function: Callable[[], T]) -> T:
+    async def _write_in_time(
+        self, folder: Path, extents: Sequence[Extent], pieces: Sequence[bytes]
+    ) -> None:
+        if self._overdue is not None and not self._overdue.done():
+            raise OSError(errno.EIO, "an earlier write still hangs")
+        writing = self._in_thread(extents, lambda: self._write(folder, extents, pieces))
+        await asyncio.wait({writing}, timeout=WRITE_S)
+        if not writing.done():
+            self._overdue = writing
+            raise OSError(errno.EIO, f"a write takes longer than {WRITE_S:g} s")
+        writing.result()
+
+    def _in_thread(self, extents: Sequence[Extent], function: Callable[[], T]) -> asyncio.Future[T]:
         """Run system calls for extents in a thread.
 
-        The file and the extents stay until they are over, also if the caller is cancelled.
+        The file and the extents stay until they are over, even if nobody waits any more.
         """
         self._calls += 1
         for extent in extents:
@@ -150,7 +172,7 @@ class Spool:
                 future.exception()  # the caller may be gone; do not log it
 
         future.add_done_callback(over)
-        return await asyncio.shield(future)
+        return future
 
     def _let_go(self, extents: Sequence[Extent]) -> None:
         """Free the pages of extents, and close the file, if no call uses them."""

@@ -9,6 +9,7 @@ import gc
 import itertools
 import logging
 import os
+import threading
 import time
 import tracemalloc
 from collections.abc import AsyncIterator
@@ -382,6 +383,53 @@ async def test_a_disk_that_fails_costs_no_job_whose_events_it_still_has(
     assert await engine.summary(later[-1]) is not None
     assert caplog.text.count("cannot be kept on disk") == 1
     await flood.finish([complete()])
+    await engine.close()
+
+
+class Hanging:
+    """The module `os` for a disk that answers no write before it is told to."""
+
+    def __init__(self) -> None:
+        self.answers = threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def pwrite(self, fd: int, data: memoryview, at: int) -> int:
+        self.answers.wait(60)
+        return os.pwrite(fd, data, at)
+
+
+async def test_a_disk_that_hangs_holds_no_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Jobs wait for each other's turn to write there."""
+    engine = make_engine(
+        retention=RetentionLimits(memory=512 * KIB, log_memory=128 * KIB),
+        spool=Spool(4096 * KIB, tmp_path),
+    )
+    leases = [await start(engine) for _ in range(4)]
+
+    async def write(lease: Lease) -> None:
+        for _ in range(40):
+            await lease.append([output("x" * 8000)])
+
+    monkeypatch.setattr("streamer.eventlog.spool.WRITE_S", 0.1)
+    monkeypatch.setattr("streamer.eventlog.spool.os", disk := Hanging())
+    async with asyncio.timeout(30):
+        await asyncio.gather(*map(write, leases))
+    stats = await engine.stats()
+    assert (stats.disk_bytes, stats.log_bytes <= 512 * KIB) == (0, True)
+    disk.answers.set()
+    async with asyncio.timeout(30):
+        while not (await engine.stats()).disk_bytes:
+            await leases[0].append([output("x" * 8000)])
+            await asyncio.sleep(0)
+    assert caplog.text.count("cannot be kept on disk") == 1
+    for lease in leases:
+        await lease.finish([complete()])
+        log = engine._table.get(lease.job.job_id).log
+        assert [event.kind async for event in log.entries()][-1] == "complete"
     await engine.close()
 
 
