@@ -38,7 +38,7 @@ PLACES: Final = {
 OUTER: Final = ("cli", "testing", "doctor", "compose")
 OUTER_ROW: Final = 38
 # Nearly every room imports these, so they are bars too, and have no arrows.
-COMMON: Final = ("config", "model", "errors")
+COMMON: Final = ("config", "model", "bounded", "errors")
 # Modules that only re-export names of a room.
 FACES: Final = ("streamer", "__main__", "events")
 
@@ -82,7 +82,7 @@ def picture(counted: Counter[tuple[str, str]]) -> str:
     if unplaced:
         raise ValueError(f"give {', '.join(sorted(unplaced))} a place in {Path(__file__).name}")
     parts = [*_outer(counted), *_arrows(counted), *_boxes(rooms), *_common(counted)]
-    height = max(row for _, row in PLACES.values()) * ROW + 130
+    height = max(row for _, row in PLACES.values()) * ROW + 16 + len(COMMON) * OUTER_ROW
     return HEAD % height + "\n".join(parts) + "\n</svg>\n"
 
 

@@ -5,7 +5,6 @@ The only module that sees everything.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import tempfile
@@ -18,6 +17,7 @@ import pluggy
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from streamer.bounded import within
 from streamer.config.load import load_config
 from streamer.config.schema import Config
 from streamer.config.shares import Shares
@@ -109,8 +109,7 @@ class Parts:
     async def _accept_no_more(self) -> None:
         # Whatever the engine does: the worker's jobs and sandboxes must still be ended.
         try:
-            async with asyncio.timeout(DRAIN_TIMEOUT_S):
-                await self.jobs.drain()
+            await within(DRAIN_TIMEOUT_S, self.jobs.drain())
         except Exception:
             log.exception("the engine could not be told to accept no more jobs")
 

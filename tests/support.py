@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from aiohttp import ClientResponse
@@ -19,6 +21,7 @@ from streamer.sse import EventParser
 from streamer.web.app import LIFETIME
 
 AnyClient = TestClient[Any, Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,32 @@ async def received(response: ClientResponse) -> AsyncIterator[Received]:
     async for chunk in response.content.iter_any():
         for number, kind, data in parser.feed(chunk):
             yield Received(int(number), kind, json.loads(data))
+
+
+async def in_cancelled_task(work: Callable[[], Awaitable[T]]) -> T:
+    """Do something as the clean-up of a task that was cancelled, as `web.run_app` stops a service.
+
+    Before Python 3.11.3 `asyncio.timeout` goes on with the cancellation there.
+    """
+    begun = asyncio.Event()
+    done: list[T] = []
+
+    async def clean_up() -> None:
+        try:
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            done.append(await work())
+
+    task = asyncio.create_task(clean_up())
+    await begun.wait()
+    task.cancel()
+    await asyncio.wait({task}, timeout=30)
+    assert task.done(), "the clean-up has no end"
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    assert done, "the clean-up was cut off"
+    return done[0]
 
 
 def parts_of(client: AnyClient) -> Parts:

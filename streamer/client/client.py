@@ -23,6 +23,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from streamer.bounded import ends_in
 from streamer.client.problem import ServiceProblem, check, document_of, not_a_service
 from streamer.client.request import request_of, with_wire_names
 from streamer.errors import ConfigError, StreamerError
@@ -373,6 +374,10 @@ async def _run(
     async def submitting() -> None:
         accepted.append(await submit())
 
+    async def cancel() -> None:
+        await submission
+        await client.cancel(accepted[0])
+
     submission = asyncio.create_task(submitting())
     over = False
     try:
@@ -385,10 +390,8 @@ async def _run(
                 yield event
     finally:
         if cancelling and not over:
-            with contextlib.suppress(aiohttp.ClientError, StreamerError, TimeoutError):
-                async with asyncio.timeout(CANCEL_S):
-                    await submission
-                    await client.cancel(accepted[0])
+            with contextlib.suppress(aiohttp.ClientError, StreamerError):
+                await ends_in(CANCEL_S, cancel())
         submission.cancel()
         await asyncio.gather(submission, return_exceptions=True)
 

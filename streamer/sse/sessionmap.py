@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 
 from aiohttp import web
 
+from streamer.bounded import ends_in
 from streamer.sse.outgoing import Outgoing
 from streamer.sse.response import EventStream, StreamOptions
 from streamer.sse.session import Answer, Session, Source
@@ -145,11 +146,9 @@ class SessionMap:
         gone = asyncio.Event()
         unlisten = self.listen(lambda *_: None if self._all else gone.set())
         try:
-            async with asyncio.timeout(timeout_s):
-                await gone.wait()
-        except TimeoutError:
-            for session in self._all:
-                session.response.abort()
+            if not await ends_in(timeout_s, gone.wait()):
+                for session in self._all:
+                    session.response.abort()
         finally:
             unlisten()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Iterable
 from typing import Final, Protocol, TypeVar
 
@@ -11,6 +10,7 @@ import pluggy
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from streamer.bounded import ends_in
 from streamer.config.schema import Config
 from streamer.config.shares import Shares
 from streamer.engine.measures import JobMeasures
@@ -194,9 +194,7 @@ async def _closed(sessions: SessionMap, timeout_s: float) -> None:
     closed = asyncio.Event()
     unlisten = sessions.listen(lambda *_: None if len(sessions) else closed.set())
     try:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await closed.wait()
+        await ends_in(timeout_s, closed.wait())
     finally:
         unlisten()
 

@@ -103,7 +103,9 @@ class Worker:
             task.cancel()
         await asyncio.wait(left, timeout=END_S)
         try:
-            await self._call("withdraw", partial(self.engine.publish, self._name, None))
+            # In a task that is not cancelled, as this one may be: see `streamer.bounded`.
+            withdraw = partial(self.engine.publish, self._name, None)
+            await asyncio.wait({asyncio.create_task(self._call("withdraw", withdraw))})
         finally:
             await self._resources.aclose()
 

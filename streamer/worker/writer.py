@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, Literal, TypeVar
 
+from streamer.bounded import within
 from streamer.engine.interface import Lease, LeaseLost
 from streamer.model.events import JobEvent, encode
 
@@ -66,8 +67,7 @@ async def finish(lease: Lease, events: Sequence[JobEvent]) -> bool:
     encoded = [encode(event) for event in events]
     for pause_s in (*FINISH_PAUSES_S, None):
         try:
-            async with asyncio.timeout(ENGINE_TIMEOUT_S):
-                return await lease.finish(encoded)
+            return await within(ENGINE_TIMEOUT_S, lease.finish(encoded))
         except LeaseLost:
             return False
         except Exception:

@@ -15,6 +15,7 @@ from streamer.model.events import Complete
 from tests.client.test_client import address, printed
 from tests.client.test_retries import accepting
 from tests.conftest import Start
+from tests.support import in_cancelled_task
 from tests.web import SLEEPER, python
 
 
@@ -75,6 +76,42 @@ async def test_a_run_that_is_over_has_nothing_to_cancel(start: Start) -> None:
         untouched = client.run(**SLEEPER, cancel_on_close=True)
         await untouched.aclose()
         assert untouched.job_id is None
+
+
+async def test_a_run_is_closed_in_time_by_a_caller_who_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("streamer.client.client.CANCEL_S", 0.1)
+    over = asyncio.Event()
+
+    async def execute(request: web.Request) -> web.Response:
+        await request.read()
+        return accepting()
+
+    async def stream(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b'event: status\ndata: {"state":"running","t":1}\nid: 1\n\n')
+        await over.wait()
+        return response
+
+    async def delete(request: web.Request) -> web.Response:
+        await over.wait()
+        return web.json_response({}, status=202)
+
+    app = web.Application()
+    app.add_routes(
+        [
+            web.post("/api/execute", execute),
+            web.get("/api/stream/{id}", stream),
+            web.delete("/api/jobs/{id}", delete),
+        ]
+    )
+    async with TestServer(app) as server, streamer.Client(str(server.make_url("/"))) as client:
+        run = client.run(**SLEEPER, cancel_on_close=True)
+        await running(run)
+        await in_cancelled_task(run.aclose)
+        over.set()
 
 
 async def test_a_run_cancelled_while_it_submits_cancels_what_was_accepted() -> None:

@@ -24,6 +24,7 @@ from streamer.sse import (
     open_session,
 )
 from tests.sse.peer import QUICK, Dialer, Handler, quick_map, serving, serving_app, settle
+from tests.support import in_cancelled_task
 
 
 def following(sessions: SessionMap, events: EventLog, keys: str | Sequence[str] = "k") -> Handler:
@@ -344,7 +345,7 @@ async def test_shutdown_is_quick_with_open_streams_of_every_kind(
         return session.response
 
     async def shutdown(app: web.Application) -> None:
-        await prices.sessions.shutdown(app, timeout_s=0.1)
+        await in_cancelled_task(lambda: prices.sessions.shutdown(app, timeout_s=0.1))
         assert len(prices.sessions) <= 1, "only the stalled one, and that is cut"
 
     app = web.Application()

@@ -13,6 +13,7 @@ from streamer.engine.interface import Lease
 from streamer.jobs.job import Job
 from streamer.model.events import Error, Output
 from streamer.model.job import JobSpec, Limits, Phase, ResolvedJob, Step
+from streamer.worker.execution import Execution
 from tests.conftest import OpenService
 from tests.running import ended, run_job
 
@@ -110,6 +111,23 @@ async def test_a_channel_that_breaks_is_opened_again_and_told(
 class Hanging(Faulty):
     async def _fail(self, *_: object) -> None:
         await asyncio.Event().wait()
+
+
+async def test_a_job_that_is_cut_off_has_its_end_though_the_engine_does_not_answer_at_first(
+    open_service: OpenService, need: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.worker.writer.ENGINE_TIMEOUT_S", 0.2)
+    service = await open_service(need("plain"))
+    make_faulty(service, monkeypatch, lambda lease: Hanging(lease, {"finish": 1}))
+    begun: list[Execution] = []
+    service.worker.on_start = begun.append
+    await run_job(service, command=("true",))  # the claim that was under way
+    job = await service.jobs.submit(JobSpec(command=("sh", "-c", "echo up; sleep 600")))
+    await until_output(job)
+    (task,) = (one for one, running in service.worker._running.items() if running is begun[-1])
+    task.cancel()
+    assert (await ended(job)).verdict == "error shutting_down"
+    await asyncio.wait_for(begun[-1].over.wait(), 30)
 
 
 @pytest.mark.parametrize("method", ["append", "state"])

@@ -20,9 +20,10 @@ from streamer.jobs.job import Job
 from streamer.model.capabilities import Capabilities
 from streamer.model.events import Error, Output
 from streamer.model.job import JobSpec, Limits, Phase, ResolvedJob, Step
+from streamer.web.app import SESSIONS
 from tests.conftest import OpenService, Start
 from tests.running import adopt_orphans, descendants, ended, run_job
-from tests.support import parts_of, run, verdict
+from tests.support import in_cancelled_task, parts_of, run, verdict
 
 
 class Shared(MemoryEngine):
@@ -269,10 +270,29 @@ async def test_a_drain_ends_the_jobs_though_the_engine_cannot_be_told(
 
     with monkeypatch.context() as patch:
         patch.setattr(engine, "drain", drain)
-        await service.drain(0)
+        await in_cancelled_task(lambda: service.drain(0))
     assert (await ended(job)).verdict == "error shutting_down"
     with pytest.raises(Draining):
         await service.jobs.submit(JobSpec(command=UP))
+
+
+async def test_streams_of_jobs_that_others_run_end_with_the_service(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.web.app.END_ARRIVES_S", 0.05)
+    engine = Shared()
+    client = await start(plugins=(plugin(engine),))
+    step = Step(Phase.RUN, ("true",), Limits())
+    await engine.submit(ResolvedJob("elsewhere", None, "microvm", (step,)))
+
+    async def drain() -> None:
+        """Leave the job to another worker."""
+
+    monkeypatch.setattr(engine, "drain", drain)
+    async with client.get("/api/stream/elsewhere") as response:
+        assert response.status == 200
+        await in_cancelled_task(client.app.shutdown)
+        assert len(client.app[SESSIONS]) == 0
 
 
 def test_to_wait_for_readers_takes_an_engine_of_this_process() -> None:

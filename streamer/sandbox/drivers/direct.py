@@ -18,9 +18,9 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import ClassVar, Final
 
+from streamer.bounded import ends_in
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits, SourceFile
-from streamer.sandbox.drivers.bounded import ends_in
 from streamer.sandbox.drivers.files import write_files
 from streamer.sandbox.drivers.spawn import Spawned, spawn, start_command
 from streamer.sandbox.shape import Run, RunEnd, Use

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Final
 
+from streamer.bounded import ends_in
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits, SourceFile
-from streamer.sandbox.drivers.bounded import ends_in
 from streamer.sandbox.drivers.channel import InitChannel
 from streamer.sandbox.drivers.netns import check_own_network
 from streamer.sandbox.drivers.spawn import Spawned, spawn
