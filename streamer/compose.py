@@ -22,6 +22,7 @@ from streamer.config.load import load_config
 from streamer.config.schema import Config
 from streamer.config.shares import Shares
 from streamer.engine.interface import Engine, JobView
+from streamer.engine.lifetime import started
 from streamer.engine.measures import JobMeasures
 from streamer.engine.memory.admission import QueueLimits
 from streamer.engine.memory.engine import MemoryEngine
@@ -53,7 +54,7 @@ class Parts:
     """The parts of a service in one process. Use it as an asynchronous context manager.
 
     Entering it starts the engine, and the worker if there is one: it raises `BackendUnavailable`
-    when the configured sandbox does not work here.
+    when the configured sandbox does not work here, `ServiceError` when the engine does not answer.
     """
 
     config: Config
@@ -80,8 +81,7 @@ class Parts:
                 await stack.enter_async_context(self._worker)
             else:
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="streamer-"))
-                await self.engine.start(Path(folder))
-                stack.push_async_callback(self.engine.close)
+                await stack.enter_async_context(started(self.engine, Path(folder)))
             self._resources = stack.pop_all()
         return self
 

@@ -11,8 +11,10 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final, Self
 
+from streamer.bounded import within
 from streamer.config.schema import Config
 from streamer.engine.interface import Cancel, Engine, Lease
+from streamer.engine.lifetime import answer_at_start, started
 from streamer.model.capabilities import Capabilities
 from streamer.model.events import Error
 from streamer.sandbox.pool import Pool
@@ -31,6 +33,8 @@ log: Final = logging.getLogger(__name__)
 CLAIM_RETRY_S: Final = 1.0
 CALL_TRIES: Final = 4
 """Before an engine whose connection was lost counts as away; the pauses between them are short."""
+WITHDRAW_S: Final = 5.0
+"""How long to wait, when it stops, for an engine that forgets it in any case."""
 END_S: Final = 90.0
 """How long all jobs may take to end once they are stopped; each has its own, shorter limits."""
 
@@ -42,8 +46,9 @@ class Worker:
     """Runs the jobs of an engine. Use it as an asynchronous context manager.
 
     Entering it tests the sandbox, starts the engine and begins to claim jobs. It raises
-    `BackendUnavailable` if the configured sandbox does not work here; there is no fallback to a
-    weaker one. No failure of a job or of an engine call stops it: see `ready`.
+    `BackendUnavailable` if the configured sandbox does not work here (there is no fallback to a
+    weaker one), and `ServiceError` if the engine does not answer. After that no failure of a job or
+    of an engine call stops it: see `ready`.
     """
 
     def __init__(self, config: Config, engine: Engine, backends: Backends) -> None:
@@ -79,11 +84,11 @@ class Worker:
             self.backends.on_tried = self._changed.set
             self.pool = await stack.enter_async_context(self.host.open_pool(self.places))
             await self.host.check(self.cgroup_level)
-            await self.engine.start(self.pool.folder.path)
-            stack.push_async_callback(self.engine.close)
+            await stack.enter_async_context(started(self.engine, self.pool.folder.path))
             # Before the jobs half starts, so that jobs can be submitted from then on.
             self._published = self.host.capabilities(self.cgroup_level, accepting=True, resisting=0)
-            await self.engine.publish(self._name, self._published)
+            publish = self.engine.publish(self._name, self._published)
+            await answer_at_start(self.engine, "publish", publish)
             self._resources = stack.pop_all()
         for name, work in (
             ("streamer-claim", self._claim_jobs()),
@@ -103,9 +108,10 @@ class Worker:
             task.cancel()
         await asyncio.wait(left, timeout=END_S)
         try:
-            # In a task that is not cancelled, as this one may be: see `streamer.bounded`.
             withdraw = partial(self.engine.publish, self._name, None)
-            await asyncio.wait({asyncio.create_task(self._call("withdraw", withdraw))})
+            await within(WITHDRAW_S, repeated(withdraw, tries=CALL_TRIES))
+        except Exception:
+            log.exception("the engine could not be told that this worker is no more")
         finally:
             await self._resources.aclose()
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import streamer
-from streamer.compose import build
+from streamer.compose import Role, build
 from streamer.engine.interface import Cancel, JobView, Lease, Lost
 from streamer.engine.memory.admission import QueueLimits
 from streamer.engine.memory.engine import MemoryEngine
 from streamer.engine.memory.retention import RetentionLimits
-from streamer.errors import ConfigError, Draining
+from streamer.errors import ConfigError, Draining, ServiceError
 from streamer.jobs.job import Job
 from streamer.model.capabilities import Capabilities
 from streamer.model.events import Error, Output
@@ -248,6 +249,64 @@ async def test_what_a_heartbeat_is_told_is_done(
         assert (await ended(job)).complete.reason == reason
     else:
         assert (await ended(job)).verdict == "error worker_lost"
+
+
+class Silent(Shared):
+    """An engine that does not answer some of its calls."""
+
+    def __init__(self, *methods: str) -> None:
+        super().__init__()
+        self.methods = methods
+        self.begun = False
+
+    async def start(self, folder: Path) -> None:
+        await self._answer("start")
+        self.begun = True
+        await super().start(folder)
+
+    async def publish(self, worker: str, capabilities: Capabilities | None) -> None:
+        await self._answer("publish" if capabilities is not None else "withdraw")
+        await super().publish(worker, capabilities)
+
+    async def close(self) -> None:
+        await super().close()
+        self.begun = False
+        await self._answer("close")
+
+    async def _answer(self, method: str) -> None:
+        if method in self.methods:
+            await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(
+    ("role", "method"), [("all", "start"), ("all", "publish"), ("api", "start")]
+)
+async def test_an_engine_that_does_not_answer_stops_the_start_with_its_name(
+    need: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, role: Role, method: str
+) -> None:
+    monkeypatch.setattr("streamer.engine.lifetime.START_S", 0.1)
+    monkeypatch.setattr("streamer.engine.lifetime.CLOSE_S", 0.1)
+    engine = Silent(method, "close")
+    service = build({"sandbox": {"backend": need("plain")}}, [plugin(engine)], role)
+    with pytest.raises(ServiceError, match=rf"test_worker\.Silent does not answer {method}\(\)"):
+        async with asyncio.timeout(60), service:
+            pass
+    assert not engine.begun, "it is closed"
+
+
+async def test_an_engine_that_does_not_answer_delays_no_stop(
+    need: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("streamer.engine.lifetime.CLOSE_S", 0.1)
+    monkeypatch.setattr("streamer.worker.worker.WITHDRAW_S", 0.1)
+    engine = Silent("withdraw", "close")
+    service = build({"sandbox": {"backend": need("plain")}}, [plugin(engine)])
+    await service.__aenter__()
+    pool = service.worker.pool
+    assert pool is not None
+    await in_cancelled_task(service.__aexit__)
+    assert not pool.folder.path.exists()
+    assert "test_worker.Silent did not close" in caplog.text
 
 
 @pytest.mark.parametrize("fault", ["fails", "hangs"])

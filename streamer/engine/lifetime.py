@@ -1,0 +1,49 @@
+"""Start and close an engine; it may be a plugin's, and its server may be silent."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from streamer.bounded import ends_in, within
+from streamer.engine.interface import Engine
+from streamer.errors import ServiceError
+
+__all__ = ["answer_at_start", "name_of", "started"]
+
+log: Final = logging.getLogger(__name__)
+
+START_S: Final = 30.0
+"""How long to wait for each call of an engine before it can be used."""
+
+CLOSE_S: Final = 10.0
+
+
+def name_of(engine: Engine) -> str:
+    """Return the name of the engine's class, for messages."""
+    return f"{type(engine).__module__}.{type(engine).__qualname__}"
+
+
+@asynccontextmanager
+async def started(engine: Engine, folder: Path) -> AsyncIterator[None]:
+    """Start an engine, and close it at the end. Raises `ServiceError` if it does not answer."""
+    await answer_at_start(engine, "start", engine.start(folder))
+    try:
+        yield
+    finally:
+        if not await ends_in(CLOSE_S, engine.close()):
+            log.error("the engine %s did not close within %g s", name_of(engine), CLOSE_S)
+
+
+async def answer_at_start(engine: Engine, method: str, call: Awaitable[None]) -> None:
+    """Wait for a call without which the service cannot start. Raises `ServiceError`."""
+    try:
+        await within(START_S, call)
+    except TimeoutError as error:
+        raise ServiceError(
+            f"the engine {name_of(engine)} does not answer {method}() ({error}): "
+            "can its server be reached?"
+        ) from error
