@@ -16,8 +16,8 @@ from __future__ import annotations
 TYPE_CHECKING = False  # as in typing, whose import takes longer than all that is here
 
 if TYPE_CHECKING:
+    from streamer.application import create_app, setup
     from streamer.client import Client, ServiceProblem
-    from streamer.compose import create_app, setup
     from streamer.config.load import load_config
     from streamer.config.schema import Config
     from streamer.eventlog.joblog import Event
@@ -51,12 +51,12 @@ _HOMES = {
     "Limits": "streamer.model.job",
     "ServiceProblem": "streamer.client",
     "SourceFile": "streamer.model.job",
-    "create_app": "streamer.compose",
+    "create_app": "streamer.application",
     "get_service": "streamer.web.app",
     "get_sessions": "streamer.web.app",
     "hookimpl": "streamer.spi",
     "load_config": "streamer.config.load",
-    "setup": "streamer.compose",
+    "setup": "streamer.application",
 }
 _PUBLIC_MODULES = ("client", "errors", "events", "spi", "sse")
 

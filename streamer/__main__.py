@@ -22,10 +22,13 @@ def main() -> NoReturn:
     """Run the command of `sys.argv`, or say that the packages for it are missing."""
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:
-        # To import everything takes a while, and an exception could come up anywhere in it.
+        # To import what a command needs takes a while, and an exception could come up anywhere
+        # in it. What has something to clean up sets the handler back before it begins.
         signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     try:
         from streamer.cli.main import main as run  # noqa: PLC0415 - it may be missing
+
+        run(on_work=lambda: signal.signal(signal.SIGINT, before))
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in OF_THE_COMMAND_LINE:
@@ -34,9 +37,6 @@ def main() -> NoReturn:
             f"streamer: the command needs {package}: pip install 'aiohttp-streamer[cli]'\n"
         )
         sys.exit(2)
-    try:
-        signal.signal(signal.SIGINT, before)
-        run()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 

@@ -1,6 +1,7 @@
-"""Compose the service: configuration, plugins, engine, the halves, and the application around them.
+"""Compose the service: configuration, plugins, engine, and the halves, without HTTP.
 
-The only module that sees everything.
+With `streamer.application`, which puts the HTTP interface around them, the only module that sees
+everything.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 import pluggy
-from aiohttp import web
-from aiohttp.typedefs import Middleware
 
 from streamer.bounded import within
 from streamer.config.load import load_config
@@ -33,11 +32,10 @@ from streamer.jobs.jobs import Jobs
 from streamer.plugins import load_backends, load_plugins
 from streamer.sandbox.registry import Backends
 from streamer.spi import Isolation
-from streamer.web.app import SERVICE, SESSIONS, make_app
 from streamer.web.server.logs import log_finished
 from streamer.worker.worker import Worker
 
-__all__ = ["Parts", "Role", "build", "create_app", "setup"]
+__all__ = ["ConfigLike", "Parts", "Role", "build"]
 
 log: Final = logging.getLogger(__name__)
 
@@ -148,61 +146,6 @@ def build(config: ConfigLike = None, plugins: Iterable[object] = (), role: Role 
         unconfined=_reaches_no_isolation(settings, backends),
         _worker=None if role == "api" else Worker(settings, engine, backends),
     )
-
-
-def create_app(
-    config: ConfigLike = None,
-    *,
-    plugins: Iterable[object] = (),
-    middlewares: Iterable[Middleware] = (),
-) -> web.Application:
-    """Return a standalone application, or one that a host mounts with `add_subapp`.
-
-    `config` is a `Config`, a nested mapping, or the path of a TOML file; the environment is not
-    read. `middlewares` run inside ours. Raises `ConfigError`, `PluginError`. The sandbox is tested
-    when the application starts, which raises `BackendUnavailable` if it does not work.
-    """
-    parts = build(config, plugins)
-    return make_app(
-        parts.config,
-        parts.jobs,
-        parts,
-        parts.hook,
-        parts.shares,
-        parts.measures,
-        unconfined=parts.unconfined,
-        middlewares=middlewares,
-    )
-
-
-def setup(
-    app: web.Application,
-    config: ConfigLike = None,
-    *,
-    prefix: str = "/streamer",
-    plugins: Iterable[object] = (),
-    middlewares: Iterable[Middleware] = (),
-) -> Jobs:
-    """Mount the service into a host application below `prefix` and return it.
-
-    Reads no environment, configures no logging, starts nothing before the host starts. The host's
-    middlewares run around ours. Raises RuntimeError if called twice on one application, ValueError
-    for a prefix that is empty or does not begin with a slash.
-    """
-    if not prefix.startswith("/"):
-        raise ValueError(f'prefix = {prefix!r}: a prefix begins with a slash, such as "/streamer"')
-    if not prefix.strip("/"):
-        raise ValueError(f'prefix = {prefix!r}: name a folder, such as "/streamer"')
-    if SERVICE in app:
-        raise RuntimeError(
-            "streamer.setup() was called on this application before; for a second mount use "
-            "create_app() and add_subapp()"
-        )
-    mounted = create_app(config, plugins=plugins, middlewares=middlewares)
-    app.add_subapp(prefix, mounted)
-    app[SERVICE] = mounted[SERVICE]
-    app[SESSIONS] = mounted[SESSIONS]
-    return mounted[SERVICE]
 
 
 def _config(config: ConfigLike) -> Config:

@@ -79,9 +79,53 @@ def test_a_client_needs_no_server() -> None:
     program = """
 import sys
 from streamer import Client, JobSpec, ServiceProblem
-assert not {"pluggy", "aiohttp_sse", "streamer.compose"} & sys.modules.keys()
+assert not {"pluggy", "aiohttp_sse", "streamer.compose", "streamer.application"} & sys.modules.keys()
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def imported_by(folder: Path, *arguments: str) -> set[str]:
+    """Return the modules that a command imports."""
+    command = [sys.executable, "-X", "importtime", "-m", "streamer", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    return {line.rpartition("|")[2].strip() for line in lines}
+
+
+def test_the_package_alone_imports_nothing() -> None:
+    program = """
+import sys
+before = set(sys.modules)
+import streamer
+assert set(sys.modules) - before - {"__future__"} == {"streamer"}, set(sys.modules) - before
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("version",), ("--version",), ("--help",), ("run", "--help")]
+)
+def test_what_does_no_work_imports_the_command_line_only(
+    arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    found = imported_by(tmp_path, *arguments)
+    assert "click" in found
+    ours = {name for name in found if name.startswith("streamer")}
+    allowed = {"cli", "cli.exitcodes", "cli.main", "cli.options", "errors", "model"}
+    assert ours <= {
+        "streamer",
+        "streamer.model.terminal",
+        *(f"streamer.{name}" for name in allowed),
+    }
+    heavy = {"aiohttp", "asyncio", "importlib.metadata", "logging", "msgspec", "pluggy", "rich"}
+    assert not heavy & found
+
+
+def test_running_a_program_here_needs_neither_http_nor_tables(tmp_path: Path) -> None:
+    (tmp_path / "hello.sh").write_text("echo hello")
+    found = imported_by(tmp_path, "run", "-n", "--sandbox", "plain", "hello.sh")
+    assert {"streamer.compose", "streamer.worker.execution"} <= found
+    assert not {"aiohttp", "aiohttp_sse", "rich", "streamer.web.app", "streamer.client"} & found
 
 
 def test_each_module_imports_alone() -> None:

@@ -239,6 +239,21 @@ bash -c 'exec -a {mark} sleep 600' & echo up; wait"""
         assert not left[0].exists()
 
 
+async def test_as_many_clients_may_wait_as_the_kernel_allows(state: Path) -> None:
+    """They connect while the service is stopped, so none of them is accepted."""
+    loop = asyncio.get_running_loop()
+    count = min(1000, int(Path("/proc/sys/net/core/somaxconn").read_text()))
+    async with serving(state) as server, contextlib.AsyncExitStack() as stack:
+        url = URL(server.listens.partition("listens on ")[2].split("/,")[0])
+        server.process.send_signal(signal.SIGSTOP)
+        stack.callback(server.process.send_signal, signal.SIGCONT)
+        for _ in range(count):
+            sock = stack.enter_context(socket.socket())
+            sock.setblocking(False)
+            # One that does not fit is dropped, and connects only after the service goes on.
+            await asyncio.wait_for(loop.sock_connect(sock, (url.host, url.port)), 20)
+
+
 async def test_ctrl_c_in_the_middle(state: Path) -> None:
     mark = secrets.token_hex(8)
     async with serving(state, "--set", "server.drain_s=0.1") as server:

@@ -1,55 +1,48 @@
 """The command line: options become a `Config`, a `Config` becomes an application.
 
-Errors go to standard error in one line; 2 is the exit code for usage and configuration.
+Errors go to standard error in one line; 2 is the exit code for usage and configuration. A command
+imports what it needs when it runs: a server takes ten times as long to import as click.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
-import logging
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import click
-import msgspec
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 import streamer
-from streamer.cli.demo import show_demo
-from streamer.cli.doctor import show
-from streamer.cli.jobspec import job_spec
+from streamer.cli.exitcodes import EXIT_BROKEN_PIPE, EXIT_NOT_RUN, EXIT_USAGE
 from streamer.cli.options import ConfigOptions, config_options, load, load_serving
-from streamer.cli.run import EXIT_BROKEN_PIPE, EXIT_NOT_RUN, run_local, run_remote
-from streamer.cli.stdio import fill_closed
-from streamer.compose import build, create_app
-from streamer.config.schema import Config
-from streamer.config.text import in_force, template
-from streamer.doctor.report import examine
 from streamer.errors import BackendUnavailable, CallerError, ConfigError, StreamerError
-from streamer.model.runtime import by_name
 from streamer.model.terminal import visible
-from streamer.web.app import ACCESS
-from streamer.web.server.logs import configure_logging
-from streamer.web.server.serve import serve as serve_forever
+
+if TYPE_CHECKING:
+    from streamer.config.schema import Config
 
 __all__ = ["main"]
 
-EXIT_USAGE: Final = 2
+T = TypeVar("T")
+
 OF_SERVICE: Final = "./config.toml"
 OF_USER: Final = "~/.config/streamer/config.toml"
 
 
-def main(args: Sequence[str] | None = None) -> NoReturn:
-    fill_closed()
+def main(
+    args: Sequence[str] | None = None, on_work: Callable[[], object] = lambda: None
+) -> NoReturn:
+    """Run a command and exit with its code.
+
+    `on_work` is called when everything is imported and an interrupt has to be cleaned up after.
+    """
+    _fill_closed()
     try:
-        code = cli.main(args=args, prog_name="streamer", standalone_mode=False)
+        code = cli.main(args=args, prog_name="streamer", standalone_mode=False, obj=on_work)
     except click.exceptions.NoArgsIsHelpError as shown:
         click.echo(shown.format_message())
         code = EXIT_USAGE
@@ -77,6 +70,18 @@ class _Commands(click.Group):
         except BrokenPipeError:
             _drop_output()
             return EXIT_BROKEN_PIPE
+
+
+def _fill_closed() -> None:
+    """Open those of descriptors 0 to 2 that are closed, so that no file of ours gets their number.
+
+    They are opened in the wrong direction, so using them still fails with EBADF.
+    """
+    for number, flags in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_RDONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, flags)  # gets the lowest free number, which is this one
 
 
 def _drop_output() -> None:
@@ -118,6 +123,12 @@ def serve(
         for key, value in (("host", host), ("port", port))
         if value is not None
     ]
+    from streamer.application import create_app
+    from streamer.cli.demo import show_demo
+    from streamer.web.app import ACCESS
+    from streamer.web.server.logs import configure_logging
+    from streamer.web.server.serve import serve as serve_forever
+
     config, _ = load_serving(replace(options, overrides=(*options.overrides, *address)))
     if role != "all":
         raise click.UsageError(
@@ -130,17 +141,18 @@ def serve(
             f"engine.url is {config.engine.url!r}; for more jobs at once: --set queue.concurrency=N"
         )
     configure_logging(config.logging)
-    if demo is not None and not Path(demo).is_file():
+    program = Path(demo) if demo is not None else None
+    if program is not None and not program.is_file():
         raise click.UsageError(f"--demo {demo}: there is no such file")
     app = create_app(config)
 
     async def on_ready(address: str) -> None:
         if sys.stderr is not None and sys.stderr.isatty():  # otherwise the log says so
             click.echo(f"streamer {streamer.__version__} listens on {address}/", err=True)
-        if demo is not None:
-            await show_demo(address, Path(demo), token_needed=app[ACCESS].knows_callers)
+        if program is not None:
+            await show_demo(address, program, token_needed=app[ACCESS].knows_callers)
 
-    _event_loop()(serve_forever(app, config, on_ready))
+    _work(serve_forever(app, config, on_ready), quick=True)
 
 
 @cli.command()
@@ -189,6 +201,11 @@ def run(
     was killed for another limit, 130 after Ctrl-C, 125 if it could not be run, 141 if nobody
     reads its output any more.
     """
+    import logging
+
+    from streamer.cli.jobspec import job_spec
+    from streamer.model.runtime import by_name
+
     config = load(replace(options, sandbox=None) if url else options)
     spec = job_spec(
         program,
@@ -203,13 +220,17 @@ def run(
     forward = program != "-" and not no_stdin
     try:
         if url:
+            from streamer.cli.remote import run_remote
+
             if token_file:
                 token = _token(token_file)
             job = run_remote(url, token, spec, options.sandbox, forward_stdin=forward, raw=raw)
         else:
+            from streamer.cli.local import run_local
+
             logging.getLogger("streamer").setLevel(logging.ERROR)
             job = run_local(config, spec, forward_stdin=forward, raw=raw)
-        return asyncio.run(job)
+        return _work(job)
     except StreamerError as error:
         if isinstance(error, CallerError | ConfigError):
             raise
@@ -233,6 +254,8 @@ def show_config(
     begin: bool,
 ) -> None:
     """Print the effective configuration as TOML, secrets as comments."""
+    from streamer.config.text import in_force, template
+
     if begin:
         click.echo(template(), nl=False)
         return
@@ -250,8 +273,9 @@ def runtimes(
     as_json: bool,
 ) -> None:
     """List the languages and whether they are available on this host."""
-    config = load(options)
-    parts = build(config)
+    from streamer.compose import build
+
+    parts = build(load(options))
     missing = parts.worker.host.missing
     known = {runtime.name: runtime for runtime in parts.jobs.runtimes.values()}
     rows = [
@@ -277,7 +301,7 @@ def sandboxes(
 ) -> None:
     """List the sandbox backends; a test program is run in each."""
     config = load(options)
-    _print_rows(asyncio.run(_try_sandboxes(config)), as_json=as_json)
+    _print_rows(_work(_try_sandboxes(config)), as_json=as_json)
 
 
 @cli.command()
@@ -293,16 +317,26 @@ def doctor(
     Exits with 1 if the configured sandbox, or one that callers may choose, does not keep all of
     its promises.
     """
+    import logging
+
+    import msgspec
+
+    from streamer.doctor.report import examine
+
     config = load(options)
     logging.getLogger("streamer").setLevel(logging.ERROR)
     try:
-        report = asyncio.run(examine(config))
+        report = _work(examine(config))
     except BackendUnavailable as error:
         click.echo(f"streamer: {visible(str(error))}", err=True)
         return 1
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(report)))
     else:
+        from rich.console import Console
+
+        from streamer.cli.doctor import show
+
         show(report, Console())
     return 0 if report.ok else 1
 
@@ -324,16 +358,22 @@ def _token(file: str) -> str:
     return token
 
 
-def _event_loop() -> Callable[[Coroutine[Any, Any, None]], None]:
-    """Return the runner of the event loop: uvloop if it is installed (the extra ``uvloop``)."""
-    try:
-        import uvloop  # noqa: PLC0415 - it is optional
-    except ImportError:
-        return asyncio.run
-    return uvloop.run
+def _work(coroutine: Coroutine[Any, Any, T], *, quick: bool = False) -> T:
+    """Run a coroutine; if `quick`, by uvloop if it is installed (the extra ``uvloop``)."""
+    import asyncio
+
+    run = asyncio.run
+    if quick:
+        with contextlib.suppress(ImportError):
+            from uvloop import run
+    on_work: Callable[[], object] = click.get_current_context().obj
+    on_work()
+    return run(coroutine)
 
 
 async def _try_sandboxes(config: Config) -> list[dict[str, Any]]:
+    from streamer.compose import build
+
     async with build(config).worker.trial() as backends:
         reasons = await backends.reasons()
     return [
@@ -349,14 +389,10 @@ async def _try_sandboxes(config: Config) -> list[dict[str, Any]]:
 
 def _print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
     if as_json:
+        import json
+
         click.echo(json.dumps(rows, indent=2))
-        return
-    table = Table(*rows[0], box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*map(_cell, row.values()))
-    Console(soft_wrap=True).print(table)
+    else:
+        from streamer.cli.table import show_rows
 
-
-def _cell(value: object) -> str:
-    """Return the text of a table's cell; markup and control characters in it have no effect."""
-    return {"True": "yes", "False": "no"}.get(str(value)) or escape(visible(str(value)))
+        show_rows(rows)

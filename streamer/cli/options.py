@@ -1,4 +1,7 @@
-"""The options that all commands share, and loading the configuration that they name."""
+"""The options that all commands share, and loading the configuration that they name.
+
+The options are declared whatever is run; only loading needs the configuration's modules.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,12 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Concatenate, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, TypeVar
 
 import click
 
-from streamer.config.file import FILE_NAME, is_ours, read_document, seems_ours, users_file
-from streamer.config.load import load_with_origins, stray_variables
-from streamer.config.schema import Config
+if TYPE_CHECKING:
+    from streamer.config.schema import Config
 
 __all__ = ["ConfigOptions", "config_options", "load", "load_serving"]
 
@@ -76,6 +78,8 @@ def config_options(
 
 def load_serving(options: ConfigOptions) -> tuple[Config, Mapping[str, str]]:
     """Return the configuration of the service: its folder's config.toml if no file is named."""
+    from streamer.config.file import FILE_NAME, is_ours, read_document
+
     path = _named(options)
     here = Path(FILE_NAME)
     if path is None and os.path.isfile(here):  # noqa: PTH113 - Path.is_file may raise
@@ -88,6 +92,8 @@ def load_serving(options: ConfigOptions) -> tuple[Config, Mapping[str, str]]:
 
 def load(options: ConfigOptions) -> Config:
     """Return the user's configuration; one in this folder may belong to an untrusted program."""
+    from streamer.config.file import FILE_NAME, seems_ours, users_file
+
     path = _named(options)
     if path is None:
         path = users_file(os.environ)
@@ -103,6 +109,8 @@ def _named(options: ConfigOptions) -> Path | None:
 
 
 def _load(path: Path | None, options: ConfigOptions) -> tuple[Config, Mapping[str, str]]:
+    from streamer.config.load import load_with_origins, stray_variables
+
     for name, meant in stray_variables(os.environ):
         _note(f"warning: the variable {name} is not read; did you mean {meant}?")
     sandbox = [f"sandbox.backend={options.sandbox}"] if options.sandbox else []

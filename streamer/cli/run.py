@@ -7,87 +7,34 @@ import base64
 import errno
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
 from typing import Final
 
-import aiohttp
 import click
 
-from streamer.cli.input import InputSource, input_for
+from streamer.cli.exitcodes import (
+    EXIT_BROKEN_PIPE,
+    EXIT_INTERRUPTED,
+    EXIT_KILLED,
+    EXIT_NOT_RUN,
+    EXIT_TIME_LIMIT,
+)
+from streamer.cli.input import InputSource
 from streamer.cli.stdio import NAMES, Outlet, StandardInput
-from streamer.client import Client, ServiceProblem
-from streamer.client.problem import not_a_service
-from streamer.compose import build
-from streamer.config.schema import Config
-from streamer.errors import Busy
 from streamer.eventlog.joblog import Event
 from streamer.model.events import Complete, Error, Output
-from streamer.model.job import JobSpec
 from streamer.model.terminal import visible
-from streamer.worker.execution import Execution
 
-__all__ = ["EXIT_BROKEN_PIPE", "EXIT_NOT_RUN", "exit_code", "run_local", "run_remote"]
-
-EXIT_TIME_LIMIT: Final = 124
-EXIT_NOT_RUN: Final = 125
-EXIT_KILLED: Final = 137
-EXIT_INTERRUPTED: Final = 130
-EXIT_BROKEN_PIPE: Final = 141
+__all__ = ["INPUT_PAUSE_S", "exit_code", "run_job"]
 
 INPUT_PAUSE_S: Final = 0.05
-UNREACHABLE_S: Final = 30.0
-"""How long to retry while the service cannot be reached."""
+"""How long to wait before input that a job did not take is sent again."""
 
-Write = Callable[[bytes], Awaitable[object]]
-"""Takes bytes for the program's standard input; ``b""`` ends it."""
+Write = Callable[[bytes], Awaitable[bool]]
+"""Takes bytes for the program's standard input; ``b""`` ends it. False: it takes no more."""
 
 
 Blocks = InputSource | StandardInput
 """Returns the next block of standard input."""
-
-
-async def run_local(config: Config, spec: JobSpec, *, forward_stdin: bool, raw: bool) -> int:
-    """Run a job in this process, without HTTP, and return the exit code for the shell."""
-    spec = replace(spec, interactive=forward_stdin)
-    async with build(config) as parts:
-        started: list[Execution] = []  # it is the only job
-        parts.worker.on_start = started.append
-        job = await parts.jobs.submit(spec)
-
-        async def write(data: bytes) -> None:
-            await (job.write(data) if data else job.end_input())
-
-        if not forward_stdin:
-            return await _run(job.events(), None, job.cancel, raw=raw)
-        source = input_for(lambda: sum(execution.input_taken for execution in started))
-        try:
-            return await _run(job.events(), (source, write), job.cancel, raw=raw)
-        finally:
-            source.leave()
-
-
-async def run_remote(
-    url: str,
-    token: str | None,
-    spec: JobSpec,
-    sandbox: str | None,
-    *,
-    forward_stdin: bool,
-    raw: bool,
-) -> int:
-    """Run a job on the service at `url` and return the exit code for the shell."""
-    spec = replace(spec, sandbox=sandbox, interactive=forward_stdin)
-    async with Client(url, token=token) as client:
-        job_id = await client.submit(spec)
-
-        async def write(data: bytes) -> None:
-            await client.write(job_id, data, close=not data)
-
-        async def cancel() -> None:
-            await client.cancel(job_id)
-
-        forward = (StandardInput(), write) if forward_stdin else None
-        return await _run(client.events(job_id), forward, cancel, raw=raw)
 
 
 def exit_code(end: Complete | Error) -> int:
@@ -105,13 +52,14 @@ def exit_code(end: Complete | Error) -> int:
     return EXIT_KILLED
 
 
-async def _run(
+async def run_job(
     events: AsyncIterator[Event],
     forward: tuple[Blocks, Write] | None,
     cancel: Callable[[], Awaitable[object]],
     *,
     raw: bool,
 ) -> int:
+    """Show a job's events, forward its input, and return the exit code for the shell."""
     loop = asyncio.get_running_loop()
     cancelling: list[asyncio.Future[object]] = []
 
@@ -177,7 +125,7 @@ async def _show(events: AsyncIterator[Event], *, raw: bool) -> Complete | Error:
     for outlet in outlets.values():
         await outlet.end()
     if end is None:
-        raise not_a_service(204)
+        raise _not_a_service(204)
     return end
 
 
@@ -195,8 +143,15 @@ async def _print(output: Output, outlet: Outlet) -> None:
     try:
         data = base64.b64decode(output.data) if raw else output.data.encode()
     except ValueError:
-        raise not_a_service(200) from None
+        raise _not_a_service(200) from None
     await outlet.write(data)
+
+
+def _not_a_service(status: int) -> Exception:
+    # Only a remote service answers so, and its client takes as long to import as all the rest.
+    from streamer.client.problem import not_a_service  # noqa: PLC0415
+
+    return not_a_service(status)
 
 
 def _failure(feeding: asyncio.Task[None]) -> BaseException | None:
@@ -208,30 +163,5 @@ async def _feed(source: Blocks, write: Write) -> None:
     data = b"-"
     while data:
         data = await source.block()
-        if not await _write_patiently(write, data):
+        if not await write(data):
             return
-
-
-async def _write_patiently(write: Write, data: bytes) -> bool:
-    """Write; return False if the job takes no more input.
-
-    Repeats only what certainly did not arrive: doubled input would be worse than lost input.
-    """
-    loop = asyncio.get_running_loop()
-    give_up = loop.time() + UNREACHABLE_S
-    while True:
-        try:
-            await write(data)
-        except Busy:
-            pass  # the program has not read its earlier input yet
-        except ServiceProblem as problem:
-            if problem.status in (404, 409, 410):
-                return False
-            if problem.status != Busy.status:
-                raise
-        except aiohttp.ClientConnectorError:
-            if loop.time() > give_up:
-                raise
-        else:
-            return True
-        await asyncio.sleep(INPUT_PAUSE_S)

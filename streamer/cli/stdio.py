@@ -21,23 +21,11 @@ from typing import Final
 
 from streamer.model.terminal import TerminalFilter
 
-__all__ = ["NAMES", "Outlet", "StandardInput", "fill_closed", "read_all"]
+__all__ = ["NAMES", "Outlet", "StandardInput", "read_all"]
 
 BLOCK_BYTES: Final = 65536
 BACKGROUND_PAUSE_S: Final = 0.2
 NAMES: Final = {1: "standard output", 2: "standard error"}
-
-
-def fill_closed() -> None:
-    """Open those of descriptors 0 to 2 that are closed, so that no file of ours gets their number.
-
-    They are opened in the wrong direction, so using them still fails with EBADF.
-    """
-    for number, flags in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_RDONLY)):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, flags)  # gets the lowest free number, which is this one
 
 
 def read_all() -> bytes:

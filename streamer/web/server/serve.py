@@ -29,6 +29,10 @@ log: Final = logging.getLogger(__name__)
 HANDLERS_END_S: Final = 5.0
 """After every log has ended, streams only have to finish their last write."""
 
+BACKLOG: Final = 4096
+"""Connections that wait until they are accepted; the kernel drops more, and takes no more than
+net.core.somaxconn. A client that is dropped tries again after a second."""
+
 Ready = Callable[[str], Awaitable[None]]
 
 
@@ -78,7 +82,10 @@ async def serve(app: web.Application, config: Config, on_ready: Ready | None = N
         assert runner.server is not None
         try:
             listener = await loop.create_server(
-                connections.factory(runner.server), config.server.host, config.server.port
+                connections.factory(runner.server),
+                config.server.host,
+                config.server.port,
+                backlog=BACKLOG,
             )
         except OSError as error:
             raise ConfigError(

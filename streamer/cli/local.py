@@ -1,0 +1,42 @@
+"""Run a job in this process, without HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from streamer.cli.input import input_for
+from streamer.cli.run import INPUT_PAUSE_S, run_job
+from streamer.compose import build
+from streamer.config.schema import Config
+from streamer.errors import Busy
+from streamer.model.job import JobSpec
+from streamer.worker.execution import Execution
+
+__all__ = ["run_local"]
+
+
+async def run_local(config: Config, spec: JobSpec, *, forward_stdin: bool, raw: bool) -> int:
+    """Run a job and return the exit code for the shell."""
+    spec = replace(spec, interactive=forward_stdin)
+    async with build(config) as parts:
+        started: list[Execution] = []  # it is the only job
+        parts.worker.on_start = started.append
+        job = await parts.jobs.submit(spec)
+
+        async def write(data: bytes) -> bool:
+            while True:
+                try:
+                    await (job.write(data) if data else job.end_input())
+                except Busy:  # the program has not read its earlier input yet
+                    await asyncio.sleep(INPUT_PAUSE_S)
+                else:
+                    return True
+
+        if not forward_stdin:
+            return await run_job(job.events(), None, job.cancel, raw=raw)
+        source = input_for(lambda: sum(execution.input_taken for execution in started))
+        try:
+            return await run_job(job.events(), (source, write), job.cancel, raw=raw)
+        finally:
+            source.leave()

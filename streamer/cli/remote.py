@@ -1,0 +1,66 @@
+"""Run a job on a remote service."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+import aiohttp
+
+from streamer.cli.run import INPUT_PAUSE_S, run_job
+from streamer.cli.stdio import StandardInput
+from streamer.client import Client, ServiceProblem
+from streamer.errors import Busy
+from streamer.model.job import JobSpec
+
+__all__ = ["run_remote"]
+
+UNREACHABLE_S: Final = 30.0
+"""How long to retry while the service cannot be reached."""
+
+
+async def run_remote(
+    url: str,
+    token: str | None,
+    spec: JobSpec,
+    sandbox: str | None,
+    *,
+    forward_stdin: bool,
+    raw: bool,
+) -> int:
+    """Run a job on the service at `url` and return the exit code for the shell."""
+    spec = replace(spec, sandbox=sandbox, interactive=forward_stdin)
+    async with Client(url, token=token) as client:
+        job_id = await client.submit(spec)
+
+        async def cancel() -> None:
+            await client.cancel(job_id)
+
+        write = partial(_write_patiently, client, job_id)
+        forward = (StandardInput(), write) if forward_stdin else None
+        return await run_job(client.events(job_id), forward, cancel, raw=raw)
+
+
+async def _write_patiently(client: Client, job_id: str, data: bytes) -> bool:
+    """Write; return False if the job takes no more input.
+
+    Repeats only what certainly did not arrive: doubled input would be worse than lost input.
+    """
+    loop = asyncio.get_running_loop()
+    give_up = loop.time() + UNREACHABLE_S
+    while True:
+        try:
+            await client.write(job_id, data, close=not data)
+        except ServiceProblem as problem:
+            if problem.status in (404, 409, 410):
+                return False
+            if problem.status != Busy.status:  # the program has not read its earlier input yet
+                raise
+        except aiohttp.ClientConnectorError:
+            if loop.time() > give_up:
+                raise
+        else:
+            return True
+        await asyncio.sleep(INPUT_PAUSE_S)
