@@ -45,8 +45,6 @@ MAX_SHOWN: Final = 10**30
 
 
 class Resolver:
-    """Resolves jobs by the configuration."""
-
     def __init__(self, config: Config, runtimes: Mapping[str, Runtime]) -> None:
         """`runtimes` by name and alias."""
         self._config = config

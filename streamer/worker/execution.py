@@ -55,8 +55,6 @@ class ExecutionSettings:
 
 
 class Execution:
-    """One run of one leased job."""
-
     def __init__(
         self,
         lease: Lease,
