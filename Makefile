@@ -6,6 +6,9 @@ PYTHON ?=
 # The sources of everything that is checked.
 SOURCES := streamer sandboxes tests examples benchmarks docs setup.py
 PYTEST_ARGS ?=
+# Most tests wait for programs, so three at once suit two processors; PYTEST_ARGS="-n 0" for none.
+WORKERS ?= 3
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 export PYTHON
 
@@ -35,10 +38,10 @@ run: $(VENV)/.project ## start the service on 127.0.0.1:8080 and show a program'
 	@exec $(BIN)/streamer serve --demo examples/ticks.py
 
 test: setup ## run the whole suite; PYTEST_ARGS="-k stream" for a part of it
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(PYTEST) $(PYTEST_ARGS)
 
 test-fast: setup ## run the suite without the slow tests
-	@$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
+	@$(PYTEST) -m 'not slow' $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev $(VENV)/.project ## check style, format, types and who imports whom
 	@$(BIN)/ruff check .
