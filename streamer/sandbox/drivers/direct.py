@@ -21,6 +21,7 @@ from typing import ClassVar, Final
 from streamer.bounded import ends_in
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits, SourceFile
+from streamer.sandbox.drivers.deadlines import fails_after, time_to_write
 from streamer.sandbox.drivers.files import write_files
 from streamer.sandbox.drivers.spawn import Spawned, spawn, start_command
 from streamer.sandbox.shape import Run, RunEnd, Use
@@ -80,7 +81,8 @@ class Direct:
             THREADS, write_files, self._workspace, files, limits.disk_bytes, self._given_up
         )
         try:
-            await asyncio.shield(self._writing)
+            async with fails_after(time_to_write(files), "the files were not written in time"):
+                await asyncio.shield(self._writing)
         except OSError as error:
             raise SandboxFailure(f"a file of the job cannot be written: {error}") from error
 
@@ -98,11 +100,8 @@ class Direct:
 
     async def start(self, run: Run) -> None:
         """Start the command that the backend plans. Raises `SandboxFailure`."""
-        try:
-            async with asyncio.timeout(START_TIMEOUT_S):
-                plan = await self._open.enter_async_context(self._session(run.argv, run.env))
-        except TimeoutError:
-            raise SandboxFailure("the backend's session did not open in time") from None
+        async with fails_after(START_TIMEOUT_S, "the backend's session did not open in time"):
+            plan = await self._open.enter_async_context(self._session(run.argv, run.env))
         self._started = time.monotonic()
         self._killed = False
         self._rest_ended.clear()

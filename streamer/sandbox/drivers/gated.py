@@ -18,6 +18,7 @@ from streamer.bounded import ends_in
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits, SourceFile
 from streamer.sandbox.drivers.channel import InitChannel
+from streamer.sandbox.drivers.deadlines import fails_after, time_to_write
 from streamer.sandbox.drivers.netns import check_own_network
 from streamer.sandbox.drivers.spawn import Spawned, spawn
 from streamer.sandbox.drivers.stopped import until_stopped
@@ -123,15 +124,13 @@ class Gated:
             hello.cancel()
 
     async def put_files(self, files: Sequence[SourceFile], limits: Limits) -> None:
-        await self.channel.put_files(files, limits, walk_disk=self._walk_disk)
+        async with fails_after(time_to_write(files), "the init did not write the files in time"):
+            await self.channel.put_files(files, limits, walk_disk=self._walk_disk)
 
     async def listen(self, port: int) -> socket.socket:
         """Let the init listen, and check that its network is not that of the host."""
-        try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                listener = await self.channel.listen(port)
-        except TimeoutError:
-            raise SandboxFailure("the init did not listen for the proxy in time") from None
+        async with fails_after(ANSWER_TIMEOUT_S, "the init did not listen for the proxy in time"):
+            listener = await self.channel.listen(port)
         with contextlib.ExitStack() as unless_it_serves:
             unless_it_serves.callback(listener.close)
             check_own_network(listener)
@@ -140,33 +139,24 @@ class Gated:
 
     async def open_path(self, path: str, flags: int, mode: int) -> int:
         """Let the init open it, with the permissions of the sandbox's user."""
-        try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                return await self.channel.open_path(path, flags, mode)
-        except TimeoutError:
-            raise SandboxFailure("the init did not open a file in time") from None
+        async with fails_after(ANSWER_TIMEOUT_S, "the init did not open a file in time"):
+            return await self.channel.open_path(path, flags, mode)
 
     async def use(self) -> Use:
-        try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                return await self.channel.use(walk_disk=self._walk_disk)
-        except TimeoutError:
-            raise SandboxFailure("the init did not report the usage in time") from None
+        async with fails_after(ANSWER_TIMEOUT_S, "the init did not report the usage in time"):
+            return await self.channel.use(walk_disk=self._walk_disk)
 
     async def start(self, run: Run) -> None:
         self._started = time.monotonic()
-        try:
-            async with asyncio.timeout(START_TIMEOUT_S):
-                await self.channel.start(
-                    run.argv,
-                    env=run.env,
-                    cwd=run.cwd or self.home,
-                    limits=run.limits,
-                    stdio=run.stdio.theirs,
-                    walk_disk=self._walk_disk,
-                )
-        except TimeoutError:
-            raise SandboxFailure("the init did not accept the program in time") from None
+        async with fails_after(START_TIMEOUT_S, "the init did not accept the program in time"):
+            await self.channel.start(
+                run.argv,
+                env=run.env,
+                cwd=run.cwd or self.home,
+                limits=run.limits,
+                stdio=run.stdio.theirs,
+                walk_disk=self._walk_disk,
+            )
 
     async def exited(self) -> None:
         try:
