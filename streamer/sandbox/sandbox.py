@@ -10,38 +10,29 @@ import asyncio
 import contextlib
 import os
 import socket
-import stat
-from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits, SourceFile
 from streamer.sandbox.cgroups.cgroup import Cgroup
+from streamer.sandbox.drivers.deadlines import fails_after
 from streamer.sandbox.drivers.driver import Driver
+from streamer.sandbox.listing import Listing, list_folder
 from streamer.sandbox.meter import Meter
 from streamer.sandbox.running import Running
 from streamer.sandbox.shape import KILLED_FOR_MEMORY, Run, Use
 from streamer.spi import Identity
 
-__all__ = ["Entry", "Sandbox"]
+__all__ = ["Sandbox"]
 
 MOST_ENTRIES: Final = 10_000
+LIST_TIMEOUT_S: Final = 20.0
 
 THREADS: Final = ThreadPoolExecutor(2, "streamer-listing")
 """Only for listing workspaces, so that other slow work does not delay it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A file, folder or link beneath the workspace; `path` is relative to the workspace."""
-
-    path: str
-    mode: int
-    """``st_mode``: its type and permissions."""
-    size: int
 
 
 class Sandbox:
@@ -159,25 +150,22 @@ class Sandbox:
         """
         return await self._driver.open_path(path, flags, mode)
 
-    async def list_files(self, most: int = MOST_ENTRIES) -> Sequence[Entry]:
+    async def list_files(self, most: int = MOST_ENTRIES) -> Listing:
         """Return at most `most` entries of the workspace, with those of its folders.
 
-        Entries that the sandbox's user cannot access, or that vanish meanwhile, are left out.
+        `open_path` takes paths of at most 4095 bytes; longer ones are listed all the same. Raises
+        OSError if the workspace cannot be opened; `SandboxFailure` without our init, and if it
+        takes too long.
         """
-        found: list[Entry] = []
-        folders = deque([""])
-        while folders and len(found) < most:
-            above = folders.popleft()
-            with contextlib.suppress(OSError):
-                fd = await self.open_path(above or ".", os.O_RDONLY | os.O_DIRECTORY)
-                # In a thread, which closes the descriptor: there may be thousands of entries.
-                reading = asyncio.get_running_loop().run_in_executor(
-                    THREADS, _entries, fd, above, most - len(found)
-                )
-                entries = await asyncio.shield(reading)
-                found += entries
-                folders += [entry.path for entry in entries if stat.S_ISDIR(entry.mode)]
-        return found
+        root = await self.open_path(".", os.O_RDONLY | os.O_DIRECTORY)
+        # In a thread, which closes the descriptor: there may be thousands of entries.
+        listing = THREADS.submit(list_folder, root, most)
+        try:
+            async with fails_after(LIST_TIMEOUT_S, "the workspace was not listed in time"):
+                return await asyncio.wrap_future(listing)
+        finally:
+            if listing.cancel():  # it has not begun, and never will
+                os.close(root)
 
     async def use(self) -> Use:
         """Return the CPU time of all runs so far, and the memory and disk in use now."""
@@ -214,20 +202,3 @@ class Sandbox:
             return
         if not await self._cgroup.clear():
             raise SandboxFailure("a process in the sandbox's control group does not die")
-
-
-def _entries(fd: int, above: str, most: int) -> Sequence[Entry]:
-    """Return the entries of an open folder, and close it."""
-    found: list[Entry] = []
-    try:
-        with os.scandir(fd) as entries:
-            for entry in entries:
-                if len(found) == most:
-                    break
-                with contextlib.suppress(FileNotFoundError):
-                    at = entry.stat(follow_symlinks=False)
-                    path = f"{above}/{entry.name}" if above else entry.name
-                    found.append(Entry(path, at.st_mode, at.st_size))
-    finally:
-        os.close(fd)
-    return found

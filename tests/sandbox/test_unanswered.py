@@ -124,4 +124,4 @@ async def test_more_files_have_more_time(pool: Pool, monkeypatch: pytest.MonkeyP
         assert not large.done()
         os.kill(init_of(sandbox), signal.SIGCONT)
         await large
-        assert [entry.size for entry in await sandbox.list_files()] == [MIB]
+        assert [entry.size for entry in (await sandbox.list_files()).entries] == [MIB]

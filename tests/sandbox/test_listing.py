@@ -1,0 +1,149 @@
+"""List the workspace of a real sandbox, whatever a job has left or does there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import stat
+import threading
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from streamer.errors import SandboxFailure
+from streamer.sandbox.listing import MOST_DEPTH, Listing, list_folder
+from streamer.sandbox.pool import Pool
+from streamer.sandbox.sandbox import THREADS, Sandbox
+from streamer.sandbox.stdio import Stdio
+from tests.sandbox.test_sandbox import PLANTED, lent, opened, pool_of, shell, told, until_written
+
+
+@pytest.fixture
+def pool() -> Iterator[Pool]:
+    with pool_of() as pool:
+        yield pool
+
+
+@pytest.fixture
+async def sandbox(pool: Pool, backend: str) -> AsyncIterator[Sandbox]:
+    async with lent(pool, backend) as sandbox:
+        yield sandbox
+
+
+@contextlib.contextmanager
+def few_descriptors(more: int) -> Iterator[None]:
+    """Let this process open no more than so many descriptors besides those that it has."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1 + more, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+async def test_the_workspace_is_listed(sandbox: Sandbox) -> None:
+    assert await told(sandbox, PLANTED) == (0, "")
+    listing = await sandbox.list_files()
+    assert listing.complete
+    listed = {entry.path: entry for entry in listing.entries}
+    names = {"inside", "folder", "closed", "link", "etc", "passwd", "up", "other", "fds"}
+    assert set(listed) == names | {"folder/twice", "pipe", "sock"}
+    assert stat.S_ISLNK(listed["etc"].mode)
+    assert stat.S_ISDIR(listed["folder"].mode)
+    assert (stat.S_IMODE(listed["inside"].mode), listed["inside"].size) == (0o644, 7)
+    for most, complete in ((5, False), (len(names) + 2, False), (len(names) + 3, True)):
+        listing = await sandbox.list_files(most)
+        assert (len(listing.entries), listing.complete) == (most, complete)
+
+
+async def test_a_name_that_is_no_text_is_listed_and_opened(sandbox: Sandbox) -> None:
+    assert await told(sandbox, "printf x >\"$(printf 'a\\377b')\"; printf y >'a\nb'") == (0, "")
+    found = sorted(os.fsencode(entry.path) for entry in (await sandbox.list_files()).entries)
+    assert found == [b"a\nb", b"a\xffb"]
+    assert await opened(sandbox, os.fsdecode(b"a\xffb")) == b"x"
+
+
+def nested(depth: int, name: str) -> str:
+    """Return a script that makes folders inside one another, and a file in the innermost."""
+    return f"""python3 -c '
+import os
+for _ in range({depth}):
+    os.mkdir("{name}")
+    os.chdir("{name}")
+open("file", "w").write("here")'"""
+
+
+async def test_what_has_a_longer_path_than_can_be_opened_is_listed(sandbox: Sandbox) -> None:
+    name = "x" * 255
+    assert await told(sandbox, nested(20, name)) == (0, "")
+    with few_descriptors(8):
+        listing = await sandbox.list_files()
+    assert listing.complete
+    assert listing.entries[-1].path == f"{name}/" * 20 + "file"
+    assert (listing.entries[-1].size, len(listing.entries)) == (4, 21)
+
+
+async def test_folders_too_deep_inside_one_another_are_told_of(sandbox: Sandbox) -> None:
+    assert await told(sandbox, nested(MOST_DEPTH, "d") + "; touch other") == (0, "")
+    listing = await sandbox.list_files()
+    assert (len(listing.entries), listing.complete) == (MOST_DEPTH + 1, False)
+    assert await told(sandbox, "mkdir e; mv d/d e; rm -r d") == (0, "")
+    listing = await sandbox.list_files()
+    assert (len(listing.entries), listing.complete) == (MOST_DEPTH + 1, False)
+    assert await told(sandbox, "mv e/d d; rm -r e") == (0, "")
+    listing = await sandbox.list_files()
+    assert (len(listing.entries), listing.complete) == (MOST_DEPTH + 1, True)
+    assert "other" in {entry.path for entry in listing.entries}
+
+
+async def test_paths_that_are_too_long_together_are_told_of(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await told(sandbox, f"mkdir {'x' * 200}; touch {'x' * 200}/a") == (0, "")
+    for most, complete in ((150, False), (250, True)):
+        monkeypatch.setattr("streamer.sandbox.listing.MOST_CHARACTERS", most)
+        listing = await sandbox.list_files()
+        assert (len(listing.entries), listing.complete) == (1 + complete, complete)
+
+
+async def test_no_link_is_listed_through_that_comes_and_goes(sandbox: Sandbox) -> None:
+    """A job moves a link to and fro in the place of a folder."""
+    script = """
+        mkdir real; echo inside >real/inside; ln -s /etc link; echo up
+        while :; do mv -T real at; mv -T at real; mv -T link at; mv -T at link; done
+    """
+    stdio = Stdio.pipes()
+    running = await sandbox.run(shell(script, stdio))
+    await until_written(stdio)
+    found = {entry.path for _ in range(100) for entry in (await sandbox.list_files()).entries}
+    assert found <= {"real", "link", "at", "real/inside", "at/inside"}
+    await sandbox.kill()
+    await running.ended
+    stdio.close()
+
+
+async def test_a_disk_that_hangs_holds_up_a_listing_for_so_long(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+
+    def hang(root: int, most: int) -> Listing:
+        go_on.wait(60)
+        return list_folder(root, most)
+
+    monkeypatch.setattr("streamer.sandbox.sandbox.list_folder", hang)
+    monkeypatch.setattr("streamer.sandbox.sandbox.LIST_TIMEOUT_S", 0.1)
+    asked = [asyncio.create_task(sandbox.list_files()) for _ in range(5)]
+    try:
+        await asyncio.wait(asked, timeout=20)
+        for one in asked:
+            with pytest.raises(SandboxFailure, match="not listed in time"):
+                await one
+    finally:
+        go_on.set()
+    # Whether a thread had begun with it or not, each closes its descriptor: see `lent`.
+    await asyncio.wait_for(asyncio.wrap_future(THREADS.submit(int)), 20)
+    await asyncio.wait_for(asyncio.wrap_future(THREADS.submit(int)), 20)
