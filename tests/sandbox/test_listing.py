@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import resource
 import stat
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from sandboxes.bwrap import Bwrap
 from streamer.errors import SandboxFailure
 from streamer.sandbox.listing import MOST_DEPTH, Listing, list_folder
 from streamer.sandbox.pool import Pool
 from streamer.sandbox.sandbox import THREADS, Sandbox
 from streamer.sandbox.stdio import Stdio
-from tests.sandbox.test_sandbox import PLANTED, lent, opened, pool_of, shell, told, until_written
+from streamer.spi import LaunchPlan, SandboxJob
+from tests.sandbox.test_sandbox import (
+    BACKENDS,
+    PLANTED,
+    lent,
+    opened,
+    pool_of,
+    shell,
+    told,
+    until_written,
+)
 
 
 @pytest.fixture
@@ -147,3 +161,30 @@ async def test_a_disk_that_hangs_holds_up_a_listing_for_so_long(
     # Whether a thread had begun with it or not, each closes its descriptor: see `lent`.
     await asyncio.wait_for(asyncio.wrap_future(THREADS.submit(int)), 20)
     await asyncio.wait_for(asyncio.wrap_future(THREADS.submit(int)), 20)
+
+
+class Showing(Bwrap):
+    """Mounts something into the workspace, as it does with a path of the host beneath /work."""
+
+    def plan(self, job: SandboxJob, workspace: Path) -> LaunchPlan:
+        plan = super().plan(job, workspace)
+        at = plan.argv.index("--chdir")
+        shown = ("--ro-bind", "/usr/bin", "/work/shown")
+        return replace(plan, argv=(*plan.argv[:at], *shown, *plan.argv[at:]))
+
+
+async def test_what_is_mounted_in_the_workspace_is_not_part_of_it(
+    monkeypatch: pytest.MonkeyPatch, need: Callable[[str], str]
+) -> None:
+    need("bwrap")
+    monkeypatch.setitem(BACKENDS, "showing", Showing())
+    with pool_of() as pool:
+        async with lent(pool, "showing") as sandbox:
+            assert await told(sandbox, "test -x shown/env && touch own") == (0, "")
+            for path, flags in (("shown/env", os.O_RDONLY), ("shown", os.O_DIRECTORY)):
+                with pytest.raises(OSError) as refused:
+                    os.close(await sandbox.open_path(path, flags))
+                assert refused.value.errno == errno.EXDEV
+            listing = await sandbox.list_files()
+            assert {entry.path for entry in listing.entries} == {"shown", "own"}
+            assert listing.complete
