@@ -71,7 +71,8 @@ class Sandbox:
         """Write files into the workspace, while no program runs; when it returns, they exist.
 
         No symbolic link is followed. Raises `FilesDoNotFit` if they exceed the disk limit, and
-        `SandboxFailure` if they cannot be written; after that no program can be run.
+        `SandboxFailure` if they cannot be written. Then none of them is left, what they replaced is
+        lost, and the sandbox can be used as before.
         """
         with self._alone():
             await self._driver.put_files(files, limits)

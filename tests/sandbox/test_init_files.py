@@ -46,7 +46,48 @@ def test_after_a_file_that_failed_it_writes_no_other_and_runs_no_program(
     kind, told = init.read()
     assert (kind, told[:1]) == (b"E", b"r")
     assert init.files_written() == errno.EISDIR
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "taken"]
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_once_it_has_told_of_a_file_that_failed_it_goes_on_as_before(
+    init: Init, tmp_path: Path
+) -> None:
+    (tmp_path / "taken").mkdir()
+    init.send(b"F", struct.pack("<I", 0o644) + b"taken\0content")
+    assert init.files_written() == errno.EISDIR
+    init.send_stdio()
+    init.send(b"R", run_frame("/bin/touch", str(tmp_path / "ran")))
+    assert (init.read()[0], init.read()[0]) == (b"S", b"X")
+    init.send(b"F", struct.pack("<I", 0o644) + b"a\0content")
+    assert init.files_written() == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "ran", "taken"]
+
+
+def test_files_that_were_given_up_do_not_count_for_the_next(init: Init, tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    init.send(b"F", struct.pack("<I", 0o644) + b"given/up\0content")
+    init.send(b"F", struct.pack("<I", 0o644) + b"taken\0content")
+    init.send(b"Q", struct.pack("<I", 1000))
+    init.send(b"F", struct.pack("<I", 0o644) + b"a\0content")
+    assert init.files_written() == 0
+    init.send(b"F", struct.pack("<I", 0o644) + b"b\0content")
+    init.send(b"Q", struct.pack("<I", 1000))
+    init.send(b"F", struct.pack("<I", 0o644) + b"taken\0content")
+    assert init.files_written() == errno.EISDIR
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "given", "taken"]
+
+
+def test_of_files_that_cannot_all_be_written_nothing_is_left(init: Init, tmp_path: Path) -> None:
+    (tmp_path / "old/taken").mkdir(parents=True)
+    (tmp_path / "old/file").write_text("old")
+    (tmp_path / "link").symlink_to("old")
+    before = sorted(tmp_path.rglob("*"))
+    for last in (b"old/taken", b"link", b"link/f", b"old/file/f", b"old/new/x/x/" + b"n" * 300):
+        for name in (b"a", b"b/c/d/e", b"b/c/f", b"old/new/f", b"b/g", b"a", last):
+            init.send(b"F", struct.pack("<I", 0o644) + name + b"\0content")
+        assert init.files_written() != 0
+        assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "old/file").read_text() == "old"
 
 
 @pytest.mark.parametrize(
@@ -64,6 +105,7 @@ def test_what_comes_with_a_job_counts_to_its_disk_limit(
     for number in range(files):
         init.send(b"F", struct.pack("<I", 0o644) + b"%d\0" % number + b"x" * size)
     assert init.files_written(*limits) == told
+    assert init.files_written() == 0
 
 
 @pytest.mark.parametrize("quota", [0, 1, 7])
@@ -73,9 +115,13 @@ def test_it_makes_no_more_files_and_folders_than_it_was_told(
     init.send(b"Q", struct.pack("<I", quota))
     for name in (b"a", b"b/c/d/e", b"b/c/f", b"g" + b"/x" * 500):
         init.send(b"F", struct.pack("<I", 0o644) + name + b"\0")
-    assert init.files_written() == errno.EDQUOT
+    init.send_stdio()
+    init.send(b"R", run_frame("/bin/true"))
+    assert init.read()[0] == b"E"  # before it removes them
     # One folder over the limit may exist: only creating it shows that it is new.
     assert quota <= len(list(tmp_path.rglob("*"))) <= quota + 1
+    assert init.files_written() == errno.EDQUOT
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("payload", [b"", bytes(3), bytes(5)])

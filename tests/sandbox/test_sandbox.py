@@ -178,6 +178,39 @@ async def test_files_that_do_not_fit_are_told(pool: Pool, backend: str) -> None:
             await sandbox.put_files([SourceFile(f"f{n}", b"x") for n in range(300)], few)
 
 
+@pytest.mark.parametrize(
+    ("files", "fault"),
+    [
+        ([SourceFile(f"a/f{n}", bytes(200)) for n in range(300)], FilesDoNotFit),
+        ([SourceFile("a/b/large", bytes(MIB)), SourceFile("a/c", b"x")], FilesDoNotFit),
+        ([SourceFile("a/f", b"new"), SourceFile("folder", b"new")], SandboxFailure),
+        ([SourceFile("a/f", b"new"), SourceFile("link/f", b"new")], SandboxFailure),
+    ],
+)
+@pytest.mark.parametrize("name", [*BACKENDS])
+async def test_a_sandbox_goes_on_after_files_that_were_refused(
+    pool: Pool,
+    need: Callable[[str], str],
+    name: str,
+    files: list[SourceFile],
+    fault: type[Exception],
+) -> None:
+    few = Limits(disk_bytes=65536)
+    begin = "mkdir -p folder && ln -sfn folder link && echo old >f"
+    # As much again as is left of the disk, and for so long that the init has looked at it.
+    look = "ls -R && cat f && head -c 30000 /dev/zero >g && sleep 0.2"
+    if name != "direct":
+        need(name)
+    async with lent(pool, name, few) as sandbox:
+        for _ in range(2):
+            assert await told(sandbox, begin, few) == (0, "")
+            with pytest.raises(fault):
+                await sandbox.put_files(files, few)
+            assert await told(sandbox, look, few) == (0, ".:\nf\nfolder\nlink\n\n./folder:\nold\n")
+            await sandbox.put_files((SourceFile("f", b"new"), SourceFile("folder/g", b"n")), few)
+            assert await told(sandbox, "cat f folder/g; rm g folder/g", few) == (0, "newn")
+
+
 async def test_a_signal_reaches_the_program_and_a_kill_all_of_it(sandbox: Sandbox) -> None:
     stdio = Stdio.pipes()
     script = "trap 'echo heard' USR1; setsid sleep 600 & echo up; while :; do sleep 0.01; done"

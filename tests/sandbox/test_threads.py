@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import tempfile
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -222,11 +221,11 @@ async def test_files_are_written_beside_the_loop_and_given_up_when_the_job_is(
         given_up.append(event)
         write_files(folder, files, limit, event)
 
-    def slow_disk(root: int, file: SourceFile, owner: os.stat_result) -> int:
+    def slow_disk(root: int, file: SourceFile, *rest: Any) -> int:
         loop.call_soon_threadsafe(begun.set)
         given_up[0].wait(20)
         written.append(file.name)
-        return write(root, file, owner)
+        return write(root, file, *rest)
 
     monkeypatch.setattr(direct, "write_files", noted_files)
     monkeypatch.setattr(driver_files, "_write", slow_disk)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 
@@ -115,13 +116,29 @@ async def test_a_cancellation_just_when_the_time_is_up_is_not_lost() -> None:
 
 
 async def test_more_files_have_more_time(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with stopped(pool) as sandbox, stopped(pool) as other:
+    async with stopped(pool) as sandbox:
         shorten(monkeypatch)
         monkeypatch.setattr("streamer.sandbox.drivers.deadlines.SLOWEST_BYTES_PER_S", MIB / 60)
         large = asyncio.create_task(sandbox.put_files((SourceFile("f", bytes(MIB)),), LIMITS))
-        with pytest.raises(SandboxFailure, match="did not write the files"):
-            await other.put_files((SourceFile("f", b"x"),), LIMITS)
+        await asyncio.sleep(0)
+        with pytest.raises(SandboxFailure, match="did not report"):
+            await sandbox.use()  # has as much time as files without content
         assert not large.done()
         os.kill(init_of(sandbox), signal.SIGCONT)
         await large
         assert [entry.size for entry in (await sandbox.list_files()).entries] == [MIB]
+
+
+async def test_a_disk_that_hangs_holds_up_files_without_our_init_for_so_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    go_on = threading.Event()
+    monkeypatch.setattr("streamer.sandbox.drivers.direct.write_files", lambda *_: go_on.wait(60))
+    shorten(monkeypatch)
+    with pool_of() as pool:
+        async with lent(pool, "direct") as sandbox:
+            try:
+                with pytest.raises(SandboxFailure, match="were not written in time"):
+                    await sandbox.put_files((SourceFile("f", b"x"),), LIMITS)
+            finally:
+                go_on.set()

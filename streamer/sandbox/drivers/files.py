@@ -6,6 +6,7 @@ links, pipes) must not lead it elsewhere, nor hold it up.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -29,33 +30,48 @@ def write_files(
     """Write files for the owner of the folder.
 
     Raises OSError, also if a program has left something else at a file's name, and `FilesDoNotFit`
-    if they exceed `limit` bytes.
+    if they exceed `limit` bytes. Then none of them is left, and what they replaced is lost.
     """
     taken = 0
-    root = os.open(folder, FOLDER)
-    try:
+    made: list[str] = []
+    with contextlib.ExitStack() as held:
+        root = os.open(folder, FOLDER)
+        held.callback(os.close, root)
+        unless_all = held.enter_context(contextlib.ExitStack())
+        unless_all.callback(_remove_all, root, made)
         owner = os.fstat(root)
         for file in files:
             if given_up.is_set():
                 return
-            taken += _write(root, file, owner)
+            taken += _write(root, file, owner, made)
             if taken > limit:
                 raise FilesDoNotFit
-    finally:
-        os.close(root)
+        unless_all.pop_all()
 
 
-def _write(root: int, file: SourceFile, owner: os.stat_result) -> int:
-    """Write one file below an open folder; return the bytes that it takes on the disk."""
+def _remove_all(root: int, made: Sequence[str]) -> None:
+    for path in reversed(made):
+        with contextlib.suppress(OSError):
+            _remove(root, path)
+
+
+def _write(root: int, file: SourceFile, owner: os.stat_result, made: list[str]) -> int:
+    """Write one file below an open folder; return the bytes that it takes on the disk.
+
+    Add the paths of the folders and the file to `made`, except those of folders that existed.
+    """
     *folders, name = file.name.split("/")
     above = os.dup(root)
     try:
-        for part in folders:
-            inner = _enter(above, part, owner)
+        for depth, part in enumerate(folders, 1):
+            inner, new_folder = _enter(above, part, owner)
             os.close(above)
             above = inner
+            if new_folder:
+                made.append("/".join(folders[:depth]))
         with open(os.open(name, FILE, 0o600, dir_fd=above), "wb") as new:  # noqa: PTH123
             _check_plain(new.fileno(), file.name)
+            made.append(file.name)
             new.truncate()
             new.write(file.content)
             new.flush()
@@ -74,8 +90,8 @@ def _check_plain(fd: int, path: str) -> None:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
 
 
-def _enter(above: int, name: str, owner: os.stat_result) -> int:
-    """Open a folder in an open one; make it if it is missing."""
+def _enter(above: int, name: str, owner: os.stat_result) -> tuple[int, bool]:
+    """Open a folder in an open one; make it if it is missing. Return whether it is new, too."""
     made = True
     try:
         os.mkdir(name, 0o755, dir_fd=above)
@@ -84,4 +100,21 @@ def _enter(above: int, name: str, owner: os.stat_result) -> int:
     inner = os.open(name, FOLDER, dir_fd=above)
     if made:
         os.fchown(inner, owner.st_uid, owner.st_gid)
-    return inner
+    return inner, made
+
+
+def _remove(root: int, path: str) -> None:
+    """Remove a file or an empty folder below an open folder."""
+    *folders, name = path.split("/")
+    above = os.dup(root)
+    try:
+        for part in folders:
+            inner = os.open(part, FOLDER, dir_fd=above)
+            os.close(above)
+            above = inner
+        if stat.S_ISDIR(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
+            os.rmdir(name, dir_fd=above)
+        else:
+            os.unlink(name, dir_fd=above)
+    finally:
+        os.close(above)

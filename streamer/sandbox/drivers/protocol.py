@@ -8,9 +8,10 @@ to it   what                                                       its answer
 ======  =========================================================  =============================
 ``B``   install a system call filter for programs                  ``E`` if it fails
 ``M``   mounts to count                                            ``E`` if it fails
-``Q``   the limit on the number of files                           ``E`` if it fails
+``Q``   files begin; the limit on their number                     ``E`` if it fails
 ``F``   a file; ``A``: more of it                                  in the answer to ``C``
-``C``   ask whether all files are written                          ``C`` and an errno, or 0
+``C``   ask whether all files since ``Q`` are written; if not,     ``C`` and an errno, or 0
+        all of them are removed
 ``N``   listen on a port                                           ``L`` and the socket, or ``E``
 ``O``   open a path beneath the workspace                          ``O`` and an errno, or 0 and
                                                                    the descriptor
@@ -55,7 +56,7 @@ __all__ = [
     "why_not_hello",
 ]
 
-PROTOCOL: Final = 4
+PROTOCOL: Final = 5
 """The hello has the init's version; in an editable installation it may be an old build."""
 
 SEES_PROC: Final = 1
@@ -123,8 +124,7 @@ def frame(kind: bytes, payload: bytes = b"") -> bytes:
 
 
 def file_frames(files: Sequence[SourceFile], limits: Limits) -> Iterator[bytes]:
-    if files:
-        yield frame(b"Q", struct.pack("<I", _inodes(limits)))
+    yield frame(b"Q", struct.pack("<I", _inodes(limits)))
     for file in files:
         head = struct.pack("<I", file.mode) + file.name.encode() + b"\0"
         yield frame(b"F", head + file.content[:FILE_CHUNK])

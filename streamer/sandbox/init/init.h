@@ -11,7 +11,7 @@
 enum { CONTROL = 0 };
 
 /* See streamer/sandbox/drivers/protocol.py, which has the same numbers. */
-enum { PROTOCOL = 4 };
+enum { PROTOCOL = 5 };
 enum { SEES_PROC = 1 }; /* flags of 'H' */
 enum { WALK_DISK = 1 }; /* flags of 'C', 'R' and 'U' */
 
@@ -110,10 +110,13 @@ void end_or_linger(void);
 void finish_job(unsigned char cause);
 void watch_limits(void);
 
-/* start.c: files and programs */
+/* files.c: the files of a job */
 void take_file(unsigned char type, unsigned char *data, size_t size);
 int keep_quota(const unsigned char *data, size_t size);
 int check_files(const unsigned char *data, size_t size);
+int files_are_whole(void);
+
+/* start.c: programs */
 int keep_mounts(unsigned char *data, size_t size);
 int keep_filter(const unsigned char *data, size_t size);
 int start_job(unsigned char *data, size_t size);

@@ -1,4 +1,4 @@
-/* The files of a job and the start of its programs. */
+/* The start of programs. */
 #define _GNU_SOURCE
 #include "init.h"
 
@@ -16,128 +16,6 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-static int file = -1; /* the one that is being written */
-static int lost; /* errno of the first file that could not be written: no program runs then */
-
-static uint32_t inodes_left; /* files and folders that may still be made */
-
-/* 'Q' u32 files and folders that may be created together: sent before the first file, since a
- * short name can need many folders, and nothing else counts them in time. */
-int keep_quota(const unsigned char *data, size_t size)
-{
-    if (size != 4 || job.pid) {
-        errno = EPROTO;
-        return 0;
-    }
-    inodes_left = get32(data);
-    return 1;
-}
-
-static int made_one(void)
-{
-    errno = EDQUOT;
-    return inodes_left && inodes_left--;
-}
-
-/* Before a program runs: one that is open for writing cannot be executed (execve(2)). */
-static void close_file(void)
-{
-    if (file >= 0)
-        close(file);
-    file = -1;
-}
-
-/* Make the folders of a path where they are missing, and leave its last name in `path`. Return the
- * folder that it is in, or -1. A program may have run before and left links: none is followed. */
-static int open_folders(char **path)
-{
-    int folder = fcntl(workspace, F_DUPFD_CLOEXEC, 0);
-    for (char *slash; folder >= 0 && (slash = strchr(*path, '/')); *path = slash + 1) {
-        int inner = -1;
-        *slash = 0;
-        if (mkdirat(folder, *path, 0755) ? errno == EEXIST : made_one())
-            inner = openat(folder, *path, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-        int failure = errno;
-        close(folder);
-        errno = failure;
-        folder = inner;
-    }
-    return folder;
-}
-
-/* Open a file to be written as a whole. A link or a pipe that a program has left there is refused. */
-static int create(char *path, mode_t mode)
-{
-    int folder = open_folders(&path);
-    if (folder < 0)
-        return -1;
-    if (made_one())
-        file = openat(folder, path,
-                      O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
-    int failure = errno;
-    close(folder);
-    errno = failure;
-    return file < 0 ? -1 : fchmod(file, mode);
-}
-
-/* 'F' u32 mode, path NUL, content; 'A' content for the file before. The service has checked that no
- * part of the path is empty, "." or "..". */
-static int put_file(unsigned char type, unsigned char *data, size_t size)
-{
-    size_t done = 0;
-    if (type == 'F') {
-        if (size < 5) {
-            errno = EPROTO;
-            return 0;
-        }
-        char *path = (char *)data + 4;
-        size_t length = strnlen(path, size - 4);
-        mode_t mode = (mode_t)get32(data) & 0777;
-        if (4 + length >= size) {
-            errno = EPROTO;
-            return 0;
-        }
-        close_file();
-        if (create(path, mode))
-            return 0;
-        done = 4 + length + 1;
-    }
-    while (done < size) {
-        ssize_t wrote = write(file, data + done, size - done);
-        if (wrote < 0)
-            return 0;
-        done += (size_t)wrote;
-    }
-    return 1;
-}
-
-/* Files are not answered one by one, but by the answer to 'C'; after a failure the rest is skipped. */
-void take_file(unsigned char type, unsigned char *data, size_t size)
-{
-    if (!lost && !put_file(type, data, size))
-        lost = errno;
-}
-
-/* 'C' u64 disk limit in bytes, u32 limit of files, u32 flags: answer with a 'C' and the errno of what kept the files from being written, or 0. What is
- * written before a program runs counts as what it writes itself. */
-int check_files(const unsigned char *data, size_t size)
-{
-    unsigned char out[4];
-    if (size != 16 || job.pid) {
-        errno = EPROTO;
-        return 0;
-    }
-    close_file();
-    job.disk_limit = get64(data);
-    job.inode_limit = get32(data + 8);
-    job.walk_disk = get32(data + 12) & WALK_DISK;
-    if (!lost && disk_is_full(1))
-        lost = EDQUOT; /* and ENOSPC is told of a full disk, which in a folder of the host's is its */
-    put32(out, (uint32_t)lost);
-    tell('C', out, sizeof out);
-    return 1;
-}
 
 /* 'M' paths, NUL-ended: what is in these mounts of the sandbox's own is the job's use. */
 int keep_mounts(unsigned char *data, size_t size)
@@ -300,10 +178,8 @@ int start_job(unsigned char *data, size_t size)
         errno = EPROTO;
         return 0;
     }
-    if (lost) {
-        errno = lost;
+    if (!files_are_whole())
         return 0;
-    }
     char **cwd = strings(&at, end, 1);
     p.argv = strings(&at, end, arguments);
     p.env = strings(&at, end, variables);
@@ -312,7 +188,6 @@ int start_job(unsigned char *data, size_t size)
         return 0;
     }
     p.cwd = cwd[0];
-    close_file();
     memset(&job, 0, sizeof job);
     job.cause = '-';
     job.cpu_limit_us = get64(data);
