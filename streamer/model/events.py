@@ -161,9 +161,10 @@ _LINE_BREAKS: Final = (
 def encode(event: JobEvent) -> tuple[str, bytes]:
     """Return the kind and the JSON text (UTF-8, one line) of an event."""
     data = _encoder.encode(event)
-    for raw, escaped in _LINE_BREAKS:
-        if raw in data:
-            data = data.replace(raw, escaped)
+    if not data.isascii():  # each search costs more than the encoding itself
+        for raw, escaped in _LINE_BREAKS:
+            if raw in data:
+                data = data.replace(raw, escaped)
     return _KIND_OF[type(event)], data
 
 
