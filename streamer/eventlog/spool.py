@@ -13,7 +13,7 @@ import logging
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,12 @@ __all__ = ["WRITE_BYTES", "Extent", "Spool"]
 log: Final = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+MOST_PARTS: Final = 1024
+"""The most buffers of one pwritev: IOV_MAX (limits.h)."""
+
+PADDING: Final = memoryview(bytes(PAGE_BYTES))
+"""The end of a piece's last page, so that one call can write several pieces."""
 
 LEAST_FREE: Final = 0.05
 """The part of the file system that is left free."""
@@ -197,8 +203,10 @@ class Spool:
         least = LEAST_FREE * disk.f_blocks * disk.f_frsize
         if growth > 0 and disk.f_bavail * disk.f_frsize - growth < least:
             raise OSError(errno.ENOSPC, "the disk is nearly full")
-        for extent, piece in zip(extents, pieces, strict=False):
-            _write(self._fd, extent.runs, piece)
+        for first, parts in _consecutive(extents, pieces):
+            size = sum(map(len, parts))
+            if os.pwritev(self._fd, parts, first * PAGE_BYTES) < size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _close_if_unused(self) -> None:
         # A write counts as a call before its thread waits for this lock.
@@ -218,12 +226,29 @@ def _read(fd: int, extent: Extent) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _write(fd: int, runs: Sequence[Run], piece: bytes) -> None:
-    rest = memoryview(piece)
-    for first, count in runs:
-        part, rest = rest[: count * PAGE_BYTES], rest[count * PAGE_BYTES :]
-        if os.pwrite(fd, part, first * PAGE_BYTES) < len(part):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def _consecutive(
+    extents: Sequence[Extent], pieces: Sequence[bytes]
+) -> Iterator[tuple[int, list[memoryview]]]:
+    """Yield the first page and the parts of each write, as few of them as possible.
+
+    After each system call the thread waits until the event loop lets go of the interpreter, which
+    takes up to 5 ms: longer than the call.
+    """
+    first = end = 0
+    parts: list[memoryview] = []
+    for extent, piece in zip(extents, pieces, strict=False):
+        rest = memoryview(piece)
+        for start, count in extent.runs:
+            if parts and (start != end or len(parts) + 2 > MOST_PARTS):
+                yield first, parts
+                parts = []
+            if not parts:
+                first = start
+            room = count * PAGE_BYTES
+            parts += [rest[:room], PADDING[: max(room - len(rest), 0)]]
+            rest = rest[room:]
+            end = start + count
+    yield first, parts
 
 
 def _nameless_file(folder: Path) -> int:

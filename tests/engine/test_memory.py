@@ -348,7 +348,7 @@ class Failing:
     """The module `os` for a disk that can be read but no longer written."""
 
     def __getattr__(self, name: str) -> Any:
-        return self._fail if name == "pwrite" else getattr(os, name)
+        return self._fail if name == "pwritev" else getattr(os, name)
 
     def _fail(self, *_: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -395,9 +395,9 @@ class Hanging:
     def __getattr__(self, name: str) -> Any:
         return getattr(os, name)
 
-    def pwrite(self, fd: int, data: memoryview, at: int) -> int:
+    def pwritev(self, fd: int, parts: list[memoryview], at: int) -> int:
         self.answers.wait(60)
-        return os.pwrite(fd, data, at)
+        return os.pwritev(fd, parts, at)
 
 
 async def test_a_disk_that_hangs_holds_no_job(

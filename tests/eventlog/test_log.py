@@ -27,7 +27,7 @@ from streamer.eventlog.frames import frame, gap_frame
 from streamer.eventlog.joblog import Event, JobLog
 from streamer.eventlog.log import BLOCK_BYTES, INDEX_BYTES, SMALL_BYTES, EventLog
 from streamer.eventlog.pages import PAGE_BYTES, Pages, Run
-from streamer.eventlog.spool import THREADS, Extent, Spool
+from streamer.eventlog.spool import MOST_PARTS, THREADS, Extent, Spool
 from streamer.model.events import Complete, Error, Gap, JobEvent, Output, Status, decode, encode
 from tests.running import descriptors
 
@@ -592,7 +592,7 @@ async def test_no_call_that_may_wait_for_the_disk_is_made_on_the_loop(
     [_] = await spool.write([b"x"])
     spool.close()
     await until_closed(tmp_path)
-    assert watched.called >= {"open", "fstatvfs", "pwrite", "pread", "close"}
+    assert watched.called >= {"open", "fstatvfs", "pwritev", "pread", "close"}
 
 
 async def test_a_write_that_fails_in_the_middle_takes_no_room(
@@ -604,15 +604,16 @@ async def test_a_write_that_fails_in_the_middle_takes_no_room(
         def __getattr__(self, name: str) -> Any:
             return getattr(os, name)
 
-        def pwrite(self, fd: int, data: memoryview, at: int) -> int:
+        def pwritev(self, fd: int, parts: list[memoryview], at: int) -> int:
             self.calls += 1
-            return os.pwrite(fd, data[: len(data) if self.calls < 3 else 10], at)
+            return os.pwritev(fd, parts if self.calls < 3 else [parts[0][:10]], at)
 
     spool, ledger = Spool(10_000_000, tmp_path), Ledger()
     log = JobLog(spool=spool, ledger=ledger)
     log.append([encode(Output("stdout", "x" * 8000, number, "run")) for number in range(100)])
     memory = log.memory_bytes
     with monkeypatch.context() as patch:
+        patch.setattr("streamer.eventlog.spool.MOST_PARTS", 8)  # several calls
         patch.setattr("streamer.eventlog.spool.os", Full())
         assert await log.spill(10**9) == 0
     assert "No space left on device" in caplog.text
@@ -620,6 +621,42 @@ async def test_a_write_that_fails_in_the_middle_takes_no_room(
     assert await log.spill(10**9) == ledger.disk > 600_000
     assert [event.id async for event in log.entries()] == list(range(1, 101))
     log.retire()
+    spool.close()
+
+
+async def test_consecutive_pieces_are_written_with_one_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two calls the thread waits for a busy event loop, each time for milliseconds."""
+    written: list[tuple[int, int]] = []
+
+    class Counted:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(os, name)
+
+        def pwritev(self, fd: int, parts: list[memoryview], at: int) -> int:
+            written.append((at, len(parts)))
+            return os.pwritev(fd, parts, at)
+
+    monkeypatch.setattr("streamer.eventlog.spool.os", Counted())
+    spool = Spool(10_000_000, tmp_path)
+    pieces = [bytes([number]) * (number * 700 + 1) for number in range(30)]
+    extents = await spool.write(pieces)
+    assert [at for at, _ in written] == [0]
+    assert [await spool.read(extent) for extent in extents] == pieces
+    # Two holes, of the pages of one piece each, and then the end of the file.
+    spool.free(extents[10], extents[20])
+    written.clear()
+    more = [b"x" * 9000, b"y" * 15_000, *(b"z" for _ in range(MOST_PARTS))]
+    again = await spool.write(more)
+    starts = [at // PAGE_BYTES for at, _ in written]
+    assert starts == sorted(starts)
+    assert len(written) == 2 + 3
+    assert max(count for _, count in written) <= MOST_PARTS
+    assert [await spool.read(extent) for extent in again] == more
+    kept = [(e, p) for e, p in zip(extents, pieces, strict=True) if not e.freed]
+    assert [await spool.read(extent) for extent, _ in kept] == [piece for _, piece in kept]
+    spool.free(*again, *(extent for extent, _ in kept))
     spool.close()
 
 
