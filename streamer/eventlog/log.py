@@ -5,7 +5,8 @@ the last event that it has. So a slow reader costs only its position, and resumi
 
 A log consists of, from the oldest:
 
-- blocks of about `BLOCK_BYTES` on disk, in a `Spool`; late readers read them from there;
+- blocks of about `BLOCK_BYTES`, or one larger event, on disk, in a `Spool`; late readers read them
+  from there;
 - blocks of the same size in memory;
 - the tail: the frames since the last block. The newest event is always in the tail, and never
   dropped.
@@ -30,7 +31,7 @@ from streamer.eventlog.spool import WRITE_BYTES, Extent, Spool
 __all__ = ["BLOCK_BYTES", "INDEX_BYTES", "SMALL_BYTES", "Cursor", "EventLog"]
 
 BLOCK_BYTES: Final = 64 * 1024
-"""One read returns about this much, so a stalled reader holds no more."""
+"""One read returns less than this and one event more, so a stalled reader holds no more."""
 
 FRAME_OVERHEAD: Final = 33
 """The memory of a `bytes` object besides its bytes; for small frames this is most of it."""

@@ -33,8 +33,10 @@ SMALL_READ: Final = 4096
 """If a read returns less, in bytes, it is worth waiting for more."""
 
 READ_BYTES: Final = 64 * 1024
-MAX_EVENT_CHARS: Final = 8192
-"""JSON needs at most six bytes for a character, and one client refuses lines of 512 KiB."""
+"""An event has the bytes of one read, and less than `SMALL_READ` that were read before them.
+
+JSON needs at most six bytes for each of them, and one client refuses lines of 512 KiB.
+"""
 
 
 class TextDecoder:
@@ -207,14 +209,13 @@ class OutputPump:
         data = self._budget.take(stream, data)
         t = self._elapsed_ms()
         if self._as_base64:
-            for at in range(0, len(data), MAX_EVENT_CHARS):
-                part = base64.b64encode(data[at : at + MAX_EVENT_CHARS]).decode()
-                events.append(Output(stream, part, t, self._phase, encoding="base64"))
+            if data:
+                text = base64.b64encode(data).decode()
+                events.append(Output(stream, text, t, self._phase, encoding="base64"))
             return
         text, lossy = decoder.decode(data, final=final)
-        for at in range(0, len(text), MAX_EVENT_CHARS):
-            part = text[at : at + MAX_EVENT_CHARS]
-            events.append(Output(stream, part, t, self._phase, lossy=lossy))
+        if text:
+            events.append(Output(stream, text, t, self._phase, lossy=lossy))
 
 
 def _read_some(fd: int) -> bytes | None:

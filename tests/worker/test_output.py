@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import itertools
 import os
 import time
@@ -14,8 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.model.events import JobEvent, Output
-from streamer.worker.output import MAX_EVENT_CHARS, Budget, OutputPump, TextDecoder
+from streamer.jobs.transcript import raw_output
+from streamer.model.events import JobEvent, Output, encode
+from streamer.worker.output import READ_BYTES, SMALL_READ, Budget, OutputPump, TextDecoder
 from streamer.worker.streams import MAX_BACKLOG_BYTES, InputFeed
 
 
@@ -79,14 +81,14 @@ def feeding() -> tuple[int, InputFeed]:
 class Pumped:
     """A pump whose events are recorded, and the writing end of its standard output."""
 
-    def __init__(self, limit: int = 1 << 30) -> None:
+    def __init__(self, limit: int = 1 << 30, *, as_base64: bool = False) -> None:
         self.events: list[Output] = []
         self.batches = 0
         self.exceeded = 0
         self.pump = OutputPump(
             phase="run",
             budget=Budget(limit),
-            as_base64=False,
+            as_base64=as_base64,
             elapsed_ms=lambda: 0,
             write=self.write,
             on_exceeded=self.count,
@@ -183,14 +185,24 @@ async def test_small_writes_one_after_another_are_gathered() -> None:
     assert pumped.batches < 500
 
 
-async def test_an_event_is_never_longer_than_it_may_be() -> None:
-    pumped = Pumped()
+@pytest.mark.parametrize("as_base64", [False, True], ids=["text", "base64"])
+async def test_an_event_is_never_longer_than_a_client_takes(*, as_base64: bool) -> None:
+    """One of them refuses lines of 512 KiB; a control character takes six bytes in JSON."""
+    pumped = Pumped(as_base64=as_base64)
+    fcntl.fcntl(pumped.stdout, fcntl.F_SETPIPE_SZ, 2**18)
+    data = b"\x01" * 250_000
+    os.write(pumped.stdout, data[: SMALL_READ - 1])
     running = asyncio.create_task(pumped.pump.run())
-    await asyncio.to_thread(os.write, pumped.stdout, "é".encode() * 50_000)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # it waits for the rest of the line now
+    os.write(pumped.stdout, data[SMALL_READ - 1 :])
     os.close(pumped.stdout)
     await asyncio.wait_for(running, 5)
-    assert pumped.text == "é" * 50_000
-    assert max(len(event.data) for event in pumped.events) <= MAX_EVENT_CHARS
+    raw = [raw_output(event) for event in pumped.events]
+    assert b"".join(raw) == data
+    assert max(map(len, raw)) >= READ_BYTES, "as much as is read at once"
+    lines = [b"data: " + encode(event)[1] for event in pumped.events]
+    assert max(map(len, lines)) < 512 * 1024
 
 
 async def test_over_the_budget_it_reads_on_and_says_so_once() -> None:
