@@ -17,6 +17,9 @@ def sized(runtime: Runtime, compiling: Limits, running: Limits, processors: int)
 
     Variables are those of the program that runs; `processors` is how many it may run on.
     """
+    words = (*runtime.compile, *runtime.run, *runtime.env.values())
+    if not any(placeholder in word for word in words for placeholder in SIZES):
+        return runtime
 
     def fill(text: str, limits: Limits) -> str:
         values = (limits.memory_bytes, limits.memory_bytes // MIB, processors)

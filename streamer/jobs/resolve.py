@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields, replace
-from typing import Final
+from dataclasses import fields, replace
+from typing import Any, Final
 
 from streamer.config.schema import Config
 from streamer.errors import BackendUnavailable, Forbidden, InvalidJob, cut, quoted
@@ -42,6 +42,7 @@ PLAIN_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 """Names that appear verbatim in a path of the request; others are quoted."""
 
 MAX_SHOWN: Final = 10**30
+LIMIT_NAMES: Final = frozenset(field.name for field in fields(Limits))
 
 
 class Resolver:
@@ -49,6 +50,11 @@ class Resolver:
         """`runtimes` by name and alias."""
         self._config = config
         self._runtimes = runtimes
+        self._raised = {
+            runtime.name: _raised(runtime, config.limits.default, config.limits.max)
+            for runtime in runtimes.values()
+        }
+        """The default limits of each language, by its name."""
 
     def resolve(self, spec: JobSpec, job_id: str, workers: Capabilities) -> ResolvedJob:
         """Return the job to run; `workers` is what those who run it have together.
@@ -69,7 +75,7 @@ class Resolver:
         else:
             runtime = self._runtime(spec, workers)
             entry, files = _entry_and_files(spec, files, runtime)
-            base = self._raised(runtime)
+            base = self._raised[runtime.name]
             limits = self._limits(spec.limits, base)
             if runtime.compile and "stack_bytes" not in spec.limits:
                 limits = self._deep(limits)
@@ -191,27 +197,18 @@ class Resolver:
             )
         return runtime
 
-    def _raised(self, runtime: Runtime) -> Limits:
-        """Return the default limits, raised for the runtime up to `limits.max`."""
-        values = asdict(self._config.limits.default)
-        ceiling = asdict(self._config.limits.max)
-        for name, value in runtime.limits.items():
-            values[name] = min(max(values[name], value), ceiling[name])
-        return Limits(**values)
-
     def _deep(self, limits: Limits) -> Limits:
         """Return the limits with a stack as large as the memory, for deep recursion."""
         room = min(limits.memory_bytes, self._config.limits.max.stack_bytes)
         return replace(limits, stack_bytes=max(limits.stack_bytes, room))
 
     def _limits(self, wanted: Mapping[str, float | str], base: Limits) -> Limits:
-        names = {field.name for field in fields(Limits)}
         changes: dict[str, float] = {}
         for name, value in wanted.items():
             path = f"$.limits.{camel(name)}"
-            if name not in names:
+            if name not in LIMIT_NAMES:
                 raise InvalidJob(
-                    f"unknown limit {name!r}; known: {', '.join(sorted(names))}", path=path
+                    f"unknown limit {name!r}; known: {', '.join(sorted(LIMIT_NAMES))}", path=path
                 )
             least, most = getattr(LEAST, name), getattr(self._config.limits.max, name)
             if isinstance(value, str) and name.endswith("_bytes"):
@@ -231,7 +228,16 @@ class Resolver:
                     f"{shown} out of range: it must be from {least} to {most}", path=path
                 )
             changes[name] = value
-        return replace(base, **changes)  # type: ignore[arg-type]
+        return replace(base, **changes) if changes else base  # type: ignore[arg-type]
+
+
+def _raised(runtime: Runtime, default: Limits, ceiling: Limits) -> Limits:
+    """Return the default limits, raised for the runtime up to `limits.max`."""
+    changes: dict[str, Any] = {
+        name: min(max(getattr(default, name), value), getattr(ceiling, name))
+        for name, value in runtime.limits.items()
+    }
+    return replace(default, **changes)
 
 
 def _entry_and_files(

@@ -31,6 +31,7 @@ WORDS: Final = {
 """The types in msgspec's messages, in a Python programmer's words."""
 
 AT: Final = " - at `"
+NAMES: Final = tuple(field.name for field in fields(JobSpec))
 
 
 def typed_spec(spec: object) -> JobSpec:
@@ -40,7 +41,7 @@ def typed_spec(spec: object) -> JobSpec:
     """
     if not isinstance(spec, JobSpec):
         raise InvalidJob(f"expected a streamer.JobSpec, got {_type(spec)}", path="$")
-    values: dict[str, Any] = {field.name: getattr(spec, field.name) for field in fields(JobSpec)}
+    values: dict[str, Any] = {name: getattr(spec, name) for name in NAMES}
     # Whether a value is a number or a size is decided in `jobs.resolve`, which knows the limits.
     limits = _limits(values.pop("limits"))
     if isinstance(spec.stdin, str):

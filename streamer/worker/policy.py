@@ -7,7 +7,7 @@ step, the same network, the same system call filter, and the same version of str
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 
 import msgspec
 
@@ -31,7 +31,7 @@ def policy_digest(
         "version": __version__,  # what a backend's arguments allow changes with it
         "backend": backend.name,
         "options": {name: getattr(backend, name) for name in _options(backend)},
-        "limits": [[step.phase, asdict(step.limits)] for step in job.steps],
+        "limits": [[step.phase, step.limits] for step in job.steps],
         "cgroup": cgroup_level,
         "filter": hashlib.sha256(filtered or b"").hexdigest(),
         "network": job.network,
@@ -39,7 +39,7 @@ def policy_digest(
         "readOnly": job.read_only,
         "etc": job.etc,
     }
-    text = msgspec.json.encode(document, order="deterministic")
+    text = msgspec.json.encode(document, order="sorted")
     return hashlib.sha256(text).hexdigest()
 
 

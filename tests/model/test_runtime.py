@@ -5,13 +5,16 @@ from __future__ import annotations
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from streamer.config.schema import Config
 from streamer.errors import ConfigError
 from streamer.jobs.commands import build_steps, sized
-from streamer.model.job import MIB, Limits
+from streamer.jobs.resolve import Resolver
+from streamer.model.capabilities import Capabilities
+from streamer.model.job import MIB, JobSpec, Limits
 from streamer.model.languages import DEFAULT_RUNTIMES
 from streamer.model.runtime import Runtime, by_name
 from streamer.worker.host import find_tool, missing_tools
@@ -225,3 +228,30 @@ def test_what_a_job_may_use_is_filled_in() -> None:
     assert filled.compile == ("build", "-J-Xmx512m")
     assert filled.run == ("run", "--memory=100000000", "7", "{entry}", "{other}95")
     assert filled.env == {"HEAP": "95MiB"}
+
+
+@pytest.mark.parametrize("placeholder", ["{memory_bytes}", "{memory_mb}", "{processors}"])
+@pytest.mark.parametrize("place", ["compile", "run", "env"])
+def test_one_placeholder_anywhere_is_enough(place: str, placeholder: str) -> None:
+    runtime = Runtime(name="x", run=("run",))
+    given: Any = {"A": placeholder} if place == "env" else ("x", placeholder)
+    filled = sized(replace(runtime, **{place: given}), Limits(), Limits(), 7)
+    assert placeholder not in str(getattr(filled, place))
+
+
+def test_the_limits_of_a_language_follow_the_configuration_and_the_language() -> None:
+    def memory(config: Config, language: str) -> int:
+        resolver = Resolver(config, by_name(config.runtimes))
+        return resolver.resolve(JobSpec(language, code="x"), "job", workers).limits.memory_bytes
+
+    raised = {"run": ["x"], "limits": {"memory_bytes": 700 * MIB}}
+    runtimes: dict[str, Any] = {"raised": raised, "plain": {"run": ["x"]}}
+    workers = Capabilities({}, "bwrap", frozenset(runtimes), {}, processors=1, places=1)
+    for default, most in ((100, 2048), (200, 2048), (100, 600), (1000, 2048)):
+        limits = {
+            "default": {"memory_bytes": default * MIB},
+            "max": {"memory_bytes": most * MIB},
+        }
+        config = Config.from_mapping({"limits": limits, "runtimes": runtimes})
+        assert memory(config, "plain") == default * MIB
+        assert memory(config, "raised") == min(max(default, 700), most) * MIB
