@@ -74,6 +74,10 @@ class StreamedResponse(web.StreamResponse):
             raise ConnectionResetError("the client has left")
         return await super().prepare(request)
 
+    def hold_headers(self) -> None:
+        """Send the headers with what is written first, in one packet; `Session.run` writes soon."""
+        self._send_headers_immediately = False
+
     def abort(self) -> None:
         """Reset the connection: a client that does not read would never notice a close."""
         if self._req is not None and self._req.transport is not None:

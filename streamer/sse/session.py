@@ -161,12 +161,14 @@ class Session:
         """
         pending = self.response.opening(options)
         grace_s = options.grace_s if self.response.lingers else 0.0
+        begun = False
         while not self._closing:
             data = await self.source.read()
             self._count_source()
             pending += self._urgent
             self._urgent = b""
-            if pending or data:
+            if pending or data or not begun:
+                begun = True  # the headers go out with the first write, whatever is in it
                 if not await self._write(pending + data):
                     return
                 self.source.sent()

@@ -168,6 +168,7 @@ class SessionMap:
         request gets the headers only. Raises `Full` before anything is sent.
         """
         response = EventStream(request, self.options, headers)
+        response.hold_headers()
         await self.send(request, response, keys, source, state=state, client=client)
         return response
 

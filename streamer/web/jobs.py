@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from aiohttp import web
@@ -23,6 +23,8 @@ from streamer.web.streams import StreamHandlers
 __all__ = ["JobHandlers"]
 
 MAX_LIST: Final = 200
+LINKS: Final = ("job", "stream", "stdin", "signal", "cast", "output")
+ANY_ID: Final = "thejobsid"
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class JobHandlers:
     bodies: Bodies
     transcripts: Transcripts
     streams: StreamHandlers
+    _paths: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """What comes before and after a job's id in the path of each of its links."""
 
     def routes(self, job: str) -> list[web.RouteDef]:
         """`job` is the pattern of a job's id in a URL."""
@@ -140,16 +144,21 @@ class JobHandlers:
         return wire.job_document(view, text, self._links(request, job.id))
 
     def _links(self, request: web.Request, job_id: str) -> dict[str, str]:
+        if not self._paths:
+            self._find_paths(request.app.router)
+        return {name: before + job_id + after for name, (before, after) in self._paths.items()}
+
+    def _find_paths(self, router: web.UrlDispatcher) -> None:
+        """Ask the router once: its routes do not change any more when requests come."""
         # From the router, so that they have the prefix in a host application; only the operator
         # knows what a proxy has stripped.
-        router = request.app.router
         base = self.jobs.config.server.public_url.rstrip("/")
-        links = {
-            name: base + str(router[f"streamer-{name}"].url_for(job_id=job_id))
-            for name in ("job", "stream", "stdin", "signal", "cast")
-        }
-        output = router["streamer-output"].url_for(job_id=job_id, stream="stdout")
-        return {**links, "cancel": links["job"], "output": base + str(output)}
+        for name in LINKS:
+            more = {"stream": "stdout"} if name == "output" else {}
+            path = router[f"streamer-{name}"].url_for(job_id=ANY_ID, **more)
+            before, _, after = str(path).rpartition(ANY_ID)
+            self._paths[name] = (base + before, after)
+        self._paths["cancel"] = self._paths["job"]
 
     def _job_headers(self, request: web.Request, job: Job) -> dict[str, str]:
         headers = {"Location": self._links(request, job.id)["job"], "X-Job-Id": job.id}

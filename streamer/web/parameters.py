@@ -51,7 +51,7 @@ def takes(handler: Handler, *names: str) -> Handler:
     known = EVERYWHERE | {*names}
 
     async def checked(request: web.Request) -> web.StreamResponse:
-        for name in request.query:
+        for name in request.query if request.query_string else ():
             if name not in known:
                 taken = f"; known here: {', '.join(sorted(names))}" if names else ""
                 raise InvalidRequest(

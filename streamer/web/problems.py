@@ -51,13 +51,11 @@ def leave_packed(request: web.Request, response: web.StreamResponse) -> None:
 async def _answered(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    # As it was sent: a decoded path may contain a newline, and a query a token.
-    asked = f"{request.method} {request.rel_url.raw_path}"
     try:
         return await handler(request)
     except StreamerError as error:
         if not isinstance(error, CallerError | CapacityError):
-            log.error("%s: %s", asked, error)
+            log.error("%s: %s", _asked(request), error)
         response = answer(error)
         if request.content.exception() is not None:
             response.force_close()  # the end of a broken body is unknown
@@ -67,8 +65,13 @@ async def _answered(
             raise
         return _converted(request, error)
     except Exception:
-        log.exception("%s failed", asked)
+        log.exception("%s failed", _asked(request))
         return answer(StreamerError("internal"))
+
+
+def _asked(request: web.Request) -> str:
+    # As it was sent: a decoded path may contain a newline, and a query a token.
+    return f"{request.method} {request.rel_url.raw_path}"
 
 
 def _converted(request: web.Request, error: web.HTTPException) -> web.Response:

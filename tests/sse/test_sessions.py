@@ -474,3 +474,36 @@ async def test_a_filter_lets_go_of_what_it_passes_over() -> None:
         tracemalloc.stop()
     assert len(held) == 4
     assert max(held) - held[0] < size
+
+
+async def test_the_headers_come_with_the_first_bytes_and_do_not_wait_for_them() -> None:
+    events = EventLog()
+    events.append([("output", b"1")])
+    quiet = EventLog()
+    logs = {"/loud": events, "/quiet": quiet}
+    sessions = SessionMap(StreamOptions(retry_ms=None))
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return await following(sessions, logs[request.path])(request)
+
+    written: list[bytes] = []
+
+    @web.middleware
+    async def listening(request: web.Request, handler: Handler) -> web.StreamResponse:
+        assert request.transport is not None
+        write = request.transport.write
+
+        def listened(data: bytes) -> None:
+            written.append(data)
+            write(data)
+
+        request.transport.write = listened  # type: ignore[method-assign, assignment]
+        return await handler(request)
+
+    app = web.Application(middlewares=[listening])
+    app.router.add_get("/{name}", handle)
+    async with serving_app(app) as port, Dialer(port) as dial:
+        assert (await dial("/loud")).status == 200
+        assert (written[0].startswith(b"HTTP/1.1 200"), b"data: 1\n" in written[0]) == (True, True)
+        assert (await dial("/quiet")).status == 200
+        assert written[1].endswith(b"\r\n\r\n")

@@ -148,6 +148,19 @@ async def test_no_name_and_two_names_are_refused(listen: Listen, request_text: s
     writer.close()
 
 
+async def test_each_request_of_a_connection_is_looked_at(listen: Listen) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(await listen()))
+    hosts = ("localhost", "evil.example", "localhost:80", "127.0.0.1", "128.0.0.1", "localhost")
+    found = []
+    for host in hosts:
+        writer.write(f"GET /code/api/jobs HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)).decode().lower()
+        found.append(int(head.split()[1]))
+        await reader.readexactly(int(head.partition("content-length: ")[2].split()[0]))
+    assert found == [200, 401, 200, 200, 401, 200]
+    writer.close()
+
+
 @pytest.mark.parametrize(
     "header",
     [

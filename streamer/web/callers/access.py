@@ -7,6 +7,7 @@ everybody if the configuration says so.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import inspect
@@ -43,18 +44,24 @@ TENANT: Final = web.RequestKey("streamer-tenant", str)
 CLAIM: Final[web.RequestKey[Callable[[str], None]]] = web.RequestKey("streamer-claim")
 """Counts the request's connection for a tenant. Raises `RateLimited` at its share."""
 SAY_AGAIN_S: Final = 60.0
-PROXY_HEADERS: Final = (
-    "Forwarded",
-    "Via",
-    "X-Real-IP",
-    "X-Client-IP",
-    "X-Cluster-Client-IP",
-    "X-Original-Forwarded-For",
-    "X-Envoy-External-Address",
-    "True-Client-IP",
-    "CF-Connecting-IP",
+PROXY_HEADERS: Final = frozenset(
+    (
+        "forwarded",
+        "via",
+        "x-real-ip",
+        "x-client-ip",
+        "x-cluster-client-ip",
+        "x-original-forwarded-for",
+        "x-envoy-external-address",
+        "true-client-ip",
+        "cf-connecting-ip",
+    )
 )
-"""Headers that proxies add, besides those that begin with ``X-Forwarded-``."""
+"""Headers that proxies add, in lower case, besides those that begin with ``x-forwarded-``."""
+MAX_HOST_CHARS: Final = 255
+"""A name in the DNS is no longer (RFC 1035, 2.3.4)."""
+ADMITTED: Final = web.RequestKey("streamer-admitted", bool)
+"""Set once a request was found to come from this machine, which does not change."""
 
 NOT_ALLOWED: Final = "you may not do this ({})"
 REMEDY: Final = (
@@ -121,10 +128,11 @@ class Access:
 
         If callers are known this does nothing: each route uses `require` or `job`.
         """
-        if self.knows_callers or self._anonymous:
+        if self.knows_callers or self._anonymous or ADMITTED in request:
             return
         reason = self._strangeness(request)
         if not reason:
+            request[ADMITTED] = True
             return
         now = time.monotonic()
         # Logged only now and then: strangers must not fill the log.
@@ -275,8 +283,13 @@ def _digest(token: str) -> str:
 def _names_loopback(request: web.Request) -> bool:
     # Not `request.host`, which is this machine's name if the header is missing.
     hosts = request.headers.getall("Host", [])
+    return len(hosts) == 1 and len(hosts[0]) <= MAX_HOST_CHARS and _is_loopback_host(hosts[0])
+
+
+@functools.lru_cache(maxsize=64)
+def _is_loopback_host(host: str) -> bool:
     try:
-        return len(hosts) == 1 and is_loopback(urlsplit(f"//{hosts[0]}").hostname or "")
+        return is_loopback(urlsplit(f"//{host}").hostname or "")
     except ValueError:
         return False
 
@@ -286,8 +299,10 @@ def _came_through_a_proxy(request: web.Request) -> bool:
 
     Some proxies add no header. nginx uses HTTP/1.0 by default, and no browser does.
     """
-    return (
-        request.version < (1, 1)
-        or any(name in request.headers for name in PROXY_HEADERS)
-        or any(name.lower().startswith("x-forwarded-") for name in request.headers)
-    )
+    if request.version < (1, 1):
+        return True
+    for name in request.headers:
+        lower = name.lower()
+        if lower in PROXY_HEADERS or lower.startswith("x-forwarded-"):
+            return True
+    return False
