@@ -72,7 +72,7 @@ class Execution:
         self._settings = settings
         self._budget = Budget(self._job.limits.output_bytes)
         self._stop = Stop()
-        self._writer = Writer(lease)
+        self._writer = Writer(lease, lambda: self.stop("lost"))
         self._opened: asyncio.Future[None] = asyncio.Future()
         self._verdict: asyncio.Future[Complete | Error | None] = asyncio.Future()
         self._requests = JobRequests(lease, self.stop)
@@ -212,6 +212,7 @@ class Execution:
         program = ProgramRun(
             sandbox,
             pump,
+            self._writer.flush,
             self._stop,
             self._settings.patience,
             on_start=lambda: self._requests.program_runs_in(sandbox),
@@ -227,6 +228,7 @@ class Execution:
                 result = await program.run(Run(step.argv, env, step.limits, stdio))
             finally:
                 self._requests.program_runs_in(None)
+                await self._writer.close()
         end.add(result, step.phase.value)
         over_output = kills_for_output and self._budget.exceeded
         return reason_of(result, program.stopped, over_output=over_output)

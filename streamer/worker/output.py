@@ -2,8 +2,8 @@
 
 Bytes are read as they arrive and never split inside a character: each stream has an incremental
 decoder. A line is passed on at once; only small writes that follow each other are merged, for
-`GATHER_S` at most. While the log accepts no events nothing is read, and the program's writes block:
-this back-pressure limits the memory.
+`GATHER_S` at most. While too many events wait for the log (`streamer.worker.outbox`) nothing is
+read, and the program's writes block: this back-pressure limits the memory.
 """
 
 from __future__ import annotations

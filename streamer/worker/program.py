@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -64,14 +64,19 @@ class ProgramRun:
         self,
         sandbox: Sandbox,
         pump: OutputPump,
+        flush: Callable[[], Awaitable[None]],
         stop: Stop,
         patience: Patience,
         on_start: Callable[[], None],
         on_end: Callable[[], None],
     ) -> None:
-        """`on_end` is called at the program's own end; processes that it left may still run."""
+        """`flush` waits until what the pump has passed on is written.
+
+        `on_end` is called at the program's own end; processes that it left may still run.
+        """
         self._sandbox = sandbox
         self._pump = pump
+        self._flush = flush
         self._stop = stop
         self._patience = patience
         self._on_start = on_start
@@ -80,7 +85,7 @@ class ProgramRun:
         """Why the job was stopped, if that was before the program's own end."""
 
     async def run(self, run: Run) -> RunEnd:
-        """Return its end, when everything it started is dead and all output is passed on."""
+        """Return its end, when everything it started is dead and all its output is written."""
         running = await self._sandbox.run(run)
         self._on_start()
         pumping = asyncio.create_task(self._pump.run())
@@ -91,6 +96,7 @@ class ProgramRun:
             self._pump.read_rest()
             async with asyncio.timeout(ENGINE_TIMEOUT_S):
                 await pumping
+                await self._flush()
             return end
         finally:
             pumping.cancel()

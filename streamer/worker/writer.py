@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, TypeVar
 from streamer.bounded import within
 from streamer.engine.interface import Lease, LeaseLost
 from streamer.model.events import JobEvent, encode
+from streamer.worker.outbox import Batch, Outbox
 
 __all__ = ["ENGINE_TIMEOUT_S", "Writer", "finish", "repeated"]
 
@@ -35,8 +36,10 @@ class Writer:
     Until then a call that lost its connection is repeated.
     """
 
-    def __init__(self, lease: Lease) -> None:
+    def __init__(self, lease: Lease, on_failure: Callable[[], None]) -> None:
+        """`on_failure` is called when events could not be written: `flush` raises why."""
         self._lease = lease
+        self._outbox = Outbox(self._append, on_failure)
         self.program_ended = asyncio.Event()
         """Set while no program runs that would have to be slowed down."""
 
@@ -52,12 +55,22 @@ class Writer:
             await repeated(lambda: self._lease.state(state, policy))
 
     async def write(self, events: Sequence[JobEvent]) -> None:
-        """Append events, and return when the log can take more."""
-        encoded = [encode(event) for event in events]
+        """Hand over events, and return when more can be taken."""
+        await self._outbox.put([encode(event) for event in events])
+
+    async def flush(self) -> None:
+        """Wait until the log has all of them."""
+        await self._outbox.flush()
+
+    async def close(self) -> None:
+        """Give up what is not written yet."""
+        await self._outbox.close()
+
+    async def _append(self, batch: Batch) -> None:
         async with asyncio.timeout(ENGINE_TIMEOUT_S):
-            await repeated(lambda: self._lease.append(encoded))
+            await repeated(lambda: self._lease.append(batch))
         if self._lease.full and not self.program_ended.is_set():
-            # Nothing is read meanwhile, so the program's writes block, at most until its wall
+            # Little is read meanwhile, so the program's writes block, at most until its wall
             # time limit; a dead program has little output left.
             await _first_of(self._lease.room(), self.program_ended.wait())
 

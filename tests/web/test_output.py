@@ -54,7 +54,6 @@ async def test_an_error_of_the_compiler_is_a_verdict(start: Start, language: str
     assert "running" not in [event.data.get("state") for event in events]
 
 
-@pytest.mark.memory_engine("reads in time only while the engine answers at once")
 async def test_the_two_streams_are_told_apart_and_in_order(start: Start) -> None:
     client = await start()
     code = """

@@ -89,6 +89,50 @@ async def test_a_connection_that_is_lost_costs_no_output(
     assert (ran.verdict, ran.out) == ("exited 0", "whole\n")
 
 
+IN_TURNS = """
+import array, fcntl, os, termios, time
+
+def read(fd):
+    waiting = array.array("i", [0])
+    fcntl.ioctl(fd, termios.FIONREAD, waiting)
+    return not waiting[0]
+
+for turn in range(5):
+    for fd in 1, 2:
+        os.write(fd, b"%d\\n" % turn)
+        while not read(fd):
+            time.sleep(0.001)
+"""
+
+
+async def test_the_order_of_two_streams_is_kept_while_a_call_is_repeated(
+    open_service: OpenService, need: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = await open_service(need("plain"))
+    begun: list[Execution] = []
+    service.worker.on_start = begun.append
+
+    class Away(Faulty):
+        """Accepts output only when the program has ended."""
+
+        def _fails(self, name: str) -> bool:
+            return name == "append" and not begun[-1]._writer.program_ended.is_set()
+
+    make_faulty(service, monkeypatch, lambda lease: Away(lease, {}))
+    await run_job(service, command=("true",))  # the claim that was under way
+    job = await service.jobs.submit(JobSpec(language="python", code=IN_TURNS))
+    ran = await ended(job)
+    written = [
+        (event.data.stream, event.data.data)
+        async for event in job.events()
+        if isinstance(event.data, Output)
+    ]
+    assert ran.verdict == "exited 0"
+    assert written == [
+        (stream, f"{turn}\n") for turn in range(5) for stream in ("stdout", "stderr")
+    ]
+
+
 async def test_a_channel_that_breaks_is_opened_again_and_told(
     open_service: OpenService,
     need: Callable[[str], str],
