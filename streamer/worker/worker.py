@@ -13,8 +13,8 @@ from typing import Any, Final, Self
 
 from streamer.bounded import within
 from streamer.config.schema import Config
-from streamer.engine.interface import Cancel, Engine, Lease
-from streamer.engine.lifetime import answer_at_start, started
+from streamer.engine.interface import Cancel, Engine, Lease, Lost
+from streamer.engine.lifetime import answer_at_start, name_of, started
 from streamer.model.capabilities import Capabilities
 from streamer.model.events import Error
 from streamer.sandbox.pool import Pool
@@ -75,6 +75,7 @@ class Worker:
         """Its permanent tasks, by name."""
         self._failing: set[str] = set()
         """The calls of the engine whose last attempt has failed."""
+        self._warned_of_heartbeat = False
         self._published: Capabilities | None = None
         self._changed = asyncio.Event()
         """Set when the published capabilities may be out of date."""
@@ -234,9 +235,7 @@ class Worker:
             await asyncio.sleep(asked_at + beat_s - loop.time())
             asked_at = loop.time()
             running = {e.lease: e for e in self._running.values() if not e.over.is_set()}
-            told = await self._call(
-                "heartbeat", partial(self.engine.heartbeat, tuple(running)), beat_s
-            )
+            told = await self._call("heartbeat", partial(self._heartbeat, tuple(running)), beat_s)
             if told is not None:
                 kept_at = asked_at  # the engine may have counted from then on
                 for lease, control in told:
@@ -250,6 +249,21 @@ class Worker:
                 )
                 for execution in running.values():
                     execution.stop("lost")
+
+    async def _heartbeat(self, leases: Sequence[Lease]) -> Sequence[tuple[Lease, Cancel | Lost]]:
+        answer: object = await self.engine.heartbeat(leases)
+        if isinstance(answer, Sequence):
+            return [(lease, control) for lease, control in answer]
+        # The engine has renewed the leases, so this is no reason to kill their jobs; and it may
+        # still tell `Lease.control` of lost ones.
+        if not self._warned_of_heartbeat:
+            self._warned_of_heartbeat = True
+            log.error(
+                "heartbeat() of the engine %s returned %r, not a list of the lost leases: the "
+                "engine was written for another version, and lost leases may go unnoticed",
+                *(name_of(self.engine), answer),
+            )
+        return ()
 
     # -- what it publishes ----------------------------------------------------------------
 

@@ -229,6 +229,56 @@ async def test_an_engine_that_reaps_slowly_delays_no_heartbeat(
             await beats.get()
 
 
+async def test_an_engine_whose_heartbeat_tells_nothing_keeps_its_jobs(
+    open_service: OpenService,
+    need: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As one that was written when `heartbeat` returned None."""
+    engine = Shared(lease_s=0.3)
+    beats: asyncio.Queue[int] = asyncio.Queue()
+    keep = engine.heartbeat
+
+    async def heartbeat(leases: Sequence[Lease]) -> None:
+        await keep(leases)
+        beats.put_nowait(len(leases))
+
+    monkeypatch.setattr(engine, "heartbeat", heartbeat)
+    service = await open_service(need("plain"), plugins=(plugin(engine),))
+    job = await service.jobs.submit(JobSpec(command=UP))
+    await until_output(job)
+    async with asyncio.timeout(20):
+        for _ in range(10):
+            await beats.get()
+    assert service.worker.ready
+    assert (await job.view()).state == "running"
+    assert caplog.text.count("heartbeat() of the engine tests.worker.test_worker.Shared") == 1
+    await job.cancel()
+    assert (await ended(job)).complete.reason == "cancelled"
+
+
+async def test_a_heartbeat_without_a_sensible_answer_ends_no_task_of_the_worker(
+    open_service: OpenService, need: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Shared(lease_s=0.3)
+    service = await open_service(need("plain"), plugins=(plugin(engine),))
+
+    async def heartbeat(leases: Sequence[Lease]) -> Sequence[Any]:
+        return [7]
+
+    async def ready() -> bool:
+        return service.worker.ready
+
+    async def failing() -> bool:
+        return not service.worker.ready
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "heartbeat", heartbeat)
+        await until(failing)
+    await until(ready)
+
+
 @pytest.mark.parametrize(("told", "reason"), [(Cancel(), "cancelled"), (Lost(), "running")])
 async def test_what_a_heartbeat_is_told_is_done(
     open_service: OpenService, need: Callable[[str], str], told: Cancel | Lost, reason: str
