@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from streamer.eventlog.log import EventLog
+    from streamer.eventlog.view import LogView
 
 __all__ = ["Cursor"]
 
@@ -15,12 +15,12 @@ class Cursor:
 
     __slots__ = ("_log", "position")
 
-    def __init__(self, log: EventLog, position: int) -> None:
+    def __init__(self, log: LogView, position: int) -> None:
         self._log = log
         self.position = position
 
     @property
-    def log(self) -> EventLog:
+    def log(self) -> LogView:
         return self._log
 
     @property

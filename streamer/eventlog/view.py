@@ -39,7 +39,11 @@ class LogView(Protocol):
 
     def unwatch(self, waiter: asyncio.Future[bool]) -> None: ...
 
-    def cursor(self, after: int = 0) -> AbstractContextManager[Cursor]: ...
+    def cursor(self, after: int = 0) -> AbstractContextManager[Cursor]:
+        """Open a reader's position, a `Cursor` of this view."""
+
+    def reader_moved(self) -> None:
+        """Take note that a cursor has advanced; nothing to do if no program is held for readers."""
 
 
 class JobLogView(LogView, Protocol):

@@ -25,9 +25,10 @@ from hypothesis.stateful import (
 from streamer.eventlog.block import RUN_BYTES, Ledger
 from streamer.eventlog.frames import frame, gap_frame
 from streamer.eventlog.joblog import Event, JobLog
-from streamer.eventlog.log import BLOCK_BYTES, INDEX_BYTES, SMALL_BYTES, EventLog
+from streamer.eventlog.log import BLOCK_BYTES, INDEX_BYTES, SMALL_BYTES, Cursor, EventLog
 from streamer.eventlog.pages import PAGE_BYTES, Pages, Run
 from streamer.eventlog.spool import MOST_PARTS, THREADS, Extent, Spool
+from streamer.eventlog.view import LogView
 from streamer.model.events import Complete, Error, Gap, JobEvent, Output, Status, decode, encode
 from tests.running import descriptors
 
@@ -292,6 +293,30 @@ async def test_what_follows_the_terminal_event_in_one_append_is_not_kept() -> No
     assert [event.kind async for event in log.entries()] == ["complete"]
     assert log.done
     assert log.end == complete()
+
+
+class Declared:
+    """A log with nothing but what `LogView` declares."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in vars(LogView):
+            raise AttributeError(name)
+        return getattr(self._log, name)
+
+
+async def test_a_cursor_needs_only_what_a_view_declares() -> None:
+    log = EventLog()
+    log.append([("e", b"x"), ("e", b"y")])
+    view: LogView = Declared(log)
+    cursor = Cursor(view, 0)
+    assert (cursor.lag, cursor.at_end) == (2, False)
+    data, last = await cursor.read()
+    assert data == frame("e", b"x", 1) + frame("e", b"y", 2)
+    cursor.advance(last)
+    assert (cursor.lag, cursor.position) == (0, 2)
 
 
 async def test_events_that_are_dropped_under_a_reader_are_said_to_be_gone(tmp_path: Path) -> None:
