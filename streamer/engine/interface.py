@@ -19,9 +19,10 @@ The connection to an engine may break. A `Broker` repeats a broken call itself, 
 twice. A broken call of a `Runner` or `Lease` raises ConnectionError, and may have been done. Then
 
 - the worker repeats `Lease.append`, `state` or `finish` with the same events before it calls
-  another of them. The engine recognises a repetition, writes the events once, and answers alike;
+  another of them. The engine recognises a repetition, writes the events once, and answers as it
+  answered, or would have answered, the first call;
 - the worker calls `Runner.claim` again with the same name; the answer begins with the leases of
-  the lost one;
+  the answer that was lost;
 - `heartbeat`, `reap` and `publish` are called again anyway, at the next heartbeat;
 - `Lease.control` and `inputs` are opened again, and continue after the last item that was taken.
 """
@@ -348,8 +349,9 @@ class Engine(Broker, Runner, Protocol):
     async def start(self, folder: Path) -> None:
         """Start the engine, for example connect, before any other call.
 
+        The service waits 30 s for it, and as long for the first `publish`; then it does not start.
         `folder` is a private folder of this process, for files that need not outlive it.
         """
 
     async def close(self) -> None:
-        """Release all resources. No other method may be called afterwards."""
+        """Release all resources, within 10 s. No other method may be called afterwards."""

@@ -83,7 +83,7 @@ class Spool:
         self.turn = asyncio.Lock()
         """A log holds it while it chooses and writes blocks."""
 
-    def settle(self, folder: Path) -> None:
+    def use_folder(self, folder: Path) -> None:
         self._folder = folder
 
     @property

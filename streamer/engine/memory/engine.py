@@ -115,7 +115,7 @@ class MemoryEngine:
 
     async def start(self, folder: Path) -> None:
         """Use `folder` for events that do not fit into memory."""
-        self._spool.settle(folder)
+        self._spool.use_folder(folder)
 
     async def submit(
         self,
@@ -135,7 +135,7 @@ class MemoryEngine:
         weight = weight_of(job, idempotency)
         self._admission.check(tenant, weight)
         record = self._table.add(job, tenant, idempotency, weight)
-        await self._retention.settle(record)
+        await self._retention.enforce(record)
         return Submitted(job.job_id, created=True)
 
     def follow(self, job_id: str, after: int = 0) -> AbstractAsyncContextManager[JobLog]:
@@ -174,7 +174,7 @@ class MemoryEngine:
         if record.waiting:
             self._table.end(record, [encode(_cancelled(record.facts))])
             self._table.tell_places()
-            await self._retention.settle(record)
+            await self._retention.enforce(record)
             return "cancelled"
         self._table.inboxes[job_id].cancel()
         return "requested"
@@ -303,7 +303,7 @@ class MemoryEngine:
         for record in lost:
             self._table.end(record, [encode(WORKER_LOST)])
         for record in lost:
-            await self._retention.settle(record)  # waits: other jobs may end meanwhile
+            await self._retention.enforce(record)  # waits: other jobs may end meanwhile
         return len(lost)
 
     def _lease(self, record: Record) -> Lease:

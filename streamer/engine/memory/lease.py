@@ -51,7 +51,7 @@ class MemoryLease:
         if any(kind in TERMINAL_KINDS for kind, _ in events):
             raise ValueError("a terminal event ends the job: write it with Lease.finish")
         self._table.write(self._record, events)
-        await self._retention.settle(self._record)
+        await self._retention.enforce(self._record)
 
     @property
     def full(self) -> bool:
@@ -79,7 +79,7 @@ class MemoryLease:
             return False
         self._given_up = True
         self._table.end(self._record, events)
-        await self._retention.settle(self._record)
+        await self._retention.enforce(self._record)
         return True
 
     async def control(self) -> AsyncIterator[Control]:

@@ -44,7 +44,7 @@ class Retention:
         self._waits = limits.on_full == "wait"
         self._turn = asyncio.Lock()
 
-    async def settle(self, record: Record) -> None:
+    async def enforce(self, record: Record) -> None:
         """Bring everything within the limits after an append to a log."""
         events, limits = record.log, self._limits
         if events.frames_bytes > limits.log_memory or self._excess > 0:
@@ -65,10 +65,10 @@ class Retention:
         return record.log.size_bytes > self._limits.log or self._excess > 0
 
     async def room(self, record: Record) -> None:
-        await self.settle(record)  # readers may have advanced since
+        await self.enforce(record)  # readers may have advanced since
         while self.full(record):
             await record.log.progress(POLL_S)
-            await self.settle(record)
+            await self.enforce(record)
 
     @property
     def _excess(self) -> int:
