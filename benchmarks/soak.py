@@ -4,7 +4,7 @@
 
 The jobs are chosen at random from the attacks of `streamer.testing`, slow ones less often; twice as
 many run at a time as there are processors. Before and after, with the logs purged, it counts the
-descendants of this process, its descriptors and memory, the control groups of jobs, the mounts of
+descendants of this process, its descriptors and memory, the control groups in use, the mounts of
 the host, and the files in the service's folder and in the host's temporary folders. It exits with 1
 if there is more of anything than before, or if an attack broke a promise.
 """
@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streamer.plugins import load_backends, load_plugins
+from streamer.sandbox.cgroups.files import pids
 from streamer.spi import Backend
 from streamer.testing.attack import Attack
 from streamer.testing.attacks import THEMES
@@ -85,8 +86,12 @@ async def census(campaign: Campaign) -> Census:
     return Census(
         processes=frozenset(f"{pid} {name}" for pid, name in descendants().items()),
         descriptors=len(descriptors()),
+        # Empty ones are kept for later jobs, one for each place.
         groups=frozenset(
-            str(path) for root in (groups.roots if groups else ()) for path in root.glob("*/")
+            str(path)
+            for root in (groups.roots if groups else ())
+            for number, path in enumerate(root.glob("*/"))
+            if number >= campaign.service.worker.places or pids(path)
         ),
         mounts=frozenset(Path("/proc/self/mountinfo").read_text().splitlines()),
         files=frozenset(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from streamer.errors import SandboxFailure
 from streamer.sandbox.cgroups.cgroup import Cgroup, Level
+from streamer.sandbox.cgroups.slots import GroupSlots
 from streamer.sandbox.cgroups.tree import CgroupTree, cgroup_tree
 from streamer.sandbox.drivers.direct import Direct
 from streamer.sandbox.drivers.driver import Driver
@@ -38,18 +39,22 @@ class Pool:
         backends: Mapping[str, Backend],
         folder: StateFolder,
         cgroups: CgroupTree | None,
+        groups: GroupSlots | None,
         users: JobUsers | None,
         trial_users: JobUsers | None,
         *,
         strict_filter: bool,
     ) -> None:
-        """`trial_users` are for tests of backends, which never wait for jobs, nor jobs for them.
+        """`groups` are lent below `cgroups`.
+
+        `trial_users` are for tests of backends, which never wait for jobs, nor jobs for them.
 
         `strict_filter` selects the system call filter of the preset ``strict``.
         """
         self._backends = backends
         self.folder = folder
         self.cgroups = cgroups
+        self._groups = groups
         self._users = users
         self._trial_users = trial_users
         self._strict_filter = strict_filter
@@ -66,7 +71,7 @@ class Pool:
         """
         backend = self._backends[shape.backend]
         users = self._trial_users if for_trial else self._users
-        # Random: other accounts see the names of folders, groups and commands.
+        # Random: other accounts see the names of folders and commands.
         name = secrets.token_hex(8)
         ran_out = asyncio.Event()
         async with contextlib.AsyncExitStack() as held:
@@ -76,8 +81,8 @@ class Pool:
             workspace = await held.enter_async_context(
                 self.folder.workspaces.lend(name, identity, on_host=backend.host_workspace)
             )
-            if self.cgroups is not None:
-                cgroup = await held.enter_async_context(self.cgroups.group(name, ran_out.set))
+            if self._groups is not None:
+                cgroup = await held.enter_async_context(self._groups.lend(ran_out.set))
             job = self._described(shape, name, identity)
             driver = await self._start(backend, job, workspace, cgroup, held)
             return Sandbox(driver, identity, cgroup, ran_out, held.pop_all())
@@ -103,7 +108,7 @@ class Pool:
         cgroup: Cgroup | None,
         held: contextlib.AsyncExitStack,
     ) -> Driver:
-        entry_files = cgroup.entry_files if cgroup is not None else ()
+        entry = cgroup.entry if cgroup is not None else ()
         if not backend.gated:
 
             def session(
@@ -111,11 +116,11 @@ class Pool:
             ) -> contextlib.AbstractAsyncContextManager[LaunchPlan]:
                 return _session(backend, replace(job, argv=argv, env=env), workspace)
 
-            direct = Direct(session, workspace, self.folder.host, entry_files)
+            direct = Direct(session, workspace, self.folder.host, entry)
             held.push_async_callback(direct.close)
             return direct
         plan = await held.enter_async_context(_session(backend, job, workspace))
-        command = start_command(plan, self.folder.host, entry_files)
+        command = start_command(plan, self.folder.host, entry)
         gated = Gated(plan, command, walk_disk=backend.host_workspace)
         held.push_async_callback(gated.close)
         try:
@@ -167,8 +172,8 @@ def open_pool(
 ) -> Iterator[Pool]:
     """Create what sandboxes need: the service's folder, users, control groups.
 
-    `places` is the most sandboxes at a time; `users` the number of users to reserve if this process
-    is root.
+    `places` is the most sandboxes at a time, and the most control groups kept for later ones;
+    `users` the number of users to reserve if this process is root.
     """
     with contextlib.ExitStack() as stack:
         cgroups = stack.enter_context(cgroup_tree(cgroup))
@@ -177,4 +182,9 @@ def open_pool(
         if folder.host.root:
             of_jobs = stack.enter_context(contextlib.closing(JobUsers(uid_base, users)))
             of_trials = stack.enter_context(contextlib.closing(JobUsers(uid_base, 1)))
-        yield Pool(backends, folder, cgroups, of_jobs, of_trials, strict_filter=strict_filter)
+        groups = None
+        if cgroups is not None:
+            groups = stack.enter_context(contextlib.closing(GroupSlots(cgroups, places)))
+        yield Pool(
+            backends, folder, cgroups, groups, of_jobs, of_trials, strict_filter=strict_filter
+        )

@@ -12,6 +12,9 @@ __all__ = ["adopt_orphans", "descendants", "descriptors", "reap_adopted"]
 
 PR_SET_CHILD_SUBREAPER: Final = 36
 
+OF_GROUPS: Final = ("/sys/fs/cgroup/", "anon_inode:[eventfd]", "anon_inode:[eventpoll]")
+"""The targets of descriptors with which the service uses and watches control groups."""
+
 
 def adopt_orphans() -> None:
     """Make this process the subreaper of its descendants (prctl(2)).
@@ -66,9 +69,14 @@ def descendants() -> dict[int, str]:
 
 
 def descriptors() -> dict[int, str]:
-    """Return this process's open descriptors and their targets."""
+    """Return this process's open descriptors and their targets.
+
+    Without those of control groups, which the service keeps for later sandboxes.
+    """
     found = {}
     for entry in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):  # the descriptor of this listing
-            found[int(entry.name)] = str(entry.readlink())
+            target = str(entry.readlink())
+            if not target.startswith(OF_GROUPS):
+                found[int(entry.name)] = target
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from streamer.model.job import Limits
-from streamer.sandbox.cgroups.files import counter, number
+from streamer.sandbox.cgroups.files import GroupFiles
 from streamer.sandbox.cgroups.v2 import CgroupV2
 
 
@@ -26,15 +27,17 @@ async def test_a_limit_below_what_is_there_is_not_set_on_the_loop(
 
     monkeypatch.setattr(CgroupV2, "set_limits", set_limits)
     (tmp_path / "memory.current").write_text(f"{used}\n")
-    assert await CgroupV2((tmp_path,)).limit(Limits())
+    with contextlib.closing(CgroupV2((tmp_path,))) as group:
+        assert await group.limit(Limits())
     assert (threads[0] is not threading.main_thread()) == elsewhere
 
 
 def test_numbers_are_read_alone_and_by_their_names(tmp_path: Path) -> None:
     (tmp_path / "one").write_text("123\n")
     (tmp_path / "named").write_text("oom 4\noom_kill 5\noom_kill_more 6\n")
-    assert number(tmp_path / "one") == 123
-    assert counter(tmp_path / "named", "oom_kill") == 5
-    assert counter(tmp_path / "named", "kill") == 0
-    with pytest.raises(FileNotFoundError):
-        number(tmp_path / "none")
+    with contextlib.closing(GroupFiles(tmp_path)) as files:
+        assert files.number("one") == 123
+        assert files.counter("named", "oom_kill") == 5
+        assert files.counter("named", "kill") == 0
+        with pytest.raises(FileNotFoundError):
+            files.number("none")

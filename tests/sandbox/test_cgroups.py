@@ -24,6 +24,7 @@ from streamer.errors import BackendUnavailable
 from streamer.model.events import Complete, Output
 from streamer.model.job import SourceFile
 from streamer.sandbox.cgroups.files import kill, pids
+from streamer.sandbox.cgroups.slots import GroupSlot
 from streamer.sandbox.cgroups.tree import CgroupTree, _sweep, cgroup_tree
 from streamer.sandbox.cgroups.v2 import ownership
 from streamer.sandbox.enforcement import enforcement
@@ -170,7 +171,7 @@ async def test_a_group_holds_the_job_from_its_first_moment(
     assert wanted <= found, told
 
 
-async def test_a_group_of_a_job_is_gone_with_it(
+async def test_nothing_of_a_job_is_left_in_a_group(
     tree: CgroupTree, open_service: OpenService
 ) -> None:
     service = await open_service("plain")
@@ -180,18 +181,17 @@ async def test_a_group_of_a_job_is_gone_with_it(
     ran = await run_job(service, command=("sh", "-c", "setsid sleep 600 & exit 3"))
     assert ran.verdict == "exited 3"
     for root in service.worker.pool.cgroups.roots:
-        assert [path for path in root.iterdir() if path.is_dir()] == []
+        assert [pid for group in root.glob("*/") for pid in pids(group)] == []
 
 
 async def test_a_cleared_group_has_nothing_alive_in_it(tree: CgroupTree) -> None:
     adopt_orphans()
     with cgroup_tree("auto") as ours:
         assert ours is not None
-        async with ours.group("clear", lambda: None) as group:
-            entry_files = [f"--cgroup={file}" for file in group.entry_files]
+        async with GroupSlot(ours).lend(lambda: None) as group:
             script = "for i in 1 2 3 4 5 6 7 8; do setsid sleep 600 & done; echo up; wait"
             process = await asyncio.create_subprocess_exec(
-                *(str(INIT), "enter", *entry_files, "--", "sh", "-c", script),
+                *(str(INIT), "enter", *group.entry, "--", "sh", "-c", script),
                 stdout=asyncio.subprocess.PIPE,
             )
             assert process.stdout is not None

@@ -15,7 +15,8 @@ async def test_a_late_notice_of_an_earlier_runs_kill_ends_no_other(tmp_path: Pat
     events.write_text("max 3\noom_kill 1\n")
     (tmp_path / "cpu.stat").write_text("usage_usec 0\n")
     ran_out = asyncio.Event()
-    meter = Meter(CgroupV2((tmp_path,)), ran_out, Limits(cpu_time_s=1000))
+    group = CgroupV2((tmp_path,))
+    meter = Meter(group, ran_out, Limits(cpu_time_s=1000))
     passing = asyncio.create_task(meter.limit_passed())
     ran_out.set()
     async with asyncio.timeout(5):
@@ -25,3 +26,4 @@ async def test_a_late_notice_of_an_earlier_runs_kill_ends_no_other(tmp_path: Pat
     events.write_text("max 4\noom_kill 2\n")
     ran_out.set()
     assert await asyncio.wait_for(passing, 5) == "memory"
+    group.close()

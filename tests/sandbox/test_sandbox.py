@@ -19,6 +19,7 @@ from sandboxes.firejail import Firejail
 from sandboxes.plain import Plain
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits, SourceFile
+from streamer.sandbox.cgroups.files import pids
 from streamer.sandbox.listing import Listing
 from streamer.sandbox.pool import Pool, open_pool
 from streamer.sandbox.running import Running
@@ -79,8 +80,15 @@ async def lent(pool: Pool, backend: str, limits: Limits = LIMITS) -> AsyncIterat
     assert descendants() == processes
     assert descriptors() == files
     assert list(pool.folder.workspaces.path.iterdir()) == []
-    for root in pool.cgroups.roots if pool.cgroups else ():
-        assert [path for path in root.iterdir() if path.is_dir()] == []
+    assert in_groups(pool) == []
+
+
+def in_groups(pool: Pool) -> list[int]:
+    """Return what is in the groups that were made for sandboxes: of one sandbox, at most one."""
+    roots = pool.cgroups.roots if pool.cgroups else ()
+    for root in roots:
+        assert len(list(root.glob("*/"))) <= 1
+    return [pid for root in roots for group in root.glob("*/") for pid in pids(group)]
 
 
 @pytest.fixture
@@ -559,7 +567,7 @@ async def test_a_sandbox_that_does_not_open_leaves_nothing(tmp_path: Path) -> No
                 await pool.lend(Shape("broken", LIMITS))
         assert (descendants(), descriptors()) == (processes, files)
         for root in pool.cgroups.roots if pool.cgroups else ():
-            assert [path for path in root.iterdir() if path.is_dir()] == []
+            assert list(root.glob("*/")) == []
 
 
 class Mute(Plain):

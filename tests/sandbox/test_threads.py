@@ -19,8 +19,8 @@ from streamer.eventlog import spool
 from streamer.eventlog.pages import PAGE_BYTES
 from streamer.eventlog.spool import Spool
 from streamer.model.job import JobSpec, Limits, SourceFile
-from streamer.sandbox.cgroups import files, v2
 from streamer.sandbox.cgroups.cgroup import OVERHEAD_PROCESSES
+from streamer.sandbox.cgroups.files import GroupFiles
 from streamer.sandbox.cgroups.v2 import CgroupV2
 from streamer.sandbox.drivers import direct
 from streamer.sandbox.drivers import files as driver_files
@@ -71,7 +71,8 @@ def works(folder: StateFolder, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict
 
     async def limit() -> None:
         path = _group(Path(tempfile.mkdtemp(dir=folder.path)), MIB)
-        await CgroupV2((path,)).limit(Limits(memory_bytes=MIB))
+        with contextlib.closing(CgroupV2((path,))) as group:
+            await group.limit(Limits(memory_bytes=MIB))
 
     yield {
         "names": partial(look_up, "example.org"),
@@ -99,7 +100,7 @@ CALLS = {
     "folders": (workspace, "remove_tree"),
     "events": (spool, "_write"),
     "files": (direct, "write_files"),
-    "groups": (v2, "write"),
+    "groups": (CgroupV2, "set_limits"),
 }
 
 
@@ -178,17 +179,19 @@ async def test_a_limit_for_which_the_kernel_reclaims_is_not_set_on_the_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, used: int, *, on_the_loop: bool
 ) -> None:
     threads: set[bool] = set()
+    write = GroupFiles.write
 
-    def noted(path: Path, text: str) -> None:
+    def noted(files: GroupFiles, name: str, text: str) -> None:
         threads.add(threading.current_thread() is threading.main_thread())
-        files.write(path, text)
+        write(files, name, text)
 
-    monkeypatch.setattr(v2, "write", noted)
-    group = _group(tmp_path, used)
-    assert await CgroupV2((group,)).limit(Limits(memory_bytes=64 * MIB, processes=7))
+    monkeypatch.setattr(GroupFiles, "write", noted)
+    folder = _group(tmp_path, used)
+    with contextlib.closing(CgroupV2((folder,))) as group:
+        assert await group.limit(Limits(memory_bytes=64 * MIB, processes=7))
     assert threads == {on_the_loop}
-    assert (group / "memory.max").read_text() == str(64 * MIB)
-    assert (group / "pids.max").read_text() == str(7 + OVERHEAD_PROCESSES)
+    assert (folder / "memory.max").read_text() == str(64 * MIB)
+    assert (folder / "pids.max").read_text() == str(7 + OVERHEAD_PROCESSES)
 
 
 # -- files without our init ------------------------------------------------------------------

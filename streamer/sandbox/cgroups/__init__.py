@@ -5,6 +5,7 @@ versions are supported. Version 1: a root service creates groups below its own i
 ``memory``, ``pids`` and ``cpuacct``. Version 2: the service's own group must be delegated to it (a
 systemd unit or scope with ``Delegate=yes``) with memory and pids.
 
-The process that starts a sandbox enters the sandbox's groups before it executes anything
-(``streamer-init enter --cgroup``), so no process of a job was ever outside.
+The process that starts a sandbox is in the sandbox's groups before it executes anything
+(``streamer-init enter``), so no process of a job was ever outside. The groups of an ended sandbox
+are kept for a later one, if nothing is left in them (`slots`).
 """

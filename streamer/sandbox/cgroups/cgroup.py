@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final, Literal
 
 from streamer.model.job import Limits
-from streamer.sandbox.cgroups.files import kill, pids
+from streamer.sandbox.cgroups.files import GroupFiles, kill, pids
 
-__all__ = ["OVERHEAD_PROCESSES", "Cgroup", "Level"]
+__all__ = ["MOST_LEFT_BYTES", "OVERHEAD_PROCESSES", "Cgroup", "Level"]
 
 log: Final = logging.getLogger(__name__)
 
@@ -25,6 +24,14 @@ Level = Literal["cgroup-v1", "cgroup-v2"]
 
 OVERHEAD_PROCESSES: Final = 6
 """Processes of the wrapper, which are in the group too; firejail has the most."""
+
+MOST_LEFT_BYTES: Final = 1024 * 1024
+"""With more memory charged a group is not used again.
+
+A job leaves 0.3 to 0.9 MiB: what the kernel frees later (namespaces), and what each processor has
+charged in advance (MEMCG_CHARGE_BATCH). More is page cache of files that it has read or written.
+Reclaiming that would evict the files of runtimes, which the next job needs, from the cache.
+"""
 
 CLEAR_TRIES: Final = 500
 CLEAR_PAUSE_S: Final = 0.01
@@ -34,36 +41,47 @@ SLOW_PAUSE_S: Final = 1.0
 """Between attempts to remove a group once that has failed for long."""
 
 
-@dataclass(frozen=True, slots=True)
 class Cgroup(ABC):
-    """The group of one sandbox: one folder, or in version 1 one in each hierarchy."""
-
-    folders: tuple[Path, ...]
+    """The group of one sandbox at a time: one folder, or in version 1 one in each hierarchy."""
 
     counted_first: ClassVar[bool]
-    """Whether the kernel notifies us only after it has counted the kill (see `watching`)."""
+    """Whether the kernel notifies us only after it has counted the kill (see `watch`)."""
+
+    def __init__(self, folders: tuple[Path, ...]) -> None:
+        self.folders = folders
+        self._files: Sequence[GroupFiles] = [GroupFiles(folder) for folder in folders]
+        self._watch = contextlib.ExitStack()
+        self._on_oom: Callable[[], None] | None = None
+        self._limiting = False
+        """Whether a thread is setting the limits; it may still be when nobody waits for it."""
+        self._cpu_before_us = 0
 
     @property
     @abstractmethod
-    def entry_files(self) -> tuple[str, ...]:
-        """The files to which a process writes ``0`` to enter the group."""
+    def entry(self) -> tuple[str, ...]:
+        """The options with which ``streamer-init enter`` enters the group."""
 
     @abstractmethod
-    def make(self) -> None: ...
+    def make(self) -> None:
+        """Make the group, and start to watch its memory limit on the running loop."""
 
     @abstractmethod
-    def set_limits(self, limits: Limits) -> bool:
+    def set_limits(self, files: Sequence[GroupFiles], limits: Limits) -> bool:
         """Set the limits of the next run, and return whether that is possible.
 
         It is not if the sandbox already uses more memory: files in a tmpfs are memory.
         """
 
     @abstractmethod
+    def unlimit(self) -> None:
+        """Take the limits back: what starts the next sandbox may need more."""
+
+    @abstractmethod
     def memory_bytes(self) -> int:
         """Return the memory charged to the group now."""
 
     @abstractmethod
-    def cpu_time_us(self) -> int:
+    def total_cpu_time_us(self) -> int:
         """Return the CPU time of everything that was ever in the group, in microseconds.
 
         Unlike the rusage of processes it is complete: a child whose parent ignores SIGCHLD is
@@ -76,19 +94,81 @@ class Cgroup(ABC):
 
     @abstractmethod
     def oom_kills(self) -> int:
-        """Return how many processes the kernel has killed at the memory limit."""
+        """Return how many processes the kernel has ever killed at the memory limit."""
 
     @abstractmethod
-    def watching(self, on_oom: Callable[[], None]) -> AbstractContextManager[None]:
+    def processes(self) -> int:
+        """Return how many processes and threads are in the group, with those not yet reaped."""
+
+    @abstractmethod
+    def unaltered(self) -> bool:
+        """Return whether what is set only once is as we set it. Raises OSError if it is gone."""
+
+    @abstractmethod
+    def forget(self) -> bool:
+        """Forget the peak, and notices of the memory limit; return whether the kernel can."""
+
+    def cpu_time_us(self) -> int:
+        """Return the CPU time of everything that was in the group since it was lent."""
+        return self.total_cpu_time_us() - self._cpu_before_us
+
+    def lent(self, on_oom: Callable[[], None]) -> None:
         """Call `on_oom` on the loop each time the group reaches its memory limit."""
+        self._on_oom = on_oom
+
+    def returned(self) -> bool:
+        """Return whether the group may be used again: no process of its sandbox is left in it."""
+        self._on_oom = None
+        try:
+            return not self._limiting and not self.processes() and self.forget()
+        except OSError:
+            return False
+
+    def renewed(self) -> bool:
+        """Make a group that was returned as good as new; return whether that is possible."""
+        try:
+            if self.processes() or not self.unaltered():
+                log.warning("others use or have changed the cgroup %s: it is replaced", self)
+                return False
+            # Only now, since the kernel has freed more than when the sandbox ended.
+            if self.memory_bytes() > MOST_LEFT_BYTES or not self.forget():
+                return False
+            self.unlimit()
+            self._cpu_before_us = self.total_cpu_time_us()
+        except OSError as error:
+            log.warning("the cgroup %s is replaced: %s", self, error)
+            return False
+        return True
+
+    def __str__(self) -> str:
+        return str(self.folders[0])
+
+    def _reached_limit(self) -> None:
+        if self._on_oom is not None:
+            self._on_oom()
 
     async def limit(self, limits: Limits) -> bool:
         """Set the limits of the next run; see `set_limits`."""
         # If the group already uses more, the kernel reclaims, or kills, before the write returns.
         # The margin is large, so that the use cannot grow beyond it meanwhile.
         if self.memory_bytes() <= limits.memory_bytes // 2:
-            return self.set_limits(limits)
-        return await asyncio.get_running_loop().run_in_executor(THREADS, self.set_limits, limits)
+            return self.set_limits(self._files, limits)
+        # If the sandbox is closed meanwhile, the thread goes on, and the group is not used again.
+        self._limiting = True
+        possible = await asyncio.get_running_loop().run_in_executor(
+            THREADS, self._set_limits_apart, limits
+        )
+        self._limiting = False
+        return possible
+
+    def _set_limits_apart(self, limits: Limits) -> bool:
+        """Set the limits in a thread, with its own descriptors: ours may be closed meanwhile."""
+        with contextlib.ExitStack() as stack:
+            files = [
+                stack.enter_context(contextlib.closing(GroupFiles(folder)))
+                for folder in self.folders
+            ]
+            return self.set_limits(files, limits)
 
     @property
     def _pids_max(self) -> Path:
@@ -107,11 +187,18 @@ class Cgroup(ABC):
             await asyncio.sleep(CLEAR_PAUSE_S)
         return False
 
+    def close(self) -> None:
+        """Close the group's files, and watch it no more."""
+        self._watch.close()
+        for files in self._files:
+            files.close()
+
     async def remove(self) -> None:
         """Kill what is in the group and remove it, however long that takes.
 
         It takes as long as a process resists SIGKILL: the caller must bound the wait.
         """
+        self.close()
         for folder in self.folders:
             tries = 0
             while not _removed(folder):

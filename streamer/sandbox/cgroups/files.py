@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-__all__ = ["clear", "counter", "kill", "named", "number", "pids", "write"]
+__all__ = ["GroupFiles", "clear", "kill", "named", "pids", "write"]
 
 READ_BYTES: Final = 4096
 """The files that are read as a whole are shorter than this."""
@@ -28,29 +28,57 @@ def write(path: Path, text: str) -> None:
         os.close(fd)
 
 
-def number(path: Path) -> int:
-    """Return the number in a file that contains nothing else."""
-    return int(_read(path))
+class GroupFiles:
+    """The files in a group's folder, opened when they are first needed and kept open until `close`.
 
+    Once the group is removed, reading and writing fail with ENODEV, even if somebody has made
+    another with its name. The kernel caches the list in an open ``cgroup.procs`` of version 1 for a
+    second: use `pids`, or the counter ``pids.current``.
+    """
 
-def counter(path: Path, name: str) -> int:
-    """Return the number after a name in a file of lines ``NAME NUMBER``; 0 without it."""
-    return named(_read(path), name)
+    def __init__(self, folder: Path) -> None:
+        self._folder = str(folder)
+        self._open: dict[str, int] = {}
+
+    def fd(self, name: str) -> int:
+        """Return the descriptor of a file, for reading, and for writing if that is allowed.
+
+        Raises FileNotFoundError if the kernel does not have the file.
+        """
+        found = self._open.get(name)
+        if found is None:
+            path = f"{self._folder}/{name}"
+            try:
+                found = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            except PermissionError:
+                found = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._open[name] = found
+        return found
+
+    def read(self, name: str) -> bytes:
+        return os.pread(self.fd(name), READ_BYTES, 0)
+
+    def write(self, name: str, text: str) -> None:
+        os.pwrite(self.fd(name), text.encode(), 0)
+
+    def number(self, name: str) -> int:
+        """Return the number in a file that contains nothing else."""
+        return int(self.read(name))
+
+    def counter(self, name: str, key: str) -> int:
+        """Return the number after a key in a file of lines ``KEY NUMBER``; 0 without it."""
+        return named(self.read(name), key)
+
+    def close(self) -> None:
+        """Close them; one that is used again is opened again."""
+        while self._open:
+            os.close(self._open.popitem()[1])
 
 
 def named(lines: bytes, name: str) -> int:
     """Return the number after a name in lines ``NAME NUMBER``; 0 without it."""
     found = re.search(rb"^%b (\d+)$" % name.encode(), lines, re.MULTILINE)
     return int(found[1]) if found else 0
-
-
-def _read(path: Path) -> bytes:
-    """Read a short file; without the overhead of a file object, since each job reads several."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(fd, READ_BYTES)
-    finally:
-        os.close(fd)
 
 
 def pids(group: Path) -> Sequence[int]:

@@ -8,8 +8,8 @@ import fcntl
 import logging
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -44,20 +44,10 @@ class CgroupTree:
     """Version 1: one for each of `HIERARCHIES`, in order, and perhaps one for `SHARING`;
     version 2: one."""
 
-    @asynccontextmanager
-    async def group(self, name: str, on_oom: Callable[[], None]) -> AsyncIterator[Cgroup]:
-        """Create the group of one sandbox; `on_oom` is called at its memory limit.
-
-        At the end everything in it is killed.
-        """
+    def group(self, name: str) -> Cgroup:
+        """Return the group of a sandbox with this name; it is not made yet."""
         folders = tuple(root / name for root in self.roots)
-        cgroup = CgroupV1(folders) if self.level == "cgroup-v1" else CgroupV2(folders)
-        try:
-            cgroup.make()
-            with cgroup.watching(on_oom):
-                yield cgroup
-        finally:
-            await cgroup.remove()
+        return CgroupV1(folders) if self.level == "cgroup-v1" else CgroupV2(folders)
 
 
 @contextmanager

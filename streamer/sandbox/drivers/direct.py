@@ -50,11 +50,11 @@ class Direct:
     has_init: ClassVar[bool] = False
 
     def __init__(
-        self, session: SessionFactory, workspace: Path, host: Host, entry_files: Sequence[str]
+        self, session: SessionFactory, workspace: Path, host: Host, entry: Sequence[str]
     ) -> None:
-        """`entry_files` are the files of its control group (`spawn.start_command`)."""
+        """`entry` are the options with which it enters its control group (`start_command`)."""
         self._session = session
-        self._entry_files = entry_files
+        self._entry = entry
         self._workspace = workspace
         self._host = host
         self._open = contextlib.AsyncExitStack()
@@ -108,7 +108,7 @@ class Direct:
         stdin, stdout, stderr = run.stdio.theirs
         try:
             self._process = spawn(
-                start_command(plan, self._host, self._entry_files),
+                start_command(plan, self._host, self._entry),
                 # Not `run.env`, which the caller chose: its LD_PRELOAD would affect a wrapper.
                 env=plan.env,
                 cwd=run.cwd or (plan.cwd if plan.cwd != "/" else str(self._workspace)),

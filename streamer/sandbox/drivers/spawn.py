@@ -163,12 +163,12 @@ def spawn(
     )
 
 
-def start_command(plan: LaunchPlan, host: Host, entry_files: Sequence[str]) -> tuple[str, ...]:
+def start_command(plan: LaunchPlan, host: Host, entry: Sequence[str]) -> tuple[str, ...]:
     """Return the command that enters the control group, changes the user, and runs a plan.
 
-    `entry_files` are the files through which a process enters the group.
+    `entry` are the options with which the group is entered (`Cgroup.entry`).
     """
-    options = [f"--cgroup={file}" for file in entry_files]
+    options = [*entry]
     if plan.start_as is not None and host.root:
         options += [f"--uid={plan.start_as.uid}", f"--gid={plan.start_as.gid}"]
     if plan.own_pid_namespace:

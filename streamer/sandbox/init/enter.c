@@ -11,8 +11,22 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#ifndef SYS_clone3
+#define SYS_clone3 435
+#endif
+#ifndef CLONE_INTO_CGROUP
+#define CLONE_INTO_CGROUP 0x200000000ULL
+#endif
+
+/* The argument of clone3(2) up to Linux 5.7; older headers do not have all of it. */
+struct clone_into {
+    uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid,
+        set_tid_size, cgroup;
+};
 
 static void write_file(const char *path, const char *text)
 {
@@ -82,8 +96,76 @@ static void new_namespaces(void)
     write_file("/proc/self/gid_map", map);
 }
 
+/* Fork, with the child in a group of version 2, if one is given. A process that enters it later,
+ * by its cgroup.procs, waits for an RCU grace period: 12 ms if nobody else did just before. */
+static pid_t fork_into(const char *group)
+{
+    char procs[4096];
+    int fd = -1;
+    if (group && (fd = open(group, O_PATH | O_DIRECTORY | O_CLOEXEC)) < 0)
+        die(group);
+    if (fd >= 0) {
+        struct clone_into how = {
+            .flags = CLONE_INTO_CGROUP, .exit_signal = SIGCHLD, .cgroup = (uint64_t)fd};
+        pid_t child = (pid_t)syscall(SYS_clone3, &how, sizeof how);
+        close(fd);
+        if (child >= 0)
+            return child;
+    }
+    /* Before Linux 5.7, or where a filter of system calls has no clone3. If the group itself is
+     * the reason, the write says so. */
+    pid_t child = fork();
+    if (group && !child) {
+        snprintf(procs, sizeof procs, "%s/cgroup.procs", group);
+        write_file(procs, "0"); /* 0 is the writer itself: cgroups(7) */
+    }
+    return child;
+}
+
+/* Wait for the child, outside its namespaces and its group, and end as it does. */
+static void follow(pid_t child, pid_t parent)
+{
+    int status;
+    /* The other ends of its descriptors must see when the child has closed them. */
+    for (int fd = 0; fd < 3; fd++)
+        close(fd);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent)
+        _exit(125);
+    while (waitpid(child, &status, 0) < 0 && errno == EINTR)
+        ;
+    if (WIFSIGNALED(status)) {
+        sigset_t the_same;
+        prctl(PR_SET_DUMPABLE, 0); /* one core file is enough */
+        signal(WTERMSIG(status), SIG_DFL);
+        sigemptyset(&the_same);
+        sigaddset(&the_same, WTERMSIG(status));
+        kill(getpid(), WTERMSIG(status));
+        sigprocmask(SIG_UNBLOCK, &the_same, NULL);
+        _exit(128 + WTERMSIG(status));
+    }
+    _exit(WEXITSTATUS(status));
+}
+
+/* Go on as a child, while this process only waits for it. It ignores what is sent to the process
+ * group of both, except what nobody can. */
+static void go_on_in_child(const char *group, pid_t parent)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, &before);
+    pid_t child = fork_into(group);
+    if (child < 0)
+        die("fork");
+    if (child > 0)
+        follow(child, parent);
+    sigprocmask(SIG_SETMASK, &before, NULL);
+}
+
 int enter(char **argv)
 {
+    pid_t parent = getppid(), waiting = getpid();
+    const char *group = NULL;
     long uid = -1, gid = -1;
     int own_pids = 0;
     for (; *argv && strcmp(*argv, "--"); argv++) {
@@ -92,7 +174,9 @@ int enter(char **argv)
         else if (!strncmp(*argv, "--gid=", 6))
             gid = atol(*argv + 6);
         else if (!strncmp(*argv, "--cgroup=", 9))
-            write_file(*argv + 9, "0"); /* 0 is the writer itself: cgroups(7) */
+            write_file(*argv + 9, "0");
+        else if (!strncmp(*argv, "--start-in=", 11))
+            group = *argv + 11;
         else if (!strcmp(*argv, "--pid-namespace"))
             own_pids = 1;
         else
@@ -103,24 +187,12 @@ int enter(char **argv)
         die("no command");
     }
     argv++;
-    pid_t parent = getppid();
-    if (own_pids) {
-        int root = geteuid() == 0;
+    int root = geteuid() == 0;
+    if (own_pids)
         new_namespaces();
-        pid_t child = fork();
-        if (child < 0)
-            die("fork");
-        if (child > 0) {
-            int status;
-            /* The socket's other end must see its end when the child is gone. */
-            close(CONTROL);
-            prctl(PR_SET_PDEATHSIG, SIGKILL);
-            if (getppid() != parent)
-                _exit(125);
-            while (waitpid(child, &status, 0) < 0 && errno == EINTR)
-                ;
-            _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
-        }
+    if (own_pids || group)
+        go_on_in_child(group, parent);
+    if (own_pids) {
         /* Without a /proc of its own the job would see, and could open, the host's
          * processes. In a container whose /proc is masked the kernel refuses: the init then
          * says that it sees nothing, and the service does without this backend. */
@@ -128,12 +200,16 @@ int enter(char **argv)
         mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
         if (!root)
             hide_cgroups();
-        become(uid, gid);
+    }
+    become(uid, gid);
+    if (own_pids)
         prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-        /* Cleared by a change of user, so set last; the parent may be gone already. */
+    if (own_pids || group) {
+        /* Cleared by a change of user, so set last; the parent may be gone already, which
+         * cannot be seen in a namespace of process ids of its own. */
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-    } else {
-        become(uid, gid);
+        if (!own_pids && getppid() != waiting)
+            _exit(125);
     }
     execvp(argv[0], argv);
     die(argv[0]);

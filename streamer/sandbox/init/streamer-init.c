@@ -1,9 +1,11 @@
 /* The init of a sandbox: the only process of ours inside it.
  *
- *   streamer-init enter [--cgroup=FILE]... [--uid=N] [--gid=N] [--pid-namespace] -- COMMAND...
+ *   streamer-init enter [--cgroup=FILE]... [--start-in=GROUP] [--uid=N] [--gid=N]
+ *                 [--pid-namespace] -- COMMAND...
  *       Outside the sandbox: enter control groups, become the unprivileged user that the
  *       sandbox is started as, optionally the first process of a new process-id
- *       namespace, and execute.
+ *       namespace, and execute. For the last, and for a group of version 2, a child goes
+ *       on, and the process itself waits and ends as the child does.
  *   streamer-init serve [--bound]
  *       Inside the sandbox: speak with the service over the socket on standard input
  *       (see streamer/sandbox/drivers/protocol.py), write the job's files, run its programs, account
@@ -218,7 +220,7 @@ int main(int argc, char **argv)
         bound_namespace();
         return serve();
     }
-    fprintf(stderr, "usage: streamer-init enter [--cgroup=FILE]... [--uid=N] [--gid=N] "
-                    "[--pid-namespace] -- COMMAND... | serve [--bound]\n");
+    fprintf(stderr, "usage: streamer-init enter [--cgroup=FILE]... [--start-in=GROUP] [--uid=N] "
+                    "[--gid=N] [--pid-namespace] -- COMMAND... | serve [--bound]\n");
     return 125;
 }
