@@ -2,7 +2,7 @@
 
 ``cgroup-v1`` and ``cgroup-v2``: by the kernel, for the whole job. ``rlimit``: by the kernel, for
 each process (setrlimit(2)); the number of processes is that of the job's own user or user
-namespace. ``polling``: the init checks every 50 ms and kills the job; for a backend without our
+namespace. ``polling``: the init checks and kills the job; for a backend without our
 init the service does. ``tmpfs``: a private mount of this size. ``timer`` and ``counter``: by the
 service itself. ``none``: not at all.
 

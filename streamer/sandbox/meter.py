@@ -54,7 +54,7 @@ class Meter:
         return "cpu_time"
 
     def judged(self, end: RunEnd, passed: Cause | None) -> RunEnd:
-        """Add the reason to the end of the run, and the usage if no init has reported it.
+        """Add the reason to the end of the run, and the usage that no init has reported.
 
         `passed` is the limit for which the run was killed. The kernel's counter of kills may be
         read later, since it counts what happened before.
@@ -64,10 +64,13 @@ class Meter:
                 end = replace(end, cause="memory")
             elif passed is not None:
                 end = replace(end, cause=passed)
+        used_us = self._used_us()
         if end.cpu_time_us is None:
-            peak = self._cgroup.peak_memory_bytes()
-            end = replace(end, cpu_time_us=self._used_us(), peak_memory_bytes=peak)
-        return end
+            return replace(
+                end, cpu_time_us=used_us, peak_memory_bytes=self._cgroup.peak_memory_bytes()
+            )
+        # The init does not see all of a child whose parent ignores SIGCHLD.
+        return replace(end, cpu_time_us=max(end.cpu_time_us, used_us))
 
     def _used_us(self) -> int:
         return self._cgroup.cpu_time_us() - self._before_us

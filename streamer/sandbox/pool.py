@@ -17,6 +17,7 @@ from streamer.errors import SandboxFailure
 from streamer.sandbox.cgroups.cgroup import Cgroup, Level
 from streamer.sandbox.cgroups.slots import GroupSlots
 from streamer.sandbox.cgroups.tree import CgroupTree, cgroup_tree
+from streamer.sandbox.drivers import protocol
 from streamer.sandbox.drivers.direct import Direct
 from streamer.sandbox.drivers.driver import Driver
 from streamer.sandbox.drivers.gated import Gated
@@ -28,7 +29,7 @@ from streamer.sandbox.seccomp import job_filter
 from streamer.sandbox.shape import Shape
 from streamer.spi import Backend, Identity, LaunchPlan, SandboxJob
 
-__all__ = ["Pool", "open_pool"]
+__all__ = ["Pool", "done_by", "open_pool"]
 
 
 class Pool:
@@ -121,7 +122,7 @@ class Pool:
             return direct
         plan = await held.enter_async_context(_session(backend, job, workspace))
         command = start_command(plan, self.folder.host, entry)
-        gated = Gated(plan, command, walk_disk=backend.host_workspace)
+        gated = Gated(plan, command, walk_disk=backend.host_workspace, by_group=done_by(cgroup))
         held.push_async_callback(gated.close)
         try:
             await gated.come_up()
@@ -137,6 +138,15 @@ class Pool:
             await gated.channel.put_filter(program)
         await gated.channel.watch_mounts(plan.private_mounts)
         return gated
+
+
+def done_by(cgroup: Cgroup | None) -> int:
+    """Return the flags of what a control group does, so that the init need not."""
+    if cgroup is None:
+        return 0
+    memory = protocol.GROUP_MEMORY if cgroup.limits_swap else 0
+    share = protocol.GROUP_SHARE if cgroup.shares_processors else 0
+    return memory | share | protocol.GROUP_TIME
 
 
 @asynccontextmanager

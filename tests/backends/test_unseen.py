@@ -208,6 +208,59 @@ async def test_memory_counts_when_the_first_thread_has_ended(either: Run) -> Non
     assert (ran.complete.reason, ran.text()) == ("memory", "")
 
 
+QUIET = """
+    import os, time
+    time.sleep(1)  # seen to use nothing
+"""
+
+
+async def test_a_child_is_noticed_after_its_parent_has_waited(watched: Run) -> None:
+    ran = await watched(
+        **program(
+            QUIET
+            + """
+    if os.fork() == 0:
+        kept = []
+        for _ in range(50):
+            kept.append(b"x" * 2**22)
+            time.sleep(0.01)
+        os.write(1, b"had 200 MiB")
+        os._exit(0)
+    os.wait()
+"""
+        ),
+        limits={"memory_bytes": 64 * MIB},
+    )
+    assert (ran.complete.reason, ran.text()) == ("memory", "")
+
+
+async def test_near_its_limit_little_memory_is_noticed(watched: Run) -> None:
+    # It takes less CPU time than makes the init look otherwise.
+    ran = await watched(
+        **program("""
+            import mmap, time
+            def own():
+                for line in open("/proc/self/status"):
+                    if line.startswith("RssAnon:"):
+                        return int(line.split()[1]) * 1024
+            def take(size):
+                kept.append(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+                kept[-1].madvise(15)  # MADV_NOHUGEPAGE
+                for at in range(0, size, 4096):
+                    kept[-1][at] = 1
+            kept = []
+            take(62 * 2**20 - own())
+            time.sleep(1)
+            for _ in range(12):
+                take(2**18)
+                time.sleep(0.05)
+            print("had 65 MiB")
+        """),
+        limits={"memory_bytes": 64 * MIB},
+    )
+    assert (ran.complete.reason, ran.text()) == ("memory", "")
+
+
 async def test_memory_in_page_tables_counts(watched: Run) -> None:
     ran = await watched(
         **program("""

@@ -14,6 +14,7 @@ import pytest
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits
 from streamer.sandbox.drivers.channel import InitChannel
+from streamer.sandbox.drivers.protocol import WALK_DISK
 from streamer.sandbox.shape import FilesDoNotFit
 from streamer.sandbox.stdio import Stdio
 from tests.running import descriptors
@@ -116,7 +117,7 @@ async def test_a_program_is_started_only_between_other_frames() -> None:
                 cwd="/",
                 limits=Limits(),
                 stdio=stdio.theirs,
-                walk_disk=True,
+                flags=WALK_DISK,
             )
         )
         kinds, taken = b"", b""
@@ -164,7 +165,7 @@ async def test_no_program_is_started_by_an_init_that_has_failed() -> None:
                 cwd="/",
                 limits=Limits(),
                 stdio=stdio.theirs,
-                walk_disk=True,
+                flags=WALK_DISK,
             )
     stdio.close()
     channel.close()

@@ -61,6 +61,17 @@ class Cgroup(ABC):
     def entry(self) -> tuple[str, ...]:
         """The options with which ``streamer-init enter`` enters the group."""
 
+    @property
+    @abstractmethod
+    def limits_swap(self) -> bool:
+        """Whether its memory limit is one of swap too, which the kernel may not account."""
+
+    @property
+    def shares_processors(self) -> bool:
+        """Whether it gets the same share of the processors as every other group."""
+        names = ("cpu.shares", "cpu.weight")
+        return any((folder / name).exists() for folder in self.folders for name in names)
+
     @abstractmethod
     def make(self) -> None:
         """Make the group, and start to watch its memory limit on the running loop."""

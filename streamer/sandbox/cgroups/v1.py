@@ -49,6 +49,10 @@ class CgroupV1(Cgroup):
         return tuple(f"--cgroup={folder}/tasks" for folder in self.folders)
 
     @property
+    def limits_swap(self) -> bool:
+        return (self.folders[0] / "memory.memsw.limit_in_bytes").exists()
+
+    @property
     def _pids_max(self) -> Path:
         return self.folders[1] / "pids.max"
 

@@ -42,6 +42,10 @@ class CgroupV2(Cgroup):
         """Be started in the folder: to enter by ``cgroup.procs`` takes 12 ms (an RCU period)."""
         return (f"--start-in={self.folders[0]}",)
 
+    @property
+    def limits_swap(self) -> bool:
+        return (self.folders[0] / "memory.swap.max").exists()
+
     def make(self) -> None:
         """Make the folder, and watch ``memory.events`` with a separate epoll.
 

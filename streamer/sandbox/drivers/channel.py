@@ -112,16 +112,19 @@ class InitChannel:
         cwd: str,
         limits: Limits,
         stdio: tuple[int, int, int],
-        walk_disk: bool,
+        flags: int,
     ) -> None:
-        """Run a program with these standard descriptors; the caller must close them."""
+        """Run a program with these standard descriptors; the caller must close them.
+
+        `flags` are those of ``R`` (`protocol`).
+        """
         async with self._sending:
             if self.gone.is_set():
                 raise SandboxFailure(self._why)
             self._exited = self._loop.create_future()
             self._end = self._loop.create_future()
             await self._send_descriptors(stdio)
-            await self._send_next(protocol.run_frame(argv, env, cwd, limits, walk_disk=walk_disk))
+            await self._send_next(protocol.run_frame(argv, env, cwd, limits, flags=flags))
 
     async def exited(self) -> None:
         """Wait for the end of the program itself; processes that it started may run on.

@@ -17,6 +17,7 @@ from typing import ClassVar, Final
 from streamer.bounded import ends_in
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits, SourceFile
+from streamer.sandbox.drivers import protocol
 from streamer.sandbox.drivers.channel import InitChannel
 from streamer.sandbox.drivers.deadlines import fails_after, time_to_write
 from streamer.sandbox.drivers.netns import check_own_network
@@ -49,13 +50,17 @@ class Gated:
 
     has_init: ClassVar[bool] = True
 
-    def __init__(self, plan: LaunchPlan, command: Sequence[str], *, walk_disk: bool) -> None:
+    def __init__(
+        self, plan: LaunchPlan, command: Sequence[str], *, walk_disk: bool, by_group: int
+    ) -> None:
         """Start it: `command` is that of the plan, begun in its group and as its user.
 
-        Raises `SandboxFailure` if it cannot be started.
+        `by_group` are the flags of what its group does for the init (`protocol`). Raises
+        `SandboxFailure` if it cannot be started.
         """
         self._plan = plan
         self._walk_disk = walk_disk
+        self._run_flags = by_group | (protocol.WALK_DISK if walk_disk else 0)
         self._init_pid = 0
         self._init_pidfd = -1
         self._init_ended = asyncio.Event()
@@ -155,7 +160,7 @@ class Gated:
                 cwd=run.cwd or self.home,
                 limits=run.limits,
                 stdio=run.stdio.theirs,
-                walk_disk=self._walk_disk,
+                flags=self._run_flags,
             )
 
     async def exited(self) -> None:

@@ -39,6 +39,9 @@ from streamer.sandbox.drivers.rlimits import UNLIMITED, rlimits
 from streamer.sandbox.shape import Cause, FilesDoNotFit, RunEnd, Use
 
 __all__ = [
+    "GROUP_MEMORY",
+    "GROUP_SHARE",
+    "GROUP_TIME",
     "PROTOCOL",
     "SEES_PROC",
     "WALK_DISK",
@@ -56,7 +59,7 @@ __all__ = [
     "why_not_hello",
 ]
 
-PROTOCOL: Final = 5
+PROTOCOL: Final = 6
 """The hello has the init's version; in an editable installation it may be an old build."""
 
 SEES_PROC: Final = 1
@@ -65,6 +68,13 @@ SEES_PROC: Final = 1
 WALK_DISK: Final = 1
 """Flag of ``C`` and ``R``: the workspace is a folder on a disk of the host, so its use must be
 found by a walk; otherwise it is a separate mount."""
+
+GROUP_MEMORY: Final = 2
+"""Flag of ``R``: a control group limits its memory, swap included."""
+GROUP_TIME: Final = 4
+"""Flag of ``R``: a control group counts its CPU time."""
+GROUP_SHARE: Final = 8
+"""Flag of ``R``: a control group gives it its share of the processors."""
 
 BYTES_PER_INODE: Final = 4096
 MIN_INODES: Final = 10_000
@@ -149,7 +159,7 @@ def check_files(payload: bytes, *, walk_disk: bool) -> None:
 
 
 def run_frame(
-    argv: Sequence[str], env: Mapping[str, str], cwd: str, limits: Limits, *, walk_disk: bool
+    argv: Sequence[str], env: Mapping[str, str], cwd: str, limits: Limits, *, flags: int
 ) -> bytes:
     """Return the frame that runs a program; its descriptors must have been sent just before."""
     triples = rlimits(limits)
@@ -161,7 +171,7 @@ def run_frame(
         limits.memory_bytes,
         limits.disk_bytes,
         _inodes(limits),
-        WALK_DISK if walk_disk else 0,
+        flags,
         len(triples),
         len(argv),
         len(variables),

@@ -11,7 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { ESTIMATE_SLACK_US = 500000, STOP_PASSES = 50, STOP_PAUSE_US = 1000 };
+enum { STOP_PASSES = 50, STOP_PAUSE_US = 1000 };
 
 struct job job;
 
@@ -167,32 +167,4 @@ void end_or_linger(void)
         job.lingering = 1;
         tell('W', NULL, 0);
     }
-}
-
-/* The estimate depends on chance, so it must be far over the limit. */
-static int cpu_is_used_up(uint64_t living_us)
-{
-    return job.reaped_us + living_us > job.cpu_limit_us || job.seen_us > job.cpu_limit_us
-           || job.estimated_us > 2 * job.cpu_limit_us + ESTIMATE_SLACK_US;
-}
-
-void watch_limits(void)
-{
-    struct usage used;
-    survey(0, &used);
-    uint64_t memory = memory_in_use(&used);
-    if (job.memory_limit && memory > job.memory_limit) {
-        survey(1, &used);
-        memory = memory_in_use(&used);
-    }
-    if (memory > job.peak_tree)
-        job.peak_tree = memory;
-    if (job.memory_limit && memory > job.memory_limit)
-        finish_job('m');
-    else if (job.cpu_limit_us && cpu_is_used_up(used.cpu_us))
-        finish_job('c');
-    else if (disk_is_full(0))
-        finish_job('d');
-    else
-        share_processors(used.running);
 }

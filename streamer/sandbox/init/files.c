@@ -178,6 +178,7 @@ void take_file(unsigned char type, unsigned char *data, size_t size)
  * what they replaced is lost. What is written before a program runs counts as what it writes itself. */
 int check_files(const unsigned char *data, size_t size)
 {
+    struct disk left;
     unsigned char out[4];
     if (size != 16 || job.pid) {
         errno = EPROTO;
@@ -187,7 +188,7 @@ int check_files(const unsigned char *data, size_t size)
     job.disk_limit = get64(data);
     job.inode_limit = get32(data + 8);
     job.walk_disk = get32(data + 12) & WALK_DISK;
-    if (!lost && disk_is_full(1))
+    if (!lost && (mounts_are_full(&left) || folder_is_full()))
         lost = EDQUOT; /* and ENOSPC is told of a full disk, which in a folder of the host's is its */
     if (lost)
         remove_made();

@@ -11,9 +11,10 @@
 enum { CONTROL = 0 };
 
 /* See streamer/sandbox/drivers/protocol.py, which has the same numbers. */
-enum { PROTOCOL = 5 };
+enum { PROTOCOL = 6 };
 enum { SEES_PROC = 1 }; /* flags of 'H' */
 enum { WALK_DISK = 1 }; /* flags of 'C', 'R' and 'U' */
+enum { GROUP_MEMORY = 2, GROUP_TIME = 4, GROUP_SHARE = 8 }; /* further flags of 'R' */
 
 /* A share of what an account has: Linux gives it 128 and some ten thousand. */
 #define INOTIFY_INSTANCES "16"
@@ -57,10 +58,10 @@ extern struct job {
                               * 'd' disk, 'k' told to */
     uint64_t cpu_limit_us, memory_limit, disk_limit;
     uint32_t inode_limit, walk_disk;
-    uint32_t ticks;
+    uint32_t group;          /* what a control group does: GROUP_* */
     uint64_t reaped_us;      /* CPU of everything reaped, its own reaped children included */
     uint64_t peak_process, peak_tree;
-    uint64_t seen_us, estimated_us; /* CPU of every process that was ever seen: usage.c */
+    uint64_t seen_us, estimated_us; /* CPU of every process that was ever seen: processes.c */
     uint64_t started_us;
     int nice, crowded; /* see share.c */
     uint64_t wall_us;
@@ -82,15 +83,29 @@ struct stat_line {
 
 uint64_t microseconds(clockid_t clock);
 int read_stat(const char *pid, struct stat_line *found);
-void forget_processes(void);
 void check_sight(void);
-int proc_is_ours(void);
-void survey(int exact, struct usage *used);
+void memory_of(const char *pid, int exact, struct usage *used);
 void look_at_ipc(void);
 void watch_mount(const char *path);
 uint64_t memory_in_use(const struct usage *used);
-int disk_is_full(int at_once);
+struct disk {
+    uint64_t bytes, inodes; /* that are left */
+};
+int mounts_are_full(struct disk *left);
+int folder_is_full(void);
 uint64_t disk_in_use(void);
+
+/* processes.c: which there are, and their CPU time */
+void keep_sight(void);
+int proc_is_ours(void);
+void forget_processes(void);
+int same_processes(uint64_t *ran_us);
+void survey(int exact, struct usage *used);
+
+/* watch.c: when to look at the limits */
+void begin_watch(void);
+void watch_limits(void);
+uint64_t next_look(void);
 
 /* disk.c: what is in the workspace */
 extern int workspace;
@@ -99,6 +114,7 @@ uint64_t workspace_bytes(void);
 int workspace_is_over(uint64_t other_bytes, uint64_t other_inodes);
 
 /* share.c: the processors that it may have */
+long processors(void);
 int running_threads(const char *pid, const struct stat_line *stat);
 void share_processors(int running);
 
@@ -108,7 +124,6 @@ void reap(void);
 void end_all(void);
 void end_or_linger(void);
 void finish_job(unsigned char cause);
-void watch_limits(void);
 
 /* files.c: the files of a job */
 void take_file(unsigned char type, unsigned char *data, size_t size);

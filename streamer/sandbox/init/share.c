@@ -38,6 +38,15 @@ static int runs(const char *pid, pid_t thread)
     return read_stat(name, &stat) && stat.state == 'R';
 }
 
+/* Asked once: the C library reads files for it. */
+long processors(void)
+{
+    static long online;
+    if (online < 1)
+        online = sysconf(_SC_NPROCESSORS_ONLN);
+    return online < 1 ? 1 : online;
+}
+
 int running_threads(const char *pid, const struct stat_line *stat)
 {
     return stat->threads > 1 ? visit_threads(pid, runs) : stat->state == 'R';
@@ -54,10 +63,9 @@ static int lower(const char *pid, pid_t thread)
  * root can take them back, so it takes a crowd that stays. */
 void share_processors(int running)
 {
-    long processors = sysconf(_SC_NPROCESSORS_ONLN);
     struct dirent *entry;
     int nice = 0;
-    if (running <= CROWD * processors) {
+    if (running <= CROWD * processors()) {
         job.crowded = 0;
         return;
     }

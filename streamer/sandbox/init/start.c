@@ -158,8 +158,8 @@ static char **strings(unsigned char **at, unsigned char *end, uint32_t count)
 
 /* 'R' u64 CPU limit in us, u64 memory limit and u64 disk limit in bytes (0: none), u32 limit
  * of files in the workspace, u32 flags (WALK_DISK: the workspace has to be walked, else it is a mount
- * of its own), u32 count of limits, u32 count of arguments, u32 count of variables; each limit u32
- * resource, u64 soft, u64 hard;
+ * of its own; GROUP_*: what a control group does), u32 count of limits, u32 count of arguments, u32
+ * count of variables; each limit u32 resource, u64 soft, u64 hard;
  * then NUL-ended strings: working directory, arguments, variables. Standard input,
  * output and error came just before as descriptors. */
 int start_job(unsigned char *data, size_t size)
@@ -195,8 +195,10 @@ int start_job(unsigned char *data, size_t size)
     job.disk_limit = get64(data + 16);
     job.inode_limit = get32(data + 24);
     job.walk_disk = get32(data + 28) & WALK_DISK;
+    job.group = get32(data + 28) & (GROUP_MEMORY | GROUP_TIME | GROUP_SHARE);
     job.started_us = microseconds(CLOCK_MONOTONIC);
     forget_processes();
+    begin_watch();
     p.init = getpid();
     job.pid = start_program(&p, in.fds);
     for (int i = 0; i < 3; i++)

@@ -38,7 +38,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { MAX_FRAME = 16 << 20, LOOK_MS = 50 };
+enum { MAX_FRAME = 16 << 20 };
 
 void die(const char *what)
 {
@@ -124,14 +124,6 @@ static void handle_frames(void)
     in.used -= at;
 }
 
-/* Every 50 ms on average, at random: otherwise a job could run just between two looks. */
-static uint64_t next_look(uint64_t now_us)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now_us + 1000 * (uint64_t)(LOOK_MS / 2 + now.tv_nsec % LOOK_MS);
-}
-
 /* With --bound in a user namespace of the sandbox's own, and a capability in it: put its share on
  * what it has in common with the account's other programs, and give the capability up. */
 static void bound_namespace(void)
@@ -171,6 +163,7 @@ static int serve(void)
     if (children < 0)
         die("signalfd");
     look_at_ipc();
+    keep_sight();
     keep_workspace();
     fcntl(CONTROL, F_SETFD, FD_CLOEXEC);
     /* The kernel adds our process id, as the service sees it, to this (SO_PASSCRED). */
@@ -182,10 +175,10 @@ static int serve(void)
         if (!job.pid)
             look_us = 0;
         else if (!look_us)
-            look_us = next_look(now_us);
+            look_us = next_look();
         else if (look_us <= now_us) {
             watch_limits();
-            look_us = job.pid ? next_look(microseconds(CLOCK_MONOTONIC)) : 0;
+            look_us = job.pid ? next_look() : 0;
         }
         int ready = poll(on, 2, look_us ? (int)((look_us - now_us) / 1000) + 1 : -1);
         if (ready < 0 && errno != EINTR)

@@ -13,7 +13,7 @@
 #include <sys/statfs.h>
 #include <unistd.h>
 
-enum { WALK_TICKS = 4, MAX_MOUNTS = 16 };
+enum { MAX_MOUNTS = 16 };
 
 uint64_t microseconds(clockid_t clock)
 {
@@ -52,7 +52,7 @@ int read_stat(const char *pid, struct stat_line *found)
 {
     char text[1024];
     unsigned long user, system, child_user, child_system;
-    unsigned long long start, ran;
+    unsigned long long start;
     uint64_t tick_us = 1000000 / (uint64_t)sysconf(_SC_CLK_TCK);
     if (slurp(pid, "stat", text, sizeof text) <= 0)
         return 0;
@@ -65,10 +65,6 @@ int read_stat(const char *pid, struct stat_line *found)
     found->own_us = (user + system) * tick_us;
     found->children_us = (child_user + child_system) * tick_us;
     found->started_us = start * tick_us;
-    /* /proc/PID/stat counts in ticks; this clock has nanoseconds. */
-    if (!found->own_us && slurp(pid, "schedstat", text, sizeof text) > 0
-        && sscanf(text, "%llu", &ran) == 1)
-        found->own_us = ran / 1000;
     return 1;
 }
 
@@ -105,7 +101,7 @@ static int living_thread(const char *pid, char *into, size_t room)
  * so that the common pages of forked workers are not counted many times; for a process that
  * made itself undumpable this is impossible, and its shared pages count in full.
  * Swap counts as well: a program may move its own pages there (MADV_PAGEOUT). */
-static void memory_of(const char *pid, int exact, struct usage *used)
+void memory_of(const char *pid, int exact, struct usage *used)
 {
     char text[4096], thread[48];
     if (slurp(pid, "status", text, sizeof text) <= 0)
@@ -128,101 +124,6 @@ static void memory_of(const char *pid, int exact, struct usage *used)
     }
     used->anonymous += own + swapped;
     used->shared += shared;
-}
-
-/* ---- processes that nobody reaps ------------------------------------------------------ */
-
-/* A child whose parent ignores SIGCHLD vanishes and is counted nowhere (wait(2), notes), so we
- * add up what we see of each process. That misses what it does after our last look, and
- * processes that we never see. So we also estimate: of processes that live for less than the
- * time between two looks we see one in a few, and extrapolate from it. */
-static struct seen {
-    pid_t pid;
-    uint64_t started_us, own_us;
-} *before, *now;
-static size_t before_count, now_count, room;
-static uint64_t looked_us;
-
-void forget_processes(void)
-{
-    before_count = now_count = 0;
-    looked_us = microseconds(CLOCK_BOOTTIME);
-}
-
-static int make_room(void)
-{
-    size_t wanted = room ? room * 2 : 256;
-    struct seen *a = realloc(before, wanted * sizeof *a);
-    if (a)
-        before = a;
-    struct seen *b = realloc(now, wanted * sizeof *b);
-    if (b)
-        now = b;
-    if (a && b)
-        room = wanted;
-    return a && b;
-}
-
-/* /proc is read in the order of process ids, so `at` only grows. */
-static void remember(pid_t pid, const struct stat_line *stat, size_t *at, uint64_t time_us)
-{
-    uint64_t more = stat->own_us, likely = more;
-    uint64_t age = time_us > stat->started_us ? time_us - stat->started_us : 0;
-    uint64_t interval = time_us - looked_us;
-    if (now_count == room && !make_room())
-        return;
-    now[now_count++] = (struct seen){pid, stat->started_us, stat->own_us};
-    while (*at < before_count && before[*at].pid < pid)
-        ++*at;
-    if (*at < before_count && before[*at].pid == pid
-        && before[*at].started_us == stat->started_us)
-        likely = more = more > before[*at].own_us ? more - before[*at].own_us : 0;
-    else if (age && age < interval)
-        likely = more * interval / age;
-    job.seen_us += more;
-    job.estimated_us += likely;
-}
-
-/* Whether /proc shows our process-id namespace, and not the host's (see `enter`). */
-int proc_is_ours(void)
-{
-    char self[16] = "";
-    return readlink("/proc/self", self, sizeof self - 1) > 0 && atol(self) == getpid();
-}
-
-/* Sum over every process here but pid 1 and ourselves. */
-void survey(int exact, struct usage *used)
-{
-    DIR *proc = proc_is_ours() ? opendir("/proc") : NULL;
-    struct dirent *entry;
-    size_t at = 0;
-    uint64_t time_us = microseconds(CLOCK_BOOTTIME);
-    memset(used, 0, sizeof *used);
-    if (!proc) {
-        check_sight();
-        return;
-    }
-    now_count = 0;
-    while ((entry = readdir(proc))) {
-        struct stat_line stat;
-        pid_t pid = (pid_t)atol(entry->d_name);
-        if (pid <= 1 || pid == getpid() || !read_stat(entry->d_name, &stat))
-            continue;
-        /* A process's reaped children count here; its rusage counts them too once we reap it. */
-        used->cpu_us += stat.own_us + stat.children_us;
-        used->running += running_threads(entry->d_name, &stat);
-        memory_of(entry->d_name, exact, used);
-        if (!exact)
-            remember(pid, &stat, &at, time_us);
-    }
-    closedir(proc);
-    if (!exact) {
-        struct seen *spare = before;
-        before = now;
-        before_count = now_count;
-        now = spare;
-        looked_us = time_us;
-    }
 }
 
 /* ---- memory that no process maps ------------------------------------------------------ */
@@ -325,28 +226,38 @@ uint64_t memory_in_use(const struct usage *used)
 
 /* ---- disk ------------------------------------------------------------------------------ */
 
-/* Whether the workspace, our working directory, is over its limit, or has too many files
- * together with the other mounts. A workspace that is a mount of its own stops the job's writes
- * by itself, so there the limit counts as reached when it is full: a program that ignores
- * ENOSPC would go on for ever. */
-int disk_is_full(int at_once)
+static uint64_t room(uint64_t limit, uint64_t used)
+{
+    return limit > used ? limit - used : 0;
+}
+
+/* Whether the sandbox's own mounts are full, or have more files than the limit; with that of the
+ * workspace, if it is one. It stops the job's writes by itself, so there the limit counts as reached
+ * when it is full: a program that ignores ENOSPC would go on for ever. */
+int mounts_are_full(struct disk *left)
 {
     struct statfs fs;
     uint64_t bytes, inodes;
+    *left = (struct disk){UINT64_MAX, UINT64_MAX};
     if (!job.disk_limit)
         return 0;
     mounts_use(&bytes, &inodes);
-    if (inodes > job.inode_limit)
-        return 1;
-    if (job.walk_disk) {
-        /* As long as a second job may take for it: the walk is bounded by the limits. */
-        if (!at_once && ++job.ticks % WALK_TICKS)
-            return 0;
-        return workspace_is_over(bytes, inodes);
+    if (!job.walk_disk && !statfs(".", &fs)) {
+        inodes += fs.f_files - fs.f_ffree;
+        left->bytes = (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize;
     }
-    if (statfs(".", &fs))
+    left->inodes = room(job.inode_limit, inodes);
+    return inodes > job.inode_limit || !left->bytes;
+}
+
+/* Whether a workspace that is a folder of the host is over its limit, together with the mounts. */
+int folder_is_full(void)
+{
+    uint64_t bytes, inodes;
+    if (!job.disk_limit || !job.walk_disk)
         return 0;
-    return fs.f_bavail == 0 || fs.f_files - fs.f_ffree + inodes > job.inode_limit;
+    mounts_use(&bytes, &inodes);
+    return workspace_is_over(bytes, inodes);
 }
 
 /* What is in the workspace. */
