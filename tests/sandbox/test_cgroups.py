@@ -34,6 +34,7 @@ from tests.running import adopt_orphans, descendants, ended, program, run_job
 
 INIT = Path(streamer.__file__).parent / "sandbox" / "init" / "streamer-init"
 ROOT = os.geteuid() == 0
+MIB = 1024 * 1024
 REQUIRED = os.environ.get("STREAMER_REQUIRE_CGROUP")
 """The level that this host must have: without it these tests fail instead of being skipped."""
 
@@ -386,6 +387,32 @@ async def test_a_group_measures_where_there_is_no_init(unconfined: Parts) -> Non
     complete = (await run_job(unconfined, **program(code))).complete
     assert (complete.cpu_time_ms or 0) >= 200
     assert (complete.peak_memory_bytes or 0) > 40_000_000
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (f"import time\nx = b'x' * {48 * MIB}\nwhile time.process_time() < 0.5: pass", "exited"),
+        (BOMB, "memory"),
+        (f"open('big', 'wb').write(bytes({40 * MIB}))", "exited"),
+        ("import subprocess\nsubprocess.Popen(['sleep', '600'], start_new_session=True)", "exited"),
+    ],
+    ids=["use", "kill", "file", "process"],
+)
+async def test_a_job_is_not_charged_for_the_one_before_it(
+    tree: CgroupTree, open_service: OpenService, code: str, reason: str
+) -> None:
+    adopt_orphans()
+    service = await open_service("unconfined", plugins=(Plugin(),), queue={"concurrency": 1})
+    limits = {"memory_bytes": 64 * MIB, "processes": 8}
+    before = (await run_job(service, **program(code), limits=limits)).complete
+    assert before.reason == reason
+    small = {"memory_bytes": 32 * MIB, "processes": 2, "cpu_time_s": 0.4}
+    after = (await run_job(service, **program("print('up')"), limits=small)).complete
+    assert (after.reason, after.exit_code, after.oom_killed) == ("exited", 0, False)
+    assert (after.cpu_time_ms or 0) < 400
+    assert (after.peak_memory_bytes or 0) < 24 * MIB
+    assert descendants() == {}
 
 
 async def test_a_group_limits_where_there_is_no_init(unconfined: Parts) -> None:
