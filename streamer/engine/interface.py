@@ -41,6 +41,7 @@ from streamer.model.events import JobEvent
 from streamer.model.job import JobFacts, ResolvedJob
 
 __all__ = [
+    "AppendNow",
     "Broker",
     "Cancel",
     "CancelResult",
@@ -286,6 +287,15 @@ class Runner(Protocol):
 
     async def reap(self) -> int:
         """End the jobs whose leases have expired with ``worker_lost``; return how many."""
+
+
+AppendNow = Callable[[Sequence[tuple[str, bytes]]], bool]
+"""`append` for a lease that need not wait for anything, in an attribute `append_now`.
+
+Optional: an engine of the worker's own process may have it. It appends the events and returns True
+if there is room for them within all limits, so that the program need not be held either; otherwise
+it changes nothing and returns False, and the worker awaits `append`. Raises `LeaseLost`.
+"""
 
 
 class Lease(Protocol):

@@ -205,6 +205,7 @@ class Execution:
             budget=self._budget,
             as_base64=self._job.output_encoding == "base64",
             elapsed_ms=self._writer.elapsed_ms,
+            write_now=self._writer.write_now,
             write=self._writer.write,
             on_exceeded=lambda: self.stop("output_limit") if kills_for_output else None,
         )

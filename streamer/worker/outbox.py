@@ -11,6 +11,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
+from streamer.engine.interface import AppendNow
+
 __all__ = ["PENDING_BYTES", "Batch", "Outbox"]
 
 PENDING_BYTES: Final = 64 * 1024
@@ -27,13 +29,18 @@ class Outbox:
 
     `send` is never called again before it has returned, and gets everything that has come
     meanwhile. What it raises is raised by the next `put` or `flush`, after a call of `on_failure`.
-    Nothing may be appended to the log in another way before `flush`.
+    An engine that has `send_now` gets the events of `put_now` through that as long as it takes
+    them. Nothing may be appended to the log in another way before `flush`.
     """
 
     def __init__(
-        self, send: Callable[[Batch], Awaitable[None]], on_failure: Callable[[], None]
+        self,
+        send: Callable[[Batch], Awaitable[None]],
+        on_failure: Callable[[], None],
+        send_now: AppendNow | None = None,
     ) -> None:
         self._send = send
+        self._send_now = send_now
         self._on_failure = on_failure
         self._waiting: list[tuple[str, bytes]] = []
         self._bytes = 0
@@ -41,13 +48,19 @@ class Outbox:
         self._sending: asyncio.Task[None] | None = None
         self._progress = asyncio.Event()
 
+    def put_now(self, batch: Batch) -> bool:
+        """Add events if `put` would not have to wait; otherwise do nothing."""
+        self._check()
+        if self._sending is None and self._send_now is not None and self._send_now(batch):
+            return True
+        if self._bytes + _size(batch) > PENDING_BYTES:
+            return False
+        self._add(batch)
+        return True
+
     async def put(self, batch: Batch) -> None:
         """Add events, and wait while more than `PENDING_BYTES` are unanswered."""
-        self._waiting += batch
-        self._bytes += _size(batch)
-        if self._sending is None:
-            self._sending = asyncio.create_task(self._send_all())
-            self._sending.add_done_callback(self._ended)
+        self._add(batch)
         while self._bytes > PENDING_BYTES:
             self._check()
             self._progress.clear()
@@ -65,6 +78,13 @@ class Outbox:
         if self._sending is not None:
             self._sending.cancel()
             await asyncio.gather(self._sending, return_exceptions=True)
+
+    def _add(self, batch: Batch) -> None:
+        self._waiting += batch
+        self._bytes += _size(batch)
+        if self._sending is None:
+            self._sending = asyncio.create_task(self._send_all())
+            self._sending.add_done_callback(self._ended)
 
     def _check(self) -> None:
         if self._sending is not None and self._sending.done():

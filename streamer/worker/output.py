@@ -1,8 +1,9 @@
 """Turn what a program writes into events.
 
 Bytes are read as they arrive and never split inside a character: each stream has an incremental
-decoder. A line is passed on at once; only small writes that follow each other are merged, for
-`GATHER_S` at most. While too many events wait for the log (`streamer.worker.outbox`) nothing is
+decoder. A line is passed on at once; while the event loop is busy, the pipe gathers the next ones.
+Only an incomplete line waits a moment for its rest, and a program that makes very many small writes
+is read less often. While too many events wait for the log (`streamer.worker.outbox`) nothing is
 read, and the program's writes block: this back-pressure limits the memory.
 """
 
@@ -23,14 +24,20 @@ from streamer.model.events import JobEvent, Output, PhaseName, StreamName, Trunc
 
 __all__ = ["Budget", "OutputPump", "TextDecoder"]
 
-GATHER_S: Final = 0.008
-"""Small writes within this time become one event, in seconds."""
-
 REST_OF_LINE_S: Final = 0.002
 """How long to wait for the end of a line that is written in pieces (by unbuffered Python)."""
 
 SMALL_READ: Final = 4096
 """If a read returns less, in bytes, it is worth waiting for more."""
+
+LINE_S: Final = 0.001
+"""The steady pace of small events, in seconds; those that come faster are merged."""
+
+PIECE_S: Final = 0.008
+"""The same for events that do not end with a line, such as single characters."""
+
+BURST_S: Final = 0.016
+"""How far events may run ahead of this pace: 16 lines are passed on as fast as they come."""
 
 READ_BYTES: Final = 64 * 1024
 """An event has the bytes of one read, and less than `SMALL_READ` that were read before them.
@@ -85,9 +92,10 @@ class Budget:
 class OutputPump:
     """Read the output of one phase to its end, from the descriptors that are added.
 
-    `write` takes the events in the order of reading, and returns when it can take more;
-    `on_exceeded` is called once when the budget is used up. After that everything read is dropped,
-    so that the program does not block for ever.
+    `write_now` takes the events in the order of reading, or returns False if it would have to wait.
+    Then `write` gets them, and nothing is read until it returns. `on_exceeded` is called once when
+    the budget is used up. After that everything read is dropped, so that the program does not block
+    for ever.
     """
 
     def __init__(
@@ -97,6 +105,7 @@ class OutputPump:
         budget: Budget,
         as_base64: bool,
         elapsed_ms: Callable[[], int],
+        write_now: Callable[[Sequence[JobEvent]], bool],
         write: Callable[[Sequence[JobEvent]], Awaitable[None]],
         on_exceeded: Callable[[], None],
     ) -> None:
@@ -104,12 +113,20 @@ class OutputPump:
         self._budget = budget
         self._as_base64 = as_base64
         self._elapsed_ms = elapsed_ms
+        self._write_now = write_now
         self._write = write
         self._on_exceeded = on_exceeded
         self._ends: dict[int, tuple[StreamName, TextDecoder]] = {}
-        self._waiting: asyncio.Future[None] | None = None
-        self._gathering: asyncio.Future[None] | None = None
-        self._hurried = False
+        self._interrupted: asyncio.Future[Sequence[JobEvent]] | None = None
+        """Set when `run` has something to do: with the events for which it has to wait."""
+        self._listening = False
+        self._piece = b""
+        """The beginning of a line whose rest may follow, of the stream `_piece_of`."""
+        self._piece_of = -1
+        self._timer: asyncio.TimerHandle | None = None
+        """The end of the wait for the rest of a line, or of a pause while nothing is read."""
+        self._due = 0.0
+        """Until when the events so far would last at the steady pace."""
         self._left: dict[int, int] | None = None
 
     def add(self, stream: StreamName, fd: int) -> None:
@@ -119,25 +136,22 @@ class OutputPump:
     async def run(self) -> None:
         """Pass on everything until all writing ends are closed, or until `read_rest` is done."""
         loop = asyncio.get_running_loop()
-        while self._ends:
-            if self._left is None:
-                await self._readable(loop)
-            events: list[JobEvent] = []
-            size = 0
-            exceeded = self._budget.exceeded
-            for fd in list(self._ends):
-                size += await self._read(loop, fd, events)
-            if events:
-                await self._write(events)
-            if self._budget.exceeded and not exceeded:
-                self._on_exceeded()
-            if size < SMALL_READ and self._ends:
-                await self._pause(loop, GATHER_S)
+        try:
+            while self._ends and self._left is None:
+                self._interrupted = loop.create_future()
+                self._go_on()
+                if refused := await self._interrupted:
+                    await self._write(refused)
+            await self._read_what_is_left()
+        finally:
+            self._ignore()
 
     def hurry(self) -> None:
-        """Pass on what is being merged: the program has ended, though others may still write."""
-        if self._gathering is not None:
-            _wake(self._gathering)
+        """Pass on what is held back: the program has ended, though others may still write."""
+        if self._piece:
+            self._ready()
+        elif self._timer is not None:
+            self._listen()
 
     def read_rest(self) -> None:
         """Read what is in the pipes now, and then stop.
@@ -145,62 +159,125 @@ class OutputPump:
         Call it when everything the job started is dead: the rest of its output is in the pipes. A
         pipe that it has passed to another process outside may stay open for ever.
         """
-        self._hurried = True
-        self.hurry()
         self._left = {fd: _waiting_bytes(fd) for fd in self._ends}
-        if self._waiting is not None:
-            _wake(self._waiting)
+        self._interrupt()
 
     def close(self) -> None:
         """Stop reading, and close the remaining descriptors."""
+        self._ignore()
         for fd in self._ends:
             os.close(fd)
         self._ends.clear()
 
-    async def _pause(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
-        if self._hurried:
-            return
-        self._gathering = loop.create_future()
-        timer = loop.call_later(seconds, _wake, self._gathering)
-        try:
-            await self._gathering
-        finally:
-            timer.cancel()
-            self._gathering = None
+    def _go_on(self) -> None:
+        """Listen, at once or when small events are no longer ahead of their pace."""
+        loop = asyncio.get_running_loop()
+        ahead = self._due - loop.time() - BURST_S
+        if ahead > 0:
+            self._ignore()
+            self._timer = loop.call_later(ahead, self._listen)
+        elif not self._listening:
+            self._listen()
 
-    async def _readable(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._waiting = ready = loop.create_future()
-        watched = list(self._ends)
-        for fd in watched:
-            loop.add_reader(fd, _wake, ready)
-        try:
-            await ready
-        finally:
-            self._waiting = None
-            for fd in watched:
+    def _listen(self) -> None:
+        self._stop_timer()
+        loop = asyncio.get_running_loop()
+        for fd in self._ends:
+            loop.add_reader(fd, self._ready, fd)
+        self._listening = True
+
+    def _ignore(self) -> None:
+        """Read nothing until `_listen`."""
+        self._stop_timer()
+        if self._listening:
+            loop = asyncio.get_running_loop()
+            for fd in self._ends:
                 loop.remove_reader(fd)
+        self._listening = False
 
-    async def _read(self, loop: asyncio.AbstractEventLoop, fd: int, events: list[JobEvent]) -> int:
+    def _interrupt(self, refused: Sequence[JobEvent] = ()) -> None:
+        """Stop listening, and let `run` go on: it waits for these events."""
+        self._ignore()
+        if self._interrupted is not None and not self._interrupted.done():
+            self._interrupted.set_result(refused)
+
+    def _ready(self, fd: int | None = None) -> None:
+        """Read a stream once; None if the rest of a line did not come in time.
+
+        Only once, so that other jobs have their turn, however much this one writes.
+        """
+        try:
+            if self._piece and self._piece_of != fd:
+                self._read(self._piece_of, hold=False)  # what was written first comes first
+            if fd is not None and self._listening:
+                self._read(fd)
+        except Exception as error:  # noqa: BLE001 - `run` raises it; the loop would only log it
+            self._ignore()
+            if self._interrupted is not None and not self._interrupted.done():
+                self._interrupted.set_exception(error)
+
+    def _read(self, fd: int, *, hold: bool = True) -> None:
+        """Read and pass on, but `hold` an incomplete line for `REST_OF_LINE_S`."""
+        data = _read_some(fd)
+        if data is None and hold:
+            return
+        whole = self._piece + (data or b"")
+        if hold and data and len(whole) < SMALL_READ and not whole.endswith(b"\n"):
+            if not self._piece:
+                loop = asyncio.get_running_loop()
+                self._timer = loop.call_later(REST_OF_LINE_S, self._ready)
+            self._piece, self._piece_of = whole, fd
+            return
+        self._piece = b""
+        self._stop_timer()
+        ended = data == b""
+        if ended:
+            asyncio.get_running_loop().remove_reader(fd)
+        small = len(whole) < SMALL_READ
+        if small:
+            now = asyncio.get_running_loop().time()
+            self._due = max(self._due, now) + (LINE_S if whole.endswith(b"\n") else PIECE_S)
+        events = self._events(fd, whole, ended=ended)
+        if events and not self._write_now(events):
+            self._interrupt(events)
+        elif not self._ends:
+            self._interrupt()
+        elif small:
+            self._go_on()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def _read_what_is_left(self) -> None:
+        """Read what `read_rest` has found in the pipes, or what comes to their end before."""
+        while self._ends:
+            for fd in sorted(self._ends, key=lambda fd: fd != self._piece_of):
+                assert self._left is not None
+                data = _read_some(fd) or b""
+                self._left[fd] -= len(data)
+                ended = not data or self._left[fd] <= 0
+                if fd == self._piece_of:
+                    data, self._piece = self._piece + data, b""
+                events = self._events(fd, data, ended=ended)
+                if events and not self._write_now(events):
+                    await self._write(events)
+
+    def _events(self, fd: int, data: bytes, *, ended: bool) -> list[JobEvent]:
+        """Return the events of what was read; close the descriptor at the end of its stream."""
         stream, decoder = self._ends[fd]
-        data = self._take(fd)
-        if data is None and self._left is None:
-            return 0
-        if data and len(data) < SMALL_READ and not data.endswith(b"\n"):
-            await self._pause(loop, REST_OF_LINE_S)
-            data += self._take(fd) or b""
+        exceeded = self._budget.exceeded
+        events: list[JobEvent] = []
         if data:
             self._convert(stream, decoder, data, events)
-        if not data or (self._left is not None and self._left[fd] <= 0):
+        if ended:
             self._convert(stream, decoder, b"", events)
             os.close(fd)
             del self._ends[fd]
-        return len(data or b"")
-
-    def _take(self, fd: int) -> bytes | None:
-        data = _read_some(fd)
-        if data and self._left is not None:
-            self._left[fd] -= len(data)
-        return data
+        if self._budget.exceeded and not exceeded:
+            self._on_exceeded()
+        return events
 
     def _convert(
         self, stream: StreamName, decoder: TextDecoder, data: bytes, events: list[JobEvent]
@@ -234,8 +311,3 @@ def _waiting_bytes(fd: int) -> int:
     size = array.array("i", [0])
     fcntl.ioctl(fd, termios.FIONREAD, size)
     return size[0]
-
-
-def _wake(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, Literal, TypeVar
 
 from streamer.bounded import within
-from streamer.engine.interface import Lease, LeaseLost
+from streamer.engine.interface import AppendNow, Lease, LeaseLost
 from streamer.model.events import JobEvent, encode
 from streamer.worker.outbox import Batch, Outbox
 
@@ -39,7 +39,8 @@ class Writer:
     def __init__(self, lease: Lease, on_failure: Callable[[], None]) -> None:
         """`on_failure` is called when events could not be written: `flush` raises why."""
         self._lease = lease
-        self._outbox = Outbox(self._append, on_failure)
+        append_now: AppendNow | None = getattr(lease, "append_now", None)
+        self._outbox = Outbox(self._append, on_failure, append_now)
         self.program_ended = asyncio.Event()
         """Set while no program runs that would have to be slowed down."""
 
@@ -53,6 +54,10 @@ class Writer:
         """Record the job's state, and the digest of its policy."""
         async with asyncio.timeout(ENGINE_TIMEOUT_S):
             await repeated(lambda: self._lease.state(state, policy))
+
+    def write_now(self, events: Sequence[JobEvent]) -> bool:
+        """Hand over events if nothing has to be waited for; otherwise do nothing."""
+        return self._outbox.put_now([encode(event) for event in events])
 
     async def write(self, events: Sequence[JobEvent]) -> None:
         """Hand over events, and return when more can be taken."""

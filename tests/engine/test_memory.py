@@ -18,9 +18,10 @@ from typing import Any
 
 import pytest
 
-from streamer.engine.interface import Idempotency, JobView, Lease
+from streamer.engine.interface import Idempotency, JobView, Lease, LeaseLost
 from streamer.engine.memory.admission import QueueLimits
 from streamer.engine.memory.engine import MemoryEngine
+from streamer.engine.memory.lease import FRAMING_BYTES, MemoryLease
 from streamer.engine.memory.retention import RetentionLimits
 from streamer.errors import Conflict, Gone, UnknownJob
 from streamer.eventlog.cursor import Cursor
@@ -41,6 +42,13 @@ def make_engine(**options: object) -> MemoryEngine:
         "retention": RetentionLimits(memory=options.pop("retention_bytes", 1024 * KIB)),  # type: ignore[arg-type]
     }
     return MemoryEngine(**{**settings, **options})  # type: ignore[arg-type]
+
+
+async def started(engine: MemoryEngine) -> MemoryLease:
+    """Return the lease of a job that runs, as what it is."""
+    lease = await start(engine)
+    assert isinstance(lease, MemoryLease)
+    return lease
 
 
 async def run_job(engine: MemoryEngine, size: int = 0, tenant: str = "") -> str:
@@ -484,6 +492,73 @@ async def test_a_job_is_held_until_its_readers_have_taken_what_is_there() -> Non
         await asyncio.wait_for(waiting, 20)
         assert not lease.full
         assert log.size_bytes <= 100_000
+    await engine.close()
+
+
+@pytest.mark.parametrize("bound", ["memory", "log_memory", "log"])
+async def test_an_append_without_a_wait_stays_within_every_bound(bound: str) -> None:
+    """Also with events of 64 KiB, which take six times as much if they are control characters."""
+    limits = {"memory": 10**9, "log_memory": 10**9, "log": 10**9, bound: 1024 * KIB}
+    engine = make_engine(retention=RetentionLimits(**limits, on_full="wait"))
+    lease = await started(engine)
+    log = engine._table.get(lease.job.job_id).log
+    batches = [
+        [output("\x01" * 64 * KIB)],
+        [output("x" * 64 * KIB), output("y" * 100)],
+        [output("a line\n")] * 1000,
+        [output("z")],
+    ]
+    taken = 0
+    for events in itertools.cycle(batches):
+        before = log.last_id, log.size_bytes
+        if not lease.append_now(events):
+            break
+        assert log.last_id == before[0] + len(events)
+        assert log.size_bytes <= 1024 * KIB
+        assert not lease.full
+        taken += 1
+    assert taken > 4
+    assert (log.last_id, log.size_bytes) == before, "nothing of it is appended"
+    size = sum(len(data) + FRAMING_BYTES for _, data in events)
+    assert size + log.size_bytes > 1000 * KIB, "there was no room for it"
+    await engine.close()
+
+
+async def test_a_flood_of_large_events_stays_within_memory_and_disk(tmp_path: Path) -> None:
+    spool = Spool(4096 * KIB, tmp_path)
+    engine = make_engine(
+        retention=RetentionLimits(memory=4096 * KIB, log_memory=1024 * KIB), spool=spool
+    )
+    lease = await started(engine)
+    log = engine._table.get(lease.job.job_id).log
+    waited = 0
+    for number in range(200):
+        events = [output(("\x01" if number % 10 == 0 else "x") * 64 * KIB)]
+        if not lease.append_now(events):
+            await lease.append(events)
+            waited += 1
+        if spool.used_bytes < 3000 * KIB:
+            assert log.frames_bytes <= 1024 * KIB
+            assert waited < number / 3 + 2
+        assert engine._table.ledger.memory <= 4096 * KIB
+        assert spool.used_bytes <= 4096 * KIB
+    assert log.disk_bytes > 3000 * KIB, "the room is used"
+    assert waited
+    await lease.finish([complete()])
+    (gap, *kept) = [event async for event in log.entries()]
+    assert gap.kind == "gap"
+    assert [event.id for event in kept] == list(range(gap.id + 1, log.last_id + 1))
+    await engine.close()
+
+
+async def test_an_append_without_a_wait_needs_the_lease() -> None:
+    engine = make_engine()
+    lease = await started(engine)
+    with pytest.raises(ValueError, match="finish"):
+        lease.append_now([complete()])
+    await lease.finish([complete()])
+    with pytest.raises(LeaseLost):
+        lease.append_now([output("late")])
     await engine.close()
 
 

@@ -26,7 +26,9 @@ async def until_output(job: Job) -> None:
 
 
 class Faulty:
-    """A lease whose methods fail or hang a given number of times."""
+    """A lease whose methods fail or hang a given number of times, as of an engine elsewhere."""
+
+    append_now = None
 
     def __init__(self, lease: Lease, faults: dict[str, int]) -> None:
         self._lease = lease
@@ -131,6 +133,21 @@ async def test_the_order_of_two_streams_is_kept_while_a_call_is_repeated(
     assert written == [
         (stream, f"{turn}\n") for turn in range(5) for stream in ("stdout", "stderr")
     ]
+
+
+async def test_output_is_appended_without_a_wait_where_the_engine_can(
+    open_service: OpenService, need: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Prompt(Faulty):
+        def __init__(self, lease: Lease) -> None:
+            super().__init__(lease, {"append": 10**9})  # it fails whenever it is awaited
+            self.append_now = lease.append_now  # type: ignore[attr-defined]
+
+    service = await open_service(need("plain"))
+    make_faulty(service, monkeypatch, Prompt)
+    await run_job(service, command=("true",))  # the claim that was under way
+    ran = await run_job(service, command=("echo", "whole"))
+    assert (ran.verdict, ran.out) == ("exited 0", "whole\n")
 
 
 async def test_a_channel_that_breaks_is_opened_again_and_told(

@@ -97,3 +97,44 @@ async def test_what_is_given_up_is_not_sent() -> None:
     await turns()
     assert engine.batches == [[event("a")]]
     assert engine.failures == 0
+
+
+async def test_what_need_not_wait_keeps_its_place_behind_what_waits() -> None:
+    class Prompt(Slow):
+        """It appends at once while it has room."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.room = True
+            self.outbox = Outbox(self.send, self.fail, self.send_now)
+
+        def send_now(self, batch: Batch) -> bool:
+            if self.room:
+                self.batches.append(list(batch))
+            return self.room
+
+    engine = Prompt()
+    assert engine.outbox.put_now([event("a")])
+    assert engine.batches == [[event("a")]]
+    engine.room = False
+    assert engine.outbox.put_now([event("b")])
+    await turns()
+    engine.room = True
+    assert engine.outbox.put_now([event("c")])
+    assert not engine.outbox.put_now([event("d", PENDING_BYTES)]), "it would have to wait"
+    assert engine.batches == [[event("a")], [event("b")]]
+    putting = asyncio.create_task(engine.outbox.put([event("d", PENDING_BYTES)]))
+    await turns()
+    assert not putting.done()
+    engine.answer.set()
+    await asyncio.wait_for(putting, 30)
+    await engine.outbox.flush()
+    assert engine.outbox.put_now([event("e")])
+    assert "".join(data[:1].decode() for batch in engine.batches for _, data in batch) == "abcde"
+    engine.room = False
+    engine.failure = RuntimeError("the engine is broken")
+    assert engine.outbox.put_now([event("f")])
+    await turns()
+    with pytest.raises(RuntimeError, match="broken"):
+        engine.outbox.put_now([event("g")])
+    await engine.outbox.close()

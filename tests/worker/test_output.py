@@ -15,9 +15,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamer.engine.interface import LeaseLost
 from streamer.jobs.transcript import raw_output
 from streamer.model.events import JobEvent, Output, encode
-from streamer.worker.output import READ_BYTES, SMALL_READ, Budget, OutputPump, TextDecoder
+from streamer.worker.output import (
+    READ_BYTES,
+    SMALL_READ,
+    Budget,
+    OutputPump,
+    TextDecoder,
+    _waiting_bytes,
+)
 from streamer.worker.streams import MAX_BACKLOG_BYTES, InputFeed
 
 
@@ -79,23 +87,39 @@ def feeding() -> tuple[int, InputFeed]:
 
 
 class Pumped:
-    """A pump whose events are recorded, and the writing end of its standard output."""
+    """A pump whose events are recorded, and the writing end of its standard output.
 
-    def __init__(self, limit: int = 1 << 30, *, as_base64: bool = False) -> None:
+    `prompt` is whether its log takes events at once, as that of an engine in this process.
+    """
+
+    def __init__(
+        self, limit: int = 1 << 30, *, as_base64: bool = False, prompt: bool = True
+    ) -> None:
         self.events: list[Output] = []
         self.batches = 0
         self.exceeded = 0
+        self.prompt = prompt
         self.pump = OutputPump(
             phase="run",
             budget=Budget(limit),
             as_base64=as_base64,
             elapsed_ms=lambda: 0,
+            write_now=self.write_now,
             write=self.write,
             on_exceeded=self.count,
         )
         self.stdout = piped(self.pump, "stdout")
 
+    def write_now(self, events: Sequence[JobEvent]) -> bool:
+        if self.prompt:
+            self.keep(events)
+        return self.prompt
+
     async def write(self, events: Sequence[JobEvent]) -> None:
+        await asyncio.sleep(0)
+        self.keep(events)
+
+    def keep(self, events: Sequence[JobEvent]) -> None:
         self.batches += 1
         self.events += [event for event in events if isinstance(event, Output)]
 
@@ -107,8 +131,12 @@ class Pumped:
         return "".join(event.data for event in self.events)
 
 
-async def test_a_line_is_passed_on_at_once_and_the_end_is_not_waited_for() -> None:
-    pumped = Pumped()
+either = pytest.mark.parametrize("prompt", [True, False], ids=["at-once", "later"])
+
+
+@either
+async def test_a_line_is_passed_on_at_once_and_the_end_is_not_waited_for(*, prompt: bool) -> None:
+    pumped = Pumped(prompt=prompt)
     running = asyncio.create_task(pumped.pump.run())
     os.write(pumped.stdout, b"one\n")
     while not pumped.events:
@@ -121,8 +149,9 @@ async def test_a_line_is_passed_on_at_once_and_the_end_is_not_waited_for() -> No
     assert pumped.text == "one\ntwo"
 
 
-async def test_what_a_program_left_makes_no_more_events_than_the_program() -> None:
-    pumped = Pumped()
+@either
+async def test_what_a_program_left_makes_no_more_events_than_the_program(*, prompt: bool) -> None:
+    pumped = Pumped(prompt=prompt)
     running = asyncio.create_task(pumped.pump.run())
     pumped.pump.hurry()
     for _ in range(400):
@@ -134,8 +163,9 @@ async def test_what_a_program_left_makes_no_more_events_than_the_program() -> No
     assert pumped.batches < 200
 
 
+@either
 async def test_nothing_is_held_back_for_longer_than_is_promised(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, *, prompt: bool
 ) -> None:
     """Twenty milliseconds at most of intended waiting, whatever the machine adds."""
     loop = asyncio.get_running_loop()
@@ -148,12 +178,12 @@ async def test_nothing_is_held_back_for_longer_than_is_promised(
         return call_later(delay, *args, **options)
 
     class Timed(Pumped):
-        async def write(self, events: Sequence[JobEvent]) -> None:
+        def keep(self, events: Sequence[JobEvent]) -> None:
             held.append(sum(paused))
             paused.clear()
-            await super().write(events)
+            super().keep(events)
 
-    pumped = Timed()
+    pumped = Timed(prompt=prompt)
     stderr = piped(pumped.pump, "stderr")
     monkeypatch.setattr(loop, "call_later", noted)
     running = asyncio.create_task(pumped.pump.run())
@@ -169,8 +199,9 @@ async def test_nothing_is_held_back_for_longer_than_is_promised(
     assert 0 < max(held) <= 0.020
 
 
-async def test_small_writes_one_after_another_are_gathered() -> None:
-    pumped = Pumped()
+@either
+async def test_small_writes_one_after_another_are_gathered(*, prompt: bool) -> None:
+    pumped = Pumped(prompt=prompt)
     running = asyncio.create_task(pumped.pump.run())
 
     def write() -> None:
@@ -183,6 +214,156 @@ async def test_small_writes_one_after_another_are_gathered() -> None:
     await asyncio.wait_for(running, 5)
     assert pumped.text == "".join(f"{number}\n" for number in range(2000))
     assert pumped.batches < 500
+
+
+async def test_a_line_a_millisecond_is_an_event_a_line() -> None:
+    """Written as unbuffered Python does: the text, and then the end of the line."""
+    pumped = Pumped()
+    running = asyncio.create_task(pumped.pump.run())
+    for number in range(300):
+        os.write(pumped.stdout, b"%d" % number)
+        if number % 2:
+            await asyncio.sleep(0)
+        os.write(pumped.stdout, b"\n")
+        await asyncio.sleep(0.001)
+    os.close(pumped.stdout)
+    await asyncio.wait_for(running, 5)
+    assert [event.data for event in pumped.events] == [f"{number}\n" for number in range(300)]
+
+
+async def test_the_rest_of_a_line_is_passed_on_as_soon_as_it_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("streamer.worker.output.REST_OF_LINE_S", 600.0)
+    pumped = Pumped()
+    running = asyncio.create_task(pumped.pump.run())
+    for piece in (b"a ", b"line", b"\n"):
+        assert pumped.events == []
+        os.write(pumped.stdout, piece)
+        for _ in range(3):
+            await asyncio.sleep(0)
+    assert pumped.text == "a line\n"
+    os.close(pumped.stdout)
+    await asyncio.wait_for(running, 5)
+    assert len(pumped.events) == 1
+
+
+@either
+async def test_a_piece_that_waits_for_its_rest_is_not_overtaken(
+    monkeypatch: pytest.MonkeyPatch, *, prompt: bool
+) -> None:
+    """Neither by the other stream, nor at the end."""
+    monkeypatch.setattr("streamer.worker.output.REST_OF_LINE_S", 600.0)
+    pumped = Pumped(prompt=prompt)
+    stderr = piped(pumped.pump, "stderr")
+    running = asyncio.create_task(pumped.pump.run())
+
+    async def write(fd: int, data: bytes) -> None:
+        os.write(fd, data)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    await write(pumped.stdout, b"1 ")
+    await write(stderr, b"2\n")
+    await write(pumped.stdout, b"3 ")
+    os.write(pumped.stdout, b"4\n")  # it is there before what follows is read
+    await write(stderr, b"5\n")
+    await write(stderr, b"6 ")
+    os.write(pumped.stdout, b"7\n")
+    pumped.pump.read_rest()
+    await asyncio.wait_for(running, 5)
+    assert [(event.stream, event.data) for event in pumped.events] == [
+        ("stdout", "1 "),
+        ("stderr", "2\n"),
+        ("stdout", "3 4\n"),
+        ("stderr", "5\n"),
+        ("stderr", "6 "),
+        ("stdout", "7\n"),
+    ]
+    for end in (pumped.stdout, stderr):
+        os.close(end)
+
+
+async def test_nothing_is_read_while_the_log_takes_no_events() -> None:
+    room = asyncio.Event()
+
+    class Full(Pumped):
+        async def write(self, events: Sequence[JobEvent]) -> None:
+            await room.wait()
+            self.prompt = True
+            self.keep(events)
+
+    pumped = Full(prompt=False)
+    stderr = piped(pumped.pump, "stderr")
+    running = asyncio.create_task(pumped.pump.run())
+    os.write(pumped.stdout, b"first\n")
+    while waiting_bytes(pumped.pump, 0):
+        await asyncio.sleep(0)
+    os.write(pumped.stdout, b"second\n")
+    os.write(stderr, b"third\n")
+    pumped.pump.hurry()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert (waiting_bytes(pumped.pump, 0), waiting_bytes(pumped.pump, 1)) == (7, 6)
+    assert pumped.events == []
+    room.set()
+    while len(pumped.events) < 3:
+        await asyncio.sleep(0)
+    assert pumped.text == "first\nsecond\nthird\n"
+    for end in (pumped.stdout, stderr):
+        os.close(end)
+    await asyncio.wait_for(running, 5)
+
+
+def waiting_bytes(pump: OutputPump, index: int) -> int:
+    """Return how much is in a pipe of the pump."""
+    return _waiting_bytes(list(pump._ends)[index])
+
+
+@pytest.mark.parametrize("how", ["line", "piece", "hurry"])
+async def test_an_exception_of_the_log_is_that_of_the_pump(how: str) -> None:
+    class Lost(Pumped):
+        def write_now(self, events: Sequence[JobEvent]) -> bool:
+            raise LeaseLost("gone")
+
+    unseen: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unseen.append(context))
+    pumped = Lost()
+    running = asyncio.create_task(pumped.pump.run())
+    os.write(pumped.stdout, b"a line\n" if how == "line" else b"a piece")
+    if how == "hurry":
+        while waiting_bytes(pumped.pump, 0) or not pumped.pump._piece:
+            await asyncio.sleep(0)
+        pumped.pump.hurry()
+    with pytest.raises(LeaseLost):
+        await asyncio.wait_for(running, 5)
+    assert unseen == []
+    os.write(pumped.stdout, b"more\n")
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert waiting_bytes(pumped.pump, 0) >= 5, "it is not read any more"
+    pumped.pump.close()
+    os.close(pumped.stdout)
+
+
+async def test_a_flood_leaves_the_others_their_turns() -> None:
+    """Between two reads of it everything else that is ready has its turn."""
+    flooding, other = Pumped(), Pumped()
+    fcntl.fcntl(flooding.stdout, fcntl.F_SETPIPE_SZ, 2**20)
+    os.write(flooding.stdout, b"x" * 2**20)
+    running = [asyncio.create_task(pumped.pump.run()) for pumped in (flooding, other)]
+    await asyncio.sleep(0)
+    for number in range(1, 6):
+        os.write(other.stdout, b"a line\n")
+        before = len(flooding.events)
+        while len(other.events) < number:
+            await asyncio.sleep(0)
+        assert len(flooding.events) <= before + 2
+    assert len(flooding.text) < 2**20, "it is still at it"
+    for pumped in (flooding, other):
+        os.close(pumped.stdout)
+    await asyncio.wait_for(asyncio.gather(*running), 5)
+    assert len(flooding.text) == 2**20
 
 
 @pytest.mark.parametrize("as_base64", [False, True], ids=["text", "base64"])
@@ -205,8 +386,9 @@ async def test_an_event_is_never_longer_than_a_client_takes(*, as_base64: bool) 
     assert max(map(len, lines)) < 512 * 1024
 
 
-async def test_over_the_budget_it_reads_on_and_says_so_once() -> None:
-    pumped = Pumped(limit=10)
+@either
+async def test_over_the_budget_it_reads_on_and_says_so_once(*, prompt: bool) -> None:
+    pumped = Pumped(limit=10, prompt=prompt)
     running = asyncio.create_task(pumped.pump.run())
     await asyncio.to_thread(os.write, pumped.stdout, b"x" * 100_000)
     await asyncio.to_thread(os.write, pumped.stdout, b"y" * 100_000)
@@ -288,6 +470,7 @@ async def test_what_a_stranger_writes_after_the_end_is_not_waited_for() -> None:
         budget=Budget(2**20),
         as_base64=False,
         elapsed_ms=lambda: 0,
+        write_now=lambda _: False,
         write=write,
         on_exceeded=lambda: None,
     )
@@ -302,9 +485,10 @@ async def test_what_a_stranger_writes_after_the_end_is_not_waited_for() -> None:
     os.close(writing)
 
 
-async def test_the_end_of_a_terminal_is_the_end_of_its_output() -> None:
-    # Linux reports it as EIO, where a pipe just has nothing more to read.
-    pumped = Pumped()
+@either
+async def test_the_end_of_a_terminal_is_the_end_of_its_output(*, prompt: bool) -> None:
+    # Linux tells it as an error (EIO) where a pipe has nothing to read.
+    pumped = Pumped(prompt=prompt)
     os.close(pumped.stdout)
     ours, theirs = os.openpty()
     os.set_blocking(ours, False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Literal
+from typing import Final, Literal
 
 from streamer.engine.interface import Cancel, Control, Eof, Input, LeaseLost, Lost
 from streamer.engine.memory.inbox import Inbox
@@ -13,6 +13,9 @@ from streamer.model.events import TERMINAL_KINDS
 from streamer.model.job import ResolvedJob
 
 __all__ = ["MemoryLease"]
+
+FRAMING_BYTES: Final = 512
+"""More than what an event's frame, object and part of the index take besides its data."""
 
 
 class MemoryLease:
@@ -47,11 +50,18 @@ class MemoryLease:
 
     async def append(self, events: Sequence[tuple[str, bytes]]) -> None:
         """Write encoded events. Raises `LeaseLost`, and ValueError for a terminal event."""
-        self._check()
-        if any(kind in TERMINAL_KINDS for kind, _ in events):
-            raise ValueError("a terminal event ends the job: write it with Lease.finish")
+        self._check(events)
         self._table.write(self._record, events)
         await self._retention.enforce(self._record)
+
+    def append_now(self, events: Sequence[tuple[str, bytes]]) -> bool:
+        """Do the same if there is room within all limits; see `AppendNow`."""
+        self._check(events)
+        size = sum(len(data) + FRAMING_BYTES for _, data in events)
+        if not self._retention.has_room(self._record, size):
+            return False
+        self._table.write(self._record, events)
+        return True
 
     @property
     def full(self) -> bool:
@@ -63,7 +73,7 @@ class MemoryLease:
     async def state(
         self, state: Literal["preparing", "compiling", "running"], policy: str | None = None
     ) -> None:
-        self._check()
+        self._check(())
         self._table.advance(self._record, state, policy)
         self._inbox.news.set()
 
@@ -119,6 +129,8 @@ class MemoryLease:
     def _started(self) -> bool:
         return self._record.state in ("compiling", "running")
 
-    def _check(self) -> None:
+    def _check(self, events: Sequence[tuple[str, bytes]]) -> None:
         if not self._held:
             raise LeaseLost(f"the lease of job {self._job.job_id} is over")
+        if any(kind in TERMINAL_KINDS for kind, _ in events):
+            raise ValueError("a terminal event ends the job: write it with Lease.finish")

@@ -58,6 +58,15 @@ class Retention:
         if events.size_bytes > limits.log:
             events.drop(events.size_bytes - limits.log, self._droppable(record))
 
+    def has_room(self, record: Record, size: int) -> bool:
+        """Whether everything would be within the limits after an append of `size` bytes."""
+        events, limits = record.log, self._limits
+        return (
+            events.frames_bytes + size <= limits.log_memory
+            and events.size_bytes + size <= limits.log
+            and self._excess + size <= 0
+        )
+
     def full(self, record: Record) -> bool:
         """Whether the job must wait before it writes more."""
         if not self._waits or record.over:
