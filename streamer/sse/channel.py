@@ -214,9 +214,18 @@ class _ChannelSource(FilteredSource):
         if self._missed:
             missed, self._missed = self._missed, b""
             return missed
-        if self._filter is None and self._cursor.position >= self._channel._last_chosen:  # noqa: SLF001 - its other half
+        if self._is_for_all:
             return await LogSource.read(self)
         return await super().read()
+
+    def read_now(self) -> bytes | None:
+        """Return the same if it need not be filtered, nor waited for; None otherwise."""
+        return self._read_now() if self._is_for_all and not self._missed else None
+
+    @property
+    def _is_for_all(self) -> bool:
+        """Whether there is nothing to filter in what follows."""
+        return self._filter is None and self._cursor.position >= self._channel._last_chosen  # noqa: SLF001 - its other half
 
     @property
     def ended(self) -> bool:

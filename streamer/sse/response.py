@@ -30,6 +30,9 @@ MAX_ID_DIGITS: Final = 16
 MAX_SEND_TIMEOUT_S: Final = 86_400.0
 """The timeout is also set in the kernel, which counts milliseconds in an int."""
 
+MOST_NOW: Final = 32 * 1024
+"""What is written to an idle connection at once: less than what pauses its writer, 64 KiB."""
+
 ID_PARAMETERS: Final = ("lastEventId", "last_event_id", "evs_last_event_id")
 """Query parameters for clients that cannot set the header: ours, and those of polyfills."""
 
@@ -130,6 +133,8 @@ class EventStream(StreamedResponse, EventSourceResponse):
             self.headers["Connection"] = "close"
             self.force_close()
         self._asked = request.query
+        self._writer: AbstractStreamWriter | None = None
+        self._in_chunks = False
 
     def enable_compression(self, *_: object, **__: object) -> None:
         """Do nothing but log: a compressor would delay events, and a cut would lose many."""
@@ -138,6 +143,34 @@ class EventStream(StreamedResponse, EventSourceResponse):
             "it is sent uncompressed. Exclude text/event-stream there",
             "the stream" if self._req is None else self._req.path,
         )
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Send the headers. Raises ConnectionResetError if the client has left."""
+        self._writer = await super().prepare(request)
+        # Of an HTTP/1.0 connection too aiohttp-sse says that it is `chunked`.
+        self._in_chunks = self.headers.get("Transfer-Encoding") == "chunked"
+        return self._writer
+
+    def write_now(self, data: bytes) -> int | None:
+        """Write if the socket took everything so far; return how much it did not take of this.
+
+        None if nothing is written. It makes the chunk itself (RFC 9112, section 7.1): `write` has
+        to be awaited, and for a thousand readers that costs more than to send.
+        """
+        transport = None if self._req is None else self._req.transport
+        if (
+            transport is None
+            or transport.is_closing()
+            or self._writer is None
+            or not self._in_chunks
+            or len(data) > MOST_NOW
+            or transport.get_write_buffer_size()
+        ):
+            return None
+        chunk = b"%x\r\n%b\r\n" % (len(data), data)
+        self._writer.output_size += len(chunk)  # for the access log
+        transport.write(chunk)
+        return transport.get_write_buffer_size()
 
     def cut(self) -> None:
         """Close the connection without the final chunk, so that the client reconnects.

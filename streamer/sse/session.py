@@ -1,8 +1,9 @@
 """Follow logs on one response.
 
-A `Session` is one open response and the `Source` it reads from. Only its own coroutine, that of the
-handler, writes to the response, so nothing can end up inside a frame. It is woken by its logs, by
-the session map's timer when a heartbeat is due, and by `close`.
+A `Session` is one open response and the `Source` it reads from. Its own coroutine, that of the
+handler, writes to the response. It is woken by its logs, by the timer of the session map when a
+heartbeat is due, and by `close`. While it waits for its logs, and only then, whole frames are also
+written without waking it, as far as the socket takes them; so nothing can end up inside a frame.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Final, Protocol
@@ -18,7 +19,7 @@ from typing import Any, Final, Protocol
 from aiohttp import web
 
 from streamer.eventlog.frames import comment, retry
-from streamer.eventlog.log import Cursor
+from streamer.eventlog.log import Cursor, EventLog
 from streamer.sse.outgoing import Outgoing
 from streamer.sse.response import StreamOptions
 
@@ -106,6 +107,11 @@ class Session:
     _writing: int = 0
     _in_source: int = 0
     _waiter: asyncio.Future[bool] | None = None
+    """What its coroutine waits for; False if it is a heartbeat."""
+    _log: EventLog | None = None
+    """The log that tells it of news, if they can be written without the coroutine."""
+    _read_now: Callable[[], bytes | None] | None = None
+    _write_now: Callable[[bytes], int | None] | None = None
     _closing: bool = False
     _urgent: bytes = b""
 
@@ -159,6 +165,7 @@ class Session:
         `leaving` ends the grace period. Returns early if the client is gone or was cut off. Raises
         what the source raises.
         """
+        self._look_for_shortcut()
         pending = self.response.opening(options)
         grace_s = options.grace_s if self.response.lingers else 0.0
         begun = False
@@ -214,14 +221,57 @@ class Session:
             return True
         waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiter = waiter
-        for cursor in cursors:
-            cursor.log.watch(waiter)
+        log = self._log
+        if log is not None:
+            log.listen(self._pass_on)
+        else:
+            for cursor in cursors:
+                cursor.log.watch(waiter)
         try:
             return await waiter
         finally:
             self._waiter = None
-            for cursor in cursors:
-                cursor.log.unwatch(waiter)
+            if log is not None:
+                log.unlisten(self._pass_on)
+            else:
+                for cursor in cursors:
+                    cursor.log.unwatch(waiter)
+
+    def _look_for_shortcut(self) -> None:
+        """Set what `_pass_on` needs, if source and response have it; those of others need not."""
+        cursors = self.source.cursors
+        self._read_now = getattr(self.source, "read_now", None)
+        self._write_now = getattr(self.response, "write_now", None)
+        if len(cursors) == 1 and self._read_now is not None and self._write_now is not None:
+            log = cursors[0].log
+            self._log = log if isinstance(log, EventLog) else None  # an engine may have others
+
+    def _pass_on(self) -> None:
+        """Write what is new without the coroutine, while it waits; wake it if that cannot be."""
+        if self._waiter is None or self._waiter.done():
+            return  # it is awake
+        try:
+            written = self._wrote_news()
+        except Exception:  # noqa: BLE001 - the coroutine meets it too, and raises it
+            written = False
+        if not written or (self._log is not None and self._log.done):
+            self._wake(True)
+
+    def _wrote_news(self) -> bool:
+        """Write everything that is new, if neither source nor socket need a wait."""
+        assert self._read_now is not None
+        assert self._write_now is not None
+        data = self._read_now()
+        if not data:
+            return data is not None  # it was read already, before this could be called
+        unsent = self._write_now(data)
+        if unsent is None:
+            return False
+        self.source.sent()
+        self.active_at = time.monotonic()
+        if unsent or self.counted:
+            self.outgoing.count(self)
+        return True
 
     async def _linger(self, grace_s: float, leaving: asyncio.Event | None) -> None:
         loop = asyncio.get_running_loop()

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from streamer.eventlog.frames import GAP, joined_lines, split_frames
-from streamer.eventlog.log import Cursor
+from streamer.eventlog.log import Cursor, EventLog
 from streamer.eventlog.view import LogView
 from streamer.sse.response import id_number
 
@@ -27,6 +27,20 @@ class LogSource:
 
     async def read(self) -> bytes:
         data, self._next = await self._cursor.read()
+        return data
+
+    def read_now(self) -> bytes | None:
+        """Return everything that `read` would, if it would not wait; None otherwise."""
+        if type(self).read is not LogSource.read:
+            return None  # a subclass that filters or changes what is read
+        return self._read_now()
+
+    def _read_now(self) -> bytes | None:
+        log = self._cursor.log
+        found = log.read_now(self._cursor.position) if isinstance(log, EventLog) else None
+        if found is None:
+            return None
+        data, self._next = found
         return data
 
     def sent(self) -> None:

@@ -744,6 +744,49 @@ async def test_wait_gives_up_in_time_and_leaves_nothing_behind() -> None:
     assert not log._waiters
 
 
+async def test_listeners_are_called_once_after_the_appends_of_a_moment() -> None:
+    log = EventLog()
+    heard: list[int] = []
+
+    def listen() -> None:
+        heard.append(log.last_id)
+
+    def leave() -> None:
+        log.unlisten(leave)
+
+    log.listen(leave)
+    log.listen(listen)
+    for _ in range(3):
+        log.append([("e", b"x")])
+        assert heard == [], "an append calls nobody by itself"
+    await asyncio.sleep(0)
+    assert heard == [3]
+    log.append([("e", b"x")])
+    await asyncio.sleep(0)
+    assert heard == [3, 4]
+    log.append([("e", b"x")])
+    log.unlisten(listen)
+    await asyncio.sleep(0)
+    assert heard == [3, 4]
+
+
+async def test_what_is_read_now_is_what_would_be_read(tmp_path: Path) -> None:
+    spool = Spool(10_000_000, tmp_path)
+    log = EventLog(spool=spool)
+    assert log.read_now(0) == (b"", 0)
+    log.append([("e", b"x" * 30_000) for _ in range(10)])
+    await log.spill(100_000)
+    for after in range(12):
+        found = log.read_now(after)
+        if after + 1 < log._tail_first:
+            assert found is None, "in a block, which may be on disk"
+        else:
+            assert found == await log.read(after)
+            assert found[1] == max(after, 10), "everything that is new"
+    log.drop_before(9)
+    spool.close()
+
+
 async def test_a_reader_that_leaves_takes_no_other_with_it() -> None:
     log = JobLog()
     leaving, staying = (asyncio.create_task(log.wait(0)) for _ in range(2))

@@ -209,6 +209,31 @@ async def test_recipients_are_chosen_by_state_also_when_they_come_back() -> None
         ]  # fmt: skip
 
 
+async def test_recipients_are_chosen_among_readers_that_wait() -> None:
+    """They get what is for all without a wait, and what is for some through the choice."""
+    prices = channel()
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return await prices.respond(request, state={"name": request.query["name"]})
+
+    async with serving(handle) as port, Dialer(port) as dial:
+        peers = {name: await dial(f"/?name={name}") for name in "ab"}
+        await settle(lambda: len(prices.sessions) == 2)
+        for turn in range(5):
+            prices.broadcast("for all")
+            prices.broadcast("for a", to=lambda state: state["name"] == "a")
+            prices.broadcast(turn)
+            assert [data for _, _, data in await peers["a"].events(3)] == [
+                '"for all"',
+                '"for a"',
+                str(turn),
+            ]
+            assert [data for _, _, data in await peers["b"].events(2)] == ['"for all"', str(turn)]
+            prices.broadcast("again for all")
+            for peer in peers.values():
+                assert [data for _, _, data in await peer.events()] == ['"again for all"']
+
+
 async def test_a_session_that_is_never_chosen_moves_on_and_gets_heartbeats() -> None:
     prices = channel(sessions=quick_map(heartbeat_s=0.05))
     async with serving(by_role(prices)) as port, Dialer(port) as dial:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 import tracemalloc
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from streamer.sse import (
     Channel,
     Cursor,
     EventLog,
+    EventStream,
     FilteredSource,
     Full,
     LogSource,
@@ -507,3 +509,141 @@ async def test_the_headers_come_with_the_first_bytes_and_do_not_wait_for_them() 
         assert (written[0].startswith(b"HTTP/1.1 200"), b"data: 1\n" in written[0]) == (True, True)
         assert (await dial("/quiet")).status == 200
         assert written[1].endswith(b"\r\n\r\n")
+
+
+@pytest.fixture
+def awaited(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Return what the coroutines of sessions write besides the headers."""
+    written: list[bytes] = []
+    write = EventStream.write
+
+    async def noted(self: EventStream, data: bytes | bytearray | memoryview) -> None:
+        if data:
+            written.append(bytes(data))
+        await write(self, data)
+
+    monkeypatch.setattr(EventStream, "write", noted)
+    return written
+
+
+async def test_readers_that_wait_are_written_to_without_their_coroutines(
+    awaited: list[bytes],
+) -> None:
+    sessions, events = quick_map(), EventLog()
+    async with serving(following(sessions, events)) as port, Dialer(port) as dial:
+        peers = [await dial() for _ in range(3)]
+        await settle(lambda: len(sessions) == 3)
+        await asyncio.sleep(0)
+        for number in range(1, 20):
+            events.append([("e", b"x" * number), ("f", b"y")])
+            for peer in peers:
+                assert await peer.events(2) == [
+                    (str(2 * number - 1), "e", "x" * number),
+                    (str(2 * number), "f", "y"),
+                ]
+        assert awaited == []
+        assert [view.lag for view in sessions.views("k")] == [0, 0, 0]
+        events.append([("e", b"the last")], end=True)
+        for peer in peers:
+            assert await peer.rest() == [("39", "e", "the last")]
+        assert awaited == []
+
+
+async def test_an_http_1_0_client_that_waits_gets_no_chunks() -> None:
+    sessions, events = quick_map(), EventLog()
+    async with serving(following(sessions, events)) as port, Dialer(port) as dial:
+        peer = await dial(version="1.0")
+        await settle(lambda: len(sessions) == 1)
+        await asyncio.sleep(0)
+        events.append([("e", b"x")])
+        expected = b"event: e\ndata: x\nid: 1\n\n"
+        assert await peer.reader.readexactly(len(expected)) == expected
+        events.append([("e", b"y")], end=True)
+        assert await peer.reader.read() == b"event: e\ndata: y\nid: 2\n\n"
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_whatever_comes_between_every_event_comes_once_and_whole(
+    seed: int, awaited: list[bytes]
+) -> None:
+    """Events small and large, alone and many, comments, heartbeats, a client that pauses."""
+    chance = random.Random(seed)
+    sessions, events = quick_map(), EventLog()
+    sent: list[tuple[str, bytes]] = []
+    async with serving(following(sessions, events)) as port, Dialer(port) as dial:
+        peer = await dial(receive_bytes=4096)
+        await settle(lambda: len(sessions) == 1)
+        (session,) = sessions.of("k")
+        comments = 0
+        for _ in range(400):
+            turn = chance.randrange(10)
+            if turn < 6:
+                batch = [("e", b"%d" % n) for n in range(chance.choice((1, 1, 1, 5)))]
+                sent += batch
+                events.append(batch)
+            elif turn == 6:
+                large = ("large", b"x" * chance.choice((31_000, 33_000, 70_000)))
+                sent.append(large)
+                events.append([large])
+            elif turn == 7:
+                session.comment("between")
+                comments += 1
+            elif turn == 8:
+                session.beat()
+            if chance.random() < 0.7:
+                for _ in range(chance.randrange(4)):
+                    await asyncio.sleep(0)
+        events.append([("end", b"")], end=True)
+        found = await peer.rest()
+    expected = [*sent, ("end", b"")]
+    assert [(kind, data.encode()) for _, kind, data in found] == expected
+    assert [int(number) for number, _, _ in found] == list(range(1, len(expected) + 1))
+    assert peer.body.count(b": between\n") == comments
+    # Both ways of writing were tried.
+    assert awaited
+    assert sum(map(len, awaited)) < len(peer.body)
+
+
+async def test_a_source_that_changes_what_it_reads_is_not_passed_by(awaited: list[bytes]) -> None:
+    sessions, events = quick_map(), EventLog()
+
+    class Loud(LogSource):
+        async def read(self) -> bytes:
+            return (await super().read()).replace(b"whisper", b"SHOUT")
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        with events.cursor() as cursor:
+            return await sessions.follow(request, "k", Loud(cursor))
+
+    async with serving(handle) as port, Dialer(port) as dial:
+        peer = await dial()
+        for number in range(1, 4):
+            events.append([("e", b"whisper")])
+            assert await peer.events() == [(str(number), "e", "SHOUT")]
+    assert len(awaited) == 3
+
+
+async def test_a_reader_that_stalls_holds_what_its_socket_took_and_little_more(
+    awaited: list[bytes],
+) -> None:
+    sessions, events = quick_map(write_timeout_s=600), EventLog()
+    async with serving(following(sessions, events)) as port, Dialer(port) as dial:
+        await dial(receive_bytes=4096)
+        await settle(lambda: len(sessions) == 1)
+        (session,) = sessions.of("k")
+
+        async def append() -> None:
+            events.append([("e", b"x" * 20_000)])
+            for _ in range(3):
+                await asyncio.sleep(0)
+
+        while not session.response.unsent_bytes:
+            await append()
+        assert not awaited
+        assert 0 < session.held_bytes <= 20_100
+        assert session.held_bytes == session.counted == sessions.outgoing.bytes
+        for _ in range(200):
+            await append()
+        assert session.lag > 100
+        assert awaited
+        assert session.response.unsent_bytes < 200_000
