@@ -109,7 +109,9 @@ class Pool:
         cgroup: Cgroup | None,
         held: contextlib.AsyncExitStack,
     ) -> Driver:
-        entry = cgroup.entry if cgroup is not None else ()
+        def entry() -> tuple[str, ...]:
+            return cgroup.entry if cgroup is not None else ()
+
         if not backend.gated:
 
             def session(
@@ -121,7 +123,7 @@ class Pool:
             held.push_async_callback(direct.close)
             return direct
         plan = await held.enter_async_context(_session(backend, job, workspace))
-        command = start_command(plan, self.folder.host, entry)
+        command = start_command(plan, self.folder.host, entry())
         gated = Gated(plan, command, walk_disk=backend.host_workspace, by_group=done_by(cgroup))
         held.push_async_callback(gated.close)
         try:

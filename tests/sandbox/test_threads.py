@@ -66,7 +66,7 @@ def works(folder: StateFolder, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict
 
     async def write_files() -> None:
         path = Path(tempfile.mkdtemp(dir=folder.path))
-        sandbox = DirectDriver(_no_session, path, folder.host, ())
+        sandbox = DirectDriver(_no_session, path, folder.host, tuple)
         await sandbox.put_files((SourceFile("a", b"1"),), Limits())
 
     async def limit() -> None:

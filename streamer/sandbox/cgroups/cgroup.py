@@ -54,12 +54,16 @@ class Cgroup(ABC):
         self._on_oom: Callable[[], None] | None = None
         self._limiting = False
         """Whether a thread is setting the limits; it may still be when nobody waits for it."""
+        self._killed = False
         self._cpu_before_us = 0
 
     @property
     @abstractmethod
     def entry(self) -> tuple[str, ...]:
-        """The options with which ``streamer-init enter`` enters the group."""
+        """The options with which ``streamer-init enter`` enters the group.
+
+        They change once the group was killed.
+        """
 
     @property
     @abstractmethod
@@ -131,7 +135,8 @@ class Cgroup(ABC):
         """Return whether the group may be used again: no process of its sandbox is left in it."""
         self._on_oom = None
         try:
-            return not self._limiting and not self.processes() and self.forget()
+            used = self._limiting or self._killed or self.processes()
+            return not used and self.forget()
         except OSError:
             return False
 
@@ -186,7 +191,11 @@ class Cgroup(ABC):
         return self.folders[0] / "pids.max"
 
     def kill(self) -> None:
-        """Kill everything in the group, without waiting until it is dead."""
+        """Kill everything in the group, without waiting until it is dead.
+
+        It is not lent again then.
+        """
+        self._killed = True
         kill(self.folders[0], self._pids_max)
 
     async def clear(self) -> bool:

@@ -39,7 +39,13 @@ class CgroupV2(Cgroup):
 
     @property
     def entry(self) -> tuple[str, ...]:
-        """Be started in the folder: to enter by ``cgroup.procs`` takes 12 ms (an RCU period)."""
+        """Be started in the folder: to enter by ``cgroup.procs`` takes 12 ms (an RCU period).
+
+        After a write to ``cgroup.kill`` some kernels (6.1, 6.18) kill whatever is started in the
+        group from outside: they compare how often the group and that of the parent were killed.
+        """
+        if self._killed:
+            return (f"--cgroup={self.folders[0]}/cgroup.procs",)
         return (f"--start-in={self.folders[0]}",)
 
     @property

@@ -38,6 +38,8 @@ END_TIMEOUT_S: Final = 5.0
 THREADS: Final = ThreadPoolExecutor(4, "streamer-files")
 """Only for writing the files of jobs, so that other slow work does not delay it."""
 
+Entry = Callable[[], Sequence[str]]
+
 SessionFactory = Callable[
     [tuple[str, ...], Mapping[str, str]], AbstractAsyncContextManager[LaunchPlan]
 ]
@@ -49,10 +51,8 @@ class Direct:
 
     has_init: ClassVar[bool] = False
 
-    def __init__(
-        self, session: SessionFactory, workspace: Path, host: Host, entry: Sequence[str]
-    ) -> None:
-        """`entry` are the options with which it enters its control group (`start_command`)."""
+    def __init__(self, session: SessionFactory, workspace: Path, host: Host, entry: Entry) -> None:
+        """`entry` returns the options with which to enter its control group (`start_command`)."""
         self._session = session
         self._entry = entry
         self._workspace = workspace
@@ -108,7 +108,7 @@ class Direct:
         stdin, stdout, stderr = run.stdio.theirs
         try:
             self._process = spawn(
-                start_command(plan, self._host, self._entry),
+                start_command(plan, self._host, self._entry()),
                 # Not `run.env`, which the caller chose: its LD_PRELOAD would affect a wrapper.
                 env=plan.env,
                 cwd=run.cwd or (plan.cwd if plan.cwd != "/" else str(self._workspace)),
