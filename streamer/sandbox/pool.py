@@ -5,7 +5,6 @@ So what is tested is what jobs get. Each sandbox is opened when it is requested.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -24,6 +23,7 @@ from streamer.sandbox.drivers.gated import Gated
 from streamer.sandbox.drivers.spawn import start_command
 from streamer.sandbox.host.state import StateFolder, state_folder
 from streamer.sandbox.host.users import JobUsers
+from streamer.sandbox.meter import Alarm
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.seccomp import job_filter
 from streamer.sandbox.shape import Shape
@@ -74,7 +74,7 @@ class Pool:
         users = self._trial_users if for_trial else self._users
         # Random: other accounts see the names of folders and commands.
         name = secrets.token_hex(8)
-        ran_out = asyncio.Event()
+        ran_out = Alarm()
         async with contextlib.AsyncExitStack() as held:
             identity, cgroup = None, None
             if users is not None:

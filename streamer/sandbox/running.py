@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from streamer.errors import SandboxFailure
@@ -26,6 +27,9 @@ class Running:
         self.ended: asyncio.Future[RunEnd] = loop.create_future()
         """Done when everything it started is dead. Both can fail with `SandboxFailure`."""
         self._following: asyncio.Task[None] | None = None
+        self._killing: asyncio.Task[None] | None = None
+        self._over = False
+        """Whether the driver has reported its end, or its failure."""
         self._passed: Cause | None = None
 
     @classmethod
@@ -68,21 +72,15 @@ class Running:
         clear: Callable[[], Awaitable[None]],
     ) -> None:
         started = time.monotonic()
-        exiting = asyncio.create_task(driver.exited())
-        exiting.add_done_callback(self._tell_exit)
-        ending = asyncio.create_task(driver.end())
-        tasks: list[asyncio.Task[Any]] = [exiting, ending]
+        driver.exited.add_done_callback(self._tell_exit)
         try:
             if meter is not None:
-                passing = asyncio.create_task(meter.limit_passed())
-                tasks.append(passing)
-                await asyncio.wait({ending, passing}, return_when=asyncio.FIRST_COMPLETED)
-                if not ending.done():
-                    # A limit that is passed after the program's end does not change its verdict.
-                    self._passed = None if self.exited.done() else passing.result()
-                    await kill()
+                meter.watch().add_done_callback(partial(self._limit_passed, kill))
             try:
-                end = await ending
+                try:
+                    end = await driver.end()
+                finally:
+                    self._over = True
             except SandboxFailure:
                 # Memory without a process (files in a tmpfs, full pipes) can fill the group; if
                 # the init then needs more, the kernel kills the init.
@@ -90,6 +88,8 @@ class Running:
                     raise
                 wall_us = int((time.monotonic() - started) * 1e6)
                 end = replace(KILLED_FOR_MEMORY, wall_us=wall_us)
+            if self._killing is not None:
+                await self._killing
             await clear()
             judged = end if meter is None else meter.judged(end, self._passed)
             if not self.exited.done():
@@ -98,14 +98,39 @@ class Running:
         except Exception as failure:  # noqa: BLE001 - the waiters get it
             self._fail(failure)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            if meter is not None:
+                meter.unwatch()
+            if self._killing is not None:
+                self._killing.cancel()
+                await asyncio.gather(self._killing, return_exceptions=True)
 
-    def _tell_exit(self, exiting: asyncio.Task[None]) -> None:
-        # A failure is reported with the end of the run, which may show that the kernel killed the
-        # init for memory, together with the program.
-        if not exiting.cancelled() and exiting.exception() is None and not self.exited.done():
+    def _limit_passed(
+        self, kill: Callable[[], Awaitable[None]], passed: asyncio.Future[Cause]
+    ) -> None:
+        if self._over:
+            return
+        failure = passed.exception()
+        if failure is not None:
+            self._give_up(failure)
+            return
+        # A limit that is passed after the program's end does not change its verdict.
+        self._passed = None if self.exited.done() else passed.result()
+        self._killing = asyncio.create_task(self._kill(kill))
+
+    async def _kill(self, kill: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await kill()
+        except Exception as failure:  # noqa: BLE001 - as above
+            self._give_up(failure)
+
+    def _give_up(self, failure: BaseException) -> None:
+        self._fail(failure)
+        if self._following is not None:
+            self._following.cancel()
+
+    def _tell_exit(self, exited: asyncio.Future[Any]) -> None:
+        # No failure is told yet: the kernel may have killed the init for memory, with the program.
+        if not exited.cancelled() and exited.exception() is None and not self.exited.done():
             self.exited.set_result(None)
 
     def _fail(self, failure: BaseException) -> None:

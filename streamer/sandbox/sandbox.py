@@ -21,7 +21,7 @@ from streamer.sandbox.cgroups.cgroup import Cgroup
 from streamer.sandbox.drivers.deadlines import fails_after
 from streamer.sandbox.drivers.driver import Driver
 from streamer.sandbox.listing import Listing, list_folder
-from streamer.sandbox.meter import Meter
+from streamer.sandbox.meter import Alarm, Meter
 from streamer.sandbox.running import Running
 from streamer.sandbox.shape import KILLED_FOR_MEMORY, Run, Use
 from streamer.spi import Identity
@@ -43,7 +43,7 @@ class Sandbox:
         driver: Driver,
         identity: Identity | None,
         cgroup: Cgroup | None,
-        ran_out: asyncio.Event,
+        ran_out: Alarm,
         held: contextlib.AsyncExitStack,
     ) -> None:
         """`ran_out` is set at the group's memory limit; closing `held` releases its resources."""

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from streamer.errors import SandboxFailure
-from streamer.model.job import Limits
+from streamer.model.job import Limits, SourceFile
+from streamer.sandbox.drivers import protocol
 from streamer.sandbox.drivers.channel import InitChannel
 from streamer.sandbox.drivers.protocol import WALK_DISK
 from streamer.sandbox.shape import FilesDoNotFit
@@ -155,7 +156,7 @@ async def test_no_program_is_started_by_an_init_that_has_failed() -> None:
     stdio = Stdio.null()
     with theirs:
         theirs.send(struct.pack("<IccIQQQQ", 38, b"X", b"-", 0, 0, 0, 0, 0))
-        await channel.end()
+        await channel.ended
         theirs.send(struct.pack("<IccI", 6, b"E", b"p", errno.EPROTO))
         await asyncio.wait_for(channel.gone.wait(), 5)
         with pytest.raises(SandboxFailure, match="follow the protocol"):
@@ -180,3 +181,41 @@ async def test_what_is_being_sent_fails_when_the_channel_is_closed() -> None:
         channel.close()
         with pytest.raises(SandboxFailure, match="the channel was closed"):
             await asyncio.wait_for(sending, 5)
+
+
+async def test_small_frames_are_sent_with_the_next_question() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    channel = InitChannel(ours)
+    with theirs:
+        await channel.put_filter(b"filter")
+        await channel.watch_mounts(["/tmp"])
+        with pytest.raises(BlockingIOError):
+            theirs.recv(1)
+        files = [SourceFile("a", b"1"), SourceFile("b", b"2")]
+        writing = asyncio.create_task(channel.put_files(files, Limits(), walk_disk=True))
+        await asyncio.sleep(0)
+        kinds = [kind for kind, _ in protocol.Frames().feed(theirs.recv(1 << 16))]
+        assert kinds == [b"B", b"M", b"Q", b"F", b"F", b"C"]
+        theirs.send(struct.pack("<IcI", 5, b"C", 0))
+        await asyncio.wait_for(writing, 5)
+    channel.close()
+
+
+async def test_more_than_is_held_back_is_sent_in_order() -> None:
+    ours, theirs = socket.socketpair()
+    channel = InitChannel(ours)
+    loop = asyncio.get_running_loop()
+    theirs.setblocking(False)
+    with theirs:
+        await channel.put_filter(b"filter")
+        files = [SourceFile(str(number), bytes(100_000)) for number in range(5)]
+        writing = asyncio.create_task(channel.put_files(files, Limits(), walk_disk=True))
+        frames = protocol.Frames()
+        found: list[tuple[bytes, bytes]] = []
+        while not found or found[-1][0] != b"C":
+            found += frames.feed(await asyncio.wait_for(loop.sock_recv(theirs, 1 << 20), 5))
+        assert b"".join(kind for kind, _ in found) == b"BQFFFFFC"
+        theirs.send(struct.pack("<IcI", 5, b"C", 0))
+        await asyncio.wait_for(writing, 5)
+    channel.close()

@@ -23,7 +23,7 @@ from streamer.sandbox.cgroups.files import GroupFiles, pids
 from streamer.sandbox.cgroups.slots import GroupSlots
 from streamer.sandbox.cgroups.tree import CgroupTree, cgroup_tree
 from streamer.sandbox.cgroups.v2 import CgroupV2
-from streamer.sandbox.meter import Meter
+from streamer.sandbox.meter import Alarm, Meter
 from tests.running import adopt_orphans
 
 INIT = Path(streamer.__file__).parent / "sandbox" / "init" / "streamer-init"
@@ -117,10 +117,10 @@ async def test_each_has_its_own_limits(slots: GroupSlots) -> None:
 
 @pytest.mark.usefixtures("peaks")
 async def test_a_kill_for_memory_is_that_of_its_own_sandbox(slots: GroupSlots) -> None:
-    ran_out, told = asyncio.Event(), list[str]()
+    ran_out, told = Alarm(), list[str]()
     async with lent(slots, lambda: told.append("first")) as first:
         assert await first.limit(SMALL)
-        meter = Meter(first, asyncio.Event(), SMALL)
+        meter = Meter(first, Alarm(), SMALL)
         assert run(first, FILL) == -signal.SIGKILL
         assert meter.out_of_memory
     # The loop has not yet read the notice.
@@ -132,9 +132,9 @@ async def test_a_kill_for_memory_is_that_of_its_own_sandbox(slots: GroupSlots) -
         assert not ran_out.is_set()
         assert not meter.out_of_memory
         assert await second.limit(SMALL)
-        passing = asyncio.create_task(meter.limit_passed())
+        passed = meter.watch()
         assert run(second, FILL) == -signal.SIGKILL
-        assert await asyncio.wait_for(passing, 30) == "memory"
+        assert await asyncio.wait_for(passed, 30) == "memory"
     assert told == []
 
 

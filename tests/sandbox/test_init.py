@@ -240,7 +240,7 @@ async def test_an_init_of_another_build_is_told_as_such() -> None:
     with theirs:
         theirs.send(struct.pack("<IcBB", 3, b"H", PROTOCOL - 1, 1))
         with pytest.raises(SandboxFailure, match="build it again"):
-            await channel.hello()
+            await channel.greeted
     channel.close()
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from streamer.model.job import Limits
 from streamer.sandbox.cgroups.cgroup import Cgroup
 from streamer.sandbox.cgroups.v1 import CgroupV1
 from streamer.sandbox.cgroups.v2 import CgroupV2
 from streamer.sandbox.drivers.protocol import GROUP_MEMORY, GROUP_SHARE
-from streamer.sandbox.meter import Meter
+from streamer.sandbox.meter import Alarm, Meter
 from streamer.sandbox.pool import done_by
 from streamer.sandbox.shape import RunEnd
 
@@ -19,18 +21,16 @@ async def test_a_late_notice_of_an_earlier_runs_kill_ends_no_other(tmp_path: Pat
     events = tmp_path / "memory.events"
     events.write_text("max 3\noom_kill 1\n")
     (tmp_path / "cpu.stat").write_text("usage_usec 0\n")
-    ran_out = asyncio.Event()
+    ran_out = Alarm()
     group = CgroupV2((tmp_path,))
     meter = Meter(group, ran_out, Limits(cpu_time_s=1000))
-    passing = asyncio.create_task(meter.limit_passed())
+    passed = meter.watch()
     ran_out.set()
-    async with asyncio.timeout(5):
-        while ran_out.is_set():
-            await asyncio.sleep(0)
-    assert not passing.done()
+    assert not ran_out.is_set()
+    assert not passed.done()
     events.write_text("max 4\noom_kill 2\n")
     ran_out.set()
-    assert await asyncio.wait_for(passing, 5) == "memory"
+    assert await asyncio.wait_for(passed, 5) == "memory"
     group.close()
 
 
@@ -39,7 +39,7 @@ def test_the_group_counts_time_that_no_init_has_seen(tmp_path: Path) -> None:
     usage = tmp_path / "cpu.stat"
     usage.write_text("usage_usec 1000\n")
     group = CgroupV2((tmp_path,))
-    meter = Meter(group, asyncio.Event(), Limits())
+    meter = Meter(group, Alarm(), Limits())
     usage.write_text("usage_usec 8000\n")
     for seen, told in ((5000, 7000), (7500, 7500)):
         end = meter.judged(RunEnd(0, None, seen, 4096, 9000), None)
@@ -65,4 +65,34 @@ def test_a_group_without_the_controller_leaves_sharing_to_the_init(tmp_path: Pat
     (tmp_path / "cpu.weight").touch()
     assert done_by(group) & GROUP_SHARE
     assert done_by(None) == 0
+    group.close()
+
+
+async def test_a_notice_before_the_watch_counts_and_one_after_it_does_not(tmp_path: Path) -> None:
+    events = tmp_path / "memory.events"
+    events.write_text("oom_kill 0\n")
+    (tmp_path / "cpu.stat").write_text("usage_usec 0\n")
+    early, late = Alarm(), Alarm()
+    group = CgroupV2((tmp_path,))
+    meters = [Meter(group, alarm, Limits()) for alarm in (early, late)]
+    events.write_text("oom_kill 1\n")
+    early.set()
+    passed = [meter.watch() for meter in meters]
+    meters[1].unwatch()
+    late.set()
+    assert await asyncio.wait_for(passed[0], 5) == "memory"
+    assert not passed[1].done()
+    group.close()
+
+
+async def test_cpu_time_that_cannot_be_read_fails_the_watch(tmp_path: Path) -> None:
+    (tmp_path / "memory.events").write_text("oom_kill 0\n")
+    usage = tmp_path / "cpu.stat"
+    usage.write_text("usage_usec 0\n")
+    group = CgroupV2((tmp_path,))
+    meter = Meter(group, Alarm(), Limits(cpu_time_s=0.1))
+    group.close()  # what it had open
+    usage.unlink()
+    with pytest.raises(OSError, match=r"cpu\.stat"):
+        await asyncio.wait_for(meter.watch(), 5)
     group.close()

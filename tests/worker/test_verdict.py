@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 from dataclasses import dataclass
 from typing import cast
@@ -11,7 +10,7 @@ import pytest
 
 from streamer.model.job import Limits
 from streamer.sandbox.cgroups.cgroup import Cgroup
-from streamer.sandbox.meter import Meter
+from streamer.sandbox.meter import Alarm, Meter
 from streamer.sandbox.shape import Cause, RunEnd
 from streamer.worker.verdict import JobEnd, StopReason, reason_of
 
@@ -63,7 +62,7 @@ def test_the_first_cause_that_holds_is_the_reason(
     reason: str,
 ) -> None:
     group = Group()
-    meter = Meter(cast("Cgroup", group), asyncio.Event(), Limits())
+    meter = Meter(cast("Cgroup", group), Alarm(), Limits())
     group.kills += oom
     end = meter.judged(RunEnd(status, cause, 1, 1, 1), None)  # type: ignore[arg-type]
     assert reason_of(end, stopped, over_output=over) == reason
@@ -71,7 +70,7 @@ def test_the_first_cause_that_holds_is_the_reason(
 
 @pytest.mark.parametrize("passed", ["memory", "cpu_time"])
 def test_a_run_that_was_killed_for_a_limit_ended_by_it(passed: Cause) -> None:
-    meter = Meter(cast("Cgroup", Group()), asyncio.Event(), Limits())
+    meter = Meter(cast("Cgroup", Group()), Alarm(), Limits())
     for status, cause in ((KILLED, "killed"), (EXITED, None)):
         end = meter.judged(RunEnd(status, cause, 1, 1, 1), passed)  # type: ignore[arg-type]
         assert reason_of(end, "wall_time", over_output=True) == passed
@@ -81,7 +80,7 @@ def test_a_run_that_was_killed_for_a_limit_ended_by_it(passed: Cause) -> None:
 
 def test_what_the_kernel_killed_in_an_earlier_run_is_not_this_ones() -> None:
     group = Group(kills=3)
-    meter = Meter(cast("Cgroup", group), asyncio.Event(), Limits())
+    meter = Meter(cast("Cgroup", group), Alarm(), Limits())
     end = meter.judged(RunEnd(KILLED, None, None, None, 1), None)
     assert (end.cause, end.cpu_time_us, end.peak_memory_bytes) == (None, 0, 7)
 

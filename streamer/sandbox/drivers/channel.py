@@ -25,6 +25,8 @@ _LAST_WORDS: Final = 8
 _CREDENTIALS: Final = struct.Struct("iII")
 _DESCRIPTOR: Final = struct.Struct("i")
 _ANCILLARY_BYTES: Final = sum(socket.CMSG_SPACE(part.size) for part in (_CREDENTIALS, _DESCRIPTOR))
+_HELD_BYTES: Final = 128 * 1024
+"""As much fits into the socket's buffer at once (net.core.wmem_default)."""
 T = TypeVar("T")
 
 
@@ -38,12 +40,19 @@ class InitChannel:
         self._loop = asyncio.get_running_loop()
         self._frames = protocol.Frames()
         self._sending = asyncio.Lock()
+        self._held = bytearray()
+        """Small frames that are sent with the next one."""
         self._cut = False
         self._room: asyncio.Future[None] | None = None
         self._why = ""
-        self._hello: asyncio.Future[int] = self._loop.create_future()
-        self._exited: asyncio.Future[None] = self._loop.create_future()
-        self._end: asyncio.Future[RunEnd] = self._loop.create_future()
+        # For many to wait for, so they must not be cancelled: use `asyncio.wait`. Each fails with
+        # `SandboxFailure` if the init is gone.
+        self.greeted: asyncio.Future[int] = self._loop.create_future()
+        """The process id of the init, as this process sees it."""
+        self.exited: asyncio.Future[None] = self._loop.create_future()
+        """The end of the program itself; processes that it started may run on."""
+        self.ended: asyncio.Future[RunEnd] = self._loop.create_future()
+        """Done when the program and everything it started are dead; fails if it could not run."""
         # Answers come in the order of the questions, also if nobody waits any more.
         self._checking: deque[asyncio.Future[bytes]] = deque()
         self._listening: deque[asyncio.Future[int]] = deque()
@@ -54,24 +63,18 @@ class InitChannel:
         """Set when the init is gone."""
         self._loop.add_reader(sock.fileno(), self._receive)
 
-    async def hello(self) -> int:
-        """Wait for the init and return its process id, as this process sees it.
-
-        Raises `SandboxFailure` if the sandbox ended without an answer of the init.
-        """
-        return await asyncio.shield(self._hello)
-
     async def put_filter(self, program: bytes) -> None:
         """Install a system call filter for every program; once, before the first `start`.
 
         `program` is an array of ``struct sock_filter`` (seccomp(2)).
         """
-        await self._send(frame(b"B", program))
+        await self._send_with_next(frame(b"B", program))
 
     async def watch_mounts(self, paths: Sequence[str]) -> None:
         """Count the content of these mounts of the sandbox as its programs' use."""
         if paths:
-            await self._send(frame(b"M", b"".join(os.fsencode(path) + b"\0" for path in paths)))
+            mounts = b"".join(os.fsencode(path) + b"\0" for path in paths)
+            await self._send_with_next(frame(b"M", mounts))
 
     async def put_files(
         self, files: Sequence[SourceFile], limits: Limits, *, walk_disk: bool
@@ -82,7 +85,7 @@ class InitChannel:
         cannot be written for another reason; then none of them is left.
         """
         for part in protocol.file_frames(files, limits):
-            await self._send(part)
+            await self._send_with_next(part)
         question = protocol.check_frame(limits, walk_disk=walk_disk)
         protocol.check_files(await self._answered(question, self._checking), walk_disk=walk_disk)
 
@@ -121,30 +124,16 @@ class InitChannel:
         async with self._sending:
             if self.gone.is_set():
                 raise SandboxFailure(self._why)
-            self._exited = self._loop.create_future()
-            self._end = self._loop.create_future()
-            await self._send_descriptors(stdio)
-            await self._send_next(protocol.run_frame(argv, env, cwd, limits, flags=flags))
-
-    async def exited(self) -> None:
-        """Wait for the end of the program itself; processes that it started may run on.
-
-        Raises `SandboxFailure` as `end` does.
-        """
-        await asyncio.shield(self._exited)
-
-    async def end(self) -> RunEnd:
-        """Wait until the program and everything it started are dead.
-
-        Raises `SandboxFailure` if the init is gone or could not run it.
-        """
-        return await asyncio.shield(self._end)
+            self.exited = self._loop.create_future()
+            self.ended = self._loop.create_future()
+            run = protocol.run_frame(argv, env, cwd, limits, flags=flags)
+            await self._send_next(frame(b"D") + run, stdio)
 
     def signal(self, number: int) -> bool:
         return self._post(b"S", struct.pack("<I", number))
 
     def kill(self) -> bool:
-        """Kill the program and everything it started; `end` returns when they are dead."""
+        """Kill the program and everything it started; `ended` is done when they are dead."""
         return self._post(b"K")
 
     def close(self) -> None:
@@ -191,15 +180,27 @@ class InitChannel:
                 os.close(answer.result())
             raise
 
-    async def _send(self, whole: bytes) -> None:
+    async def _send_with_next(self, whole: bytes) -> None:
+        """Send a small frame together with the next one: each send wakes the init."""
         async with self._sending:
-            await self._send_next(whole)
+            self._check_uncut()
+            if len(self._held) + len(whole) > _HELD_BYTES:
+                await self._send_next(whole)
+            else:
+                self._held += whole
 
-    async def _send_next(self, whole: bytes) -> None:
-        """Send a frame. If a cancellation cuts it short, no other frame can follow."""
+    async def _send_next(self, whole: bytes, descriptors: Sequence[int] = ()) -> None:
+        """Send a frame, after those that were held back, and descriptors beside its first bytes.
+
+        If a cancellation cuts it short, no other frame can follow.
+        """
         self._check_uncut()
+        left = memoryview(self._held + whole)
+        if descriptors:
+            first = functools.partial(socket.send_fds, self._sock, [left], descriptors)
+            left = left[await self._sent(first) :]
+        self._held.clear()
         self._cut = True
-        left = memoryview(whole)
         while left:
             left = left[await self._sent(functools.partial(self._sock.send, left)) :]
         self._cut = False
@@ -207,10 +208,6 @@ class InitChannel:
     def _check_uncut(self) -> None:
         if self._cut:
             raise SandboxFailure("the init did not accept an earlier frame")
-
-    async def _send_descriptors(self, stdio: tuple[int, int, int]) -> None:
-        self._check_uncut()
-        await self._sent(functools.partial(socket.send_fds, self._sock, [frame(b"D")], stdio))
 
     async def _sent(self, send: Callable[[], int]) -> int:
         """Call a function that sends, as soon as there is room; return how much it has sent.
@@ -274,10 +271,10 @@ class InitChannel:
         elif kind == b"C":
             _answer_first(self._checking, payload)
         elif kind == b"W":
-            _answer(self._exited, None)
+            _answer(self.exited, None)
         elif kind == b"X":
-            _answer(self._exited, None)
-            _answer(self._end, protocol.parse_end(payload))
+            _answer(self.exited, None)
+            _answer(self.ended, protocol.parse_end(payload))
         elif kind == b"E":
             self._fail(protocol.failure(payload))
 
@@ -304,12 +301,12 @@ class InitChannel:
             self._fail(why)
         for level, type_, data in ancillary:
             if (level, type_) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
-                _answer(self._hello, _CREDENTIALS.unpack(data)[0])
+                _answer(self.greeted, _CREDENTIALS.unpack(data)[0])
 
     def _fail(self, why: str) -> None:
         self._why = self._why or why
         self.gone.set()
-        waiting: list[asyncio.Future[Any]] = [self._hello, self._exited, self._end]
+        waiting: list[asyncio.Future[Any]] = [self.greeted, self.exited, self.ended]
         waiting += [*self._listening, *self._opening]
         waiting += self._checking
         waiting += self._asking

@@ -120,9 +120,10 @@ class Direct:
         except OSError as error:
             raise SandboxFailure(f"{plan.argv[0]} cannot be started: {error}") from error
 
-    async def exited(self) -> None:
+    @property
+    def exited(self) -> asyncio.Future[int]:
         assert self._process is not None
-        await self._process.wait()
+        return self._process.ended
 
     def end_rest(self) -> None:
         """Kill the rest of its process group."""

@@ -10,9 +10,10 @@ how long it waits.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from streamer.model.job import Limits, SourceFile
 from streamer.sandbox.shape import Run, RunEnd, Use
@@ -55,8 +56,12 @@ class Driver(Protocol):
 
     async def start(self, run: Run) -> None: ...
 
-    async def exited(self) -> None:
-        """Wait until the program itself has ended; processes that it started may run on."""
+    @property
+    def exited(self) -> asyncio.Future[Any]:
+        """Done when the program itself has ended; processes that it started may run on.
+
+        Not to be cancelled. It fails if the driver no longer knows, as `end` does.
+        """
 
     def end_rest(self) -> None:
         """Kill what the program has left running; `end` returns when that is dead."""

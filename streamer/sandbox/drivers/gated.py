@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from streamer.bounded import ends_in
 from streamer.errors import SandboxFailure
@@ -22,7 +22,7 @@ from streamer.sandbox.drivers.channel import InitChannel
 from streamer.sandbox.drivers.deadlines import fails_after, time_to_write
 from streamer.sandbox.drivers.netns import check_own_network
 from streamer.sandbox.drivers.spawn import Spawned, spawn
-from streamer.sandbox.drivers.stopped import until_stopped
+from streamer.sandbox.drivers.stopped import StopWatch
 from streamer.sandbox.shape import Run, RunEnd, Use
 from streamer.spi import LaunchPlan
 
@@ -108,7 +108,7 @@ class Gated:
     async def come_up(self) -> None:
         """Wait for the init. Raises `SandboxFailure` if the sandbox ends without its answer."""
         exited = asyncio.ensure_future(self._wrapper.wait())
-        hello = asyncio.ensure_future(self.channel.hello())
+        hello = self.channel.greeted
         try:
             await asyncio.wait(
                 {exited, hello}, timeout=START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED
@@ -126,7 +126,6 @@ class Gated:
             asyncio.get_running_loop().add_reader(self._init_pidfd, self._init_has_ended)
         finally:
             exited.cancel()
-            hello.cancel()
 
     async def put_files(self, files: Sequence[SourceFile], limits: Limits) -> None:
         async with fails_after(time_to_write(files), "the init did not write the files in time"):
@@ -163,12 +162,9 @@ class Gated:
                 flags=self._run_flags,
             )
 
-    async def exited(self) -> None:
-        try:
-            await self.channel.exited()
-        except SandboxFailure as failure:
-            if not self._taken_down:
-                raise await self._with_last_words(failure) from None
+    @property
+    def exited(self) -> asyncio.Future[None]:
+        return self.channel.exited
 
     def end_rest(self) -> None:
         """Let the init kill it; if the init cannot be reached, only `kill` helps."""
@@ -179,18 +175,17 @@ class Gated:
 
         Raises `SandboxFailure` also if the job has stopped the init, and then kills both.
         """
-        ended = asyncio.ensure_future(self.channel.end())
-        stopped = asyncio.ensure_future(until_stopped(self._init_pid))
+        ended = self.channel.ended
+        watch = StopWatch(self._init_pid)
         try:
-            await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            watched: set[asyncio.Future[Any]] = {ended, watch.stopped}
+            await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
             if not ended.done():
                 await self._take_down()
                 self.channel.close()  # fails the waits for the program too
                 raise SandboxFailure("the job has stopped the init, so no limit was watched")
         finally:
-            stopped.cancel()
-            ended.cancel()
-            await asyncio.gather(ended, stopped, return_exceptions=True)
+            watch.close()
         try:
             return ended.result()
         except SandboxFailure as failure:
@@ -218,12 +213,10 @@ class Gated:
     async def kill(self) -> None:
         """Ask the init, which can report the usage; without an answer take the sandbox down."""
         if self.channel.kill():
-            ended = asyncio.ensure_future(self.channel.end())
+            ended = self.channel.ended
             await asyncio.wait({ended}, timeout=1.0)
             if ended.done():
-                ended.exception()
                 return
-            ended.cancel()
         self._taken_down = True
         if not await self._take_down():
             raise SandboxFailure(f"sandbox process {self._wrapper.pid} does not die after SIGKILL")

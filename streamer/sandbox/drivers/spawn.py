@@ -46,7 +46,8 @@ class Spawned:
             process.wait()
             raise
         self._loop = asyncio.get_running_loop()
-        self._exit: asyncio.Future[int] = self._loop.create_future()
+        self.ended: asyncio.Future[int] = self._loop.create_future()
+        """Its exit code, as in `exit_code`; do not cancel it."""
         self._loop.add_reader(self._pidfd, self._ended)
 
     def _ended(self) -> None:
@@ -59,7 +60,7 @@ class Spawned:
             self._taken_from_us()
             return
         assert end is not None
-        self._exit.set_result(end.si_status if end.si_code == os.CLD_EXITED else -end.si_status)
+        self.ended.set_result(end.si_status if end.si_code == os.CLD_EXITED else -end.si_status)
         if not self._keep_group:
             self.reap()
 
@@ -71,11 +72,11 @@ class Spawned:
         os.close(self._pidfd)
         self._pidfd = -1
         self._process.wait()  # finds no child, and records that
-        self._exit.set_result(UNKNOWN_EXIT)
+        self.ended.set_result(UNKNOWN_EXIT)
 
     def reap(self) -> None:
         """Kill what the ended process left in its group, and reap it. Idempotent."""
-        if self._pidfd >= 0 and self._exit.done():
+        if self._pidfd >= 0 and self.ended.done():
             self.signal_group(signal.SIGKILL)
             os.close(self._pidfd)
             self._pidfd = -1
@@ -94,11 +95,11 @@ class Spawned:
     @property
     def exit_code(self) -> int | None:
         """The exit code, negative for a signal as in `subprocess`, or None while it runs."""
-        return self._exit.result() if self._exit.done() else None
+        return self.ended.result() if self.ended.done() else None
 
     async def wait(self) -> int:
         """Wait until the process has ended, and was reaped unless its group is kept."""
-        return await asyncio.shield(self._exit)
+        return await asyncio.shield(self.ended)
 
     def kill(self) -> None:
         if self._pidfd >= 0:

@@ -1,0 +1,127 @@
+"""Follow a program whose driver or limits fail."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from streamer.errors import SandboxFailure
+from streamer.model.job import Limits
+from streamer.sandbox.cgroups.v2 import CgroupV2
+from streamer.sandbox.drivers.driver import Driver
+from streamer.sandbox.meter import Alarm, Meter
+from streamer.sandbox.running import Running
+from streamer.sandbox.shape import RunEnd
+
+
+class Endless:
+    """As much of a driver as is followed; its program ends when it is told."""
+
+    def __init__(self) -> None:
+        self.exited: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.over: asyncio.Future[RunEnd] = asyncio.get_running_loop().create_future()
+
+    async def end(self) -> RunEnd:
+        return await self.over
+
+
+@pytest.fixture
+def alarm() -> Alarm:
+    return Alarm()
+
+
+@pytest.fixture
+async def meter(tmp_path: Path, alarm: Alarm) -> AsyncIterator[Meter]:
+    (tmp_path / "memory.events").write_text("oom_kill 0\n")
+    (tmp_path / "cpu.stat").write_text("usage_usec 0\n")
+    group = CgroupV2((tmp_path,))
+    made = Meter(group, alarm, Limits())
+    (tmp_path / "memory.events").write_text("oom_kill 1\n")
+    yield made
+    group.close()
+
+
+async def nothing() -> None:
+    pass
+
+
+def follow(driver: Endless, meter: Meter, kill: Any) -> Running:
+    return Running.follow(cast("Driver", driver), meter, kill, nothing)
+
+
+async def test_a_kill_for_a_limit_that_fails_is_told_to_those_who_wait(
+    meter: Meter, alarm: Alarm
+) -> None:
+    async def kill() -> None:
+        raise SandboxFailure("it does not die")
+
+    running = follow(Endless(), meter, kill)
+    alarm.set()
+    for waited in (running.exited, running.ended):
+        with pytest.raises(SandboxFailure, match="it does not die"):
+            await asyncio.wait_for(waited, 5)
+    await asyncio.wait_for(running.close(), 5)
+
+
+async def test_a_limit_that_cannot_be_watched_is_told_too(
+    meter: Meter, alarm: Alarm, tmp_path: Path
+) -> None:
+    running = follow(Endless(), meter, nothing)
+    meter._cgroup.close()  # what it had open
+    (tmp_path / "memory.events").unlink()
+    alarm.set()
+    with pytest.raises(OSError, match=r"memory\.events"):
+        await asyncio.wait_for(running.ended, 5)
+    await asyncio.wait_for(running.close(), 5)
+
+
+async def test_a_limit_kills_and_is_the_reason_unless_the_program_has_exited(
+    meter: Meter, alarm: Alarm
+) -> None:
+    for exits_first, cause in ((False, "memory"), (True, None)):
+        driver = Endless()
+        killed = asyncio.Event()
+
+        async def kill(driver: Endless = driver, killed: asyncio.Event = killed) -> None:
+            killed.set()
+            driver.over.set_result(RunEnd(0, "killed", 1, 1, 1))
+
+        alarm.clear()
+        running = follow(driver, meter, kill)
+        if exits_first:
+            driver.exited.set_result(None)
+            await running.exited
+        alarm.set()
+        await asyncio.wait_for(killed.wait(), 5)
+        end = await asyncio.wait_for(running.ended, 5)
+        assert end.cause == (cause or "killed")
+        await running.close()
+        assert alarm.hear is None
+
+
+async def test_a_limit_that_is_passed_when_all_is_dead_kills_nothing(
+    meter: Meter, alarm: Alarm
+) -> None:
+    driver = Endless()
+    killed: list[int] = []
+    clearing, cleared = asyncio.Event(), asyncio.Event()
+
+    async def clear() -> None:
+        clearing.set()
+        await cleared.wait()
+
+    async def kill() -> None:
+        killed.append(1)
+
+    running = Running.follow(cast("Driver", driver), meter, kill, clear)
+    driver.over.set_result(RunEnd(0, None, 1, 1, 1))
+    await asyncio.wait_for(clearing.wait(), 5)
+    alarm.set()
+    cleared.set()
+    assert (await asyncio.wait_for(running.ended, 5)).cause is None
+    assert killed == []
+    await running.close()
