@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -20,6 +21,7 @@ import pytest
 import streamer
 from streamer.sandbox.cgroups.files import kill, pids
 from streamer.sandbox.cgroups.tree import cgroup_tree
+from streamer.sandbox.cgroups.v2 import CgroupV2
 from tests.running import adopt_orphans
 
 INIT: Final = str(Path(streamer.__file__).parent / "sandbox" / "init" / "streamer-init")
@@ -193,6 +195,15 @@ def test_without_clone3_the_group_is_entered_all_the_same(group: Path) -> None:
     script = f"read -r pid < {group}/cgroup.procs; [ $pid = $$ ] && exit 3"
     process = refused(CLONE3, errno.ENOSYS, *command(group, script))
     assert process.wait(30) == 3
+
+
+def test_a_group_that_was_killed_is_entered_all_the_same(group: Path) -> None:
+    """The kernel kills what is started in it from outside, long after that."""
+    with contextlib.closing(CgroupV2((group,))) as cgroup:
+        for _ in range(2):
+            words = (INIT, "enter", *cgroup.entry, "--", "/bin/sh", "-c", "exit 3")
+            assert subprocess.run(words, check=False).returncode == 3
+            cgroup.kill()
 
 
 def test_a_group_that_is_not_there_is_refused(group: Path) -> None:
