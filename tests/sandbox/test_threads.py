@@ -98,7 +98,7 @@ def _other() -> None:
 CALLS = {
     "names": (proxy, "_look_up"),
     "folders": (workspace, "remove_tree"),
-    "events": (spool, "_write"),
+    "events": (Spool, "_write"),
     "files": (direct, "write_files"),
     "groups": (CgroupV2, "set_limits"),
 }
@@ -148,6 +148,7 @@ async def test_what_is_slow_keeps_nothing_else_waiting(
             works[slow] = partial(asyncio.to_thread, hang)
         else:
             patch.setattr(*CALLS[slow], hang)
+        patch.setattr(spool, "WRITE_S", 600.0)  # after that a disk counts as broken
         hanging = [asyncio.ensure_future(works[slow]()) for _ in range(MANY)]
         await asyncio.sleep(0)  # for the last of them to have begun
         await asyncio.sleep(0)

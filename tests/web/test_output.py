@@ -236,8 +236,12 @@ for number in range(10):
     async with client.get(f"/api/stream/{job_id}") as response:
         async for event in received(response):
             if event.kind == "output":
+                whole = written.count(end)
                 written += event.data["data"]
-                assert written == "".join(f"{n}{end}" for n in range(written.count(end)))
+                assert "".join(f"{n}{end}" for n in range(10)).startswith(written)
+                if written.count(end) == whole:
+                    continue  # a busy machine may deliver a line and its end apart
+                assert written.count(end) == whole + 1
                 async with client.post(f"/api/jobs/{job_id}/stdin", data=b"seen\n") as answer:
                     assert answer.status == 202
     assert written.count(end) == 10
