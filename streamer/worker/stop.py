@@ -38,7 +38,9 @@ class Stop:
             async with asyncio.timeout(limit_s) as limit:
 
                 def cut(_: asyncio.Future[StopReason]) -> None:
-                    if inside:  # it may be called when the block has just ended
+                    # It may be called when the block has just ended, or is being cancelled
+                    # because its time is up.
+                    if inside and not limit.expired():
                         limit.reschedule(self._loop.time())
 
                 inside = True

@@ -102,19 +102,26 @@ class Worker:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.drain(0)
+        async with contextlib.AsyncExitStack() as afterwards:
+            # From the last to the first, each even if the one before it was cancelled.
+            afterwards.push_async_callback(self._resources.aclose)
+            afterwards.push_async_callback(self._withdraw)
+            afterwards.push_async_callback(self._end_tasks)
+            await self.drain(0)
+
+    async def _end_tasks(self) -> None:
         # Do not wait longer for processes that resist SIGKILL.
         left = {*self._tasks.values(), *self._running, *self._refusing}
         for task in left:
             task.cancel()
         await asyncio.wait(left, timeout=END_S)
+
+    async def _withdraw(self) -> None:
         try:
             withdraw = partial(self.engine.publish, self._name, None)
             await within(WITHDRAW_S, repeated(withdraw, tries=CALL_TRIES))
         except Exception:
             log.exception("the engine could not be told that this worker is no more")
-        finally:
-            await self._resources.aclose()
 
     @asynccontextmanager
     async def trial(self) -> AsyncIterator[Backends]:

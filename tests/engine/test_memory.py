@@ -18,12 +18,14 @@ from typing import Any
 
 import pytest
 
-from streamer.engine.interface import Idempotency, JobView, Lease, LeaseLost
+from streamer.engine.interface import Idempotency, JobView, Lease, LeaseLost, Signal
 from streamer.engine.memory.admission import QueueLimits
 from streamer.engine.memory.engine import MemoryEngine
+from streamer.engine.memory.inbox import INBOX_BYTES, Inbox, size_of
 from streamer.engine.memory.lease import FRAMING_BYTES, MemoryLease
 from streamer.engine.memory.retention import RetentionLimits
-from streamer.errors import Conflict, Gone, UnknownJob
+from streamer.engine.memory.weight import weight_of
+from streamer.errors import Busy, Conflict, Gone, UnknownJob
 from streamer.eventlog.cursor import Cursor
 from streamer.eventlog.frames import split_frames
 from streamer.eventlog.joblog import Event, JobLog
@@ -619,3 +621,53 @@ async def test_a_slow_reader_of_a_finished_job_holds_no_program() -> None:
             assert not lease.full
             assert [event.kind async for event in log.entries()] == ["gap", "complete"]
     await engine.close()
+
+
+async def test_the_end_of_a_job_lets_the_next_of_its_tenant_begin_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("streamer.engine.memory.engine.CLAIM_WAIT_S", 600.0)
+    engine = make_engine(queue=QueueLimits(places=2, max_running_per_client=1))
+    first = await start(engine, "a")
+    [waits] = await submit(engine, "a")
+    claiming = asyncio.create_task(claim_one(engine))
+    await asyncio.sleep(0)
+    await first.finish([complete()])
+    second = await asyncio.wait_for(claiming, 20)
+    assert second.job.job_id == waits
+    await engine.close()
+
+
+async def test_a_job_that_is_over_is_not_held() -> None:
+    engine = make_engine(
+        retention=RetentionLimits(memory=10**6, log=100_000, on_full="wait"),
+    )
+    lease = await start(engine)
+    async with engine.follow(lease.job.job_id) as log:
+        with log.cursor():  # it never reads
+            while not lease.full:
+                await lease.append([output("x" * 8000)])
+            waiting = asyncio.create_task(lease.room())
+            await asyncio.sleep(0)
+            await lease.finish([complete()])
+            await asyncio.wait_for(waiting, 20)
+            assert not lease.full
+    await engine.close()
+
+
+async def test_what_waits_is_bounded_for_all_tenants_together() -> None:
+    job = make_job()
+    engine = make_engine(queue=QueueLimits(max_waiting_bytes=weight_of(job, None) * 3 // 2))
+    await engine.submit(job, tenant="a")
+    with pytest.raises(Busy, match="the queue is full"):
+        await engine.submit(make_job(), tenant="b")
+    await claim_one(engine)
+    await engine.submit(make_job(), tenant="b")
+    await engine.close()
+
+
+def test_signals_that_were_taken_make_room_for_others() -> None:
+    inbox = Inbox()
+    for _ in range(2 * INBOX_BYTES // size_of(Signal(10))):
+        assert inbox.put(Signal(10))
+        assert inbox.take_signal() == Signal(10)

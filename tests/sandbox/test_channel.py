@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -219,3 +220,42 @@ async def test_more_than_is_held_back_is_sent_in_order() -> None:
         theirs.send(struct.pack("<IcI", 5, b"C", 0))
         await asyncio.wait_for(writing, 5)
     channel.close()
+
+
+@pytest.mark.parametrize("size", [0, 1025, 2**32 - 1])
+async def test_what_sends_an_impossible_frame_is_heard_no_more(size: int) -> None:
+    """As text of a wrapper, whose first letters are a length of a gigabyte."""
+    ours, theirs = socket.socketpair()
+    channel = InitChannel(ours)
+    with theirs:
+        theirs.send(size.to_bytes(4, "little") + b"x" * 1000)
+        async with asyncio.timeout(20):
+            with pytest.raises(SandboxFailure, match="not the init"):
+                await channel.greeted
+            theirs.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    theirs.send(bytes(65536))  # until the socket is full
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            with pytest.raises(BlockingIOError):
+                theirs.send(bytes(65536))
+    channel.close()
+
+
+async def test_descriptors_that_nobody_asked_for_are_not_kept(tmp_path: Path) -> None:
+    before = descriptors()
+    ours, theirs = socket.socketpair()
+    channel = InitChannel(ours)
+    with theirs, (tmp_path / "f").open("wb") as file:
+        asking = asyncio.create_task(channel.open_path("f", os.O_RDONLY, 0))
+        await asyncio.sleep(0)
+        for _ in range(10):
+            socket.send_fds(theirs, [b"\5"], [file.fileno()])
+        async with asyncio.timeout(20):
+            with pytest.raises(SandboxFailure, match="without a question"):
+                await asking
+        await asyncio.sleep(0)
+        assert len(descriptors()) <= len(before) + 5  # both sockets, the file, its answer, one more
+    channel.close()
+    assert descriptors() == before

@@ -15,7 +15,7 @@ from streamer.model.job import ResolvedJob
 from streamer.sandbox.registry import MAX_FAILURES
 from streamer.testing.running import plugin
 from streamer.worker.execution import Execution
-from streamer.worker.stop import Stop
+from streamer.worker.stop import Stop, Stopped
 from tests.backends.test_leftovers import Bare
 from tests.conftest import OpenService
 from tests.running import run_job, script
@@ -75,4 +75,22 @@ async def test_a_stop_that_meets_the_end_of_the_preparations_is_no_fault(
     async with stop.unless_requested(60):
         await ready
     await asyncio.sleep(0)
+    assert faults == []
+
+
+async def test_a_stop_while_the_preparations_are_given_up_is_no_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = asyncio.get_running_loop()
+    faults: list[dict[str, Any]] = []
+    monkeypatch.setattr(loop, "call_exception_handler", faults.append)
+    stop = Stop()
+    with pytest.raises(Stopped):
+        async with stop.unless_requested(0):
+            try:
+                await asyncio.Event().wait()
+            finally:
+                stop.request("cancelled")
+                await asyncio.sleep(0)  # as while the sandbox is closed
+                await asyncio.sleep(0)
     assert faults == []

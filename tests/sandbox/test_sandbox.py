@@ -8,6 +8,7 @@ import errno
 import os
 import signal
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,7 +20,10 @@ from sandboxes.firejail import Firejail
 from sandboxes.plain import Plain
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits, SourceFile
+from streamer.sandbox.cgroups.cgroup import Cgroup
 from streamer.sandbox.cgroups.files import pids
+from streamer.sandbox.drivers.gated import Gated
+from streamer.sandbox.host import workspace
 from streamer.sandbox.listing import Listing
 from streamer.sandbox.pool import Pool, open_pool
 from streamer.sandbox.running import Running
@@ -341,6 +345,47 @@ async def test_a_sandbox_is_closed_while_its_program_runs(pool: Pool, backend: s
         running = await sandbox.run(shell("trap '' TERM; sleep 600 & sleep 600", Stdio.null()))
     with pytest.raises(SandboxFailure):
         await running.ended
+
+
+async def test_a_sandbox_that_two_close_is_released_when_it_is_empty(
+    need: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close, remove_tree = Gated.close, workspace.remove_tree
+    order: list[str] = []
+    removed = threading.Event()
+
+    async def slow(driver: Gated) -> None:
+        await asyncio.to_thread(removed.wait, 0.5)  # only a wrong order ends it earlier
+        await close(driver)
+        order.append("empty")
+
+    def remove(path: Path) -> None:
+        order.append("folder")
+        removed.set()
+        remove_tree(path)
+
+    monkeypatch.setattr(Gated, "close", slow)
+    monkeypatch.setattr(workspace, "remove_tree", remove)
+    with pool_of("off") as pool:
+        async with lent(pool, need("plain")) as sandbox:
+            await asyncio.gather(sandbox.close(), sandbox.close())
+            assert order == ["empty", "folder"]
+
+
+async def test_a_group_that_cannot_be_killed_keeps_nothing_else(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(_: Cgroup) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    if pool.cgroups is None:
+        pytest.skip("there are no control groups here")
+    async with lent(pool, "direct") as sandbox:
+        with monkeypatch.context() as patch:
+            patch.setattr(Cgroup, "kill", failing)
+            with pytest.raises(OSError, match="Input/output"):
+                await sandbox.close()
+        assert list(pool.folder.workspaces.path.iterdir()) == []
 
 
 async def test_programs_of_a_bwrap_sandbox_have_a_loopback_of_their_own(

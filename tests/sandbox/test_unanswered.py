@@ -8,17 +8,20 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
 from streamer.errors import SandboxFailure
 from streamer.model.job import SourceFile
+from streamer.sandbox.drivers import files
 from streamer.sandbox.drivers.deadlines import fails_after
+from streamer.sandbox.drivers.direct import Direct
 from streamer.sandbox.drivers.gated import Gated
 from streamer.sandbox.pool import Pool
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.stdio import Stdio
-from tests.sandbox.test_sandbox import LIMITS, MIB, lent, pool_of, shell
+from tests.sandbox.test_sandbox import LIMITS, MIB, lent, pool_of, shell, told
 
 LARGE = {f"A{number}": "x" * 100_000 for number in range(10)}
 """Variables that fill the socket to the init."""
@@ -142,3 +145,35 @@ async def test_a_disk_that_hangs_holds_up_files_without_our_init_for_so_long(
                     await sandbox.put_files((SourceFile("f", b"x"),), LIMITS)
             finally:
                 go_on.set()
+
+
+async def test_files_that_were_given_up_do_not_mix_with_later_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    go_on = threading.Event()
+    write = files._write
+
+    def slow_disk(*args: Any) -> int:
+        go_on.wait(60)
+        return write(*args)
+
+    monkeypatch.setattr(files, "_write", slow_disk)
+    shorten(monkeypatch)
+    with pool_of() as pool:
+        async with lent(pool, "direct") as sandbox:
+            try:
+                with pytest.raises(SandboxFailure, match="were not written in time"):
+                    await sandbox.put_files((SourceFile("early", b"x"),), LIMITS)
+                with pytest.raises(SandboxFailure, match="still being written"):
+                    await sandbox.put_files((SourceFile("late", b"x"),), LIMITS)
+                with pytest.raises(SandboxFailure, match="still being written"):
+                    await sandbox.run(shell("true", Stdio.null()))
+            finally:
+                go_on.set()
+            driver = sandbox._driver
+            assert isinstance(driver, Direct)
+            assert driver._writing is not None
+            await asyncio.wait({driver._writing}, timeout=20)
+            assert await told(sandbox, "ls") == (0, "")
+            await sandbox.put_files((SourceFile("late", b"x"),), LIMITS)
+            assert await told(sandbox, "ls; rm late") == (0, "late\n")

@@ -14,14 +14,15 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
 from streamer import spi
+from streamer.engine.memory.lease import MemoryLease
 from streamer.jobs.job import Job
 from streamer.model.events import Error, Output, Status
-from streamer.model.job import JobSpec, SourceFile
+from streamer.model.job import JobSpec, Limits, Phase, ResolvedJob, SourceFile, Step
 from streamer.sandbox.drivers.protocol import PROTOCOL
 from streamer.testing.running import plugin
 from tests.conftest import OpenService, Start
@@ -387,3 +388,54 @@ async def test_an_init_that_outlives_its_wrapper_is_waited_for(open_service: Ope
     ran = await run_job(service, command=("true",), files=FILES, limits={"wall_time_s": 0.5})
     assert ran.complete.reason == "wall_time"
     assert descendants() == {}
+
+
+# -- between two programs of a job --------------------------------------------------------------
+
+COMPILE = Step(Phase.COMPILE, ("true",), Limits())
+
+
+async def test_a_compiled_program_is_held_for_its_readers_too(
+    open_service: OpenService, need: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room, held = MemoryLease.room, asyncio.Event()
+
+    async def noted(lease: MemoryLease) -> None:
+        held.set()
+        await room(lease)
+
+    monkeypatch.setattr(MemoryLease, "room", noted)
+    service = await open_service(need("plain"), streams={"on_full": "wait", "log_bytes": 100_000})
+    step = Step(Phase.RUN, ("sh", "-c", "yes | head -c 1000000"), Limits())
+    await service.engine.submit(ResolvedJob("compiled", None, "plain", (COMPILE, step)))
+    job = service.jobs.job("compiled")
+    async with job.follow() as log:
+        with log.cursor() as cursor:
+            waits = {asyncio.create_task(held.wait()), asyncio.create_task(job.result())}
+            await asyncio.wait(waits, timeout=30, return_when=asyncio.FIRST_COMPLETED)
+            assert held.is_set(), "it wrote on, though nobody has read"
+            async with asyncio.timeout(30):
+                while not cursor.at_end:
+                    await log.wait(cursor.position)
+                    cursor.advance((await cursor.read())[1])
+                await asyncio.gather(*waits)
+
+
+async def test_a_signal_between_two_programs_reaches_the_second(
+    open_service: OpenService, need: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = await open_service(need("plain"))
+    job, state = service.jobs.job("compiled"), MemoryLease.state
+
+    async def signalled(lease: MemoryLease, name: Any, policy: str | None = None) -> None:
+        if name == "running":
+            await job.signal("SIGUSR1")
+            while lease._inbox._signals:
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)  # for the worker to have handled what it has taken
+        await state(lease, name, policy)
+
+    monkeypatch.setattr(MemoryLease, "state", signalled)
+    step = Step(Phase.RUN, ("sleep", "600"), Limits(wall_time_s=10))
+    await service.engine.submit(ResolvedJob("compiled", None, "plain", (COMPILE, step)))
+    assert (await ended(job)).verdict == "signaled SIGUSR1"

@@ -22,6 +22,7 @@ from streamer.model.capabilities import Capabilities
 from streamer.model.events import Error, Output
 from streamer.model.job import JobSpec, Limits, Phase, ResolvedJob, Step
 from streamer.web.app import SESSIONS
+from streamer.worker.execution import Execution
 from tests.conftest import OpenService, Start
 from tests.running import adopt_orphans, descendants, ended, run_job
 from tests.support import in_cancelled_task, parts_of, run, verdict
@@ -279,6 +280,35 @@ async def test_a_heartbeat_without_a_sensible_answer_ends_no_task_of_the_worker(
     await until(ready)
 
 
+async def test_a_worker_that_is_cut_off_stops_its_jobs_before_their_leases_end(
+    open_service: OpenService, need: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Shared(lease_s=1.5)
+    renew = engine.heartbeat
+    failed: list[int] = []
+
+    async def heartbeat(leases: Sequence[Lease]) -> Sequence[tuple[Lease, Cancel | Lost]]:
+        if failed:
+            failed.append(len(leases))
+            raise RuntimeError("the engine is broken")
+        told = await renew(leases)
+        if leases:
+            await asyncio.sleep(engine.heartbeat_s / 2)  # it renews at once and answers late
+            failed.append(0)
+        return told
+
+    monkeypatch.setattr(engine, "heartbeat", heartbeat)
+    service = await open_service(need("plain"), plugins=(plugin(engine),))
+    begun: list[Execution] = []
+    service.worker.on_start = begun.append
+    job = await service.jobs.submit(JobSpec(command=UP))
+    await until_output(job)
+    async with asyncio.timeout(20):
+        assert await asyncio.shield(begun[0]._stop.requested) == "lost"
+    # A lease lasts for three heartbeats: with the third that failed it would be too late.
+    assert failed[1:] in ([1], [1, 1])
+
+
 @pytest.mark.parametrize(("told", "reason"), [(Cancel(), "cancelled"), (Lost(), "running")])
 async def test_what_a_heartbeat_is_told_is_done(
     open_service: OpenService, need: Callable[[str], str], told: Cancel | Lost, reason: str
@@ -357,6 +387,49 @@ async def test_an_engine_that_does_not_answer_delays_no_stop(
     await in_cancelled_task(service.__aexit__)
     assert not pool.folder.path.exists()
     assert "test_worker.Silent did not close" in caplog.text
+
+
+@pytest.mark.parametrize("during", ["the engine's drain", "the end of the jobs"])
+async def test_a_stop_that_is_cancelled_leaves_nothing(
+    need: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, during: str
+) -> None:
+    engine = Shared()
+    drains = asyncio.Event()
+
+    async def drain() -> None:
+        drains.set()
+        await asyncio.Event().wait()
+
+    sandbox = {"backend": need("plain"), "allow_command": True, "kill_grace_s": 20}
+    service = build({"sandbox": sandbox}, [plugin(engine)])
+    adopt_orphans()
+    before = descendants()
+    await service.__aenter__()
+    pool, begun = service.worker.pool, list[Execution]()
+    assert pool is not None
+    service.worker.on_start = begun.append
+    job = await service.jobs.submit(
+        JobSpec(command=("sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.1; done"))
+    )
+    await until_output(job)
+    async with job.follow() as log:
+        with monkeypatch.context() as patch:
+            if during == "the engine's drain":
+                patch.setattr(engine, "drain", drain)
+            stopping = asyncio.create_task(service.__aexit__())
+            async with asyncio.timeout(30):
+                if during == "the engine's drain":
+                    await drains.wait()
+                else:
+                    await asyncio.shield(begun[0]._stop.requested)
+        stopping.cancel()
+        await asyncio.wait({stopping}, timeout=60)
+        assert stopping.cancelled()
+        assert isinstance(log.end, Error)
+        assert log.end.code == "shutting_down"
+    assert descendants() == before
+    assert not pool.folder.path.exists()
+    assert await engine.capabilities() == ()
 
 
 @pytest.mark.parametrize("fault", ["fails", "hangs"])

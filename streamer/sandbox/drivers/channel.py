@@ -38,7 +38,7 @@ class InitChannel:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._sock = sock
         self._loop = asyncio.get_running_loop()
-        self._frames = protocol.Frames()
+        self._frames = protocol.Frames(protocol.MAX_ANSWER)
         self._sending = asyncio.Lock()
         self._held = bytearray()
         """Small frames that are sent with the next one."""
@@ -248,15 +248,24 @@ class InitChannel:
         except OSError:
             data, ancillary = b"", []
         if not data:
-            self._loop.remove_reader(self._sock.fileno())
-            self._fail("the init ended")
+            self._hear_no_more("the init ended")
             return
         for level, type_, attached in ancillary:
             if (level, type_) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 whole = len(attached) - len(attached) % _DESCRIPTOR.size
                 self._descriptors += array("i", attached[:whole])
-        for kind, payload in self._frames.feed(data):
-            self._handle(kind, payload, ancillary)
+        if len(self._descriptors) > len(self._listening) + len(self._opening):
+            self._hear_no_more("the init sent a descriptor without a question")
+            return
+        try:
+            for kind, payload in self._frames.feed(data):
+                self._handle(kind, payload, ancillary)
+        except SandboxFailure as failure:
+            self._hear_no_more(failure.message)
+
+    def _hear_no_more(self, why: str) -> None:
+        self._loop.remove_reader(self._sock.fileno())
+        self._fail(why)
 
     def _handle(self, kind: bytes, payload: bytes, ancillary: list[tuple[int, int, bytes]]) -> None:
         if kind == b"H":

@@ -76,6 +76,8 @@ class Direct:
         return False
 
     async def put_files(self, files: Sequence[SourceFile], limits: Limits) -> None:
+        self._check_nothing_is_written()
+        self._given_up = threading.Event()
         # In a thread: there may be thousands of files, and the disk may be slow.
         self._writing = asyncio.get_running_loop().run_in_executor(
             THREADS, write_files, self._workspace, files, limits.disk_bytes, self._given_up
@@ -85,6 +87,13 @@ class Direct:
                 await asyncio.shield(self._writing)
         except OSError as error:
             raise SandboxFailure(f"a file of the job cannot be written: {error}") from error
+        finally:
+            self._given_up.set()  # without effect, unless the thread still writes
+
+    def _check_nothing_is_written(self) -> None:
+        """Raise `SandboxFailure` while a thread writes files that were given up."""
+        if self._writing is not None and not self._writing.done():
+            raise SandboxFailure("the disk hangs: earlier files are still being written")
 
     async def listen(self, port: int) -> socket.socket:
         """Refuse: there is no init inside that could listen."""
@@ -100,6 +109,7 @@ class Direct:
 
     async def start(self, run: Run) -> None:
         """Start the command that the backend plans. Raises `SandboxFailure`."""
+        self._check_nothing_is_written()
         async with fails_after(START_TIMEOUT_S, "the backend's session did not open in time"):
             plan = await self._open.enter_async_context(self._session(run.argv, run.env))
         self._started = time.monotonic()

@@ -30,7 +30,8 @@ def write_files(
     """Write files for the owner of the folder.
 
     Raises OSError, also if a program has left something else at a file's name, and `FilesDoNotFit`
-    if they exceed `limit` bytes. Then none of them is left, and what they replaced is lost.
+    if they exceed `limit` bytes. Then, and if they were given up, none of them is left, and what
+    they replaced is lost.
     """
     taken = 0
     made: list[str] = []
@@ -46,7 +47,8 @@ def write_files(
             taken += _write(root, file, owner, made)
             if taken > limit:
                 raise FilesDoNotFit
-        unless_all.pop_all()
+        if not given_up.is_set():
+            unless_all.pop_all()
 
 
 def _remove_all(root: int, made: Sequence[str]) -> None:

@@ -87,6 +87,9 @@ PATH_MAX: Final = 4096
 
 FILE_CHUNK: Final = 256 * 1024
 
+MAX_ANSWER: Final = 1024
+"""The most bytes of a frame of an init; its longest has fewer than 64."""
+
 BLIND: Final = (
     "the init cannot see the sandbox's processes, so it could enforce no limit: /proc is not that "
     "of its namespace. In a container with a masked /proc none can be mounted: start the container "
@@ -114,14 +117,22 @@ _STAGES: Final = {
 
 
 class Frames:
-    def __init__(self) -> None:
+    def __init__(self, most: int = 2**32 - 1) -> None:
+        """`most` is the number of bytes that a frame may have."""
         self._buffer = bytearray()
+        self._most = most
 
     def feed(self, data: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Add bytes, and yield the type and payload of each complete frame."""
+        """Add bytes, and yield the type and payload of each complete frame.
+
+        Raises `SandboxFailure` for an impossible length: the wrapper may have written to the
+        socket, and whatever has it must not make us keep gigabytes.
+        """
         self._buffer += data
         while len(self._buffer) >= 4:
             size = int.from_bytes(self._buffer[:4], "little")
+            if not 0 < size <= self._most:
+                raise SandboxFailure(f"what answers is not the init: a frame of {size} bytes")
             if len(self._buffer) < 4 + size:
                 return
             whole = bytes(self._buffer[4 : 4 + size])
