@@ -20,16 +20,24 @@ if TYPE_CHECKING:
     from streamer.client import Client, ServiceProblem
     from streamer.config.load import load_config
     from streamer.config.schema import Config
+    from streamer.engine.interface import JobView
     from streamer.eventlog.joblog import Event
+    from streamer.jobs.job import Job
+    from streamer.jobs.jobs import Jobs
     from streamer.model.job import JobSpec, Limits, SourceFile
     from streamer.spi import hookimpl
     from streamer.web.app import get_service, get_sessions
+    from streamer.web.callers.access import Action
 
 __all__ = [
+    "Action",
     "Client",
     "Config",
     "Event",
+    "Job",
     "JobSpec",
+    "JobView",
+    "Jobs",
     "Limits",
     "ServiceProblem",
     "SourceFile",
@@ -44,10 +52,14 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Action": "streamer.web.callers.access",
     "Client": "streamer.client",
     "Config": "streamer.config.schema",
     "Event": "streamer.eventlog.joblog",
+    "Job": "streamer.jobs.job",
     "JobSpec": "streamer.model.job",
+    "JobView": "streamer.engine.interface",
+    "Jobs": "streamer.jobs.jobs",
     "Limits": "streamer.model.job",
     "ServiceProblem": "streamer.client",
     "SourceFile": "streamer.model.job",

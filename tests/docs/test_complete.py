@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from pathlib import Path
@@ -20,6 +21,14 @@ HTTP = (ROOT / "docs" / "http.md").read_text()
 SSE = (ROOT / "docs" / "sse.md").read_text()
 BACKENDS = (ROOT / "docs" / "backends.md").read_text()
 EMBEDDING = (ROOT / "docs" / "embedding.md").read_text()
+FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PUBLIC = {
+    "streamer",
+    *(f"streamer.{name}" for name in ["client", "errors", "events", "spi", "sse", "testing"]),
+}
+NAMED = re.compile(
+    r"`((?:streamer|sandboxes|tests|docs|examples|benchmarks|deploy|requirements|\.ci)/[\w./*-]*)`"
+)
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 
@@ -96,7 +105,26 @@ def test_every_verb_of_the_client_is_documented_with_its_arguments() -> None:
         assert re.search(rf"`streamer\.Client\([^`]*\b{attribute}\b", CLIENTS)
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))])
+@pytest.mark.parametrize("path", sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")}))
 def test_links_lead_somewhere(path: Path) -> None:
     targets = [path.parent / target for target in LINK.findall(path.read_text())]
     assert [target for target in targets if not target.exists()] == []
+
+
+@pytest.mark.parametrize("path", [ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))])
+def test_named_files_of_the_repository_are_there(path: Path) -> None:
+    named = set(NAMED.findall(path.read_text()))
+    assert sorted(name for name in named if not list(ROOT.glob(name))) == []
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))])
+def test_samples_import_public_modules_only(path: Path) -> None:
+    imported = set()
+    for code in FENCE.findall(path.read_text()):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom):
+                imported.add(node.module or "")
+            elif isinstance(node, ast.Import):
+                imported.update(name.name for name in node.names)
+    assert {name for name in imported if name.split(".")[0] == "streamer"} <= PUBLIC
+    assert not re.search(r"`streamer\.(web|engine|jobs|sandbox|worker)\.", path.read_text())
