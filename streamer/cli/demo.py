@@ -8,24 +8,27 @@ from pathlib import Path
 
 import aiohttp
 import click
+from aiohttp import web
 
 from streamer.cli.stdio import Outlet
 from streamer.client import Client
 from streamer.errors import StreamerError
 from streamer.model.events import Complete, Error, Output
 from streamer.model.terminal import visible
+from streamer.web.app import ACCESS, SERVICE
 
 __all__ = ["show_demo"]
 
 
-async def show_demo(address: str, file: Path, *, token_needed: bool) -> None:
+async def show_demo(address: str, file: Path, app: web.Application) -> None:
     """Submit a Python file over HTTP, print its output, and then the playground's URL.
 
-    If a token is needed it is `$STREAMER_TOKEN`. The URL is printed even if the demo fails.
+    If a token is needed it is `$STREAMER_TOKEN`. The URL is printed even if the demo fails, but not
+    if the service is stopping meanwhile.
     """
     token = os.environ.get("STREAMER_TOKEN")
     try:
-        if token_needed and not token:
+        if app[ACCESS].knows_callers and not token:
             click.echo(
                 "the demo needs a token: set STREAMER_TOKEN to one of the configured ones", err=True
             )
@@ -33,7 +36,8 @@ async def show_demo(address: str, file: Path, *, token_needed: bool) -> None:
             await _run(address, file, token)
     except (StreamerError, aiohttp.ClientError, OSError, UnicodeDecodeError) as error:
         click.echo(f"the demo failed: {visible(str(error))}", err=True)
-    click.echo(f"\nThe playground: {address}/   (Ctrl-C stops the service)", err=True)
+    if not app[SERVICE].draining.is_set():
+        click.echo(f"\nThe playground: {address}/   (Ctrl-C stops the service)", err=True)
 
 
 async def _run(address: str, file: Path, token: str | None) -> None:

@@ -126,7 +126,6 @@ def serve(
     ]
     from streamer.application import create_app
     from streamer.cli.demo import show_demo
-    from streamer.web.app import ACCESS
     from streamer.web.server.logs import configure_logging
     from streamer.web.server.serve import serve as serve_forever
 
@@ -151,7 +150,7 @@ def serve(
         if sys.stderr is not None and sys.stderr.isatty():  # otherwise the log says so
             click.echo(f"streamer {streamer.__version__} listens on {address}/", err=True)
         if program is not None:
-            await show_demo(address, program, token_needed=app[ACCESS].knows_callers)
+            await show_demo(address, program, app)
 
     # What exists now stays, so the collector need not look at it again. A job makes hundreds of
     # objects and hardly a cycle: 700 between two looks, the default, is for smaller programs.

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import ssl
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -33,7 +36,10 @@ async def run_remote(
     """Run a job on the service at `url` and return the exit code for the shell."""
     spec = replace(spec, sandbox=sandbox, interactive=forward_stdin)
     async with Client(url, token=token) as client:
-        job_id = await client.submit(spec)
+        try:
+            job_id = await client.submit(spec)
+        except aiohttp.ClientConnectorError as error:
+            raise OSError(f"no service can be reached there: {_why(error.os_error)}") from error
 
         async def cancel() -> None:
             await client.cancel(job_id)
@@ -41,6 +47,13 @@ async def run_remote(
         write = partial(_write_patiently, client, job_id)
         forward = (StandardInput(), write) if forward_stdin else None
         return await run_job(client.events(job_id), forward, cancel, raw=raw)
+
+
+def _why(error: OSError) -> str:
+    if isinstance(error, socket.gaierror | ssl.SSLError) or not error.errno:
+        return error.strerror or str(error)
+    # asyncio's own text names its call and repeats the address.
+    return os.strerror(error.errno)
 
 
 async def _write_patiently(client: Client, job_id: str, data: bytes) -> bool:

@@ -28,7 +28,8 @@ class ServiceProblem(CallerError):
     def __init__(
         self, status: int, document: Mapping[str, Any], retry_after: float | None = None
     ) -> None:
-        detail = document.get("detail") or document.get("title") or f"HTTP status {status}"
+        unexplained = f"HTTP status {status} without a reason; is this the URL of the service?"
+        detail = document.get("detail") or document.get("title") or unexplained
         super().__init__(
             str(detail), path=document.get("path"), code=str(document.get("code", "internal"))
         )

@@ -164,6 +164,8 @@ async def _session(backend: Backend, job: SandboxJob, workspace: Path) -> AsyncI
 
 def _explained(failure: SandboxFailure, gated: Gated, backend: Backend) -> SandboxFailure:
     """Return why a sandbox did not start, for the operator."""
+    if str(failure) in (protocol.BLIND, protocol.OTHER_BUILD):
+        return failure  # the init answered, so the wrapper is not at fault
     text, code = gated.said(), gated.wrapper_exit
     why = backend.explain(-1 if code is None else code, text) or text.strip()
     # The usual mistake: a wrapper closes or replaces this descriptor.

@@ -13,6 +13,7 @@ from typing import Final
 
 from streamer.config.schema import Config
 from streamer.model.capabilities import BackendFacts, Capabilities
+from streamer.model.languages import DEFAULT_RUNTIMES
 from streamer.model.runtime import Runtime
 from streamer.sandbox.enforcement import check_required, enforcement
 from streamer.sandbox.pool import Pool, open_pool
@@ -52,7 +53,7 @@ class WorkerHost:
                 yield pool
 
     async def check(self, cgroup_level: str | None) -> None:
-        """Test the sandboxes that jobs may get, and log which languages are missing.
+        """Test the sandboxes that jobs may get, and log which configured languages are missing.
 
         Raises `BackendUnavailable`, and `ConfigError` if a limit is not enforced as required.
         """
@@ -61,9 +62,10 @@ class WorkerHost:
         await self.backends.reasons(sandbox.allow)
         for name in {self.backends.default, *sandbox.allow} & self.backends.keys():
             check_required(sandbox.require, self.backends[name], cgroup_level)
-        for runtime in self._config.runtimes.values():
-            if reason := missing_path(runtime):
-                log.warning("the language %s is not available: %s", runtime.name, reason)
+        for name, reason in self.missing.items():
+            # Not every host has every built-in language; one that was configured is expected.
+            if self._config.runtimes[name] != DEFAULT_RUNTIMES.get(name):
+                log.warning("the language %s is not available: %s", name, reason)
         if not (sandbox.allow_command or self._languages):
             log.warning(
                 "no language is available: check sandbox.path (%s) and `streamer runtimes`",

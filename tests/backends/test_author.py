@@ -15,6 +15,7 @@ from streamer import spi
 from streamer.compose import build
 from streamer.config.load import load_config
 from streamer.errors import BackendUnavailable, ConfigError, PluginError
+from streamer.sandbox.drivers import protocol
 from streamer.testing.running import plugin
 from tests.backends.test_third_party import Wrapped
 from tests.conftest import OpenService
@@ -73,6 +74,16 @@ class WithoutInput(Wrapped):
     def plan(self, job: spi.SandboxJob, workspace: Path) -> spi.LaunchPlan:
         argv = ("/bin/sh", "-c", 'exec "$@" </dev/null 2>/dev/null', "sh", *job.argv)
         return spi.LaunchPlan(argv, workspace=str(workspace), cwd=str(workspace))
+
+
+async def test_an_init_of_another_build_is_not_blamed_on_the_backend(
+    monkeypatch: pytest.MonkeyPatch, open_service: OpenService
+) -> None:
+    monkeypatch.setattr(protocol, "PROTOCOL", protocol.PROTOCOL + 1)
+    with pytest.raises(BackendUnavailable, match="build it again") as caught:
+        await open_service("plain")
+    assert "standard input" not in str(caught.value)
+    assert "the wrapper" not in str(caught.value)
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,13 @@ async def test_an_answer_without_a_job_is_told_so(body: bytes) -> None:
             await client.submit(language="python", code="")
 
 
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[1]", b"{}"])
+async def test_a_refusal_of_another_server_is_told_as_such(body: bytes) -> None:
+    async with answering(body, status=501) as client:
+        with pytest.raises(ServiceProblem, match="status 501 without a reason"):
+            await client.submit(language="python", code="")
+
+
 async def test_an_end_that_was_never_told_is_told_so() -> None:
     async with answering(status=204) as client:
         with pytest.raises(ServiceProblem, match="not from the service"):

@@ -18,6 +18,7 @@ from streamer.model.job import MIB, JobSpec, Limits
 from streamer.model.languages import DEFAULT_RUNTIMES
 from streamer.model.runtime import Runtime, by_name
 from streamer.worker.host import find_tool, missing_tools
+from tests.conftest import OpenService
 
 PATH = Config().sandbox.path
 
@@ -255,3 +256,14 @@ def test_the_limits_of_a_language_follow_the_configuration_and_the_language() ->
         config = Config.from_mapping({"limits": limits, "runtimes": runtimes})
         assert memory(config, "plain") == default * MIB
         assert memory(config, "raised") == min(max(default, 700), most) * MIB
+
+
+async def test_a_configured_language_without_its_tool_is_logged_at_the_start(
+    open_service: OpenService, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    tool(tmp_path, "bash")
+    own = Runtime(name="own", run=("no-such-tool", "{entry}"))
+    await open_service("plain", sandbox={"path": str(tmp_path)}, runtimes=(own,))
+    # Python is missing too, but nobody configured it.
+    told = [record.message for record in caplog.records if record.name == find_tool.__module__]
+    assert told == [f"the language own is not available: {find_tool(own, str(tmp_path)).reason}"]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
+import os
 import resource
 import signal
+import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
@@ -89,8 +92,7 @@ async def serve(app: web.Application, config: Config, on_ready: Ready | None = N
             )
         except OSError as error:
             raise ConfigError(
-                f"cannot listen on {config.server.host}:{config.server.port}: "
-                f"{error.strerror or error}; set server.port or use --port"
+                f"cannot listen on {config.server.host}:{config.server.port}: {_why(error)}"
             ) from error
         host, port = listener.sockets[0].getsockname()[:2]
         address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -116,6 +118,16 @@ async def serve(app: web.Application, config: Config, on_ready: Ready | None = N
         await runner.cleanup()
         for number in handlers:
             loop.remove_signal_handler(number)
+
+
+def _why(error: OSError) -> str:
+    """Return why the address cannot be listened on, and the setting to change."""
+    if isinstance(error, socket.gaierror):
+        return f"{error.strerror}; set server.host or use --host"
+    # asyncio's own text repeats the address.
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    key = "port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "host"
+    return f"{reason}; set server.{key} or use --{key}"
 
 
 def _of_daemons(stopping: asyncio.Event) -> dict[signal.Signals, Callable[[], None]]:
