@@ -295,7 +295,8 @@ async def test_what_a_killed_service_left_is_swept(
 
 @pytest.mark.skipif(not ROOT, reason="only root can be another account")
 def test_what_another_accounts_service_left_is_its_own(tree: CgroupTree) -> None:
-    left = [root.parent / "streamer-ba9876543210" for root in tree.roots]
+    # Below a folder of this test's own: any service of root that starts meanwhile sweeps theirs.
+    left = [root.parent / f"test-{os.getpid()}" / "streamer-ba9876543210" for root in tree.roots]
     for folder in left:
         (folder / "job").mkdir(parents=True)
     reading, writing = os.pipe()
@@ -321,6 +322,7 @@ def test_what_another_accounts_service_left_is_its_own(tree: CgroupTree) -> None
         for folder in left:
             (folder / "job").rmdir()
             folder.rmdir()
+            folder.parent.rmdir()
 
 
 @dataclass(frozen=True)
