@@ -195,6 +195,20 @@ print(json.dumps([names, raw(b"CONNECT ok.test:{port} HTTP/1.1")]))
     assert (await ended(holder)).out == "200\n"
 
 
+async def test_a_socket_of_the_hosts_network_is_refused() -> None:
+    ours, theirs = socket.socketpair()
+    channel = InitChannel(ours)
+    with socket.create_server((HERE, 0)) as listener:
+        listening = asyncio.create_task(channel.listen(PROXY_PORT))
+        assert await asyncio.get_running_loop().sock_recv(nonblocking(theirs), 100)
+        socket.send_fds(theirs, [struct.pack("<I", 1) + b"L"], [listener.fileno()])
+        handed_out = await listening
+    with handed_out, pytest.raises(SandboxFailure, match="shares the host's network"):
+        check_own_network(handed_out)
+    channel.close()
+    theirs.close()
+
+
 async def test_descriptors_that_nobody_asked_for_are_closed() -> None:
     ours, theirs = socket.socketpair()
     before = descriptors()
@@ -202,12 +216,16 @@ async def test_descriptors_that_nobody_asked_for_are_closed() -> None:
     with socket.create_server((HERE, 0)) as listener:
         for kind in (b"?", b"L"):
             socket.send_fds(theirs, [struct.pack("<I", 1) + kind], [listener.fileno()])
-    handed_out = await channel.listen(PROXY_PORT)
-    with handed_out, pytest.raises(SandboxFailure, match="shares the host's network"):
-        check_own_network(handed_out)
+    with pytest.raises(SandboxFailure, match="a descriptor without a question"):
+        await channel.listen(PROXY_PORT)
     channel.close()
     assert len(descriptors()) == len(before) - 1  # its own end of the channel
     theirs.close()
+
+
+def nonblocking(sock: socket.socket) -> socket.socket:
+    sock.setblocking(False)
+    return sock
 
 
 async def test_the_list_is_part_of_the_policy(
