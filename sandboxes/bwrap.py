@@ -7,10 +7,9 @@ bubblewrap is a toolkit whose protection is "entirely determined by the argument
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from streamer.spi import (
     Backend,
@@ -19,17 +18,25 @@ from streamer.spi import (
     Isolation,
     LaunchPlan,
     SandboxJob,
+    TemplatePlan,
     hookimpl,
 )
 
 __all__ = ["Bwrap"]
+
+WORK: Final = "/work"
+"""The workspace, private and limited."""
+
+MASKS: Final = ("/proc/keys",)
+"""Files that list the user's keys, from all namespaces."""
 
 
 @dataclass(frozen=True)
 class Bwrap(Backend):
     """bubblewrap with all namespaces unshared, and a private workspace.
 
-    Options: `path` of the command, `tmp_bytes` for the size of /tmp.
+    Options: `path` of the command, `tmp_bytes` for the size of /tmp, `template` to start it once
+    for many jobs. Each of them still has namespaces of its own.
     """
 
     name: ClassVar[str] = "bwrap"
@@ -39,6 +46,7 @@ class Bwrap(Backend):
 
     path: str = "/usr/bin/bwrap"
     tmp_bytes: int = 64 * 1024 * 1024
+    template: bool = False
 
     async def probe(self, host: Host) -> None:
         """Check that the command exists; the test run shows whether it works."""
@@ -61,62 +69,108 @@ class Bwrap(Backend):
 
     def plan(self, job: SandboxJob, workspace: Path) -> LaunchPlan:
         """Return the command line; later mounts cover earlier ones."""
-        host = job.host
         arguments: list[str] = [
+            *self._namespaces(network=job.network),
+            "--unshare-cgroup",  # it does not see its place in the cgroup tree
+            "--disable-userns",  # no nested user namespace: most kernel attack surface
+            "--cap-add", "CAP_SYS_RESOURCE",  # for our init, which sets a limit and then drops it
+            *_system(job.host),
+            *_masked(),  # they list the user's keys from all namespaces
+        ]  # fmt: skip
+        for path, size in self._mounts(job):
+            # Without a size it could fill the RAM. Its content counts as the job's memory.
+            arguments += ["--size", str(size), "--tmpfs", path]
+        arguments += [*_shown(job), "--chdir", WORK, "--", "/init", *job.argv[1:], "--bound"]
+        return _launched(arguments, job)
+
+    def template_plan(self, job: SandboxJob) -> TemplatePlan | None:
+        """Return the same without what the init does for each job, and without any capability.
+
+        A job with the host's network has its own bwrap, and so has one that is shown something
+        where the job's file systems will be: they would cover it.
+        """
+        mounts = self._mounts(job)
+        covered = ("/proc", "/dev/pts", *(path for path, _ in mounts))
+        hidden = any(Path(one.target).is_relative_to(path) for one in job.shown for path in covered)
+        if not self.template or job.network or hidden:
+            return None
+        arguments = [*self._namespaces(network=False), *_system(job.host)]
+        for path in ("/tmp", WORK):
+            arguments += ["--dir", path]  # each job mounts its own there
+        arguments += [*_shown(job), "--chdir", "/", "--", "/init", *job.argv[1:]]
+        return TemplatePlan(_launched(arguments, job), mounts, masks=MASKS)
+
+    def _namespaces(self, *, network: bool) -> list[str]:
+        return [
             self.path,
             "--unshare-user",  # no user and no capability of the host
             "--unshare-pid",  # it sees only its own processes; they all die with the first
             "--unshare-ipc",  # no System V IPC or message queues of the host
             "--unshare-uts",  # its own host name
-            "--unshare-cgroup",  # it does not see its place in the cgroup tree
-            *(() if job.network else ("--unshare-net",)),  # no network, abstract sockets
-            "--disable-userns",  # no nested user namespace: most kernel attack surface
+            *(() if network else ("--unshare-net",)),  # no network, abstract sockets
             "--die-with-parent",  # it is killed when the service dies
             "--new-session",  # no terminal to push characters into (TIOCSTI)
             "--as-pid-1",  # our init reaps and reports; bwrap's own would lose the usage
             "--cap-drop", "ALL",  # no privileges inside its namespaces either
-            "--cap-add", "CAP_SYS_RESOURCE",  # for our init, which sets a limit and then drops it
             "--uid", "65534", "--gid", "65534",  # nobody
             "--hostname", "sandbox",
         ]  # fmt: skip
-        for folder in host.folders:
-            arguments += ["--ro-bind", folder, folder]  # the system's programs and libraries
-        for path, target in host.links:
-            arguments += ["--symlink", target, path]
-        arguments += [
-            "--ro-bind", str(host.rootfs / "etc"), "/etc",  # no accounts, no secrets
-            "--ro-bind", str(host.rootfs / "sys"), "/sys",  # the number of processors
-            "--ro-bind", str(host.init), "/init",  # the only program of ours inside
-            "--proc", "/proc",  # that of its own PID namespace
-            *_masked(),  # they list the user's keys from all namespaces
-            "--dev", "/dev",  # null, zero, full, random, urandom, tty
-            "--ro-bind", "/dev/null", "/dev/pts/ptmx",  # the host has a limited number for all
-            # Without a size it could fill the RAM. Its content counts as the job's memory.
-            "--size", str(job.limits.memory_bytes), "--tmpfs", "/dev/shm",
-            "--size", str(self.tmp_bytes), "--tmpfs", "/tmp",
-            "--symlink", "../tmp", "/var/tmp",
-            "--size", str(job.limits.disk_bytes), "--tmpfs", "/work",  # private, limited
-        ]  # fmt: skip
-        for one in job.shown:
-            # Parts of the host's /etc, and what the runtime needs. A path may no longer exist.
-            arguments += ["--ro-bind-try", one.source, one.target]
-        arguments += [
-            "--remount-ro", "/dev",  # otherwise a tmpfs without a size
-            "--remount-ro", "/",  # the same
-            "--chdir", "/work",
-            "--", "/init", *job.argv[1:], "--bound",
-        ]  # fmt: skip
-        return LaunchPlan(
-            argv=tuple(arguments),
-            workspace="/work",
-            start_as=job.identity,
-            private_mounts=("/tmp", "/dev/shm"),
+
+    def _mounts(self, job: SandboxJob) -> tuple[tuple[str, int], ...]:
+        """Return the file systems that a job can write to, with their sizes."""
+        limits = job.limits
+        return (
+            ("/dev/shm", limits.memory_bytes),
+            ("/tmp", self.tmp_bytes),
+            (WORK, limits.disk_bytes),
         )
 
 
-def _masked() -> Sequence[str]:
-    """Hide the files in /proc that list the user's keys, if the kernel has them."""
-    return ("--ro-bind", "/dev/null", "/proc/keys") if Path("/proc/keys").exists() else ()
+def _system(host: Host) -> list[str]:
+    arguments = []
+    for folder in host.folders:
+        arguments += ["--ro-bind", folder, folder]  # the system's programs and libraries
+    for path, target in host.links:
+        arguments += ["--symlink", target, path]
+    return [
+        *arguments,
+        "--ro-bind", str(host.rootfs / "etc"), "/etc",  # no accounts, no secrets
+        "--ro-bind", str(host.rootfs / "sys"), "/sys",  # the number of processors
+        "--ro-bind", str(host.init), "/init",  # the only program of ours inside
+        "--proc", "/proc",  # that of its own PID namespace
+        "--dev", "/dev",  # null, zero, full, random, urandom, tty
+        "--ro-bind", "/dev/null", "/dev/pts/ptmx",  # the host has a limited number for all
+        "--symlink", "../tmp", "/var/tmp",
+    ]  # fmt: skip
+
+
+def _masked() -> list[str]:
+    arguments = []
+    for path in MASKS:
+        if Path(path).exists():  # not in every kernel
+            arguments += ["--ro-bind", "/dev/null", path]
+    return arguments
+
+
+def _shown(job: SandboxJob) -> list[str]:
+    """Show parts of the host's /etc, and what the runtime needs; after that nothing is mounted."""
+    arguments = []
+    for one in job.shown:
+        arguments += ["--ro-bind-try", one.source, one.target]  # a path may no longer exist
+    return [
+        *arguments,
+        "--remount-ro", "/dev",  # otherwise a tmpfs without a size
+        "--remount-ro", "/",  # the same
+    ]  # fmt: skip
+
+
+def _launched(arguments: list[str], job: SandboxJob) -> LaunchPlan:
+    return LaunchPlan(
+        argv=tuple(arguments),
+        workspace=WORK,
+        start_as=job.identity,
+        private_mounts=("/tmp", "/dev/shm"),
+    )
 
 
 @hookimpl

@@ -38,6 +38,7 @@ __all__ = [
     "Limits",
     "SandboxJob",
     "Shown",
+    "TemplatePlan",
     "hookimpl",
     "hookspec",
 ]
@@ -166,6 +167,26 @@ class LaunchPlan:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class TemplatePlan:
+    """A sandbox that stays, inside which our init makes a sandbox for each job.
+
+    `launch` starts it. Its command must run `SandboxJob.argv` without any capability, in a user
+    namespace of its own and as the first process of a PID namespace, with a read-only root: the
+    init checks this. It must die with the service, and show a /proc without anything mounted in
+    it. Jobs share a template if their `launch` is equal, so a limit must not be in it.
+
+    Each job gets its own user, PID, mount, IPC, UTS, network and control group namespaces, a /proc,
+    a /dev/pts, no capability, no further user namespace, and `mounts`: private tmpfs with their
+    sizes in bytes, one at `LaunchPlan.workspace`, those in `LaunchPlan.private_mounts` and any
+    others that the job can write to. `masks` are files that the job must not read.
+    """
+
+    launch: LaunchPlan
+    mounts: tuple[tuple[str, int], ...]
+    masks: tuple[str, ...] = ()
+
+
 class Backend(ABC):
     """One way to confine a program. Derive a frozen dataclass; its fields are its options.
 
@@ -190,6 +211,15 @@ class Backend(ABC):
 
         `workspace` is the job's folder on the host; without `host_workspace` it does not exist.
         """
+
+    def template_plan(self, job: SandboxJob) -> TemplatePlan | None:
+        """Return how to start a template for jobs like this one; None if it needs its own sandbox.
+
+        Pure, as `plan`; `job.argv` is the command for a template. Only for a backend without
+        `host_workspace`. `session` is not called for a job whose sandbox a template makes. If a
+        template does not work on this host, every job has its own sandbox, from `plan`.
+        """
+        return None
 
     def run_as(self, slot: Identity | None) -> Identity | None:
         """Return the user of a job's sandbox: the one lent to the job, or another.

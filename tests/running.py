@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from streamer.testing.processes import adopt_orphans, descendants, descriptors, reap_adopted
+from streamer.testing.processes import (
+    adopt_orphans,
+    descendants,
+    descriptors,
+    kept_besides,
+    reap_adopted,
+)
 from streamer.testing.running import Ran, ended, program, run_job, script
 
 __all__ = [
@@ -11,6 +17,7 @@ __all__ = [
     "descendants",
     "descriptors",
     "ended",
+    "kept_besides",
     "program",
     "reap_adopted",
     "run_job",

@@ -32,6 +32,7 @@ from streamer.errors import BackendUnavailable, ConfigError
 from streamer.model.names import camel
 from streamer.sandbox.cgroups.tree import cgroup_tree
 from streamer.sandbox.enforcement import enforcement
+from streamer.sandbox.trial import NOT_OFFERED
 from streamer.spi import Backend
 
 __all__ = ["BackendReport", "Outcome", "ProbeReport", "Report", "examine"]
@@ -71,6 +72,8 @@ class BackendReport(msgspec.Struct, frozen=True, rename="camel"):
     enforces: Mapping[str, str] = {}
     """Each limit and how it is enforced (`streamer.sandbox.enforcement`)."""
     probes: tuple[ProbeReport, ...] = ()
+    template: str = ""
+    """How jobs get their sandboxes, if the backend has a template: from that, or why not."""
 
     @property
     def holds(self) -> bool:
@@ -158,6 +161,8 @@ async def _try_backend(found: BackendReport, config: Config) -> BackendReport:
     try:
         async with lay_lures() as lures, parts:
             enforces = enforcement(backend, parts.worker.cgroup_level)
+            assert parts.worker.pool is not None
+            why_no_template = parts.worker.pool.templates.why_not(found.name)
             target = Target(parts.jobs, lures)
             probes = await asyncio.gather(
                 *(_try_probe(probe, target, backend, enforces) for probe in PROBES)
@@ -168,7 +173,14 @@ async def _try_backend(found: BackendReport, config: Config) -> BackendReport:
         found,
         enforces={camel(limit): level for limit, level in enforces.items()},
         probes=tuple(probes),
+        template=_template(why_no_template),
     )
+
+
+def _template(why_not: str) -> str:
+    if why_not == NOT_OFFERED:
+        return ""
+    return f"not used, each job has its own command: {why_not}" if why_not else "used"
 
 
 async def _try_probe(

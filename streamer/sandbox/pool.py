@@ -1,6 +1,7 @@
 """Lend sandboxes to jobs, to the tests of backends and to the doctor.
 
-So what is tested is what jobs get. Each sandbox is opened when it is requested.
+So what is tested is what jobs get. Each sandbox is opened when it is requested: by a command of
+its own or, where the backend has them and they work here, from a template.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from streamer.errors import SandboxFailure
 from streamer.sandbox.cgroups.cgroup import Cgroup, Level
@@ -19,7 +21,7 @@ from streamer.sandbox.cgroups.tree import CgroupTree, cgroup_tree
 from streamer.sandbox.drivers import protocol
 from streamer.sandbox.drivers.direct import Direct
 from streamer.sandbox.drivers.driver import Driver
-from streamer.sandbox.drivers.gated import Gated
+from streamer.sandbox.drivers.gated import Gated, start
 from streamer.sandbox.drivers.spawn import start_command
 from streamer.sandbox.host.state import StateFolder, state_folder
 from streamer.sandbox.host.users import JobUsers
@@ -27,9 +29,13 @@ from streamer.sandbox.meter import Alarm
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.seccomp import job_filter
 from streamer.sandbox.shape import Shape
-from streamer.spi import Backend, Identity, LaunchPlan, SandboxJob
+from streamer.sandbox.templates import Templates
+from streamer.spi import Backend, Identity, Isolation, LaunchPlan, SandboxJob
 
-__all__ = ["Pool", "done_by", "open_pool"]
+__all__ = ["TEMPLATE_IS_SLOWER", "Pool", "done_by", "open_pool"]
+
+V2: Final = "cgroup-v2"
+TEMPLATE_IS_SLOWER: Final = "as root with control groups of version 2 it would be slower"
 
 
 class Pool:
@@ -45,6 +51,7 @@ class Pool:
         trial_users: JobUsers | None,
         *,
         strict_filter: bool,
+        places: int,
     ) -> None:
         """`groups` are lent below `cgroups`.
 
@@ -59,13 +66,31 @@ class Pool:
         self._users = users
         self._trial_users = trial_users
         self._strict_filter = strict_filter
+        # One for each place, and one for tests.
+        self.templates = Templates(folder.host, places + 1)
 
     @property
     def cgroup_level(self) -> Level | None:
         return None if self.cgroups is None else self.cgroups.level
 
-    async def lend(self, shape: Shape, *, for_trial: bool = False) -> Sandbox:
+    @property
+    def no_templates(self) -> str:
+        """Why no backend uses templates here, or ``""``."""
+        # A template of another user may not clone into a group, and to enter one takes 10 ms.
+        return TEMPLATE_IS_SLOWER if self.folder.host.root and self.cgroup_level == V2 else ""
+
+    def offers_template(self, shape: Shape) -> bool:
+        """Return whether the backend has a template for sandboxes of this shape."""
+        job = self._template_job(self._described(shape, "", None))
+        return self.templates.plan(self._backends[shape.backend], job, for_trial=True) is not None
+
+    async def lend(
+        self, shape: Shape, *, for_trial: bool = False, from_template: bool = True
+    ) -> Sandbox:
         """Open a sandbox; the caller must close it.
+
+        For a trial `from_template` selects what is tested, and a template that fails is a failure;
+        a job gets a sandbox of its own then.
 
         Raises `SandboxFailure` with the wrapper's message, for the operator, and then leaves
         nothing behind.
@@ -85,9 +110,20 @@ class Pool:
             if self._groups is not None:
                 cgroup = await held.enter_async_context(self._groups.lend(ran_out.set))
             job = self._described(shape, name, identity)
-            driver = await self._start(backend, job, workspace, cgroup, held)
-            return Sandbox(driver, identity, cgroup, ran_out, held.pop_all())
+            driver: Driver | None = None
+            if from_template:
+                driver = await self._from_template(backend, job, cgroup, held, for_trial=for_trial)
+            templated = driver is not None
+            if driver is None:
+                driver = await self._start(backend, job, workspace, cgroup, held)
+            return Sandbox(
+                driver, identity, cgroup, ran_out, held.pop_all(), from_template=templated
+            )
         raise AssertionError
+
+    async def close(self) -> None:
+        """End what outlives sandboxes, within a time limit; all of them must be closed."""
+        await self.templates.close()
 
     def _described(self, shape: Shape, name: str, identity: Identity | None) -> SandboxJob:
         return SandboxJob(
@@ -101,6 +137,43 @@ class Pool:
             host=self.folder.host,
         )
 
+    def _template_job(self, job: SandboxJob) -> SandboxJob:
+        return replace(job, argv=(str(self.folder.host.init), "template"))
+
+    async def _from_template(
+        self,
+        backend: Backend,
+        job: SandboxJob,
+        cgroup: Cgroup | None,
+        held: contextlib.AsyncExitStack,
+        *,
+        for_trial: bool,
+    ) -> Driver | None:
+        """Let a template make the sandbox; None if the job must get its own."""
+        job = self._template_job(job)
+        plan = self.templates.plan(backend, job, for_trial=for_trial)
+        if plan is None:
+            return None
+        try:
+            async with contextlib.AsyncExitStack() as opened:
+                kept = await self.templates.get(plan, job.shown)
+                if kept is None:
+                    return None
+                template = opened.enter_context(self.templates.using(kept))
+                group = cgroup.clone_folder if cgroup is not None else ""
+                entry_fds = cgroup.entry_fds() if cgroup is not None else ()
+                gated = template.sandbox(plan, group, entry_fds, by_group=done_by(cgroup))
+                opened.push_async_callback(gated.close)
+                await self._come_up(backend, gated)
+                await self._prepare(backend, gated, plan.launch, cgroup)
+                held.push_async_callback(opened.pop_all().aclose)
+                return gated
+        except SandboxFailure as failure:
+            if for_trial:
+                raise
+            self.templates.failed(backend.name, failure)
+            return None
+
     async def _start(
         self,
         backend: Backend,
@@ -112,6 +185,8 @@ class Pool:
         def entry() -> tuple[str, ...]:
             return cgroup.entry if cgroup is not None else ()
 
+        if job.identity is not None and backend.isolation < Isolation.NAMESPACES:
+            await self.templates.end_those_of(job.identity)
         if not backend.gated:
 
             def session(
@@ -124,22 +199,31 @@ class Pool:
             return direct
         plan = await held.enter_async_context(_session(backend, job, workspace))
         command = start_command(plan, self.folder.host, entry())
-        gated = Gated(plan, command, walk_disk=backend.host_workspace, by_group=done_by(cgroup))
+        by_group = done_by(cgroup)
+        gated = start(plan, command, walk_disk=backend.host_workspace, by_group=by_group)
         held.push_async_callback(gated.close)
+        await self._come_up(backend, gated)
+        for litter in plan.litter:
+            (workspace / litter).unlink(missing_ok=True)
+        await self._prepare(backend, gated, plan, cgroup)
+        return gated
+
+    async def _come_up(self, backend: Backend, gated: Gated) -> None:
         try:
             await gated.come_up()
         except SandboxFailure as failure:
             await gated.close()
             raise _explained(failure, gated, backend) from None
-        for litter in plan.litter:
-            (workspace / litter).unlink(missing_ok=True)
+
+    async def _prepare(
+        self, backend: Backend, gated: Gated, plan: LaunchPlan, cgroup: Cgroup | None
+    ) -> None:
         program = job_filter(
             whole=backend.seccomp, memfd=cgroup is not None, strict=self._strict_filter
         )
         if program is not None:
             await gated.channel.put_filter(program)
         await gated.channel.watch_mounts(plan.private_mounts)
-        return gated
 
 
 def done_by(cgroup: Cgroup | None) -> int:
@@ -186,6 +270,8 @@ def open_pool(
 ) -> Iterator[Pool]:
     """Create what sandboxes need: the service's folder, users, control groups.
 
+    The owner calls `Pool.close` at its end.
+
     `places` is the most sandboxes at a time, and the most control groups kept for later ones;
     `users` the number of users to reserve if this process is root.
     """
@@ -199,6 +285,15 @@ def open_pool(
         groups = None
         if cgroups is not None:
             groups = stack.enter_context(contextlib.closing(GroupSlots(cgroups, places)))
-        yield Pool(
-            backends, folder, cgroups, groups, of_jobs, of_trials, strict_filter=strict_filter
+        pool = Pool(
+            backends,
+            folder,
+            cgroups,
+            groups,
+            of_jobs,
+            of_trials,
+            strict_filter=strict_filter,
+            places=places,
         )
+        stack.callback(pool.templates.abandon)
+        yield pool

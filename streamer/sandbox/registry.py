@@ -18,7 +18,7 @@ from typing import Any, Final
 from streamer.errors import BackendUnavailable, ConfigError, SandboxFailure
 from streamer.model.capabilities import UNTRIED
 from streamer.sandbox.pool import Pool
-from streamer.sandbox.trial import Trial, holds_to_allow_list
+from streamer.sandbox.trial import NOT_OFFERED, Trial, holds_to_allow_list
 from streamer.spi import Backend, Isolation
 
 __all__ = ["Backends"]
@@ -237,10 +237,10 @@ class Backends(Mapping[str, Backend]):
             log.error("the cleanup after a test failed", exc_info=trying.exception())
 
     async def _try(self, backend: Backend, result: asyncio.Future[str]) -> None:
-        """Set the result, then release what the test has used."""
+        """Set the result, then release what the test has used; then test the backend's template."""
+        assert self._pool is not None
         async with contextlib.AsyncExitStack() as stack:
             try:
-                assert self._pool is not None
                 reason = await self._trial_of.why_not(backend, self._pool, stack)
             except BackendUnavailable as unavailable:
                 reason = unavailable.message
@@ -251,3 +251,24 @@ class Backends(Mapping[str, Backend]):
                 reason = f"{type(error).__name__}: {error}"
             if not result.done():
                 result.set_result(reason)
+        if not reason:
+            await self._try_template(backend, self._pool)
+
+    async def _try_template(self, backend: Backend, pool: Pool) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(TRIAL_TIMEOUT_S):
+                    why_not = await self._trial_of.why_no_template(backend, pool, stack)
+            except TimeoutError:
+                why_not = f"a test program did not end within {TRIAL_TIMEOUT_S:.0f} s"
+            except Exception as error:
+                log.exception("the template of backend %s failed its test", backend.name)
+                why_not = f"{type(error).__name__}: {error}"
+            if why_not not in ("", NOT_OFFERED, pool.no_templates):
+                log.warning(
+                    "sandbox %s: each job gets its own command, because a template does "
+                    "not work here: %s",
+                    backend.name,
+                    why_not,
+                )
+            pool.templates.tried(backend.name, why_not)

@@ -45,6 +45,8 @@ class Sandbox:
         cgroup: Cgroup | None,
         ran_out: Alarm,
         held: contextlib.AsyncExitStack,
+        *,
+        from_template: bool,
     ) -> None:
         """`ran_out` is set at the group's memory limit; closing `held` releases its resources."""
         self._driver = driver
@@ -57,6 +59,8 @@ class Sandbox:
         """Whether a program is being started, or files are being written."""
         self.identity = identity
         """Its own user, if it has one."""
+        self.from_template = from_template
+        """Whether a template has made it, and not a command of its own."""
 
     @property
     def home(self) -> str:

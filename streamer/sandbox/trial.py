@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
+from typing import Final
 
+from streamer.errors import SandboxFailure
 from streamer.model.job import Limits
 from streamer.sandbox.claims import broken_claim, trial_program
 from streamer.sandbox.network.proxy import PROXY_PORT
@@ -14,12 +16,14 @@ from streamer.sandbox.shape import Run, Shape
 from streamer.sandbox.stdio import Stdio
 from streamer.spi import Backend, Isolation
 
-__all__ = ["Trial", "holds_to_allow_list"]
+__all__ = ["NOT_OFFERED", "Trial", "holds_to_allow_list"]
 
-OF_ROOT = (
+OF_ROOT: Final = (
     "its programs run as root: start the sandbox as the job's user, with start_as=job.identity in "
     "its plan"
 )
+
+NOT_OFFERED: Final = "it has no template for what jobs may be shown, or does not use any"
 
 
 class Trial:
@@ -40,10 +44,33 @@ class Trial:
         May also raise `BackendUnavailable` and `SandboxFailure` with the reason.
         """
         await backend.probe(pool.folder.host)
-        limits = Limits()
-        shape = Shape(backend.name, limits, read_only=self._read_only, etc=self._etc)
-        sandbox = await pool.lend(shape, for_trial=True)
+        return await self._run(backend, pool, held, from_template=False)
+
+    async def why_no_template(
+        self, backend: Backend, pool: Pool, held: contextlib.AsyncExitStack
+    ) -> str:
+        """Return why its jobs cannot get sandboxes from a template, or ``""``."""
+        if not pool.offers_template(self._shape(backend)):
+            return NOT_OFFERED
+        if pool.no_templates:
+            return pool.no_templates
+        try:
+            return await self._run(backend, pool, held, from_template=True)
+        except (SandboxFailure, OSError) as failure:
+            return str(failure)
+
+    def _shape(self, backend: Backend) -> Shape:
+        return Shape(backend.name, Limits(), read_only=self._read_only, etc=self._etc)
+
+    async def _run(
+        self, backend: Backend, pool: Pool, held: contextlib.AsyncExitStack, *, from_template: bool
+    ) -> str:
+        shape = self._shape(backend)
+        limits = shape.limits
+        sandbox = await pool.lend(shape, for_trial=True, from_template=from_template)
         held.push_async_callback(sandbox.close)
+        if from_template and not sandbox.from_template:
+            return "there was no room for another"
         if self._allow_list and holds_to_allow_list(backend):
             (await sandbox.listen(PROXY_PORT)).close()
         argv = held.enter_context(trial_program(backend, pool.folder.path))

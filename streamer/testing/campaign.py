@@ -26,7 +26,7 @@ from streamer.model.job import JobSpec
 from streamer.sandbox.enforcement import enforcement
 from streamer.spi import Backend
 from streamer.testing.attack import Attack, NoProof
-from streamer.testing.processes import adopt_orphans, descendants
+from streamer.testing.processes import adopt_orphans, kept_besides
 from streamer.testing.programs import NEIGHBOUR
 from streamer.testing.running import SLOWNESS, Ran, ended, open_service, run_job, script
 
@@ -86,17 +86,20 @@ class Campaign:
         async with self._lane(self.width if attack.alone else 1) as lures:
             achieved: list[str] = []
             broken: list[str] = []
-            before, folders = descendants(), self._folders()
+            before, folders = self._processes(), self._folders()
             for _ in range(attack.times):
                 judged, wrong = await self._run(attack, lures)
                 achieved += judged
                 broken += wrong
-            if attack.alone and (left := descendants()) != before:
+            if attack.alone and (left := self._processes()) != before:
                 broken.append(f"processes were left on the host: {left}, before {before}")
             if attack.alone and (new := self._folders() - folders):
                 achieved.append(f"folders were left on the host: {sorted(new)}")
             achieved += await lures.disturbed()
         return Outcome(attack.name, self.not_promised(attack), tuple(achieved), tuple(broken))
+
+    def _processes(self) -> dict[int, str]:
+        return kept_besides(self.service.worker.pool)[0]
 
     def _folders(self) -> set[str]:
         return {str(path) for path in self.state.glob("*/jobs/[0-9a-f]*")}

@@ -8,7 +8,9 @@ import os
 from pathlib import Path
 from typing import Final
 
-__all__ = ["adopt_orphans", "descendants", "descriptors", "reap_adopted"]
+from streamer.sandbox.pool import Pool
+
+__all__ = ["adopt_orphans", "descendants", "descriptors", "kept_besides", "reap_adopted"]
 
 PR_SET_CHILD_SUBREAPER: Final = 36
 
@@ -80,3 +82,14 @@ def descriptors() -> dict[int, str]:
             if not target.startswith(OF_GROUPS):
                 found[int(entry.name)] = target
     return found
+
+
+def kept_besides(pool: Pool | None) -> tuple[dict[int, str], dict[int, str]]:
+    """Return `descendants` and `descriptors` without those of templates, which outlive jobs."""
+    templates = None if pool is None else pool.templates
+    pids = frozenset() if templates is None else templates.pids
+    fds = frozenset() if templates is None else templates.descriptors
+    return (
+        {pid: name for pid, name in descendants().items() if pid not in pids},
+        {fd: name for fd, name in descriptors().items() if fd not in fds},
+    )

@@ -60,10 +60,13 @@ class Execution:
         lease: Lease,
         pool: Pool,
         settings: ExecutionSettings,
-        policy: str,
+        policy: Callable[..., str],
         on_resisting: Callable[[], None],
     ) -> None:
-        """`policy` is the digest for the record; `on_resisting` is called when `resists` is set."""
+        """`policy(from_template=...)` returns the digest for the record.
+
+        `on_resisting` is called when `resists` is set.
+        """
         self.lease = lease
         self._policy = policy
         self._on_resisting = on_resisting
@@ -180,7 +183,7 @@ class Execution:
                 self._tell(Error("internal", "the job failed with an internal error"))
 
     async def _steps(self, end: JobEnd, held: contextlib.AsyncExitStack) -> StopReason | Reason:
-        await self._writer.state("preparing", self._policy)
+        await self._writer.state("preparing", self._policy(from_template=False))
         try:
             sandbox = await prepare.opened(
                 self._job, self._pool, self._settings.outbound, self._stop, held
@@ -189,10 +192,14 @@ class Execution:
             await prepare.put_files(self._job, sandbox, self._stop)
         except Stopped:
             return self._stop.requested.result()
+        # Only now it is known how the sandbox was made.
+        policy = self._policy(from_template=True) if sandbox.from_template else None
         for step in self._job.steps:
             if self._stop.reason is not None:
                 return self._stop.reason
-            await self._writer.state("compiling" if step.phase is Phase.COMPILE else "running")
+            compiles = step.phase is Phase.COMPILE
+            await self._writer.state("compiling" if compiles else "running", policy)
+            policy = None
             reason = await self._run_step(sandbox, step, end)
             if reason != "exited" or end.status != 0:
                 return reason

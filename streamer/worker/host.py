@@ -49,8 +49,11 @@ class WorkerHost:
             users=users,
             strict_filter=sandbox.seccomp == "strict",
         ) as pool:
-            async with self.backends.tried_in(pool):
-                yield pool
+            try:
+                async with self.backends.tried_in(pool):
+                    yield pool
+            finally:
+                await pool.close()
 
     async def check(self, cgroup_level: str | None) -> None:
         """Test the sandboxes that jobs may get, and log which configured languages are missing.

@@ -1,7 +1,8 @@
 """The digest of the policy that confines a job, for its record.
 
-Two jobs with the same digest had the same backend with the same options, the same limits for each
-step, the same network, the same system call filter, and the same version of streamer.
+Two jobs with the same digest had the same backend with the same options, the same way to their
+sandbox (a template's, or a command of their own), the same limits for each step, the same network,
+the same system call filter, and the same version of streamer.
 """
 
 from __future__ import annotations
@@ -20,9 +21,17 @@ __all__ = ["policy_digest"]
 
 
 def policy_digest(
-    job: ResolvedJob, backend: Backend, cgroup_level: str | None, *, strict_filter: bool
+    job: ResolvedJob,
+    backend: Backend,
+    cgroup_level: str | None,
+    *,
+    strict_filter: bool,
+    from_template: bool = False,
 ) -> str:
-    """Return the SHA-256, in hexadecimal, of everything that confines the job."""
+    """Return the SHA-256, in hexadecimal, of everything that confines the job.
+
+    `from_template` says whether a template has made its sandbox.
+    """
     counted = cgroup_level is not None
     filtered = None
     if backend.gated:
@@ -34,6 +43,7 @@ def policy_digest(
         "limits": [[step.phase, step.limits] for step in job.steps],
         "cgroup": cgroup_level,
         "filter": hashlib.sha256(filtered or b"").hexdigest(),
+        "sandbox": "template" if from_template else "own",
         "network": job.network,
         "allowHosts": job.allow_hosts,
         "readOnly": job.read_only,

@@ -217,7 +217,9 @@ class Worker:
         assert self.pool is not None
         name = lease.job.backend
         backend = self.backends[name]
-        policy = policy_digest(lease.job, backend, self.cgroup_level, strict_filter=self._strict)
+        policy = partial(
+            policy_digest, lease.job, backend, self.cgroup_level, strict_filter=self._strict
+        )
         execution = Execution(lease, self.pool, self._settings, policy, self._changed.set)
         self.on_start(execution)
         task = asyncio.create_task(execution.run(), name=f"streamer-job-{lease.job.job_id}")

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from streamer.compose import Parts
-from tests.running import Ran, adopt_orphans, descendants, descriptors, run_job
+from tests.running import Ran, adopt_orphans, kept_besides, run_job
 
 Run = Callable[..., Awaitable[Ran]]
 
@@ -17,15 +17,14 @@ async def checked_runs(service: Parts) -> AsyncIterator[Run]:
     At its end, not some time later: that is what the terminal event promises.
     """
     adopt_orphans()
-    processes, files = descendants(), descriptors()
+    assert service.worker.pool is not None
+    processes, files = kept_besides(service.worker.pool)
 
     async def run_checked(**spec: Any) -> Ran:
         ran = await run_job(service, **spec)
-        assert descendants() == processes, ran.events
-        assert descriptors() == files, ran.events
+        assert kept_besides(service.worker.pool) == (processes, files), ran.events
         return ran
 
     yield run_checked
     await service.drain(0)
-    assert service.worker.pool is not None
     assert list((service.worker.pool.folder.path / "jobs").iterdir()) == []

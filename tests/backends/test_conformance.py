@@ -10,6 +10,7 @@ import pytest
 from sandboxes.bwrap import Bwrap
 from sandboxes.firejail import Firejail
 from sandboxes.plain import Plain
+from streamer.sandbox.pool import TEMPLATE_IS_SLOWER
 from streamer.testing import ConformanceSuite
 from tests.conftest import required_backends
 
@@ -29,6 +30,25 @@ class TestBwrapWithoutGroups(ConformanceSuite):
     backend = Bwrap
     config: ClassVar[Mapping[str, Mapping[str, Any]]] = {"sandbox": {"cgroup": "off"}}
     required = "bwrap" in required_backends()
+
+
+class TestBwrapFromTemplate(ConformanceSuite):
+    backend = Bwrap
+    options: ClassVar[Mapping[str, Any]] = {"template": True}
+    required = "bwrap" in required_backends()
+
+    def test_its_jobs_do_come_from_a_template(self) -> None:
+        async def why_not() -> str:
+            assert self.service.worker.pool is not None
+            return self.service.worker.pool.templates.why_not("bwrap")
+
+        if reason := self.wait(why_not()):
+            assert reason == TEMPLATE_IS_SLOWER
+
+
+@pytest.mark.slow
+class TestBwrapFromTemplateWithoutGroups(TestBwrapFromTemplate):
+    config: ClassVar[Mapping[str, Mapping[str, Any]]] = {"sandbox": {"cgroup": "off"}}
 
 
 class TestFirejail(ConformanceSuite):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from sandboxes.bwrap import Bwrap
 from sandboxes.firejail import Firejail
 from sandboxes.plain import Plain
+from streamer.sandbox.pool import TEMPLATE_IS_SLOWER
 from streamer.testing import ATTACKS, EscapeSuite, Outcome, open_campaign
 from tests.conftest import required_backends
 
@@ -84,6 +85,21 @@ class TestPlain(EscapeSuite):
 class TestBwrap(EscapeSuite):
     backend = Bwrap
     required = "bwrap" in required_backends()
+
+
+class TestBwrapFromTemplate(EscapeSuite):
+    backend = Bwrap
+    options: ClassVar[Mapping[str, Any]] = {"template": True}
+    required = "bwrap" in required_backends()
+
+    def test_its_jobs_do_come_from_a_template(self) -> None:
+        async def why_not() -> str:
+            pool = self._campaign.service.worker.pool
+            assert pool is not None
+            return pool.templates.why_not("bwrap")
+
+        if reason := self.wait(why_not()):
+            assert reason == TEMPLATE_IS_SLOWER
 
 
 class TestFirejail(EscapeSuite):

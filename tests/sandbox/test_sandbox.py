@@ -42,7 +42,26 @@ BACKENDS: dict[str, Backend] = {
     "bwrap": Bwrap(),
     "firejail": Firejail(),
     "direct": Direct(),
+    "templated": Bwrap(template=True),
 }
+OURS = ("plain", "bwrap", "templated", "firejail")
+
+
+@pytest.fixture
+def need(need: Callable[[str], str]) -> Callable[[str], str]:
+    """Return the function that skips a test; "templated" is bwrap with a template."""
+
+    def check(name: str) -> str:
+        need("bwrap" if name == "templated" else name)
+        return name
+
+    return check
+
+
+@pytest.fixture(params=OURS)
+def backend(request: pytest.FixtureRequest, need: Callable[[str], str]) -> str:
+    """Return each backend of ours that works here, in turn."""
+    return need(request.param)
 
 
 @pytest.fixture(params=["auto", "off"], ids=["groups", "no-groups"])
@@ -61,6 +80,7 @@ def pool_of(cgroup: str = "auto") -> Iterator[Pool]:
         users=4,
         strict_filter=False,
     ) as pool:
+        pool.templates.tried("bwrap", "")
         yield pool
 
 
@@ -76,11 +96,13 @@ async def lent(pool: Pool, backend: str, limits: Limits = LIMITS) -> AsyncIterat
     adopt_orphans()
     processes, files = descendants(), descriptors()
     sandbox = await pool.lend(Shape(backend, limits))
+    assert sandbox.from_template == (backend == "templated")
     try:
         yield sandbox
     finally:
         await sandbox.close()
         await sandbox.close()
+        await pool.close()
     assert descendants() == processes
     assert descriptors() == files
     assert list(pool.folder.workspaces.path.iterdir()) == []

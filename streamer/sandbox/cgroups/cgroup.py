@@ -76,6 +76,15 @@ class Cgroup(ABC):
         names = ("cpu.shares", "cpu.weight")
         return any((folder / name).exists() for folder in self.folders for name in names)
 
+    @property
+    def clone_folder(self) -> str:
+        """The folder into which a process may be cloned (CLONE_INTO_CGROUP), or ``""``."""
+        return ""
+
+    @abstractmethod
+    def entry_fds(self) -> Sequence[int]:
+        """Return open files; a process that is given them enters the group by writing ``0``."""
+
     @abstractmethod
     def make(self) -> None:
         """Make the group, and start to watch its memory limit on the running loop."""

@@ -48,6 +48,9 @@ class CgroupV1(Cgroup):
         """Write to its ``tasks``: ``cgroup.procs`` waits 10 ms for an RCU grace period."""
         return tuple(f"--cgroup={folder}/tasks" for folder in self.folders)
 
+    def entry_fds(self) -> Sequence[int]:
+        return [files.fd("tasks") for files in self._files]
+
     @property
     def limits_swap(self) -> bool:
         return (self.folders[0] / "memory.memsw.limit_in_bytes").exists()

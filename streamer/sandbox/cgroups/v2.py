@@ -52,6 +52,14 @@ class CgroupV2(Cgroup):
     def limits_swap(self) -> bool:
         return (self.folders[0] / "memory.swap.max").exists()
 
+    @property
+    def clone_folder(self) -> str:
+        """The group, for the reason that `entry` has, and with its exception."""
+        return "" if self._killed else str(self.folders[0])
+
+    def entry_fds(self) -> Sequence[int]:
+        return [self._files[0].fd("cgroup.procs")]
+
     def make(self) -> None:
         """Make the folder, and watch ``memory.events`` with a separate epoll.
 

@@ -10,9 +10,11 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Protocol
 
 from streamer.bounded import ends_in
 from streamer.errors import SandboxFailure
@@ -21,12 +23,12 @@ from streamer.sandbox.drivers import protocol
 from streamer.sandbox.drivers.channel import InitChannel
 from streamer.sandbox.drivers.deadlines import fails_after, time_to_write
 from streamer.sandbox.drivers.netns import check_own_network
-from streamer.sandbox.drivers.spawn import Spawned, spawn
+from streamer.sandbox.drivers.spawn import spawn
 from streamer.sandbox.drivers.stopped import StopWatch
 from streamer.sandbox.shape import Run, RunEnd, Use
 from streamer.spi import LaunchPlan
 
-__all__ = ["Gated"]
+__all__ = ["Ends", "Gated", "opened_ends", "start"]
 
 log: Final = logging.getLogger(__name__)
 
@@ -45,20 +47,90 @@ END_TIMEOUT_S: Final = 5.0
 STDERR_BYTES: Final = 4096
 
 
+class Wrapper(Protocol):
+    """The process that has started the init, or is the init; the sandbox ends with it."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def exit_code(self) -> int | None: ...
+
+    async def wait(self) -> int:
+        """Wait until it has ended."""
+
+    def kill(self) -> None: ...
+
+    async def open_init(self, pid: int) -> int:
+        """Return a pidfd of the init, which has said hello and waits for us."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """The socket and the standard error of a sandbox: our ends, and those that it gets."""
+
+    channel: InitChannel
+    complaints: int
+    control: int
+    stderr: int
+
+
+@contextmanager
+def opened_ends() -> Iterator[Ends]:
+    """Open them for a sandbox that is started in the block; it must close ours.
+
+    After the block theirs are closed, and ours too if the sandbox was not started.
+    """
+    with contextlib.ExitStack() as unless_started:
+        complaints, stderr = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        unless_started.callback(os.close, complaints)
+        with contextlib.ExitStack() as theirs:
+            theirs.callback(os.close, stderr)
+            ours, control = socket.socketpair()
+            theirs.callback(control.close)
+            channel = InitChannel(ours)
+            unless_started.callback(channel.close)
+            yield Ends(channel, complaints, control.fileno(), stderr)
+        unless_started.pop_all()
+
+
+def start(plan: LaunchPlan, command: Sequence[str], *, walk_disk: bool, by_group: int) -> Gated:
+    """Start the sandbox of a plan: `command` is that of the plan, begun in its group as its user.
+
+    Raises `SandboxFailure` if it cannot be started.
+    """
+    with opened_ends() as ends:
+        try:
+            wrapper = spawn(
+                command,
+                env=plan.env,
+                cwd=plan.cwd,
+                stdin=ends.control,
+                stdout=subprocess.DEVNULL,
+                stderr=ends.stderr,
+            )
+        except OSError as error:
+            raise SandboxFailure(f"{plan.argv[0]} cannot be started: {error}") from error
+        return Gated(plan, ends, wrapper, walk_disk=walk_disk, by_group=by_group)
+
+
 class Gated:
     """A sandbox with our init inside."""
 
     has_init: ClassVar[bool] = True
 
     def __init__(
-        self, plan: LaunchPlan, command: Sequence[str], *, walk_disk: bool, by_group: int
+        self,
+        plan: LaunchPlan,
+        ends: Ends,
+        wrapper: Wrapper,
+        *,
+        walk_disk: bool,
+        by_group: int,
     ) -> None:
-        """Start it: `command` is that of the plan, begun in its group and as its user.
-
-        `by_group` are the flags of what its group does for the init (`protocol`). Raises
-        `SandboxFailure` if it cannot be started.
-        """
+        """`by_group` are the flags of what its group does for the init (`protocol`)."""
         self._plan = plan
+        self._wrapper = wrapper
         self._walk_disk = walk_disk
         self._run_flags = by_group | (protocol.WALK_DISK if walk_disk else 0)
         self._init_pid = 0
@@ -68,27 +140,8 @@ class Gated:
         self._taken_down = False
         self._resists = False
         self._words = ""
-        with contextlib.ExitStack() as unless_started:
-            self._complaints, stderr = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-            unless_started.callback(os.close, self._complaints)
-            with contextlib.ExitStack() as theirs:
-                theirs.callback(os.close, stderr)
-                ours, control = socket.socketpair()
-                theirs.callback(control.close)
-                self.channel = InitChannel(ours)
-                unless_started.callback(self.channel.close)
-                try:
-                    self._wrapper: Spawned = spawn(
-                        command,
-                        env=plan.env,
-                        cwd=plan.cwd,
-                        stdin=control.fileno(),
-                        stdout=subprocess.DEVNULL,
-                        stderr=stderr,
-                    )
-                except OSError as error:
-                    raise SandboxFailure(f"{plan.argv[0]} cannot be started: {error}") from error
-            unless_started.pop_all()
+        self._complaints = ends.complaints
+        self.channel = ends.channel
 
     @property
     def home(self) -> str:
@@ -120,9 +173,8 @@ class Gated:
                 )
             if not hello.done():
                 raise SandboxFailure("the sandbox did not start")
-            # The init waits for us, so its process id cannot have been reused.
             self._init_pid = hello.result()
-            self._init_pidfd = os.pidfd_open(self._init_pid)
+            self._init_pidfd = await self._wrapper.open_init(self._init_pid)
             asyncio.get_running_loop().add_reader(self._init_pidfd, self._init_has_ended)
         finally:
             exited.cancel()

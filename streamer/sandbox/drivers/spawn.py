@@ -50,6 +50,11 @@ class Spawned:
         """Its exit code, as in `exit_code`; do not cancel it."""
         self._loop.add_reader(self._pidfd, self._ended)
 
+    @property
+    def pidfd(self) -> int:
+        """Its pidfd; -1 once it was reaped."""
+        return self._pidfd
+
     def _ended(self) -> None:
         self.ended_at = time.monotonic()
         self._loop.remove_reader(self._pidfd)
@@ -100,6 +105,11 @@ class Spawned:
     async def wait(self) -> int:
         """Wait until the process has ended, and was reaped unless its group is kept."""
         return await asyncio.shield(self.ended)
+
+    async def open_init(self, pid: int) -> int:
+        """Return a pidfd of the init that it has started (`gated`)."""
+        # The init waits for us, so its process id cannot have been reused.
+        return os.pidfd_open(pid)
 
     def kill(self) -> None:
         if self._pidfd >= 0:

@@ -30,7 +30,8 @@ class JobUsers:
 
     def __init__(self, first_uid: int, count: int) -> None:
         self._locks: dict[int, int] = {}
-        self._free: asyncio.Queue[int] = asyncio.Queue()
+        # The last one used first: it may have a template.
+        self._free: asyncio.LifoQueue[int] = asyncio.LifoQueue()
         LOCK_FOLDER.mkdir(mode=0o700, exist_ok=True)
         for uid in range(first_uid, first_uid + UID_COUNT):
             if len(self._locks) == count:

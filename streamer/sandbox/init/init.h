@@ -26,6 +26,12 @@ void die(const char *what);
 int enter(char **argv);
 void bound(const char *path, const char *most);
 
+/* streamer-init.c */
+int own_user_namespace(void);
+
+/* template.c: inside a sandbox that stays */
+void make_sandboxes(void);
+
 /* channel.c: the socket */
 extern struct channel {
     unsigned char *bytes;

@@ -10,6 +10,9 @@
  *       Inside the sandbox: speak with the service over the socket on standard input
  *       (see streamer/sandbox/drivers/protocol.py), write the job's files, run its programs, account
  *       for them and end them all.
+ *   streamer-init template
+ *       Inside a sandbox that stays: make a sandbox for each job, whose first process then serves
+ *       (template.c).
  *
  * Why a program of our own: a wrapper reports 128+n both for `exit 137` and for a
  * SIGKILL; nobody but the parent of a process learns its true wait status and usage, and
@@ -124,19 +127,26 @@ static void handle_frames(void)
     in.used -= at;
 }
 
+/* Whether the user namespace has one user, so it is not that of the host. */
+int own_user_namespace(void)
+{
+    char map[64] = "";
+    int fd = open("/proc/self/uid_map", O_RDONLY | O_CLOEXEC);
+    unsigned inside, outside, count;
+    int own = fd >= 0 && read(fd, map, sizeof map - 1) > 0
+              && sscanf(map, "%u %u %u", &inside, &outside, &count) == 3 && count == 1;
+    close(fd);
+    return own;
+}
+
 /* With --bound in a user namespace of the sandbox's own, and a capability in it: put its share on
  * what it has in common with the account's other programs, and give the capability up. */
 static void bound_namespace(void)
 {
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct none[2] = {0}, left[2];
-    char map[64] = "";
-    int fd = open("/proc/self/uid_map", O_RDONLY | O_CLOEXEC);
-    unsigned inside, outside, count;
-    if (fd < 0 || read(fd, map, sizeof map - 1) <= 0
-        || sscanf(map, "%u %u %u", &inside, &outside, &count) != 3 || count != 1)
+    if (!own_user_namespace())
         die("this is not a user namespace of the sandbox's own");
-    close(fd);
     bound("/proc/sys/user/max_inotify_instances", INOTIFY_INSTANCES);
     bound("/proc/sys/user/max_inotify_watches", INOTIFY_WATCHES);
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
@@ -213,7 +223,12 @@ int main(int argc, char **argv)
         bound_namespace();
         return serve();
     }
+    if (argc == 2 && !strcmp(argv[1], "template")) {
+        make_sandboxes();
+        bound_namespace();
+        return serve();
+    }
     fprintf(stderr, "usage: streamer-init enter [--cgroup=FILE]... [--start-in=GROUP] [--uid=N] "
-                    "[--gid=N] [--pid-namespace] -- COMMAND... | serve [--bound]\n");
+                    "[--gid=N] [--pid-namespace] -- COMMAND... | serve [--bound] | template\n");
     return 125;
 }

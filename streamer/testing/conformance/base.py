@@ -16,7 +16,7 @@ from streamer.jobs.job import Job
 from streamer.model.events import Complete
 from streamer.model.job import JobSpec
 from streamer.sandbox.enforcement import enforcement
-from streamer.testing.processes import adopt_orphans, descendants, descriptors, reap_adopted
+from streamer.testing.processes import adopt_orphans, kept_besides, reap_adopted
 from streamer.testing.running import Ran, open_service, run_job
 from streamer.testing.suite import Suite
 
@@ -54,7 +54,7 @@ class Requirements(Suite):
 
         Checked at once, since the terminal event promises that everything is dead.
         """
-        processes, files = descendants(), descriptors()
+        processes, files = kept_besides(self.service.worker.pool)
         ran = await run_job(self.service, **spec)
         self.look_after(processes, files)
         return ran
@@ -65,8 +65,8 @@ class Requirements(Suite):
 
     def look_after(self, processes: Mapping[int, str], files: Mapping[int, str]) -> None:
         """Check that there are no new processes and descriptors."""
-        assert descendants() == processes
-        left = descriptors()
+        running, left = kept_besides(self.service.worker.pool)
+        assert running == processes
         assert left == files, {fd: name for fd, name in left.items() if files.get(fd) != name}
         assert list(self._state.glob("*/jobs/*")) == []
 
@@ -88,7 +88,7 @@ def requirement(
                     raise unittest.SkipTest(f"{self.backend.name} does not limit {limit}")
                 if gated and not self.backend.gated:
                     raise unittest.SkipTest(f"{self.backend.name} does not run the init")
-                before = descendants(), descriptors()
+                before = kept_besides(self.service.worker.pool)
                 await check(self)
                 self.look_after(*before)
                 reap_adopted()

@@ -92,6 +92,8 @@ class TreeRequirements(Requirements):
         (folder,) = self._state.iterdir()
         init = folder / "init"
         hidden = init.rename(folder / "init-hidden")
+        assert self.service.worker.pool is not None
+        await self.service.worker.pool.templates.close()  # they have opened it already
         try:
             ran = await self.run(command=("echo", "it ran"))
             assert isinstance(ran.end, Error), ran.events

@@ -1,0 +1,86 @@
+"""Pools with templates, and sandboxes that must come from one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+from sandboxes.bwrap import Bwrap
+from sandboxes.plain import Plain
+from streamer.model.job import Limits
+from streamer.sandbox.pool import Pool, open_pool
+from streamer.sandbox.sandbox import Sandbox
+from streamer.sandbox.shape import Run, RunEnd, Shape
+from streamer.sandbox.stdio import Stdio
+from streamer.spi import Backend
+from tests.running import adopt_orphans, descendants, descriptors
+
+MIB = 1024 * 1024
+LIMITS = Limits(wall_time_s=60)
+SHAPE = Shape("bwrap", LIMITS)
+
+
+@contextlib.contextmanager
+def pool_of(
+    backend: Backend | None = None, cgroup: str = "auto", places: int = 2
+) -> Iterator[Pool]:
+    """Open a pool whose templates count as tested."""
+    bwrap = Bwrap(template=True) if backend is None else backend
+    with open_pool(
+        {"bwrap": bwrap, "plain": Plain()},
+        state_dir="",
+        cgroup=cgroup,
+        uid_base=60706,
+        places=places,
+        users=places,
+        strict_filter=False,
+    ) as pool:
+        pool.templates.tried(bwrap.name, "")
+        yield pool
+
+
+@asynccontextmanager
+async def checked_pool(cgroup: str) -> AsyncIterator[Pool]:
+    """Open a pool, and see that it leaves nothing when it is closed."""
+    adopt_orphans()
+    before = descendants(), descriptors()
+    with pool_of(cgroup=cgroup) as pool:
+        yield pool
+        await pool.close()
+        assert descendants() == before[0]
+    assert descriptors() == before[1]
+
+
+@asynccontextmanager
+async def lent(pool: Pool, shape: Shape = SHAPE) -> AsyncIterator[Sandbox]:
+    """Borrow a sandbox that must come from a template, and leave nothing but that."""
+    sandbox = await pool.lend(shape)
+    try:
+        assert sandbox.from_template
+        yield sandbox
+    finally:
+        await sandbox.close()
+
+
+async def told(sandbox: Sandbox, script: str, limits: Limits = LIMITS) -> tuple[RunEnd, str]:
+    """Run a program in Python to its end; return that, and what it has printed."""
+    stdio = Stdio.pipes()
+    try:
+        argv = ("/usr/bin/python3", "-I", "-c", script)
+        running = await sandbox.run(Run(argv, {"PATH": "/usr/bin:/bin"}, limits, stdio))
+        await running.exited
+        sandbox.end_rest()
+        end = await running.ended
+        with contextlib.suppress(BlockingIOError):
+            assert os.read(stdio._ours["stderr"], 65536).decode() == ""
+        return end, os.read(stdio._ours["stdout"], 65536).decode()
+    finally:
+        stdio.close()
+
+
+def init_of(pids: frozenset[int]) -> int:
+    """Return the template itself of these processes, and not its wrapper."""
+    (init,) = (pid for pid, name in descendants().items() if pid in pids and name == "init")
+    return init
