@@ -6,6 +6,8 @@ PYTHON ?=
 # The sources of everything that is checked.
 SOURCES := streamer sandboxes tests examples benchmarks docs setup.py
 PYTEST_ARGS ?=
+# The rows of docs/performance.md that `make bench` measures; all by default.
+SUITES ?=
 # Most tests wait for programs, so three at once suit two processors; PYTEST_ARGS="-n 0" for none.
 WORKERS ?= 3
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
@@ -24,9 +26,9 @@ UV_GROUP := build/lock/bin/uv pip compile $(UV_OPTIONS) --group
 
 # Which system packages .ci/system-packages sees to.
 NEEDS := run
-setup test test-fast escape-matrix: NEEDS := test
+setup test test-fast bench escape-matrix: NEEDS := test
 
-.PHONY: help setup run test test-fast lint escape-matrix architecture lock wheel clean system
+.PHONY: help setup run test test-fast lint bench escape-matrix architecture lock wheel clean system
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -52,6 +54,9 @@ lint: $(VENV)/.dev $(VENV)/.project ## check style, format, types and who import
 escape-matrix: setup ## run every attack on every sandbox and write docs/escape-matrix.md
 	@$(BIN)/python -m streamer.testing.matrix docs/escape-matrix.md
 
+bench: $(VENV)/.dev $(VENV)/.project build/benchmarks/.installed ## measure speed and write docs/performance.md; SUITES="latency flood" a part of it
+	@$(BIN)/python -m benchmarks $(SUITES)
+
 architecture: $(VENV)/.dev $(VENV)/.project ## draw docs/rooms.svg from the imports in the code
 	@$(BIN)/python docs/rooms.py
 
@@ -71,6 +76,7 @@ lock: $(VENV)/.created ## renew the lock files: newest versions, with their hash
 	$(UV_GROUP) build -c requirements/dev.txt -o requirements/build.txt
 	$(UV_GROUP) lock -o requirements/lock.txt
 	$(NPM) --prefix tests/interop update --package-lock-only
+	$(NPM) --prefix benchmarks/express update --package-lock-only
 
 clean: ## remove everything that was made here
 	rm -rf .venv build dist *.egg-info $(INIT) .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -103,6 +109,14 @@ build/node/.installed: tests/interop/package.json tests/interop/package-lock.jso
 	@mkdir -p build/node
 	@cp tests/interop/package.json tests/interop/package-lock.json tests/interop/.npmrc build/node
 	@$(NPM) --prefix build/node ci >/dev/null
+	@touch $@
+
+# The reference server of the benchmark runs beside its packages, where Node.js looks for them.
+build/benchmarks/.installed: $(addprefix benchmarks/express/,package.json package-lock.json server.js) | system
+	@echo 'setup: installing the Node.js packages of the benchmark'
+	@mkdir -p build/benchmarks
+	@cp $^ benchmarks/express/.npmrc build/benchmarks
+	@$(NPM) --prefix build/benchmarks ci >/dev/null
 	@touch $@
 
 # A stamp that names another place comes from a clone that was copied or moved.

@@ -1,196 +1,289 @@
-"""Measure streams: idle ones, many readers of one job, and one that hardly reads at all.
-
-    python -m benchmarks.streams [idle|fanout|slow] [COUNT]
-
-- idle: COUNT (10000) open streams of one waiting job: memory for each, CPU for their heartbeats.
-- fanout: COUNT (1000) readers of one job, one more that never reads; each gets every byte.
-- slow: COUNT (1024) MiB of output while one reader takes 1 KB/s: the most memory the service had.
-"""
+"""Measure streams: delay, flood, fan-out, idle ones, and a reader that hardly reads."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
-import hashlib
 import json
-import resource
 import socket
-import sys
-import time
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections import defaultdict
+from collections.abc import Awaitable
+from time import monotonic
+from typing import Final
 
-from aiohttp import ClientSession
+from benchmarks.client import Stream
+from benchmarks.figures import Figure, median, percentile
+from benchmarks.jobs import in_turns, run
+from benchmarks.programs import HELLO, LINE_BYTES, bare_end, burst, clock, flood, sleeper
+from benchmarks.servers import MIB, Server, both
 
-from benchmarks.server import MIB, Server, serving
-from streamer.sse import EventParser
+__all__ = ["delay", "fanout", "flooding", "idle", "slow"]
 
-SLOTS = "queue.concurrency=4"
-NO_LIMITS = ("limits.default.wall_time_s=600", "limits.default.cpu_time_s=600")
-
-
-async def submit(server: Server, **job: Any) -> str:
-    async with (
-        ClientSession(server.address) as session,
-        session.post("/api/execute", json=job) as response,
-    ):
-        return str((await response.json())["jobId"])
+FLOOD_MIB: Final = 256
+TIMEOUT_S: Final = 90
 
 
-async def open_stream(
-    server: Server, job_id: str
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    writer.write(f"GET /api/stream/{job_id} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
-    await reader.readuntil(b"\r\n\r\n")
-    return reader, writer
+class Values(defaultdict[str, dict[str, list[float]]]):
+    """The values of several figures: by name, then by target."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: defaultdict(list))
+
+    def add(self, target: str, found: dict[str, float]) -> None:
+        for name, value in found.items():
+            self[name][target].append(value)
 
 
-async def idle(count: int) -> None:
-    heartbeat_s = 10.0
-    readers = f"streams.max_readers_per_job={count + 1}"
-    async with serving(f"streams.heartbeat_s={heartbeat_s}", readers, *NO_LIMITS) as server:
-        job_id = await submit(server, language="bash", code="sleep 500")
-        before = server.resident_bytes()
-        began = time.perf_counter()
-        streams: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-        for at in range(0, count, 200):
-            batch = range(min(200, count - at))
-            streams += await asyncio.gather(*(open_stream(server, job_id) for _ in batch))
-        opened_s = time.perf_counter() - began
-        for reader, _ in streams:
-            await reader.readuntil(b"\n\n")  # the first event is there
-        after = server.resident_bytes()
-        print(f"{count} streams opened in {opened_s:.1f} s ({count / opened_s:.0f}/s)")
-        print(f"memory of the service: {before / MIB:.1f} -> {after / MIB:.1f} MiB, "
-              f"{(after - before) / count / 1024:.1f} KiB a stream")  # fmt: skip
-        cpu, began = server.cpu_s(), time.perf_counter()
-        await asyncio.sleep(3 * heartbeat_s)
-        used = (server.cpu_s() - cpu) / (time.perf_counter() - began)
-        beats = 0
-        for reader, _ in streams:
-            reader.feed_eof()
-            beats += (await reader.read()).count(b":\n\r\n")
-        print(f"heartbeats: {beats} in {3 * heartbeat_s:.0f} s, {100 * used:.1f} % of a processor, "
-              f"{1e6 * used * 3 * heartbeat_s / max(beats, 1):.0f} us each")  # fmt: skip
-        for _, writer in streams:
-            writer.close()
+class Delays:
+    """Read the clocks that a job prints."""
+
+    def __init__(self) -> None:
+        self.seconds: list[tuple[float, float]] = []
+        """Of each line: when it arrived, and how long after it was printed."""
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._rest = ""
+
+    def on_event(self, name: bytes, data: bytes, now: float) -> None:
+        if name == b"output":
+            *lines, self._rest = (self._rest + json.loads(data)["data"]).split("\n")
+            self.seconds += [(now, now - int(line) / 1e9) for line in lines if line.isdigit()]
+        elif name in {b"complete", b"error"} and not self.ended.done():
+            self.ended.set_result(None)
 
 
-LINES = """
-import sys, time
-for number in range(2000):
-    print(number, "x" * 90, flush=True)
-    time.sleep(0.0025)
-"""
+class Counter:
+    """Count the lines and see the end in the bytes of a stream, at next to no cost."""
+
+    def __init__(self) -> None:
+        self.lines = 0
+        self.first = self.last = 0.0
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._tail = b""
+
+    def on_bytes(self, data: bytes, now: float) -> None:
+        if not self.first and b"output" in data:
+            self.first = now
+        text = self._tail[-1:] + data
+        self.lines += text.count(b"\\n")
+        self._tail = (self._tail + data[-1000:])[-1000:]
+        if b"complete" in self._tail or b"event: error" in self._tail:
+            self.last = now
+            if not self.ended.done():
+                self.ended.set_result(None)
 
 
-async def fanout(count: int) -> None:
-    readers = f"streams.max_readers_per_job={count + 2}"
-    async with serving("streams.grace_s=0", readers, *NO_LIMITS) as server:
-        before = server.resident_bytes()
-
-        async def read(job_id: str) -> str:
-            reader, writer = await open_stream(server, job_id)
-            parser, digest = EventParser(), hashlib.sha256()
-            try:
-                while size := int(await reader.readline(), 16):
-                    for _, kind, data in parser.feed(await reader.readexactly(size)):
-                        if kind == "output":
-                            digest.update(json.loads(data)["data"].encode())
-                    await reader.readline()
-            finally:
-                writer.close()
-            return digest.hexdigest()
-
-        job_id = await submit(server, language="python", code=LINES)
-        stalled = socket.socket()
-        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        stalled.connect(("127.0.0.1", server.port))
-        stalled.sendall(f"GET /api/stream/{job_id} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-        began, cpu = time.perf_counter(), server.cpu_s()
-        digests = await asyncio.gather(*(read(job_id) for _ in range(count)))
-        lasted = time.perf_counter() - began
-        expected = hashlib.sha256(
-            "".join(f"{number} {'x' * 90}\n" for number in range(2000)).encode()
-        ).hexdigest()
-        exact = sum(digest == expected for digest in digests)
-        print(f"{exact} of {count} readers got every byte, beside one that never read")
-        print(f"in {lasted:.1f} s for a program of 5 s; {server.cpu_s() - cpu:.1f} s of CPU")
-        print(f"memory: {before / MIB:.1f} -> {server.peak_bytes() / MIB:.1f} MiB at most")
-        stalled.close()
+async def delay(rounds: int) -> list[Figure]:
+    """Jobs print their clock every 10 ms: how much later each line is with its reader."""
+    figures = []
+    async with both(load=True) as servers:
+        for load in (1, 50, 200):
+            seconds = 5 + load * 0.05
+            found = Values()
+            for turn in range(rounds if load == 1 else max(1, rounds - 1)):
+                for server in in_turns(servers, turn):
+                    found.add(server.name, await _delays(server, load, seconds))
+            figures += [
+                Figure("delay p50, streams", "ms", found["p50"], load, plotted=True),
+                Figure("delay p99, streams", "ms", found["p99"], load),
+                Figure("server CPU a line, streams", "us", found["cpu"], load),
+            ]
+    return figures
 
 
-FLOOD = """
-import sys
-block = ("0123456789abcdef" * 63 + "fedcba98765432\\n") * 64
-for _ in range(int(sys.argv[1]) * 16):
-    sys.stdout.write(block)
-"""
-"""64 KiB at a time."""
+async def _delays(server: Server, load: int, seconds: float) -> dict[str, float]:
+    cpu = server.cpu_s()
+    job = clock(int(seconds * 100))
+
+    async def follow(delays: Delays) -> None:
+        job_id = await server.client.submit(job)
+        stream = await server.client.follow(job_id, Stream(on_event=delays.on_event))
+        await asyncio.wait_for(delays.ended, TIMEOUT_S)
+        stream.close()
+
+    every = [Delays() for _ in range(load)]
+    await asyncio.gather(*(follow(delays) for delays in every))
+    lines = sum(len(delays.seconds) for delays in every)
+    if lines != load * int(seconds * 100):
+        raise RuntimeError(f"{server.name} delivered {lines} lines")
+    # Only lines printed while all streams ran: those of a late reader are older.
+    since = max(delays.seconds[0][0] for delays in every)
+    until = min(delays.seconds[-1][0] for delays in every)
+    late = [s for each in every for at, s in each.seconds if since <= at - s and at <= until]
+    if len(late) < 50 * load:
+        raise RuntimeError(f"{server.name}'s {load} streams hardly ran at the same time")
+    return {
+        "p50": percentile(late, 50) * 1e3,
+        "p99": percentile(late, 99) * 1e3,
+        "cpu": (server.cpu_s() - cpu) * 1e6 / lines,
+    }
 
 
-async def slow(mebibytes: int) -> None:
-    kept = 16
-    settings = (
-        f"streams.retention_bytes={kept * MIB}",
-        f"streams.log_memory_bytes={4 * MIB}",
-        f"limits.default.output_bytes={mebibytes * MIB}",
-        f"limits.max.output_bytes={mebibytes * MIB}",
-    )
-    async with serving(*settings, *NO_LIMITS) as server:
-        job_id = await submit(server, language="python", code="print('warm')")
-        async with ClientSession(server.address) as session:
-            async with session.get(f"/api/stream/{job_id}") as response:
-                await response.read()
-            before = server.resident_bytes()
-            server.forget_peak()
-            began = time.perf_counter()
-            args = [str(mebibytes)]
-            job_id = await submit(server, language="python", code=FLOOD, args=args)
-            reader, writer = await open_stream(server, job_id)
-            taken = 0
+async def flooding(rounds: int) -> list[Figure]:
+    """One job writes 256 MiB of short lines as fast as they are taken, to one reader."""
+    found = Values()
+    async with both(load=True) as servers:
+        for turn in range(rounds):
+            for server in in_turns(servers, turn):
+                found.add(server.name, await _flood(server))
+                await asyncio.sleep(0.5)
+            first, end, size = bare_end("bwrap", flood(FLOOD_MIB))
+            found.add("bwrap", {"rate": size / 1e6 / (end - first)})
+    return [
+        Figure("output", "MB/s", found["rate"], plotted=True, more=True),
+        Figure("server CPU", "s", found["cpu"]),
+        Figure("memory at most", "MiB", found["peak"]),
+    ]
 
-            async def crawl() -> None:
-                nonlocal taken
-                while True:
-                    taken += len(await reader.read(1024))
-                    await asyncio.sleep(1)
 
-            crawling = asyncio.create_task(crawl())
-            size = 0
-            async with session.get(f"/api/jobs/{job_id}/output/stdout") as response:
-                async for chunk in response.content.iter_any():
-                    size += len(chunk)
-            lasted = time.perf_counter() - began
-            crawling.cancel()
-            await asyncio.gather(crawling, return_exceptions=True)
-            writer.close()
-        print(
-            f"{size / MIB:.0f} MiB in {lasted:.1f} s to a quick reader, {taken} bytes to a slow one"
+async def _flood(server: Server) -> dict[str, float]:
+    counter = Counter()
+    cpu = server.cpu_s()
+
+    async def read() -> None:
+        job_id = await server.client.submit(flood(FLOOD_MIB))
+        stream = await server.client.follow(job_id, Stream(on_bytes=counter.on_bytes))
+        await asyncio.wait_for(counter.ended, TIMEOUT_S)
+        stream.close()
+
+    peak = await _peak_mib(server, read())
+    if counter.lines * LINE_BYTES != FLOOD_MIB * MIB:
+        raise RuntimeError(f"{server.name} delivered {counter.lines} lines")
+    rate = FLOOD_MIB * MIB / 1e6 / (counter.last - counter.first)
+    return {"rate": rate, "cpu": server.cpu_s() - cpu, "peak": peak}
+
+
+async def _peak_mib(server: Server, work: Awaitable[None]) -> float:
+    """Return the most memory that the server had while something was done."""
+    peak, task = 0.0, asyncio.ensure_future(work)
+    while not task.done():
+        peak = max(peak, server.resident_mib())
+        await asyncio.wait([task], timeout=0.02)
+    await task
+    return peak
+
+
+async def fanout(rounds: int) -> list[Figure]:
+    """One job prints a line a millisecond; all its readers get each line."""
+    figures = []
+    async with both(load=True, fanout=True) as servers:
+        for load in (1, 100, 1000):
+            found = Values()
+            for turn in range(rounds):
+                for server in in_turns(servers, turn):
+                    found.add(server.name, await _fan_out(server, load))
+                    await asyncio.sleep(0.5)
+            figures += [
+                Figure("delay p50, readers", "ms", found["p50"], load, plotted=True),
+                Figure("delay p99, readers", "ms", found["p99"], load),
+                Figure("lines in all, readers", "1/s", found["rate"], load, more=True),
+                Figure("server CPU a line and reader, readers", "us", found["cpu"], load),
+            ]
+    return figures
+
+
+async def _fan_out(server: Server, load: int) -> dict[str, float]:
+    count = max(100, min(2000, 300_000 // load))
+    cpu = server.cpu_s()
+    job_id = await server.client.submit(burst(count, 1 + load / 400))
+    parsed = [Delays() for _ in range(min(load, 10))]
+    counted = [Counter() for _ in range(load - len(parsed))]
+    streams = [Stream(on_event=delays.on_event) for delays in parsed]
+    streams += [Stream(on_bytes=counter.on_bytes) for counter in counted]
+    for stream in streams:
+        await server.client.follow(job_id, stream)
+    ends = [*(each.ended for each in parsed), *(each.ended for each in counted)]
+    await asyncio.wait_for(asyncio.gather(*ends), TIMEOUT_S)
+    for stream in streams:
+        stream.close()
+    lines = sum(len(each.seconds) for each in parsed) + sum(each.lines for each in counted)
+    if lines != load * count:
+        raise RuntimeError(f"{server.name} delivered {lines} of {load * count} lines")
+    late = [seconds for each in parsed for _, seconds in each.seconds]
+    began = min(at - seconds for each in parsed for at, seconds in each.seconds)
+    last = max(at for each in parsed for at, _ in each.seconds)
+    return {
+        "p50": percentile(late, 50) * 1e3,
+        "p99": percentile(late, 99) * 1e3,
+        "rate": lines / (last - began),
+        "cpu": (server.cpu_s() - cpu) * 1e6 / lines,
+    }
+
+
+async def idle(rounds: int) -> list[Figure]:
+    """Thousands of open streams of a job that waits: memory of each, how fast they open."""
+    found: dict[int, Values] = defaultdict(Values)
+    for _ in range((rounds + 1) // 2):
+        async with both(load=True) as servers:
+            for load in (1000, 5000):
+                for server in servers:
+                    found[load].add(server.name, await _idle(server, load))
+    return [
+        figure
+        for load, values in found.items()
+        for figure in (
+            Figure("memory a stream, streams", "KiB", values["memory"], load, plotted=True),
+            Figure("opened, streams", "1/s", values["opened"], load, more=True),
+            Figure("CPU while idle, streams", "%", values["cpu"], load, compared=False),
         )
-        peak = server.peak_bytes()
-        print(f"memory of the service: {before / MIB:.1f} MiB before, {peak / MIB:.1f} MiB "
-              f"at most; streams.retention_bytes is {kept} MiB")  # fmt: skip
+    ]
 
 
-PARTS: dict[str, tuple[Callable[[int], Coroutine[Any, Any, None]], int]] = {
-    "idle": (idle, 10_000),
-    "fanout": (fanout, 1000),
-    "slow": (slow, 1024),
-}
+async def _idle(server: Server, load: int) -> dict[str, float]:
+    before = server.resident_mib()
+    job_id = await server.client.submit(sleeper(12 + load / 250))
+    began = monotonic()
+    streams: list[Stream] = []
+    for _ in range(load // 50):
+        batch = [Stream() for _ in range(50)]
+        for stream in batch:
+            await server.client.follow(job_id, stream, receive_buffer=8192)
+        await asyncio.gather(*(stream.opened for stream in batch))
+        streams += batch
+    opened = load / (monotonic() - began)
+    await asyncio.sleep(2)
+    cpu, held = server.cpu_s(), server.resident_mib()
+    await asyncio.sleep(3)
+    used = (server.cpu_s() - cpu) / 3
+    if any(stream.transport is None for stream in streams):
+        raise RuntimeError(f"{server.name} closed idle streams")
+    for stream in streams:
+        stream.close()
+    await asyncio.sleep(3)
+    return {"memory": (held - before) * 1024 / load, "opened": opened, "cpu": used * 100}
 
 
-def main() -> None:
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-    gc.freeze()
-    names = sys.argv[1:2] or list(PARTS)
-    for name in names:
-        part, count = PARTS[name]
-        print(f"== {name}")
-        asyncio.run(part(int(sys.argv[2]) if len(sys.argv) > 2 else count))
+async def slow(rounds: int) -> list[Figure]:
+    """One reader takes 1 KB a second of a 256 MiB output, for 15 s; others run their jobs."""
+    found = Values()
+    async with both(load=True) as servers:
+        for server in servers:
+            found.add(server.name, await _slow(server, 5 * rounds))
+    return [
+        Figure("memory before", "MiB", found["before"]),
+        Figure("memory at most", "MiB", found["peak"], plotted=True),
+        Figure("another's job before", "ms", found["alone"]),
+        Figure("another's job meanwhile", "ms", found["beside"], plotted=True),
+    ]
 
 
-if __name__ == "__main__":
-    main()
+async def _slow(server: Server, seconds: int) -> dict[str, float]:
+    loop = asyncio.get_running_loop()
+    alone = [(await run(server.client, HELLO)).end * 1e3 for _ in range(5)]
+    before, beside = server.resident_mib(), list[float]()
+
+    async def crawl() -> None:
+        job_id = await server.client.submit(flood(FLOOD_MIB))
+        reader = socket.socket()
+        reader.setblocking(False)
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await loop.sock_connect(reader, server.client.address)
+        await loop.sock_sendall(reader, server.client.stream_request(job_id))
+        for _ in range(seconds):
+            next_s = monotonic() + 1
+            if not await asyncio.wait_for(loop.sock_recv(reader, 1024), 1):
+                raise RuntimeError(f"{server.name} closed the slow reader's stream")
+            beside.append((await run(server.client, HELLO)).end * 1e3)
+            await asyncio.sleep(max(0, next_s - monotonic()))
+        reader.close()
+
+    peak = await _peak_mib(server, crawl())
+    return {"before": before, "peak": peak, "alone": median(alone), "beside": median(beside)}
