@@ -22,6 +22,7 @@ from streamer.cli.input import InputSource
 from streamer.cli.stdio import NAMES, Outlet, StandardInput
 from streamer.eventlog.joblog import Event
 from streamer.model.events import Complete, Error, Output
+from streamer.model.signals import signal_number
 from streamer.model.terminal import visible
 
 __all__ = ["INPUT_PAUSE_S", "exit_code", "run_job"]
@@ -46,7 +47,7 @@ def exit_code(end: Complete | Error) -> int:
         return EXIT_INTERRUPTED
     if end.reason == "exited" and end.exit_code is not None:
         return end.exit_code
-    number = signal.Signals.__members__.get(end.signal or "")
+    number = signal_number(end.signal or "")
     if end.reason == "signaled" and number is not None:
         return 128 + number
     return EXIT_KILLED

@@ -16,6 +16,7 @@ import msgspec
 from streamer.errors import InvalidJob, quoted
 from streamer.model.job import JobSpec, Limits, SourceFile, TerminalSize
 from streamer.model.names import camel
+from streamer.model.signals import signal_number
 
 __all__ = ["as_bytes", "as_signal", "typed_spec"]
 
@@ -69,10 +70,10 @@ def as_bytes(data: object) -> bytes:
 def as_signal(name: object) -> int:
     """Return the number of a signal, given by number or name. Raises TypeError, ValueError."""
     if isinstance(name, str):
-        try:
-            return signal.Signals[name]
-        except KeyError:
-            raise ValueError(f"unknown signal {quoted(name)}; write it like SIGINT") from None
+        number = signal_number(name)
+        if number is None or number not in signal.valid_signals():
+            raise ValueError(f"unknown signal {quoted(name)}; write it like SIGINT")
+        return number
     if isinstance(name, bool) or not isinstance(name, int):
         raise TypeError(f"expected a signal's number or name, got {_type(name)}")
     if name not in signal.valid_signals():

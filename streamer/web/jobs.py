@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from dataclasses import dataclass, field
 from typing import Final
 
 from aiohttp import web
 
-from streamer.errors import Busy, Conflict, InvalidRequest, quoted
+from streamer.errors import Busy, Conflict, InvalidRequest
 from streamer.jobs.job import Job
 from streamer.jobs.jobs import Jobs
 from streamer.jobs.transcript import Transcripts
+from streamer.model.typed import as_signal
 from streamer.web import parameters, wire
 from streamer.web.bodies import Bodies
 from streamer.web.callers.access import Access
@@ -130,9 +130,9 @@ class JobHandlers:
         async with self.bodies.read(request, view.tenant) as body:
             name = wire.parse_signal(body)
         try:
-            number = signal.Signals[name]
-        except KeyError:
-            raise InvalidRequest(f"unknown signal {quoted(name)}", path="$.signal") from None
+            number = as_signal(name)
+        except ValueError as error:
+            raise InvalidRequest(str(error), path="$.signal") from None
         if await job.signal(number) == "closed":
             raise Conflict("the job is over")
         return json_answer({"jobId": job.id, "signal": name}, status=202)

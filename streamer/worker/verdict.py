@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 from dataclasses import dataclass
 from typing import Literal
 
 from streamer.model.events import Complete, PhaseName, Reason
+from streamer.model.signals import signal_name
 from streamer.sandbox.shape import RunEnd
 
 __all__ = ["JobEnd", "StopReason", "reason_of"]
@@ -75,7 +74,4 @@ class JobEnd:
 def _signal_name(status: int | None) -> str | None:
     if status is None or not os.WIFSIGNALED(status):
         return None
-    number = os.WTERMSIG(status)
-    with contextlib.suppress(ValueError):
-        return signal.Signals(number).name
-    return f"SIG{number}"
+    return signal_name(os.WTERMSIG(status))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -272,6 +273,7 @@ async def where(request: pytest.FixtureRequest, start: Start) -> AsyncIterator[t
     [
         ("exit 3", (), 3),
         ("kill -9 $$", (), 137),
+        ("kill -s RTMIN+3 $$", (), 128 + signal.SIGRTMIN + 3),
         ("sleep 9", ("--limit", "wall_time_s=0.3"), 124),
         ("while :; do :; done", ("--limit", "cpu_time_s=0.3"), 124),
         ("yes", ("--limit", "output_bytes=1000"), 137),

@@ -120,7 +120,7 @@ async def test_input_and_signals_of_other_types_raise_at_once(open_service: Open
     for unfit in (None, b"SIGINT", 1.0, True):
         with pytest.raises(TypeError, match="expected a signal's number or name"):
             await job.signal(unfit)  # type: ignore[arg-type]
-    for unknown in ("SIGNOTHING", "int", 0, -9, 65, 10**9):
+    for unknown in ("SIGNOTHING", "int", "SIG32", 0, -9, 65, 10**9):
         with pytest.raises(ValueError, match="unknown signal"):
             await job.signal(unknown)
     for number in (0, -1):  # it would be silently dropped as a repetition

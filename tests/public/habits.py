@@ -382,6 +382,13 @@ IN_BASH: Final = (
         verdict="exited 2",
     ),
     Case(
+        "a real-time signal",
+        "bash",
+        "kill -s RTMIN+3 $$",
+        "",
+        verdict="signaled SIGRTMIN+3",
+    ),
+    Case(
         "another in its place",
         "bash",
         'exec sh -c "kill -9 \\$\\$"',
