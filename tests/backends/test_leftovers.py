@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
 from streamer import spi
 from streamer.model.events import Output
 from streamer.model.job import JobSpec
+from streamer.sandbox.running import Running
 from streamer.testing.running import plugin
 from tests.backends.conftest import checked_runs
 from tests.conftest import OpenService
@@ -113,14 +114,24 @@ async def test_what_is_left_has_no_time_beyond_the_limit(
 
 
 async def test_a_stop_that_comes_after_the_programs_end_does_not_change_its_verdict(
-    open_service: OpenService, every_backend: str
+    open_service: OpenService, every_backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # What the program left may see its end, and have written, before we have heard of it.
+    heard = asyncio.Event()
+    tell_exit = Running._tell_exit
+
+    def tell_and_set(self: Running, exited: asyncio.Future[Any]) -> None:
+        tell_exit(self, exited)
+        heard.set()
+
+    monkeypatch.setattr(Running, "_tell_exit", tell_and_set)
     sandbox = {"linger_s": 60}
     service = await open_service(every_backend, plugins=(BARE,), sandbox=sandbox)
     command = ("sh", "-c", f"({ONCE_ALONE}; sleep 600) & exit 3")
     job = await service.jobs.submit(JobSpec(command=command))
     async for event in job.events():
         if isinstance(event.data, Output):
+            await heard.wait()
             assert await job.cancel() == "requested"
     ran = await ended(job)
     assert (ran.verdict, ran.text()) == ("exited 3", "alone\n")
