@@ -128,6 +128,7 @@ PYTHON: Final[dict[str, Mark]] = {
     "streamer.spi.Limits": ADDED,
     "streamer.spi.SandboxJob": ADDED,
     "streamer.spi.Shown": ADDED,
+    "streamer.spi.TemplatePlan": ADDED,
     "streamer.spi.hookimpl": ADDED,
     "streamer.spi.hookspec": ADDED,
     "streamer.testing.ConformanceSuite": KEPT,
