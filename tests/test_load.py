@@ -93,7 +93,13 @@ async def test_1000_readers_of_one_job_beside_one_that_never_reads(start: Start)
             print(number, "x" * 90, flush=number % 10 == 0)
         print("y" * 5_000_000)
     """
-    job_id = await submit(client, language="python", code=textwrap.dedent(code), interactive=True)
+    job_id = await submit(
+        client,
+        language="python",
+        code=textwrap.dedent(code),
+        interactive=True,
+        limits={"wallTimeS": 600},
+    )
     request = f"GET /api/stream/{job_id} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
     expected = hashlib.sha256()
     for number in range(1000):

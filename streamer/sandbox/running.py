@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -72,7 +73,7 @@ class Running:
         clear: Callable[[], Awaitable[None]],
     ) -> None:
         started = time.monotonic()
-        driver.exited.add_done_callback(self._tell_exit)
+        driver.exited.add_done_callback(partial(self._tell_exit, meter))
         try:
             if meter is not None:
                 meter.watch().add_done_callback(partial(self._limit_passed, kill))
@@ -114,7 +115,8 @@ class Running:
             self._give_up(failure)
             return
         # A limit that is passed after the program's end does not change its verdict.
-        self._passed = None if self.exited.done() else passed.result()
+        if not self.exited.done():
+            self._passed = passed.result()
         self._killing = asyncio.create_task(self._kill(kill))
 
     async def _kill(self, kill: Callable[[], Awaitable[None]]) -> None:
@@ -128,10 +130,16 @@ class Running:
         if self._following is not None:
             self._following.cancel()
 
-    def _tell_exit(self, exited: asyncio.Future[Any]) -> None:
+    def _tell_exit(self, meter: Meter | None, exited: asyncio.Future[Any]) -> None:
         # No failure is told yet: the kernel may have killed the init for memory, with the program.
-        if not exited.cancelled() and exited.exception() is None and not self.exited.done():
-            self.exited.set_result(None)
+        if exited.cancelled() or exited.exception() is not None or self.exited.done():
+            return
+        # A program often ends because the kernel has killed a child of it. On a busy machine we may
+        # hear of the end first.
+        with contextlib.suppress(OSError):  # as at the end, where it is raised
+            if meter is not None and meter.out_of_memory:
+                self._passed = "memory"
+        self.exited.set_result(None)
 
     def _fail(self, failure: BaseException) -> None:
         _fail(self.exited, failure)

@@ -84,6 +84,10 @@ class Answer(Protocol):
         """End the background task of the response, if it has one."""
 
 
+FRAMING_BYTES: Final = 1024
+"""At most what HTTP adds to a write: the size of a chunk, before the first one the headers."""
+
+
 @dataclass(eq=False)
 class Session:
     """One open response. `keys` name what it follows; `state` is for the application."""
@@ -105,6 +109,8 @@ class Session:
     counted: int = 0
     """Its part of the sum in `outgoing`."""
     _writing: int = 0
+    _copied: int = 0
+    """What the connection will hold once it has copied what is being written."""
     _in_source: int = 0
     _waiter: asyncio.Future[bool] | None = None
     """What its coroutine waits for; False if it is a heartbeat."""
@@ -128,8 +134,7 @@ class Session:
     @property
     def held_bytes(self) -> int:
         """The bytes that it holds in memory: in the source, in the write, in the connection."""
-        # The connection copies what it cannot send at once.
-        return self._writing + max(self._writing, self.response.unsent_bytes) + self._in_source
+        return self._writing + max(self._copied, self.response.unsent_bytes) + self._in_source
 
     @property
     def closing(self) -> bool:
@@ -202,6 +207,8 @@ class Session:
         """Write to the client; False if it is gone, or was cut off because it stalled."""
         self.writing_since = time.monotonic()
         self._writing = len(data)
+        # The connection copies what it cannot send at once, behind what it has, with its framing.
+        self._copied = self.response.unsent_bytes + len(data) + FRAMING_BYTES
         self.outgoing.count(self)
         try:
             await self.response.write(data)
@@ -209,7 +216,7 @@ class Session:
             return False
         finally:
             self.writing_since = math.inf
-            self._writing = 0
+            self._writing = self._copied = 0
             self.outgoing.count(self)
         return True
 

@@ -120,8 +120,8 @@ async def test_a_stop_that_comes_after_the_programs_end_does_not_change_its_verd
     heard = asyncio.Event()
     tell_exit = Running._tell_exit
 
-    def tell_and_set(self: Running, exited: asyncio.Future[Any]) -> None:
-        tell_exit(self, exited)
+    def tell_and_set(self: Running, *arguments: Any) -> None:
+        tell_exit(self, *arguments)
         heard.set()
 
     monkeypatch.setattr(Running, "_tell_exit", tell_and_set)

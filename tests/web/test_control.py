@@ -205,8 +205,8 @@ except KeyboardInterrupt:
     job_id = await submit(client, **python(code))
     async with client.get(f"/api/stream/{job_id}") as response:
         events = received(response)
-        await until_output(events, "up")
-        for name, shown in (("SIGUSR1", "SIGUSR1"), ("SIGINT", "interrupted")):
+        await until_output(events, "up\n")  # with its end, or the signal would interrupt `print`
+        for name, shown in (("SIGUSR1", "SIGUSR1\n"), ("SIGINT", "interrupted\n")):
             async with client.post(f"/api/jobs/{job_id}/signal", json={"signal": name}) as answer:
                 assert answer.status == 202
                 assert (await answer.json()) == {"jobId": job_id, "signal": name}

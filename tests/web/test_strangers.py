@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -338,6 +339,15 @@ def test_a_connection_that_is_over_is_nobodys() -> None:
 
 
 def test_who_listens_where_the_other_end_was_is_not_the_other_end() -> None:
+    # A program beside this one may take the port first.
+    for _ in range(100):
+        with contextlib.suppress(OSError):
+            assert listened_where_the_other_end_was() is None
+            return
+    pytest.fail("no port was free again")
+
+
+def listened_where_the_other_end_was() -> int | None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         client = socket.create_connection(server.getsockname())
         accepted, _ = server.accept()
@@ -348,7 +358,7 @@ def test_who_listens_where_the_other_end_was_is_not_the_other_end() -> None:
             seen = Seen(socket.AF_INET, accepted.getsockname(), accepted.getpeername())
             client.close()
             with socket.create_server(name):
-                assert account(seen) is None
+                return account(seen)
 
 
 async def test_without_the_kernels_tables_nobody_is_known(
