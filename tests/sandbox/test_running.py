@@ -80,9 +80,14 @@ async def test_a_limit_that_cannot_be_watched_is_told_too(
 
 
 async def test_a_limit_kills_and_is_the_reason_unless_the_program_has_exited(
-    meter: Meter, alarm: Alarm
+    meter: Meter, alarm: Alarm, tmp_path: Path
 ) -> None:
-    for exits_first, cause in ((False, "memory"), (True, None)):
+    """Where the kernel killed a process before the end, we may hear of it only afterwards."""
+    for exits_first, kills_by_then, cause in (
+        (False, 0, "memory"),
+        (True, 0, "killed"),
+        (True, 1, "memory"),
+    ):
         driver = Endless()
         killed = asyncio.Event()
 
@@ -91,14 +96,16 @@ async def test_a_limit_kills_and_is_the_reason_unless_the_program_has_exited(
             driver.over.set_result(RunEnd(0, "killed", 1, 1, 1))
 
         alarm.clear()
+        (tmp_path / "memory.events").write_text(f"oom_kill {kills_by_then}\n")
         running = follow(driver, meter, kill)
         if exits_first:
             driver.exited.set_result(None)
             await running.exited
+        (tmp_path / "memory.events").write_text("oom_kill 1\n")
         alarm.set()
         await asyncio.wait_for(killed.wait(), 5)
         end = await asyncio.wait_for(running.ended, 5)
-        assert end.cause == (cause or "killed")
+        assert end.cause == cause
         await running.close()
         assert alarm.hear is None
 
