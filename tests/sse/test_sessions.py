@@ -647,3 +647,5 @@ async def test_a_reader_that_stalls_holds_what_its_socket_took_and_little_more(
         assert session.lag > 100
         assert awaited
         assert session.response.unsent_bytes < 200_000
+        # Also what the write in progress adds to the connection.
+        assert session.held_bytes == session.counted == sessions.outgoing.bytes
