@@ -27,7 +27,7 @@ from typing import Any, Final
 import msgspec
 import uvloop
 
-from benchmarks import jobs, streams
+from benchmarks import runs, streams
 from benchmarks.figures import Figure, Report, Row
 from benchmarks.report import write
 from benchmarks.servers import NODE_MODULES
@@ -37,16 +37,16 @@ PAGE: Final = ROOT / "docs" / "performance.md"
 NUMBERS: Final = ROOT / "docs" / "performance" / "figures.json"
 OPEN_FILES: Final = 20_000
 SUITES: Final[Mapping[str, Callable[[int], Coroutine[Any, Any, list[Figure]]]]] = {
-    "latency": jobs.latency,
-    "start": jobs.start,
-    "throughput": jobs.throughput,
+    "latency": runs.latency,
+    "start": runs.start,
+    "throughput": runs.throughput,
     "delay": streams.delay,
     "flood": streams.flooding,
     "fanout": streams.fanout,
     "idle": streams.idle,
     "slow": streams.slow,
-    "growth": jobs.growth,
-    "fairness": jobs.fairness,
+    "growth": runs.growth,
+    "fairness": runs.fairness,
 }
 
 

@@ -1,271 +1,139 @@
-"""Measure jobs: latency, start to first command, jobs a second, growth and fairness."""
+"""Time one job end to end against the same program in a bare bwrap: quick, in one process.
+
+    python -m benchmarks.jobs [JOBS]
+
+Both take turns within a run, so that their ratio is right even if the machine's speed drifts.
+Times are milliseconds, medians and 95th percentiles.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
-from time import monotonic
-from typing import Any, Final, TypeVar
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
 
-from benchmarks.client import Client, Stream
-from benchmarks.figures import Figure, median, percentile
-from benchmarks.programs import (
-    BARE,
-    HELLO,
-    NODE,
-    NOTHING,
-    bare_end,
-    bare_rate,
-    pause,
-)
-from benchmarks.servers import EXPRESS, STREAMER, TENANTS, Server, both, express, ours
+from aiohttp import ClientSession
+from aiohttp.test_utils import TestServer
 
-__all__ = ["Times", "fairness", "growth", "in_turns", "latency", "run", "start", "throughput"]
+import streamer
+from streamer.sse import EventParser
 
-T = TypeVar("T")
-JOB_TIMEOUT_S: Final = 60
-CELL_S: Final = 2
-NAMES: Final = {"python hello": HELLO, "bash no-op": NOTHING}
+PROGRAM = "print('hi')"
+BARE = [
+    "bwrap",
+    "--unshare-all",
+    "--die-with-parent",
+    "--new-session",
+    "--cap-drop",
+    "ALL",
+    "--ro-bind",
+    "/usr",
+    "/usr",
+    "--symlink",
+    "usr/bin",
+    "/bin",
+    "--symlink",
+    "usr/lib",
+    "/lib",
+    "--symlink",
+    "usr/lib64",
+    "/lib64",
+    "--proc",
+    "/proc",
+    "--dev",
+    "/dev",
+    "--tmpfs",
+    "/tmp",
+    "--chdir",
+    "/tmp",
+    "--",
+    "/usr/bin/python3",
+    "-c",
+]
+LIVE = """
+import time
+for _ in range(200):
+    print(time.time_ns(), flush=True)
+    time.sleep(0.01)
+"""
 
 
-@dataclass
-class Times:
-    """When something of a job arrived, in seconds after it was sent."""
+def bare() -> tuple[float, float]:
+    """Return first output and end of the program in a bare bwrap."""
+    started = time.perf_counter()
+    with subprocess.Popen([*BARE, PROGRAM], stdout=subprocess.PIPE, env={}) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        first = time.perf_counter()
+    return first - started, time.perf_counter() - started
 
-    accepted: float
-    first: float
-    end: float
 
-
-async def run(client: Client, job: dict[str, Any]) -> Times:
-    """Run a job to its last event. Raises RuntimeError if it does not exit with 0."""
-    ended: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+async def job(session: ClientSession) -> tuple[float, float, float]:
+    """Return when a job was accepted, its first output and its end arrived."""
+    parser = EventParser()
+    started = time.perf_counter()
     first = 0.0
-
-    def on_event(name: bytes, data: bytes, now: float) -> None:
-        nonlocal first
-        if name == b"output":
-            first = first or now
-        elif name in {b"complete", b"error"} and not ended.done():
-            if b'"exitCode":0' in data:
-                ended.set_result(now)
-            else:
-                ended.set_exception(RuntimeError(data.decode()))
-
-    began = monotonic()
-    job_id = await client.submit(job)
-    accepted = monotonic()
-    stream = await client.follow(job_id, Stream(on_event=on_event))
-    try:
-        end = await asyncio.wait_for(ended, JOB_TIMEOUT_S)
-    finally:
-        stream.close()
-    return Times(accepted - began, (first or end) - began, end - began)
+    async with session.post(
+        "/api/execute", json={"language": "python", "code": PROGRAM}
+    ) as response:
+        accepted = time.perf_counter()
+        stream = (await response.json())["links"]["stream"]
+    async with session.get(stream) as response:
+        async for chunk in response.content.iter_any():
+            for _, kind, _ in parser.feed(chunk):
+                if kind == "output" and not first:
+                    first = time.perf_counter()
+                if kind == "complete":
+                    ended = time.perf_counter()
+                    return accepted - started, first - started, ended - started
+    raise RuntimeError("the stream ended without a terminal event")
 
 
-def in_turns(things: Sequence[T], turn: int) -> Sequence[T]:
-    """Return the things, beginning with another one at each turn."""
-    at = turn % len(things)
-    return [*things[at:], *things[:at]]
+async def live_delays(session: ClientSession) -> list[float]:
+    """Return how long each printed line took to arrive, in seconds."""
+    body = {"language": "python", "code": LIVE}
+    headers = {"Accept": "text/event-stream"}
+    parser, delays = EventParser(), []
+    async with session.post("/api/execute", json=body, headers=headers) as response:
+        async for chunk in response.content.iter_any():
+            now = time.time_ns()
+            for _, kind, data in parser.feed(chunk):
+                if kind == "output":
+                    text = data.partition('"data":"')[2].partition('"')[0]
+                    delays += [(now - int(line)) / 1e9 for line in text.split("\\n") if line]
+    return delays
 
 
-async def _bare(way: str, job: dict[str, Any]) -> Times:
-    first, end, _ = bare_end(way, job)
-    return Times(0, first, end)
+def row(name: str, values: Sequence[float], floor: Sequence[float] = ()) -> None:
+    """Print the median and the 95th percentile, and the ratio of medians to the floor."""
+    p95 = statistics.quantiles(values, n=20)[-1]
+    ratio = f"{statistics.median(values) / statistics.median(floor):7.2f} x" if floor else ""
+    print(f"{name:34}{statistics.median(values) * 1e3:9.2f}{p95 * 1e3:9.2f}{ratio}")
 
 
-async def latency(rounds: int) -> list[Figure]:
-    """One job after another: from sending it to its acceptance, first byte and end."""
-    figures = []
-    async with both() as servers:
-        for name, job in NAMES.items():
-            ways = _ways(servers, job)
-            times: dict[str, list[Times]] = defaultdict(list)
-            for turn in range(3 + 30 * rounds):
-                for target in in_turns(list(ways), turn):
-                    took = await ways[target]()
-                    if turn >= 3:  # the first ones warm up
-                        times[target].append(took)
-            served = {server.name: times[server.name] for server in servers}
-            ends = _milliseconds(times, "end")
-            if job is HELLO:
-                figures += [
-                    Figure(f"{name}: accepted", "ms", _milliseconds(served, "accepted")),
-                    Figure(
-                        f"{name}: first byte", "ms", _milliseconds(times, "first"), plotted=True
-                    ),
-                ]
-            figures += [
-                Figure(f"{name}: end", "ms", ends, plotted=True),
-                _p95(f"{name}: end, p95", ends),
-            ]
-    return figures
+async def main(jobs: int) -> None:
+    server = TestServer(streamer.create_app())
+    await server.start_server()
+    async with ClientSession(str(server.make_url("/"))) as session:
+        floors, ours = [], []
+        for _ in range(jobs):
+            floors.append(bare())
+            ours.append(await job(session))
+        print(f"{'':34}{'p50':>9}{'p95':>9}  of bare bwrap")
+        row("bare bwrap: first output", [floor[0] for floor in floors])
+        row("bare bwrap: end", [floor[1] for floor in floors])
+        row("accepted", [times[0] for times in ours])
+        row("first output", [times[1] for times in ours], [floor[0] for floor in floors])
+        row("end", [times[2] for times in ours], [floor[1] for floor in floors])
+        row("printed line to its reader", await live_delays(session))
+        started = time.perf_counter()
+        await asyncio.gather(*(job(session) for _ in range(jobs)))
+        print(f"{'jobs a second, all at once':34}{jobs / (time.perf_counter() - started):9.1f}")
+    await server.close()
 
 
-def _ways(
-    servers: Sequence[Server], job: dict[str, Any]
-) -> dict[str, Callable[[], Awaitable[Times]]]:
-    """Return how each target runs a job, by its name."""
-    ways: dict[str, Callable[[], Awaitable[Times]]] = {}
-    for server in servers:
-        ways[server.name] = partial(run, server.client, job)
-    for way in BARE:
-        ways[way] = partial(_bare, way, job)
-    return ways
-
-
-def _milliseconds(times: dict[str, list[Times]], what: str) -> dict[str, list[float]]:
-    return {name: [getattr(each, what) * 1e3 for each in found] for name, found in times.items()}
-
-
-def _p95(name: str, values: dict[str, list[float]], percent: int = 95) -> Figure:
-    return Figure(
-        name, "ms", {target: [percentile(found, percent)] for target, found in values.items()}
-    )
-
-
-async def start(rounds: int) -> list[Figure]:
-    """From asking for a job to the end of its first command, `node -v`, 100 times."""
-    alone: dict[str, list[Times]] = defaultdict(list)
-    burst: dict[str, list[list[float]]] = defaultdict(list)
-    async with both() as servers:
-        ways = _ways(servers, NODE)
-        for turn in range(103):
-            for target in in_turns(list(ways), turn):
-                took = await ways[target]()
-                if turn >= 3:
-                    alone[target].append(took)
-        for turn in range(rounds):
-            for target in in_turns(list(ways), turn):
-                times = await _hundred_at_once(ways[target], bare=target in BARE)
-                burst[target].append([each * 1e3 for each in times])
-    ends = _milliseconds(alone, "end")
-    figures = [
-        Figure("one after another: p50", "ms", ends, plotted=True),
-        _p95("one after another: p90", ends, 90),
-    ]
-    for percent in (50, 90, 100):
-        values = {
-            target: [percentile(found, percent) for found in each] for target, each in burst.items()
-        }
-        what = "the last" if percent == 100 else f"p{percent}"
-        figures.append(Figure(f"100 at once: {what}", "ms", values, plotted=percent == 50))
-    return figures
-
-
-async def _hundred_at_once(way: Callable[[], Awaitable[Times]], *, bare: bool) -> list[float]:
-    """Return the seconds of 100 jobs that are asked for at once."""
-    if not bare:
-        return [times.end for times in await asyncio.gather(*(way() for _ in range(100)))]
-    # A bare command blocks the loop it is run in; each gets a thread instead.
-    loop = asyncio.get_running_loop()
-    with ThreadPoolExecutor(100) as pool:
-        jobs = [loop.run_in_executor(pool, lambda: asyncio.run(_timed(way))) for _ in range(100)]
-        return list(await asyncio.gather(*jobs))
-
-
-async def _timed(way: Callable[[], Awaitable[Times]]) -> float:
-    return (await way()).end
-
-
-async def throughput(rounds: int) -> list[Figure]:
-    """As many jobs as a number of callers can run, each one after another, for two seconds."""
-    figures = []
-    async with both() as servers:
-        for name, job in NAMES.items():
-            for load in (1, 4, 16, 64):
-                rates: dict[str, list[float]] = defaultdict(list)
-                costs: dict[str, list[float]] = defaultdict(list)
-                for turn in range(rounds):
-                    for way in BARE:
-                        count = max(30, min(load * 5, 120))
-                        rates[way].append(await bare_rate(way, job, load, count))
-                    for server in in_turns(servers, turn):
-                        rate, cost = await _closed_loop(server, job, load)
-                        rates[server.name].append(rate)
-                        costs[server.name].append(cost)
-                figures += [
-                    Figure(f"{name}, at once", "jobs/s", rates, load, plotted=True, more=True),
-                    Figure(f"{name}: server CPU a job, at once", "ms", costs, load),
-                ]
-    return figures
-
-
-async def _closed_loop(server: Server, job: dict[str, Any], load: int) -> tuple[float, float]:
-    """Return jobs a second and the server's own processor time of a job, in milliseconds."""
-    began, cpu, jobs = monotonic(), server.cpu_s(), 0
-
-    async def caller() -> None:
-        nonlocal jobs
-        while monotonic() < began + CELL_S:
-            await run(server.client, job)
-            jobs += 1
-
-    await asyncio.gather(*(caller() for _ in range(load)))
-    return jobs / (monotonic() - began), (server.cpu_s() - cpu) * 1e3 / jobs
-
-
-async def growth(rounds: int) -> list[Figure]:
-    """Thousands of jobs one after another: does memory, latency or a number of files grow?"""
-    blocks, block = 10, 60 * rounds
-    memory: dict[str, list[float]] = defaultdict(list)
-    times: dict[str, list[float]] = defaultdict(list)
-    files: dict[str, list[float]] = {}
-    async with both() as servers:
-        for server in servers:
-            for _ in range(20):
-                await run(server.client, NOTHING)
-            files[server.name] = [-float(server.descriptors())]
-        for turn in range(blocks):
-            for server in in_turns(servers, turn):
-                took = [(await run(server.client, NOTHING)).end for _ in range(block)]
-                times[server.name].append(median(took) * 1e3)
-                memory[server.name].append(server.resident_mib())
-        await asyncio.sleep(1)
-        for server in servers:
-            files[server.name][0] += server.descriptors()
-    growing = {
-        name: [(found[-1] - found[blocks // 2 - 1]) * 1024 / (blocks // 2 * block)]
-        for name, found in memory.items()
-    }
-    figures = [
-        Figure(f"memory after {part}", "MiB", {name: [found[at]] for name, found in memory.items()},
-               plotted=True)
-        for part, at in ((f"{block:,} jobs", 0), (f"{blocks * block:,} jobs", -1))
-    ]  # fmt: skip
-    return [
-        *figures,
-        Figure("memory a job, in the second half", "KiB", growing, compared=False),
-        Figure("a job among the first tenth", "ms", {n: found[:1] for n, found in times.items()}),
-        Figure("a job among the last tenth", "ms", {n: found[-1:] for n, found in times.items()}),
-        Figure("open files, more at the end", "", files, compared=False),
-    ]
-
-
-async def fairness(rounds: int) -> list[Figure]:
-    """One caller's job while another caller has 100 waiting jobs of 0.1 s, and alone."""
-    alone: dict[str, list[float]] = defaultdict(list)
-    beside: dict[str, list[float]] = defaultdict(list)
-    async with ours(tenants=True) as first, express() as second:
-        greedy = {
-            STREAMER: Client(first.client.address, TENANTS[1]),
-            EXPRESS: Client(second.client.address),
-        }
-        for turn in range(rounds):
-            for server in in_turns((first, second), turn):
-                took = [(await run(server.client, HELLO)).end * 1e3 for _ in range(5)]
-                alone[server.name].append(median(took))
-                crowd = [
-                    asyncio.create_task(run(greedy[server.name], pause(0.1))) for _ in range(100)
-                ]
-                await asyncio.wait(crowd, return_when=asyncio.FIRST_COMPLETED)
-                beside[server.name].append((await run(server.client, HELLO)).end * 1e3)
-                await asyncio.gather(*crowd)
-    return [
-        Figure("alone", "ms", alone, plotted=True),
-        Figure("while another caller's 100 jobs wait", "ms", beside, plotted=True),
-    ]
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 100))

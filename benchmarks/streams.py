@@ -12,8 +12,8 @@ from typing import Final
 
 from benchmarks.client import Stream
 from benchmarks.figures import Figure, median, percentile
-from benchmarks.jobs import in_turns, run
 from benchmarks.programs import HELLO, LINE_BYTES, bare_end, burst, clock, flood, sleeper
+from benchmarks.runs import in_turns, run
 from benchmarks.servers import MIB, Server, both
 
 __all__ = ["delay", "fanout", "flooding", "idle", "slow"]
