@@ -8,6 +8,7 @@ import errno
 import os
 import signal
 import socket
+import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -505,6 +506,28 @@ async def test_nothing_else_is_opened(
         assert errno.errorcode[refused.value.errno or 0] == errno.errorcode[number]
         # And the next request is still answered.
         assert await opened(sandbox, "inside") == b"secret\n"
+
+
+@pytest.fixture
+def mounting() -> Iterator[subprocess.Popen[bytes]]:
+    """A program that mounts and unmounts all the time."""
+    mounts = "while :; do mount -t tmpfs none /mnt && umount /mnt || exit 1; done"
+    storm = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", f"echo up; {mounts}"]
+    with subprocess.Popen(storm, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        yield process
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+async def test_a_path_with_two_dots_is_opened_while_the_host_mounts(
+    sandbox: Sandbox, mounting: subprocess.Popen[bytes]
+) -> None:
+    """The kernel then cannot say for sure where ``..`` leads, and asks to try again."""
+    assert (await told(sandbox, "mkdir folder; echo here >file"))[0] == 0
+    for _ in range(3000):
+        os.close(await sandbox.open_path("folder/../folder/../file", os.O_RDONLY))
+    assert mounting.poll() is None
 
 
 async def test_what_cannot_be_a_path_is_not_asked_for(sandbox: Sandbox) -> None:

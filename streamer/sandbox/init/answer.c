@@ -14,6 +14,7 @@
 
 /* Only flags that open a file or a folder by its name. */
 enum { OPEN_FLAGS = O_ACCMODE | O_CREAT | O_EXCL | O_TRUNC | O_APPEND | O_DIRECTORY };
+enum { OPEN_TRIES = 1000 };
 
 /* 'N' u16 port: listen on it on the loopback of this network namespace, and send the socket to the
  * service with an 'L': the service serves what connects to it here. */
@@ -52,7 +53,10 @@ static int open_beneath(const char *path, uint32_t flags, uint32_t mode)
         errno = EINVAL;
         return -1;
     }
-    int fd = (int)syscall(SYS_openat2, workspace, path, &how, sizeof how);
+    int fd, tries = 0;
+    do /* EAGAIN: somewhere on the host something was mounted while it went up a ".." (openat2(2)) */
+        fd = (int)syscall(SYS_openat2, workspace, path, &how, sizeof how);
+    while (fd < 0 && errno == EAGAIN && ++tries < OPEN_TRIES);
     if (fd < 0 || (!fstat(fd, &at) && (flags & O_DIRECTORY || S_ISREG(at.st_mode))))
         return fd;
     errno = S_ISDIR(at.st_mode) ? EISDIR : EINVAL;
