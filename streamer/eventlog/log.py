@@ -205,8 +205,8 @@ class EventLog:
                 waiter.set_result(True)
         self._waiters.clear()
         if self._listeners and not self._telling:
+            asyncio.get_running_loop().call_soon(self._tell)  # fails in another thread
             self._telling = True
-            asyncio.get_running_loop().call_soon(self._tell)
 
     def listen(self, listener: Callable[[], None]) -> None:
         """Call this function soon after appends, until `unlisten`; it must not raise.

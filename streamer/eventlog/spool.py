@@ -45,6 +45,9 @@ WRITE_BYTES: Final = 4 * 1024 * 1024
 WRITE_S: Final = 10.0
 """How long to wait for it. A disk that takes longer counts as failed until it is done."""
 
+READ_S: Final = 10.0
+"""How long to wait for it. After that the reader gets a gap instead of these events."""
+
 AT_ONCE: Final = 8
 
 THREADS: Final = ThreadPoolExecutor(AT_ONCE, "streamer-events")
@@ -133,7 +136,10 @@ class Spool:
             if extent.freed or self._folder is None:
                 raise OSError(errno.EBADF, "these events were dropped")
             reading = self._in_thread((extent,), lambda: _read(self._fd, extent))
-            return await asyncio.shield(reading)
+            await asyncio.wait({reading}, timeout=READ_S)
+            if not reading.done():
+                raise OSError(errno.EIO, f"a read takes longer than {READ_S:g} s")
+            return reading.result()
 
     def free(self, *extents: Extent) -> None:
         """Free extents. A read that has begun still succeeds."""

@@ -247,8 +247,11 @@ class Session:
     def _look_for_shortcut(self) -> None:
         """Set what `_pass_on` needs, if source and response have it; those of others need not."""
         cursors = self.source.cursors
-        self._read_now = getattr(self.source, "read_now", None)
-        self._write_now = getattr(self.response, "write_now", None)
+        # Of their own classes: one that wraps another, and passes on what it does not know, would
+        # give away the method of what it wraps, past its own.
+        if hasattr(type(self.source), "read_now") and hasattr(type(self.response), "write_now"):
+            self._read_now = getattr(self.source, "read_now", None)
+            self._write_now = getattr(self.response, "write_now", None)
         if len(cursors) == 1 and self._read_now is not None and self._write_now is not None:
             log = cursors[0].log
             self._log = log if isinstance(log, EventLog) else None  # an engine may have others

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final, Self
@@ -261,7 +261,7 @@ class Worker:
 
     async def _heartbeat(self, leases: Sequence[Lease]) -> Sequence[tuple[Lease, Cancel | Lost]]:
         answer: object = await self.engine.heartbeat(leases)
-        if isinstance(answer, Sequence):
+        if isinstance(answer, Iterable):
             return [(lease, control) for lease, control in answer]
         # The engine has renewed the leases, so this is no reason to kill their jobs; and it may
         # still tell `Lease.control` of lost ones.

@@ -39,7 +39,11 @@ class Writer:
     def __init__(self, lease: Lease, on_failure: Callable[[], None]) -> None:
         """`on_failure` is called when events could not be written: `flush` raises why."""
         self._lease = lease
-        append_now: AppendNow | None = getattr(lease, "append_now", None)
+        append_now: AppendNow | None = None
+        # Of its own class: a lease that wraps another one, and passes on what it does not know,
+        # would give away the method of the other, past its own `append`.
+        if hasattr(type(lease), "append_now"):
+            append_now = getattr(lease, "append_now", None)
         self._outbox = Outbox(self._append, on_failure, append_now)
         self.program_ended = asyncio.Event()
         """Set while no program runs that would have to be slowed down."""

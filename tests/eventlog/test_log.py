@@ -770,6 +770,39 @@ async def test_listeners_are_called_once_after_the_appends_of_a_moment() -> None
     assert heard == [3, 4]
 
 
+async def test_an_append_from_another_thread_fails_and_silences_nobody() -> None:
+    log = EventLog()
+    heard: list[int] = []
+    log.listen(lambda: heard.append(log.last_id))
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        await asyncio.to_thread(log.append, [("e", b"x")])
+    log.append([("e", b"y")])
+    await asyncio.sleep(0)
+    assert heard == [2]
+
+
+async def test_a_read_that_hangs_keeps_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(10_000_000, tmp_path)
+    (extent,) = await spool.write([b"x" * 5000])
+    answers = threading.Event()
+
+    def hang(*_: object) -> bytes:
+        answers.wait(60)
+        return b""
+
+    with monkeypatch.context() as patch:
+        patch.setattr("streamer.eventlog.spool.READ_S", 0.05)
+        patch.setattr("streamer.eventlog.spool._read", hang)
+        for _ in range(20):  # more than may read at a time
+            with pytest.raises(OSError, match="a read takes longer"):
+                await asyncio.wait_for(spool.read(extent), 30)
+    answers.set()
+    assert await asyncio.wait_for(spool.read(extent), 30) == b"x" * 5000
+    spool.close()
+
+
 async def test_what_is_read_now_is_what_would_be_read(tmp_path: Path) -> None:
     spool = Spool(10_000_000, tmp_path)
     log = EventLog(spool=spool)

@@ -623,6 +623,34 @@ async def test_a_source_that_changes_what_it_reads_is_not_passed_by(awaited: lis
     assert len(awaited) == 3
 
 
+async def test_a_source_around_another_is_not_passed_by(awaited: list[bytes]) -> None:
+    sessions, events = quick_map(), EventLog()
+
+    class Around:
+        """Passes on what it does not know itself, as wrappers do."""
+
+        def __init__(self, inner: LogSource) -> None:
+            self._inner = inner
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._inner, name)
+
+        async def read(self) -> bytes:
+            return (await self._inner.read()).replace(b"secret", b"------")
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        with events.cursor() as cursor:
+            around: Any = Around(LogSource(cursor))
+            return await sessions.follow(request, "k", around)
+
+    async with serving(handle) as port, Dialer(port) as dial:
+        peer = await dial()
+        for number in range(1, 4):
+            events.append([("e", b"secret")])
+            assert await peer.events() == [(str(number), "e", "------")]
+    assert len(awaited) == 3
+
+
 async def test_a_reader_that_stalls_holds_what_its_socket_took_and_little_more(
     awaited: list[bytes],
 ) -> None:
