@@ -51,8 +51,11 @@ SLOW: Final = (
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests of `SLOW`."""
+    """Mark the tests of `SLOW`, and those that must run one after another."""
     for item in items:
+        if "doctor" in item.nodeid:
+            # It plants files and processes on the host, and one test looks whether any is left.
+            item.add_marker(pytest.mark.xdist_group("doctor"))
         if item.path.relative_to(config.rootpath).as_posix().startswith(SLOW):
             item.add_marker(pytest.mark.slow)
 

@@ -196,7 +196,7 @@ async def _as_seen_outside(
 async def _orphan(target: Target) -> Finding:
     mark = secrets.token_hex(8)
     # It prints when it is up; by then it has left the session and the process group.
-    daemon = "echo up; exec >/dev/null 2>&1; sleep 20; :"
+    daemon = "echo up; exec >/dev/null 2>&1; sleep 60; :"
     async with target.running(f"$(command -v setsid) sh -c '{daemon}' \"$1\" & read line", mark):
         before = len(marked_processes(mark))
     left = end_marked(mark)
@@ -208,7 +208,7 @@ async def _orphan(target: Target) -> Finding:
 async def _wall_time(target: Target) -> Finding:
     mark = secrets.token_hex(8)
     ran = await target.run(
-        'trap "" TERM INT HUP; sh -c "sleep 20; :" "$1" & sleep 20; sleep 20',
+        'trap "" TERM INT HUP; sh -c "sleep 60; :" "$1" & sleep 20; sleep 20',
         mark,
         wall_time_s=0.5,
     )

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -248,12 +249,22 @@ def test_the_probes_see_what_the_init_and_a_user_of_its_own_are_for(leaking: Dia
     )
 
 
+PLANTED_IN = ("/usr", "/etc", "/var/tmp", "/tmp")
+
+
 def test_nothing_of_it_is_left(here: Diagnosis, leaking: Diagnosis) -> None:
     for diagnosis in (here, leaking):
         assert diagnosis.report
-    for folder in ("/usr", "/etc", "/var/tmp", "/tmp"):
-        assert not [name for name in os.listdir(folder) if name.startswith("streamer-plant-")]
-    assert marked_processes("sleep 20; :") == []
+
+    def left() -> list[object]:
+        names = [name for folder in PLANTED_IN for name in os.listdir(folder)]
+        planted = [name for name in names if name.startswith("streamer-plant-")]
+        return [*planted, *marked_processes("sleep 60; :")]
+
+    deadline = time.monotonic() + 15
+    while left() and time.monotonic() < deadline:
+        time.sleep(0.1)  # another doctor may run on this host
+    assert left() == []
 
 
 def test_without_control_groups_a_requirement_of_them_fails_the_backend(

@@ -159,8 +159,9 @@ async def test_a_disk_that_hangs_holds_up_a_listing_for_so_long(
     finally:
         go_on.set()
     # Whether a thread had begun with it or not, each closes its descriptor: see `lent`.
-    await asyncio.wait_for(asyncio.wrap_future(THREADS.submit(int)), 20)
-    await asyncio.wait_for(asyncio.wrap_future(THREADS.submit(int)), 20)
+    both_free = threading.Barrier(2, timeout=20)
+    waits = [asyncio.wrap_future(THREADS.submit(both_free.wait)) for _ in range(2)]
+    await asyncio.gather(*waits)
 
 
 class Showing(Bwrap):
