@@ -188,9 +188,11 @@ async def test_a_claim_that_is_given_up_loses_no_job(engine: Engine) -> None:
     await asyncio.sleep(0)
     [job_id] = await submit(engine, "a")
     claiming.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await claiming
-    assert (await claim_one(engine)).job.job_id == job_id
+    try:
+        [lease] = await claiming  # it had the job already: a remote engine may take its time
+    except asyncio.CancelledError:
+        lease = await claim_one(engine)
+    assert lease.job.job_id == job_id
 
 
 async def test_jobs_are_listed_newest_first_by_tenant(engine: Engine) -> None:
