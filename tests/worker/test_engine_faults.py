@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, ClassVar
 
 import pytest
@@ -148,6 +148,32 @@ async def test_output_is_appended_without_a_wait_where_the_engine_can(
     await run_job(service, command=("true",))  # the claim that was under way
     ran = await run_job(service, command=("echo", "whole"))
     assert (ran.verdict, ran.out) == ("exited 0", "whole\n")
+
+
+async def test_a_lease_around_another_is_not_passed_by(
+    open_service: OpenService, need: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded: list[bytes] = []
+
+    class Recording:
+        """Passes on what it does not know itself, as wrappers do."""
+
+        def __init__(self, lease: Lease) -> None:
+            self._lease = lease
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._lease, name)
+
+        async def append(self, events: Sequence[tuple[str, bytes]]) -> None:
+            recorded.extend(data for _, data in events)
+            await self._lease.append(events)
+
+    service = await open_service(need("plain"))
+    make_faulty(service, monkeypatch, Recording)
+    await run_job(service, command=("true",))  # the claim that was under way
+    ran = await run_job(service, command=("echo", "whole"))
+    assert ran.out == "whole\n"
+    assert any(b"whole" in data for data in recorded)
 
 
 async def test_a_channel_that_breaks_is_opened_again_and_told(

@@ -259,6 +259,23 @@ async def test_an_engine_whose_heartbeat_tells_nothing_keeps_its_jobs(
     assert (await ended(job)).complete.reason == "cancelled"
 
 
+async def test_what_a_heartbeat_tells_is_heard_in_any_form(
+    open_service: OpenService, need: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Shared(lease_s=0.3)
+    keep = engine.heartbeat
+
+    async def heartbeat(leases: Sequence[Lease]) -> Any:
+        await keep(leases)
+        return ((lease, Cancel()) for lease in leases)
+
+    monkeypatch.setattr(engine, "heartbeat", heartbeat)
+    service = await open_service(need("plain"), plugins=(plugin(engine),))
+    job = await service.jobs.submit(JobSpec(command=UP))
+    async with asyncio.timeout(20):
+        assert (await ended(job)).complete.reason == "cancelled"
+
+
 async def test_a_heartbeat_without_a_sensible_answer_ends_no_task_of_the_worker(
     open_service: OpenService, need: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
