@@ -115,6 +115,7 @@ class Firejail(Backend):
             "--writable-var",  # the job's folder may be in /var; nothing else of it is shown
             "--private-dev",  # a few device nodes
             *_shown(job, home),
+            "--blacklist=/run/user",  # the account's own folder there is shown in spite of the list
             *(() if job.network else ("--net=none",)),  # no network, abstract sockets
             "--caps.drop=all",
             "--nonewprivs",  # setuid programs gain nothing

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import secrets
 import shutil
 import subprocess
@@ -229,6 +230,33 @@ async def test_it_is_so_wherever_the_service_has_its_folder(
         assert "seen" not in names
         assert Path(lure.name).name not in names
         await service.drain(0)
+
+
+async def test_the_accounts_own_folder_in_run_is_hidden(
+    isolating_backend: str, open_service: OpenService
+) -> None:
+    """Firejail shows it even where nothing of /run is listed: sockets and keys of a session."""
+    if not ROOT:
+        pytest.skip("only root makes folders in /run/user")
+    account = pwd.getpwnam("streamer")
+    folder = Path("/run/user", str(account.pw_uid))
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    os.chown(folder, account.pw_uid, account.pw_gid)
+    secret = folder / "secret"
+    secret.write_text("of a session\n")
+    secret.chmod(0o644)
+    try:
+        service = await open_service(isolating_backend)
+        code = f"cat {secret}; ls /run/user; echo mine >{folder}/planted"
+        ran = await run_job(service, command=("sh", "-c", code))
+        assert ran.text() == ""
+        assert ran.complete.exit_code != 0
+        assert not (folder / "planted").exists()
+    finally:
+        secret.unlink()
+        if made:
+            shutil.rmtree(folder)  # firejail makes folders in it
 
 
 @pytest.mark.parametrize("parent", ["/var/tmp", "~streamer" if ROOT else "~"])

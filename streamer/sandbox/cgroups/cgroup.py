@@ -207,10 +207,14 @@ class Cgroup(ABC):
         self._killed = True
         kill(self.folders[0], self._pids_max)
 
+    def empty(self) -> bool:
+        """Return whether no process is left in the group."""
+        return not pids(self.folders[0])
+
     async def clear(self) -> bool:
         """Kill everything in the group and wait until it is empty; False if that takes too long."""
         for _ in range(CLEAR_TRIES):
-            if not pids(self.folders[0]):
+            if self.empty():
                 return True
             self.kill()
             await asyncio.sleep(CLEAR_PAUSE_S)

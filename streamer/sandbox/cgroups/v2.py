@@ -117,6 +117,12 @@ class CgroupV2(Cgroup):
     def processes(self) -> int:
         return self._group.number("pids.current")
 
+    def empty(self) -> bool:
+        """Return whether every process has ended; ``cgroup.procs`` omits those that are ending."""
+        with contextlib.suppress(OSError):  # it is gone
+            return not self._group.counter("cgroup.events", "populated")
+        return True
+
     def unaltered(self) -> bool:
         return self._group.number("memory.oom.group") == 1
 

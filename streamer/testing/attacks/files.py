@@ -39,7 +39,12 @@ ATTACKS: Final = (
         "the state of running services",
         """
         # firejail has its own things there, made anew for each sandbox.
-        names = set(os.listdir("/run") if os.path.isdir("/run") else ()) - {"firejail"}
+        names = []
+        for name in set(os.listdir("/run") if os.path.isdir("/run") else ()) - {"firejail"}:
+            with contextlib.suppress(PermissionError):  # a hidden folder has a name, and no more
+                with contextlib.suppress(NotADirectoryError):
+                    os.listdir("/run/" + name)
+                names.append(name)
         sockets = []
         for folder, _, files in os.walk("/run"):
             for path in (os.path.join(folder, name) for name in files):

@@ -72,11 +72,14 @@ ATTACKS: Final = (
     _takes(
         "memory of many processes",
         """
+        reading, writing = os.pipe()
         for _ in range(16):
             if os.fork() == 0:
                 kept = b"x" * (10 * MIB)
+                os.write(writing, b"x")
                 time.sleep(600)
-        time.sleep(1)
+        for _ in range(16):
+            os.read(reading, 1)
         """,
     ),
     _takes(
@@ -111,21 +114,25 @@ ATTACKS: Final = (
             if os.fork() == 0:
                 kept = b"x" * (10 * MIB)
                 os.kill(os.getpid(), signal.SIGSTOP)
-        time.sleep(1)
+        for _ in range(16):
+            os.waitpid(-1, os.WUNTRACED)
         """,
     ),
     _takes(
         "memory of threads' stacks",
         """
         threading.stack_size(12 * MIB)
+        taken = threading.Semaphore(0)
         def deep():
             room = ctypes.create_string_buffer(1)
             buffer = (ctypes.c_char * (10 * MIB))()
             ctypes.memset(buffer, 1, 10 * MIB)
+            taken.release()
             time.sleep(600)
         for _ in range(16):
             threading.Thread(target=deep, daemon=True).start()
-        time.sleep(1)
+        for _ in range(16):
+            taken.acquire()
         """,
     ),
     _takes(
