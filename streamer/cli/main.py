@@ -224,10 +224,10 @@ def run(
     forward = program != "-" and not no_stdin
     try:
         if url:
-            from streamer.cli.remote import run_remote
+            from streamer.cli.remote import run_remote, token_in
 
             if token_file:
-                token = _token(token_file)
+                token = token_in(token_file)
             job = run_remote(url, token, spec, options.sandbox, forward_stdin=forward, raw=raw)
         else:
             from streamer.cli.local import run_local
@@ -349,17 +349,6 @@ def doctor(
 def version() -> None:
     """Print the version."""
     click.echo(streamer.__version__)
-
-
-def _token(file: str) -> str:
-    try:
-        token = Path(file).read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not ASCII text"
-        raise click.UsageError(f"--token-file {file}: {reason}") from None
-    if not token or len(token.split()) > 1:
-        raise click.UsageError(f"--token-file {file}: it must contain one word, the token")
-    return token
 
 
 def _work(coroutine: Coroutine[Any, Any, T], *, quick: bool = False) -> T:

@@ -8,9 +8,11 @@ import socket
 import ssl
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import aiohttp
+import click
 
 from streamer.cli.run import INPUT_PAUSE_S, run_job
 from streamer.cli.stdio import StandardInput
@@ -18,10 +20,22 @@ from streamer.client import Client, ServiceProblem
 from streamer.errors import Busy
 from streamer.model.job import JobSpec
 
-__all__ = ["run_remote"]
+__all__ = ["run_remote", "token_in"]
 
 UNREACHABLE_S: Final = 30.0
 """How long to retry while the service cannot be reached."""
+
+
+def token_in(file: str) -> str:
+    """Return the token in a file. Raises `click.UsageError`."""
+    try:
+        token = Path(file).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not ASCII text"
+        raise click.UsageError(f"--token-file {file}: {reason}") from None
+    if not token or len(token.split()) > 1:
+        raise click.UsageError(f"--token-file {file}: it must contain one word, the token")
+    return token
 
 
 async def run_remote(

@@ -13,8 +13,7 @@ import io
 import json
 import random
 import secrets
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from functools import partial
+from collections.abc import AsyncGenerator, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import quote
@@ -23,9 +22,9 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from streamer.bounded import ends_in
 from streamer.client.problem import ServiceProblem, check, document_of, not_a_service
 from streamer.client.request import request_of, with_wire_names
+from streamer.client.run import Run
 from streamer.errors import ConfigError, StreamerError
 from streamer.eventlog.frames import EventParser
 from streamer.eventlog.joblog import Event
@@ -33,7 +32,7 @@ from streamer.model.events import KINDS, TERMINAL_KINDS, decode
 from streamer.model.job import JobSpec
 from streamer.model.typed import as_bytes, typed_spec
 
-__all__ = ["Client", "Run", "ServiceProblem"]
+__all__ = ["Client"]
 
 CONNECT_TIMEOUT_S: Final = 10.0
 READ_TIMEOUT_S: Final = 100.0
@@ -44,8 +43,6 @@ MAX_PAUSE_S: Final = 10.0
 MAX_RETRY_AFTER_S: Final = 60.0
 """A longer Retry-After is raised to the caller instead of waited for."""
 MAX_INPUT_PAUSE_S: Final = 1.0
-CANCEL_S: Final = 5.0
-"""How long closing a run may take to cancel its job."""
 REFUSED: Final = frozenset({429, 503})
 """With these codes the service has done nothing, so repeating the request is safe."""
 TRANSIENT: Final = REFUSED | {502, 504}
@@ -311,89 +308,6 @@ class Client:
         if self._session is None:
             raise StreamerError("use the client as `async with streamer.Client(...) as client:`")
         return self._session
-
-
-class Run:
-    """One submission and its events, returned by `Client.run`.
-
-    `job_id` is None until the service has accepted the job. Submitting again with the same
-    `idempotency_key` returns the id of the same job, even if the first answer was lost.
-    """
-
-    def __init__(
-        self,
-        client: Client,
-        job: JobSpec | None,
-        idempotency_key: str | None,
-        fields: Mapping[str, Any],
-        *,
-        cancel_on_close: bool,
-    ) -> None:
-        key = secrets.token_hex(16) if idempotency_key is None else idempotency_key
-        self.idempotency_key = key
-        # The generator has no reference to this object: if the object is dropped without being
-        # closed, the event loop closes the generator at once.
-        self._accepted: list[str] = []
-        submit = partial(client.submit, job, idempotency_key=key, **fields)
-        self._events = _run(client, submit, self._accepted, cancelling=cancel_on_close)
-
-    @property
-    def job_id(self) -> str | None:
-        """None until the service has accepted the job."""
-        return self._accepted[0] if self._accepted else None
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Event:
-        return await anext(self._events)
-
-    async def aclose(self) -> None:
-        """Stop following; with `cancel_on_close`, also cancel the job."""
-        await self._events.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()
-
-
-async def _run(
-    client: Client,
-    submit: Callable[[], Coroutine[Any, Any, str]],
-    accepted: list[str],
-    *,
-    cancelling: bool,
-) -> AsyncGenerator[Event, None]:
-    async def submitting() -> None:
-        accepted.append(await submit())
-
-    async def cancel() -> None:
-        await submission
-        await client.cancel(accepted[0])
-
-    submission = asyncio.create_task(submitting())
-    over = False
-    try:
-        # A submission that is cancelled half-way may have arrived already, and cancelling the
-        # job needs the id in the answer.
-        await asyncio.shield(submission)
-        async with contextlib.aclosing(client.events(accepted[0])) as events:
-            async for event in events:
-                over = event.kind in TERMINAL_KINDS
-                yield event
-    finally:
-        if cancelling and not over:
-            with contextlib.suppress(aiohttp.ClientError, StreamerError):
-                await ends_in(CANCEL_S, cancel())
-        submission.cancel()
-        await asyncio.gather(submission, return_exceptions=True)
 
 
 class _Over(Exception):

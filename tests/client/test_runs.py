@@ -81,7 +81,7 @@ async def test_a_run_that_is_over_has_nothing_to_cancel(start: Start) -> None:
 async def test_a_run_is_closed_in_time_by_a_caller_who_is_cancelled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("streamer.client.client.CANCEL_S", 0.1)
+    monkeypatch.setattr("streamer.client.run.CANCEL_S", 0.1)
     over = asyncio.Event()
 
     async def execute(request: web.Request) -> web.Response:
