@@ -74,8 +74,9 @@ class Sandbox:
     async def put_files(self, files: Sequence[SourceFile], limits: Limits) -> None:
         """Write files into the workspace, while no program runs; when it returns, they exist.
 
-        No symbolic link is followed. Raises `FilesDoNotFit` if they exceed the disk limit, and
-        `SandboxFailure` if they cannot be written. Then none of them is left, what they replaced is
+        No symbolic link is followed. Raises `FilesDoNotFit` if they exceed the disk limit,
+        `PathRefused` if something that a program has left is in their way, and `SandboxFailure` if
+        they cannot be written for another reason. Then none of them is left, what they replaced is
         lost, and the sandbox can be used as before.
         """
         with self._alone():

@@ -7,10 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from streamer.errors import SandboxFailure
 from streamer.model.job import Limits
 from streamer.sandbox.stdio import Stdio
 
-__all__ = ["KILLED_FOR_MEMORY", "Cause", "FilesDoNotFit", "Run", "RunEnd", "Shape", "Use"]
+__all__ = [
+    "KILLED_FOR_MEMORY",
+    "Cause",
+    "FilesDoNotFit",
+    "PathRefused",
+    "Run",
+    "RunEnd",
+    "Shape",
+    "Use",
+]
 
 Cause = Literal["cpu_time", "memory", "disk", "killed"]
 """What ended a run, if not the program itself: a limit, or a kill by us."""
@@ -73,3 +83,7 @@ class Use:
 
 class FilesDoNotFit(Exception):
     """The files for a sandbox exceed its disk limit."""
+
+
+class PathRefused(SandboxFailure):
+    """What a program has left in the workspace is in the way of a file."""

@@ -17,7 +17,7 @@ from streamer.model.job import Limits, SourceFile
 from streamer.sandbox.drivers import protocol
 from streamer.sandbox.drivers.channel import InitChannel
 from streamer.sandbox.drivers.protocol import WALK_DISK
-from streamer.sandbox.shape import FilesDoNotFit
+from streamer.sandbox.shape import FilesDoNotFit, PathRefused
 from streamer.sandbox.stdio import Stdio
 from tests.running import descriptors
 
@@ -31,6 +31,7 @@ from tests.running import descriptors
         (errno.ENOSPC, False, FilesDoNotFit),  # a mount of its own
         (errno.ENOSPC, True, SandboxFailure),  # the host's disk
         (errno.EIO, False, SandboxFailure),
+        (errno.ELOOP, False, PathRefused),
     ],
 )
 async def test_a_disk_of_the_hosts_that_is_full_is_not_the_jobs_fault(
@@ -43,9 +44,10 @@ async def test_a_disk_of_the_hosts_that_is_full_is_not_the_jobs_fault(
         if fault is None:
             await channel.put_files((), Limits(), walk_disk=walk_disk)
         else:
-            words = os.strerror(number) if fault is SandboxFailure else None
-            with pytest.raises(fault, match=words):
+            words = None if fault is FilesDoNotFit else os.strerror(number)
+            with pytest.raises(fault, match=words) as told:
                 await channel.put_files((), Limits(), walk_disk=walk_disk)
+            assert told.type is fault
     channel.close()
 
 

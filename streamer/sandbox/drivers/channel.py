@@ -81,8 +81,8 @@ class InitChannel:
     ) -> None:
         """Write files into the workspace and wait until they exist, while no program runs.
 
-        `walk_disk` is `protocol.WALK_DISK`. Raises `FilesDoNotFit`, and `SandboxFailure` if they
-        cannot be written for another reason; then none of them is left.
+        `walk_disk` is `protocol.WALK_DISK`. Raises `FilesDoNotFit`, `PathRefused`, or
+        `SandboxFailure` for another reason; then none of them is left.
         """
         for part in protocol.file_frames(files, limits):
             await self._send_with_next(part)

@@ -22,7 +22,7 @@ from streamer.bounded import ends_in
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits, SourceFile
 from streamer.sandbox.drivers.deadlines import fails_after, time_to_write
-from streamer.sandbox.drivers.files import write_files
+from streamer.sandbox.drivers.files import not_written, write_files
 from streamer.sandbox.drivers.spawn import Spawned, spawn, start_command
 from streamer.sandbox.shape import Run, RunEnd, Use
 from streamer.spi import Host, LaunchPlan
@@ -86,7 +86,7 @@ class Direct:
             async with fails_after(time_to_write(files), "the files were not written in time"):
                 await asyncio.shield(self._writing)
         except OSError as error:
-            raise SandboxFailure(f"a file of the job cannot be written: {error}") from error
+            raise not_written(error.errno or 0) from error
         finally:
             self._given_up.set()  # without effect, unless the thread still writes
 

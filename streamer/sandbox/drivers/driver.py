@@ -36,8 +36,8 @@ class Driver(Protocol):
     async def put_files(self, files: Sequence[SourceFile], limits: Limits) -> None:
         """Write files, while no program runs.
 
-        Raises `FilesDoNotFit` if they exceed the disk limit, and `SandboxFailure`; then none of
-        them is left, and the sandbox can be used as before.
+        Raises `FilesDoNotFit`, `PathRefused` or `SandboxFailure` (`streamer.sandbox.sandbox`); then
+        none of them is left, and the sandbox can be used as before.
         """
 
     async def listen(self, port: int) -> socket.socket:

@@ -15,13 +15,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from streamer.errors import SandboxFailure
 from streamer.model.job import SourceFile
-from streamer.sandbox.shape import FilesDoNotFit
+from streamer.sandbox.shape import FilesDoNotFit, PathRefused
 
-__all__ = ["write_files"]
+__all__ = ["not_written", "write_files"]
 
 FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+TAKEN: Final = frozenset(
+    {errno.EACCES, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENOTDIR, errno.ENXIO}
+)
+"""What open(2) says of a link, folder, pipe or file without permissions; and `_check_plain`."""
+
+
+def not_written(number: int) -> SandboxFailure:
+    """Return why a file was not written, by the errno."""
+    why = f"a file cannot be written: {os.strerror(number)}"
+    return PathRefused(why) if number in TAKEN else SandboxFailure(why)
 
 
 def write_files(

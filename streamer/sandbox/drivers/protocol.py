@@ -35,6 +35,7 @@ from typing import Final
 
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits, SourceFile
+from streamer.sandbox.drivers.files import not_written
 from streamer.sandbox.drivers.rlimits import UNLIMITED, rlimits
 from streamer.sandbox.shape import Cause, FilesDoNotFit, RunEnd, Use
 
@@ -160,13 +161,13 @@ def check_frame(limits: Limits, *, walk_disk: bool) -> bytes:
 
 
 def check_files(payload: bytes, *, walk_disk: bool) -> None:
-    """Check the answer to files. Raises `FilesDoNotFit`, or `SandboxFailure` for other errors."""
+    """Check the answer to files. Raises `FilesDoNotFit`, `PathRefused`, or `SandboxFailure`."""
     number = int.from_bytes(payload, "little")
     # A separate mount is full at the job's limit. A full disk of the host is not the job's fault.
     if number == errno.EDQUOT or (number == errno.ENOSPC and not walk_disk):
         raise FilesDoNotFit
     if number:
-        raise SandboxFailure(f"the init could not write a file: {os.strerror(number)}")
+        raise not_written(number)
 
 
 def run_frame(
