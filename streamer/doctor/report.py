@@ -124,7 +124,7 @@ async def examine(config: Config) -> Report:
         if not found.available:
             found = replace(found, remedies=tuple(remedies(host, name, command)))
         if wrapper := await asyncio.to_thread(wrapper_facts, command):
-            warnings = tuple(wrapper_warnings(name, wrapper))
+            warnings = (*found.warnings, *wrapper_warnings(name, wrapper))
             found = replace(found, wrapper=wrapper, warnings=warnings)
         reports.append(found)
     return Report(
@@ -169,8 +169,10 @@ async def _try_backend(found: BackendReport, config: Config) -> BackendReport:
             )
     except (BackendUnavailable, ConfigError) as error:
         return replace(found, available=False, reason=error.message)
+    warning = parts.worker.backends.warning(found.name)
     return replace(
         found,
+        warnings=(warning,) if warning else (),
         enforces={camel(limit): level for limit, level in enforces.items()},
         probes=tuple(probes),
         template=_template(why_no_template),

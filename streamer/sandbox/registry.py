@@ -18,7 +18,7 @@ from typing import Any, Final
 from streamer.errors import BackendUnavailable, ConfigError, SandboxFailure
 from streamer.model.capabilities import UNTRIED
 from streamer.sandbox.pool import Pool
-from streamer.sandbox.trial import NOT_OFFERED, Trial, holds_to_allow_list
+from streamer.sandbox.trial import NOT_OFFERED, UNBOUNDED, Trial, holds_to_allow_list
 from streamer.spi import Backend, Isolation
 
 __all__ = ["Backends"]
@@ -161,6 +161,10 @@ class Backends(Mapping[str, Backend]):
             for name in self._backends
         }
 
+    def warning(self, name: str) -> str:
+        """Return what operators should know of a backend that works, or ``""``."""
+        return UNBOUNDED if name in self._trial_of.unbounded else ""
+
     async def reasons(
         self, names: Iterable[str] | None = None, patience_s: float = PATIENCE_S
     ) -> Mapping[str, str]:
@@ -226,6 +230,8 @@ class Backends(Mapping[str, Backend]):
             self._reasons[name] = reason
             if before is not None and before != reason:
                 log.warning("sandbox %s: %s", name, reason or "it works again")
+            if before is None and (warning := self.warning(name)):
+                log.warning("sandbox %s: %s", name, warning)
             if not reason:
                 del self._failures[name]
             self.on_tried()

@@ -71,6 +71,11 @@ class Sandbox:
         """Whether its programs are seen to have the host's root as their user."""
         return self._driver.of_root
 
+    @property
+    def unbounded(self) -> bool:
+        """Whether its init could not limit inotify for it, which it should."""
+        return self._driver.unbounded
+
     async def put_files(self, files: Sequence[SourceFile], limits: Limits) -> None:
         """Write files into the workspace, while no program runs; when it returns, they exist.
 

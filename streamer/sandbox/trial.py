@@ -16,11 +16,16 @@ from streamer.sandbox.shape import Run, Shape
 from streamer.sandbox.stdio import Stdio
 from streamer.spi import Backend, Isolation
 
-__all__ = ["NOT_OFFERED", "Trial", "holds_to_allow_list"]
+__all__ = ["NOT_OFFERED", "UNBOUNDED", "Trial", "holds_to_allow_list"]
 
 OF_ROOT: Final = (
     "its programs run as root: start the sandbox as the job's user, with start_as=job.identity in "
     "its plan"
+)
+
+UNBOUNDED: Final = (
+    "its jobs share inotify with all programs of this account, because the host does not let a "
+    "sandbox limit it: a profile of AppArmor denies CAP_SYS_RESOURCE, or the kernel is too old"
 )
 
 NOT_OFFERED: Final = "it has no template for what jobs may be shown, or does not use any"
@@ -37,6 +42,8 @@ class Trial:
         self._allow_list = allow_list
         self._read_only = tuple(read_only)
         self._etc = tuple(etc)
+        self.unbounded: set[str] = set()
+        """The backends whose jobs share inotify with other programs of the account."""
 
     async def why_not(self, backend: Backend, pool: Pool, held: contextlib.AsyncExitStack) -> str:
         """Return why a backend cannot be used, or ``""``; `held` releases what the test uses.
@@ -71,6 +78,8 @@ class Trial:
         held.push_async_callback(sandbox.close)
         if from_template and not sandbox.from_template:
             return "there was no room for another"
+        if sandbox.unbounded and sandbox.identity is None:
+            self.unbounded.add(backend.name)
         if self._allow_list and holds_to_allow_list(backend):
             (await sandbox.listen(PROXY_PORT)).close()
         argv = held.enter_context(trial_program(backend, pool.folder.path))

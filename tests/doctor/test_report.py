@@ -17,6 +17,7 @@ import pytest
 
 import streamer
 from sandboxes.bwrap import Bwrap
+from streamer.config.schema import Config
 from streamer.doctor.hostfacts import (
     CgroupFacts,
     HostFacts,
@@ -28,6 +29,8 @@ from streamer.doctor.hostfacts import (
     wrapper_warnings,
 )
 from streamer.doctor.lures import marked_processes
+from streamer.doctor.report import examine
+from tests.sandbox.templated import powerless
 
 ROOT = Path(streamer.__file__).parent.parent
 
@@ -290,6 +293,18 @@ def test_a_missing_backend_is_told_with_its_remedy_and_people_can_read_it(tmp_pa
     assert "sandbox.backend = bwrap: no sandbox works" in text
     assert "\x1b" not in found.out
     assert [line for line in lines if len(line) > 80] == []
+
+
+async def test_what_a_sandbox_cannot_limit_here_is_told(
+    monkeypatch: pytest.MonkeyPatch, need: Callable[[str], str]
+) -> None:
+    need("bwrap")
+    monkeypatch.setattr(Bwrap, "plan", powerless)
+    monkeypatch.setattr("streamer.doctor.report.PROBES", ())
+    found = {backend.name: backend.warnings for backend in (await examine(Config())).backends}
+    told = {name for name, warnings in found.items() if "share inotify" in " ".join(warnings)}
+    # Each job of root's service has an account of its own.
+    assert told == ({"bwrap"} if os.geteuid() else set())
 
 
 def test_an_unknown_backend_is_an_error_of_usage(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
 
 from sandboxes.bwrap import Bwrap
 from sandboxes.plain import Plain
@@ -14,12 +16,13 @@ from streamer.sandbox.pool import Pool, open_pool
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.shape import Run, RunEnd, Shape
 from streamer.sandbox.stdio import Stdio
-from streamer.spi import Backend
+from streamer.spi import Backend, LaunchPlan, SandboxJob
 from tests.running import adopt_orphans, descendants, descriptors
 
 MIB = 1024 * 1024
 LIMITS = Limits(wall_time_s=60)
 SHAPE = Shape("bwrap", LIMITS)
+PLAN = Bwrap.plan
 
 
 @contextlib.contextmanager
@@ -78,6 +81,13 @@ async def told(sandbox: Sandbox, script: str, limits: Limits = LIMITS) -> tuple[
         return end, os.read(stdio._ours["stdout"], 65536).decode()
     finally:
         stdio.close()
+
+
+def powerless(self: Bwrap, job: SandboxJob, workspace: Path) -> LaunchPlan:
+    """Plan as bwrap does where a profile of AppArmor denies the init its capability."""
+    plan = PLAN(self, job, workspace)
+    at = plan.argv.index("--cap-add")
+    return replace(plan, argv=(*plan.argv[:at], *plan.argv[at + 2 :]))
 
 
 def init_of(pids: frozenset[int]) -> int:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from sandboxes.bwrap import Bwrap
 from streamer import spi
 from streamer.compose import build
 from streamer.config.schema import Config
@@ -21,6 +22,7 @@ from streamer.sandbox.seccomp import job_filter
 from streamer.testing.running import plugin
 from tests.conftest import OpenService, Start
 from tests.running import Ran, ended, run_job
+from tests.sandbox.templated import SHAPE, powerless
 from tests.support import AnyClient, run, verdict
 
 
@@ -288,3 +290,26 @@ async def test_auto_says_why_it_passes_over_a_stronger_sandbox(
     service = await open_service("auto", sandbox={"bwrap": {"path": "/nowhere/bwrap"}})
     assert service.worker.backends.default == "firejail"
     assert "sandbox bwrap does not work here: /nowhere/bwrap" in caplog.text
+
+
+async def test_a_sandbox_that_cannot_limit_what_an_account_has_once_is_told(
+    open_service: OpenService,
+    need: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    look = ("cat", "/proc/sys/user/max_inotify_instances")
+    for denied in (False, True):
+        if denied:
+            monkeypatch.setattr(Bwrap, "plan", powerless)
+        service = await open_service(need("bwrap"))
+        pool = service.worker.pool
+        assert pool is not None
+        sandbox = await pool.lend(SHAPE)
+        await sandbox.close()
+        assert sandbox.unbounded is denied
+        assert (int((await run_job(service, command=look)).out) == 16) is not denied
+        # Each job of root's service has an account of its own.
+        told = denied and os.geteuid() != 0
+        assert ("its jobs share inotify" in caplog.text) is told
+        assert bool(service.worker.backends.warning("bwrap")) is told

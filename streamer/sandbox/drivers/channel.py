@@ -49,6 +49,8 @@ class InitChannel:
         # `SandboxFailure` if the init is gone.
         self.greeted: asyncio.Future[int] = self._loop.create_future()
         """The process id of the init, as this process sees it."""
+        self.unbounded = False
+        """Whether the init could not limit inotify for its sandbox, which it should."""
         self.exited: asyncio.Future[None] = self._loop.create_future()
         """The end of the program itself; processes that it started may run on."""
         self.ended: asyncio.Future[RunEnd] = self._loop.create_future()
@@ -308,6 +310,8 @@ class InitChannel:
     def _greet(self, payload: bytes, ancillary: list[tuple[int, int, bytes]]) -> None:
         if why := protocol.why_not_hello(payload):
             self._fail(why)
+            return
+        self.unbounded = bool(payload[1] & protocol.UNBOUNDED)
         for level, type_, data in ancillary:
             if (level, type_) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
                 _answer(self.greeted, _CREDENTIALS.unpack(data)[0])

@@ -75,6 +75,10 @@ class Direct:
         """Unknown, so False: there is no process before the program."""
         return False
 
+    @property
+    def unbounded(self) -> bool:
+        return False
+
     async def put_files(self, files: Sequence[SourceFile], limits: Limits) -> None:
         self._check_nothing_is_written()
         self._given_up = threading.Event()

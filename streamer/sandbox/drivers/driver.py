@@ -33,6 +33,10 @@ class Driver(Protocol):
     def of_root(self) -> bool:
         """Whether its programs run as the host's root, as far as can be seen."""
 
+    @property
+    def unbounded(self) -> bool:
+        """Whether its init could not limit inotify for it, which it should."""
+
     async def put_files(self, files: Sequence[SourceFile], limits: Limits) -> None:
         """Write files, while no program runs.
 

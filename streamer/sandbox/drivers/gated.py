@@ -155,6 +155,10 @@ class Gated:
         return "0" in uids.split()[1:]
 
     @property
+    def unbounded(self) -> bool:
+        return self.channel.unbounded
+
+    @property
     def wrapper_exit(self) -> int | None:
         return self._wrapper.exit_code
 

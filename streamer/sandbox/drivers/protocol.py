@@ -45,6 +45,7 @@ __all__ = [
     "GROUP_TIME",
     "PROTOCOL",
     "SEES_PROC",
+    "UNBOUNDED",
     "WALK_DISK",
     "Frames",
     "check_files",
@@ -65,6 +66,8 @@ PROTOCOL: Final = 6
 
 SEES_PROC: Final = 1
 """Flag of ``H``: /proc shows the processes of the init's own namespace."""
+UNBOUNDED: Final = 2
+"""Flag of ``H``: the init could not limit inotify for its sandbox, which it should."""
 
 WALK_DISK: Final = 1
 """Flag of ``C`` and ``R``: the workspace is a folder on a disk of the host, so its use must be

@@ -36,14 +36,15 @@ static void write_file(const char *path, const char *text)
     close(fd);
 }
 
-/* Lower a setting of a user namespace of our own; kernels before Linux 4.11 do not have all. */
-void bound(const char *path, const char *most)
+/* Lower a setting of a user namespace of our own; return whether that worked. */
+int bound(const char *path, const char *most)
 {
     int fd = open(path, O_WRONLY | O_CLOEXEC);
-    if (fd >= 0 && write(fd, most, strlen(most)) < 0 && errno != EINVAL)
-        die(path);
+    int done = fd >= 0 && write(fd, most, strlen(most)) >= 0, failure = errno;
     if (fd >= 0)
         close(fd);
+    errno = failure;
+    return done;
 }
 
 static void become(long uid, long gid)
@@ -64,6 +65,13 @@ static const struct {
     {"/proc/sys/user/max_inotify_watches", INOTIFY_WATCHES},
     {"/proc/sys/user/max_cgroup_namespaces", "0"},
 };
+
+static void bound_all(void)
+{
+    for (size_t i = 0; i < sizeof bounds / sizeof *bounds; i++)
+        if (!bound(bounds[i].path, bounds[i].most) && errno != ENOENT) /* before Linux 4.11 */
+            die(bounds[i].path);
+}
 
 /* An account may end processes of its control groups by writing to a file (cgroup.kill). */
 static void hide_cgroups(void)
@@ -87,8 +95,6 @@ static void new_namespaces(void)
     if (unshare(CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC))
         die("cannot make a user namespace");
     char map[64];
-    for (size_t i = 0; i < sizeof bounds / sizeof *bounds; i++)
-        bound(bounds[i].path, bounds[i].most);
     write_file("/proc/self/setgroups", "deny");
     snprintf(map, sizeof map, "%u %u 1", uid, uid);
     write_file("/proc/self/uid_map", map);
@@ -197,7 +203,9 @@ int enter(char **argv)
          * processes. In a container whose /proc is masked the kernel refuses: the init then
          * says that it sees nothing, and the service does without this backend. */
         mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL);
-        mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+        int seen = !mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+        if (!root && seen)
+            bound_all();
         if (!root)
             hide_cgroups();
     }

@@ -12,7 +12,7 @@ enum { CONTROL = 0 };
 
 /* See streamer/sandbox/drivers/protocol.py, which has the same numbers. */
 enum { PROTOCOL = 6 };
-enum { SEES_PROC = 1 }; /* flags of 'H' */
+enum { SEES_PROC = 1, UNBOUNDED = 2 }; /* flags of 'H' */
 enum { WALK_DISK = 1 }; /* flags of 'C', 'R' and 'U' */
 enum { GROUP_MEMORY = 2, GROUP_TIME = 4, GROUP_SHARE = 8 }; /* further flags of 'R' */
 
@@ -24,7 +24,7 @@ void die(const char *what);
 
 /* enter.c: outside the sandbox */
 int enter(char **argv);
-void bound(const char *path, const char *most);
+int bound(const char *path, const char *most);
 
 /* streamer-init.c */
 int own_user_namespace(void);

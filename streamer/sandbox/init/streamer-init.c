@@ -139,16 +139,20 @@ int own_user_namespace(void)
     return own;
 }
 
+static int unbounded; /* of what follows, something could not be done */
+
 /* With --bound in a user namespace of the sandbox's own, and a capability in it: put its share on
- * what it has in common with the account's other programs, and give the capability up. */
+ * what it has in common with the account's other programs, and give the capability up. A profile of
+ * AppArmor may deny that capability. Then the service tells the operator: without this the sandbox is
+ * as closed, and to refuse it would leave such a host with a weaker one. */
 static void bound_namespace(void)
 {
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct none[2] = {0}, left[2];
     if (!own_user_namespace())
         die("this is not a user namespace of the sandbox's own");
-    bound("/proc/sys/user/max_inotify_instances", INOTIFY_INSTANCES);
-    bound("/proc/sys/user/max_inotify_watches", INOTIFY_WATCHES);
+    unbounded = !bound("/proc/sys/user/max_inotify_instances", INOTIFY_INSTANCES);
+    unbounded |= !bound("/proc/sys/user/max_inotify_watches", INOTIFY_WATCHES);
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
     if (syscall(SYS_capset, &header, none) || syscall(SYS_capget, &header, left)
         || memcmp(none, left, sizeof none))
@@ -176,8 +180,9 @@ static int serve(void)
     keep_sight();
     keep_workspace();
     fcntl(CONTROL, F_SETFD, FD_CLOEXEC);
+    int flags = (proc_is_ours() ? SEES_PROC : 0) | (unbounded ? UNBOUNDED : 0);
     /* The kernel adds our process id, as the service sees it, to this (SO_PASSCRED). */
-    tell('H', (unsigned char[]){PROTOCOL, proc_is_ours() ? SEES_PROC : 0}, 2);
+    tell('H', (unsigned char[]){PROTOCOL, (unsigned char)flags}, 2);
     for (;;) {
         struct pollfd on[2] = {{CONTROL, POLLIN, 0}, {children, POLLIN, 0}};
         uint64_t now_us = microseconds(CLOCK_MONOTONIC);
