@@ -28,7 +28,6 @@ log: Final = logging.getLogger(__name__)
 TRIAL_TIMEOUT_S: Final = 30.0
 """The time limit for the result of a test."""
 
-
 TIDY_S: Final = 10.0
 """The time limit for closing the sandbox of a test before the next one begins."""
 
@@ -98,11 +97,7 @@ class Backends(Mapping[str, Backend]):
 
     @property
     def filtering(self) -> frozenset[str]:
-        """The backends that can restrict a job to an allow-list of hosts.
-
-        This needs a separate network namespace, and our init inside to pass out the listening
-        socket.
-        """
+        """The backends that can restrict a job to an allow-list of hosts."""
         return frozenset(name for name, backend in self.items() if holds_to_allow_list(backend))
 
     @asynccontextmanager

@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -163,6 +164,11 @@ async def test_no_program_is_started_by_an_init_that_has_failed() -> None:
         theirs.send(struct.pack("<IccI", 6, b"E", b"p", errno.EPROTO))
         await asyncio.wait_for(channel.gone.wait(), 5)
         with pytest.raises(SandboxFailure, match="follow the protocol"):
+            await asyncio.wait_for(channel.use(walk_disk=True), 5)
+        theirs.close()
+        for _ in range(3):  # it hears of that
+            await asyncio.sleep(0)
+        with pytest.raises(SandboxFailure, match="follow the protocol"):
             await channel.start(
                 ("true",),
                 env={},
@@ -261,3 +267,34 @@ async def test_descriptors_that_nobody_asked_for_are_not_kept(tmp_path: Path) ->
         assert len(descriptors()) <= len(before) + 5  # both sockets, the file, its answer, one more
     channel.close()
     assert descriptors() == before
+
+
+ASK: dict[str, Callable[[InitChannel], Awaitable[object]]] = {
+    "files": lambda channel: channel.put_files((), Limits(), walk_disk=True),
+    "listen": lambda channel: channel.listen(7777),
+    "open": lambda channel: channel.open_path("f", os.O_RDONLY, 0),
+    "use": lambda channel: channel.use(walk_disk=True),
+}
+
+
+@pytest.mark.parametrize("question", ASK)
+async def test_an_init_that_ends_leaves_no_question_open(question: str) -> None:
+    ours, theirs = socket.socketpair()
+    channel = InitChannel(ours)
+    with theirs:
+        asking = asyncio.ensure_future(ASK[question](channel))
+        await asyncio.sleep(0)
+    with pytest.raises(SandboxFailure, match="the init ended"):
+        await asyncio.wait_for(asking, 5)
+    channel.close()
+
+
+@pytest.mark.parametrize("question", ASK)
+async def test_the_last_words_of_an_init_are_told_to_those_who_ask_too_late(question: str) -> None:
+    ours, theirs = socket.socketpair()
+    channel = InitChannel(ours)
+    with theirs:
+        theirs.send(struct.pack("<IccI", 6, b"E", b"b", errno.EPERM))
+    with pytest.raises(SandboxFailure, match="system call filter"):
+        await ASK[question](channel)
+    channel.close()

@@ -11,7 +11,7 @@ from streamer.model.job import Limits
 from streamer.sandbox.cgroups.cgroup import Cgroup
 from streamer.sandbox.cgroups.v1 import CgroupV1
 from streamer.sandbox.cgroups.v2 import CgroupV2
-from streamer.sandbox.drivers.protocol import GROUP_MEMORY, GROUP_SHARE
+from streamer.sandbox.drivers.protocol import GROUP_MEMORY, GROUP_SHARE, GROUP_TIME
 from streamer.sandbox.meter import Alarm, Meter
 from streamer.sandbox.pool import done_by
 from streamer.sandbox.shape import RunEnd
@@ -64,6 +64,7 @@ def test_a_group_without_the_controller_leaves_sharing_to_the_init(tmp_path: Pat
     assert not done_by(group) & GROUP_SHARE
     (tmp_path / "cpu.weight").touch()
     assert done_by(group) & GROUP_SHARE
+    assert done_by(group) & GROUP_TIME
     assert done_by(None) == 0
     group.close()
 
@@ -95,4 +96,35 @@ async def test_cpu_time_that_cannot_be_read_fails_the_watch(tmp_path: Path) -> N
     usage.unlink()
     with pytest.raises(OSError, match=r"cpu\.stat"):
         await asyncio.wait_for(meter.watch(), 5)
+    group.close()
+
+
+async def test_cpu_time_is_looked_at_as_soon_as_all_processors_can_have_used_it_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.sandbox.meter.PROCESSORS", 1000)
+    (tmp_path / "memory.events").write_text("oom_kill 0\n")
+    usage = tmp_path / "cpu.stat"
+    usage.write_text("usage_usec 0\n")
+    group = CgroupV2((tmp_path,))
+    passed = Meter(group, Alarm(), Limits(cpu_time_s=300)).watch()
+    usage.write_text("usage_usec 300000000\n")
+    assert await asyncio.wait_for(passed, 60) == "cpu_time"
+    group.close()
+
+
+async def test_the_time_of_a_run_that_is_over_is_not_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.sandbox.meter.CPU_WATCH_S", 0.01)
+    (tmp_path / "memory.events").write_text("oom_kill 0\n")
+    usage = tmp_path / "cpu.stat"
+    usage.write_text("usage_usec 0\n")
+    group = CgroupV2((tmp_path,))
+    over, later = (Meter(group, Alarm(), Limits(cpu_time_s=0.01)) for _ in range(2))
+    passed = over.watch()
+    over.unwatch()
+    usage.write_text("usage_usec 20000\n")
+    assert await asyncio.wait_for(later.watch(), 5) == "cpu_time"
+    assert not passed.done()
     group.close()

@@ -132,3 +132,72 @@ async def test_a_limit_that_is_passed_when_all_is_dead_kills_nothing(
     assert (await asyncio.wait_for(running.ended, 5)).cause is None
     assert killed == []
     await running.close()
+
+
+async def test_nothing_is_watched_after_the_end(meter: Meter, alarm: Alarm) -> None:
+    driver = Endless()
+    running = follow(driver, meter, nothing)
+    driver.over.set_result(RunEnd(0, None, 1, 1, 1))
+    await asyncio.wait_for(running.ended, 5)
+    await running.close()
+    assert alarm.hear is None
+
+
+async def test_what_is_left_is_cleared_only_after_the_kill(meter: Meter, alarm: Alarm) -> None:
+    driver = Endless()
+    order: list[str] = []
+
+    async def kill() -> None:
+        driver.over.set_result(RunEnd(0, "killed", 1, 1, 1))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        order.append("killed")
+
+    async def clear() -> None:
+        order.append("cleared")
+
+    running = Running.follow(cast("Driver", driver), meter, kill, clear)
+    await asyncio.sleep(0)
+    alarm.set()
+    await asyncio.wait_for(running.ended, 5)
+    assert order == ["killed", "cleared"]
+    await running.close()
+
+
+async def test_whoever_closes_it_waits_until_nothing_follows_any_more(meter: Meter) -> None:
+    class Slow(Endless):
+        async def end(self) -> RunEnd:
+            try:
+                return await self.over
+            finally:
+                for _ in range(10):
+                    await asyncio.sleep(0)
+                left.append("driver")
+
+    left: list[str] = []
+    running = follow(Slow(), meter, nothing)
+    await asyncio.sleep(0)
+    await asyncio.wait_for(running.close(), 5)
+    assert left == ["driver"]
+
+
+async def test_an_exit_that_is_told_after_the_close_is_no_failure(meter: Meter) -> None:
+    failures: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, failure: failures.append(failure))
+    driver = Endless()
+    running = follow(driver, meter, nothing)
+    await asyncio.sleep(0)
+    await running.close()
+    driver.exited.set_result(None)
+    await asyncio.sleep(0)
+    assert failures == []
+
+
+async def test_an_init_that_was_killed_for_memory_costs_the_time_until_then(meter: Meter) -> None:
+    driver = Endless()
+    running = follow(driver, meter, nothing)
+    driver.over.set_exception(SandboxFailure("the init ended"))
+    end = await asyncio.wait_for(running.ended, 5)
+    assert end.cause == "memory"
+    assert end.wall_us > 0
+    await running.close()

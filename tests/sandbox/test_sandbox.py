@@ -12,7 +12,9 @@ import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -86,7 +88,8 @@ def pool_of(cgroup: str = "auto") -> Iterator[Pool]:
 
 
 @pytest.fixture
-def pool() -> Iterator[Pool]:
+def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
+    monkeypatch.setitem(BACKENDS, "loose", Loose())
     with pool_of() as pool:
         yield pool
 
@@ -198,12 +201,18 @@ async def test_without_our_init_no_file_is_written_by_another_name(pool: Pool) -
         assert await told(sandbox, "cat f a/b/c; rm -r a f") == (0, "newdeep")
 
 
-async def test_a_program_starts_where_it_is_told(sandbox: Sandbox) -> None:
-    stdio = Stdio.pipes()
-    run = Run(("/bin/pwd",), {"PATH": "/usr/bin:/bin"}, LIMITS, stdio, cwd="/usr")
-    await finished(sandbox, await sandbox.run(run))
-    assert os.read(stdio._ours["stdout"], 100) == b"/usr\n"
-    stdio.close()
+@pytest.mark.parametrize("name", [*BACKENDS])
+async def test_a_program_starts_where_it_is_told(
+    pool: Pool, need: Callable[[str], str], name: str
+) -> None:
+    if name != "direct":
+        need(name)
+    async with lent(pool, name) as sandbox:
+        stdio = Stdio.pipes()
+        run = Run(("/bin/pwd",), {"PATH": "/usr/bin:/bin"}, LIMITS, stdio, cwd="/usr")
+        await finished(sandbox, await sandbox.run(run))
+        assert os.read(stdio._ours["stdout"], 100) == b"/usr\n"
+        stdio.close()
 
 
 async def test_files_that_do_not_fit_are_told(pool: Pool, backend: str) -> None:
@@ -260,15 +269,51 @@ async def test_a_signal_reaches_the_program_and_a_kill_all_of_it(sandbox: Sandbo
     stdio.close()
 
 
-async def test_what_a_program_leaves_goes_on_until_it_is_ended(sandbox: Sandbox) -> None:
-    stdio = Stdio.pipes()
-    running = await sandbox.run(shell("sleep 600 & exit 3", stdio))
-    await running.exited
-    assert not running.ended.done()
-    sandbox.end_rest()
-    end = await running.ended
-    assert (end.cause, os.waitstatus_to_exitcode(end.status)) == (None, 3)
-    stdio.close()
+class Loose(Direct):
+    """Its programs are no first process of a namespace, with which the rest would end."""
+
+    name: ClassVar[str] = "loose"
+
+    def plan(self, job: SandboxJob, workspace: Path) -> LaunchPlan:
+        return replace(super().plan(job, workspace), own_pid_namespace=False)
+
+
+@pytest.mark.parametrize("name", [*OURS, "loose"])
+async def test_what_a_program_leaves_goes_on_until_it_is_ended(
+    pool: Pool, need: Callable[[str], str], name: str
+) -> None:
+    if name != "loose":
+        need(name)
+    rest = "exec 3<&0; sh -c 'read -r word; echo $word; sleep 600' <&3 & exit"
+    async with lent(pool, name) as sandbox:
+        for code in (3, 4):
+            stdio = Stdio.pipes(with_input=True)
+            running = await sandbox.run(shell(f"{rest} {code}", stdio))
+            await running.exited
+            os.write(stdio._ours["stdin"], b"on\n")
+            assert await until_written(stdio) == b"on\n"
+            assert not running.ended.done()
+            sandbox.end_rest()
+            end = await running.ended
+            assert (end.cause, os.waitstatus_to_exitcode(end.status)) == (None, code)
+            assert 0 < end.wall_us < 60e6 * SLOWNESS
+            stdio.close()
+
+
+@pytest.mark.parametrize("name", [*BACKENDS])
+async def test_a_kill_is_told_from_a_programs_own(
+    pool: Pool, need: Callable[[str], str], name: str
+) -> None:
+    if name != "direct":
+        need(name)
+    async with lent(pool, name) as sandbox:
+        running = await sandbox.run(shell("sleep 600", Stdio.null()))
+        await sandbox.kill()
+        end = await running.ended
+        assert (end.status, end.cause) == (signal.SIGKILL, "killed")
+        running = await sandbox.run(shell("exit 137", Stdio.null()))
+        end = await finished(sandbox, running)
+        assert (end.status, end.cause) == (137 << 8, None)
 
 
 @pytest.mark.parametrize("name", [*BACKENDS])
@@ -464,48 +509,50 @@ python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind("sock")'
 """
 
 
-@pytest.mark.parametrize(
-    ("path", "flags", "number"),
-    [
-        ("nothing", os.O_RDONLY, errno.ENOENT),
-        ("../inside", os.O_RDONLY, errno.EXDEV),
-        ("folder/../../inside", os.O_RDONLY, errno.EXDEV),
-        ("/etc/passwd", os.O_RDONLY, errno.EXDEV),
-        ("/", os.O_RDONLY | os.O_DIRECTORY, errno.EXDEV),
-        ("..", os.O_RDONLY | os.O_DIRECTORY, errno.EXDEV),
-        ("", os.O_RDONLY, errno.ENOENT),
-        ("link", os.O_RDONLY, errno.ELOOP),
-        ("link", os.O_WRONLY | os.O_CREAT, errno.ELOOP),
-        ("link", os.O_WRONLY | os.O_TRUNC, errno.ELOOP),
-        ("passwd", os.O_RDONLY, errno.ELOOP),
-        ("etc/passwd", os.O_RDONLY, errno.ELOOP),
-        ("up", os.O_RDONLY | os.O_DIRECTORY, errno.ELOOP),
-        ("other/new", os.O_WRONLY | os.O_CREAT, errno.ELOOP),
-        ("fds/0", os.O_RDONLY, errno.ELOOP),
-        ("folder/twice", os.O_RDONLY, errno.ELOOP),
-        ("folder", os.O_RDONLY, errno.EISDIR),
-        ("inside", os.O_RDONLY | os.O_DIRECTORY, errno.ENOTDIR),
-        ("pipe", os.O_RDONLY, errno.EINVAL),
-        ("pipe", os.O_WRONLY, errno.ENXIO),
-        ("sock", os.O_RDONLY, errno.ENXIO),
-        ("closed", os.O_RDONLY | os.O_DIRECTORY, errno.EACCES),
-        ("inside", os.O_PATH, errno.EINVAL),
-        (".", os.O_WRONLY | os.O_TMPFILE, errno.EINVAL),
-        ("x" * 256, os.O_RDONLY, errno.ENAMETOOLONG),
-        ("x/" * 3000, os.O_RDONLY, errno.ENAMETOOLONG),
-        ("x" * (20 * MIB), os.O_RDONLY, errno.ENAMETOOLONG),
-    ],
+REFUSED = (
+    ("nothing", os.O_RDONLY, errno.ENOENT),
+    ("../inside", os.O_RDONLY, errno.EXDEV),
+    ("folder/../../inside", os.O_RDONLY, errno.EXDEV),
+    ("/etc/passwd", os.O_RDONLY, errno.EXDEV),
+    ("/", os.O_RDONLY | os.O_DIRECTORY, errno.EXDEV),
+    ("..", os.O_RDONLY | os.O_DIRECTORY, errno.EXDEV),
+    ("", os.O_RDONLY, errno.ENOENT),
+    ("link", os.O_RDONLY, errno.ELOOP),
+    ("link", os.O_WRONLY | os.O_CREAT, errno.ELOOP),
+    ("link", os.O_WRONLY | os.O_TRUNC, errno.ELOOP),
+    ("passwd", os.O_RDONLY, errno.ELOOP),
+    ("etc/passwd", os.O_RDONLY, errno.ELOOP),
+    ("up", os.O_RDONLY | os.O_DIRECTORY, errno.ELOOP),
+    ("other/new", os.O_WRONLY | os.O_CREAT, errno.ELOOP),
+    ("fds/0", os.O_RDONLY, errno.ELOOP),
+    ("folder/twice", os.O_RDONLY, errno.ELOOP),
+    ("folder", os.O_RDONLY, errno.EISDIR),
+    ("inside", os.O_RDONLY | os.O_DIRECTORY, errno.ENOTDIR),
+    ("pipe", os.O_RDONLY, errno.EINVAL),
+    ("pipe", os.O_WRONLY, errno.ENXIO),
+    ("sock", os.O_RDONLY, errno.ENXIO),
+    ("closed", os.O_RDONLY | os.O_DIRECTORY, errno.EACCES),
+    ("inside", os.O_PATH, errno.EINVAL),
+    (".", os.O_WRONLY | os.O_TMPFILE, errno.EINVAL),
+    ("x/" * 2047 + "x", os.O_RDONLY, errno.ENOENT),
+    ("x/" * 2048, os.O_RDONLY, errno.ENAMETOOLONG),
+    ("x" * 256, os.O_RDONLY, errno.ENAMETOOLONG),
+    ("x/" * 3000, os.O_RDONLY, errno.ENAMETOOLONG),
+    ("x" * (20 * MIB), os.O_RDONLY, errno.ENAMETOOLONG),
 )
-async def test_nothing_else_is_opened(
-    pool: Pool, backend: str, path: str, flags: int, number: int
-) -> None:
+"""Paths, the flags with which they are opened, and the answer."""
+
+
+async def test_nothing_else_is_opened(pool: Pool, backend: str) -> None:
     async with lent(pool, backend) as sandbox:
         assert await told(sandbox, PLANTED) == (0, "")
-        with pytest.raises(OSError) as refused:
-            os.close(await sandbox.open_path(path, flags))
-        assert errno.errorcode[refused.value.errno or 0] == errno.errorcode[number]
-        # And the next request is still answered.
-        assert await opened(sandbox, "inside") == b"secret\n"
+        for path, flags, number in REFUSED:
+            with pytest.raises(OSError) as refused:
+                os.close(await sandbox.open_path(path, flags))
+            answers = errno.errorcode[refused.value.errno or 0], errno.errorcode[number]
+            assert answers[0] == answers[1], path[:100]
+            # And the next request is still answered.
+            assert await opened(sandbox, "inside") == b"secret\n"
 
 
 @pytest.fixture

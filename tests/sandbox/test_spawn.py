@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
+from pathlib import Path
+from typing import Final
 
 import pytest
 
-from streamer.sandbox.drivers.spawn import Spawned, spawn
+from streamer.sandbox.drivers.spawn import Spawned, _lives, spawn
 from tests.running import adopt_orphans, descendants
 
 
@@ -88,3 +91,45 @@ async def test_a_process_that_cannot_be_held_is_not_left_running(
         start("sleep 600 & sleep 600")
     with pytest.raises(ProcessLookupError):  # nor is a zombie left of it
         os.kill(started[0], 0)
+
+
+THREAD: Final = """
+import ctypes, os, threading, time
+if os.fork():
+    os._exit(3)
+threading.Thread(target=time.sleep, args=(600,)).start()
+print("up", flush=True)
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+async def test_a_process_lives_as_long_as_one_of_its_threads() -> None:
+    adopt_orphans()
+    process, reading = start(f"exec python3 -c '{THREAD}'", keep_group=True)
+    assert await process.wait() == 3
+    assert os.read(reading, 9) == b"up\n"
+    (left,) = descendants().keys() - {process.pid}
+    while Path(f"/proc/{left}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+        pass  # its first thread has not ended yet
+    assert _lives(process.pid)
+    await process.end_group()
+    assert descendants() == {}
+    os.close(reading)
+
+
+async def test_a_name_that_looks_like_the_state_of_a_dead_process_hides_none(
+    tmp_path: Path,
+) -> None:
+    adopt_orphans()
+    program = tmp_path / "a) Z 1 1 ("
+    shutil.copy("/bin/sleep", program)
+    process, reading = start(f"exec 1>&-; '{program}' 600 & exit 3", keep_group=True)
+    assert await process.wait() == 3
+    assert os.read(reading, 1) == b""
+    (left,) = descendants().keys() - {process.pid}
+    while Path(f"/proc/{left}/comm").read_text() != "a) Z 1 1 (\n":
+        pass  # it has not executed yet
+    assert _lives(process.pid)
+    await process.end_group()
+    assert descendants() == {}
+    os.close(reading)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
 import pytest
 
-from streamer.sandbox.stdio import Stdio
+from streamer.sandbox.stdio import PIPE_BYTES, Stdio
 from streamer.spi import Identity
 from tests.running import descriptors
 
@@ -24,6 +25,8 @@ def test_both_sides_are_connected_and_closed() -> None:
     assert (os.read(ours["stdout"], 9), os.read(ours["stderr"], 9)) == (b"out", b"err")
     assert not any(os.get_blocking(fd) for fd in ours.values())
     assert all(os.get_blocking(fd) for fd in stdio.theirs)
+    assert not any(os.get_inheritable(fd) for fd in (*stdio.theirs, *ours.values()))
+    assert {fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ) for fd in (stdout, stderr)} == {PIPE_BYTES}
     stdio.close_theirs()
     stdio.close_theirs()
     assert os.read(ours["stdout"], 9) == b""
@@ -62,6 +65,21 @@ def test_what_cannot_be_made_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(OSError, match="too many"):
         Stdio.pipes(with_input=True)
     assert len(made) == 2
+    assert descriptors() == before
+
+
+def test_a_user_whose_memory_for_pipes_is_used_up_has_smaller_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(*_: int) -> int:
+        raise PermissionError
+
+    before = descriptors()
+    monkeypatch.setattr(fcntl, "fcntl", refused)
+    stdio = Stdio.pipes()
+    os.write(stdio.theirs[1], b"out")
+    assert os.read(stdio._ours["stdout"], 9) == b"out"
+    stdio.close()
     assert descriptors() == before
 
 

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +16,10 @@ import pytest
 from streamer.errors import SandboxFailure
 from streamer.model.job import SourceFile
 from streamer.sandbox.drivers import files
-from streamer.sandbox.drivers.deadlines import fails_after
+from streamer.sandbox.drivers.deadlines import SLOWEST_NAMES_PER_S, fails_after, time_to_write
 from streamer.sandbox.drivers.direct import Direct
 from streamer.sandbox.drivers.gated import Gated
+from streamer.sandbox.host import workspace
 from streamer.sandbox.pool import Pool
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.stdio import Stdio
@@ -177,3 +179,34 @@ async def test_files_that_were_given_up_do_not_mix_with_later_ones(
             assert await told(sandbox, "ls") == (0, "")
             await sandbox.put_files((SourceFile("late", b"x"),), LIMITS)
             assert await told(sandbox, "ls; rm late") == (0, "late\n")
+
+
+def test_each_name_has_time_too_that_of_a_folder_as_well() -> None:
+    files = [SourceFile(f"{number}/f", b"") for number in range(SLOWEST_NAMES_PER_S)]
+    assert time_to_write(files) - time_to_write(()) == pytest.approx(2)
+
+
+async def test_a_folder_is_removed_only_when_no_thread_writes_to_it_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    remove_tree = workspace.remove_tree
+    order: list[str] = []
+    removed = threading.Event()
+
+    def slow_disk(*_: object) -> None:
+        removed.wait(0.5)  # only a wrong order ends it earlier
+        order.append("written")
+
+    def remove(path: Path) -> None:
+        order.append("folder")
+        removed.set()
+        remove_tree(path)
+
+    monkeypatch.setattr("streamer.sandbox.drivers.direct.write_files", slow_disk)
+    monkeypatch.setattr(workspace, "remove_tree", remove)
+    shorten(monkeypatch)
+    with pool_of() as pool:
+        async with lent(pool, "direct") as sandbox:
+            with pytest.raises(SandboxFailure, match="were not written in time"):
+                await sandbox.put_files((SourceFile("f", b"x"),), LIMITS)
+    assert order == ["written", "folder"]

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from yarl import URL
 
 import streamer
+from streamer.engine.interface import JobView
 from streamer.errors import StreamerError
 from streamer.model.events import Output
 from tests.support import AnyClient, received, text
@@ -144,7 +146,9 @@ async def test_middlewares_of_the_mount_run_inside_it(serve: Serve) -> None:
         return response
 
     host = web.Application()
-    streamer.setup(host, CONFIG, prefix="/code", middlewares=[watch])
+    service = streamer.setup(host, CONFIG, prefix="/code", middlewares=[watch])
+    assert streamer.get_service(host) is service
+    assert len(streamer.get_sessions(host)) == 0
     client = await serve(host)
     async with client.get("/code/healthz") as response:
         assert response.status == 200
@@ -218,13 +222,36 @@ async def test_a_second_setup_is_refused() -> None:
         streamer.setup(host, CONFIG, prefix="/other")
 
 
-@pytest.mark.parametrize("prefix", ["", "/"])
+@pytest.mark.parametrize("prefix", ["", "/", "code"])
 async def test_an_empty_prefix_is_refused_and_changes_nothing(serve: Serve, prefix: str) -> None:
     host = web.Application()
     with pytest.raises(ValueError, match=r"(?i)prefix"):
         streamer.setup(host, CONFIG, prefix=prefix)
     streamer.setup(host, CONFIG, prefix="/code")
     await print_one(await serve(host), "/code")
+
+
+async def test_plugins_of_the_mount_take_part(serve: Serve) -> None:
+    ended: list[JobView] = []
+
+    class Plugin:
+        @streamer.hookimpl
+        def streamer_job_finished(self, job: JobView) -> None:
+            ended.append(job)
+
+    host = web.Application()
+    streamer.setup(host, CONFIG, prefix="/code", plugins=[Plugin()])
+    await print_one(await serve(host), "/code")
+    assert [view.job.language for view in ended] == ["python"]
+
+
+async def test_a_configuration_file_is_all_that_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.toml").write_text("server.drain_s = 1\n")
+    monkeypatch.setenv("STREAMER_SERVER__DRAIN_S", "2")
+    app = streamer.create_app(tmp_path / "config.toml")
+    assert streamer.get_service(app).config.server.drain_s == 1
 
 
 async def test_without_setup_there_is_no_service() -> None:

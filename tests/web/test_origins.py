@@ -6,6 +6,7 @@ import pytest
 
 from tests.conftest import Start
 from tests.web import SLEEPER, job_of, problem, python
+from tests.web.test_access import TOKENS
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,21 @@ async def test_an_allowed_origin_may_even_stream(start: Start) -> None:
         assert response.headers["Access-Control-Allow-Origin"] == origin
     async with client.get("/api/jobs", headers={"Origin": "https://other.example"}) as response:
         await problem(response, 403, "forbidden")
+
+
+async def test_a_page_may_ask_first_without_a_token_and_sees_that_it_needs_one(
+    start: Start,
+) -> None:
+    origin = "https://app.example"
+    client = await start(server={"allowed_origins": [origin]}, auth=TOKENS)
+    asking = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+    async with client.options("/api/execute", headers=asking) as response:
+        assert response.status == 204
+        assert response.headers["Access-Control-Allow-Origin"] == origin
+        assert response.headers["Vary"] == "Origin"
+    async with client.post("/api/execute", json={}, headers={"Origin": origin}) as response:
+        await problem(response, 401, "unauthorized")
+        assert response.headers["Access-Control-Allow-Origin"] == origin
 
 
 async def test_every_origin_may_where_that_is_configured(start: Start) -> None:

@@ -36,7 +36,7 @@ from typing import Final
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits, SourceFile
 from streamer.sandbox.drivers.files import not_written
-from streamer.sandbox.drivers.rlimits import UNLIMITED, rlimits
+from streamer.sandbox.drivers.rlimits import rlimits
 from streamer.sandbox.shape import Cause, FilesDoNotFit, RunEnd, Use
 
 __all__ = [
@@ -182,7 +182,7 @@ def run_frame(
     strings = b"".join(os.fsencode(text) + b"\0" for text in (cwd, *argv, *variables))
     head = struct.pack(
         "<QQQIIIII",
-        min(int(limits.cpu_time_s * 1e6), UNLIMITED),
+        int(limits.cpu_time_s * 1e6),
         limits.memory_bytes,
         limits.disk_bytes,
         _inodes(limits),

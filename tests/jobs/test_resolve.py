@@ -1,0 +1,167 @@
+"""What a job becomes: limits at their edges, and whose settings win. `tests/web` has the refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+
+from streamer.config.schema import Config, LimitsConfig, SandboxConfig
+from streamer.errors import BackendUnavailable, InvalidJob
+from streamer.jobs import resolve
+from streamer.jobs.resolve import Resolver
+from streamer.model.capabilities import BackendFacts, Capabilities
+from streamer.model.job import LEAST, MIB, JobSpec, Limits, Phase, ResolvedJob, SourceFile
+from streamer.model.runtime import Runtime, by_name
+
+SCRIPT = Runtime(name="script", entry="main", run=("run", "{entry}"), aliases=("s",))
+BUILT = Runtime(name="built", entry="main.x", compile=("cc",), run=("./a",), env={"A": "ours"})
+LARGE = Runtime(name="large", entry="main", run=("run",), limits={"memory_bytes": 2**40})
+WORKERS = Capabilities(
+    backends={name: BackendFacts("namespaces") for name in ("own", "other")},
+    default="own",
+    languages=frozenset({"script", "built", "large"}),
+    missing={},
+    processors=2,
+    places=1,
+)
+
+
+def resolved(
+    configured: LimitsConfig | None = None, workers: Capabilities = WORKERS, **spec: Any
+) -> ResolvedJob:
+    config = Config(
+        sandbox=SandboxConfig(allow_command=True, allow=("other",)),
+        limits=configured or LimitsConfig(),
+    )
+    runtimes = by_name({runtime.name: runtime for runtime in (SCRIPT, BUILT, LARGE)})
+    if "command" not in spec:
+        spec = {"language": "script", "code": "", **spec}
+    return Resolver(config, runtimes).resolve(JobSpec(**spec), "1", workers)
+
+
+def named(*names: str) -> dict[str, Any]:
+    return {"files": tuple(SourceFile(name, b"") for name in names)}
+
+
+PAGE = 4096
+EDGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "the parts of a name": (
+        named("/".join("a" * resolve.MAX_DEPTH)),
+        named("/".join("a" * (resolve.MAX_DEPTH + 1))),
+    ),
+    "a part of a name": (
+        named("a" * resolve.MAX_PART_BYTES),
+        named("a" * (resolve.MAX_PART_BYTES + 1)),
+    ),
+    "a name": (
+        named("/".join(["a" * 204] * 5)),  # 1024 bytes
+        named("/".join([*["a" * 204] * 4, "a" * 205])),
+    ),
+    "an argument": (
+        {"args": ("a" * resolve.MAX_ARGUMENT_BYTES,)},
+        {"args": ("a" * (resolve.MAX_ARGUMENT_BYTES + 1),)},
+    ),
+    "all arguments": (  # each with the zero byte behind it
+        {"args": ("a" * 65535,) * 16},
+        {"args": (*("a" * 65535,) * 16, "")},
+    ),
+    "the number of arguments": (
+        {"args": ("",) * resolve.MAX_ARGUMENTS},
+        {"args": ("",) * (resolve.MAX_ARGUMENTS + 1)},
+    ),
+    "the number of variables": (
+        {"env": {f"A{n}": "" for n in range(resolve.MAX_VARIABLES)}},
+        {"env": {f"A{n}": "" for n in range(resolve.MAX_VARIABLES + 1)}},
+    ),
+    "metadata": (
+        {"metadata": {"a": "b" * (resolve.MAX_METADATA_BYTES - 1)}},
+        {"metadata": {"a": "b" * resolve.MAX_METADATA_BYTES}},
+    ),
+    "the entries of metadata": (
+        {"metadata": {str(n): "" for n in range(resolve.MAX_METADATA_ENTRIES)}},
+        {"metadata": {str(n): "" for n in range(resolve.MAX_METADATA_ENTRIES + 1)}},
+    ),
+    "the size of files": (
+        {"code": "x" * PAGE, "limits": {"disk_bytes": PAGE}},
+        {"code": "x" * (PAGE + 1), "limits": {"disk_bytes": PAGE}},
+    ),
+    "the number of files and folders": (  # with the file of `code`
+        named(*(f"{n}/f" for n in range(resolve.MAX_FILES // 2 - 1)), "g"),
+        named(*(f"{n}/f" for n in range(resolve.MAX_FILES // 2 - 1)), "g", "h"),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", EDGES)
+def test_as_much_as_is_allowed_is_taken_and_no_more(what: str) -> None:
+    most, more = EDGES[what]
+    resolved(**most)
+    with pytest.raises(InvalidJob):
+        resolved(**more)
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Limits)])
+def test_a_limit_may_be_the_least_and_the_most(name: str) -> None:
+    most = replace(Limits(), **{name: getattr(LEAST, name) * 4})
+    config = LimitsConfig(default=most, max=most)
+    for value in (getattr(LEAST, name), getattr(most, name)):
+        job = resolved(config, limits={name: value})
+        assert getattr(job.limits, name) == value
+
+
+def test_a_language_raises_the_default_up_to_the_most() -> None:
+    config = LimitsConfig(max=replace(Limits(), memory_bytes=2**33))
+    assert resolved(config, language="large").limits.memory_bytes == 2**33
+    assert resolved(config, language="script").limits == config.default
+    assert resolved(config, language="large", limits={"memory_bytes": MIB * 9}).limits == replace(
+        config.default, memory_bytes=MIB * 9
+    )
+
+
+@pytest.mark.parametrize(
+    ("wanted", "most", "stack"),
+    [
+        ({}, 2**40, 256 * MIB),
+        ({"memory_bytes": 64 * MIB}, 2**40, 64 * MIB),
+        ({}, 32 * MIB, 32 * MIB),
+        ({"memory_bytes": 4 * MIB}, 2**40, 8 * MIB),
+        ({"stack_bytes": MIB}, 2**40, MIB),
+    ],
+)
+def test_a_compiled_program_has_as_much_stack_as_memory(
+    wanted: Mapping[str, int], most: int, stack: int
+) -> None:
+    config = LimitsConfig(max=replace(Limits(), stack_bytes=most))
+    assert resolved(config, language="built", limits=wanted).limits.stack_bytes == stack
+    assert resolved(config, limits={}).limits.stack_bytes == 8 * MIB
+
+
+def test_a_compiler_has_the_operators_limits_and_the_callers_share_of_output() -> None:
+    limits = {"wall_time_s": 0.5, "memory_bytes": 8 * MIB, "output_bytes": 5}
+    compiling, running = resolved(language="built", limits=limits).steps
+    assert (compiling.phase, running.phase) == (Phase.COMPILE, Phase.RUN)
+    assert compiling.limits == replace(Limits(), output_bytes=5)
+    assert running.limits.wall_time_s == 0.5
+
+
+def test_the_callers_variables_and_arguments_come_last() -> None:
+    job = resolved(language="built", env={"A": "theirs", "B": "b"}, args=("x",))
+    assert job.env == {"A": "theirs", "B": "b"}
+    assert job.steps[-1].argv == ("./a", "x")
+    assert resolved(command=("a", "b"), args=("c",)).steps[0].argv == ("a", "b", "c")
+
+
+def test_a_language_is_recorded_by_its_name() -> None:
+    assert resolved(language="s").language == "script"
+    assert resolved(command=("a",)).language is None
+
+
+def test_a_sandbox_that_does_not_work_is_refused() -> None:
+    broken = replace(WORKERS, backends={**WORKERS.backends, "other": BackendFacts("", "broken")})
+    assert resolved(sandbox="other").backend == "other"
+    assert resolved(workers=broken, sandbox="own").backend == "own"
+    with pytest.raises(BackendUnavailable, match="not available"):
+        resolved(workers=broken, sandbox="other")

@@ -1,0 +1,106 @@
+"""What a sandbox with our init does around the life of that init."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from streamer.sandbox.drivers import gated
+from streamer.sandbox.drivers.channel import InitChannel
+from streamer.sandbox.drivers.gated import Gated, opened_ends
+from streamer.sandbox.drivers.spawn import spawn
+from streamer.sandbox.drivers.stopped import StopWatch
+from streamer.sandbox.pool import Pool
+from streamer.sandbox.stdio import Stdio
+from streamer.spi import LaunchPlan
+from tests.running import descriptors
+from tests.sandbox.test_sandbox import finished, lent, pool_of, shell
+
+
+@pytest.fixture(params=["bwrap", "templated"])
+def backend(request: pytest.FixtureRequest, need: Callable[[str], str]) -> str:
+    need("bwrap")
+    return str(request.param)
+
+
+@pytest.fixture
+def pool() -> Iterator[Pool]:
+    with pool_of() as pool:
+        yield pool
+
+
+async def test_a_kill_without_an_answer_ends_the_run_as_any_other(
+    pool: Pool, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with lent(pool, backend) as sandbox:
+        running = await sandbox.run(shell("sleep 600", Stdio.null()))
+        monkeypatch.setattr(InitChannel, "kill", lambda _: False)  # its socket is full
+        await sandbox.kill()
+        end = await asyncio.wait_for(running.ended, 20)
+        assert (end.status, end.cause) == (signal.SIGKILL, "killed")
+        assert end.wall_us > 0
+
+
+async def test_the_end_of_an_init_is_heard_once(
+    pool: Pool, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[Gated] = []
+    hear = Gated._init_has_ended
+
+    def hearing(driver: Gated) -> None:
+        heard.append(driver)
+        hear(driver)
+
+    monkeypatch.setattr(Gated, "_init_has_ended", hearing)
+    async with lent(pool, backend) as sandbox:
+        driver = sandbox._driver
+        assert isinstance(driver, Gated)
+        os.kill(driver._init_pid, signal.SIGKILL)
+        await asyncio.wait_for(driver._init_ended.wait(), 20)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert heard == [driver]
+
+
+async def test_an_init_is_watched_while_a_program_runs_and_no_longer(
+    pool: Pool, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watches: list[StopWatch] = []
+
+    class Watch(StopWatch):
+        def __init__(self, pid: int) -> None:
+            super().__init__(pid)
+            watches.append(self)
+
+    monkeypatch.setattr(gated, "StopWatch", Watch)
+    async with lent(pool, backend) as sandbox:
+        for _ in range(2):
+            await finished(sandbox, await sandbox.run(shell("true", Stdio.null())))
+        assert [watch._timer.cancelled() for watch in watches] == [True, True]
+
+
+async def test_all_that_a_wrapper_says_is_kept() -> None:
+    before = descriptors()
+    with opened_ends() as ends:
+        wrapper = spawn(
+            ("/bin/sh", "-c", "printf one >&2; read line; printf two >&2"),
+            env={},
+            cwd="/",
+            stdin=ends.control,
+            stdout=ends.stderr,
+            stderr=ends.stderr,
+        )
+        driver = Gated(LaunchPlan(("sh",)), ends, wrapper, walk_disk=False, by_group=0)
+    async with asyncio.timeout(20):
+        while driver.said() != "one":
+            await asyncio.sleep(0)
+        driver.channel._sock.send(b"\n")
+        assert await wrapper.wait() == 0
+    assert driver.said() == "onetwo"
+    await driver.close()
+    assert driver.said() == "onetwo"
+    assert descriptors() == before
