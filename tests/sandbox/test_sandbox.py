@@ -28,6 +28,7 @@ from streamer.sandbox.cgroups.files import pids
 from streamer.sandbox.drivers.gated import Gated
 from streamer.sandbox.host import workspace
 from streamer.sandbox.listing import Listing
+from streamer.sandbox.meter import Meter
 from streamer.sandbox.pool import Pool, open_pool
 from streamer.sandbox.running import Running
 from streamer.sandbox.sandbox import Sandbox
@@ -350,6 +351,27 @@ async def test_the_end_of_a_run_has_the_limit_that_ended_it(
                     # A group counts the init and the wrapper too.
                     share = end.cpu_time_us / (short.cpu_time_s * 1e6)
                     assert share > 0.5 if cause == "cpu_time" else share < 1
+
+
+async def test_what_the_kernel_leaves_of_a_group_is_dead_before_the_end_is_told(
+    need: Callable[[str], str], pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a memory limit it kills the init too, and parts of the wrapper may die later."""
+    need("bwrap")
+    if pool.cgroups is None:
+        pytest.skip("the kernel kills no group")
+    monkeypatch.setattr(Meter, "out_of_memory", True)
+    async with lent(pool, "bwrap") as sandbox:
+        run = Run(("sleep", "600"), {"PATH": "/usr/bin:/bin"}, Limits(), Stdio.null())
+        running = await sandbox.run(run)
+        group = next(path for path in pool.cgroups.roots[0].iterdir() if pids(path))
+        (init,) = (pid for pid in pids(group) if "init" in Path(f"/proc/{pid}/comm").read_text())
+        part = await asyncio.create_subprocess_exec("sleep", "600")
+        (group / "cgroup.procs").write_text(str(part.pid))
+        os.kill(init, signal.SIGKILL)
+        assert (await asyncio.wait_for(running.ended, 20)).cause == "memory"
+        assert pids(group) == []
+        assert await asyncio.wait_for(part.wait(), 5) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("name", [*BACKENDS])

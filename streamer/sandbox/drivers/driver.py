@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from streamer.model.job import Limits, SourceFile
 from streamer.sandbox.shape import Run, RunEnd, Use
@@ -22,8 +22,12 @@ __all__ = ["Driver"]
 
 
 class Driver(Protocol):
-    has_init: ClassVar[bool]
-    """Whether our init kills and measures what a program starts, so that no group is needed."""
+    @property
+    def has_init(self) -> bool:
+        """Whether our init kills and measures what a program starts, so that no group is needed.
+
+        It does so until it is killed.
+        """
 
     @property
     def home(self) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, Final, Protocol
 
 from streamer.bounded import ends_in
 from streamer.errors import SandboxFailure
@@ -117,8 +117,6 @@ def start(plan: LaunchPlan, command: Sequence[str], *, walk_disk: bool, by_group
 class Gated:
     """A sandbox with our init inside."""
 
-    has_init: ClassVar[bool] = True
-
     def __init__(
         self,
         plan: LaunchPlan,
@@ -138,6 +136,7 @@ class Gated:
         self._init_ended = asyncio.Event()
         self._started = 0.0
         self._taken_down = False
+        self.has_init = True
         self._resists = False
         self._words = ""
         self._complaints = ends.complaints
@@ -245,6 +244,7 @@ class Gated:
         try:
             return ended.result()
         except SandboxFailure as failure:
+            self.has_init = False
             if not self._taken_down:
                 raise await self._with_last_words(failure) from None
             wall_us = int((time.monotonic() - self._started) * 1e6)
