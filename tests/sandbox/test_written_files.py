@@ -42,11 +42,12 @@ def test_what_is_written_belongs_to_the_owner_of_the_folder(folder: Path) -> Non
         assert (found.st_uid, found.st_gid) == USER
 
 
-def test_files_may_take_as_much_as_the_limit_and_no_more(folder: Path) -> None:
-    files = [SourceFile(name, bytes(range(256)) * 64) for name in ("a", "b")]
+@pytest.mark.parametrize("size", [256, 16384])
+def test_files_may_take_as_much_as_the_limit_and_no_more(folder: Path, size: int) -> None:
+    files = [SourceFile(name, bytes(range(256)) * (size // 256)) for name in ("a", "b")]
     write(folder, *files)
     taken = sum((folder / file.name).stat().st_blocks * 512 for file in files)
-    assert taken >= 2 * 16384
+    assert taken >= 2 * size
     write(folder, *files, limit=taken)
     with pytest.raises(FilesDoNotFit):
         write(folder, *files, limit=taken - 1)
