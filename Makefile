@@ -42,7 +42,7 @@ run: $(VENV)/.project ## start the service on 127.0.0.1:8080 and show a program'
 test: setup ## run the whole suite; PYTEST_ARGS="-k stream" for a part of it
 	@$(PYTEST) $(PYTEST_ARGS)
 
-test-fast: setup ## run the suite without the slow tests
+test-fast: setup ## run the quick tests, in less than a minute: with bwrap and the memory engine only
 	@$(PYTEST) -m 'not slow' $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev $(VENV)/.project ## check style, format, types and who imports whom

@@ -38,25 +38,39 @@ SLOW: Final = (
     "tests/contract/test_promises.py",
     "tests/docs/test_snippets.py",
     "tests/escape/",
+    "tests/engine/test_weight.py",
     "tests/web/test_again.py",
+    "tests/web/test_nodes.py",
     "tests/web/test_retention.py",
     "tests/interop/",
+    "tests/public/",
     "tests/sse/",
     "tests/sandbox/test_cgroups.py",
+    "tests/sandbox/test_group_slots.py",
+    "tests/sandbox/test_seccomp.py",
     "tests/doctor/test_report.py",
+    "tests/test_installed.py",
+    "tests/test_linear.py",
     "tests/test_load.py",
+    "tests/test_neighbours.py",
     "tests/test_process.py",
+    "tests/worker/test_bounds.py",
 )
 """Files and folders that take long as a whole, though none of their tests does."""
 
+OTHERS: Final = frozenset({"firejail", "plain", "templated", "remote"})
+"""Backends and an engine with which the same is tested as with bwrap and the memory engine."""
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests of `SLOW`, and those that must run one after another."""
+    """Mark the tests of `SLOW` and with `OTHERS`, and those that must run one after another."""
     for item in items:
         if "doctor" in item.nodeid:
             # It plants files and processes on the host, and one test looks whether any is left.
             item.add_marker(pytest.mark.xdist_group("doctor"))
-        if item.path.relative_to(config.rootpath).as_posix().startswith(SLOW):
+        callspec = getattr(item, "callspec", None)
+        with_other = callspec is not None and OTHERS & {*callspec.id.split("-")}
+        if with_other or item.path.relative_to(config.rootpath).as_posix().startswith(SLOW):
             item.add_marker(pytest.mark.slow)
 
 

@@ -132,6 +132,7 @@ def test_running_a_program_here_needs_neither_http_nor_tables(tmp_path: Path) ->
     assert not {"aiohttp", "aiohttp_sse", "rich", "streamer.web.app", "streamer.client"} & found
 
 
+@pytest.mark.slow
 def test_each_module_imports_alone() -> None:
     # Third-party packages are loaded once; each of our modules is the first in a new process.
     program = """

@@ -160,14 +160,12 @@ class Backends(Mapping[str, Backend]):
         """Return what operators should know of a backend that works, or ``""``."""
         return UNBOUNDED if name in self._trial_of.unbounded else ""
 
-    async def reasons(
-        self, names: Iterable[str] | None = None, patience_s: float = PATIENCE_S
-    ) -> Mapping[str, str]:
-        """Return the same as `known`, after waiting up to `patience_s` for first tests."""
+    async def reasons(self, names: Iterable[str] | None = None) -> Mapping[str, str]:
+        """Return the same as `known`, after waiting for first tests, up to `PATIENCE_S`."""
         wanted = self._backends.keys() if names is None else self._backends.keys() & set(names)
         untried = {self._trial(name) for name in wanted if name not in self._reasons}
         if untried:
-            await asyncio.wait(untried, timeout=patience_s)
+            await asyncio.wait(untried, timeout=PATIENCE_S)
         return self.known(wanted)
 
     def job_ended(self, name: str, *, failed: bool) -> None:

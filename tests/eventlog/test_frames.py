@@ -66,6 +66,7 @@ def seen(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+@pytest.mark.slow
 @given(names, texts, numbers)
 @example("e", "\ndata: x", 1)
 @example("e", "a\n\nid: 7\n\nevent: forged\ndata: x", 1)
@@ -98,6 +99,7 @@ def test_a_name_that_is_ours_or_no_text_is_refused() -> None:
         data_value("\udc80")
 
 
+@pytest.mark.slow
 @given(texts, st.lists(texts, max_size=3))
 def test_a_comment_is_never_a_field_an_event_or_part_of_one(text: str, more: list[str]) -> None:
     made = comment(text) + b"".join(comment(other) for other in more) + HEARTBEAT
@@ -146,6 +148,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(json_values)
 @example("\ud83d and \u2028")
 def test_json_is_one_line_for_every_client_and_means_the_same(value: object) -> None:

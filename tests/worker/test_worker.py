@@ -417,7 +417,9 @@ async def test_a_stop_that_is_cancelled_leaves_nothing(
         drains.set()
         await asyncio.Event().wait()
 
-    sandbox = {"backend": need("plain"), "allow_command": True, "kill_grace_s": 20}
+    # So long that the stop is cancelled before it is over.
+    grace_s = 20 if during == "the end of the jobs" else 0.2
+    sandbox = {"backend": need("plain"), "allow_command": True, "kill_grace_s": grace_s}
     service = build({"sandbox": sandbox}, [plugin(engine)])
     adopt_orphans()
     before = descendants()
