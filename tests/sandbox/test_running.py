@@ -164,21 +164,41 @@ async def test_what_is_left_is_cleared_only_after_the_kill(meter: Meter, alarm: 
     await running.close()
 
 
-async def test_whoever_closes_it_waits_until_nothing_follows_any_more(meter: Meter) -> None:
-    class Slow(Endless):
-        async def end(self) -> RunEnd:
-            try:
-                return await self.over
-            finally:
-                for _ in range(10):
-                    await asyncio.sleep(0)
-                left.append("driver")
+class Slow(Endless):
+    """One that takes its time to be given up."""
 
-    left: list[str] = []
-    running = follow(Slow(), meter, nothing)
+    def __init__(self) -> None:
+        super().__init__()
+        self.given_up = asyncio.Event()
+
+    async def end(self) -> RunEnd:
+        try:
+            return await self.over
+        finally:
+            for _ in range(10):
+                await asyncio.sleep(0)
+            self.given_up.set()
+
+
+async def test_whoever_closes_it_waits_until_nothing_follows_any_more(meter: Meter) -> None:
+    driver = Slow()
+    running = follow(driver, meter, nothing)
     await asyncio.sleep(0)
     await asyncio.wait_for(running.close(), 5)
-    assert left == ["driver"]
+    assert driver.given_up.is_set()
+
+
+async def test_nothing_follows_a_program_whose_kill_has_failed(meter: Meter, alarm: Alarm) -> None:
+    async def kill() -> None:
+        raise SandboxFailure("it does not die")
+
+    driver = Slow()
+    running = follow(driver, meter, kill)
+    alarm.set()
+    with pytest.raises(SandboxFailure, match="it does not die"):
+        await asyncio.wait_for(running.ended, 5)
+    await asyncio.wait_for(driver.given_up.wait(), 5)
+    await running.close()
 
 
 async def test_an_exit_that_is_told_after_the_close_is_no_failure(meter: Meter) -> None:
