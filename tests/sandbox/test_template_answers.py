@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -12,7 +13,8 @@ import pytest
 from streamer.errors import SandboxFailure
 from streamer.sandbox.drivers.gated import Gated
 from streamer.sandbox.pool import Pool
-from tests.sandbox.templated import checked_pool, init_of, lent, told
+from tests.running import adopt_orphans, descendants
+from tests.sandbox.templated import checked_pool, init_of, lent, pool_of, told
 
 
 @pytest.fixture
@@ -51,3 +53,17 @@ async def test_a_request_that_could_not_be_sent_takes_nobodys_answer(pool: Pool)
         last = kept.template.sandbox(kept.template.plan, "", (), by_group=0)
         held.push_async_callback(last.close)
         await last.come_up()
+
+
+async def test_a_pool_that_is_left_without_a_close_leaves_no_template(
+    need: Callable[[str], str],
+) -> None:
+    need("bwrap")
+    adopt_orphans()
+    before = descendants()
+    with pool_of(cgroup="off") as pool:
+        async with lent(pool):
+            assert descendants() != before
+    async with asyncio.timeout(20):
+        while descendants() != before:
+            await asyncio.sleep(0.01)
