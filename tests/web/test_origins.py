@@ -78,17 +78,21 @@ async def test_an_allowed_origin_may_even_stream(start: Start) -> None:
         await problem(response, 403, "forbidden")
 
 
-async def test_a_page_may_ask_first_without_a_token_and_sees_that_it_needs_one(
-    start: Start,
+@pytest.mark.parametrize("tokens", [True, False])
+async def test_a_page_may_ask_first_and_sees_why_it_is_refused(
+    start: Start, *, tokens: bool
 ) -> None:
+    """Without tokens a service on loopback refuses other names of its host before any handler."""
     origin = "https://app.example"
-    client = await start(server={"allowed_origins": [origin]}, auth=TOKENS)
-    asking = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+    auth = {"auth": TOKENS} if tokens else {}
+    client = await start(server={"allowed_origins": [origin]}, **auth)
+    page = {"Origin": origin, "Host": "other.example"}
+    asking = {**page, "Access-Control-Request-Method": "POST"}
     async with client.options("/api/execute", headers=asking) as response:
         assert response.status == 204
         assert response.headers["Access-Control-Allow-Origin"] == origin
         assert response.headers["Vary"] == "Origin"
-    async with client.post("/api/execute", json={}, headers={"Origin": origin}) as response:
+    async with client.post("/api/execute", json={}, headers=page) as response:
         await problem(response, 401, "unauthorized")
         assert response.headers["Access-Control-Allow-Origin"] == origin
 
