@@ -91,6 +91,7 @@ def pool_of(cgroup: str = "auto") -> Iterator[Pool]:
 @pytest.fixture
 def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
     monkeypatch.setitem(BACKENDS, "loose", Loose())
+    monkeypatch.setitem(BACKENDS, "borrowing", Borrowing())
     with pool_of() as pool:
         yield pool
 
@@ -299,6 +300,31 @@ async def test_what_a_program_leaves_goes_on_until_it_is_ended(
             assert (end.cause, os.waitstatus_to_exitcode(end.status)) == (None, code)
             assert 0 < end.wall_us < 60e6 * SLOWNESS
             stdio.close()
+
+
+class Borrowing(Direct):
+    """Needs something on the host for each of its programs."""
+
+    name: ClassVar[str] = "borrowing"
+    borrowed: ClassVar[list[str]] = []
+
+    @asynccontextmanager
+    async def session(self, job: SandboxJob, workspace: Path) -> AsyncIterator[LaunchPlan]:
+        self.borrowed.append(job.argv[-1])
+        try:
+            yield self.plan(job, workspace)
+        finally:
+            self.borrowed.remove(job.argv[-1])
+
+
+async def test_what_a_backend_needs_for_its_programs_is_given_back_with_the_sandbox(
+    pool: Pool,
+) -> None:
+    async with lent(pool, "borrowing") as sandbox:
+        for script in ("true", "exit 3"):
+            await finished(sandbox, await sandbox.run(shell(script, Stdio.null())))
+        assert Borrowing.borrowed == ["true", "exit 3"]
+    assert Borrowing.borrowed == []
 
 
 @pytest.mark.parametrize("name", [*BACKENDS])
