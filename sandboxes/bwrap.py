@@ -36,7 +36,7 @@ class Bwrap(Backend):
     """bubblewrap with all namespaces unshared, and a private workspace.
 
     Options: `path` of the command, `tmp_bytes` for the size of /tmp, `template` to start it once
-    for many jobs. Each of them still has namespaces of its own.
+    for many jobs, each of which still has namespaces of its own.
     """
 
     name: ClassVar[str] = "bwrap"
@@ -90,8 +90,8 @@ class Bwrap(Backend):
         where the job's file systems will be: they would cover it.
         """
         mounts = self._mounts(job)
-        covered = ("/proc", "/dev/pts", *(path for path, _ in mounts))
-        hidden = any(Path(one.target).is_relative_to(path) for one in job.shown for path in covered)
+        covered = ("/proc/", "/dev/pts/", *(f"{path}/" for path, _ in mounts))
+        hidden = any(f"{one.target}/".startswith(covered) for one in job.shown)
         if not self.template or job.network or hidden:
             return None
         arguments = [*self._namespaces(network=False), *_system(job.host)]

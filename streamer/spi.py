@@ -217,7 +217,8 @@ class Backend(ABC):
 
         Pure, as `plan`; `job.argv` is the command for a template. Only for a backend without
         `host_workspace`. `session` is not called for a job whose sandbox a template makes. If a
-        template does not work on this host, every job has its own sandbox, from `plan`.
+        template does not work on this host, every job has its own sandbox, from `plan`. A derived
+        class that overrides `plan` or `session` must override this too, or has no template.
         """
         return None
 

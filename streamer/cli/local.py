@@ -19,7 +19,9 @@ __all__ = ["run_local"]
 async def run_local(config: Config, spec: JobSpec, *, forward_stdin: bool, raw: bool) -> int:
     """Run a job and return the exit code for the shell."""
     spec = replace(spec, interactive=forward_stdin)
-    async with build(config) as parts:
+    parts = build(config)
+    parts.worker.short_lived = True
+    async with parts:
         started: list[Execution] = []  # it is the only job
         parts.worker.on_start = started.append
         job = await parts.jobs.submit(spec)

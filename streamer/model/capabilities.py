@@ -74,7 +74,7 @@ class Capabilities:
     trusted: bool = True
     """Whether the default backend works, by its last test and its last jobs."""
     resisting: int = 0
-    """The number of places occupied by ended jobs with a process that resists SIGKILL."""
+    """The number of ended jobs and templates with a process that resists SIGKILL."""
 
     @property
     def accepts(self) -> Accepts:

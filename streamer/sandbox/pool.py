@@ -36,6 +36,7 @@ __all__ = ["TEMPLATE_IS_SLOWER", "Pool", "done_by", "open_pool"]
 
 V2: Final = "cgroup-v2"
 TEMPLATE_IS_SLOWER: Final = "as root with control groups of version 2 it would be slower"
+NO_LATER_JOBS: Final = "nothing is kept for later jobs, since there are none"
 
 
 class Pool:
@@ -66,6 +67,8 @@ class Pool:
         self._users = users
         self._trial_users = trial_users
         self._strict_filter = strict_filter
+        self.short_lived = False
+        """Whether it is for one job, or for tests of backends only."""
         # One for each place, and one for tests.
         self.templates = Templates(folder.host, places + 1)
 
@@ -76,6 +79,8 @@ class Pool:
     @property
     def no_templates(self) -> str:
         """Why no backend uses templates here, or ``""``."""
+        if self.short_lived:
+            return NO_LATER_JOBS
         # A template of another user may not clone into a group, and to enter one takes 10 ms.
         return TEMPLATE_IS_SLOWER if self.folder.host.root and self.cgroup_level == V2 else ""
 
@@ -156,16 +161,17 @@ class Pool:
             return None
         try:
             async with contextlib.AsyncExitStack() as opened:
-                kept = await self.templates.get(plan, job.shown)
-                if kept is None:
+                lent = self.templates.lent(plan, job.shown)
+                template = await opened.enter_async_context(lent)
+                if template is None:
                     return None
-                template = opened.enter_context(self.templates.using(kept))
                 group = cgroup.clone_folder if cgroup is not None else ""
                 entry_fds = cgroup.entry_fds() if cgroup is not None else ()
                 gated = template.sandbox(plan, group, entry_fds, by_group=done_by(cgroup))
                 opened.push_async_callback(gated.close)
                 await self._come_up(backend, gated)
                 await self._prepare(backend, gated, plan.launch, cgroup)
+                self.templates.worked(backend.name)
                 held.push_async_callback(opened.pop_all().aclose)
                 return gated
         except SandboxFailure as failure:

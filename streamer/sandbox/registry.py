@@ -18,6 +18,7 @@ from typing import Any, Final
 from streamer.errors import BackendUnavailable, ConfigError, SandboxFailure
 from streamer.model.capabilities import UNTRIED
 from streamer.sandbox.pool import Pool
+from streamer.sandbox.templates import UNTESTED
 from streamer.sandbox.trial import NOT_OFFERED, UNBOUNDED, Trial, holds_to_allow_list
 from streamer.spi import Backend, Isolation
 
@@ -104,6 +105,7 @@ class Backends(Mapping[str, Backend]):
     async def tried_in(self, pool: Pool) -> AsyncIterator[None]:
         """Run tests with sandboxes of this pool; tests and jobs never wait for each other."""
         self._pool = pool
+        pool.templates.on_doubt = self._doubt.set
         try:
             yield
         finally:
@@ -187,7 +189,7 @@ class Backends(Mapping[str, Backend]):
         )
 
     async def keep_trying(self) -> None:
-        """Repeat the tests of backends that do not work, for ever: hosts and their load change."""
+        """Repeat the tests of what does not work, for ever: hosts and their load change."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RETRY_S):
@@ -197,6 +199,18 @@ class Backends(Mapping[str, Backend]):
             doubtful |= {name for name, count in self._failures.items() if count >= MAX_FAILURES}
             # Each ends: see `_run_trial`.
             await asyncio.gather(*map(self._trial, doubtful), return_exceptions=True)
+            await self._try_templates_again()
+
+    async def _try_templates_again(self) -> None:
+        assert self._pool is not None
+        never = ("", NOT_OFFERED, UNTESTED, self._pool.no_templates)
+        for name, backend in self._backends.items():
+            if self._pool.templates.why_not(name) not in never and not self._reasons[name]:
+                async with self._one_at_a_time:
+                    try:
+                        await self._try_template(backend, self._pool)
+                    except Exception:
+                        log.exception("the cleanup after a test failed")
 
     def _trial(self, name: str) -> asyncio.Task[None]:
         """Return the running test of a backend, or start one."""
@@ -263,11 +277,14 @@ class Backends(Mapping[str, Backend]):
             except Exception as error:
                 log.exception("the template of backend %s failed its test", backend.name)
                 why_not = f"{type(error).__name__}: {error}"
-            if why_not not in ("", NOT_OFFERED, pool.no_templates):
+            before = pool.templates.why_not(backend.name)
+            if why_not not in (before, "", NOT_OFFERED, pool.no_templates):
                 log.warning(
                     "sandbox %s: each job gets its own command, because a template does "
                     "not work here: %s",
                     backend.name,
                     why_not,
                 )
+            elif not why_not and before != UNTESTED:
+                log.warning("sandbox %s: its template works again", backend.name)
             pool.templates.tried(backend.name, why_not)

@@ -11,20 +11,24 @@ before another backend gets a user, its templates are ended.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
 from streamer.errors import SandboxFailure
+from streamer.sandbox.drivers.deadlines import fails_after
 from streamer.sandbox.drivers.spawn import start_command
 from streamer.sandbox.drivers.template import Template
-from streamer.spi import Backend, Host, Identity, SandboxJob, Shown, TemplatePlan
+from streamer.sandbox.host.replaced import What, what_is_at
+from streamer.spi import Backend, Host, Identity, LaunchPlan, SandboxJob, Shown, TemplatePlan
 
-__all__ = ["Kept", "Templates"]
+__all__ = ["UNTESTED", "Templates"]
 
 log: Final = logging.getLogger(__name__)
 
@@ -34,23 +38,38 @@ IDLE_S: Final = 60.0
 FRESH_S: Final = 10.0
 """One used less long ago makes no room for another: they would only replace each other."""
 
+LOOK_S: Final = 1.0
+"""The pause between two looks whether something that templates show was replaced."""
+
+LOOK_TIMEOUT_S: Final = 5.0
+"""For the look before a template is started."""
+
 RETRY_S: Final = 5.0
 """After a failure a backend's jobs get their own sandboxes for this time."""
 
-UNTRIED: Final = "it has not been tested"
+MAX_FAILURES: Final = 3
+"""After this many failures in a row they do so until a test has succeeded."""
 
-Key = tuple[Identity | None, tuple[str, ...], tuple[object, ...]]
-"""The user, the command, and the files that it shows: one that was replaced is another file."""
+UNTESTED: Final = "it has not been tested"
+
+THREADS: Final = ThreadPoolExecutor(2, "streamer-looks")
+"""Only for looking at what templates show, which may hang with its file system."""
+
+Key = tuple[object, ...]
+"""What must be equal for two jobs to have a template in common."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Kept:
     """A template, and how it is used."""
 
     key: Key
+    identity: Identity | None
     template: Template
+    shows: Mapping[str, What]
     up: asyncio.Task[None]
-    sandboxes: int = 0
+    users: int = 0
+    """The open sandboxes in it, and those who wait until it has come up."""
     used_at: float = field(default_factory=time.monotonic)
     idle: asyncio.TimerHandle | None = None
 
@@ -62,35 +81,50 @@ class Templates:
         self._host = host
         self._most = most
         self._kept: dict[Key, Kept] = {}
-        self._ending: dict[asyncio.Task[bool], Kept] = {}
+        self._retired: set[Kept] = set()
+        """Those that make no further sandbox, but have open ones."""
+        self._ending: dict[Kept, asyncio.Task[None]] = {}
+        self._resisting: dict[Kept, asyncio.Task[None]] = {}
+        self._looking: asyncio.Task[None] | None = None
         self._retry_at: dict[str, float] = {}
+        self._failures: Counter[str] = Counter()
         self._why_not: dict[str, str] = {}
+        self.on_doubt: Callable[[], None] = lambda: None
+        """Called when a backend's templates must be tested again."""
+        self.on_resisting: Callable[[], None] = lambda: None
+        """Called when `resisting` has changed."""
 
     def why_not(self, backend: str) -> str:
         """Return why jobs of a backend get sandboxes of their own, or ``""``."""
-        return self._why_not.get(backend, UNTRIED)
+        return self._why_not.get(backend, UNTESTED)
 
     def tried(self, backend: str, why_not: str) -> None:
         """Record the result of a test: without one no job gets a sandbox from a template."""
         self._why_not[backend] = why_not
+        self._retry_at.pop(backend, None)
+        del self._failures[backend]
+
+    @property
+    def resisting(self) -> int:
+        """The number of templates with a process that resists SIGKILL."""
+        return len(self._resisting)
 
     @property
     def pids(self) -> frozenset[int]:
         """The processes of all templates."""
-        return frozenset(pid for template in self._all() for pid in template.pids)
+        return frozenset(pid for kept in self._all() for pid in kept.template.pids)
 
     @property
     def descriptors(self) -> frozenset[int]:
         """The descriptors that this process has for all templates."""
-        return frozenset(fd for template in self._all() for fd in template.descriptors)
+        return frozenset(fd for kept in self._all() for fd in kept.template.descriptors)
 
-    def _all(self) -> Iterator[Template]:
-        for kept in (*self._kept.values(), *self._ending.values()):
-            yield kept.template
+    def _all(self) -> Iterator[Kept]:
+        yield from (*self._kept.values(), *self._retired, *self._ending, *self._resisting)
 
     def plan(self, backend: Backend, job: SandboxJob, *, for_trial: bool) -> TemplatePlan | None:
         """Return the plan of a template that can serve the job; None if it gets its own sandbox."""
-        if not backend.gated or backend.host_workspace:
+        if not backend.gated or backend.host_workspace or not _is_whole(type(backend)):
             return None
         if not for_trial and (
             self.why_not(backend.name) or self._retry_at.get(backend.name, 0) > time.monotonic()
@@ -98,75 +132,142 @@ class Templates:
             return None
         return backend.template_plan(job)
 
-    @contextmanager
-    def using(self, kept: Kept) -> Iterator[Template]:
-        """Keep a template while a sandbox in it is open."""
-        kept.sandboxes += 1
+    @asynccontextmanager
+    async def lent(
+        self, plan: TemplatePlan, shown: Sequence[Shown]
+    ) -> AsyncIterator[Template | None]:
+        """Lend a template that has come up, starting it if needed; None if there is no room.
+
+        It is kept while the block is open. Raises `SandboxFailure` if it does not start, OSError if
+        this process is out of descriptors.
+        """
+        kept = await self._find(plan, shown)
+        if kept is None:
+            yield None
+            return
+        kept.users += 1
         if kept.idle is not None:
             kept.idle.cancel()
         try:
+            await self._come_up(kept)
             yield kept.template
         finally:
-            kept.sandboxes -= 1
+            kept.users -= 1
             kept.used_at = time.monotonic()
-            if not kept.sandboxes:
+            if not kept.users and kept in self._retired:
+                self._end(kept)
+            elif not kept.users and self._kept.get(kept.key) is kept:
                 kept.idle = asyncio.get_running_loop().call_later(IDLE_S, self._end, kept)
 
-    async def get(self, plan: TemplatePlan, shown: Sequence[Shown]) -> Kept | None:
-        """Return a template that has come up, starting it if needed; None if there is no room.
+    async def _find(self, plan: TemplatePlan, shown: Sequence[Shown]) -> Kept | None:
+        """Return the template of a plan, which may not have come up."""
+        key = _key(plan.launch)
+        if (kept := self._living(key)) is not None:
+            return kept
+        # Before it is started, so that whatever is put there later counts as another.
+        paths = (*self._host.folders, *(one.source for one in shown))
+        async with fails_after(LOOK_TIMEOUT_S, "what it shows could not be looked at in time"):
+            shows = await _look(paths)
+        if (kept := self._living(key)) is not None:  # started meanwhile
+            return kept
+        count = len(self._kept) + len(self._retired) + len(self._resisting)
+        if count >= self._most and not self._make_room():
+            return None
+        template = Template(plan, start_command(plan.launch, self._host, ()))
+        up = asyncio.create_task(template.come_up())
+        # All that wait may give up.
+        up.add_done_callback(lambda up: up.cancelled() or up.exception())
+        kept = Kept(key, plan.launch.start_as, template, shows, up)
+        self._kept[key] = kept
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._keep_looking(), name="streamer-looks")
+        return kept
 
-        Raises `SandboxFailure` if it does not start, OSError if this process is out of descriptors.
-        """
-        key = (plan.launch.start_as, plan.launch.argv, _files(shown))
+    def _living(self, key: Key) -> Kept | None:
         kept = self._kept.get(key)
         if kept is not None and not kept.template.alive:
             log.warning("a template has ended by itself; another is started")
             self._end(kept)
-            kept = None
-        if kept is None:
-            if len(self._kept) >= self._most and not self._make_room():
-                return None
-            template = Template(plan, start_command(plan.launch, self._host, ()))
-            kept = Kept(key, template, asyncio.create_task(template.come_up()))
-            # All that wait may give up.
-            kept.up.add_done_callback(lambda up: up.cancelled() or up.exception())
-            self._kept[key] = kept
+            return None
+        return kept
+
+    async def _come_up(self, kept: Kept) -> None:
         try:
             # Others may wait for it too.
             await asyncio.shield(kept.up)
         except (SandboxFailure, OSError) as failure:
             self._end(kept)
             raise SandboxFailure(str(failure)) from failure
-        return kept
+
+    def worked(self, backend: str) -> None:
+        """Record that a template has made a sandbox."""
+        del self._failures[backend]
 
     def failed(self, backend: str, failure: SandboxFailure) -> None:
         """Give the backend's jobs their own sandboxes for some time."""
         log.warning("sandbox %s: no sandbox from a template: %s", backend, failure)
         self._retry_at[backend] = time.monotonic() + RETRY_S
+        self._failures[backend] += 1
+        if self._failures[backend] == MAX_FAILURES:
+            self._why_not[backend] = f"it failed {MAX_FAILURES} times in a row, at last: {failure}"
+            self.on_doubt()
+
+    async def _keep_looking(self) -> None:
+        """Retire templates that show something which has been replaced on the host."""
+        try:
+            while self._kept:
+                await asyncio.sleep(LOOK_S)
+                before = [*self._kept.values()]
+                try:
+                    now = await _look({path for kept in before for path in kept.shows})
+                except OSError:  # out of descriptors
+                    log.exception("what templates show could not be looked at")
+                    continue
+                for kept in before:
+                    replaced = [path for path, was in kept.shows.items() if now[path] != was]
+                    if replaced:
+                        log.info("templates no longer show what is at: %s", ", ".join(replaced))
+                        self._retire(kept)
+        finally:
+            self._looking = None
+
+    def _retire(self, kept: Kept) -> None:
+        """Let it make no further sandbox, and end it with the last one in it."""
+        if self._kept.get(kept.key) is kept:
+            del self._kept[kept.key]
+            self._retired.add(kept)
+            if not kept.users:
+                self._end(kept)
 
     async def end_those_of(self, identity: Identity) -> None:
         """End the templates of a user. Raises `SandboxFailure` if one resists."""
-        for key, kept in list(self._kept.items()):
-            if key[0] == identity:
+        for kept in [*self._kept.values(), *self._retired]:
+            if kept.identity == identity:
                 self._end(kept)
-        ending = [task for task, kept in self._ending.items() if kept.key[0] == identity]
-        if not all(await asyncio.gather(*map(asyncio.shield, ending))):
+        ending = [task for kept, task in self._ending.items() if kept.identity == identity]
+        if ending:
+            await asyncio.wait(ending)
+        if any(kept.identity == identity for kept in self._resisting):
             raise SandboxFailure("a template of the sandbox's user does not die")
 
     async def close(self) -> None:
         """End all, and wait until they are dead, within a time limit."""
-        for kept in list(self._kept.values()):
+        for kept in [*self._kept.values(), *self._retired]:
             self._end(kept)
-        await asyncio.gather(*self._ending, return_exceptions=True)
+        await asyncio.gather(*self._ending.values(), return_exceptions=True)
+        others = {*self._resisting.values(), *filter(None, (self._looking,))}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
     def abandon(self) -> None:
         """End all without waiting: for an owner that could not `close`."""
-        for kept in self._kept.values():
+        for kept in self._all():
             kept.template.abandon()
         self._kept.clear()
 
     def _make_room(self) -> bool:
-        unused = [kept for kept in self._kept.values() if not kept.sandboxes and kept.up.done()]
+        unused = [kept for kept in self._kept.values() if not kept.users]
         oldest = min(unused, key=lambda kept: kept.used_at, default=None)
         if oldest is None or oldest.used_at > time.monotonic() - FRESH_S:
             return False
@@ -174,30 +275,50 @@ class Templates:
         return True
 
     def _end(self, kept: Kept) -> None:
-        if self._kept.get(kept.key) is not kept:
+        if kept in self._ending or kept in self._resisting:
             return
-        del self._kept[kept.key]
+        if self._kept.get(kept.key) is kept:
+            del self._kept[kept.key]
+        self._retired.discard(kept)
         if kept.idle is not None:
             kept.idle.cancel()
         task = asyncio.create_task(self._ended(kept))
-        self._ending[task] = kept
-        task.add_done_callback(self._ending.pop)
+        self._ending[kept] = task
+        task.add_done_callback(lambda _: self._ending.pop(kept))
 
-    async def _ended(self, kept: Kept) -> bool:
-        dead = await kept.template.close()
-        if not dead:
-            log.error("template process %d does not die", max(kept.template.pids))
-        return dead
+    async def _ended(self, kept: Kept) -> None:
+        if not await kept.template.close():
+            log.error("template process %d does not die after SIGKILL", max(kept.template.pids))
+            self._resisting[kept] = asyncio.create_task(self._outlasted(kept))
+            self.on_resisting()
 
-
-def _files(shown: Sequence[Shown]) -> tuple[object, ...]:
-    """Return what tells a file from one that has replaced it; None if there is none."""
-    found: list[object] = []
-    for one in shown:
+    async def _outlasted(self, kept: Kept) -> None:
         try:
-            at = os.stat(one.source)  # noqa: PTH116 - for each job, so quickly
-        except OSError:
-            found.append(None)
-        else:
-            found.append((at.st_dev, at.st_ino))
-    return tuple(found)
+            # Unbounded: a process that resists SIGKILL may die when its disk answers, or never.
+            await kept.template.gone.wait()
+        finally:
+            del self._resisting[kept]
+            self.on_resisting()
+
+
+@functools.cache
+def _is_whole(backend: type[Backend]) -> bool:
+    """Return whether `template_plan` goes with the backend's `plan` and `session`.
+
+    A class that changes these alone means other sandboxes than the one that it is derived from.
+    """
+    plan, session, template = (
+        next(at for at, owner in enumerate(backend.__mro__) if name in vars(owner))
+        for name in ("plan", "session", "template_plan")
+    )
+    return template <= min(plan, session)
+
+
+def _key(launch: LaunchPlan) -> Key:
+    """Return what is fixed when a template is started."""
+    env = tuple(sorted(launch.env.items()))
+    return (launch.start_as, launch.argv, env, launch.cwd, launch.own_pid_namespace)
+
+
+async def _look(paths: Iterable[str]) -> Mapping[str, What]:
+    return await asyncio.get_running_loop().run_in_executor(THREADS, what_is_at, paths)

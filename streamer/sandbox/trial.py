@@ -75,6 +75,9 @@ class Trial:
         shape = self._shape(backend)
         limits = shape.limits
         sandbox = await pool.lend(shape, for_trial=True, from_template=from_template)
+        if sandbox.from_template and sandbox.identity is not None:
+            # No job has this user, so none could use its template.
+            held.push_async_callback(pool.templates.end_those_of, sandbox.identity)
         held.push_async_callback(sandbox.close)
         if from_template and not sandbox.from_template:
             return "there was no room for another"

@@ -59,6 +59,8 @@ class Worker:
         self.places = config.queue.places
         self.on_start: Callable[[Execution], None] = lambda _: None
         """Called for each job that begins."""
+        self.short_lived = False
+        """Set before it starts if it will run a single job, so that nothing is kept for others."""
         self.pool: Pool | None = None
         self._name = secrets.token_hex(8)
         self._settings = ExecutionSettings(
@@ -84,6 +86,8 @@ class Worker:
         async with contextlib.AsyncExitStack() as stack:
             self.backends.on_tried = self._changed.set
             self.pool = await stack.enter_async_context(self.host.open_pool(self.places))
+            self.pool.short_lived = self.short_lived
+            self.pool.templates.on_resisting = self._changed.set
             await self.host.check(self.cgroup_level)
             await stack.enter_async_context(started(self.engine, self.pool.folder.path))
             # Before the jobs half starts, so that jobs can be submitted from then on.
@@ -126,7 +130,8 @@ class Worker:
     @asynccontextmanager
     async def trial(self) -> AsyncIterator[Backends]:
         """Lend the backends to test them as jobs use them, without starting the worker."""
-        async with self.host.open_pool(0):
+        async with self.host.open_pool(0) as pool:
+            pool.short_lived = True
             yield self.backends
 
     async def try_all(self) -> None:
@@ -148,8 +153,9 @@ class Worker:
 
     @property
     def resisting(self) -> int:
-        """The number of places occupied by ended jobs with a process that resists SIGKILL."""
-        return sum(execution.resists for execution in self._running.values())
+        """The number of ended jobs and templates with a process that resists SIGKILL."""
+        templates = 0 if self.pool is None else self.pool.templates.resisting
+        return templates + sum(execution.resists for execution in self._running.values())
 
     async def drain(self, timeout_s: float) -> None:
         """Claim no more jobs, and give the running ones `timeout_s`.

@@ -15,7 +15,8 @@ import pytest
 
 from sandboxes.bwrap import Bwrap
 from streamer.model.job import JobSpec
-from streamer.spi import Backend, SandboxJob, TemplatePlan
+from streamer.sandbox.trial import NOT_OFFERED
+from streamer.spi import Backend, LaunchPlan, SandboxJob, TemplatePlan
 from streamer.testing.running import plugin
 from tests.conftest import OpenService
 from tests.running import ended, run_job
@@ -105,6 +106,31 @@ class Bad(Bwrap):
         return replace(plan, launch=launch, mounts=plan.mounts[-1:])  # /tmp would cover it
 
 
+@dataclass(frozen=True)
+class Stricter(Bwrap):
+    """Changes the sandbox of a job, and knows nothing of templates."""
+
+    name: ClassVar[str] = "stricter"
+
+    template: bool = True
+
+    def plan(self, job: SandboxJob, workspace: Path) -> LaunchPlan:
+        plan = super().plan(job, workspace)
+        argv = list(plan.argv)
+        argv[argv.index("--hostname") + 1] = "stricter"
+        return replace(plan, argv=tuple(argv))
+
+
+async def test_a_backend_that_changes_only_its_own_sandboxes_has_no_template(
+    open_service: OpenService, need: Callable[[str], str]
+) -> None:
+    need("bwrap")
+    service = await open_service("stricter", plugins=(plugin(Stricter),))
+    assert service.worker.pool is not None
+    assert service.worker.pool.templates.why_not("stricter") == NOT_OFFERED
+    assert (await run_job(service, command=("uname", "-n"))).out == "stricter\n"
+
+
 @pytest.mark.parametrize(
     ("backend", "why"),
     [(Open, "the template has capabilities"), (Bad, "sees files of the host")],
@@ -128,8 +154,7 @@ async def test_a_template_that_does_not_work_is_not_used(
 async def test_the_digest_of_the_policy_says_how_a_job_was_started(
     open_service: OpenService, need: Callable[[str], str]
 ) -> None:
-    sandbox = {"bwrap": {"template": True}}
-    service = await open_service(need("bwrap"), sandbox=sandbox)
+    service = await open_service(need("bwrap"), sandbox={"bwrap": {"template": True}})
     pool = service.worker.pool
     assert pool is not None
     digests = []

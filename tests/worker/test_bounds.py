@@ -10,7 +10,7 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,15 @@ from streamer.model.job import JobSpec, Limits, Phase, ResolvedJob, SourceFile, 
 from streamer.sandbox.drivers.protocol import PROTOCOL
 from streamer.testing.running import plugin
 from tests.conftest import OpenService, Start
-from tests.running import adopt_orphans, descendants, descriptors, ended, program, run_job
+from tests.running import (
+    adopt_orphans,
+    descendants,
+    descriptors,
+    ended,
+    kept_besides,
+    program,
+    run_job,
+)
 from tests.support import parts_of, submit
 
 SLEEPER = ("sh", "-c", "echo up; sleep 600")
@@ -154,6 +162,35 @@ async def test_a_sandbox_that_does_not_end_costs_its_place_and_says_so(
     assert (await ended(second)).out == "2\n"
     async with client.get("/readyz") as response:
         assert response.status == 200
+    assert kept_besides(service.worker.pool)[0] == {}
+
+
+async def test_a_template_that_does_not_end_is_told(
+    start: Start, need: Callable[[str], str], ice: Ice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.sandbox.drivers.template.END_TIMEOUT_S", 0.1)
+    sandbox = {"backend": need("bwrap"), "cgroup": "off", "bwrap": {"template": True}}
+    client = await start(sandbox=sandbox)
+    service = parts_of(client)
+    assert (await run_job(service, command=("echo", "1"))).out == "1\n"
+    assert service.worker.pool is not None
+    templates = service.worker.pool.templates
+    (kept,) = templates._kept.values()
+
+    async def until_ready(status: int) -> Mapping[str, bool]:
+        async with asyncio.timeout(20):
+            while True:
+                async with client.get("/readyz") as response:
+                    if response.status == status:
+                        checks: Mapping[str, bool] = (await response.json())["checks"]
+                        return checks
+                await asyncio.sleep(0.01)
+
+    ice.freeze()
+    templates._end(kept)
+    assert not (await until_ready(503))["takedown"]
+    ice.thaw()
+    assert (await until_ready(200))["takedown"]
     assert descendants() == {}
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import logging
 import os
 import signal
 import socket
@@ -26,6 +28,8 @@ from streamer.sandbox.drivers.spawn import Spawned, spawn
 from streamer.spi import TemplatePlan
 
 __all__ = ["Child", "Template"]
+
+log: Final = logging.getLogger(__name__)
 
 START_TIMEOUT_S: Final = 20.0
 """As for a sandbox (`gated`)."""
@@ -55,6 +59,9 @@ class Template:
         self._loop = asyncio.get_running_loop()
         self._hello: asyncio.Future[int] = self._loop.create_future()
         self._waiting: deque[asyncio.Future[int]] = deque()
+        self._reserved: list[int] = []
+        """Descriptors that make room for those to come: of a process without one nothing tells
+        when it has ended."""
         self._pidfd = -1
         self.gone = asyncio.Event()
         """Set when it is dead, and everything in it."""
@@ -63,6 +70,8 @@ class Template:
             unless_started.callback(os.close, self._complaints)
             self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             unless_started.callback(self._sock.close)
+            self._reserve()
+            unless_started.callback(self._free_one)
             with theirs, contextlib.ExitStack() as ours_no_more:
                 ours_no_more.callback(os.close, stderr)
                 self._sock.setblocking(False)
@@ -98,7 +107,7 @@ class Template:
     def descriptors(self) -> frozenset[int]:
         """The descriptors that this process has for it."""
         fds = (self._sock.fileno(), self._complaints, self._pidfd, self._wrapper.pidfd)
-        return frozenset(fd for fd in fds if fd >= 0)
+        return frozenset(fd for fd in (*fds, *self._reserved) if fd >= 0)
 
     async def come_up(self) -> None:
         """Wait for its init. Raises `SandboxFailure` with what it said instead."""
@@ -113,6 +122,7 @@ class Template:
             failure = self._hello.exception()
             raise SandboxFailure(f"{failure}: {self.said() or 'the wrapper said nothing'}")
         # It waits for us, so its process id cannot have been reused.
+        self._free_one()
         self._pidfd = os.pidfd_open(self._hello.result())
         self._loop.add_reader(self._pidfd, self._init_has_ended)
 
@@ -139,27 +149,57 @@ class Template:
         self, plan: TemplatePlan, ends: Ends, group: str, entry_fds: Sequence[int]
     ) -> asyncio.Future[int]:
         message = _message(plan, CLONE_INTO if group else 0)
-        with contextlib.ExitStack() as opened:
-            fds = [ends.control, ends.stderr]
+        fds = [ends.control, ends.stderr]
+        with contextlib.ExitStack() as unless_asked, contextlib.ExitStack() as opened:
             try:
+                self._reserve()
+                unless_asked.callback(self._free_one)
                 if group:
                     fds.append(os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
                     opened.callback(os.close, fds[-1])
                 socket.send_fds(self._sock, [message], [*fds, *entry_fds])
             except OSError as error:
                 raise SandboxFailure(f"the template takes no job: {error}") from error
+            unless_asked.pop_all()
         answer: asyncio.Future[int] = self._loop.create_future()
         self._waiting.append(answer)
         return answer
 
+    def _reserve(self) -> None:
+        self._reserved.append(os.dup(self._complaints))
+
+    def _free_one(self) -> None:
+        if self._reserved:
+            os.close(self._reserved.pop())
+
     def _receive(self) -> None:
-        """Take a message; each holds one answer, and perhaps a descriptor."""
+        """Take all messages: a deadline that passes in the same turn must not miss an answer."""
+        while (message := self._next_message()) is not None:
+            data, pid, fds = message
+            if data == bytes([ord("H"), PROTOCOL]) and not self._hello.done():
+                self._hello.set_result(pid)
+            elif data[:1] == b"J" and self._waiting:
+                self._hand_over(int.from_bytes(data[1:5], "little"), fds)
+            else:
+                self._fail(OTHER_BUILD if data else "the template has ended")
+            for fd in fds:
+                os.close(fd)
+            if not self._waiting:
+                break
+
+    def _next_message(self) -> tuple[bytes, int, array[int]] | None:
+        """Return a message, who has sent it, and its descriptors; empty if there will be none."""
+        if self._waiting:
+            self._free_one()
         try:
             data, ancillary, _, _ = self._sock.recvmsg(
                 _MESSAGE_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
             )
-        except (BlockingIOError, InterruptedError):
-            return
+        except BlockingIOError:
+            if self._waiting:
+                with contextlib.suppress(OSError):  # another thread was faster
+                    self._reserve()
+            return None
         except OSError:
             data, ancillary = b"", []
         pid, fds = 0, array("i")
@@ -168,21 +208,29 @@ class Template:
                 pid = _CREDENTIALS.unpack(attached)[0]
             elif (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 fds.frombytes(attached[: len(attached) - len(attached) % _FD.size])
-        if data == bytes([ord("H"), PROTOCOL]) and not self._hello.done():
-            self._hello.set_result(pid)
-        elif data[:1] == b"J" and self._waiting:
-            _hand_over(self._waiting.popleft(), int.from_bytes(data[1:5], "little"), fds)
-        else:
-            self._fail(OTHER_BUILD if data else "the template has ended")
-        for fd in fds:
-            os.close(fd)
+        return data, pid, fds
+
+    def _hand_over(self, number: int, fds: array[int]) -> None:
+        """Give the pidfd to whom it belongs."""
+        answer = self._waiting.popleft()
+        if fds and not number:
+            answer.set_result(fds.pop())
+            return
+        if not number:
+            # A child lives of which only the end of the template will tell that it has ended.
+            self._fail("this process was out of descriptors")
+            number = errno.EMFILE
+        why = f"the template made no sandbox: {os.strerror(number)}"
+        log.warning(why)
+        answer.set_exception(SandboxFailure(why))
+        answer.exception()  # marked as retrieved, since nobody may be waiting
 
     def _fail(self, why: str) -> None:
         self.abandon()
         for future in (self._hello, *self._waiting):
             if not future.done():
                 future.set_exception(SandboxFailure(why))
-                future.exception()  # marked as retrieved, since nobody may be waiting
+                future.exception()
         self._waiting.clear()
 
     def _init_has_ended(self) -> None:
@@ -203,6 +251,8 @@ class Template:
             if not self._loop.is_closed():
                 self._loop.remove_reader(self._sock.fileno())
             self._sock.close()
+        while self._reserved:
+            self._free_one()
 
     def kill(self) -> None:
         self._fail("the template was ended")
@@ -238,7 +288,7 @@ class Child:
         self._pidfd = -1
         self._ended: asyncio.Future[int] = self._loop.create_future()
         self._killed = False
-        self._deadline = self._loop.call_later(ANSWER_TIMEOUT_S, template.kill)
+        self._deadline = self._loop.call_later(ANSWER_TIMEOUT_S, self._too_late)
         answer.add_done_callback(self._answered)
 
     @property
@@ -254,9 +304,11 @@ class Child:
 
     async def open_init(self, pid: int) -> int:
         """Return a pidfd of the init, which is this process; `pid` is from its hello."""
-        await asyncio.shield(self._answer)  # the hello may come before it
-        if pid != self.pid:
-            raise SandboxFailure("the hello is not from the process that the template has made")
+        # The hello may come before it. The wait ends after `_answered`, also if it is done.
+        await asyncio.wait({self._answer})
+        self._answer.result()
+        if pid != (made := self.pid):
+            raise SandboxFailure(f"the hello is from process {pid}, but the template made {made}")
         return os.dup(self._pidfd)
 
     async def wait(self) -> int:
@@ -267,6 +319,10 @@ class Child:
         if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def _too_late(self) -> None:
+        if not self._answer.done():  # otherwise `_answered` is called next
+            self._template.kill()
 
     def _answered(self, answer: asyncio.Future[int]) -> None:
         self._deadline.cancel()
@@ -289,15 +345,6 @@ class Child:
 
 def _is_answered(future: asyncio.Future[int]) -> bool:
     return future.done() and not future.cancelled() and future.exception() is None
-
-
-def _hand_over(answer: asyncio.Future[int], number: int, fds: array[int]) -> None:
-    """Give the pidfd to whom it belongs."""
-    if number or not fds:
-        answer.set_exception(SandboxFailure(f"the template made no sandbox: {os.strerror(number)}"))
-        answer.exception()
-    else:
-        answer.set_result(fds.pop())
 
 
 def _message(plan: TemplatePlan, flags: int) -> bytes:

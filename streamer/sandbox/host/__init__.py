@@ -1,4 +1,4 @@
 """What sandboxes need from the host: the service's folder, workspaces, users, parts of /etc.
 
-Only the pool imports it, and the tests.
+Only the pool and its templates import it, and the tests.
 """

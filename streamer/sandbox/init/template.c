@@ -136,8 +136,9 @@ static void close_user_namespaces(uid_t uid, gid_t gid)
 static void become_sandbox(uid_t uid, gid_t gid, int entered)
 {
     size_t first = wanted.flags & CLONE_INTO ? 3 : 2;
-    /* Before anything else, so that the job pays for all of it. The descriptors give the right: what
-     * counts is who has opened them (cgroups(7)). 0 is the writer itself. */
+    /* Before anything else, so that the job pays for what follows; what clone(2) has allocated is charged
+     * to the template's group. The descriptors give the right: what counts is who has opened them
+     * (cgroups(7)). 0 is the writer itself. */
     for (size_t i = first; !entered && i < wanted.fd_count; i++)
         if (write(wanted.fds[i], "0", 1) != 1)
             die("the control group");
