@@ -57,6 +57,8 @@ async def measure(
     room = [f"queue.{name}={jobs}" for name in ("concurrency", "max_running_per_client")]
     room += [f"queue.{name}=1000" for name in ("max_waiting", "max_per_client")]
     room += ["server.drain_s=0", "logging.level=warning"]
+    # The inits of a template's sandboxes have its command line.
+    room.append("sandbox.bwrap.template=false")
     sets = [word for setting in room for word in ("--set", setting)]
     async with server([*sets, *options]) as url, Client(url) as client:
         for _ in range(jobs):

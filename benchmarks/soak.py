@@ -29,7 +29,7 @@ from streamer.spi import Backend
 from streamer.testing.attack import Attack
 from streamer.testing.attacks import THEMES
 from streamer.testing.campaign import Campaign, open_campaign
-from streamer.testing.processes import descendants, descriptors
+from streamer.testing.processes import kept_besides
 
 MIB = 1024 * 1024
 MEMORY_TOLERANCE = 32 * MIB
@@ -81,11 +81,13 @@ async def census(campaign: Campaign) -> Census:
         for job in jobs:
             await engine.purge(job.job.job_id)
     gc.collect()
-    groups = campaign.service.worker.pool and campaign.service.worker.pool.cgroups
+    pool = campaign.service.worker.pool
+    groups = pool and pool.cgroups
+    processes, files = kept_besides(pool)
     folders = (campaign.state, *map(Path, ("/tmp", "/var/tmp", "/dev/shm")))
     return Census(
-        processes=frozenset(f"{pid} {name}" for pid, name in descendants().items()),
-        descriptors=len(descriptors()),
+        processes=frozenset(f"{pid} {name}" for pid, name in processes.items()),
+        descriptors=len(files),
         # Empty ones are kept for later jobs, one for each place.
         groups=frozenset(
             str(path)

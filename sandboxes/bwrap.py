@@ -46,7 +46,7 @@ class Bwrap(Backend):
 
     path: str = "/usr/bin/bwrap"
     tmp_bytes: int = 64 * 1024 * 1024
-    template: bool = False
+    template: bool = True
 
     async def probe(self, host: Host) -> None:
         """Check that the command exists; the test run shows whether it works."""

@@ -24,20 +24,7 @@ class TestBwrap(ConformanceSuite):
     backend = Bwrap
     required = "bwrap" in required_backends()
 
-
-@pytest.mark.slow
-class TestBwrapWithoutGroups(ConformanceSuite):
-    backend = Bwrap
-    config: ClassVar[Mapping[str, Mapping[str, Any]]] = {"sandbox": {"cgroup": "off"}}
-    required = "bwrap" in required_backends()
-
-
-class TestBwrapFromTemplate(ConformanceSuite):
-    backend = Bwrap
-    options: ClassVar[Mapping[str, Any]] = {"template": True}
-    required = "bwrap" in required_backends()
-
-    def test_its_jobs_do_come_from_a_template(self) -> None:
+    def test_its_jobs_come_from_a_template(self) -> None:
         async def why_not() -> str:
             assert self.service.worker.pool is not None
             return self.service.worker.pool.templates.why_not("bwrap")
@@ -47,7 +34,18 @@ class TestBwrapFromTemplate(ConformanceSuite):
 
 
 @pytest.mark.slow
-class TestBwrapFromTemplateWithoutGroups(TestBwrapFromTemplate):
+class TestBwrapWithoutGroups(TestBwrap):
+    config: ClassVar[Mapping[str, Mapping[str, Any]]] = {"sandbox": {"cgroup": "off"}}
+
+
+class TestBwrapForEachJob(ConformanceSuite):
+    backend = Bwrap
+    options: ClassVar[Mapping[str, Any]] = {"template": False}
+    required = "bwrap" in required_backends()
+
+
+@pytest.mark.slow
+class TestBwrapForEachJobWithoutGroups(TestBwrapForEachJob):
     config: ClassVar[Mapping[str, Mapping[str, Any]]] = {"sandbox": {"cgroup": "off"}}
 
 

@@ -19,7 +19,7 @@ from streamer.sandbox.host.workspace import remove_tree
 from streamer.testing.conformance.base import until_output
 from tests.backends.conftest import checked_runs
 from tests.conftest import OpenService
-from tests.running import adopt_orphans, descendants, descriptors, run_job
+from tests.running import adopt_orphans, descendants, descriptors, kept_besides, run_job
 
 
 async def test_what_the_compiler_left_running_dies_before_the_program_runs(
@@ -59,14 +59,14 @@ async def test_output_over_the_limit_can_be_dropped_instead(
 async def test_stopping_the_service_ends_its_jobs(open_service: OpenService, backend: str) -> None:
     service = await open_service(backend)
     adopt_orphans()
-    before = descendants()
+    before = kept_besides(service.worker.pool)[0]
     job = await service.jobs.submit(
         JobSpec(command=("sh", "-c", "trap '' TERM; echo up; while :; do sleep 9; done"))
     )
     await until_output(job)
     async with job.follow() as log:
         await service.drain(0)
-        assert descendants() == before
+        assert kept_besides(service.worker.pool)[0] == before
         assert log.done
         assert "shutting_down" in repr(log.end)
 

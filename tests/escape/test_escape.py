@@ -86,13 +86,7 @@ class TestBwrap(EscapeSuite):
     backend = Bwrap
     required = "bwrap" in required_backends()
 
-
-class TestBwrapFromTemplate(EscapeSuite):
-    backend = Bwrap
-    options: ClassVar[Mapping[str, Any]] = {"template": True}
-    required = "bwrap" in required_backends()
-
-    def test_its_jobs_do_come_from_a_template(self) -> None:
+    def test_its_jobs_come_from_a_template(self) -> None:
         async def why_not() -> str:
             pool = self._campaign.service.worker.pool
             assert pool is not None
@@ -100,6 +94,12 @@ class TestBwrapFromTemplate(EscapeSuite):
 
         if reason := self.wait(why_not()):
             assert reason == TEMPLATE_IS_SLOWER
+
+
+class TestBwrapForEachJob(EscapeSuite):
+    backend = Bwrap
+    options: ClassVar[Mapping[str, Any]] = {"template": False}
+    required = "bwrap" in required_backends()
 
 
 class TestFirejail(EscapeSuite):

@@ -30,7 +30,7 @@ def pool_of(
     backend: Backend | None = None, cgroup: str = "auto", places: int = 2
 ) -> Iterator[Pool]:
     """Open a pool whose templates count as tested."""
-    bwrap = Bwrap(template=True) if backend is None else backend
+    bwrap = Bwrap() if backend is None else backend
     with open_pool(
         {"bwrap": bwrap, "plain": Plain()},
         state_dir="",

@@ -43,10 +43,10 @@ MIB = 1024 * 1024
 LIMITS = Limits(wall_time_s=60)
 BACKENDS: dict[str, Backend] = {
     "plain": Plain(),
-    "bwrap": Bwrap(),
+    "bwrap": Bwrap(template=False),
     "firejail": Firejail(),
     "direct": Direct(),
-    "templated": Bwrap(template=True),
+    "templated": Bwrap(),
 }
 OURS = ("plain", "bwrap", "templated", "firejail")
 

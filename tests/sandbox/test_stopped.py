@@ -13,24 +13,28 @@ import pytest
 from streamer.compose import Parts
 from streamer.model.job import JobSpec
 from tests.conftest import OpenService
-from tests.running import adopt_orphans, descendants, ended
+from tests.running import adopt_orphans, ended, kept_besides
 from tests.worker.test_bounds import SLEEPER, until_output
 
 
-def stop_init() -> int:
+def stop_init(service: Parts) -> int:
     """Stop the init of the one job that runs, as its job can in firejail; return its number."""
-    for pid in descendants():
+    processes, _ = kept_besides(service.worker.pool)
+    for pid in processes:
         command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         if command[0] == b"/init" or command[1:2] == [b"serve"]:
             os.kill(pid, signal.SIGSTOP)
             return pid
-    raise AssertionError(descendants())
+    raise AssertionError(processes)
 
 
-@pytest.fixture
-async def service(open_service: OpenService, need: Callable[[str], str]) -> Parts:
+@pytest.fixture(params=[True, False], ids=["template", "own"])
+async def service(
+    request: pytest.FixtureRequest, open_service: OpenService, need: Callable[[str], str]
+) -> Parts:
     adopt_orphans()
-    return await open_service(need("bwrap"), sandbox={"cgroup": "off"})
+    sandbox = {"cgroup": "off", "bwrap": {"template": request.param}}
+    return await open_service(need("bwrap"), sandbox=sandbox)
 
 
 async def test_a_stopped_init_is_told_as_such(
@@ -38,10 +42,10 @@ async def test_a_stopped_init_is_told_as_such(
 ) -> None:
     job = await service.jobs.submit(JobSpec(command=SLEEPER))
     await until_output(job)
-    stop_init()
+    stop_init(service)
     assert (await ended(job)).verdict == "error sandbox_error"
     assert "the job has stopped the init" in caplog.text
-    assert descendants() == {}
+    assert kept_besides(service.worker.pool)[0] == {}
 
 
 @pytest.fixture
@@ -64,7 +68,7 @@ async def test_a_stopped_init_that_does_not_end_is_told_as_such(
 ) -> None:
     job = await service.jobs.submit(JobSpec(command=SLEEPER))
     await until_output(job)
-    resisting.append(stop_init())
+    resisting.append(stop_init(service))
     assert (await ended(job)).verdict == "error sandbox_error"
     assert "the job has stopped the init" in caplog.text
     assert "unexpected failure" not in caplog.text
@@ -78,7 +82,7 @@ async def test_an_init_that_loses_its_wrapper_leaves_no_zombie(service: Parts) -
     """If this process is a subreaper, it has to reap the init."""
     job = await service.jobs.submit(JobSpec(command=SLEEPER))
     await until_output(job)
-    init = stop_init()
+    init = stop_init(service)
     wrapper = int(Path(f"/proc/{init}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(wrapper, signal.SIGKILL)
     assert (await ended(job)).verdict == "error sandbox_error"

@@ -252,7 +252,7 @@ async def test_a_pool_is_closed_although_a_template_resists(
 async def test_after_failures_in_a_row_the_template_is_tested_again(
     open_service: OpenService, need: Callable[[str], str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    service = await open_service(need("bwrap"), sandbox={"bwrap": {"template": True}})
+    service = await open_service(need("bwrap"))
     pool = service.worker.pool
     assert pool is not None
     if pool.no_templates:
@@ -298,8 +298,6 @@ async def test_a_template_that_failed_its_test_is_tested_again_later(
     @dataclass(frozen=True)
     class Broken(Bwrap):
         name: ClassVar[str] = "broken"
-
-        template: bool = True
 
         def template_plan(self, job: SandboxJob) -> TemplatePlan | None:
             nonlocal tests

@@ -76,8 +76,6 @@ class Open(Bwrap):
 
     name: ClassVar[str] = "open"
 
-    template: bool = True
-
     def template_plan(self, job: SandboxJob) -> TemplatePlan | None:
         plan = super().template_plan(job)
         assert plan is not None
@@ -93,8 +91,6 @@ class Bad(Bwrap):
 
     name: ClassVar[str] = "bad"
 
-    template: bool = True
-
     def template_plan(self, job: SandboxJob) -> TemplatePlan | None:
         plan = super().template_plan(job)
         assert plan is not None
@@ -106,13 +102,10 @@ class Bad(Bwrap):
         return replace(plan, launch=launch, mounts=plan.mounts[-1:])  # /tmp would cover it
 
 
-@dataclass(frozen=True)
 class Stricter(Bwrap):
     """Changes the sandbox of a job, and knows nothing of templates."""
 
     name: ClassVar[str] = "stricter"
-
-    template: bool = True
 
     def plan(self, job: SandboxJob, workspace: Path) -> LaunchPlan:
         plan = super().plan(job, workspace)
@@ -154,7 +147,7 @@ async def test_a_template_that_does_not_work_is_not_used(
 async def test_the_digest_of_the_policy_says_how_a_job_was_started(
     open_service: OpenService, need: Callable[[str], str]
 ) -> None:
-    service = await open_service(need("bwrap"), sandbox={"bwrap": {"template": True}})
+    service = await open_service(need("bwrap"))
     pool = service.worker.pool
     assert pool is not None
     digests = []

@@ -302,7 +302,7 @@ async def test_a_sandbox_that_cannot_limit_what_an_account_has_once_is_told(
     for denied in (False, True):
         if denied:
             monkeypatch.setattr(Bwrap, "plan", powerless)
-        service = await open_service(need("bwrap"))
+        service = await open_service(need("bwrap"), sandbox={"bwrap": {"template": False}})
         pool = service.worker.pool
         assert pool is not None
         sandbox = await pool.lend(SHAPE)

@@ -169,8 +169,7 @@ async def test_a_template_that_does_not_end_is_told(
     start: Start, need: Callable[[str], str], ice: Ice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streamer.sandbox.drivers.template.END_TIMEOUT_S", 0.1)
-    sandbox = {"backend": need("bwrap"), "cgroup": "off", "bwrap": {"template": True}}
-    client = await start(sandbox=sandbox)
+    client = await start(sandbox={"backend": need("bwrap"), "cgroup": "off"})
     service = parts_of(client)
     assert (await run_job(service, command=("echo", "1"))).out == "1\n"
     assert service.worker.pool is not None

@@ -14,7 +14,7 @@ from streamer.engine.interface import Signal
 from streamer.errors import StreamerError
 from streamer.model.job import JobSpec
 from tests.conftest import OpenService
-from tests.running import adopt_orphans, descendants, descriptors, ended, program, run_job, script
+from tests.running import adopt_orphans, ended, kept_besides, program, run_job, script
 
 PROGRAMS = (
     ("true",),
@@ -71,13 +71,12 @@ async def test_hundreds_of_racing_ends_leave_one_verdict_each_and_nothing_else(
     assert service.worker.pool is not None
     await run_job(service, command=("true",))
     adopt_orphans()
-    processes, files, notes = descendants(), descriptors(), firejail_notes()
+    left, notes = kept_besides(service.worker.pool), firejail_notes()
     dice = random.Random(20261124)
     reasons = await asyncio.gather(*(one_of_many(service, dice) for _ in range(120)))
     assert set(reasons) <= CAUSES
     assert {"exited", "cancelled"} <= set(reasons)
-    assert descendants() == processes
-    assert descriptors() == files
+    assert kept_besides(service.worker.pool) == left
     assert list((service.worker.pool.folder.path / "jobs").iterdir()) == []
     if backend == "firejail":
         of_ended = {pid for pid in firejail_notes() - notes if not Path("/proc", pid).exists()}
