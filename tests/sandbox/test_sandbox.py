@@ -10,11 +10,11 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -25,7 +25,9 @@ from streamer.errors import SandboxFailure
 from streamer.model.job import Limits, SourceFile
 from streamer.sandbox.cgroups.cgroup import Cgroup
 from streamer.sandbox.cgroups.files import pids
+from streamer.sandbox.drivers import direct, spawn
 from streamer.sandbox.drivers.gated import Gated
+from streamer.sandbox.drivers.spawn import Spawned
 from streamer.sandbox.host import workspace
 from streamer.sandbox.listing import Listing
 from streamer.sandbox.meter import Meter
@@ -300,6 +302,44 @@ async def test_what_a_program_leaves_goes_on_until_it_is_ended(
             assert (end.cause, os.waitstatus_to_exitcode(end.status)) == (None, code)
             assert 0 < end.wall_us < 60e6 * SLOWNESS
             stdio.close()
+
+
+async def test_without_our_init_a_rest_that_does_not_die_fails_the_run(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with lent(pool, "direct") as sandbox:
+        with monkeypatch.context() as patch:
+            patch.setattr(spawn, "_lives", lambda _: True)
+            patch.setattr(direct, "END_TIMEOUT_S", 0.1)
+            running = await sandbox.run(shell("true", Stdio.null()))
+            with pytest.raises(SandboxFailure, match="does not die"):
+                await finished(sandbox, running)
+
+
+async def test_without_our_init_a_program_that_resists_is_waited_for_at_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gave_up = asyncio.Event()
+
+    async def never(_: float, work: Coroutine[Any, Any, object]) -> bool:
+        work.close()
+        gave_up.set()
+        return False
+
+    with pool_of("off") as pool:
+        async with lent(pool, "direct") as sandbox:
+            await sandbox.run(shell("sleep 600", Stdio.null()))
+            driver = sandbox._driver
+            assert isinstance(driver, direct.Direct)
+            assert driver._process is not None
+            with monkeypatch.context() as patch:
+                patch.setattr(Spawned, "signal_group", lambda *_: None)
+                patch.setattr(direct, "ends_in", never)
+                closing = asyncio.create_task(sandbox.close())
+                await asyncio.wait_for(gave_up.wait(), 20)
+                assert list(pool.folder.workspaces.path.iterdir()) != []
+                driver._process.kill()
+                await closing
 
 
 class Borrowing(Direct):

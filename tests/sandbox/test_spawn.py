@@ -78,6 +78,19 @@ async def test_a_group_is_ended_only_when_all_of_it_is_dead() -> None:
         os.close(reading)
 
 
+async def test_a_group_is_looked_at_until_nothing_of_it_lives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = [True, True, False]
+    monkeypatch.setattr("streamer.sandbox.drivers.spawn._lives", lambda _: answers.pop(0))
+    process, reading = start("exit 3", keep_group=True)
+    assert await process.wait() == 3
+    await process.end_group()
+    assert answers == []
+    assert process.pidfd == -1
+    os.close(reading)
+
+
 async def test_a_process_that_cannot_be_held_is_not_left_running(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
