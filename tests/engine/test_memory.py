@@ -111,6 +111,7 @@ async def test_a_job_larger_than_all_still_tells_its_end() -> None:
     await engine.close()
 
 
+@pytest.mark.slow
 async def test_it_does_not_grow_over_many_jobs() -> None:
     engine = make_engine(retention_bytes=512 * KIB)
     numbers = itertools.count()

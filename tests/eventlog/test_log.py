@@ -244,7 +244,7 @@ async def collect(events: AsyncIterator[Event]) -> list[Event]:
 
 
 LogModel.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
-TestLogModel = LogModel.TestCase
+TestLogModel = pytest.mark.slow(LogModel.TestCase)
 
 
 @given(texts)

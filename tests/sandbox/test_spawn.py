@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Final
 
@@ -37,9 +38,11 @@ def start(script: str, *, keep_group: bool = False) -> tuple[Spawned, int]:
     ("script", "code"), [("exit 0", 0), ("exit 137", 137), ("kill -9 $$", -9), ("kill $$", -15)]
 )
 async def test_its_exit_code_tells_a_signal_from_a_number(script: str, code: int) -> None:
+    before = time.monotonic()
     process, reading = start(script)
     assert await process.wait() == code
     assert process.exit_code == code
+    assert before < process.ended_at <= time.monotonic()
     os.close(reading)
 
 
@@ -88,6 +91,21 @@ async def test_a_group_is_looked_at_until_nothing_of_it_lives(
     await process.end_group()
     assert answers == []
     assert process.pidfd == -1
+    os.close(reading)
+
+
+async def test_a_process_of_another_user_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(pid: int, number: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    process, reading = start("sleep 600", keep_group=True)
+    assert _lives(process.pid)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "kill", refused)
+        assert not _lives(process.pid)
+    process.kill()
+    assert await process.wait() == -9
+    process.reap()
     os.close(reading)
 
 
