@@ -208,7 +208,9 @@ class OutputPump:
         """
         try:
             if self._piece and self._piece_of != fd:
-                self._read(self._piece_of, hold=False)  # what was written first comes first
+                # What was written first comes first, and what is in its pipe by now may have been
+                # written after what made `fd` ready.
+                self._pass_on(self._piece_of, self._piece)
             if fd is not None and self._listening:
                 self._read(fd)
         except Exception as error:  # noqa: BLE001 - `run` raises it; the loop would only log it
@@ -216,28 +218,31 @@ class OutputPump:
             if self._interrupted is not None and not self._interrupted.done():
                 self._interrupted.set_exception(error)
 
-    def _read(self, fd: int, *, hold: bool = True) -> None:
-        """Read and pass on, but `hold` an incomplete line for `REST_OF_LINE_S`."""
+    def _read(self, fd: int) -> None:
+        """Read and pass on, but hold an incomplete line for `REST_OF_LINE_S`."""
         data = _read_some(fd)
-        if data is None and hold:
+        if data is None:
             return
-        whole = self._piece + (data or b"")
-        if hold and data and len(whole) < SMALL_READ and not whole.endswith(b"\n"):
+        whole = self._piece + data
+        if data and len(whole) < SMALL_READ and not whole.endswith(b"\n"):
             if not self._piece:
                 loop = asyncio.get_running_loop()
                 self._timer = loop.call_later(REST_OF_LINE_S, self._ready)
             self._piece, self._piece_of = whole, fd
-            return
+        else:
+            self._pass_on(fd, whole, ended=not data)
+
+    def _pass_on(self, fd: int, data: bytes, *, ended: bool = False) -> None:
+        """Pass on what was read, the held piece included; `run` goes on if it has to wait."""
         self._piece = b""
         self._stop_timer()
-        ended = data == b""
         if ended:
             asyncio.get_running_loop().remove_reader(fd)
-        small = len(whole) < SMALL_READ
+        small = len(data) < SMALL_READ
         if small:
             now = asyncio.get_running_loop().time()
-            self._due = max(self._due, now) + (LINE_S if whole.endswith(b"\n") else PIECE_S)
-        events = self._events(fd, whole, ended=ended)
+            self._due = max(self._due, now) + (LINE_S if data.endswith(b"\n") else PIECE_S)
+        events = self._events(fd, data, ended=ended)
         if events and not self._write_now(events):
             self._interrupt(events)
         elif not self._ends:

@@ -288,6 +288,33 @@ async def test_a_piece_that_waits_for_its_rest_is_not_overtaken(
         os.close(end)
 
 
+@pytest.mark.parametrize("how", ["other stream", "timer", "hurry"])
+async def test_what_follows_a_held_piece_in_its_pipe_does_not_overtake_the_other_stream(
+    monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr("streamer.worker.output.REST_OF_LINE_S", 600.0)
+    pumped = Pumped()
+    stderr = piped(pumped.pump, "stderr")
+    running = asyncio.create_task(pumped.pump.run())
+    os.write(pumped.stdout, b"1 ")
+    while not pumped.pump._piece:
+        await asyncio.sleep(0)
+    for _ in range(3):
+        await asyncio.sleep(0)  # nothing is ready any more
+    os.write(stderr, b"2\n")
+    os.write(pumped.stdout, b"3\n")
+    if how == "timer":
+        pumped.pump._ready()
+    elif how == "hurry":
+        pumped.pump.hurry()
+    while len(pumped.events) < 3:
+        await asyncio.sleep(0)
+    assert [event.data for event in pumped.events] == ["1 ", "2\n", "3\n"]
+    for end in (pumped.stdout, stderr):
+        os.close(end)
+    await asyncio.wait_for(running, 5)
+
+
 async def test_nothing_is_read_while_the_log_takes_no_events() -> None:
     room = asyncio.Event()
 
