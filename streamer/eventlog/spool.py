@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Final, TypeVar
 
 from streamer.eventlog.pages import PAGE_BYTES, Pages, Run
@@ -44,6 +45,14 @@ WRITE_BYTES: Final = 4 * 1024 * 1024
 
 WRITE_S: Final = 10.0
 """How long to wait for it. A disk that takes longer counts as failed until it is done."""
+
+PAUSE_S: Final = 1.0
+"""How long nothing is written after a write that failed or took too long, unless the disk was full.
+
+Each further one doubles it, up to `MOST_PAUSE_S`: while a job writes there, others wait for it.
+"""
+
+MOST_PAUSE_S: Final = 64.0
 
 READ_S: Final = 10.0
 """How long to wait for it. After that the reader gets a gap instead of these events."""
@@ -83,6 +92,9 @@ class Spool:
         self._broken = False
         self._overdue: asyncio.Future[None] | None = None
         """The write that took too long."""
+        self._pause_s = 0.0
+        self._again_at = 0.0
+        """When something may be written again, on the monotonic clock."""
         self.turn = asyncio.Lock()
         """A log holds it while it chooses and writes blocks."""
 
@@ -97,11 +109,13 @@ class Spool:
         """Write as many of the pieces as there is room for, from the first; return their places.
 
         If the disk is full, none is written. Raises OSError if it fails or hangs: others wait for
-        their turn to write, and their jobs with them.
+        their turn to write, and their jobs with them. So it then raises for a while at once.
         """
         folder = self._folder
         if folder is None:
             return []
+        if monotonic() < self._again_at or self._hangs:
+            raise OSError(errno.EIO, "an earlier write has failed, or still hangs")
         extents: list[Extent] = []
         for piece in pieces:
             runs = self._pages.take(-(-len(piece) // PAGE_BYTES))
@@ -118,12 +132,14 @@ class Spool:
             self._broken = True
             self.free(*extents)
             if error.errno not in FULL:
+                self._pause()
                 raise
             return []
         except BaseException:
             self.free(*extents)
             raise
         self._broken = False
+        self._pause_s = 0.0
         return extents
 
     async def read(self, extent: Extent) -> bytes:
@@ -156,14 +172,23 @@ class Spool:
     async def _write_in_time(
         self, folder: Path, extents: Sequence[Extent], pieces: Sequence[bytes]
     ) -> None:
-        if self._overdue is not None and not self._overdue.done():
-            raise OSError(errno.EIO, "an earlier write still hangs")
         writing = self._in_thread(extents, lambda: self._write(folder, extents, pieces))
         await asyncio.wait({writing}, timeout=WRITE_S)
         if not writing.done():
             self._overdue = writing
+            writing.add_done_callback(lambda _: self._pause())  # counted from its end
             raise OSError(errno.EIO, f"a write takes longer than {WRITE_S:g} s")
         writing.result()
+
+    @property
+    def _hangs(self) -> bool:
+        return self._overdue is not None and not self._overdue.done()
+
+    def _pause(self) -> None:
+        """Write nothing for a while, from now or from the end of a write that hangs."""
+        if not self._hangs:
+            self._pause_s = min(max(2 * self._pause_s, PAUSE_S), MOST_PAUSE_S)
+            self._again_at = monotonic() + self._pause_s
 
     def _in_thread(self, extents: Sequence[Extent], function: Callable[[], T]) -> asyncio.Future[T]:
         """Run system calls for extents in a thread.

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import os
 import tempfile
 import threading
@@ -27,7 +28,14 @@ from streamer.eventlog.frames import frame, gap_frame
 from streamer.eventlog.joblog import Event, JobLog
 from streamer.eventlog.log import BLOCK_BYTES, INDEX_BYTES, SMALL_BYTES, Cursor, EventLog
 from streamer.eventlog.pages import PAGE_BYTES, Pages, Run
-from streamer.eventlog.spool import MOST_PARTS, THREADS, Extent, Spool
+from streamer.eventlog.spool import (
+    MOST_PARTS,
+    MOST_PAUSE_S,
+    PAUSE_S,
+    THREADS,
+    Extent,
+    Spool,
+)
 from streamer.eventlog.view import LogView
 from streamer.model.events import Complete, Error, Gap, JobEvent, Output, Status, decode, encode
 from tests.running import descriptors
@@ -487,9 +495,10 @@ async def test_a_disk_that_fails_is_told_by_a_gap(
     assert await none.write([b"x"]) == []
     await until_closed(tmp_path)
     gone = Spool(10_000_000, tmp_path / "missing")
-    for _ in range(2):
-        with pytest.raises(FileNotFoundError):
-            await gone.write([b"x"])
+    with pytest.raises(FileNotFoundError):
+        await gone.write([b"x"])
+    with pytest.raises(OSError, match="earlier write"):
+        await gone.write([b"x"])
     assert gone.used_bytes == 0
     assert caplog.text.count("cannot be kept on disk") == 1
 
@@ -646,6 +655,82 @@ async def test_a_write_that_fails_in_the_middle_takes_no_room(
     assert await log.spill(10**9) == ledger.disk > 600_000
     assert [event.id async for event in log.entries()] == list(range(1, 101))
     log.retire()
+    spool.close()
+
+
+class Trying:
+    """The module `os`, and the clock, for a disk whose writes take their time, or fail at once."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.tries = 0
+        self.failing = False
+        self.answers = threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def pwritev(self, fd: int, parts: list[memoryview], at: int) -> int:
+        self.tries += 1
+        if self.failing:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        self.answers.wait(60)
+        return os.pwritev(fd, parts, at)
+
+    async def tried(self, spool: Spool, seconds: float) -> list[bool]:
+        """Write once at the end of each second; return whether the disk was tried."""
+        found = []
+        for _ in range(int(seconds)):
+            self.now += 1
+            before = self.tries
+            with pytest.raises(OSError, match=r"write|output"):
+                await spool.write([b"x" * 5000])
+            found.append(self.tries > before)
+            assert spool.used_bytes <= 2 * PAGE_BYTES, "but for what is being written"
+        return found
+
+
+@pytest.fixture
+def trying(monkeypatch: pytest.MonkeyPatch) -> Trying:
+    disk = Trying()
+    monkeypatch.setattr("streamer.eventlog.spool.os", disk)
+    monkeypatch.setattr("streamer.eventlog.spool.monotonic", lambda: disk.now)
+    return disk
+
+
+async def test_a_disk_that_fails_is_tried_ever_less_often(tmp_path: Path, trying: Trying) -> None:
+    trying.failing = True
+    spool = Spool(10_000_000, tmp_path)
+    tried = await trying.tried(spool, 1000)
+    gaps = [second for second, now in enumerate(tried) if now]
+    assert gaps[:7] == [0, 1, 3, 7, 15, 31, 63]
+    assert {b - a for a, b in itertools.pairwise(gaps[6:])} == {int(MOST_PAUSE_S)}
+    trying.failing = False
+    trying.answers.set()
+    trying.now += MOST_PAUSE_S
+    (extent,) = await spool.write([b"y" * 5000])
+    assert await spool.read(extent) == b"y" * 5000
+    trying.failing = True
+    assert await trying.tried(spool, 4) == [True, True, False, True], "it begins anew"
+    spool.close()
+
+
+async def test_a_disk_that_hung_is_left_alone_for_a_while(
+    tmp_path: Path, trying: Trying, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each attempt may take ten seconds, in which no other log is written."""
+    monkeypatch.setattr("streamer.eventlog.spool.WRITE_S", 0.05)
+    spool = Spool(10_000_000, tmp_path)
+    assert await trying.tried(spool, 500) == [True] + 499 * [False]
+    trying.answers.set()
+    async with asyncio.timeout(20):
+        while spool.used_bytes:
+            await asyncio.sleep(0)
+    trying.now += PAUSE_S / 2
+    with pytest.raises(OSError, match="earlier write"):
+        await spool.write([b"x"])
+    trying.now += PAUSE_S / 2
+    (_,) = await spool.write([b"x"])
     spool.close()
 
 
