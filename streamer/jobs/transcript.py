@@ -95,9 +95,15 @@ class _Transcript:
         self.lock = asyncio.Lock()
         self.kept = True
         self.size = TRANSCRIPT_BYTES
-        self._texts = {"stdout": _Text(limit), "stderr": _Text(limit)}
+        self._limit = limit
+        self._begin()
+
+    def _begin(self) -> None:
+        self._texts = {"stdout": _Text(self._limit), "stderr": _Text(self._limit)}
         self._position = 0
         self._looked_through = 0
+        self._unread = False
+        """Whether events are missing that the log still has."""
 
     def measured(self) -> int:
         return TRANSCRIPT_BYTES + sum(text.measured() for text in self._texts.values())
@@ -105,6 +111,8 @@ class _Transcript:
     def texts(self) -> dict[str, object]:
         written = {name: text.finish() for name, text in self._texts.items()}
         cut = {f"{name}Truncated": text.cut for name, text in self._texts.items()}
+        if self._unread:
+            self._begin()  # the disk may work again when the next one asks
         return {**written, **cut}
 
     async def read_on(self, follow: Follow) -> None:
@@ -119,14 +127,15 @@ class _Transcript:
                             text.full = text.cut = True
                         return
                     self._looked_through += len(data)
-                    self._add(data)
+                    self._add(data, log.first_id)
                     cursor.advance(last)
                     self._position = last
                     await asyncio.sleep(0)  # a long log must not block others
 
-    def _add(self, data: bytes) -> None:
-        for _, kind, body, _ in split_frames(data):
+    def _add(self, data: bytes, first_id: int) -> None:
+        for number, kind, body, _ in split_frames(data):
             if kind == "gap":
+                self._unread |= number >= first_id
                 for text in self._texts.values():
                     text.cut = True
             elif kind == "output" and not self._texts[stream_of(body)].full:

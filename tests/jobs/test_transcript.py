@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
+import pytest
+
 from streamer.eventlog.joblog import JobLog
+from streamer.eventlog.spool import Spool
 from streamer.jobs.transcript import AT_ONCE, Transcripts
 from streamer.model.events import Output, encode
 
@@ -111,6 +117,43 @@ async def test_without_room_every_text_is_made_anew() -> None:
         sizes.append(log.bytes_read)
         assert transcripts.kept_bytes == 0
     assert sizes[0] == sizes[1] > 0
+
+
+async def test_what_could_not_be_read_is_read_when_it_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transcripts = Transcripts(10**6, 10**7)
+    spool = Spool(10**7, tmp_path)
+    log = JobLog(spool=spool)
+    for letter in "abcd":
+        write(log, letter * 70_000)
+    await log.spill(150_000)
+    whole = "".join(letter * 70_000 for letter in "abcd")
+
+    def fail(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("streamer.eventlog.spool._read", fail)
+        asked = (transcripts.text("job", lent(log)) for _ in range(2))
+        for text in await asyncio.gather(*asked):
+            assert str(text["stdout"]).endswith("d" * 70_000)
+            assert len(str(text["stdout"])) < len(whole)
+            assert text["stdoutTruncated"]
+    for _ in range(2):
+        text = await transcripts.text("job", lent(log))
+        assert (text["stdout"], text["stdoutTruncated"]) == (whole, False)
+    kept = sum(transcript.measured() for transcript in transcripts._kept.values())
+    assert kept == transcripts.kept_bytes
+    # What the log itself has dropped is gone for good, and is not looked for again.
+    log.drop_before(3)
+    short = Transcripts(10**6, 10**7)
+    for _ in range(2):
+        text = await short.text("job", lent(log))
+        assert (text["stdout"], text["stdoutTruncated"]) == ("c" * 70_000 + "d" * 70_000, True)
+    assert not next(iter(short._kept.values()))._unread
+    log.retire()
+    spool.close()
 
 
 async def test_a_long_log_holds_up_nobody() -> None:
