@@ -28,6 +28,7 @@ from streamer.doctor.hostfacts import (
 from streamer.doctor.lures import lay_lures
 from streamer.doctor.probes import PROBES, Probe
 from streamer.doctor.target import Finding, ProbeFailed, Target
+from streamer.engine.lifetime import closed
 from streamer.errors import BackendUnavailable, ConfigError
 from streamer.model.names import camel
 from streamer.sandbox.cgroups.tree import cgroup_tree
@@ -108,7 +109,7 @@ async def examine(config: Config) -> Report:
         with contextlib.suppress(BackendUnavailable):
             await backends.find_default()
             chosen = backends.default
-    await parts.engine.close()
+    await closed(parts.engine)
     offered = {chosen or config.sandbox.backend, *config.sandbox.allow}
     reports = []
     # One after another, so that the lures show which backend failed.

@@ -12,7 +12,7 @@ from streamer.bounded import ends_in, within
 from streamer.engine.interface import Engine
 from streamer.errors import ServiceError
 
-__all__ = ["answer_at_start", "name_of", "started"]
+__all__ = ["answer_at_start", "closed", "name_of", "started"]
 
 log: Final = logging.getLogger(__name__)
 
@@ -34,8 +34,13 @@ async def started(engine: Engine, folder: Path) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        if not await ends_in(CLOSE_S, engine.close()):
-            log.error("the engine %s did not close within %g s", name_of(engine), CLOSE_S)
+        await closed(engine)
+
+
+async def closed(engine: Engine) -> None:
+    """Close an engine, which need not have been started; do not wait for it without end."""
+    if not await ends_in(CLOSE_S, engine.close()):
+        log.error("the engine %s did not close within %g s", name_of(engine), CLOSE_S)
 
 
 async def answer_at_start(engine: Engine, method: str, call: Awaitable[None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -30,6 +31,7 @@ from streamer.doctor.hostfacts import (
 )
 from streamer.doctor.lures import marked_processes
 from streamer.doctor.report import examine
+from streamer.engine.memory.engine import MemoryEngine
 from tests.sandbox.templated import powerless
 
 ROOT = Path(streamer.__file__).parent.parent
@@ -281,6 +283,23 @@ def test_without_control_groups_a_requirement_of_them_fails_the_backend(
     assert bwrap["available"] is False
     assert "Delegate=yes" in bwrap["reason"]
     assert found.report["host"]["cgroup"]["reason"] == "sandbox.cgroup is off"
+
+
+async def test_an_engine_that_does_not_close_does_not_hold_up_the_report(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    close = MemoryEngine.close
+
+    async def hang(self: MemoryEngine) -> None:
+        await close(self)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(MemoryEngine, "close", hang)
+    monkeypatch.setattr("streamer.engine.lifetime.CLOSE_S", 0.01)
+    monkeypatch.setattr("streamer.doctor.report.PROBES", ())
+    report = await asyncio.wait_for(examine(Config()), 120)
+    assert {found.name for found in report.backends} >= {"bwrap", "firejail", "plain"}
+    assert "did not close within 0.01 s" in caplog.text
 
 
 def test_a_missing_backend_is_told_with_its_remedy_and_people_can_read_it(tmp_path: Path) -> None:
