@@ -91,16 +91,24 @@ class ProgramRun:
         pumping = asyncio.create_task(self._pump.run())
         pumping.add_done_callback(self._pump_ended)
         try:
-            end = await self._supervise(running, pumping, run.limits.wall_time_s)
-            self._on_end()
-            self._pump.read_rest()
-            async with asyncio.timeout(ENGINE_TIMEOUT_S):
-                await pumping
-                await self._flush()
+            try:
+                end = await self._supervise(running, pumping, run.limits.wall_time_s)
+            except Exception:
+                with contextlib.suppress(Exception):
+                    await self._write_rest(pumping)  # what it has written it has written
+                raise
+            await self._write_rest(pumping)
             return end
         finally:
             pumping.cancel()
             await asyncio.gather(pumping, return_exceptions=True)
+
+    async def _write_rest(self, pumping: asyncio.Task[None]) -> None:
+        self._on_end()
+        self._pump.read_rest()
+        async with asyncio.timeout(ENGINE_TIMEOUT_S):
+            await pumping
+            await self._flush()
 
     async def _supervise(
         self, running: Running, pumping: asyncio.Task[None], wall_time_s: float

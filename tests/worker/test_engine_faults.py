@@ -217,6 +217,40 @@ async def test_a_job_that_is_cut_off_has_its_end_though_the_engine_does_not_answ
     await asyncio.wait_for(begun[-1].over.wait(), 30)
 
 
+async def test_nothing_is_on_its_way_to_the_log_when_its_end_is_written(
+    open_service: OpenService, need: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    appending = asyncio.Event()
+
+    class Slow(Faulty):
+        """Does not answer an append for long."""
+
+        async def append(self, _: Sequence[tuple[str, bytes]]) -> None:
+            appending.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                calls.append("append ended")
+
+        async def finish(self, events: Sequence[tuple[str, bytes]]) -> bool:
+            calls.append("finish")
+            return await self._lease.finish(events)
+
+    service = await open_service(need("plain"))
+    make_faulty(service, monkeypatch, lambda lease: Slow(lease, {}))
+    begun: list[Execution] = []
+    service.worker.on_start = begun.append
+    await run_job(service, command=("true",))  # the claim that was under way
+    calls.clear()
+    job = await service.jobs.submit(JobSpec(command=("sh", "-c", "echo up; sleep 600")))
+    await asyncio.wait_for(appending.wait(), 30)
+    (task,) = (one for one, running in service.worker._running.items() if running is begun[-1])
+    task.cancel()
+    assert (await ended(job)).verdict == "error shutting_down"
+    assert calls == ["append ended", "finish"]
+
+
 @pytest.mark.parametrize("method", ["append", "state"])
 async def test_an_engine_that_does_not_answer_keeps_no_job_waiting(
     open_service: OpenService,
