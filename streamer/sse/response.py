@@ -33,6 +33,9 @@ MAX_SEND_TIMEOUT_S: Final = 86_400.0
 MOST_NOW: Final = 32 * 1024
 """What is written to an idle connection at once: less than what pauses its writer, 64 KiB."""
 
+STATUS_BYTES: Final = 64
+"""More than a status line takes."""
+
 ID_PARAMETERS: Final = ("lastEventId", "last_event_id", "evs_last_event_id")
 """Query parameters for clients that cannot set the header: ours, and those of polyfills."""
 
@@ -71,11 +74,20 @@ class StreamOptions:
 class StreamedResponse(web.StreamResponse):
     """What event streams and plain downloads have in common: a client that may leave."""
 
+    _held_bytes = 0
+    """The size of the headers while they wait for the first write."""
+
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Send the headers. Raises ConnectionResetError if the client has left."""
         if request.transport is None:
             raise ConnectionResetError("the client has left")
-        return await super().prepare(request)
+        writer = await super().prepare(request)
+        if not self._send_headers_immediately:
+            # With two bytes between name and value, two at the end; the status line is short.
+            self._held_bytes = STATUS_BYTES + sum(
+                len(name) + len(value.encode()) + 4 for name, value in self.headers.items()
+            )
+        return writer
 
     def hold_headers(self) -> None:
         """Send the headers with what is written first, in one packet; `Session.run` writes soon."""
@@ -93,7 +105,13 @@ class StreamedResponse(web.StreamResponse):
     @property
     def unsent_bytes(self) -> int:
         transport = None if self._req is None else self._req.transport
-        return 0 if transport is None else transport.get_write_buffer_size()
+        if transport is None:
+            return 0
+        if self._held_bytes and self._payload_writer is not None:
+            if not self._payload_writer.output_size:
+                return self._held_bytes + transport.get_write_buffer_size()
+            self._held_bytes = 0
+        return transport.get_write_buffer_size()
 
 
 class EventStream(StreamedResponse, EventSourceResponse):

@@ -9,6 +9,7 @@ written without waking it, as far as the socket takes them; so nothing can end u
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -65,7 +66,7 @@ class Answer(Protocol):
 
     @property
     def unsent_bytes(self) -> int:
-        """The written bytes that are still in the connection's buffer."""
+        """The written bytes that are in the connection's buffer, and headers before them."""
 
     @property
     def gone(self) -> bool:
@@ -84,8 +85,8 @@ class Answer(Protocol):
         """End the background task of the response, if it has one."""
 
 
-FRAMING_BYTES: Final = 1024
-"""At most what HTTP adds to a write: the size of a chunk, before the first one the headers."""
+FRAMING_BYTES: Final = 32
+"""At most what HTTP adds to a write: the size of a chunk, and its end."""
 
 
 @dataclass(eq=False)
@@ -171,16 +172,16 @@ class Session:
         what the source raises.
         """
         self._look_for_shortcut()
-        pending = self.response.opening(options)
         grace_s = options.grace_s if self.response.lingers else 0.0
-        begun = False
+        if not self._closing and not await self._begin(self.response.opening(options)):
+            return
+        pending = b""
         while not self._closing:
             data = await self.source.read()
             self._count_source()
             pending += self._urgent
             self._urgent = b""
-            if pending or data or not begun:
-                begun = True  # the headers go out with the first write, whatever is in it
+            if pending or data:
                 if not await self._write(pending + data):
                     return
                 self.source.sent()
@@ -195,6 +196,21 @@ class Session:
                     return  # without heartbeats to write it would never notice
                 pending = self.response.heartbeat
                 self.active_at = time.monotonic()
+
+    async def _begin(self, opening: bytes) -> bool:
+        """Write the headers, with what is there already, in one packet; False if nobody is there.
+
+        They do not wait for anything else: to read it may take long, or fail.
+        """
+        data = None
+        with contextlib.suppress(Exception):  # `read` meets it too, and raises it
+            data = self._read_now() if self._read_now is not None else None
+        if not await self._write(opening + (data or b"")):
+            return False
+        if data:
+            self.source.sent()
+        self.active_at = time.monotonic()
+        return True
 
     def _count_source(self) -> None:
         # One built-in source holds back what it has read: that of a paced replay.

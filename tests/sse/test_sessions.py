@@ -271,6 +271,78 @@ async def test_a_source_that_fails_cuts_the_stream() -> None:
         assert b"error page" not in peer.body
 
 
+class Disk(LogSource):
+    """The events of a log that have to be waited for."""
+
+    def __init__(self, cursor: Cursor, answers: asyncio.Event, *, fails: bool) -> None:
+        super().__init__(cursor)
+        self._answers = answers
+        self._fails = fails
+
+    async def read(self) -> bytes:
+        await self._answers.wait()
+        if self._fails:
+            raise LookupError("of the source")
+        return await super().read()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_the_headers_do_not_wait_for_the_first_read(*, fails: bool) -> None:
+    """It may take long or fail, and then too the client is told what it is that ends."""
+    sessions, events, answers = SessionMap(StreamOptions(grace_s=0)), EventLog(), asyncio.Event()
+    events.append([("e", b"x")], end=True)
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        with events.cursor() as cursor:
+            source = Disk(cursor, answers, fails=fails)
+            return await sessions.follow(request, "k", source, headers={"X-Own": "y"})
+
+    async with serving(handle) as port, Dialer(port) as dial:
+        peer = await dial()
+        assert (peer.status, peer.headers["x-own"]) == (200, "y")
+        assert (await peer.chunk()).startswith(b"retry: ")
+        answers.set()
+        if fails:
+            with pytest.raises(asyncio.IncompleteReadError):
+                await peer.rest()
+        else:
+            assert await peer.rest() == [("1", "e", "x")]
+
+
+async def test_headers_of_the_application_count_until_they_are_sent() -> None:
+    sessions, events = quick_map(), EventLog()
+    events.append([("e", b"x" * 100)])
+    held: list[int] = []
+
+    class Noted(EventStream):
+        async def write(self, data: bytes | bytearray | memoryview) -> None:
+            (session,) = sessions.of("k")
+            held.append(session.held_bytes)
+            assert sessions.outgoing.bytes == session.held_bytes
+            await super().write(data)
+            assert self.unsent_bytes == 0, "the client takes everything"
+            held.append(session.held_bytes)
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        large = {f"X-{number}": "é" * 2000 for number in range(5)}
+        with events.cursor() as cursor:
+            response = Noted(request, sessions.options, large)
+            response.hold_headers()
+            await sessions.send(request, response, "k", LogSource(cursor))
+        return response
+
+    async with serving(handle) as port, Dialer(port) as dial:
+        peer = await dial()
+        await peer.events()
+        events.append([("e", b"y" * 40_000)])
+        await peer.events()
+    # What is written, and what the connection copies of it with all that is before it.
+    headers = 5 * 4000
+    assert headers + 2 * 100 < held[0] < headers + 2 * 100 + 1000
+    assert held[1] == held[0], "until the end of the write"
+    assert 80_000 < held[2] < 80_300
+
+
 async def test_what_was_sent_is_let_go_of_before_what_is_next_is_read() -> None:
     """Reading may wait for the disk, and the bytes that were sent are no longer counted."""
     sessions, size = quick_map(), 8_000_000
