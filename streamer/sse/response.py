@@ -30,8 +30,8 @@ MAX_ID_DIGITS: Final = 16
 MAX_SEND_TIMEOUT_S: Final = 86_400.0
 """The timeout is also set in the kernel, which counts milliseconds in an int."""
 
-MOST_NOW: Final = 32 * 1024
-"""What is written to an idle connection at once: less than what pauses its writer, 64 KiB."""
+MOST_NOW: Final = 96 * 1024
+"""What is written to an idle connection at once: one read of a program's output, if it is text."""
 
 STATUS_BYTES: Final = 64
 """More than a status line takes."""

@@ -554,6 +554,119 @@ async def test_a_flood_of_large_events_stays_within_memory_and_disk(tmp_path: Pa
     await engine.close()
 
 
+async def until_spilled(engine: MemoryEngine) -> None:
+    """Wait until nothing is on its way to disk."""
+    async with asyncio.timeout(30):
+        while engine._retention._ahead:
+            await asyncio.sleep(0)
+
+
+async def test_a_flood_does_not_wait_for_a_disk_that_is_fast_enough(tmp_path: Path) -> None:
+    engine = make_engine(
+        retention=RetentionLimits(memory=4096 * KIB, log_memory=1024 * KIB),
+        spool=Spool(32 * 1024 * KIB, tmp_path),
+    )
+    lease = await started(engine)
+    log = engine._table.get(lease.job.job_id).log
+    for _ in range(200):
+        assert lease.append_now([output("x" * 64 * KIB)])
+        await until_spilled(engine)
+        assert log.frames_bytes <= 1024 * KIB / 2
+    assert log.frames_bytes > 100 * KIB, "the newest stay where readers have them at once"
+    assert log.disk_bytes > 200 * 64 * KIB - 1024 * KIB
+    await lease.finish([complete()])
+    assert [event.id async for event in log.entries()] == list(range(1, log.last_id + 1))
+    await engine.close()
+
+
+async def test_a_flood_goes_on_while_the_disk_writes_until_its_memory_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(32 * 1024 * KIB, tmp_path)
+    engine = make_engine(
+        retention=RetentionLimits(memory=4096 * KIB, log_memory=1024 * KIB), spool=spool
+    )
+    lease = await started(engine)
+    log = engine._table.get(lease.job.job_id).log
+    monkeypatch.setattr("streamer.eventlog.spool.os", disk := Hanging())
+    writing = 0
+    while lease.append_now([output("x" * 64 * KIB)]):
+        await asyncio.sleep(0)
+        writing += bool(spool.used_bytes)
+        assert log.frames_bytes <= 1024 * KIB, "what is being written is still in memory"
+    assert writing >= 4
+    assert log.frames_bytes > 900 * KIB
+    waiting = asyncio.create_task(lease.append([output("x" * 64 * KIB)]))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not waiting.done(), "now it is held"
+    disk.answers.set()
+    await asyncio.wait_for(waiting, 30)
+    assert log.frames_bytes < 900 * KIB
+    assert lease.append_now([output("x" * 64 * KIB)])
+    await lease.finish([complete()])
+    assert [event.id async for event in log.entries()] == list(range(1, log.last_id + 1))
+    await engine.close()
+
+
+@pytest.mark.parametrize("disk", ["none", "full", "failing"])
+async def test_what_goes_to_disk_early_deletes_nothing_there_and_is_not_tried_in_vain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: str
+) -> None:
+    spool = None if disk == "none" else Spool(1024 * KIB, tmp_path)
+    engine = make_engine(
+        retention=RetentionLimits(memory=2048 * KIB, log_memory=512 * KIB), spool=spool
+    )
+    if disk == "full":
+        while spool is not None and spool.used_bytes < 960 * KIB:
+            record = engine._table.get(await run_job(engine, 60_000))
+            await record.log.spill(10**9)
+            engine._table.spilled(record)
+    elif disk == "failing":
+        monkeypatch.setattr("streamer.eventlog.spool.os", Failing())
+    kept = (await engine.stats()).logs
+    lease = await started(engine)
+    log = engine._table.get(lease.job.job_id).log
+    spilled: list[int] = []
+    spill = log.spill
+
+    async def noted(size: int) -> int:
+        spilled.append(size)
+        return await spill(size)
+
+    monkeypatch.setattr(log, "spill", noted)
+    while lease.append_now([output("x" * 8 * KIB)]):
+        await until_spilled(engine)
+    assert log.frames_bytes > 480 * KIB
+    assert len(spilled) <= 3, "and not at each append"
+    assert (await engine.stats()).logs == kept + 1
+    # When it must be, what is old makes room.
+    await lease.append([output("x" * 8 * KIB)])
+    if disk == "full":
+        assert log.frames_bytes < 480 * KIB
+        assert (await engine.stats()).logs < kept + 1
+    await engine.close()
+
+
+async def test_an_engine_that_is_closed_leaves_nothing_on_its_way_to_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(4096 * KIB, tmp_path)
+    engine = make_engine(
+        retention=RetentionLimits(memory=2048 * KIB, log_memory=512 * KIB), spool=spool
+    )
+    lease = await started(engine)
+    monkeypatch.setattr("streamer.eventlog.spool.os", disk := Hanging())
+    while not spool.used_bytes:
+        assert lease.append_now([output("x" * 64 * KIB)])
+        await asyncio.sleep(0)
+    (task,) = engine._retention._ahead.values()
+    await asyncio.wait_for(engine.close(), 30)
+    assert task.done()
+    assert not engine._retention._ahead
+    disk.answers.set()
+
+
 async def test_an_append_without_a_wait_needs_the_lease() -> None:
     engine = make_engine()
     lease = await started(engine)

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,7 +38,17 @@ from streamer.eventlog.spool import (
     Spool,
 )
 from streamer.eventlog.view import LogView
-from streamer.model.events import Complete, Error, Gap, JobEvent, Output, Status, decode, encode
+from streamer.model.events import (
+    LARGE_CHARS,
+    Complete,
+    Error,
+    Gap,
+    JobEvent,
+    Output,
+    Status,
+    decode,
+    encode,
+)
 from tests.running import descriptors
 
 T = TypeVar("T")
@@ -266,6 +277,28 @@ def test_output_cannot_forge_a_frame(text: str) -> None:
     assert event.data == text
     # Some clients split with str.splitlines, which splits at more characters.
     assert len(data.decode().splitlines()) == 4
+
+
+@given(
+    st.builds(
+        Output,
+        st.sampled_from(["stdout", "stderr"]),
+        st.text(max_size=20).map(lambda text: text * (LARGE_CHARS // max(len(text), 1) + 2)),
+        st.integers(0, 10**9),
+        st.sampled_from(["compile", "run"]),
+        st.booleans(),
+        st.sampled_from([None, "base64"]),
+    )
+)
+@settings(deadline=None)
+def test_a_large_output_is_encoded_like_any_other(event: Output) -> None:
+    kind, data = encode(event)
+    assert (kind, decode(kind, data)) == ("output", event)
+    assert len(event.data) > LARGE_CHARS or not event.data
+    plain = msgspec.json.encode(event)
+    for raw, escaped in ("\x85", b"\\u0085"), ("\u2028", b"\\u2028"), ("\u2029", b"\\u2029"):
+        plain = plain.replace(raw.encode(), escaped)
+    assert data == plain
 
 
 async def test_a_read_ends_soon_after_its_size() -> None:

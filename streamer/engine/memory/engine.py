@@ -244,6 +244,7 @@ class MemoryEngine:
             self._table.end(record, [encode(SHUT_DOWN)])
         self._closed = True
         self._table.bell.set()
+        await self._retention.close()
         self._spool.close()
 
     @property

@@ -70,6 +70,8 @@ class Record:
     result: tuple[str, bytes] | None = None
     sent: int = 0
     """The highest number of what was sent to it."""
+    spills_ahead: bool = True
+    """Whether its events go to disk before they must: not after that was in vain."""
 
     @property
     def job_id(self) -> str:

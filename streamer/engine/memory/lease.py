@@ -61,6 +61,7 @@ class MemoryLease:
         if not self._retention.has_room(self._record, size):
             return False
         self._table.write(self._record, events)
+        self._retention.spill_ahead(self._record)
         return True
 
     @property

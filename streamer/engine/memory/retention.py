@@ -43,6 +43,8 @@ class Retention:
         self._limits = limits
         self._waits = limits.on_full == "wait"
         self._turn = asyncio.Lock()
+        self._ahead: dict[Record, asyncio.Task[None]] = {}
+        """What moves events of running jobs to disk while they write on."""
 
     async def enforce(self, record: Record) -> None:
         """Bring everything within the limits after an append to a log."""
@@ -52,11 +54,30 @@ class Retention:
                 if events.frames_bytes > limits.log_memory:
                     with contextlib.suppress(OSError):
                         # More than necessary, or a flood would move a little at every append.
-                        await self._spill(record, events.frames_bytes - limits.log_memory // 2)
+                        size = events.frames_bytes - limits.log_memory // 2
+                        record.spills_ahead = await self._spill(record, size) > 0
                 while self._excess > 0 and await self._relieve(self._excess + limits.memory // 16):
                     pass
         if events.size_bytes > limits.log:
             events.drop(events.size_bytes - limits.log, self._droppable(record))
+
+    def spill_ahead(self, record: Record) -> None:
+        """Begin to move old events to disk before a log is full, so that its job need not wait.
+
+        What is being written is still in memory, and counts.
+        """
+        if (
+            record.log.frames_bytes > self._limits.log_memory // 2
+            and record.spills_ahead
+            and record not in self._ahead
+        ):
+            task = self._ahead[record] = asyncio.create_task(self._spill_ahead(record))
+            task.add_done_callback(lambda _: self._ahead.pop(record))
+
+    async def close(self) -> None:
+        for task in self._ahead.values():
+            task.cancel()
+        await asyncio.gather(*self._ahead.values(), return_exceptions=True)
 
     def has_room(self, record: Record, size: int) -> bool:
         """Whether everything would be within the limits after an append of `size` bytes."""
@@ -113,6 +134,16 @@ class Retention:
             if not (self._table.drop_forgotten() or self._table.forget_oldest(on_disk=True)):
                 break
         return 0
+
+    async def _spill_ahead(self, record: Record) -> None:
+        """Move events to disk, if it has room: nothing is deleted there before it must be."""
+        async with self._turn:
+            size = record.log.frames_bytes - self._limits.log_memory // 4
+            if size > 0:
+                record.spills_ahead = False  # without a disk it would be tried at each append
+                with contextlib.suppress(OSError):  # `enforce` does what is to be done then
+                    record.spills_ahead = await record.log.spill(size) > 0
+                self._table.spilled(record)
 
     def _droppable(self, record: Record) -> int | None:
         """Return the last event that may be dropped; None if any may."""
