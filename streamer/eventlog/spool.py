@@ -145,9 +145,15 @@ class Spool:
     async def read(self, extent: Extent) -> bytes:
         """Read an extent. Raises OSError if the disk fails, or if the extent was freed meanwhile.
 
-        Only `AT_ONCE` at a time: with many readers, threads read faster than a busy event loop
-        hands the data on, and no limit counts data that waits for that.
+        Without a thread if the system still has it in memory, which takes a tenth of the time.
+        Otherwise only `AT_ONCE` at a time: with many readers, threads read faster than a busy event
+        loop hands the data on, and no limit counts data that waits for that.
         """
+        await asyncio.sleep(0)  # others have their turns, however fast the reader's client is
+        if not extent.freed and self._folder is not None:
+            data = _read_now(self._fd, extent)
+            if data is not None:
+                return data
         async with self._reading:
             if extent.freed or self._folder is None:
                 raise OSError(errno.EBADF, "these events were dropped")
@@ -245,6 +251,21 @@ class Spool:
             if self._fd >= 0 and not self._calls and not self._pages.used:
                 os.close(self._fd)
                 self._fd = -1
+
+
+def _read_now(fd: int, extent: Extent) -> bytes | None:
+    """Read an extent that is in the page cache as a whole; None if it is not, or on failure."""
+    buffer = bytearray(extent.size)
+    rest = memoryview(buffer)
+    try:
+        for first, count in extent.runs:
+            part = rest[: count * PAGE_BYTES]
+            if os.preadv(fd, [part], first * PAGE_BYTES, os.RWF_NOWAIT) < len(part):
+                return None
+            rest = rest[len(part) :]
+    except OSError:  # EAGAIN; EOPNOTSUPP of a file system that cannot tell
+        return None
+    return bytes(buffer)
 
 
 def _read(fd: int, extent: Extent) -> bytes:

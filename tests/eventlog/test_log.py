@@ -360,13 +360,26 @@ async def test_a_cursor_needs_only_what_a_view_declares() -> None:
     assert (cursor.lag, cursor.position) == (0, 2)
 
 
+async def at_the_disk() -> None:
+    """Let what reads from the spool come to where it waits for the disk."""
+    for _ in range(2):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def cold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing of the spool be in the page cache: every read waits for the disk."""
+    monkeypatch.setattr("streamer.eventlog.spool._read_now", lambda *_: None)
+
+
+@pytest.mark.usefixtures("cold")
 async def test_events_that_are_dropped_under_a_reader_are_said_to_be_gone(tmp_path: Path) -> None:
     spool = Spool(10_000_000, tmp_path)
     log = JobLog(spool=spool)
     log.append([encode(Output("stdout", "x" * 8000, number, "run")) for number in range(100)])
     assert await log.spill(400_000) >= 400_000
     reading = asyncio.create_task(log.read(0))
-    await asyncio.sleep(0)  # it is at the disk now
+    await at_the_disk()
     log.drop(log.size_bytes)
     data, last = await reading
     numbers = [number for number, kind, _ in parse_stream(data) if kind == "output"]
@@ -425,12 +438,13 @@ async def test_what_is_freed_on_disk_is_used_again_at_once(tmp_path: Path) -> No
     await until_closed(tmp_path)
 
 
+@pytest.mark.usefixtures("cold")
 async def test_what_is_being_read_is_not_written_over(tmp_path: Path) -> None:
     spool = Spool(16 * PAGE_BYTES, tmp_path)
     for _ in range(50):
         [extent] = await spool.write([b"a" * (16 * PAGE_BYTES)])
         reading = asyncio.create_task(spool.read(extent))
-        await asyncio.sleep(0)  # it is at the disk now
+        await at_the_disk()
         spool.free(extent)
         for other in await spool.write([b"b" * PAGE_BYTES]):
             spool.free(other)
@@ -466,10 +480,13 @@ def _numbers(runs: list[Run]) -> list[int]:
     return [number for first, length in runs for number in range(first, first + length)]
 
 
+@pytest.mark.parametrize("cached", [False, True])
 async def test_few_pieces_are_read_from_disk_before_their_readers_come_to_take_them(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, cached: bool
 ) -> None:
     """While the loop is busy, threads would otherwise read for all readers."""
+    if not cached:
+        monkeypatch.setattr("streamer.eventlog.spool._read_now", lambda *_: None)
     readers, size = 200, BLOCK_BYTES
     spool = Spool(readers * size, tmp_path)
     extents = await spool.write([b"x" * size for _ in range(readers)])
@@ -495,13 +512,14 @@ async def test_few_pieces_are_read_from_disk_before_their_readers_come_to_take_t
     spool.close()
 
 
+@pytest.mark.usefixtures("cold")
 async def test_who_waits_for_the_disk_reads_nothing_that_was_freed_meanwhile(
     tmp_path: Path,
 ) -> None:
     spool = Spool(64 * PAGE_BYTES, tmp_path)
     extents = await spool.write([b"a" * PAGE_BYTES for _ in range(64)])
     readings = [asyncio.create_task(spool.read(extent)) for extent in extents]
-    await asyncio.sleep(0)  # the first ones are at the disk now
+    await at_the_disk()  # the first ones
     for extent in extents:
         spool.free(extent)
     others = await spool.write([b"b" * PAGE_BYTES for _ in range(32)])
@@ -559,7 +577,7 @@ async def test_a_read_that_fails_takes_nothing_from_other_readers(
     on_disk = ledger.disk
     _, after = await log.read(0)
     with monkeypatch.context() as patch:
-        patch.setattr("streamer.eventlog.spool.os", Failing("pread"))
+        patch.setattr("streamer.eventlog.spool.os", Failing("pread", "preadv"))
         gap, *rest = [event async for event in log.entries(after)]
     assert isinstance(gap.data, Gap)
     assert (gap.data.from_, gap.data.to) == (after + 1, gap.id)
@@ -636,7 +654,8 @@ class Watched:
             return found
 
         def call(*args: Any) -> Any:
-            assert threading.current_thread() is not threading.main_thread(), name
+            here = threading.current_thread() is threading.main_thread()
+            assert not here or (name == "preadv" and args[-1] == os.RWF_NOWAIT), name
             self.called.add(name)
             return found(*args)
 
@@ -654,12 +673,14 @@ async def test_no_call_that_may_wait_for_the_disk_is_made_on_the_loop(
     log.append([encode(complete())])
     assert await log.spill(10**9)
     assert [event.id async for event in log.entries()] == list(range(1, 102))
+    monkeypatch.setattr("streamer.eventlog.spool._read_now", lambda *_: None)
+    assert [event.id async for event in log.entries()] == list(range(1, 102))
     log.retire()
     await until_closed(tmp_path)
     [_] = await spool.write([b"x"])
     spool.close()
     await until_closed(tmp_path)
-    assert watched.called >= {"open", "fstatvfs", "pwritev", "pread", "close"}
+    assert watched.called >= {"open", "fstatvfs", "pwritev", "preadv", "pread", "close"}
 
 
 async def test_a_write_that_fails_in_the_middle_takes_no_room(
@@ -899,6 +920,57 @@ async def test_an_append_from_another_thread_fails_and_silences_nobody() -> None
     assert heard == [2]
 
 
+async def test_what_the_system_has_in_memory_is_read_without_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(200 * PAGE_BYTES, tmp_path)
+    pieces = [bytes([number]) * (number * 500 + 1) for number in range(40)]
+    extents = await spool.write(pieces)
+    spool.free(*extents[::2])
+    # In all the holes between.
+    more = [b"x" * (20 * PAGE_BYTES - 5)]
+    found = [*zip(extents[1::2], pieces[1::2], strict=True)]
+    found += zip(await spool.write(more), more, strict=True)
+    assert len(found[-1][0].runs) > 3
+    others = 0
+
+    async def count() -> None:
+        nonlocal others
+        while True:
+            others += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    with monkeypatch.context() as patch:
+        patch.setattr("streamer.eventlog.spool._read", None)
+        for extent, piece in found:
+            before = others
+            data = await spool.read(extent)
+            assert (data, type(data)) == (piece, bytes)
+            assert others > before, "who reads does not keep the others from their turns"
+    counting.cancel()
+
+    class Partly:
+        """The module `os` for a system that has only a part in memory, or cannot tell."""
+
+        def __init__(self, answer: int) -> None:
+            self.answer = answer
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(os, name)
+
+        def preadv(self, *_: object) -> int:
+            if self.answer > 0:
+                return self.answer
+            raise OSError(-self.answer, os.strerror(-self.answer))
+
+    for answer in (1, -errno.EAGAIN, -errno.EOPNOTSUPP):
+        monkeypatch.setattr("streamer.eventlog.spool.os", Partly(answer))
+        for extent, piece in found:
+            assert await spool.read(extent) == piece
+    spool.close()
+
+
 async def test_a_read_that_hangs_keeps_nobody_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -913,6 +985,7 @@ async def test_a_read_that_hangs_keeps_nobody_waiting(
     with monkeypatch.context() as patch:
         patch.setattr("streamer.eventlog.spool.READ_S", 0.05)
         patch.setattr("streamer.eventlog.spool._read", hang)
+        patch.setattr("streamer.eventlog.spool._read_now", lambda *_: None)
         for _ in range(20):  # more than may read at a time
             with pytest.raises(OSError, match="a read takes longer"):
                 await asyncio.wait_for(spool.read(extent), 30)
@@ -1000,11 +1073,12 @@ async def test_an_append_that_fails_keeps_nothing() -> None:
     assert (log.last_id, log.memory_bytes) == (0, 0)
 
 
+@pytest.mark.usefixtures("cold")
 async def test_a_spool_that_is_closed_in_use_leaves_no_file(tmp_path: Path) -> None:
     spool = Spool(10_000_000, tmp_path)
     [extent] = await spool.write([b"x" * 1000])
     reading = asyncio.create_task(spool.read(extent))
-    await asyncio.sleep(0)  # it is at the disk now
+    await at_the_disk()
     spool.close()
     spool.free(extent)
     assert await reading == b"x" * 1000
