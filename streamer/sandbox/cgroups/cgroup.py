@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import logging
 import os
 from abc import ABC, abstractmethod
@@ -65,15 +66,17 @@ class Cgroup(ABC):
         They change once the group was killed.
         """
 
-    @property
-    @abstractmethod
+    @functools.cached_property
     def limits_swap(self) -> bool:
         """Whether its memory limit is one of swap too, which the kernel may not account."""
+        return self._has("memory.swap.max", "memory.memsw.limit_in_bytes")
 
-    @property
+    @functools.cached_property
     def shares_processors(self) -> bool:
         """Whether it gets the same share of the processors as every other group."""
-        names = ("cpu.shares", "cpu.weight")
+        return self._has("cpu.weight", "cpu.shares")
+
+    def _has(self, *names: str) -> bool:
         return any((folder / name).exists() for folder in self.folders for name in names)
 
     @property

@@ -52,10 +52,6 @@ class CgroupV1(Cgroup):
         return [files.fd("tasks") for files in self._files]
 
     @property
-    def limits_swap(self) -> bool:
-        return (self.folders[0] / "memory.memsw.limit_in_bytes").exists()
-
-    @property
     def _pids_max(self) -> Path:
         return self.folders[1] / "pids.max"
 

@@ -49,10 +49,6 @@ class CgroupV2(Cgroup):
         return (f"--start-in={self.folders[0]}",)
 
     @property
-    def limits_swap(self) -> bool:
-        return (self.folders[0] / "memory.swap.max").exists()
-
-    @property
     def clone_folder(self) -> str:
         """The group, for the reason that `entry` has, and with its exception."""
         return "" if self._killed else str(self.folders[0])

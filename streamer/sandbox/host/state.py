@@ -51,7 +51,7 @@ class StateFolder:
         It takes a millisecond, so it is repeated only if a name in /etc was added or removed.
         """
         key = (read_only, etc, network)
-        changed = Path("/etc").stat().st_mtime_ns
+        changed = os.stat("/etc").st_mtime_ns  # noqa: PTH116 - for each job, so quickly
         if key not in self._shown or self._shown[key][0] != changed:
             self._shown[key] = (changed, shown(self.host, read_only, etc, network=network))
         return self._shown[key][1]
