@@ -7,50 +7,77 @@ the same system call filter, and the same version of streamer.
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from dataclasses import fields, is_dataclass
+from collections.abc import Sequence
+from dataclasses import astuple, fields, is_dataclass
+from typing import Final, Protocol
 
 import msgspec
 
 from streamer import __version__
-from streamer.model.job import ResolvedJob
+from streamer.model.job import Limits, Phase, ResolvedJob
 from streamer.sandbox.seccomp import job_filter
 from streamer.spi import Backend
 
-__all__ = ["policy_digest"]
+__all__ = ["PolicyDigest", "policy_digest"]
+
+KEPT: Final = 256
+"""The digests that are kept for jobs with the same limits, by backend."""
+
+
+class PolicyDigest(Protocol):
+    def __call__(self, job: ResolvedJob, *, from_template: bool = False) -> str:
+        """Return the SHA-256, in hexadecimal, of everything that confines the job.
+
+        `from_template` says whether a template has made its sandbox.
+        """
 
 
 def policy_digest(
-    job: ResolvedJob,
-    backend: Backend,
-    cgroup_level: str | None,
-    *,
-    strict_filter: bool,
-    from_template: bool = False,
-) -> str:
-    """Return the SHA-256, in hexadecimal, of everything that confines the job.
-
-    `from_template` says whether a template has made its sandbox.
-    """
+    backend: Backend, cgroup_level: str | None, *, strict_filter: bool
+) -> PolicyDigest:
+    """Return a function that returns the digests of a backend's jobs."""
     counted = cgroup_level is not None
     filtered = None
     if backend.gated:
         filtered = job_filter(whole=backend.seccomp, memfd=counted, strict=strict_filter)
-    document = {
+    of_all = {
         "version": __version__,  # what a backend's arguments allow changes with it
         "backend": backend.name,
         "options": {name: getattr(backend, name) for name in _options(backend)},
-        "limits": [[step.phase, step.limits] for step in job.steps],
         "cgroup": cgroup_level,
         "filter": hashlib.sha256(filtered or b"").hexdigest(),
-        "sandbox": "template" if from_template else "own",
-        "network": job.network,
-        "allowHosts": job.allow_hosts,
-        "readOnly": job.read_only,
-        "etc": job.etc,
     }
-    text = msgspec.json.encode(document, order="sorted")
-    return hashlib.sha256(text).hexdigest()
+
+    @functools.lru_cache(KEPT)
+    def digest(
+        limits: Sequence[tuple[Phase, Limits]],
+        sandbox: str,
+        network: bool,  # noqa: FBT001 - lru_cache is fastest with positional arguments
+        allow_hosts: Sequence[str],
+        read_only: Sequence[str],
+        etc: Sequence[str],
+    ) -> str:
+        document = {
+            **of_all,
+            # Equal limits give equal text: 5 and 5.0 do.
+            "limits": [[phase, [*map(float, astuple(most))]] for phase, most in limits],
+            "sandbox": sandbox,
+            "network": network,
+            "allowHosts": allow_hosts,
+            "readOnly": read_only,
+            "etc": etc,
+        }
+        text = msgspec.json.encode(document, order="sorted")
+        return hashlib.sha256(text).hexdigest()
+
+    def of_job(job: ResolvedJob, *, from_template: bool = False) -> str:
+        limits = tuple((step.phase, step.limits) for step in job.steps)
+        sandbox = "template" if from_template else "own"
+        return digest(limits, sandbox, job.network, job.allow_hosts, job.read_only, job.etc)
+
+    return of_job
 
 
 def _options(backend: object) -> list[str]:

@@ -21,7 +21,7 @@ from streamer.sandbox.pool import Pool
 from streamer.sandbox.registry import Backends
 from streamer.worker.execution import Execution, ExecutionSettings
 from streamer.worker.host import WorkerHost
-from streamer.worker.policy import policy_digest
+from streamer.worker.policy import PolicyDigest, policy_digest
 from streamer.worker.program import Patience
 from streamer.worker.verdict import StopReason
 from streamer.worker.writer import ENGINE_TIMEOUT_S, finish, repeated
@@ -69,6 +69,8 @@ class Worker:
             on_output_limit=config.streams.on_output_limit,
         )
         self._strict = config.sandbox.seccomp == "strict"
+        self._policies: dict[str, PolicyDigest] = {}
+        """The digests of policies, by backend."""
         self._running: dict[asyncio.Task[None], Execution] = {}
         self._refusing: set[asyncio.Task[bool]] = set()
         self._hurried = asyncio.Event()
@@ -222,10 +224,7 @@ class Worker:
     def _start(self, lease: Lease) -> None:
         assert self.pool is not None
         name = lease.job.backend
-        backend = self.backends[name]
-        policy = partial(
-            policy_digest, lease.job, backend, self.cgroup_level, strict_filter=self._strict
-        )
+        policy = partial(self._policy(name), lease.job)
         execution = Execution(lease, self.pool, self._settings, policy, self._changed.set)
         self.on_start(execution)
         task = asyncio.create_task(execution.run(), name=f"streamer-job-{lease.job.job_id}")
@@ -240,6 +239,13 @@ class Worker:
             self._look_again()
 
         task.add_done_callback(ended)
+
+    def _policy(self, backend: str) -> PolicyDigest:
+        if backend not in self._policies:
+            self._policies[backend] = policy_digest(
+                self.backends[backend], self.cgroup_level, strict_filter=self._strict
+            )
+        return self._policies[backend]
 
     async def _keep_leases(self) -> None:
         """Renew the leases, and stop jobs that may have been given to another worker."""
@@ -321,10 +327,11 @@ class Worker:
         except Exception:
             log.exception("a call of the engine failed: %s; trying again", name)
             self._failing.add(name)
-            answer = None
-        else:
-            self._failing.discard(name)
-        self._look_again()
+            self._look_again()
+            return None
+        if name in self._failing:
+            self._failing.remove(name)
+            self._look_again()
         return answer
 
     def _ended(self, task: asyncio.Task[None]) -> None:

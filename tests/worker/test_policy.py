@@ -1,0 +1,59 @@
+"""The digest of a policy: whatever confines a job changes it, and nothing else does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from sandboxes.bwrap import Bwrap
+from sandboxes.plain import Plain
+from streamer.model.job import Limits, Phase, ResolvedJob, Step
+from streamer.worker.policy import PolicyDigest, policy_digest
+
+LIMITS = Limits(wall_time_s=5)
+STEP = Step(Phase.RUN, ("true",), LIMITS)
+JOB = ResolvedJob("j", None, "bwrap", (STEP,))
+
+
+@pytest.fixture
+def digest() -> PolicyDigest:
+    return policy_digest(Bwrap(), "cgroup-v1", strict_filter=False)
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        replace(JOB, steps=(replace(STEP, limits=replace(LIMITS, processes=7)),)),
+        replace(JOB, steps=(replace(STEP, phase=Phase.COMPILE),)),
+        replace(JOB, steps=(STEP, STEP)),
+        replace(JOB, network=True),
+        replace(JOB, allow_hosts=("example.org",)),
+        replace(JOB, read_only=("/opt",)),
+        replace(JOB, etc=("php",)),
+    ],
+    ids=["limits", "phase", "steps", "network", "hosts", "paths", "etc"],
+)
+def test_what_confines_a_job_is_in_it(digest: PolicyDigest, job: ResolvedJob) -> None:
+    before = digest(JOB)
+    assert digest(job) != before
+    assert digest(JOB) == before
+
+
+def test_the_worker_is_in_it(digest: PolicyDigest) -> None:
+    others = [
+        digest(JOB, from_template=True),
+        policy_digest(Bwrap(tmp_bytes=4096), "cgroup-v1", strict_filter=False)(JOB),
+        policy_digest(Bwrap(), "cgroup-v1", strict_filter=True)(JOB),
+        policy_digest(Bwrap(), None, strict_filter=False)(JOB),
+        policy_digest(Plain(), "cgroup-v1", strict_filter=False)(JOB),
+    ]
+    assert len({digest(JOB), *others}) == 6
+
+
+def test_what_a_job_runs_is_not_and_equal_limits_are_equal(digest: PolicyDigest) -> None:
+    written = replace(LIMITS, wall_time_s=5.0)
+    other = replace(JOB, job_id="k", steps=(Step(Phase.RUN, ("false",), written),), stdin=b"x")
+    # Another worker has seen the second one first.
+    fresh = policy_digest(Bwrap(), "cgroup-v1", strict_filter=False)
+    assert fresh(other) == digest(JOB) == digest(other)
