@@ -203,7 +203,6 @@ def test_what_is_in_swap_counts(mine: int, cause: bytes, tmp_path: Path) -> None
         strings = b"".join(os.fsencode(word) + b"\0" for word in (str(tmp_path), *argv))
         head = struct.pack("<QQQIIIII", 0, 64 * 2**20, 0, 0, 0, 0, len(argv), 0)
         init.send(b"R", head + strings)
-        assert init.read()[0] == b"S"
         if cause == b"k":
             # Shared memory counts in part: it was measured a second time, and allowed.
             os.read(reads, 4096)

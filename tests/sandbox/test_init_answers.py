@@ -56,7 +56,6 @@ def test_it_opens_a_path_while_a_program_runs(init: Init, tmp_path: Path) -> Non
     (tmp_path / "f").write_text("content")
     init.send_stdio()
     init.send(b"R", run_frame("/bin/sleep", "600"))
-    assert init.read()[0] == b"S"
     number, (fd,) = asked(init, b"f")
     os.close(fd)
     assert number == 0
@@ -81,7 +80,7 @@ def test_it_adds_up_what_its_programs_have_used(init: Init, tmp_path: Path) -> N
         init.send_stdio()
         busy = "import time\nwhile time.process_time() < 0.05: pass"
         init.send(b"R", run_frame("/usr/bin/env", "python3", "-c", busy))
-        assert (init.read()[0], init.read()[0]) == (b"S", b"X")
+        assert init.read()[0] == b"X"
         sums.append(used(init)[0])
     assert sums == sorted(sums)
     assert sums[-1] >= 150_000

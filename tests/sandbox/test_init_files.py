@@ -57,7 +57,7 @@ def test_once_it_has_told_of_a_file_that_failed_it_goes_on_as_before(
     assert init.files_written() == errno.EISDIR
     init.send_stdio()
     init.send(b"R", run_frame("/bin/touch", str(tmp_path / "ran")))
-    assert (init.read()[0], init.read()[0]) == (b"S", b"X")
+    assert init.read()[0] == b"X"
     init.send(b"F", struct.pack("<I", 0o644) + b"a\0content")
     assert init.files_written() == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "ran", "taken"]

@@ -17,7 +17,7 @@ to it   what                                                       its answer
                                                                    the descriptor
 ``U``   ask what is used                                           ``U``
 ``D``   carries the three descriptors of the next program          in the answer to ``R``
-``R``   run a program                                              ``S`` started, or ``E``
+``R``   run a program                                              ``E`` if it fails
 ``S``   signal it; ``K``: kill all of it                           ``X``, once all of it is dead
 ======  =========================================================  =============================
 

@@ -211,6 +211,5 @@ int start_job(unsigned char *data, size_t size)
         job.pid = 0;
         return 0;
     }
-    tell('S', NULL, 0);
     return 1;
 }
