@@ -60,7 +60,7 @@ class Running:
 
     async def close(self) -> None:
         """Stop following; both futures fail if they are not done."""
-        if self._following is not None:
+        if self._following is not None and not self._following.done():
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
         self._fail(SandboxFailure("the sandbox was closed"))

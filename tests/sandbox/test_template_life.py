@@ -286,5 +286,5 @@ async def test_the_hello_of_a_job_may_come_before_the_templates_answer(
         with pytest.raises(SandboxFailure, match="hello"):
             await child.open_init(os.getpid())
         child.kill()
-        await child.wait()
+        await child.ended
         assert await process.wait() == -signal.SIGKILL

@@ -142,7 +142,8 @@ class InitChannel:
         """Close the socket: the init kills what is left and exits."""
         if self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock.fileno())
-            self._loop.remove_writer(self._sock.fileno())
+            if self._room is not None:
+                self._loop.remove_writer(self._sock.fileno())
             self._sock.close()
             if self._room is not None:
                 _answer(self._room, None)  # what is being sent fails then

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from streamer.bounded import ends_in
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits, SourceFile
 from streamer.sandbox.drivers import protocol
@@ -50,14 +49,18 @@ STDERR_BYTES: Final = 4096
 class Wrapper(Protocol):
     """The process that has started the init, or is the init; the sandbox ends with it."""
 
+    is_init: ClassVar[bool]
+    """Whether it is the init itself."""
+
     @property
     def pid(self) -> int: ...
 
     @property
     def exit_code(self) -> int | None: ...
 
-    async def wait(self) -> int:
-        """Wait until it has ended."""
+    @property
+    def ended(self) -> asyncio.Future[int]:
+        """Done once it has ended. Do not cancel it: use `asyncio.wait`."""
 
     def kill(self) -> None: ...
 
@@ -133,7 +136,8 @@ class Gated:
         self._run_flags = by_group | (protocol.WALK_DISK if walk_disk else 0)
         self._init_pid = 0
         self._init_pidfd = -1
-        self._init_ended = asyncio.Event()
+        self._init_ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        """Done when its pidfd says so: pid 1 is gone only after all of its namespace."""
         self._started = 0.0
         self._taken_down = False
         self.has_init = True
@@ -163,24 +167,23 @@ class Gated:
 
     async def come_up(self) -> None:
         """Wait for the init. Raises `SandboxFailure` if the sandbox ends without its answer."""
-        exited = asyncio.ensure_future(self._wrapper.wait())
-        hello = self.channel.greeted
-        try:
-            await asyncio.wait(
-                {exited, hello}, timeout=START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED
+        ended, hello = self._wrapper.ended, self.channel.greeted
+        await asyncio.wait(
+            {ended, hello}, timeout=START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED
+        )
+        if not hello.done() and not ended.done():
+            raise SandboxFailure(
+                f"the init gave no answer within {START_TIMEOUT_S:g} s: does the wrapper start "
+                "it, and pass standard input on?"
             )
-            if not hello.done() and not exited.done():
-                raise SandboxFailure(
-                    f"the init gave no answer within {START_TIMEOUT_S:g} s: does the wrapper start "
-                    "it, and pass standard input on?"
-                )
-            if not hello.done():
-                raise SandboxFailure("the sandbox did not start")
-            self._init_pid = hello.result()
-            self._init_pidfd = await self._wrapper.open_init(self._init_pid)
+        if not hello.done():
+            raise SandboxFailure("the sandbox did not start")
+        self._init_pid = hello.result()
+        self._init_pidfd = await self._wrapper.open_init(self._init_pid)
+        if self._wrapper.is_init:
+            self._init_ended = self._wrapper.ended
+        else:
             asyncio.get_running_loop().add_reader(self._init_pidfd, self._init_has_ended)
-        finally:
-            exited.cancel()
 
     async def put_files(self, files: Sequence[SourceFile], limits: Limits) -> None:
         async with fails_after(time_to_write(files), "the init did not write the files in time"):
@@ -252,7 +255,7 @@ class Gated:
 
     async def _with_last_words(self, failure: SandboxFailure) -> SandboxFailure:
         """Add the last messages of the init and the wrapper to a failure."""
-        await ends_in(TIDY_TIMEOUT_S, self._wrapper.wait())
+        await asyncio.wait({self._wrapper.ended}, timeout=TIDY_TIMEOUT_S)
         words = self.said().strip()
         return SandboxFailure(f"{failure}: {words}") if words else failure
 
@@ -288,9 +291,11 @@ class Gated:
             if not await self._gone(1.0) and not self._resists and not await self._take_down():
                 log.error("sandbox process %d does not die after SIGKILL", self._wrapper.pid)
             # A process that waits in the kernel (for a disk that hangs) may still die later.
-            await self._all_gone()
+            await self._gone(None)
+        except BaseException:
+            self._kill_both()
+            raise
         finally:
-            self._kill_both()  # without effect, unless the wait was cancelled
             self._close_descriptors()
 
     def _kill_both(self) -> None:
@@ -301,7 +306,8 @@ class Gated:
 
     def _close_descriptors(self) -> None:
         if self._init_pidfd >= 0:
-            asyncio.get_running_loop().remove_reader(self._init_pidfd)
+            if not self._init_ended.done():
+                asyncio.get_running_loop().remove_reader(self._init_pidfd)
             # If its wrapper was killed with it and orphans become children of this process (as in
             # a container), we must reap it.
             with contextlib.suppress(ChildProcessError):
@@ -313,30 +319,28 @@ class Gated:
             os.close(self._complaints)
             self._complaints = -1
 
-    async def _gone(self, timeout_s: float) -> bool:
-        return await ends_in(timeout_s, self._all_gone())
-
-    async def _all_gone(self) -> None:
-        await self._wrapper.wait()
-        await self._init_gone()
+    async def _gone(self, timeout_s: float | None) -> bool:
+        """Wait until the wrapper and the init have ended; return whether they have."""
+        ends: list[asyncio.Future[Any]] = [self._wrapper.ended]
+        if self._init_pidfd >= 0:
+            ends.append(self._init_ended)
+        left = {end for end in ends if not end.done()}
+        if left:
+            _, left = await asyncio.wait(left, timeout=timeout_s)
+        return not left
 
     async def _take_down(self) -> bool:
         """Kill from outside; the init first, so that its namespace dies with it."""
         if self._init_pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._init_pidfd, signal.SIGKILL)
-            await ends_in(END_TIMEOUT_S, self._init_gone())
+            await asyncio.wait({self._init_ended}, timeout=END_TIMEOUT_S)
             # A killed wrapper cannot clean up: firejail leaves files in /run.
-            await ends_in(TIDY_TIMEOUT_S, self._wrapper.wait())
+            await asyncio.wait({self._wrapper.ended}, timeout=TIDY_TIMEOUT_S)
         self._wrapper.kill()
         self._resists = not await self._gone(END_TIMEOUT_S)
         return not self._resists
 
-    async def _init_gone(self) -> None:
-        """Wait for the init's pidfd: pid 1 is gone only after all of its namespace."""
-        if self._init_pidfd >= 0:
-            await self._init_ended.wait()
-
     def _init_has_ended(self) -> None:
         asyncio.get_running_loop().remove_reader(self._init_pidfd)
-        self._init_ended.set()
+        self._init_ended.set_result(None)

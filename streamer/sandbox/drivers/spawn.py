@@ -16,7 +16,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from streamer.spi import Host, LaunchPlan
 
@@ -32,6 +32,9 @@ class Spawned:
 
     Its process group is killed when it ends; with `keep_group` only by `end_group`.
     """
+
+    is_init: ClassVar[bool] = False
+    """As a wrapper (`gated`)."""
 
     def __init__(self, process: subprocess.Popen[bytes], *, keep_group: bool = False) -> None:
         self.pid = process.pid

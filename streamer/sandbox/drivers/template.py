@@ -17,8 +17,7 @@ import subprocess
 from array import array
 from collections import deque
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from streamer.bounded import ends_in
 from streamer.errors import SandboxFailure
@@ -280,13 +279,15 @@ class Child:
     """The first process of a sandbox that a template makes; stands for the wrapper (`gated`)."""
 
     exit_code: int | None = None
+    is_init: ClassVar[bool] = True
 
     def __init__(self, template: Template, answer: asyncio.Future[int]) -> None:
         self._template = template
         self._answer = answer
         self._loop = asyncio.get_running_loop()
         self._pidfd = -1
-        self._ended: asyncio.Future[int] = self._loop.create_future()
+        self.ended: asyncio.Future[int] = self._loop.create_future()
+        """Done once it has ended; do not cancel it."""
         self._killed = False
         self._deadline = self._loop.call_later(ANSWER_TIMEOUT_S, self._too_late)
         answer.add_done_callback(self._answered)
@@ -297,10 +298,9 @@ class Child:
         if self._pidfd < 0:
             return 0
         # proc_pid_fdinfo(5): -1 once the process is dead.
-        for line in Path(f"/proc/self/fdinfo/{self._pidfd}").read_text().splitlines():
-            if line.startswith("Pid:"):
-                return max(int(line.split()[1]), 0)
-        return 0
+        with open(f"/proc/self/fdinfo/{self._pidfd}", "rb", buffering=0) as told:  # noqa: PTH123
+            lines = told.read().splitlines()
+        return max(*(int(line[4:]) for line in lines if line.startswith(b"Pid:")), 0)
 
     async def open_init(self, pid: int) -> int:
         """Return a pidfd of the init, which is this process; `pid` is from its hello."""
@@ -310,9 +310,6 @@ class Child:
         if pid != (made := self.pid):
             raise SandboxFailure(f"the hello is from process {pid}, but the template made {made}")
         return os.dup(self._pidfd)
-
-    async def wait(self) -> int:
-        return await asyncio.shield(self._ended)
 
     def kill(self) -> None:
         self._killed = True
@@ -329,7 +326,7 @@ class Child:
         if answer.cancelled() or answer.exception() is not None:
             # There is no process, or it dies with the template.
             self._dying = asyncio.ensure_future(self._template.gone_or_alive())
-            self._dying.add_done_callback(lambda _: self._ended.set_result(-1))
+            self._dying.add_done_callback(lambda _: self.ended.set_result(-1))
             return
         self._pidfd = answer.result()
         self._loop.add_reader(self._pidfd, self._has_ended)
@@ -340,7 +337,7 @@ class Child:
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         self._pidfd = -1
-        self._ended.set_result(-1)
+        self.ended.set_result(-1)
 
 
 def _is_answered(future: asyncio.Future[int]) -> bool:
