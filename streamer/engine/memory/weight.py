@@ -9,7 +9,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any, Final
 
 from streamer.engine.interface import Idempotency
-from streamer.model.job import ResolvedJob, SourceFile
+from streamer.model.job import Limits, ResolvedJob, SourceFile
 
 __all__ = ["RECORD_BYTES", "weigh", "weight_of"]
 
@@ -21,11 +21,22 @@ RECORD_BYTES: Final = 1792
 OPEN_BYTES: Final = 2048
 """What a job that is not over takes in addition: its inbox, its turn. 1.7 kB measured."""
 
-PLAIN: Final = frozenset({bytes, int, float, bool, type(None)})
-"""Types that contain no other objects."""
-
 BLOCK_BYTES: Final = 16
 """Allocators round up to it, and large blocks have a header of this size (malloc(3))."""
+
+NUMBER_BYTES: Final = 32 + BLOCK_BYTES
+"""At most what a float, or an integer up to 2**60, takes."""
+
+PLAIN: Final = (bytes, int, float, type(None))
+"""Types that contain no other objects."""
+
+MANY: Final = (tuple, list, frozenset, set)
+
+INSIDE: Final[dict[type, int]] = {
+    **dict.fromkeys((*PLAIN, bool), 0),
+    Limits: len(fields(Limits)) * NUMBER_BYTES,
+}
+"""What is in the objects of a type, where it is always the same."""
 
 
 def weight_of(job: ResolvedJob, idempotency: Idempotency | None) -> int:
@@ -38,23 +49,23 @@ def weigh(value: object) -> int:
 
     Objects that several jobs share are counted for each of them: better too much than too little.
     """
-    size = sys.getsizeof(value) + BLOCK_BYTES
     kind = type(value)
-    if kind not in PLAIN:  # most are plain: a small job has some seventy
-        size += _inside(value, kind)
-    return size
+    inside = INSIDE.get(kind)
+    if inside is None:  # a small job has some sixty values, most of which are plain
+        inside = 0 if isinstance(value, str) and value.isascii() else _inside(value, kind)
+    return sys.getsizeof(value) + BLOCK_BYTES + inside
 
 
 def _inside(value: object, kind: type) -> int:
+    if isinstance(value, MANY):
+        return sum(map(weigh, value))
+    if isinstance(value, SourceFile):  # there may be thousands
+        return weigh(value.name) + weigh(value.content)
     if isinstance(value, str):
         # After encoding it as JSON a str keeps its UTF-8 form (PyUnicode_AsUTF8AndSize).
         return 0 if value.isascii() else len(value.encode("utf-8", "surrogatepass"))
-    if isinstance(value, bytes | int | float):
+    if isinstance(value, PLAIN):
         return 0
-    if isinstance(value, SourceFile):  # there may be thousands
-        return weigh(value.name) + weigh(value.content)
-    if isinstance(value, tuple | list | frozenset | set):
-        return sum(map(weigh, value))
     if isinstance(value, Mapping):
         return sum(weigh(key) + weigh(item) for key, item in value.items())
     if is_dataclass(value):
