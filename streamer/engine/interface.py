@@ -48,6 +48,7 @@ __all__ = [
     "Control",
     "Engine",
     "Eof",
+    "FinishNow",
     "Idempotency",
     "Input",
     "JobPlace",
@@ -296,6 +297,9 @@ Optional: an engine of the worker's own process may have it. It appends the even
 if there is room for them within all limits, so that the program need not be held either; otherwise
 it changes nothing and returns False, and the worker awaits `append`. Raises `LeaseLost`.
 """
+
+FinishNow = Callable[[Sequence[tuple[str, bytes]]], bool | None]
+"""The same for `finish`, in an attribute `finish_now`; None if it changes nothing."""
 
 
 class Lease(Protocol):

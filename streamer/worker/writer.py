@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, Literal, TypeVar
 
 from streamer.bounded import within
-from streamer.engine.interface import AppendNow, Lease, LeaseLost
+from streamer.engine.interface import AppendNow, FinishNow, Lease, LeaseLost
 from streamer.model.events import JobEvent, encode
 from streamer.worker.outbox import Batch, Outbox
 
@@ -39,11 +39,7 @@ class Writer:
     def __init__(self, lease: Lease, on_failure: Callable[[], None]) -> None:
         """`on_failure` is called when events could not be written: `flush` raises why."""
         self._lease = lease
-        append_now: AppendNow | None = None
-        # Of its own class: a lease that wraps another one, and passes on what it does not know,
-        # would give away the method of the other, past its own `append`.
-        if hasattr(type(lease), "append_now"):
-            append_now = getattr(lease, "append_now", None)
+        append_now: AppendNow | None = _of_its_own(lease, "append_now")
         self._outbox = Outbox(self._append, on_failure, append_now)
         self.program_ended = asyncio.Event()
         """Set while no program runs that would have to be slowed down."""
@@ -87,8 +83,11 @@ class Writer:
 async def finish(lease: Lease, events: Sequence[JobEvent]) -> bool:
     """Write the last events of a job and end it; False if the lease was lost or it failed."""
     encoded = [encode(event) for event in events]
+    finish_now: FinishNow = _of_its_own(lease, "finish_now") or (lambda _: None)
     for pause_s in (*FINISH_PAUSES_S, None):
         try:
+            if (ended := finish_now(encoded)) is not None:
+                return ended
             return await within(ENGINE_TIMEOUT_S, lease.finish(encoded))
         except LeaseLost:
             return False
@@ -98,6 +97,15 @@ async def finish(lease: Lease, events: Sequence[JobEvent]) -> bool:
             await asyncio.sleep(pause_s)
     log.error("job %s: its end could not be written", lease.job.job_id)
     return False
+
+
+def _of_its_own(lease: Lease, name: str) -> Any:
+    """Return a method that a lease may have, or None.
+
+    Of its own class: a lease that wraps another one, and passes on what it does not know, would
+    give away the method of the other, past its own.
+    """
+    return getattr(lease, name, None) if hasattr(type(lease), name) else None
 
 
 async def repeated(call: Callable[[], Awaitable[T]], *, tries: int | None = None) -> T:

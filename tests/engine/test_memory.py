@@ -678,6 +678,44 @@ async def test_an_append_without_a_wait_needs_the_lease() -> None:
     await engine.close()
 
 
+@pytest.mark.parametrize("bound", ["memory", "log_memory", "log"])
+async def test_an_end_without_a_wait_stays_within_every_bound(bound: str) -> None:
+    limits = {"memory": 10**9, "log_memory": 10**9, "log": 10**9, bound: 64 * KIB}
+    engine = make_engine(retention=RetentionLimits(**limits))
+    ended = 0
+    for _ in range(100):
+        lease = await started(engine)
+        log = engine._table.get(lease.job.job_id).log
+        events = [output("x" * 8 * KIB * (ended + 1)), complete()]
+        before = log.last_id
+        told = lease.finish_now(events)
+        stats = await engine.stats()
+        if told is None:
+            break
+        assert told
+        assert log.done
+        assert log.size_bytes <= limits["log"]
+        assert stats.log_bytes + stats.record_bytes <= limits["memory"]
+        ended += 1
+    assert ended > 1
+    assert (log.last_id, log.done, stats.running) == (before, False, 1), "nothing is changed"
+    assert await lease.finish(events)
+    assert lease.finish_now(events) in (False, None)
+    await engine.close()
+
+
+async def test_an_end_without_a_wait_is_the_only_one() -> None:
+    engine = make_engine()
+    lease = await started(engine)
+    with pytest.raises(ValueError, match="exactly one terminal event"):
+        lease.finish_now([output("x")])
+    assert lease.finish_now([complete()]) is True
+    assert lease.finish_now([complete()]) is False
+    assert not await lease.finish([complete()])
+    assert [event.kind for event in await events_of(engine, lease.job.job_id)][-1] == "complete"
+    await engine.close()
+
+
 async def test_a_job_that_ends_while_others_are_reaped_ends_once() -> None:
     now = [1000.0]
     engine = make_engine(

@@ -28,7 +28,7 @@ async def until_output(job: Job) -> None:
 class Faulty:
     """A lease whose methods fail or hang a given number of times, as of an engine elsewhere."""
 
-    append_now = None
+    append_now = finish_now = None
 
     def __init__(self, lease: Lease, faults: dict[str, int]) -> None:
         self._lease = lease
@@ -140,8 +140,9 @@ async def test_output_is_appended_without_a_wait_where_the_engine_can(
 ) -> None:
     class Prompt(Faulty):
         def __init__(self, lease: Lease) -> None:
-            super().__init__(lease, {"append": 10**9})  # it fails whenever it is awaited
+            super().__init__(lease, {"append": 10**9, "finish": 10**9})  # whenever it is awaited
             self.append_now = lease.append_now  # type: ignore[attr-defined]
+            self.finish_now = lease.finish_now  # type: ignore[attr-defined]
 
     service = await open_service(need("plain"))
     make_faulty(service, monkeypatch, Prompt)
@@ -168,12 +169,17 @@ async def test_a_lease_around_another_is_not_passed_by(
             recorded.extend(data for _, data in events)
             await self._lease.append(events)
 
+        async def finish(self, events: Sequence[tuple[str, bytes]]) -> bool:
+            recorded.extend(data for _, data in events)
+            return await self._lease.finish(events)
+
     service = await open_service(need("plain"))
     make_faulty(service, monkeypatch, Recording)
     await run_job(service, command=("true",))  # the claim that was under way
     ran = await run_job(service, command=("echo", "whole"))
     assert ran.out == "whole\n"
     assert any(b"whole" in data for data in recorded)
+    assert any(b"exitCode" in data for data in recorded)
 
 
 async def test_a_channel_that_breaks_is_opened_again_and_told(

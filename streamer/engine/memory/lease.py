@@ -57,8 +57,7 @@ class MemoryLease:
     def append_now(self, events: Sequence[tuple[str, bytes]]) -> bool:
         """Do the same if there is room within all limits; see `AppendNow`."""
         self._check(events)
-        size = sum(len(data) + FRAMING_BYTES for _, data in events)
-        if not self._retention.has_room(self._record, size):
+        if not self._retention.has_room(self._record, _size(events)):
             return False
         self._table.write(self._record, events)
         self._retention.spill_ahead(self._record)
@@ -83,6 +82,18 @@ class MemoryLease:
 
         Raises ValueError unless the last of them, and no other, is terminal.
         """
+        if not self._end(events):
+            return False
+        await self._retention.enforce(self._record)
+        return True
+
+    def finish_now(self, events: Sequence[tuple[str, bytes]]) -> bool | None:
+        """Do the same if there is room within all limits; see `FinishNow`."""
+        # While it is open a job weighs more than its record will.
+        size = self._record.weight + _size(events)
+        return self._end(events) if self._retention.has_room(self._record, size) else None
+
+    def _end(self, events: Sequence[tuple[str, bytes]]) -> bool:
         terminal = [kind in TERMINAL_KINDS for kind, _ in events]
         if sum(terminal) != 1 or not terminal[-1]:
             raise ValueError("Lease.finish needs exactly one terminal event, as the last one")
@@ -90,7 +101,6 @@ class MemoryLease:
             return False
         self._given_up = True
         self._table.end(self._record, events)
-        await self._retention.enforce(self._record)
         return True
 
     async def control(self) -> AsyncIterator[Control]:
@@ -135,3 +145,7 @@ class MemoryLease:
             raise LeaseLost(f"the lease of job {self._job.job_id} is over")
         if any(kind in TERMINAL_KINDS for kind, _ in events):
             raise ValueError("a terminal event ends the job: write it with Lease.finish")
+
+
+def _size(events: Sequence[tuple[str, bytes]]) -> int:
+    return sum(len(data) + FRAMING_BYTES for _, data in events)
