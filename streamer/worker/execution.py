@@ -16,7 +16,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from streamer.engine.interface import Lease, LeaseLost
 from streamer.errors import SandboxFailure
@@ -76,8 +76,9 @@ class Execution:
         self._budget = Budget(self._job.limits.output_bytes)
         self._stop = Stop()
         self._writer = Writer(lease, lambda: self.stop("lost"))
-        self._opened: asyncio.Future[None] = asyncio.Future()
         self._verdict: asyncio.Future[Complete | Error | None] = asyncio.Future()
+        self._waiting: asyncio.Timeout | None = None
+        """The time limit for the verdict and the cleanup, while they are waited for."""
         self._requests = JobRequests(lease, self.stop)
         self.over = asyncio.Event()
         """Set when the job has its terminal event, or the lease was lost."""
@@ -117,24 +118,25 @@ class Execution:
             await self._finish()
             raise
         finally:
-            for task in listening:
-                task.cancel()
-            await asyncio.gather(*listening, return_exceptions=True)
+            # Usually they have ended with the job.
+            if left := [task for task in listening if not task.done()]:
+                for task in left:
+                    task.cancel()
+                await asyncio.gather(*left, return_exceptions=True)
         await self._all_given_back(confined)
 
     async def _until_told(self, confined: asyncio.Task[None]) -> None:
         """Wait for the verdict and the cleanup, within time limits."""
         # Opening, the files and every program have their own limits, which usually end the wait
         # earlier; but with a sandbox that cannot be closed the job would never end.
-        watched: set[asyncio.Future[Any]] = {confined, self._verdict}
-        stopped = {*watched, self._stop.requested}
-        await _first(stopped | {self._opened}, ENGINE_TIMEOUT_S + prepare.OPEN_S)
-        if self._opened.done():
-            longest_s = sum(STOP_S + step.limits.wall_time_s for step in self._job.steps)
-            await _first(stopped, longest_s + self._job.limits.wall_time_s)
-        if not any(future.done() for future in watched):
-            await _first(watched, self._settings.patience.kill_grace_s + STOP_S)
-        await asyncio.wait({confined}, timeout=TIDY_S)
+        self._stop.requested.add_done_callback(lambda _: self._stopped_in(0))
+        try:
+            with contextlib.suppress(Exception):  # of the cleanup: `_all_given_back` logs it
+                async with asyncio.timeout(None) as self._waiting:
+                    self._stopped_in(ENGINE_TIMEOUT_S + prepare.OPEN_S)
+                    await asyncio.shield(confined)
+        finally:
+            self._waiting = None
         if not confined.done():
             self.resists = True
             self._on_resisting()
@@ -153,9 +155,20 @@ class Execution:
             log.exception("job %s: the cleanup failed", self._job.job_id)
         self.resists = False
 
+    def _stopped_in(self, seconds: float) -> None:
+        """Expect the verdict as long after these seconds as it may take after a stop."""
+        if not self._verdict.done():
+            self._over_in(seconds + self._settings.patience.kill_grace_s + STOP_S + TIDY_S)
+
+    def _over_in(self, seconds: float) -> None:
+        """Wait for so many seconds more."""
+        if self._waiting is not None and not self._waiting.expired():
+            self._waiting.reschedule(asyncio.get_running_loop().time() + seconds)
+
     def _tell(self, verdict: Complete | Error | None) -> None:
         if not self._verdict.done():
             self._verdict.set_result(verdict)
+            self._over_in(TIDY_S)
 
     async def _finish(self) -> None:
         if (verdict := self._verdict.result()) is not None:
@@ -188,7 +201,8 @@ class Execution:
             sandbox = await prepare.opened(
                 self._job, self._pool, self._settings.outbound, self._stop, held
             )
-            self._opened.set_result(None)
+            longest_s = sum(STOP_S + step.limits.wall_time_s for step in self._job.steps)
+            self._stopped_in(longest_s + self._job.limits.wall_time_s)
             await prepare.put_files(self._job, sandbox, self._stop)
         except Stopped:
             return self._stop.requested.result()
@@ -255,8 +269,3 @@ class Execution:
             output_bytes=self._budget.taken,
             output_truncated=self._budget.exceeded,
         )
-
-
-async def _first(futures: set[asyncio.Future[Any]], timeout_s: float) -> None:
-    """Wait for the first of several futures, at most for `timeout_s`."""
-    await asyncio.wait(futures, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)

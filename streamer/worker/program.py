@@ -100,8 +100,9 @@ class ProgramRun:
             await self._write_rest(pumping)
             return end
         finally:
-            pumping.cancel()
-            await asyncio.gather(pumping, return_exceptions=True)
+            if not pumping.done():
+                pumping.cancel()
+                await asyncio.gather(pumping, return_exceptions=True)
 
     async def _write_rest(self, pumping: asyncio.Task[None]) -> None:
         self._on_end()
