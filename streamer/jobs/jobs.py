@@ -56,7 +56,12 @@ class Jobs:
         """
         if not isinstance(tenant, str):
             raise TypeError(f"tenant must be a str, not a {type(tenant).__name__}")
-        spec = typed_spec(spec)
+        return await self.accept(typed_spec(spec), tenant=tenant, idempotency=idempotency)
+
+    async def accept(
+        self, spec: JobSpec, *, tenant: str, idempotency: Idempotency | None = None
+    ) -> Job:
+        """Do what `submit` does, for a job whose types are known to be right."""
         draining = self.draining.is_set()
         if draining and idempotency is None:  # only the engine knows whether a key was used before
             raise Draining(

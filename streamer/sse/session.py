@@ -189,7 +189,8 @@ class Session:
                 # These bytes are sent and no longer counted; reading the next may take long.
                 pending = data = b""
             elif self.source.ended:
-                await self._linger(grace_s, leaving)
+                if grace_s > 0:
+                    await self._linger(grace_s, leaving)
                 return
             elif not await self._wait():
                 if self.response.gone:
@@ -301,23 +302,21 @@ class Session:
 
     async def _linger(self, grace_s: float, leaving: asyncio.Event | None) -> None:
         loop = asyncio.get_running_loop()
-        until = loop.time() + grace_s
-        left = loop.create_task(leaving.wait()) if leaving else None
+        over = loop.call_later(grace_s, self.close)
+        left = None if leaving is None else loop.create_task(self._close_after(leaving))
         try:
-            while not self._closing and not (left and left.done()) and loop.time() < until:
+            while not self._closing:
                 self._waiter = loop.create_future()  # a heartbeat ends the wait too
-                watched: set[asyncio.Future[Any]] = {self._waiter}
-                if left:
-                    watched.add(left)
-                await asyncio.wait(
-                    watched,
-                    timeout=until - loop.time(),
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
+                await self._waiter
         finally:
             self._waiter = None
-            if left:
+            over.cancel()
+            if left is not None:
                 left.cancel()
+
+    async def _close_after(self, event: asyncio.Event) -> None:
+        await event.wait()
+        self.close()
 
     def _wake(self, value: bool) -> None:  # noqa: FBT001 - the result of a wait
         if self._waiter is not None and not self._waiter.done():

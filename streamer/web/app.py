@@ -121,7 +121,8 @@ def make_app(
     app.add_routes(info.routes())
     app.add_routes(page_routes())
     app.cleanup_ctx.append(_run)
-    app.on_response_prepare.append(_send_cors)
+    if config.server.allowed_origins:
+        app.on_response_prepare.append(_send_cors)
     app.on_shutdown.append(_drain)
     return app
 

@@ -59,9 +59,9 @@ class JobHandlers:
             self.streams.check_room(tenant)  # refuse before a job is accepted
         async with self.bodies.read(request, tenant) as body:
             idempotency = parameters.idempotency(request, body)
-            spec = wire.parse_job(body)
+            spec = wire.parse_job(body)  # checks the types
             body.clear()
-            job = await self.jobs.submit(spec, tenant=tenant, idempotency=idempotency)
+            job = await self.jobs.accept(spec, tenant=tenant, idempotency=idempotency)
         if streaming:
             try:
                 # A client cannot have seen events of a new job.
