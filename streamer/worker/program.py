@@ -140,14 +140,19 @@ class ProgramRun:
 
     async def _until_exit(self, running: Running, wall_time_s: float) -> None:
         """Wait for the program's own end; after a stop only for the grace period."""
+        # A stop that comes while this task is being woken is after the end.
+        running.exited.add_done_callback(self._look_for_stop)
         watched: set[asyncio.Future[Any]] = {running.exited, self._stop.requested}
         await asyncio.wait(watched, timeout=wall_time_s, return_when=asyncio.FIRST_COMPLETED)
         if not running.exited.done():
             self._stop.request("wall_time")  # without effect if there is another reason already
-            if self._stop.reason in GENTLE:
+            self.stopped = self._stop.reason
+            if self.stopped in GENTLE:
                 self._sandbox.signal(signal.SIGTERM)
                 self._sandbox.signal(signal.SIGCONT)  # a stopped program would not handle SIGTERM
                 await asyncio.wait({running.exited}, timeout=self._patience.kill_grace_s)
+
+    def _look_for_stop(self, _: asyncio.Future[None]) -> None:
         self.stopped = self._stop.reason
 
     async def _linger(self, running: Running, pumping: asyncio.Task[None], left_s: float) -> None:
