@@ -681,7 +681,7 @@ async def test_an_append_without_a_wait_needs_the_lease() -> None:
 @pytest.mark.parametrize("bound", ["memory", "log_memory", "log"])
 async def test_an_end_without_a_wait_stays_within_every_bound(bound: str) -> None:
     limits = {"memory": 10**9, "log_memory": 10**9, "log": 10**9, bound: 64 * KIB}
-    engine = make_engine(retention=RetentionLimits(**limits))
+    engine = make_engine(retention=RetentionLimits(**limits, on_full="drop"))
     ended = 0
     for _ in range(100):
         lease = await started(engine)

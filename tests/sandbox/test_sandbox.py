@@ -431,7 +431,8 @@ async def test_what_the_kernel_leaves_of_a_group_is_dead_before_the_end_is_told(
         run = Run(("sleep", "600"), {"PATH": "/usr/bin:/bin"}, Limits(), Stdio.null())
         running = await sandbox.run(run)
         group = next(path for path in pool.cgroups.roots[0].iterdir() if pids(path))
-        (init,) = (pid for pid in pids(group) if "init" in Path(f"/proc/{pid}/comm").read_text())
+        # Until it is executed the program has the name of the init, which came before it.
+        init = min(pid for pid in pids(group) if "init" in Path(f"/proc/{pid}/comm").read_text())
         part = await asyncio.create_subprocess_exec("sleep", "600")
         (group / "cgroup.procs").write_text(str(part.pid))
         os.kill(init, signal.SIGKILL)

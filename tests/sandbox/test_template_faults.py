@@ -366,7 +366,7 @@ async def test_a_process_without_a_descriptor_is_dead_only_with_its_template() -
     with opened_ends() as ends:
         child = Child(template, template._ask(template.plan, ends, "", ()))
     try:
-        await child.wait()
+        await child.ended
         assert template.gone.is_set()
     finally:
         ends.channel.close()

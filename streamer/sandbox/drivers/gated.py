@@ -49,8 +49,9 @@ STDERR_BYTES: Final = 4096
 class Wrapper(Protocol):
     """The process that has started the init, or is the init; the sandbox ends with it."""
 
-    is_init: ClassVar[bool]
-    """Whether it is the init itself."""
+    @property
+    def is_init(self) -> bool:
+        """Whether it is the init itself."""
 
     @property
     def pid(self) -> int: ...
