@@ -167,6 +167,7 @@ async def test_no_program_is_started_by_an_init_that_has_failed() -> None:
     with theirs:
         theirs.send(struct.pack("<IccIQQQQ", 38, b"X", b"-", 0, 0, 0, 0, 0))
         await channel.ended
+        assert channel.exited.done()
         theirs.send(struct.pack("<IccI", 6, b"E", b"p", errno.EPROTO))
         await asyncio.wait_for(channel.gone.wait(), 5)
         with pytest.raises(SandboxFailure, match="follow the protocol"):
