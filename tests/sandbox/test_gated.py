@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from streamer.errors import SandboxFailure
 from streamer.sandbox.drivers import gated
 from streamer.sandbox.drivers.channel import InitChannel
 from streamer.sandbox.drivers.gated import Gated, opened_ends
@@ -108,3 +109,23 @@ async def test_all_that_a_wrapper_says_is_kept() -> None:
     await driver.close()
     assert driver.said() == "onetwo"
     assert descriptors() == before
+
+
+async def test_one_that_resists_is_not_killed_once_more_at_the_end(
+    pool: Pool,
+    backend: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def never(*_: object) -> bool:
+        return False
+
+    async with lent(pool, backend) as sandbox:
+        await sandbox.run(shell("sleep 600", Stdio.null()))
+        with monkeypatch.context() as patch:
+            patch.setattr(InitChannel, "kill", lambda _: False)
+            patch.setattr(Gated, "_gone", never)
+            with pytest.raises(SandboxFailure, match="does not die"):
+                await sandbox.kill()
+            await sandbox.close()
+    assert "does not die" not in caplog.text
