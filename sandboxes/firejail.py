@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Literal
 
 from streamer.spi import (
     Backend,
@@ -66,6 +66,8 @@ class Firejail(Backend):
     name: ClassVar[str] = "firejail"
     isolation: ClassVar[Isolation] = Isolation.DENY_LIST
     seccomp: ClassVar[bool] = True
+    ahead: ClassVar[Literal["program", "sandbox", "nothing"]] = "sandbox"
+    """Its filter denies tracing to our init too."""
 
     path: str = "/usr/bin/firejail"
     user: str = "streamer"

@@ -29,6 +29,7 @@ from streamer.engine.memory.retention import RetentionLimits
 from streamer.errors import ConfigError
 from streamer.eventlog.spool import Spool
 from streamer.jobs.jobs import Jobs
+from streamer.model.capabilities import Ahead
 from streamer.plugins import load_backends, load_plugins
 from streamer.sandbox.registry import Backends
 from streamer.spi import Isolation
@@ -111,6 +112,10 @@ class Parts:
         except Exception:
             log.exception("the engine could not be told to accept no more jobs")
 
+    def ahead(self) -> Ahead:
+        """Return what the worker of this process, if any, has started before its job."""
+        return Ahead() if self._worker is None else self._worker.ahead
+
     async def try_sandboxes(self) -> None:
         """Let the worker of this process, if any, test the backends that were not tested yet."""
         if self._worker is not None:
@@ -167,6 +172,7 @@ def _backends(config: Config, manager: pluggy.PluginManager) -> Backends:
         allow_list=sandbox.network == "allow-list",
         read_only=[path for runtime in config.runtimes.values() for path in runtime.read_only],
         etc=[name for runtime in config.runtimes.values() for name in runtime.etc],
+        warm=sandbox.warm,
     )
     for name in sandbox.allow:
         if name not in backends:

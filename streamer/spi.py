@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import pluggy
 
@@ -204,6 +204,10 @@ class Backend(ABC):
     """Whether the init installs our whole system call filter (`streamer.sandbox.seccomp`) for each
     program, in addition to any filter of the backend; otherwise only the part that protects jobs
     from each other. Not for a backend without the init."""
+
+    ahead: ClassVar[Literal["program", "sandbox", "nothing"]] = "program"
+    """What may be started before its job, and wait: the program in its sandbox, which the init
+    traces until then, or only the sandbox."""
 
     @abstractmethod
     def plan(self, job: SandboxJob, workspace: Path) -> LaunchPlan:

@@ -191,7 +191,13 @@ async def open_service() -> AsyncIterator[OpenService]:
             runtimes: tuple[Runtime, ...] = (),
             **sections: Mapping[str, Any],
         ) -> Parts:
-            sandbox = {"backend": backend, "allow_command": True, **sections.pop("sandbox", {})}
+            sandbox = {
+                "backend": backend,
+                "allow_command": True,
+                # What waits for a job would look like what one has left.
+                "warm": False,
+                **sections.pop("sandbox", {}),
+            }
             config = Config.from_mapping({"sandbox": sandbox, **sections})
             languages = {**config.runtimes, **{runtime.name: runtime for runtime in runtimes}}
             service = build(replace(config, runtimes=languages), plugins)

@@ -122,6 +122,7 @@ class SandboxConfig(Section, frozen=True):
     path: Text = "/usr/local/bin:/usr/bin:/bin"
     cgroup: Text = "auto"
     seccomp: Literal["standard", "strict"] = "standard"
+    warm: bool = True
     require: tuple[Text, ...] = ()
     options: Mapping[str, Mapping[str, Any]] = {}
     """The sub-tables ``[sandbox.NAME]``; the backends check them."""

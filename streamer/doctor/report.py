@@ -75,6 +75,8 @@ class BackendReport(msgspec.Struct, frozen=True, rename="camel"):
     probes: tuple[ProbeReport, ...] = ()
     template: str = ""
     """How jobs get their sandboxes, if the backend has a template: from that, or why not."""
+    warm: str = ""
+    """Whether programs are started before their jobs, or why not."""
 
     @property
     def holds(self) -> bool:
@@ -164,6 +166,7 @@ async def _try_backend(found: BackendReport, config: Config) -> BackendReport:
             enforces = enforcement(backend, parts.worker.cgroup_level)
             assert parts.worker.pool is not None
             why_no_template = parts.worker.pool.templates.why_not(found.name)
+            why_not_warm = parts.worker.pool.held.why_not(found.name)
             target = Target(parts.jobs, lures)
             probes = await asyncio.gather(
                 *(_try_probe(probe, target, backend, enforces) for probe in PROBES)
@@ -177,6 +180,7 @@ async def _try_backend(found: BackendReport, config: Config) -> BackendReport:
         enforces={camel(limit): level for limit, level in enforces.items()},
         probes=tuple(probes),
         template=_template(why_no_template),
+        warm=f"not used: {why_not_warm}" if why_not_warm else "used",
     )
 
 

@@ -70,6 +70,7 @@ class Resolver:
             limits = self._limits(spec.limits, self._config.limits.default)
             steps: tuple[Step, ...] = (Step(Phase.RUN, self._command(spec), limits),)
             runtime_env: Mapping[str, str] = {}
+            warm = False
             read_only: tuple[str, ...] = ()
             etc: tuple[str, ...] = ()
         else:
@@ -89,6 +90,7 @@ class Resolver:
                 source = runtime.compile_input.encode()
                 steps = (Step(Phase.COMPILE, compile_argv, compiling, source), *steps)
             runtime_env, read_only, etc = runtime.env, runtime.read_only, runtime.etc
+            warm = runtime.warm and len(steps) == 1 and not _has_own(spec, runtime)
         size = sum(len(file.content) for file in files)
         if size > limits.disk_bytes:
             raise InvalidJob(
@@ -111,6 +113,7 @@ class Resolver:
             output_encoding=spec.output_encoding,
             metadata=dict(spec.metadata),
             preset=self._config.sandbox.preset,
+            warm=warm,
         )
 
     def _refuse_unsupported(self, spec: JobSpec) -> None:
@@ -229,6 +232,14 @@ class Resolver:
                 )
             changes[name] = value
         return replace(base, **changes) if changes else base  # type: ignore[arg-type]
+
+
+def _has_own(spec: JobSpec, runtime: Runtime) -> bool:
+    """Return whether the program sees something of the caller's before it reads its files.
+
+    What one job brings is not kept for others, who could tell by their time that it was there.
+    """
+    return bool(spec.args or spec.env) or spec.entry not in (None, runtime.entry)
 
 
 def _raised(runtime: Runtime, default: Limits, ceiling: Limits) -> Limits:

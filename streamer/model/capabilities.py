@@ -12,6 +12,7 @@ __all__ = [
     "NOTHING",
     "UNTRIED",
     "Accepts",
+    "Ahead",
     "BackendFacts",
     "Capabilities",
     "merged",
@@ -80,6 +81,20 @@ class Capabilities:
     def accepts(self) -> Accepts:
         usable = {name for name, backend in self.backends.items() if not backend.reason}
         return Accepts(frozenset(usable), self.languages)
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """What the worker of one process has done before the jobs."""
+
+    held: Mapping[str, int] = field(default_factory=dict)
+    """How many sandboxes wait for a job now, by backend."""
+    warm: int = 0
+    """How many jobs took one over with their program started in it."""
+    opened: int = 0
+    """How many took over a sandbox, and started their program."""
+    cold: int = 0
+    """How many found none."""
 
 
 NOTHING: Final = Capabilities(

@@ -151,7 +151,8 @@ class ResolvedJob:
     `steps` run one after another in one sandbox, until one does not exit with 0. `env` is the
     whole environment of the program. `read_only` are host paths that the runtime needs besides
     the system's, `etc` patterns of names in /etc. With `network` the job shares the host's
-    network; otherwise a proxy lets it reach the entries of `allow_hosts`.
+    network; otherwise a proxy lets it reach the entries of `allow_hosts`. With `warm` its program
+    may be one that was started before: nothing but its limits and its files is the caller's own.
     """
 
     job_id: str
@@ -170,6 +171,7 @@ class ResolvedJob:
     metadata: Mapping[str, str] = field(default_factory=dict)
     preset: str = ""
     """The preset of the configuration."""
+    warm: bool = False
 
     @property
     def limits(self) -> Limits:

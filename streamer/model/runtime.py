@@ -46,7 +46,8 @@ class Runtime:
     `compile_input` is the compiler's standard input, for example one more source file of the
     runtime. `read_only` are host paths that programs need besides the system's, `etc` names in
     /etc that they need besides those that every job gets. `limits` raises ``limits.default``
-    for this language. `version` is a command that prints the version. Raises `ConfigError`.
+    for this language. `version` is a command that prints the version. With `warm` the program of
+    an interpreted language may be started before its job. Raises `ConfigError`.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Runtime:
     etc: tuple[str, ...] = ()
     limits: Mapping[str, int | float] = field(default_factory=dict)
     version: tuple[str, ...] = ()
+    warm: bool = True
 
     def __post_init__(self) -> None:
         for key, wrong in self._faults():

@@ -1,13 +1,16 @@
 """Lend sandboxes to jobs, to the tests of backends and to the doctor.
 
-So what is tested is what jobs get. Each sandbox is opened when it is requested: by a command of
-its own or, where the backend has them and they work here, from a template.
+So what is tested is what jobs get. A sandbox is opened by a command of its own or, where the
+backend has them and they work here, from a template: when it is requested, or before, with the
+program in it that its job will want (`streamer.sandbox.held`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
+import shutil
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -23,16 +26,20 @@ from streamer.sandbox.drivers.direct import Direct
 from streamer.sandbox.drivers.driver import Driver
 from streamer.sandbox.drivers.gated import Gated, start
 from streamer.sandbox.drivers.spawn import start_command
+from streamer.sandbox.held import HeldSandboxes
 from streamer.sandbox.host.state import StateFolder, state_folder
 from streamer.sandbox.host.users import JobUsers
 from streamer.sandbox.meter import Alarm
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.seccomp import job_filter
-from streamer.sandbox.shape import Shape
+from streamer.sandbox.shape import Program, Shape
 from streamer.sandbox.templates import Templates
 from streamer.spi import Backend, Identity, Isolation, LaunchPlan, SandboxJob
 
-__all__ = ["TEMPLATE_IS_SLOWER", "Pool", "done_by", "open_pool"]
+__all__ = ["NO_LATER_JOBS", "TEMPLATE_IS_SLOWER", "Pool", "done_by", "open_pool"]
+
+SPARE: Final = 8
+"""Users beyond those of the places: no job waits until a sandbox that was held is closed."""
 
 V2: Final = "cgroup-v2"
 TEMPLATE_IS_SLOWER: Final = "as root with control groups of version 2 it would be slower"
@@ -69,8 +76,9 @@ class Pool:
         self._strict_filter = strict_filter
         self.short_lived = False
         """Whether it is for one job, or for tests of backends only."""
-        # One for each place, and one for tests.
-        self.templates = Templates(folder.host, places + 1)
+        # One for each place, some that are being closed, and one for tests.
+        self.templates = Templates(folder.host, places + SPARE + 1)
+        self.held = HeldSandboxes(self._open, self._mark, places)
 
     @property
     def cgroup_level(self) -> Level | None:
@@ -90,16 +98,30 @@ class Pool:
         return self.templates.plan(self._backends[shape.backend], job, for_trial=True) is not None
 
     async def lend(
-        self, shape: Shape, *, for_trial: bool = False, from_template: bool = True
+        self,
+        shape: Shape,
+        program: Program | None = None,
+        *,
+        warm: bool = False,
+        for_trial: bool = False,
+        from_template: bool = True,
     ) -> Sandbox:
-        """Open a sandbox; the caller must close it.
+        """Lend a sandbox; the caller must close it.
 
-        For a trial `from_template` selects what is tested, and a template that fails is a failure;
-        a job gets a sandbox of its own then.
+        `program` is the first that a job will run in it. With `warm` it may wait in it already, and
+        may be kept for the next such job. For a trial `from_template` selects what is tested, and a
+        template that fails is a failure; a job gets a sandbox of its own then.
 
         Raises `SandboxFailure` with the wrapper's message, for the operator, and then leaves
         nothing behind.
         """
+        if for_trial or not from_template:
+            return await self._open(shape, for_trial=for_trial, from_template=from_template)
+        return await self.held.lend(shape, program if warm else None)
+
+    async def _open(
+        self, shape: Shape, *, for_trial: bool = False, from_template: bool = True
+    ) -> Sandbox:
         backend = self._backends[shape.backend]
         users = self._trial_users if for_trial else self._users
         # Random: other accounts see the names of folders and commands.
@@ -122,13 +144,28 @@ class Pool:
             if driver is None:
                 driver = await self._start(backend, job, workspace, cgroup, held)
             return Sandbox(
-                driver, identity, cgroup, ran_out, held.pop_all(), from_template=templated
+                driver,
+                identity,
+                cgroup,
+                ran_out,
+                held.pop_all(),
+                from_template=templated,
+                same=_same(job),
             )
         raise AssertionError
 
     async def close(self) -> None:
         """End what outlives sandboxes, within a time limit; all of them must be closed."""
+        await self.held.close()
         await self.templates.close()
+
+    def _mark(self, shape: Shape, program: Program | None) -> object:
+        """Return what tells the host, as a job sees it, from one that was changed."""
+        shown = self.folder.shown(shape.read_only, shape.etc, network=shape.network)
+        seen = [*self.folder.host.folders, *(one.source for one in shown)]
+        if program is not None:
+            seen.append(shutil.which(program.argv[0], path=dict(program.env).get("PATH")) or "")
+        return tuple(map(_file_at, seen))
 
     def _described(self, shape: Shape, name: str, identity: Identity | None) -> SandboxJob:
         return SandboxJob(
@@ -232,6 +269,22 @@ class Pool:
         await gated.channel.watch_mounts(plan.private_mounts)
 
 
+def _file_at(path: str) -> tuple[int, ...] | None:
+    """Return what tells a file from another that has taken its place, or from its next version."""
+    try:
+        at = os.stat(path)  # noqa: PTH116 - for each job, so quickly
+    except OSError:
+        return None
+    return at.st_dev, at.st_ino, at.st_mtime_ns
+
+
+def _same(job: SandboxJob) -> tuple[str, ...]:
+    """Return the paths whose content is the same for every job in such a sandbox."""
+    links = [name for name, _ in job.host.links]
+    shown = [path for one in job.shown for path in (one.source, one.target)]
+    return (*job.host.folders, *links, "/etc", *shown)
+
+
 def done_by(cgroup: Cgroup | None) -> int:
     """Return the flags of what a control group does, so that the init need not."""
     if cgroup is None:
@@ -286,7 +339,8 @@ def open_pool(
         folder = stack.enter_context(state_folder(state_dir, places=places))
         of_jobs = of_trials = None
         if folder.host.root:
-            of_jobs = stack.enter_context(contextlib.closing(JobUsers(uid_base, users)))
+            spare = min(users, SPARE)
+            of_jobs = stack.enter_context(contextlib.closing(JobUsers(uid_base, users, spare)))
             of_trials = stack.enter_context(contextlib.closing(JobUsers(uid_base, 1)))
         groups = None
         if cgroups is not None:

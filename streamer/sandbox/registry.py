@@ -17,12 +17,12 @@ from typing import Any, Final
 
 from streamer.errors import BackendUnavailable, ConfigError, SandboxFailure
 from streamer.model.capabilities import UNTRIED
-from streamer.sandbox.pool import Pool
+from streamer.sandbox.pool import NO_LATER_JOBS, Pool
 from streamer.sandbox.templates import UNTESTED
-from streamer.sandbox.trial import NOT_OFFERED, UNBOUNDED, Trial, holds_to_allow_list
+from streamer.sandbox.trial import NOT_OFFERED, NOT_WANTED, UNBOUNDED, Trial, holds_to_allow_list
 from streamer.spi import Backend, Isolation
 
-__all__ = ["Backends"]
+__all__ = ["SWITCHED_OFF", "Backends"]
 
 log: Final = logging.getLogger(__name__)
 
@@ -42,6 +42,9 @@ MAX_FAILURES: Final = 3
 """After this many jobs in a row that its sandbox could not run, a backend is tested again."""
 
 
+SWITCHED_OFF: Final = "sandbox.warm is false"
+
+
 class Backends(Mapping[str, Backend]):
     """The registered backends by name, and which of them work on this host."""
 
@@ -54,11 +57,14 @@ class Backends(Mapping[str, Backend]):
         allow_list: bool = False,
         read_only: Sequence[str] = (),
         etc: Sequence[str] = (),
+        warm: bool = True,
     ) -> None:
         """`configured` is a name or ``auto``, `path` the jobs' PATH.
 
         `read_only` and `etc` are everything that jobs may be shown; a sandbox must be able to show
         them.
+
+        With `warm` programs may be started before their jobs, where that works.
 
         With `allow_list` jobs may ask for listed hosts, so a backend in `filtering` must be able
         to let a proxy listen in its sandbox.
@@ -71,6 +77,7 @@ class Backends(Mapping[str, Backend]):
         self._backends = backends
         self._configured = configured
         self._trial_of = Trial(path, allow_list=allow_list, read_only=read_only, etc=etc)
+        self._warm = warm
         self._reasons: dict[str, str] = {}
         self._failures: Counter[str] = Counter()
         self._default = ""
@@ -266,6 +273,7 @@ class Backends(Mapping[str, Backend]):
                 result.set_result(reason)
         if not reason:
             await self._try_template(backend, self._pool)
+            await self._try_warm(backend, self._pool)
 
     async def _try_template(self, backend: Backend, pool: Pool) -> None:
         async with contextlib.AsyncExitStack() as stack:
@@ -288,3 +296,26 @@ class Backends(Mapping[str, Backend]):
             elif not why_not and before != UNTESTED:
                 log.warning("sandbox %s: its template works again", backend.name)
             pool.templates.tried(backend.name, why_not)
+
+    async def _try_warm(self, backend: Backend, pool: Pool) -> None:
+        if pool.short_lived or not self._warm:
+            reason = SWITCHED_OFF if not self._warm else NO_LATER_JOBS
+            pool.held.tried(backend.name, reason, opens=False)
+            return
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(TRIAL_TIMEOUT_S):
+                    why_not = await self._trial_of.why_not_warm(backend, pool, stack)
+            except TimeoutError:
+                why_not = f"a test program was not held, or did not end, in {TRIAL_TIMEOUT_S:.0f} s"
+            except Exception as error:
+                log.exception(
+                    "backend %s failed its test with a program that is held", backend.name
+                )
+                why_not = f"{type(error).__name__}: {error}"
+        if why_not not in ("", NOT_WANTED, pool.held.why_not(backend.name)):
+            log.warning(
+                "sandbox %s: no program is started before its job: %s", backend.name, why_not
+            )
+        opens = backend.gated and backend.ahead != "nothing"
+        pool.held.tried(backend.name, why_not, opens=opens)

@@ -10,9 +10,10 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from streamer.errors import SandboxFailure
@@ -24,6 +25,7 @@ from streamer.sandbox.listing import Listing, list_folder
 from streamer.sandbox.meter import Alarm, Meter
 from streamer.sandbox.running import Running
 from streamer.sandbox.shape import KILLED_FOR_MEMORY, Run, Use
+from streamer.sandbox.stdio import Stdio
 from streamer.spi import Identity
 
 __all__ = ["Sandbox"]
@@ -33,6 +35,14 @@ LIST_TIMEOUT_S: Final = 20.0
 
 THREADS: Final = ThreadPoolExecutor(2, "streamer-listing")
 """Only for listing workspaces, so that other slow work does not delay it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A program that was started before its job."""
+
+    run: Run
+    meter: Meter | None
 
 
 class Sandbox:
@@ -47,18 +57,26 @@ class Sandbox:
         held: contextlib.AsyncExitStack,
         *,
         from_template: bool,
+        same: tuple[str, ...] = (),
     ) -> None:
-        """`ran_out` is set at the group's memory limit; closing `held` releases its resources."""
+        """`ran_out` is set at the group's memory limit; closing `held` releases its resources.
+
+        `same` are the paths that are the same for every job (`Driver.hold`).
+        """
         self._driver = driver
         self._cgroup = cgroup
         self._ran_out = ran_out
         self._held = held
+        self._same = same
         self._closing = asyncio.Lock()
         self._running: Running | None = None
+        self._waiting: _Waiting | None = None
         self._busy = False
         """Whether a program is being started, or files are being written."""
         self.identity = identity
         """Its own user, if it has one."""
+        self.on_closed: Callable[[], None] = lambda: None
+        """Called once, when nothing is left of it."""
         self.from_template = from_template
         """Whether a template has made it, and not a command of its own."""
 
@@ -79,6 +97,8 @@ class Sandbox:
     async def put_files(self, files: Sequence[SourceFile], limits: Limits) -> None:
         """Write files into the workspace, while no program runs; when it returns, they exist.
 
+        A program may be held meanwhile, which does not see them yet.
+
         No symbolic link is followed. Raises `FilesDoNotFit` if they exceed the disk limit,
         `PathRefused` if something that a program has left is in their way, and `SandboxFailure` if
         they cannot be written for another reason. Then none of them is left, what they replaced is
@@ -93,6 +113,53 @@ class Sandbox:
         Raises `SandboxFailure` if the sandbox has no loopback of its own.
         """
         return await self._driver.listen(port)
+
+    async def hold(self, run: Run) -> None:
+        """Start a program before its job: it is held where it could notice that (``hold.c``).
+
+        `run` lets it go on if it is given the same program with the descriptors of `stdio`. The
+        sandbox closes those of `run`. Raises `SandboxFailure` if it cannot be started.
+        """
+        with contextlib.ExitStack() as unless_held, self._alone():
+            unless_held.callback(run.stdio.close)
+            if self._waiting is not None:
+                raise SandboxFailure("another program is held in the sandbox")
+            if self.identity is not None:
+                run.stdio.give_to(self.identity)
+            meter = self._meter(run)
+            if not await self._begin(run, partial(self._driver.hold, same=self._same)):
+                raise SandboxFailure("the sandbox has used more memory than the program may")
+            self._waiting = _Waiting(run, meter)
+            unless_held.pop_all()
+
+    @property
+    def held(self) -> asyncio.Future[None]:
+        """Done when the program of `hold` is held; not to be cancelled. It may fail."""
+        return self._driver.held
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is a program of `hold`, and it lives, as far as is known."""
+        return self._waiting is not None and not self._driver.exited.done()
+
+    @property
+    def alive(self) -> bool:
+        """Whether a program could be run, as far as is known."""
+        exited = self._driver.exited
+        return not exited.done() or exited.cancelled() or exited.exception() is None
+
+    def on_exit(self, call: Callable[[], None]) -> None:
+        """Call a function once the program of `hold` has ended, or all of the sandbox."""
+        self._driver.exited.add_done_callback(lambda _: call())
+
+    def stdio(self, *, with_input: bool) -> Stdio:
+        """Return the descriptors for the next run; the caller must close them."""
+        if self._waiting is None:
+            return Stdio.pipes(with_input=with_input)
+        stdio = self._waiting.run.stdio
+        if not with_input:
+            stdio.end_input()
+        return stdio
 
     async def run(self, run: Run) -> Running:
         """Start a program; an earlier one must have ended.
@@ -118,15 +185,36 @@ class Sandbox:
             self._busy = False
 
     async def _start(self, run: Run) -> Running:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            if waiting.run.stdio is not run.stdio:
+                waiting.run.stdio.close()
+            elif waiting.run.same_program(run) and not self._driver.exited.done():
+                running = await self._follow(waiting.meter, self._driver.release())
+                if running is not None:
+                    return running
+            await self._driver.kill()
         if self.identity is not None:
             run.stdio.give_to(self.identity)
-        meter = None
+        running = await self._follow(self._meter(run), self._begin(run, self._driver.start))
+        return running or Running.never_began(KILLED_FOR_MEMORY)
+
+    def _meter(self, run: Run) -> Meter | None:
+        if self._cgroup is None:
+            return None
+        return Meter(self._cgroup, self._ran_out, run.limits)
+
+    async def _begin(self, run: Run, start: Callable[[Run], Awaitable[None]]) -> bool:
+        """Start a program; return False if the sandbox has used more memory than it may have."""
+        if self._cgroup is not None and not await self._cgroup.limit(run.limits):
+            return False
+        await start(run)
+        return True
+
+    async def _follow(self, meter: Meter | None, begun: Awaitable[bool]) -> Running | None:
         try:
-            if self._cgroup is not None:
-                meter = Meter(self._cgroup, self._ran_out, run.limits)
-                if not await self._cgroup.limit(run.limits):
-                    return Running.never_began(KILLED_FOR_MEMORY)
-            await self._driver.start(run)
+            if not await begun:
+                return None
         except SandboxFailure:
             if meter is None or not meter.out_of_memory:
                 raise
@@ -201,7 +289,11 @@ class Sandbox:
                     await self._running.close()
                 self._kill_group()
             finally:
+                if self._waiting is not None:
+                    self._waiting.run.stdio.close()
                 await self._held.aclose()
+            on_closed, self.on_closed = self.on_closed, lambda: None
+            on_closed()
 
     def _kill_group(self) -> None:
         """Kill everything in the group if there is no init to do it and to report the usage."""

@@ -16,6 +16,7 @@ __all__ = [
     "Cause",
     "FilesDoNotFit",
     "PathRefused",
+    "Program",
     "Run",
     "RunEnd",
     "Shape",
@@ -51,6 +52,34 @@ class Run:
     limits: Limits
     stdio: Stdio
     cwd: str = ""
+
+    def same_program(self, other: Run) -> bool:
+        """Return whether a program could not tell which of the two runs it is in."""
+        return (
+            self.argv == other.argv
+            # Their order is that of the program's variables.
+            and [*self.env.items()] == [*other.env.items()]
+            and self.limits == other.limits
+            and self.cwd == other.cwd
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program that may be started before its job, and all that it can see of how it is run.
+
+    Hashable: a key. `env` are its variables in order; HOME is empty and becomes the workspace.
+    """
+
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+    limits: Limits
+
+    def run(self, home: str, stdio: Stdio) -> Run:
+        env = dict(self.env)
+        if env.get("HOME") == "":
+            env["HOME"] = home
+        return Run(self.argv, env, self.limits, stdio)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ class Stdio:
             unless_made.pop_all()
         made = cls((theirs[0], theirs[1], theirs[2]), ours)
         if not with_input:
-            os.close(made.take("stdin"))
+            made.end_input()
         return made
 
     @classmethod
@@ -75,6 +75,10 @@ class Stdio:
     def take(self, name: Literal["stdin"] | StreamName) -> int:
         """Return our end of a stream; from now on the caller must close it."""
         return self._ours.pop(name)
+
+    def end_input(self) -> None:
+        """Let standard input be at its end."""
+        os.close(self.take("stdin"))
 
     def give_to(self, user: Identity) -> None:
         """Let the user of a sandbox also open them by name (/dev/stdout)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from streamer.sandbox.shape import Run, Shape
 from streamer.sandbox.stdio import Stdio
 from streamer.spi import Backend, Isolation
 
-__all__ = ["NOT_OFFERED", "UNBOUNDED", "Trial", "holds_to_allow_list"]
+__all__ = ["NOT_OFFERED", "NOT_WANTED", "UNBOUNDED", "Trial", "holds_to_allow_list"]
 
 OF_ROOT: Final = (
     "its programs run as root: start the sandbox as the job's user, with start_as=job.identity in "
@@ -27,6 +28,8 @@ UNBOUNDED: Final = (
     "its jobs share inotify with all programs of this account, because the host does not let a "
     "sandbox limit it: a profile of AppArmor denies CAP_SYS_RESOURCE, or the kernel is too old"
 )
+
+NOT_WANTED: Final = "the backend does not allow it"
 
 NOT_OFFERED: Final = "it has no template for what jobs may be shown, or does not use any"
 
@@ -66,11 +69,29 @@ class Trial:
         except (SandboxFailure, OSError) as failure:
             return str(failure)
 
+    async def why_not_warm(
+        self, backend: Backend, pool: Pool, held: contextlib.AsyncExitStack
+    ) -> str:
+        """Return why no program can be started before its job, or ``""``."""
+        if not backend.gated or backend.ahead != "program":
+            return NOT_WANTED
+        from_template = not pool.templates.why_not(backend.name)
+        try:
+            return await self._run(backend, pool, held, from_template=from_template, hold=True)
+        except (SandboxFailure, OSError) as failure:
+            return str(failure)
+
     def _shape(self, backend: Backend) -> Shape:
         return Shape(backend.name, Limits(), read_only=self._read_only, etc=self._etc)
 
     async def _run(
-        self, backend: Backend, pool: Pool, held: contextlib.AsyncExitStack, *, from_template: bool
+        self,
+        backend: Backend,
+        pool: Pool,
+        held: contextlib.AsyncExitStack,
+        *,
+        from_template: bool,
+        hold: bool = False,
     ) -> str:
         shape = self._shape(backend)
         limits = shape.limits
@@ -87,10 +108,15 @@ class Trial:
             (await sandbox.listen(PROXY_PORT)).close()
         argv = held.enter_context(trial_program(backend, pool.folder.path))
         env = {"PATH": self._path, "HOME": sandbox.home, "LANG": "C.UTF-8"}
+        run = Run(argv, env, limits, Stdio.null())
+        if hold:
+            await sandbox.hold(run)
+            await asyncio.wait({sandbox.held})
+            sandbox.held.result()
         await sandbox.put_files((), limits)
         as_user = sandbox.identity is not None
         as_root = as_user and sandbox.of_root
-        running = await sandbox.run(Run(argv, env, limits, Stdio.null()))
+        running = await sandbox.run(run)
         await running.exited
         sandbox.end_rest()
         end = await running.ended

@@ -102,6 +102,7 @@ async def open_service(
     """
     sandbox: dict[str, Any] = {
         "allow_command": True,
+        "warm": False,  # what waits for a job would look like what one has left
         **config.get("sandbox", {}),
         "backend": backend.name,
         backend.name: dict(options),

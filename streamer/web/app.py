@@ -16,6 +16,7 @@ from streamer.config.shares import Shares
 from streamer.engine.measures import JobMeasures
 from streamer.jobs.jobs import Jobs
 from streamer.jobs.transcript import Transcripts
+from streamer.model.capabilities import Ahead
 from streamer.sse.response import StreamOptions
 from streamer.sse.sessionmap import SessionMap
 from streamer.web.bodies import Bodies
@@ -60,6 +61,9 @@ class Lifetime(Protocol):
 
     async def try_sandboxes(self) -> None:
         """Let the worker of this process test the backends that were not tested yet."""
+
+    def ahead(self) -> Ahead:
+        """Return what the worker of this process has started before its job."""
 
 
 SERVICE: Final = web.AppKey("streamer-service", Jobs)
@@ -117,7 +121,9 @@ def make_app(
     app[LIFETIME] = lifetime
     app.add_routes(JobHandlers(jobs, access, bodies, transcripts, streams).routes(JOB))
     app.add_routes(streams.routes(JOB))
-    info = InfoHandlers(jobs, sessions, access, bodies, measures, lifetime.try_sandboxes)
+    info = InfoHandlers(
+        jobs, sessions, access, bodies, measures, lifetime.try_sandboxes, lifetime.ahead
+    )
     app.add_routes(info.routes())
     app.add_routes(page_routes())
     app.cleanup_ctx.append(_run)

@@ -16,7 +16,7 @@ from aiohttp import web
 from streamer.engine.measures import JobMeasures
 from streamer.errors import NotFound
 from streamer.jobs.jobs import Jobs
-from streamer.model.capabilities import NOTHING, public_reason
+from streamer.model.capabilities import NOTHING, Ahead, public_reason
 from streamer.model.names import camel
 from streamer.model.runtime import public_tool_reason
 from streamer.sse.sessionmap import SessionMap
@@ -47,6 +47,8 @@ class InfoHandlers:
     measures: JobMeasures
     try_sandboxes: Callable[[], Awaitable[None]]
     """Lets the worker of this process, if any, test the backends that were not tested yet."""
+    ahead: Callable[[], Ahead]
+    """Returns what the worker of this process, if any, has started before its job."""
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -82,7 +84,7 @@ class InfoHandlers:
         self.access.require(request, "list")
         await self.try_sandboxes()
         workers = await self.jobs.capabilities()
-        allow = self.jobs.config.sandbox.allow
+        allow, held = self.jobs.config.sandbox.allow, self.ahead().held
         listed = [
             {
                 "name": name,
@@ -92,6 +94,7 @@ class InfoHandlers:
                 "default": name == workers.default,
                 "selectable": name == workers.default or name in allow,
                 "enforces": {camel(limit): level for limit, level in backend.enforces.items()},
+                "held": held.get(name, 0),
             }
             for name, backend in sorted(workers.backends.items())
         ]
@@ -139,5 +142,6 @@ class InfoHandlers:
             (await self.jobs.capabilities()).places,
             self.sessions,
             self.bodies.held,
+            self.ahead(),
         )
         return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4"})

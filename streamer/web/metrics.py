@@ -6,13 +6,19 @@ import itertools
 
 from streamer.engine.interface import Stats
 from streamer.engine.measures import BOUNDS_S, Histogram, JobMeasures
+from streamer.model.capabilities import Ahead
 from streamer.sse.sessionmap import SessionMap
 
 __all__ = ["exposition"]
 
 
 def exposition(
-    stats: Stats, measures: JobMeasures, places: int, sessions: SessionMap, body_bytes: int
+    stats: Stats,
+    measures: JobMeasures,
+    places: int,
+    sessions: SessionMap,
+    body_bytes: int,
+    ahead: Ahead,
 ) -> str:
     gauges = [
         ("streamer_jobs_running", "Running jobs.", stats.running),
@@ -31,6 +37,7 @@ def exposition(
             sessions.outgoing.bytes,
         ),
         ("streamer_body_bytes", "Size of all bodies that are being received.", body_bytes),
+        ("streamer_sandboxes_held", "Sandboxes that wait for a job.", sum(ahead.held.values())),
     ]
     lines: list[str] = []
     for name, text, value in gauges:
@@ -42,6 +49,17 @@ def exposition(
     ]
     lines += _counter("streamer_clients_cut_total", "Stalled clients that were cut off.")
     lines.append(f"streamer_clients_cut_total {sessions.outgoing.cut}")
+    lines += _counter(
+        "streamer_sandboxes_lent_total", "Sandboxes of jobs, by what was done before."
+    )
+    lines += [
+        f'streamer_sandboxes_lent_total{{ahead="{what}"}} {count}'
+        for what, count in (
+            ("nothing", ahead.cold),
+            ("opened", ahead.opened),
+            ("started", ahead.warm),
+        )
+    ]
     for name, text, histogram in (
         ("streamer_job_wait_seconds", "From acceptance to a worker.", measures.wait),
         ("streamer_job_run_seconds", "From a worker to the end.", measures.run),

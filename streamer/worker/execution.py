@@ -199,7 +199,12 @@ class Execution:
         await self._writer.state("preparing", self._policy(from_template=False))
         try:
             sandbox = await prepare.opened(
-                self._job, self._pool, self._settings.outbound, self._stop, held
+                self._job,
+                self._pool,
+                self._settings.path,
+                self._settings.outbound,
+                self._stop,
+                held,
             )
             longest_s = sum(STOP_S + step.limits.wall_time_s for step in self._job.steps)
             self._stopped_in(longest_s + self._job.limits.wall_time_s)
@@ -242,7 +247,7 @@ class Execution:
         )
         with contextlib.ExitStack() as ours:
             ours.callback(pump.close)
-            stdio, feed = connected(self._job, step, pump, ours)
+            stdio, feed = connected(self._job, step, sandbox, pump, ours)
             if feed is not None and step.phase is Phase.RUN:
                 self._requests.feed.set_result(feed)
             env = environment(self._job, self._settings.path, sandbox.home)

@@ -11,7 +11,8 @@ from streamer.model.job import ResolvedJob
 from streamer.sandbox.network.proxy import PROXY_PORT, Outbound, Proxy
 from streamer.sandbox.pool import Pool
 from streamer.sandbox.sandbox import Sandbox
-from streamer.sandbox.shape import Shape
+from streamer.sandbox.shape import Program, Shape
+from streamer.worker.program import environment
 from streamer.worker.stop import Stop, Stopped
 
 __all__ = ["OPEN_S", "opened", "put_files"]
@@ -19,20 +20,28 @@ __all__ = ["OPEN_S", "opened", "put_files"]
 OPEN_S: Final = 60.0
 """The time limit for opening a sandbox."""
 
+MOST_OF_MEMORY: Final = 4
+"""Files of more than this part of the memory limit are written before the program is started."""
+
 
 async def opened(
-    job: ResolvedJob, pool: Pool, outbound: Outbound, stop: Stop, held: contextlib.AsyncExitStack
+    job: ResolvedJob,
+    pool: Pool,
+    path: str,
+    outbound: Outbound,
+    stop: Stop,
+    held: contextlib.AsyncExitStack,
 ) -> Sandbox:
     """Open the sandbox of a job, and its proxy if it has one; `held` closes both.
 
-    Raises `Stopped`, and `SandboxFailure`.
+    `path` is the jobs' PATH. Raises `Stopped`, and `SandboxFailure`.
     """
     shape = Shape(
         job.backend, job.limits, network=job.network, read_only=job.read_only, etc=job.etc
     )
     try:
         async with stop.unless_requested(OPEN_S):
-            sandbox = await pool.lend(shape)
+            sandbox = await pool.lend(shape, _program(job, path), warm=_is_warm(job))
             held.push_async_callback(sandbox.close)
             if job.allow_hosts:
                 proxy = Proxy(
@@ -47,6 +56,18 @@ async def opened(
     except OSError as error:
         raise SandboxFailure(f"the host refuses something that it needs: {error}") from error
     return sandbox
+
+
+def _program(job: ResolvedJob, path: str) -> Program:
+    first = job.steps[0]
+    return Program(first.argv, tuple(environment(job, path, home="").items()), first.limits)
+
+
+def _is_warm(job: ResolvedJob) -> bool:
+    """Return whether its program may be one that was started before."""
+    # That one's memory is limited before the files come, and not only afterwards.
+    size = sum(len(file.content) for file in job.files)
+    return job.warm and size <= job.limits.memory_bytes // MOST_OF_MEMORY
 
 
 async def put_files(job: ResolvedJob, sandbox: Sandbox, stop: Stop) -> None:

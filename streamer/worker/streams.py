@@ -15,6 +15,7 @@ import termios
 from typing import Final
 
 from streamer.model.job import Phase, ResolvedJob, Step
+from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.stdio import Stdio
 from streamer.worker.output import OutputPump
 
@@ -106,7 +107,11 @@ class InputFeed:
 
 
 def connected(
-    job: ResolvedJob, step: Step, pump: OutputPump, held: contextlib.ExitStack
+    job: ResolvedJob,
+    step: Step,
+    sandbox: Sandbox,
+    pump: OutputPump,
+    held: contextlib.ExitStack,
 ) -> tuple[Stdio, InputFeed | None]:
     """Create the program's descriptors; return them, and the feed of its input, if it has any.
 
@@ -116,7 +121,7 @@ def connected(
     given = step.stdin or None if compiling else job.stdin
     interactive = job.interactive and not compiling
     with_input = given is not None or interactive
-    stdio = Stdio.pipes(with_input=with_input)
+    stdio = sandbox.stdio(with_input=with_input)
     held.callback(stdio.close)
     pump.add("stdout", stdio.take("stdout"))
     pump.add("stderr", stdio.take("stderr"))

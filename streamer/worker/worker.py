@@ -15,7 +15,7 @@ from streamer.bounded import within
 from streamer.config.schema import Config
 from streamer.engine.interface import Cancel, Engine, Lease, Lost
 from streamer.engine.lifetime import answer_at_start, name_of, started
-from streamer.model.capabilities import Capabilities
+from streamer.model.capabilities import Ahead, Capabilities
 from streamer.model.events import Error
 from streamer.sandbox.pool import Pool
 from streamer.sandbox.registry import Backends
@@ -148,6 +148,11 @@ class Worker:
         return None if self.pool is None else self.pool.cgroup_level
 
     @property
+    def ahead(self) -> Ahead:
+        """What it has started before its job."""
+        return Ahead() if self.pool is None else self.pool.held.ahead
+
+    @property
     def ready(self) -> bool:
         """Whether it is started, its tasks run, and the engine answers."""
         working = all(not task.done() for task in self._tasks.values())
@@ -168,6 +173,8 @@ class Worker:
         if claiming := self._tasks.get("streamer-claim"):
             claiming.cancel()
             await asyncio.gather(claiming, return_exceptions=True)
+        if self.pool is not None:
+            self.pool.held.stop()
         running = [e for e in self._running.values() if not e.over.is_set()]
         # As separate tasks, since an execution continues while a process resists SIGKILL.
         over: set[asyncio.Task[Any]] = {

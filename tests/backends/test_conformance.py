@@ -11,8 +11,11 @@ from sandboxes.bwrap import Bwrap
 from sandboxes.firejail import Firejail
 from sandboxes.plain import Plain
 from streamer.sandbox.pool import TEMPLATE_IS_SLOWER
+from streamer.sandbox.registry import SWITCHED_OFF
+from streamer.spi import Backend
 from streamer.testing import ConformanceSuite
 from tests.conftest import required_backends
+from tests.warm import hold_each
 
 
 class TestPlain(ConformanceSuite):
@@ -47,6 +50,35 @@ class TestBwrapForEachJob(ConformanceSuite):
 @pytest.mark.slow
 class TestBwrapForEachJobWithoutGroups(TestBwrapForEachJob):
     config: ClassVar[Mapping[str, Mapping[str, Any]]] = {"sandbox": {"cgroup": "off"}}
+
+
+class TestBwrapWarm(ConformanceSuite):
+    """Each program was started before its job."""
+
+    backend: ClassVar[type[Backend]] = Bwrap
+    required = "bwrap" in required_backends()
+
+    @classmethod
+    async def start(cls) -> None:
+        await super().start()
+        assert cls.service.worker.pool is not None
+        assert cls.service.worker.pool.held.why_not(cls.backend.name) == SWITCHED_OFF
+        hold_each(cls.service.worker.pool)
+
+
+class TestBwrapForEachJobWarm(TestBwrapWarm):
+    options: ClassVar[Mapping[str, Any]] = {"template": False}
+
+
+@pytest.mark.slow
+class TestBwrapWarmWithoutGroups(TestBwrapWarm):
+    config: ClassVar[Mapping[str, Mapping[str, Any]]] = {"sandbox": {"cgroup": "off"}}
+
+
+@pytest.mark.slow
+class TestPlainWarm(TestBwrapWarm):
+    backend = Plain
+    required = "plain" in required_backends()
 
 
 class TestFirejail(ConformanceSuite):

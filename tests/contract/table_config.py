@@ -52,6 +52,7 @@ KEYS: Final[dict[str, tuple[Mark, Any]]] = {
     "sandbox.cgroup": (ADDED, ANY),
     "sandbox.seccomp": (ADDED, "standard"),
     "sandbox.require": (ADDED, ANY),
+    "sandbox.warm": (ADDED, True),
     "sandbox.linger_s": (KEPT, 0.25),
     "limits.default.wall_time_s": (KEPT, 60.0),
     "limits.default.cpu_time_s": (KEPT, 60.0),
@@ -123,6 +124,7 @@ RUNTIME_KEYS: Final[dict[str, Mark]] = {
     "sources": ADDED,
     "limits": ADDED,
     "version": ADDED,
+    "warm": ADDED,
 }
 
 BACKEND_TABLES: Final = ("bwrap", "firejail", "plain")

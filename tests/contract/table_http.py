@@ -249,6 +249,7 @@ SANDBOX: Final[dict[str, Mark]] = {
     "enforces": KEPT,
     "default": ADDED,
     "selectable": ADDED,
+    "held": ADDED,
 }
 
 RUNTIME: Final[dict[str, Mark]] = {

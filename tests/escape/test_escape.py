@@ -15,6 +15,7 @@ from sandboxes.plain import Plain
 from streamer.sandbox.pool import TEMPLATE_IS_SLOWER
 from streamer.testing import ATTACKS, EscapeSuite, Outcome, open_campaign
 from tests.conftest import required_backends
+from tests.warm import hold_each
 
 BY_NAME = {attack.name: attack for attack in ATTACKS}
 
@@ -100,6 +101,23 @@ class TestBwrapForEachJob(EscapeSuite):
     backend = Bwrap
     options: ClassVar[Mapping[str, Any]] = {"template": False}
     required = "bwrap" in required_backends()
+
+
+class TestBwrapWarm(EscapeSuite):
+    """Each program was started before its job."""
+
+    backend = Bwrap
+    required = "bwrap" in required_backends()
+
+    @classmethod
+    async def start(cls) -> None:
+        await super().start()
+        assert cls._campaign.service.worker.pool is not None
+        hold_each(cls._campaign.service.worker.pool)
+
+
+class TestBwrapForEachJobWarm(TestBwrapWarm):
+    options: ClassVar[Mapping[str, Any]] = {"template": False}
 
 
 class TestFirejail(EscapeSuite):

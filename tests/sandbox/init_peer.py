@@ -57,13 +57,13 @@ class Init:
 
 
 @contextmanager
-def served_init(folder: Path) -> Iterator[Init]:
+def served_init(folder: Path, wrapper: tuple[str, ...] = ()) -> Iterator[Init]:
     """Start an init in a folder, and check at the end that it leaves nothing behind."""
     adopt_orphans()
     ours, theirs = socket.socketpair()
     ours.settimeout(10)
     process = subprocess.Popen(
-        (INIT, "serve"), stdin=theirs.fileno(), stderr=subprocess.DEVNULL, cwd=folder
+        (*wrapper, INIT, "serve"), stdin=theirs.fileno(), stderr=subprocess.DEVNULL, cwd=folder
     )
     theirs.close()
     served = Init(process, ours)
@@ -78,10 +78,15 @@ def served_init(folder: Path) -> Iterator[Init]:
 
 
 def run_frame(
-    *argv: str, arguments: int | None = None, limits: int = 0, variables: int = 0, tail: bytes = b""
+    *argv: str,
+    arguments: int | None = None,
+    limits: int = 0,
+    variables: int = 0,
+    tail: bytes = b"",
+    flags: int = 0,
 ) -> bytes:
     """Return the payload of a frame that runs a program, perhaps with false counts."""
     strings = b"".join(word.encode() + b"\0" for word in ("/", *argv))
     count = len(argv) if arguments is None else arguments
-    head = struct.pack("<QQQIIIII", 0, 0, 0, 0, 0, limits, count, variables)
+    head = struct.pack("<QQQIIIII", 0, 0, 0, 0, flags, limits, count, variables)
     return head + strings + tail

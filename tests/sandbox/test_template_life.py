@@ -17,6 +17,7 @@ import pytest
 
 from sandboxes.bwrap import Bwrap
 from streamer.errors import SandboxFailure
+from streamer.sandbox import pool as pool_module
 from streamer.sandbox import templates
 from streamer.sandbox.drivers.spawn import spawn
 from streamer.sandbox.drivers.template import Child
@@ -172,6 +173,7 @@ async def test_there_are_no_more_templates_than_places(
 ) -> None:
     need("bwrap")
     shapes = [replace(SHAPE, read_only=path) for path in ((), ("/var/lib",), ("/var/cache",))]
+    monkeypatch.setattr(pool_module, "SPARE", 0)
     with pool_of(places=1) as pool:
         for shape in shapes[:2]:
             async with lent(pool, shape):

@@ -270,7 +270,12 @@ async def test_what_is_tried_is_what_jobs_get(
 async def test_what_the_commands_try_is_in_a_group_too(
     open_service: OpenService, notes: Path
 ) -> None:
-    config = {"backend": "noted", "allow_command": True, "noted": {"notes": str(notes)}}
+    config = {
+        "backend": "noted",
+        "allow_command": True,
+        "warm": False,
+        "noted": {"notes": str(notes)},
+    }
     parts = build({"sandbox": config}, (plugin(Noted),))
     async with parts.worker.trial() as backends:
         assert await backends.reasons(["noted"]) == dict.fromkeys(backends, "")

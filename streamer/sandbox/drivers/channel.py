@@ -55,11 +55,14 @@ class InitChannel:
         """The end of the program itself; processes that it started may run on."""
         self.ended: asyncio.Future[RunEnd] = self._loop.create_future()
         """Done when the program and everything it started are dead; fails if it could not run."""
+        self.held: asyncio.Future[None] = self._loop.create_future()
+        """Done when a program that was started with `protocol.HOLD` has come to where it waits."""
         # Answers come in the order of the questions, also if nobody waits any more.
         self._checking: deque[asyncio.Future[bytes]] = deque()
         self._listening: deque[asyncio.Future[int]] = deque()
         self._opening: deque[asyncio.Future[int]] = deque()
         self._asking: deque[asyncio.Future[Use]] = deque()
+        self._releasing: deque[asyncio.Future[bytes]] = deque()
         self._descriptors: list[int] = []
         self.gone = asyncio.Event()
         """Set when the init is gone."""
@@ -77,6 +80,10 @@ class InitChannel:
         if paths:
             mounts = b"".join(os.fsencode(path) + b"\0" for path in paths)
             await self._send_with_next(frame(b"M", mounts))
+
+    async def know_same(self, paths: Sequence[str]) -> None:
+        """Let programs that are held read these paths: they are the same for every job."""
+        await self._send_with_next(protocol.same_frame(paths))
 
     async def put_files(
         self, files: Sequence[SourceFile], limits: Limits, *, walk_disk: bool
@@ -128,8 +135,17 @@ class InitChannel:
                 raise SandboxFailure(self._why)
             self.exited = self._loop.create_future()
             self.ended = self._loop.create_future()
+            self.held = self._loop.create_future()
             run = protocol.run_frame(argv, env, cwd, limits, flags=flags)
             await self._send_next(frame(b"D") + run, stdio)
+
+    async def release(self) -> bool:
+        """Let a program go on that is held, or on its way to that; False if it has ended before."""
+        if self.held.done() and self.held.exception() is None:
+            async with self._sending:
+                await self._send_next(frame(b"G"))
+            return True
+        return await self._answered(frame(b"G", b"?"), self._releasing) == b"\1"
 
     def signal(self, number: int) -> bool:
         return self._post(b"S", struct.pack("<I", number))
@@ -280,15 +296,24 @@ class InitChannel:
             self._hand_over(self._opening, OSError(number, os.strerror(number)) if number else None)
         elif kind == b"U":
             _answer_first(self._asking, protocol.parse_use(payload))
-        elif kind == b"C":
-            _answer_first(self._checking, payload)
+        elif kind in (b"C", b"G"):
+            _answer_first(self._checking if kind == b"C" else self._releasing, payload)
         elif kind == b"W":
             _answer(self.exited, None)
         elif kind == b"X":
+            _fail(self.held, "the program has ended")
             _answer(self.exited, None)
             _answer(self.ended, protocol.parse_end(payload))
+        elif kind == b"P":
+            self._hold(protocol.why_not_held(payload))
         elif kind == b"E":
             self._fail(protocol.failure(payload))
+
+    def _hold(self, why_not: str) -> None:
+        if why_not:
+            _fail(self.held, why_not)
+        else:
+            _answer(self.held, None)
 
     def _hand_over(
         self, waiting: deque[asyncio.Future[int]], refused: OSError | None = None
@@ -320,10 +345,10 @@ class InitChannel:
     def _fail(self, why: str) -> None:
         self._why = self._why or why
         self.gone.set()
-        waiting: list[asyncio.Future[Any]] = [self.greeted, self.exited, self.ended]
+        waiting: list[asyncio.Future[Any]] = [self.greeted, self.exited, self.ended, self.held]
         waiting += [*self._listening, *self._opening]
         waiting += self._checking
-        waiting += self._asking
+        waiting += [*self._asking, *self._releasing]
         for future in waiting:
             _fail(future, why)
 

@@ -134,6 +134,17 @@ class Direct:
         except OSError as error:
             raise SandboxFailure(f"{plan.argv[0]} cannot be started: {error}") from error
 
+    async def hold(self, run: Run, same: Sequence[str]) -> None:
+        """Refuse: there is no init that could hold it."""
+        raise SandboxFailure("a backend without our init cannot hold a program")
+
+    @property
+    def held(self) -> asyncio.Future[None]:
+        raise SandboxFailure("no program is held")
+
+    async def release(self) -> bool:
+        raise SandboxFailure("no program is held")
+
     @property
     def exited(self) -> asyncio.Future[int]:
         assert self._process is not None

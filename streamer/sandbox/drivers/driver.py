@@ -64,6 +64,26 @@ class Driver(Protocol):
 
     async def start(self, run: Run) -> None: ...
 
+    async def hold(self, run: Run, same: Sequence[str]) -> None:
+        """Start a program before its job, to be held where it could notice that.
+
+        `same` are paths of which it may read all that is there, since it is the same for every job.
+        Raises `SandboxFailure` if there is no init to hold it.
+        """
+
+    @property
+    def held(self) -> asyncio.Future[None]:
+        """Done when the program that `hold` has started is held, so that nothing of it runs.
+
+        Not to be cancelled. It fails with `SandboxFailure` if it cannot be held, or has ended.
+        """
+
+    async def release(self) -> bool:
+        """Let the program go on, whether it is held already or not.
+
+        Return False if it has ended before.
+        """
+
     @property
     def exited(self) -> asyncio.Future[Any]:
         """Done when the program itself has ended; processes that it started may run on.

@@ -210,6 +210,18 @@ class Gated:
             return await self.channel.use(walk_disk=self._walk_disk)
 
     async def start(self, run: Run) -> None:
+        await self._start(run, self._run_flags)
+
+    async def hold(self, run: Run, same: Sequence[str]) -> None:
+        await self.channel.know_same(same)
+        await self._start(run, self._run_flags | protocol.HOLD)
+
+    async def release(self) -> bool:
+        self._started = time.monotonic()
+        async with fails_after(START_TIMEOUT_S, "the init did not release the program in time"):
+            return await self.channel.release()
+
+    async def _start(self, run: Run, flags: int) -> None:
         self._started = time.monotonic()
         async with fails_after(START_TIMEOUT_S, "the init did not accept the program in time"):
             await self.channel.start(
@@ -218,8 +230,12 @@ class Gated:
                 cwd=run.cwd or self.home,
                 limits=run.limits,
                 stdio=run.stdio.theirs,
-                flags=self._run_flags,
+                flags=flags,
             )
+
+    @property
+    def held(self) -> asyncio.Future[None]:
+        return self.channel.held
 
     @property
     def exited(self) -> asyncio.Future[None]:

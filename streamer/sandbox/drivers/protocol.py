@@ -8,6 +8,7 @@ to it   what                                                       its answer
 ======  =========================================================  =============================
 ``B``   install a system call filter for programs                  ``E`` if it fails
 ``M``   mounts to count                                            ``E`` if it fails
+``T``   paths that are the same for every job                      ``E`` if it fails
 ``Q``   files begin; the limit on their number                     ``E`` if it fails
 ``F``   a file; ``A``: more of it                                  in the answer to ``C``
 ``C``   ask whether all files since ``Q`` are written; if not,     ``C`` and an errno, or 0
@@ -17,12 +18,16 @@ to it   what                                                       its answer
                                                                    the descriptor
 ``U``   ask what is used                                           ``U``
 ``D``   carries the three descriptors of the next program          in the answer to ``R``
-``R``   run a program                                              ``E`` if it fails
+``R``   run a program                                              ``E`` if it fails; with
+                                                                   ``HOLD`` then ``P``
+``G``   let a program that is held go on; with a byte of payload,  ``E`` if it fails;
+        say whether it does, and has not ended                     ``G`` and 1 or 0
 ``S``   signal it; ``K``: kill all of it                           ``X``, once all of it is dead
 ======  =========================================================  =============================
 
 By itself it sends ``H`` (hello, the first frame), ``W`` (the program has ended and left others
-running) and ``X`` (the program and everything it started are dead).
+running) and ``X`` (the program and everything it started are dead). ``P`` has an errno: 0 says that
+the program is held, otherwise it cannot be, and ``X`` follows.
 """
 
 from __future__ import annotations
@@ -43,6 +48,7 @@ __all__ = [
     "GROUP_MEMORY",
     "GROUP_SHARE",
     "GROUP_TIME",
+    "HOLD",
     "PROTOCOL",
     "SEES_PROC",
     "UNBOUNDED",
@@ -57,11 +63,13 @@ __all__ = [
     "parse_end",
     "parse_use",
     "run_frame",
+    "same_frame",
     "use_frame",
+    "why_not_held",
     "why_not_hello",
 ]
 
-PROTOCOL: Final = 6
+PROTOCOL: Final = 7
 """The hello has the init's version; in an editable installation it may be an old build."""
 
 SEES_PROC: Final = 1
@@ -79,6 +87,9 @@ GROUP_TIME: Final = 4
 """Flag of ``R``: a control group counts its CPU time."""
 GROUP_SHARE: Final = 8
 """Flag of ``R``: a control group gives it its share of the processors."""
+
+HOLD: Final = 16
+"""Flag of ``R``: the program is started before its job, and held where it could notice that."""
 
 BYTES_PER_INODE: Final = 4096
 MIN_INODES: Final = 10_000
@@ -193,6 +204,17 @@ def run_frame(
     )
     resources = b"".join(struct.pack("<IQQ", *triple) for triple in triples)
     return frame(b"R", head + resources + strings)
+
+
+def same_frame(paths: Sequence[str]) -> bytes:
+    """Return the frame with the paths whose content is the same for every job of a sandbox."""
+    return frame(b"T", b"".join(os.fsencode(path) + b"\0" for path in paths))
+
+
+def why_not_held(payload: bytes) -> str:
+    """Parse ``P``: return why a program cannot be held, or ``""``."""
+    number = int.from_bytes(payload, "little")
+    return f"the init cannot hold a program: {os.strerror(number)}" if number else ""
 
 
 def open_frame(path: str, flags: int, mode: int) -> bytes:

@@ -28,13 +28,14 @@ LOCK_FOLDER: Final = Path("/run/streamer-uids")
 class JobUsers:
     """The users of one service, one for each place. For a root service only."""
 
-    def __init__(self, first_uid: int, count: int) -> None:
+    def __init__(self, first_uid: int, count: int, spare: int = 0) -> None:
+        """Reserve `count` users, and up to `spare` more if so many are free."""
         self._locks: dict[int, int] = {}
         # The last one used first: it may have a template.
         self._free: asyncio.LifoQueue[int] = asyncio.LifoQueue()
         LOCK_FOLDER.mkdir(mode=0o700, exist_ok=True)
         for uid in range(first_uid, first_uid + UID_COUNT):
-            if len(self._locks) == count:
+            if len(self._locks) == count + spare:
                 break
             fd = os.open(LOCK_FOLDER / str(uid), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:

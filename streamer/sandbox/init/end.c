@@ -11,7 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { STOP_PASSES = 50, STOP_PAUSE_US = 1000 };
+enum { STOP_PASSES = 50, STOP_PAUSE_US = 1000, MOST_AT_ONCE = 1000 };
 
 struct job job;
 
@@ -54,8 +54,8 @@ static int signal_descendants(int number)
         if (ours > 0)
             kill(pid, number);
         /* 'Z' is also a process whose first thread has ended and whose others go on: it is
-         * signalled as any other, and its state tells no more. */
-        running += ours && !strchr("TZX", stat.state);
+         * signalled as any other, and its state tells no more. 't' waits for us (hold.c). */
+        running += ours && !strchr("TtZX", stat.state);
     }
     closedir(proc);
     return running;
@@ -79,23 +79,35 @@ static void kill_all(void)
 static void account(pid_t pid, int status, const struct rusage *usage)
 {
     uint64_t peak = (uint64_t)usage->ru_maxrss * 1024;
+    int waits = is_held();
+    if (WIFSTOPPED(status)) {
+        thread_has_stopped(pid, status);
+        return;
+    }
+    if (thread_has_ended(pid))
+        return;
     job.reaped_us += micros(&usage->ru_utime) + micros(&usage->ru_stime);
     if (peak > job.peak_process)
         job.peak_process = peak;
     if (pid == job.pid) {
         job.ended = 1;
         job.status = status;
-        job.wall_us = microseconds(CLOCK_MONOTONIC) - job.started_us;
+        job.wall_us = waits ? 0 : microseconds(CLOCK_MONOTONIC) - job.started_us;
     }
 }
 
-void reap(void)
+/* Take what has ended, and what has stopped because we trace it; return whether there may be more. */
+int reap(void)
 {
     struct rusage usage;
     int status;
-    pid_t pid;
-    while ((pid = wait4(-1, &status, WNOHANG, &usage)) > 0)
+    for (int i = 0; i < MOST_AT_ONCE; i++) {
+        pid_t pid = wait4(-1, &status, WNOHANG, &usage);
+        if (pid <= 0)
+            return 0;
         account(pid, status, &usage);
+    }
+    return 1;
 }
 
 /* Leave nothing alive: returns when the kernel says that we have no child left. */

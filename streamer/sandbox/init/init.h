@@ -11,10 +11,10 @@
 enum { CONTROL = 0 };
 
 /* See streamer/sandbox/drivers/protocol.py, which has the same numbers. */
-enum { PROTOCOL = 6 };
+enum { PROTOCOL = 7 };
 enum { SEES_PROC = 1, UNBOUNDED = 2 }; /* flags of 'H' */
 enum { WALK_DISK = 1 }; /* flags of 'C', 'R' and 'U' */
-enum { GROUP_MEMORY = 2, GROUP_TIME = 4, GROUP_SHARE = 8 }; /* further flags of 'R' */
+enum { GROUP_MEMORY = 2, GROUP_TIME = 4, GROUP_SHARE = 8, HOLD = 16 }; /* further flags of 'R' */
 
 /* A share of what an account has: Linux gives it 128 and some ten thousand. */
 #define INOTIFY_INSTANCES "16"
@@ -126,7 +126,7 @@ void share_processors(int running);
 
 /* end.c: whatever ends */
 uint64_t cpu_so_far(uint64_t living_us);
-void reap(void);
+int reap(void);
 void end_all(void);
 void end_or_linger(void);
 void finish_job(unsigned char cause);
@@ -136,6 +136,18 @@ void take_file(unsigned char type, unsigned char *data, size_t size);
 int keep_quota(const unsigned char *data, size_t size);
 int check_files(const unsigned char *data, size_t size);
 int files_are_whole(void);
+
+/* calls.c: what a program may do before its job has come */
+int keep_same(const unsigned char *data, size_t size);
+int reveals_nothing(pid_t thread, uint32_t machine, uint64_t number, const uint64_t *arguments);
+
+/* hold.c: a program that waits for its job */
+int is_held(void);
+int stands_still(void);
+void hold_program(int gate);
+int release_program(size_t size);
+void thread_has_stopped(pid_t id, int status);
+int thread_has_ended(pid_t id);
 
 /* start.c: programs */
 int keep_mounts(unsigned char *data, size_t size);

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -45,6 +46,7 @@ struct program {
     uint32_t limit_count;
     char *cwd, **argv, **env;
     pid_t init; /* we, before the fork */
+    int gate;   /* where it waits until it is traced, or -1: hold.c */
 };
 
 static struct sock_fprog filter; /* of system calls, if the service sent one */
@@ -73,6 +75,15 @@ int keep_filter(const unsigned char *data, size_t size)
     return 1;
 }
 
+/* Until we trace it; it must be dumpable for that. */
+static void wait_at(int gate)
+{
+    char byte = 0;
+    if (write(gate, &byte, 1) != 1 || read(gate, &byte, 1) != 1)
+        _exit(125);
+    close(gate);
+}
+
 static void become_program(struct program *p, const int fds[3])
 {
     /* While the service can still be told that the program does not run: what follows
@@ -92,7 +103,8 @@ static void become_program(struct program *p, const int fds[3])
     for (int i = 0; i < 3; i++)
         if (dup2(fds[i], i) < 0)
             _exit(125);
-    syscall(SYS_close_range, 3, ~0U, 0);
+    int gate = p->gate < 0 ? -1 : dup2(p->gate, 3);
+    syscall(SYS_close_range, gate < 0 ? 3 : 4, ~0U, 0);
     /* Out of memory, the kernel must kill the program and not us: we report the verdict.
      * Our own /proc files are root's while we are not dumpable, and a program is. */
     prctl(PR_SET_DUMPABLE, 1);
@@ -112,6 +124,8 @@ static void become_program(struct program *p, const int fds[3])
         unsigned char *at = p->limits + 20 * i;
         limit((int)get32(at), get64(at + 4), get64(at + 12));
     }
+    if (p->gate >= 0)
+        wait_at(gate);
     environ = p->env;
     execvpe(p->argv[0], p->argv, p->env);
     /* As a shell does: 127 not found, 126 found and not executable. */
@@ -143,6 +157,23 @@ static pid_t start_program(struct program *p, const int fds[3])
     return program;
 }
 
+/* Start a program that waits for its job. */
+static pid_t start_held(struct program *p, const int fds[3])
+{
+    int gate[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, gate))
+        return -1;
+    p->gate = gate[1];
+    job.pid = start_program(p, fds);
+    int failure = errno;
+    close(gate[1]);
+    if (job.pid > 0)
+        hold_program(gate[0]);
+    close(gate[0]);
+    errno = failure;
+    return job.pid;
+}
+
 static char **strings(unsigned char **at, unsigned char *end, uint32_t count)
 {
     char **list = calloc((size_t)count + 1, sizeof *list);
@@ -158,8 +189,8 @@ static char **strings(unsigned char **at, unsigned char *end, uint32_t count)
 
 /* 'R' u64 CPU limit in us, u64 memory limit and u64 disk limit in bytes (0: none), u32 limit
  * of files in the workspace, u32 flags (WALK_DISK: the workspace has to be walked, else it is a mount
- * of its own; GROUP_*: what a control group does), u32 count of limits, u32 count of arguments, u32
- * count of variables; each limit u32 resource, u64 soft, u64 hard;
+ * of its own; GROUP_*: what a control group does; HOLD: its job comes later), u32 count of limits, u32
+ * count of arguments, u32 count of variables; each limit u32 resource, u64 soft, u64 hard;
  * then NUL-ended strings: working directory, arguments, variables. Standard input,
  * output and error came just before as descriptors. */
 int start_job(unsigned char *data, size_t size)
@@ -200,7 +231,8 @@ int start_job(unsigned char *data, size_t size)
     forget_processes();
     begin_watch();
     p.init = getpid();
-    job.pid = start_program(&p, in.fds);
+    p.gate = -1;
+    job.pid = get32(data + 28) & HOLD ? start_held(&p, in.fds) : start_program(&p, in.fds);
     for (int i = 0; i < 3; i++)
         close(in.fds[i]);
     in.fd_count = 0;

@@ -49,6 +49,8 @@ void die(const char *what)
     _exit(125);
 }
 
+static uint64_t look_us; /* when to look at the limits next, or 0 */
+
 static void handle(unsigned char type, unsigned char *data, size_t size)
 {
     switch (type) {
@@ -92,6 +94,15 @@ static void handle(unsigned char type, unsigned char *data, size_t size)
     case 'R':
         if (!start_job(data, size))
             tell_failure('r');
+        break;
+    case 'T':
+        if (!keep_same(data, size))
+            tell_failure('p');
+        break;
+    case 'G':
+        if (!release_program(size))
+            tell_failure('r');
+        look_us = 0;
         break;
     case 'S':
         if (size == 4 && job.pid && !job.ended) {
@@ -162,7 +173,7 @@ static void bound_namespace(void)
 static int serve(void)
 {
     sigset_t watched;
-    uint64_t look_us = 0; /* when to look at the limits next, or 0 */
+    int more = 0; /* whether there may be children to reap in any case */
     umask(022);
     setsid(); /* unless the wrapper has made us a leader of one: see become_program */
     prctl(PR_SET_DUMPABLE, 0);
@@ -187,7 +198,7 @@ static int serve(void)
         struct pollfd on[2] = {{CONTROL, POLLIN, 0}, {children, POLLIN, 0}};
         uint64_t now_us = microseconds(CLOCK_MONOTONIC);
         /* Do this first: orphans may end all the time, which must not delay it. */
-        if (!job.pid)
+        if (!job.pid || stands_still())
             look_us = 0;
         else if (!look_us)
             look_us = next_look();
@@ -195,16 +206,16 @@ static int serve(void)
             watch_limits();
             look_us = job.pid ? next_look() : 0;
         }
-        int ready = poll(on, 2, look_us ? (int)((look_us - now_us) / 1000) + 1 : -1);
+        int ready = poll(on, 2, more ? 0 : look_us ? (int)((look_us - now_us) / 1000) + 1 : -1);
         if (ready < 0 && errno != EINTR)
             break; /* the job has set our limit of descriptors: see check_sight */
-        if (ready <= 0)
+        if (ready <= 0 && !more)
             continue;
-        if (on[1].revents) {
+        if (on[1].revents || more) {
             struct signalfd_siginfo info;
             while (read(children, &info, sizeof info) > 0)
                 ;
-            reap();
+            more = reap();
             if (job.pid && job.ended)
                 end_or_linger();
         }

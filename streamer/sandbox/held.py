@@ -1,0 +1,333 @@
+"""Open sandboxes before their jobs come, and start the program in them where that is known.
+
+After a job another sandbox of its shape is opened. An interpreter takes longer to start than most
+programs run: it is started in there too, and held where it could notice that it has no job yet
+(``init/hold.c``). One job takes both over, if it runs just this program, and nobody else ever does.
+Whatever keeps a sandbox from being opened ahead, or a program from being held, a job does it as
+ever.
+
+There are never more than places are free, and a job that needs another sandbox does not wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from streamer.bounded import ends_in
+from streamer.model.capabilities import Ahead
+from streamer.sandbox.sandbox import Sandbox
+from streamer.sandbox.shape import Program, Shape
+from streamer.sandbox.stdio import Stdio
+
+__all__ = ["UNTRIED", "HeldSandboxes", "Key"]
+
+log: Final = logging.getLogger(__name__)
+
+IDLE_S: Final = 600.0
+"""What no job has wanted for so long is closed."""
+
+HOLD_S: Final = 10.0
+"""A program that is not held by then never will."""
+
+RETRY_S: Final = 60.0
+"""After a failure jobs do it themselves for this time."""
+
+PAUSE_S: Final = 0.002
+"""Between the end of a job and the next opening: a waiting job goes first."""
+
+BUSY_S: Final = 0.05
+"""Between two looks whether a processor is free."""
+
+PATIENCE_S: Final = 0.5
+"""After so long one is opened in any case: others may keep the processors busy for hours."""
+
+END_TIMEOUT_S: Final = 10.0
+
+MOST_KEYS: Final = 64
+"""Of so many kinds it is known how recently a job has wanted them."""
+
+UNTRIED: Final = "it has not been tested"
+
+Key = tuple[Shape, Program | None]
+"""What must be equal for a job: without a program, only the sandbox."""
+
+
+@dataclass(eq=False)
+class Held:
+    """A sandbox that waits for its job, or is on its way to that."""
+
+    key: Key
+    mark: object
+    """What the host has shown, when it was opened."""
+    opening: asyncio.Task[Sandbox]
+    """Done when it is open, and its program was started."""
+    coming: asyncio.Task[None] | None = None
+    """Done when the program is held."""
+    idle: asyncio.TimerHandle | None = None
+
+    @property
+    def ready(self) -> bool:
+        return self.idle is not None
+
+
+class HeldSandboxes:
+    """All that a pool has opened ahead: no more than it has places that no job uses."""
+
+    def __init__(
+        self,
+        open_sandbox: Callable[[Shape], Awaitable[Sandbox]],
+        mark: Callable[[Shape, Program | None], object],
+        places: int,
+    ) -> None:
+        """`mark` returns what tells the host, as a job sees it, from one that was changed."""
+        self._open = open_sandbox
+        self._mark = mark
+        self._places = places
+        self._processors = len(os.sched_getaffinity(0))
+        self._held: list[Held] = []
+        self._wanted: deque[Key] = deque(maxlen=places)
+        self._used_at: dict[Key, float] = {}
+        self._retry_at: dict[Key, float] = {}
+        self._used = 0
+        self._ending: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
+        self._closed = False
+        self._why_not: dict[str, str] = {}
+        self._opens: dict[str, bool] = {}
+        self._warm = 0
+        self._opened_ahead = 0
+        self._cold = 0
+
+    # -- what is known of backends --------------------------------------------------------
+
+    def why_not(self, backend: str) -> str:
+        """Return why no program is held in sandboxes of a backend, or ``""``."""
+        return self._why_not.get(backend, UNTRIED)
+
+    def tried(self, backend: str, why_not: str, *, opens: bool = True) -> None:
+        """Record the result of a test, without which nothing is done ahead.
+
+        `opens` says that sandboxes may be opened, with or without a program.
+        """
+        self._why_not[backend] = why_not
+        self._opens[backend] = opens
+
+    @property
+    def ahead(self) -> Ahead:
+        held = Counter(held.key[0].backend for held in self._held if held.ready)
+        return Ahead(held, self._warm, self._opened_ahead, self._cold)
+
+    # -- jobs -----------------------------------------------------------------------------
+
+    async def lend(self, shape: Shape, program: Program | None) -> Sandbox:
+        """Return a job's sandbox, in which its program may wait already; the caller must close it.
+
+        Raises `SandboxFailure` and OSError as for any other sandbox.
+        """
+        key: Key | None = None
+        if self._opens.get(shape.backend, False):
+            key = (shape, None if self.why_not(shape.backend) else program)
+        self._used += 1
+        with contextlib.ExitStack() as unless_lent:
+            unless_lent.callback(self._returned, None)
+            sandbox = None if key is None else await self._take(key)
+            if sandbox is None:
+                self._make_room(0)
+                sandbox = await self._open(shape)
+                self._cold += key is not None
+            unless_lent.pop_all()
+        sandbox.on_closed = partial(self._returned, key)
+        return sandbox
+
+    def _returned(self, key: Key | None) -> None:
+        self._used -= 1
+        if key is not None and self._is_refused(key):
+            key = None if self._is_refused((key[0], None)) else (key[0], None)
+        if key is None or self._closed:
+            return
+        self._used_at.pop(key, None)
+        self._used_at[key] = time.monotonic()
+        if len(self._used_at) > MOST_KEYS:
+            del self._used_at[next(iter(self._used_at))]
+        if not self._wanted:
+            self._due = time.monotonic() + PATIENCE_S
+        self._wanted.append(key)
+        self._fill_in(PAUSE_S)
+
+    async def _take(self, key: Key) -> Sandbox | None:
+        """Take one of those that wait, or are on their way to that."""
+        while held := self._best(key):
+            self._forget(held)
+            if held.mark != self._mark(*held.key):
+                self._end(held)
+                continue
+            try:
+                sandbox = await asyncio.shield(held.opening)
+            except asyncio.CancelledError:
+                self._end(held)
+                raise
+            except Exception as failure:  # noqa: BLE001 - the job opens its own
+                self._refuse(held.key, str(failure))
+                continue
+            if sandbox.alive and sandbox.waits == (held.key[1] is not None):
+                self._warm += sandbox.waits
+                self._opened_ahead += not sandbox.waits
+                return sandbox
+            self._end(held)
+        return None
+
+    def _best(self, key: Key) -> Held | None:
+        for wanted in (key, (key[0], None)):
+            those = [held for held in self._held if held.key == wanted]
+            if those:
+                return next((held for held in those if held.ready), those[0])
+        return None
+
+    # -- what waits -----------------------------------------------------------------------
+
+    def _fill_in(self, pause_s: float) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(pause_s, self._fill)
+
+    def _fill(self) -> None:
+        """Open what is wanted, unless jobs or others need the processors for now."""
+        self._timer = None
+        while self._wanted and not self._closed:
+            if self._used >= self._places:
+                self._wanted.clear()  # others may wait; the end of each wants one again
+                return
+            if sum(not held.ready for held in self._held) >= self._processors:
+                return  # each that is held looks again
+            if _runnable() >= self._processors and time.monotonic() < self._due:
+                self._fill_in(BUSY_S)
+                return
+            key = self._wanted.popleft()
+            if self._make_room(1, key):
+                self._start(key)
+                self._due = time.monotonic() + PATIENCE_S
+
+    def _make_room(self, wanted: int, besides: Key | None = None) -> bool:
+        """End what jobs have wanted least recently, until so many places are free.
+
+        Return whether that was possible, `besides` those of one kind.
+        """
+        while self._used + len(self._held) + wanted > self._places:
+            others = [held for held in self._held if held.key != besides]
+            if not others:
+                return False
+            self._give_up(min(others, key=lambda held: self._used_at.get(held.key, 0)))
+        return True
+
+    def _start(self, key: Key) -> None:
+        held = Held(key, self._mark(*key), asyncio.create_task(self._opened(key)))
+        held.coming = asyncio.create_task(self._until_held(held))
+        self._held.append(held)
+
+    async def _opened(self, key: Key) -> Sandbox:
+        shape, program = key
+        sandbox = await self._open(shape)
+        try:
+            if program is not None:
+                await sandbox.hold(program.run(sandbox.home, Stdio.pipes(with_input=True)))
+        except BaseException:
+            await sandbox.close()
+            raise
+        return sandbox
+
+    async def _until_held(self, held: Held) -> None:
+        """Wait until one is ready; end it if that fails. Cancelled when its job has come."""
+        why_not = ""
+        try:
+            sandbox = await asyncio.shield(held.opening)
+            if held.key[1] is not None:
+                await ends_in(HOLD_S, asyncio.wait({sandbox.held}))
+                why_not = _why_not(sandbox.held)
+        except Exception as failure:  # noqa: BLE001 - whatever it is, jobs go on without it
+            why_not = str(failure)
+        if why_not:
+            self._refuse(held.key, why_not)
+            self._give_up(held)
+            return
+        held.idle = asyncio.get_running_loop().call_later(IDLE_S, self._give_up, held)
+        sandbox.on_exit(partial(self._give_up, held))
+        self._fill_in(0)
+
+    def _is_refused(self, key: Key) -> bool:
+        return self._retry_at.get(key, 0) > time.monotonic()
+
+    def _refuse(self, key: Key, why: str) -> None:
+        shape, program = key
+        if key not in self._retry_at:
+            what = "a sandbox" if program is None else program.argv[0]
+            log.warning("%s is not started ahead in %s: %s", what, shape.backend, why)
+        self._retry_at[key] = time.monotonic() + RETRY_S
+        while len(self._retry_at) > MOST_KEYS:
+            del self._retry_at[next(iter(self._retry_at))]
+
+    def _give_up(self, held: Held) -> None:
+        if held in self._held:
+            self._forget(held)
+            self._end(held)
+
+    def _forget(self, held: Held) -> None:
+        self._held.remove(held)
+        if held.idle is not None:
+            held.idle.cancel()
+        elif held.coming is not asyncio.current_task():
+            assert held.coming is not None
+            held.coming.cancel()
+
+    def _end(self, held: Held) -> None:
+        task = asyncio.create_task(self._ended(held))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def _ended(self, held: Held) -> None:
+        held.opening.cancel()
+        await asyncio.wait({held.opening})
+        if not held.opening.cancelled() and held.opening.exception() is None:
+            await held.opening.result().close()
+
+    # -- the end --------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Open no more, and begin to close all that wait."""
+        self._closed = True
+        self._wanted.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for held in [*self._held]:
+            self._give_up(held)
+
+    async def close(self) -> None:
+        """Stop, and wait until all are ended, within a time limit. Idempotent."""
+        self.stop()
+        if self._ending:
+            await asyncio.wait(self._ending, timeout=END_TIMEOUT_S)
+
+
+def _why_not(held: asyncio.Future[None]) -> str:
+    if not held.done():
+        return f"it was not held within {HOLD_S:g} s"
+    failure = held.exception()
+    return "" if failure is None else str(failure)
+
+
+def _runnable() -> int:
+    """Return how many threads of the host want a processor now, besides this (proc_loadavg(5))."""
+    try:
+        return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0]) - 1
+    except (OSError, ValueError, IndexError):
+        return 0

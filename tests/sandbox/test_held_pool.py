@@ -1,0 +1,337 @@
+"""A pool holds programs for jobs to come, and no job waits for them or notices them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from streamer.errors import SandboxFailure
+from streamer.model.job import Limits, SourceFile
+from streamer.sandbox import held as module
+from streamer.sandbox.pool import Pool
+from streamer.sandbox.sandbox import Sandbox
+from streamer.sandbox.shape import Program, Shape
+from tests.running import adopt_orphans, descendants, descriptors
+from tests.sandbox.templated import pool_of
+
+LIMITS = Limits(wall_time_s=60)
+SHAPE = Shape("bwrap", LIMITS)
+ENV = (("PATH", "/usr/bin:/bin"), ("HOME", ""))
+PYTHON = Program(("python3", "main.py"), ENV, LIMITS)
+SHELL = Program(("bash", "main.sh"), ENV, LIMITS)
+PERL = Program(("perl", "main.pl"), ENV, LIMITS)
+SPINS = Program(("python3", "-I", "-S", "-c", "while True: pass"), ENV, LIMITS)
+PRINTS = {"python3": "print('up')", "bash": "echo up", "perl": 'print "up\\n"'}
+
+
+@pytest.fixture(params=["command", "template"])
+async def pool(request: pytest.FixtureRequest, need: Callable[[str], str]) -> AsyncIterator[Pool]:
+    need("bwrap")
+    adopt_orphans()
+    before = descendants(), descriptors()
+    with pool_of(places=2) as pool:
+        pool.held.tried("bwrap", "")
+        pool.held._processors = 1000  # whatever else runs on this machine
+        if request.param == "command":
+            pool.templates.tried("bwrap", "not in this test")
+        yield pool
+        await pool.close()
+        assert descendants() == before[0]
+    assert descriptors() == before[1]
+
+
+async def held(pool: Pool, count: int) -> None:
+    """Wait until so many programs are held."""
+    async with asyncio.timeout(20):
+        while pool.held.ahead.held.get("bwrap", 0) != count or pool.held._ending:
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def lent(
+    pool: Pool, program: Program | None = PYTHON, shape: Shape = SHAPE
+) -> AsyncIterator[Sandbox]:
+    async with asyncio.timeout(20):
+        sandbox = await pool.lend(shape, program, warm=True)
+    try:
+        yield sandbox
+    finally:
+        await sandbox.close()
+
+
+async def told(sandbox: Sandbox, program: Program = PYTHON) -> str:
+    """Run a program as a job does, and return what it has written."""
+    file = SourceFile(program.argv[-1], PRINTS[program.argv[0]].encode())
+    await sandbox.put_files((file,), program.limits)
+    with contextlib.closing(sandbox.stdio(with_input=False)) as stdio:
+        running = await sandbox.run(program.run(sandbox.home, stdio))
+        async with asyncio.timeout(20):
+            end = await running.ended
+        assert (end.status, end.cause) == (0, None)
+        return os.read(stdio._ours["stdout"], 65536).decode()
+
+
+async def test_after_a_job_the_next_one_finds_its_program_started(pool: Pool) -> None:
+    for count in range(3):
+        async with lent(pool) as sandbox:
+            assert sandbox.waits == (count > 0)
+            assert await told(sandbox) == "up\n"
+        await held(pool, 1)
+    assert (pool.held.ahead.warm, pool.held.ahead.cold) == (2, 1)
+
+
+async def test_on_a_busy_machine_it_takes_longer(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool.held._processors = 1
+    monkeypatch.setattr(module, "_runnable", lambda: 1)
+    monkeypatch.setattr(module, "PATIENCE_S", 3600.0)
+    async with lent(pool):
+        pass
+    pause = module.BUSY_S / 2
+    async with asyncio.timeout(20):
+        while pool.held._timer is None or pool.held._timer.when() < pool.held._due - 3600 + pause:
+            await asyncio.sleep(0.001)
+    assert pool.held._held == []
+    pool.held._due = 0.0
+    await held(pool, 1)
+
+
+async def test_each_serves_one_job(pool: Pool) -> None:
+    async with lent(pool):
+        pass
+    await held(pool, 1)
+    async with lent(pool) as first, lent(pool) as second:
+        assert (first.waits, second.waits) == (True, False)
+        assert await told(first) == await told(second) == "up\n"
+    await held(pool, 2)
+
+
+@pytest.mark.parametrize(
+    ("shape", "program"),
+    [
+        (SHAPE, replace(PYTHON, argv=("python3", "main.py", "more"))),
+        (SHAPE, replace(PYTHON, env=(*ENV, ("MORE", "1")))),
+        (SHAPE, replace(PYTHON, env=(*reversed(ENV),))),
+        (SHAPE, replace(PYTHON, limits=replace(LIMITS, open_files=99))),
+        (replace(SHAPE, limits=replace(LIMITS, disk_bytes=2**20)), PYTHON),
+        (replace(SHAPE, network=True), PYTHON),
+        (replace(SHAPE, read_only=("/opt",)), PYTHON),
+    ],
+    ids=["arguments", "variables", "their order", "limits", "shape", "network", "paths"],
+)
+async def test_a_job_that_differs_starts_its_own(
+    pool: Pool, shape: Shape, program: Program
+) -> None:
+    async with lent(pool):
+        pass
+    await held(pool, 1)
+    async with lent(pool, program, shape) as sandbox:
+        assert not sandbox.waits
+        assert pool.held.ahead.held == {"bwrap": 1}
+
+
+async def test_a_job_takes_over_what_is_still_being_made(pool: Pool) -> None:
+    for _ in range(5):
+        async with lent(pool) as sandbox:
+            assert await told(sandbox) == "up\n"
+        async with asyncio.timeout(20):
+            while not pool.held._held:
+                await asyncio.sleep(0)
+    assert pool.held.ahead.warm == 4
+
+
+async def test_there_are_never_more_than_places(pool: Pool) -> None:
+    async with lent(pool, PYTHON), lent(pool, SHELL):
+        assert len(pool.held._held) == 0
+    await held(pool, 2)
+    async with lent(pool, PERL) as sandbox:
+        # The one that was wanted least recently had to go; which of the two is of no account.
+        assert not sandbox.waits
+        await held(pool, 1)
+    await held(pool, 2)
+    assert {one.key[1] for one in pool.held._held} >= {PERL}
+    async with lent(pool, PYTHON), lent(pool, SHELL):
+        await held(pool, 0)
+
+
+async def test_none_is_started_while_jobs_may_wait(pool: Pool) -> None:
+    async with lent(pool):
+        pass
+    async with lent(pool, SHELL), lent(pool, PERL):
+        async with asyncio.timeout(20):
+            while pool.held._timer is not None or pool.held._ending:
+                await asyncio.sleep(0.01)
+        assert pool.held._held == []
+
+
+async def test_one_that_dies_is_no_more(pool: Pool) -> None:
+    async with lent(pool):
+        pass
+    before = descendants()
+    await held(pool, 1)
+    (pid,) = (
+        pid
+        for pid, name in descendants().items()
+        if pid not in before and name.startswith("python")
+    )
+    os.kill(pid, signal.SIGKILL)
+    await held(pool, 0)
+    async with lent(pool) as sandbox:
+        assert not sandbox.waits
+        assert await told(sandbox) == "up\n"
+
+
+async def test_one_whose_sandbox_dies_is_no_more(pool: Pool) -> None:
+    async with lent(pool):
+        pass
+    await held(pool, 1)
+    (one,) = pool.held._held
+    init = one.opening.result()._driver._init_pid  # type: ignore[attr-defined]
+    os.kill(init, signal.SIGKILL)
+    await held(pool, 0)
+    async with lent(pool) as sandbox:
+        assert await told(sandbox) == "up\n"
+
+
+async def test_one_that_nobody_wants_is_ended(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "IDLE_S", 0.0)
+    async with lent(pool):
+        pass
+    async with asyncio.timeout(20):
+        while not pool.held._held:
+            await asyncio.sleep(0)
+    await held(pool, 0)
+
+
+async def test_one_from_before_a_change_of_the_host_is_not_lent(pool: Pool) -> None:
+    version = 1
+    pool.held._mark = lambda shape, program: version
+    async with lent(pool):
+        pass
+    await held(pool, 1)
+    version = 2
+    async with lent(pool) as sandbox:
+        assert not sandbox.waits
+        assert await told(sandbox) == "up\n"
+    await held(pool, 1)
+    async with lent(pool) as sandbox:
+        assert sandbox.waits
+
+
+def test_the_mark_of_the_host_changes_with_what_it_shows(need: Callable[[str], str]) -> None:
+    need("bwrap")
+    with pool_of() as pool:
+        before = pool._mark(SHAPE, PYTHON)
+        assert pool._mark(SHAPE, PYTHON) == before
+        assert pool._mark(SHAPE, SHELL) != before
+        assert pool._mark(replace(SHAPE, read_only=("/opt",)), PYTHON) != before
+
+
+async def test_a_program_that_cannot_be_held_is_started_by_its_job(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "HOLD_S", 0.05)
+    for _ in range(2):
+        async with lent(pool, SPINS):
+            pass
+        async with asyncio.timeout(20):
+            while not pool.held._retry_at or pool.held._ending:
+                await asyncio.sleep(0.01)
+    assert caplog.text.count("is not started ahead in bwrap: it was not held within 0.05 s") == 1
+    assert pool.held._held == []
+    missing = replace(PYTHON, argv=("no-such-program",))
+    async with lent(pool, missing):
+        pass
+    async with asyncio.timeout(20):
+        while (SHAPE, missing) not in pool.held._retry_at:
+            await asyncio.sleep(0.01)
+    assert "no-such-program is not started ahead in bwrap: the program has ended" in caplog.text
+    async with lent(pool) as sandbox:
+        assert await told(sandbox) == "up\n"
+
+
+async def test_a_sandbox_that_cannot_be_opened_ahead_is_no_failure_of_a_job(
+    pool: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    opened = pool.held._open
+
+    async def fails(shape: Shape) -> Sandbox:
+        raise SandboxFailure("not today")
+
+    async with lent(pool):
+        pool.held._open = fails
+    async with asyncio.timeout(20):
+        while not pool.held._retry_at:
+            await asyncio.sleep(0.01)
+    pool.held._open = opened
+    assert "python3 is not started ahead in bwrap: not today" in caplog.text
+    async with lent(pool) as sandbox:
+        assert await told(sandbox) == "up\n"
+
+
+async def test_a_job_that_gives_up_while_it_waits_leaves_nothing(pool: Pool) -> None:
+    async with lent(pool):
+        pass
+    async with asyncio.timeout(20):
+        while not pool.held._held:
+            await asyncio.sleep(0)
+    waiting = asyncio.create_task(pool.lend(SHAPE, PYTHON, warm=True))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await (await waiting).close()
+    assert pool.held._used == 0
+
+
+async def test_without_a_program_a_sandbox_waits_for_any_job_of_its_shape(pool: Pool) -> None:
+    async with lent(pool, None):
+        pass
+    await held(pool, 1)
+    async with lent(pool, SHELL) as sandbox:
+        assert not sandbox.waits
+        assert await told(sandbox, SHELL) == "up\n"
+    assert (pool.held.ahead.opened, pool.held.ahead.warm, pool.held.ahead.cold) == (1, 0, 1)
+
+
+async def test_where_no_program_can_be_held_only_sandboxes_are(pool: Pool) -> None:
+    pool.held.tried("bwrap", "nobody may be traced")
+    async with lent(pool):
+        pass
+    await held(pool, 1)
+    async with lent(pool) as sandbox:
+        assert not sandbox.waits
+        assert await told(sandbox) == "up\n"
+    assert pool.held.ahead.opened == 1
+
+
+async def test_a_backend_that_does_not_want_it_has_none_opened(pool: Pool) -> None:
+    pool.held.tried("bwrap", "no", opens=False)
+    async with lent(pool):
+        pass
+    assert not pool.held._wanted
+    assert pool.held._timer is None
+    assert pool.held.why_not("firejail") == module.UNTRIED
+    async with lent(pool, None, replace(SHAPE, backend="plain")):
+        pass
+    assert pool.held._timer is None
+
+
+async def test_none_is_started_once_it_is_stopped(pool: Pool) -> None:
+    async with lent(pool), lent(pool, SHELL):
+        pass
+    await held(pool, 2)
+    pool.held.stop()
+    async with lent(pool) as sandbox:
+        assert not sandbox.waits
+        assert await told(sandbox) == "up\n"
+    await held(pool, 0)

@@ -1,0 +1,1 @@
+"""Programs that must not be able to tell whether they were started before their job."""

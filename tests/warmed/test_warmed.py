@@ -1,0 +1,125 @@
+"""No program can tell whether it was started before its job: each runs both ways."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import pytest
+
+from streamer.compose import Parts
+from streamer.model.events import Complete, Output
+from tests.conftest import OpenService
+from tests.running import Ran, ended
+from tests.warm import hold_each
+from tests.warmed.case import Case
+from tests.warmed.python import PYTHON
+from tests.warmed.shell import BASH, JAVASCRIPT
+
+pytestmark = pytest.mark.slow
+
+TABLES: Final[Mapping[str, Mapping[str, Case]]] = {
+    "python": PYTHON,
+    "bash": BASH,
+    "javascript": JAVASCRIPT,
+}
+ADDRESS: Final = re.compile(rb"0x[0-9a-f]{6,}")
+PARTS: Final = 4
+AT_ONCE: Final = 2
+
+
+def test_there_are_many() -> None:
+    assert sum(map(len, TABLES.values())) >= 200
+
+
+def told(ran: Ran) -> dict[str, Any]:
+    """Return all of a job's events that do not depend on time or chance."""
+    streams = {"stdout": b"", "stderr": b""}
+    for event in ran.events:
+        if isinstance(event.data, Output):
+            streams[event.data.stream] += base64.b64decode(event.data.data)
+    end = ran.end
+    verdict: dict[str, Any] = {"verdict": ran.verdict}
+    if isinstance(end, Complete):
+        verdict |= {
+            "exit": end.exit_code,
+            "signal": end.signal,
+            "reason": end.reason,
+            "phase": end.phase,
+            "timed out": end.timed_out,
+            "killed": end.oom_killed,
+            "truncated": end.output_truncated,
+        }
+        if end.output_truncated or end.reason in ("wall_time", "output_limit"):
+            # How much was written until then is a matter of time.
+            return {**verdict, "begins": streams["stdout"][:5]}
+        verdict["bytes"] = end.output_bytes
+    return {**verdict, **{name: ADDRESS.sub(b"0x", text) for name, text in streams.items()}}
+
+
+async def run_all(service: Parts, language: str, cases: Mapping[str, Case]) -> dict[str, Any]:
+    turn = asyncio.Semaphore(AT_ONCE)
+
+    async def run(case: Case) -> dict[str, Any]:
+        async with turn:
+            return told(await ended(await service.jobs.submit(case.job(language))))
+
+    results = await asyncio.gather(*map(run, cases.values()))
+    return dict(zip(cases, results, strict=True))
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("way", ["command", "template"])
+@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("language", TABLES)
+async def test_a_program_cannot_tell(
+    need: Callable[[str], str], open_service: OpenService, language: str, part: int, way: str
+) -> None:
+    need("bwrap")
+    cases = dict([*TABLES[language].items()][part::PARTS])
+    sandbox = {"bwrap": {"template": way == "template"}}
+    cold = await open_service("bwrap", sandbox=sandbox)
+    if language not in cold.worker.host._languages:
+        pytest.skip(f"{language} is not installed")
+    warm = await open_service("bwrap", sandbox=sandbox)
+    assert warm.worker.pool is not None
+    hold_each(warm.worker.pool)
+    expected = await run_all(cold, language, cases)
+    assert differences(expected, await run_all(warm, language, cases)) == {}
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: {
+            key: (value, other[name].get(key))
+            for key, value in told.items()
+            if value != other[name].get(key)
+        }
+        for name, told in one.items()
+        if told != other[name]
+    }
+
+
+CHANCE: Final[Mapping[str, str]] = {
+    "python": "import os, random, secrets, uuid; print(hash('x'), id(os), random.random(), secrets.token_hex(), uuid.uuid4(), open('/proc/self/maps').readline(), open('/proc/self/auxv', 'rb').read())",
+    "bash": "echo $RANDOM $SRANDOM; cat /proc/self/maps | head -3",
+    "javascript": "console.log(Math.random(), crypto.randomUUID(), require('fs').readFileSync('/proc/self/maps', 'utf8').split('\\n')[0])",
+}
+
+
+@pytest.mark.parametrize("language", CHANCE)
+async def test_chance_is_each_programs_own(
+    need: Callable[[str], str], open_service: OpenService, language: str
+) -> None:
+    need("bwrap")
+    service = await open_service("bwrap")
+    if language not in service.worker.host._languages:
+        pytest.skip(f"{language} is not installed")
+    assert service.worker.pool is not None
+    hold_each(service.worker.pool)
+    case = Case(CHANCE[language])
+    seen = [told(await ended(await service.jobs.submit(case.job(language)))) for _ in range(3)]
+    assert len({one["stdout"] for one in seen}) == 3
