@@ -268,6 +268,7 @@ def test_a_program_that_never_waits_can_be_released_and_ended(init: Init) -> Non
 def test_a_program_that_ends_before_is_told_as_any_other(init: Init) -> None:
     pipes = begin(init, "/nonexistent/program")
     assert ends(init) == ("-", 127)
+    assert pipes.output() == b""  # that they have the pipes in common must do its job no harm
     init.send(b"G")  # its job had come meanwhile
     init.send_stdio()
     init.send(b"R", run_frame("/bin/true"))

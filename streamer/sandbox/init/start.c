@@ -117,7 +117,8 @@ static void become_program(struct program *p, const int fds[3])
         _exit(125);
     umask(022);
     if (chdir(p->cwd)) {
-        dprintf(2, "cannot enter the working directory: %s\n", strerror(errno));
+        if (p->gate < 0) /* its pipes are those of a job to come, which tries again */
+            dprintf(2, "cannot enter the working directory: %s\n", strerror(errno));
         _exit(126);
     }
     for (uint32_t i = 0; i < p->limit_count; i++) {
@@ -129,7 +130,8 @@ static void become_program(struct program *p, const int fds[3])
     environ = p->env;
     execvpe(p->argv[0], p->argv, p->env);
     /* As a shell does: 127 not found, 126 found and not executable. */
-    dprintf(2, "%s: %s\n", p->argv[0], strerror(errno));
+    if (p->gate < 0)
+        dprintf(2, "%s: %s\n", p->argv[0], strerror(errno));
     _exit(errno == ENOENT ? 127 : 126);
 }
 
