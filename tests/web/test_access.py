@@ -367,3 +367,12 @@ async def test_a_page_needs_a_token_to_do_anything(client: AnyClient) -> None:
     for path in OPEN:
         async with client.get(path) as response:
             assert response.status == 200
+
+
+@pytest.mark.parametrize("commands", [False, True])
+async def test_the_log_tells_at_the_start_who_may_run_programs(
+    start: Start, caplog: pytest.LogCaptureFixture, *, commands: bool
+) -> None:
+    await start(auth={"anonymous": True}, sandbox={"allow_command": commands})
+    assert "everybody who reaches this service may run programs here" in caplog.text
+    assert ("and without isolation" in caplog.text) is commands
