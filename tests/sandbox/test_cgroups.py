@@ -282,7 +282,9 @@ async def test_what_a_killed_service_left_is_swept(
         while not all(pids(folder / "job") for folder in left):
             await asyncio.sleep(0.005)
         with cgroup_tree("auto"):
-            assert [folder for folder in left if folder.exists()] == []
+            async with asyncio.timeout(20):  # a service beside may be sweeping them
+                while any(folder.exists() for folder in left):
+                    await asyncio.sleep(0.005)
         assert await orphan.wait() == -9
         # One service, however many hierarchies it has groups in.
         assert [

@@ -195,6 +195,7 @@ async def test_one_that_resists_takes_the_room_of_another(
 ) -> None:
     need("bwrap")
     monkeypatch.setattr(driver, "END_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(templates, "FRESH_S", 600)  # the second would go for the third
     shapes = [replace(SHAPE, read_only=path) for path in ((), ("/var/lib",), ("/var/cache",))]
     with pool_of(places=1) as pool:
         async with lent(pool):

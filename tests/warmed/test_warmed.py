@@ -27,6 +27,8 @@ TABLES: Final[Mapping[str, Mapping[str, Case]]] = {
     "javascript": JAVASCRIPT,
 }
 ADDRESS: Final = re.compile(rb"0x[0-9a-f]{6,}")
+FOLDER: Final = re.compile(rb"streamer-[a-z0-9_]{8}")
+"""The name of a service's folder, which /proc/self/mountinfo has."""
 PARTS: Final = 4
 AT_ONCE: Final = 2
 
@@ -57,7 +59,8 @@ def told(ran: Ran) -> dict[str, Any]:
             # How much was written until then is a matter of time.
             return {**verdict, "begins": streams["stdout"][:5]}
         verdict["bytes"] = end.output_bytes
-    return {**verdict, **{name: ADDRESS.sub(b"0x", text) for name, text in streams.items()}}
+    texts = {name: ADDRESS.sub(b"0x", text) for name, text in streams.items()}
+    return {**verdict, **{name: FOLDER.sub(b"", text) for name, text in texts.items()}}
 
 
 async def run_all(service: Parts, language: str, cases: Mapping[str, Case]) -> dict[str, Any]:

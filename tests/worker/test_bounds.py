@@ -169,7 +169,8 @@ async def test_a_template_that_does_not_end_is_told(
     start: Start, need: Callable[[str], str], ice: Ice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streamer.sandbox.drivers.template.END_TIMEOUT_S", 0.1)
-    client = await start(sandbox={"backend": need("bwrap"), "cgroup": "off"})
+    sandbox = {"backend": need("bwrap"), "cgroup": "off", "warm": False}
+    client = await start(sandbox=sandbox)
     service = parts_of(client)
     assert (await run_job(service, command=("echo", "1"))).out == "1\n"
     assert service.worker.pool is not None
