@@ -338,7 +338,8 @@ async def test_without_our_init_a_program_that_resists_is_waited_for_at_the_end(
                 closing = asyncio.create_task(sandbox.close())
                 await asyncio.wait_for(gave_up.wait(), 20)
                 assert list(pool.folder.workspaces.path.iterdir()) != []
-                driver._process.kill()
+                # Of the group: a shell that has not begun the program yet would leave it behind.
+                os.killpg(driver._process.pid, signal.SIGKILL)
                 await closing
 
 

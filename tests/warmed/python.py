@@ -326,7 +326,7 @@ GIVEN: Final[Mapping[str, Case]] = {
         limits={"file_bytes": MIB},
     ),
     "a full disk": Case(
-        "f = open('f', 'wb')\ntry:\n  while True: f.write(bytes(2**16)); f.flush()\nexcept OSError as e: print('full')",
+        "f = open('f', 'wb')\ntry:\n  while True: f.write(bytes(2**16)); f.flush()\nexcept OSError as e: print('full', flush=True)\nimport time; time.sleep(60)",
         limits={"disk_bytes": MIB, "file_bytes": 2 * MIB},
     ),
     "much memory": Case(
