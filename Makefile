@@ -10,7 +10,7 @@ PYTEST_ARGS ?=
 SUITES ?=
 # Most tests wait for programs, so three at once suit two processors; PYTEST_ARGS="-n 0" for none.
 WORKERS ?= 3
-PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS)
 
 export PYTHON
 

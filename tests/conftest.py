@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import os
 import tempfile
@@ -73,7 +74,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "doctor" in item.nodeid:
             # It plants files and processes on the host, and one test looks whether any is left.
-            item.add_marker(pytest.mark.xdist_group("doctor"))
+            item.add_marker(pytest.mark.one_at_a_time("doctor"))
         callspec = getattr(item, "callspec", None)
         with_other = callspec is not None and OTHERS & {*callspec.id.split("-")}
         if with_other or item.path.relative_to(config.rootpath).as_posix().startswith(SLOW):
@@ -83,6 +84,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def required_backends() -> frozenset[str]:
     """Return the backends whose absence fails here instead of skipping."""
     return frozenset(filter(None, os.environ.get("STREAMER_REQUIRE_BACKENDS", "").split(",")))
+
+
+@pytest.fixture(autouse=True)
+def one_at_a_time(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let a test that is marked so wait for others with the same name, in whatever process.
+
+    The groups of pytest-xdist 3.8 have no effect in pytest 9.2, which does not use `_nodeid`.
+    """
+    marker = request.node.get_closest_marker("one_at_a_time")
+    if marker is None:
+        yield
+        return
+    path = Path(tempfile.gettempdir(), f"streamer-tests-{os.getuid()}-{marker.args[0]}")
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(autouse=True)

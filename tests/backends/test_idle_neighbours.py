@@ -124,7 +124,7 @@ async def begun(service: Parts, source: str, limits: Mapping[str, Any]) -> Job:
 
 @pytest.mark.timeout(300)
 # Two at a time would need more users than root's services have.
-@pytest.mark.xdist_group("all-users")
+@pytest.mark.one_at_a_time("all-users")
 @pytest.mark.parametrize("cgroup", ["auto", "off"])
 @pytest.mark.usefixtures("descriptors_enough")
 async def test_limits_hold_beside_many_jobs_that_wait(

@@ -232,7 +232,7 @@ async def test_it_is_so_wherever_the_service_has_its_folder(
         await service.drain(0)
 
 
-@pytest.mark.xdist_group("run-user")  # it is one folder, whatever the backend
+@pytest.mark.one_at_a_time("run-user")  # it is one folder, whatever the backend
 async def test_the_accounts_own_folder_in_run_is_hidden(
     isolating_backend: str, open_service: OpenService
 ) -> None:

@@ -198,6 +198,7 @@ async def test_one_that_resists_takes_the_room_of_another(
     monkeypatch.setattr(templates, "FRESH_S", 600)  # the second would go for the third
     shapes = [replace(SHAPE, read_only=path) for path in ((), ("/var/lib",), ("/var/cache",))]
     with pool_of(places=1) as pool:
+        pool.templates._most = 2
         async with lent(pool):
             pids = pool.templates.pids
         with frozen(pids, monkeypatch):
