@@ -55,6 +55,10 @@ def told(ran: Ran) -> dict[str, Any]:
             "killed": end.oom_killed,
             "truncated": end.output_truncated,
         }
+        if end.oom_killed:
+            # Whether the program sees that its child was killed, before we kill it too.
+            for name in ("verdict", "exit", "signal"):
+                del verdict[name]
         if end.output_truncated or end.reason in ("wall_time", "output_limit"):
             # How much was written until then is a matter of time.
             return {**verdict, "begins": streams["stdout"][:5]}
