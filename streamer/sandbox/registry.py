@@ -11,12 +11,21 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from streamer.errors import BackendUnavailable, ConfigError, SandboxFailure
 from streamer.model.capabilities import UNTRIED
+from streamer.sandbox.held import UNTRIED as UNHELD
 from streamer.sandbox.pool import NO_LATER_JOBS, Pool
 from streamer.sandbox.templates import UNTESTED
 from streamer.sandbox.trial import NOT_OFFERED, NOT_WANTED, UNBOUNDED, Trial, holds_to_allow_list
@@ -206,16 +215,26 @@ class Backends(Mapping[str, Backend]):
             doubtful |= {name for name, count in self._failures.items() if count >= MAX_FAILURES}
             # Each ends: see `_run_trial`.
             await asyncio.gather(*map(self._trial, doubtful), return_exceptions=True)
-            await self._try_templates_again()
+            await self._try_more_again()
 
-    async def _try_templates_again(self) -> None:
+    async def _try_more_again(self) -> None:
+        """Repeat failed tests of templates, and of programs that are held."""
         assert self._pool is not None
-        never = ("", NOT_OFFERED, UNTESTED, self._pool.no_templates)
+        pool = self._pool
+        no_template = ("", NOT_OFFERED, UNTESTED, pool.no_templates)
+        not_warm = ("", NOT_WANTED, UNHELD, SWITCHED_OFF, NO_LATER_JOBS)
         for name, backend in self._backends.items():
-            if self._pool.templates.why_not(name) not in never and not self._reasons[name]:
+            if self._reasons.get(name, UNTRIED):
+                continue
+            tests = []
+            if pool.templates.why_not(name) not in no_template:
+                tests.append(self._try_template)
+            if pool.held.why_not(name) not in not_warm:
+                tests.append(self._try_warm)
+            for test in tests:
                 async with self._one_at_a_time:
                     try:
-                        await self._try_template(backend, self._pool)
+                        await test(backend, pool)
                     except Exception:
                         log.exception("the cleanup after a test failed")
 
@@ -277,14 +296,8 @@ class Backends(Mapping[str, Backend]):
 
     async def _try_template(self, backend: Backend, pool: Pool) -> None:
         async with contextlib.AsyncExitStack() as stack:
-            try:
-                async with asyncio.timeout(TRIAL_TIMEOUT_S):
-                    why_not = await self._trial_of.why_no_template(backend, pool, stack)
-            except TimeoutError:
-                why_not = f"a test program did not end within {TRIAL_TIMEOUT_S:.0f} s"
-            except Exception as error:
-                log.exception("the template of backend %s failed its test", backend.name)
-                why_not = f"{type(error).__name__}: {error}"
+            test = self._trial_of.why_no_template(backend, pool, stack)
+            why_not = await _result(test, f"the template of backend {backend.name}")
             before = pool.templates.why_not(backend.name)
             if why_not not in (before, "", NOT_OFFERED, pool.no_templates):
                 log.warning(
@@ -303,19 +316,26 @@ class Backends(Mapping[str, Backend]):
             pool.held.tried(backend.name, reason, opens=False)
             return
         async with contextlib.AsyncExitStack() as stack:
-            try:
-                async with asyncio.timeout(TRIAL_TIMEOUT_S):
-                    why_not = await self._trial_of.why_not_warm(backend, pool, stack)
-            except TimeoutError:
-                why_not = f"a test program was not held, or did not end, in {TRIAL_TIMEOUT_S:.0f} s"
-            except Exception as error:
-                log.exception(
-                    "backend %s failed its test with a program that is held", backend.name
-                )
-                why_not = f"{type(error).__name__}: {error}"
-        if why_not not in ("", NOT_WANTED, pool.held.why_not(backend.name)):
+            test = self._trial_of.why_not_warm(backend, pool, stack)
+            why_not = await _result(test, f"a program that is held by backend {backend.name}")
+        before = pool.held.why_not(backend.name)
+        if why_not not in (before, "", NOT_WANTED):
             log.warning(
                 "sandbox %s: no program is started before its job: %s", backend.name, why_not
             )
+        elif not why_not and before != UNHELD:
+            log.warning("sandbox %s: programs are started before their jobs again", backend.name)
         opens = backend.gated and backend.ahead != "nothing"
         pool.held.tried(backend.name, why_not, opens=opens)
+
+
+async def _result(test: Awaitable[str], what: str) -> str:
+    """Return what a test has found, in time: a reason, or ``""``."""
+    try:
+        async with asyncio.timeout(TRIAL_TIMEOUT_S):
+            return await test
+    except TimeoutError:
+        return f"a test program did not end within {TRIAL_TIMEOUT_S:.0f} s"
+    except Exception as error:
+        log.exception("%s failed its test", what)
+        return f"{type(error).__name__}: {error}"

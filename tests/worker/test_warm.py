@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from streamer.compose import Parts
+from streamer.errors import SandboxFailure
 from streamer.model.job import JobSpec, SourceFile
 from streamer.model.runtime import Runtime
-from streamer.sandbox.shape import Program
+from streamer.sandbox.sandbox import Sandbox
+from streamer.sandbox.shape import Program, Run
 from tests.conftest import OpenService, Start
 from tests.running import descendants, ended, run_job
 from tests.support import submit
@@ -51,6 +53,29 @@ async def test_jobs_take_over_programs_that_were_started_before(service: Parts) 
         )
         await held(service)
         assert (service.ahead().warm, service.ahead().cold) == (count, 1)
+
+
+async def test_a_trial_that_failed_is_repeated(
+    need: Callable[[str], str], open_service: OpenService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("bwrap")
+    monkeypatch.setattr("streamer.sandbox.registry.RETRY_S", 0.05)
+
+    async def fail(_: Sandbox, run: Run) -> None:
+        run.stdio.close()
+        raise SandboxFailure("not on a busy machine")
+
+    with monkeypatch.context() as busy:
+        busy.setattr(Sandbox, "hold", fail)
+        service = await open_service("bwrap", sandbox=WARM)
+        assert service.worker.pool is not None
+        ahead = service.worker.pool.held
+        async with asyncio.timeout(20):
+            while ahead.why_not("bwrap") != "not on a busy machine":
+                await asyncio.sleep(0.01)
+    async with asyncio.timeout(20):
+        while ahead.why_not("bwrap"):
+            await asyncio.sleep(0.01)
 
 
 async def test_the_record_of_a_job_does_not_tell(service: Parts) -> None:
