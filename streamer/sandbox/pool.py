@@ -102,14 +102,13 @@ class Pool:
         shape: Shape,
         program: Program | None = None,
         *,
-        warm: bool = False,
         for_trial: bool = False,
         from_template: bool = True,
     ) -> Sandbox:
         """Lend a sandbox; the caller must close it.
 
-        `program` is the first that a job will run in it. With `warm` it may wait in it already, and
-        may be kept for the next such job. For a trial `from_template` selects what is tested, and a
+        `program` is the first that a job will run in it, if it may have been started before the job
+        and may be for the next such job. For a trial `from_template` selects what is tested, and a
         template that fails is a failure; a job gets a sandbox of its own then.
 
         Raises `SandboxFailure` with the wrapper's message, for the operator, and then leaves
@@ -117,7 +116,7 @@ class Pool:
         """
         if for_trial or not from_template:
             return await self._open(shape, for_trial=for_trial, from_template=from_template)
-        return await self.held.lend(shape, program if warm else None)
+        return await self.held.lend(shape, program)
 
     async def _open(
         self, shape: Shape, *, for_trial: bool = False, from_template: bool = True

@@ -41,7 +41,7 @@ async def opened(
     )
     try:
         async with stop.unless_requested(OPEN_S):
-            sandbox = await pool.lend(shape, _program(job, path), warm=_is_warm(job))
+            sandbox = await pool.lend(shape, _program(job, path) if _is_warm(job) else None)
             held.push_async_callback(sandbox.close)
             if job.allow_hosts:
                 proxy = Proxy(

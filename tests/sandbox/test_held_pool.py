@@ -60,7 +60,7 @@ async def lent(
     pool: Pool, program: Program | None = PYTHON, shape: Shape = SHAPE
 ) -> AsyncIterator[Sandbox]:
     async with asyncio.timeout(20):
-        sandbox = await pool.lend(shape, program, warm=True)
+        sandbox = await pool.lend(shape, program)
     try:
         yield sandbox
     finally:
@@ -285,7 +285,7 @@ async def test_a_job_that_gives_up_while_it_waits_leaves_nothing(pool: Pool) -> 
     async with asyncio.timeout(20):
         while not pool.held._held:
             await asyncio.sleep(0)
-    waiting = asyncio.create_task(pool.lend(SHAPE, PYTHON, warm=True))
+    waiting = asyncio.create_task(pool.lend(SHAPE, PYTHON))
     await asyncio.sleep(0)
     waiting.cancel()
     with contextlib.suppress(asyncio.CancelledError):
