@@ -313,4 +313,5 @@ def test_the_measure_tells_a_square() -> None:
         for _ in data:
             data.count(b"x")
 
-    assert too_steep(costs(square, bytes, 4000))
+    # Another program on the machine may disturb the shortest run most, and so hide the steps.
+    assert any(too_steep(costs(square, bytes, 4000)) for _ in range(ROUNDS))

@@ -49,7 +49,9 @@ def printed(events: list[Event]) -> str:
 async def cutting_proxy(client: AnyClient, seed: int) -> AsyncIterator[tuple[str, list[int]]]:
     """Forward connections and cut each after some bytes of the answer; list those numbers.
 
-    A submission and its answer get through: what is tried is the following of a job.
+    A submission and its answer get through: what is tried is the following of a job. Each connection
+    may live a little longer than the one before: on a busy machine all output is one event, and that
+    is as long as a read (64 KiB).
     """
     chance = random.Random(seed)
     cuts: list[int] = []
@@ -64,7 +66,7 @@ async def cutting_proxy(client: AnyClient, seed: int) -> AsyncIterator[tuple[str
             head = await reader.readuntil(b"\r\n\r\n")
             up_writer.write(head)
             if head.startswith(b"GET /api/stream"):
-                left = chance.randrange(1, 20_000)
+                left = chance.randrange(1, 6_000 * (len(cuts) + 1))
                 cuts.append(left)
                 while left and (data := await up_reader.read(left)):
                     left -= len(data)
