@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -59,7 +60,8 @@ async def test_a_job_ends_with_its_template(pool: Pool) -> None:
     async with lent(pool) as sandbox:
         running = await sandbox.run(Run(("/bin/sleep", "600"), {}, LIMITS, Stdio.null()))
         for pid in pool.templates.pids:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has died with the other one
+                os.kill(pid, signal.SIGKILL)
         with pytest.raises(SandboxFailure, match="the init ended"):
             await running.ended
     async with lent(pool) as sandbox:
