@@ -35,3 +35,11 @@ def test_the_machine_runs_every_attack_and_all_that_depends_on_groups() -> None:
     covered = {name for name in modules if NAMED & {name, *map(str, list(Path(name).parents)[:-2])}}
     assert sorted(modules - covered - set(WITHOUT)) == []
     assert "tests/escape" in NAMED
+
+
+def test_the_checks_of_every_change_start_the_machine() -> None:
+    steps = (ROOT / ".ci" / "run").read_text().splitlines()
+    machine = [line for line in steps if re.fullmatch(r"\s*step '[^']+' \.ci/cgroup-v2-vm", line)]
+    assert len(machine) == 1  # the whole of it: arguments would take the place of its lists
+    # What CI reports is the last line of all.
+    assert steps[-1].endswith('make test "$again"')
