@@ -7,6 +7,7 @@ from streamer.compose import build
 from streamer.engine.memory.admission import QueueLimits
 from streamer.engine.memory.engine import MemoryEngine
 from streamer.engine.memory.retention import RetentionLimits
+from streamer.eventlog.pages import PAGE_BYTES
 from streamer.sse.response import StreamOptions
 
 TOKENS = {"tokens": [{"tenant": name, "sha256": name * 64} for name in ("a", "b")]}
@@ -65,6 +66,28 @@ def test_the_engine_has_the_settings_of_the_queue_and_of_the_logs() -> None:
     assert engine._retention._limits == RetentionLimits(
         memory=31_000_000, log_memory=3_200_000, log=33_000_000, on_full="wait"
     )
+
+
+def test_the_engine_keeps_as_much_for_as_long_as_it_is_told() -> None:
+    engine = engine_of(
+        queue={"idempotency_s": 41, "max_idempotency_keys": 42},
+        streams={"retention_s": 43, "disk_bytes": 44_000 * PAGE_BYTES},
+    )
+    keys = engine._table._forgotten_keys
+    assert (keys._keep_s, keys._most) == (41, 42)
+    assert engine._table._retention_s == 43
+    assert engine._spool._pages._most == 44_000
+
+
+def test_the_backends_have_the_settings_of_the_sandbox() -> None:
+    own = {"entry": "main", "run": ["/bin/sh"], "read_only": ["/srv"], "etc": ["profile"]}
+    sandbox = {"backend": "plain", "path": "/own", "network": "allow-list", "warm": False}
+    backends = build({"sandbox": sandbox, "runtimes": {"own": own}}).worker.backends
+    trial = backends._trial_of
+    assert (backends._configured, trial._path, trial._allow_list) == ("plain", "/own", True)
+    assert {*trial._read_only} >= {"/srv"}
+    assert {*trial._etc} >= {"profile"}
+    assert not backends._warm
 
 
 def test_one_tenant_alone_has_all_of_the_queue() -> None:

@@ -23,6 +23,7 @@ from sandboxes.firejail import Firejail
 from sandboxes.plain import Plain
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits, SourceFile
+from streamer.sandbox.cgroups import cgroup as groups
 from streamer.sandbox.cgroups.cgroup import Cgroup
 from streamer.sandbox.cgroups.files import pids
 from streamer.sandbox.drivers import direct, spawn
@@ -316,6 +317,58 @@ async def test_without_our_init_a_rest_that_does_not_die_fails_the_run(
                 await finished(sandbox, running)
 
 
+JOINING = """
+import os, signal, time
+group = os.getpgid(0)
+up, told = os.pipe()
+if os.fork() == 0:
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:  # one after the other joins the program's process group, but this process does not
+        try:
+            if (child := os.fork()) == 0:
+                signal.pause()
+            os.setpgid(child, group)
+            os.write(told, b".")
+        except OSError:
+            pass
+os.read(up, 1)
+print("up", flush=True)
+"""
+
+
+@pytest.mark.parametrize("rest", ["", "time.sleep(600)"], ids=["exits", "is killed"])
+async def test_without_our_init_a_group_ends_what_joins_the_programs_own_for_ever(
+    pool: Pool, rest: str
+) -> None:
+    if pool.cgroups is None:
+        pytest.skip("there are no control groups here")
+    async with lent(pool, "loose") as sandbox:
+        stdio = Stdio.pipes()
+        argv = ("python3", "-I", "-c", JOINING + rest)
+        running = await sandbox.run(Run(argv, {"PATH": "/usr/bin:/bin"}, LIMITS, stdio))
+        assert await until_written(stdio) == b"up\n"
+        if rest:
+            await sandbox.kill()
+        end = await finished(sandbox, running) if not rest else await running.ended
+        assert end.cause == ("killed" if rest else None)
+        stdio.close()
+
+
+async def test_without_our_init_what_stays_in_the_group_fails_the_run(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if pool.cgroups is None:
+        pytest.skip("there are no control groups here")
+    async with lent(pool, "direct") as sandbox:
+        with monkeypatch.context() as patch:
+            patch.setattr(type(sandbox._cgroup), "empty", lambda _: False)
+            patch.setattr(groups, "CLEAR_TRIES", 2)
+            running = await sandbox.run(shell("true", Stdio.null()))
+            with pytest.raises(SandboxFailure, match="control group does not die"):
+                await finished(sandbox, running)
+
+
 async def test_without_our_init_a_program_that_resists_is_waited_for_at_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -440,6 +493,24 @@ async def test_what_the_kernel_leaves_of_a_group_is_dead_before_the_end_is_told(
         assert (await asyncio.wait_for(running.ended, 20)).cause == "memory"
         assert pids(group) == []
         assert await asyncio.wait_for(part.wait(), 5) == -signal.SIGKILL
+
+
+async def test_an_init_that_the_kernel_kills_before_the_program_begins_is_no_failure(
+    need: Callable[[str], str], pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("bwrap")
+    if pool.cgroups is None:
+        pytest.skip("the kernel kills no group")
+    async with lent(pool, "bwrap") as sandbox:
+        driver = sandbox._driver
+        assert isinstance(driver, Gated)
+        os.kill(driver._init_pid, signal.SIGKILL)
+        await driver.channel.gone.wait()
+        with pytest.raises(SandboxFailure, match="the init ended"):
+            await sandbox.run(shell("true", Stdio.null()))
+        monkeypatch.setattr(Meter, "out_of_memory", True)
+        running = await sandbox.run(shell("true", Stdio.null()))
+        assert (await running.ended).cause == "memory"
 
 
 @pytest.mark.parametrize("name", [*BACKENDS])

@@ -6,14 +6,24 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
+from streamer.bounded import ends_in
 from streamer.errors import SandboxFailure
+from streamer.sandbox.drivers import template as driver
 from streamer.sandbox.drivers.gated import Gated
+from streamer.sandbox.drivers.protocol import PROTOCOL
+from streamer.sandbox.drivers.spawn import spawn
+from streamer.sandbox.drivers.template import Child, Template
 from streamer.sandbox.pool import Pool
-from tests.running import adopt_orphans, descendants
+from streamer.spi import LaunchPlan, TemplatePlan
+from tests.running import adopt_orphans, descendants, descriptors
 from tests.sandbox.templated import checked_pool, init_of, lent, pool_of, told
 
 
@@ -67,3 +77,127 @@ async def test_a_pool_that_is_left_without_a_close_leaves_no_template(
     async with asyncio.timeout(20):
         while descendants() != before:
             await asyncio.sleep(0.01)
+
+
+async def test_the_folder_of_a_group_is_closed_when_it_was_sent(pool: Pool, tmp_path: Path) -> None:
+    async with lent(pool):
+        (kept,) = pool.templates._kept.values()
+        # No process can be cloned into it, so the sandbox is made as without one.
+        gated = kept.template.sandbox(kept.template.plan, str(tmp_path), (), by_group=0)
+        await gated.come_up()
+        await gated.close()
+        assert str(tmp_path) not in descriptors().values()
+
+
+# -- a template that is a program of the test's own ------------------------------------------------
+
+FAKE = f"""
+import os, signal, socket
+service = socket.socket(fileno=os.dup(0))
+os.close(0)
+def hello():
+    service.send(b"H" + bytes([{PROTOCOL}]))
+"""
+
+
+@asynccontextmanager
+async def fake(code: str) -> AsyncIterator[Template]:
+    """Start it, and see that nothing is left of it when it is closed."""
+    adopt_orphans()
+    before = descendants(), descriptors()
+    launch = LaunchPlan((sys.executable, "-I", "-c", FAKE + code))
+    template = Template(TemplatePlan(launch, ()), launch.argv)
+    try:
+        yield template
+    finally:
+        ended = await template.close()
+        template.kill()
+    assert ended
+    assert (descendants(), descriptors()) == before
+
+
+async def test_one_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "START_TIMEOUT_S", 0.1)
+    async with fake("service.recv(1)") as template:
+        with pytest.raises(SandboxFailure, match="did not start: the wrapper said nothing"):
+            await template.come_up()
+
+
+async def test_one_that_does_not_end_by_itself_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = iter((0.0, 20.0))
+    monkeypatch.setattr(driver, "ends_in", lambda _, work: ends_in(next(waits), work))
+    async with fake("hello()\nsignal.pause()") as template:
+        await template.come_up()
+
+
+BESIDE = """
+if os.fork():
+    service.close()
+    signal.pause()
+hello()
+service.recv(1)
+"""
+
+
+@pytest.mark.parametrize("first", ["wrapper", "init"])
+async def test_one_is_gone_when_both_its_wrapper_and_its_init_are(first: str) -> None:
+    async with asyncio.timeout(20), fake(BESIDE) as template:
+        await template.come_up()
+        wrapper = template._wrapper.pid
+        (init,) = template.pids - {wrapper}
+        if first == "wrapper":
+            os.kill(wrapper, signal.SIGKILL)
+            await template._reaping
+        else:
+            os.kill(init, signal.SIGKILL)
+            while template._pidfd >= 0:
+                await asyncio.sleep(0)
+        assert not template.gone.is_set()
+        os.kill(init if first == "wrapper" else wrapper, signal.SIGKILL)
+        await template.gone.wait()
+
+
+async def test_one_that_ends_fails_all_who_wait_for_it() -> None:
+    code = "hello()\nfor _ in range(3): service.recv(65536)"
+    async with asyncio.timeout(20), fake(code) as template:
+        await template.come_up()
+        asked = [template.sandbox(template.plan, "", (), by_group=0) for _ in range(3)]
+        for gated in asked:
+            with pytest.raises(SandboxFailure):
+                await gated.come_up()
+            await gated.close()
+
+
+REFUSES = """
+hello()
+while service.recv(65536):
+    socket.send_fds(service, [b"J" + bytes([12, 0, 0, 0])], [service.fileno()])
+"""
+
+
+async def test_a_descriptor_that_comes_with_a_refusal_is_closed() -> None:
+    async with fake(REFUSES) as template:
+        await template.come_up()
+        gated = template.sandbox(template.plan, "", (), by_group=0)
+        with pytest.raises(SandboxFailure):
+            await gated.come_up()
+        await gated.close()
+
+
+async def test_a_kill_before_the_answer_is_done_with_the_answer() -> None:
+    async with fake("hello()\nservice.recv(1)") as template:
+        await template.come_up()
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        child = Child(template, answer)
+        null = subprocess.DEVNULL
+        process = spawn(
+            ("/bin/sleep", "600"), env={}, cwd="/", stdin=null, stdout=null, stderr=null
+        )
+        try:
+            child.kill()
+            answer.set_result(os.pidfd_open(process.pid))
+            await asyncio.wait({child.ended}, timeout=20)
+            assert child.ended.done()
+        finally:
+            process.kill()
+        assert await process.wait() == -signal.SIGKILL

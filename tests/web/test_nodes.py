@@ -8,7 +8,8 @@ import random
 import pytest
 
 from tests.conftest import Start
-from tests.support import AnyClient, Received, follow, received, submit, text, verdict
+from tests.engine.remote.wire import Wire
+from tests.support import AnyClient, Received, follow, parts_of, received, submit, text, verdict
 from tests.web import SLEEPER, python, until_output, until_state
 from tests.web.conftest import Remote
 
@@ -121,3 +122,32 @@ async def test_a_service_that_stops_sends_readers_of_jobs_that_go_on_to_the_othe
     rest = await follow(other, job_id, after=seen[-1].id)
     assert [event.id for event in rest] == [seen[-1].id + 1]
     assert verdict(rest)["reason"] == "cancelled"
+
+
+async def test_a_reader_gets_an_end_that_arrives_when_its_service_has_drained(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.web.app.END_ARRIVES_S", 20)
+    client = await start(plugins=(Remote(random.randrange(10**6)),))
+    parts = parts_of(client)
+    drain = parts.drain
+
+    def cut(_: Wire) -> None:
+        raise ConnectionResetError
+
+    async def cut_off(timeout_s: float) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(Wire, "cut", cut)  # no event reaches a reader meanwhile
+            await drain(timeout_s)
+
+    monkeypatch.setattr(parts, "drain", cut_off)
+    job_id = await submit(client, **SLEEPER)
+    async with client.get(f"/api/stream/{job_id}") as response:
+        events = received(response)
+        async for event in events:
+            if event.data.get("state") == "running":
+                break
+        stopping = asyncio.create_task(client.server.close())
+        async with asyncio.timeout(30):
+            assert verdict([event async for event in events])["code"] == "shutting_down"
+            await stopping

@@ -451,6 +451,23 @@ async def test_a_stop_that_is_cancelled_leaves_nothing(
     assert await engine.capabilities() == ()
 
 
+async def test_a_service_that_stops_takes_no_job_while_it_ends_the_others(
+    need: Callable[[str], str],
+) -> None:
+    engine, begun = Shared(), list[Execution]()
+    sandbox = {"backend": need("plain"), "allow_command": True}
+    service = build({"sandbox": sandbox}, [plugin(engine)])
+    await service.__aenter__()
+    service.worker.on_start = begun.append
+    await until_output(await service.jobs.submit(JobSpec(command=UP)))
+    stopping = asyncio.create_task(service.__aexit__())
+    async with asyncio.timeout(30):
+        await asyncio.shield(begun[0]._stop.requested)
+        with pytest.raises(Draining, match="shutting down"):
+            await service.jobs.submit(JobSpec(command=UP))
+        await stopping
+
+
 @pytest.mark.parametrize("fault", ["fails", "hangs"])
 async def test_a_drain_ends_the_jobs_though_the_engine_cannot_be_told(
     open_service: OpenService,
