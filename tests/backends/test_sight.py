@@ -185,7 +185,7 @@ IN_CLOSE_NOWRITE = 0x10
 def test_what_is_in_swap_counts(mine: int, cause: bytes, tmp_path: Path) -> None:
     adopt_orphans()
     ours, theirs = socket.socketpair()
-    ours.settimeout(10)
+    ours.settimeout(20)
     # In mounts of its own, so that nothing else sees the false files.
     command = (
         *("unshare", "--user", "--map-root-user", "--mount", "--mount-proc", "--pid", "--fork"),

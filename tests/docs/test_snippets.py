@@ -165,7 +165,7 @@ async def test_example_starts(name: str, tmp_path: Path) -> None:
             async with session.get("/") as response:
                 assert "/code/" in await response.text()
     process.terminate()
-    assert await asyncio.wait_for(process.wait(), 20) == 0
+    assert await asyncio.wait_for(process.wait(), 45) == 0
 
 
 async def check_prices(session: ClientSession, process: asyncio.subprocess.Process) -> None:
@@ -181,4 +181,4 @@ async def check_prices(session: ClientSession, process: asyncio.subprocess.Proce
         assert event.endswith(b'event: price\ndata: {"silver":31.0}\nid: %d\n\n' % number)
         # An open stream delays the shutdown no longer than the hook allows.
         process.terminate()
-        assert await asyncio.wait_for(process.wait(), 20) == 0
+        assert await asyncio.wait_for(process.wait(), 45) == 0

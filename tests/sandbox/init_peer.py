@@ -61,7 +61,7 @@ def served_init(folder: Path, wrapper: tuple[str, ...] = ()) -> Iterator[Init]:
     """Start an init in a folder, and check at the end that it leaves nothing behind."""
     adopt_orphans()
     ours, theirs = socket.socketpair()
-    ours.settimeout(10)
+    ours.settimeout(20)
     process = subprocess.Popen(
         (*wrapper, INIT, "serve"), stdin=theirs.fileno(), stderr=subprocess.DEVNULL, cwd=folder
     )

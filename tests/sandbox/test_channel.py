@@ -70,7 +70,7 @@ async def test_a_question_that_was_given_up_unsent_waits_for_no_answer(tmp_path:
         await sending
         assert taken.count(b"O") == 1
         socket.send_fds(theirs, [struct.pack("<IcI", 5, b"O", 0)], [file.fileno()])
-        fd = await asyncio.wait_for(asking, 5)
+        fd = await asyncio.wait_for(asking, 20)
         assert os.path.sameopenfile(fd, file.fileno())
         os.close(fd)
     channel.close()
@@ -133,7 +133,7 @@ async def test_a_program_is_started_only_between_other_frames() -> None:
         )
         kinds, taken = b"", b""
         while not kinds.endswith(b"R"):
-            taken += await asyncio.wait_for(loop.sock_recv(theirs, 1 << 20), 5)
+            taken += await asyncio.wait_for(loop.sock_recv(theirs, 1 << 20), 20)
             size = int.from_bytes(taken[:4], "little")
             while len(taken) >= 4 + size > 4:
                 kinds += taken[4:5]
@@ -156,7 +156,7 @@ async def test_files_wait_for_their_own_answer() -> None:
         first.cancel()
         theirs.send(struct.pack("<IcI", 5, b"C", errno.EIO))  # the answer to the cancelled request
         theirs.send(struct.pack("<IcI", 5, b"C", 0))
-        await asyncio.wait_for(second, 5)
+        await asyncio.wait_for(second, 20)
     channel.close()
 
 
@@ -169,9 +169,9 @@ async def test_no_program_is_started_by_an_init_that_has_failed() -> None:
         await channel.ended
         assert channel.exited.done()
         theirs.send(struct.pack("<IccI", 6, b"E", b"p", errno.EPROTO))
-        await asyncio.wait_for(channel.gone.wait(), 5)
+        await asyncio.wait_for(channel.gone.wait(), 20)
         with pytest.raises(SandboxFailure, match="follow the protocol"):
-            await asyncio.wait_for(channel.use(walk_disk=True), 5)
+            await asyncio.wait_for(channel.use(walk_disk=True), 20)
         for _ in range(2):
             with pytest.raises(SandboxFailure, match="follow the protocol"):
                 await channel.start(
@@ -197,7 +197,7 @@ async def test_what_is_being_sent_fails_when_the_channel_is_closed() -> None:
         await asyncio.sleep(0)
         channel.close()
         with pytest.raises(SandboxFailure, match="the channel was closed"):
-            await asyncio.wait_for(sending, 5)
+            await asyncio.wait_for(sending, 20)
 
 
 async def test_small_frames_are_sent_with_the_next_question() -> None:
@@ -215,7 +215,7 @@ async def test_small_frames_are_sent_with_the_next_question() -> None:
         kinds = [kind for kind, _ in protocol.Frames().feed(theirs.recv(1 << 16))]
         assert kinds == [b"B", b"M", b"Q", b"F", b"F", b"C"]
         theirs.send(struct.pack("<IcI", 5, b"C", 0))
-        await asyncio.wait_for(writing, 5)
+        await asyncio.wait_for(writing, 20)
     channel.close()
 
 
@@ -231,10 +231,10 @@ async def test_more_than_is_held_back_is_sent_in_order() -> None:
         frames = protocol.Frames()
         found: list[tuple[bytes, bytes]] = []
         while not found or found[-1][0] != b"C":
-            found += frames.feed(await asyncio.wait_for(loop.sock_recv(theirs, 1 << 20), 5))
+            found += frames.feed(await asyncio.wait_for(loop.sock_recv(theirs, 1 << 20), 20))
         assert b"".join(kind for kind, _ in found) == b"BQFFFFFC"
         theirs.send(struct.pack("<IcI", 5, b"C", 0))
-        await asyncio.wait_for(writing, 5)
+        await asyncio.wait_for(writing, 20)
     channel.close()
 
 
@@ -293,7 +293,7 @@ async def test_an_init_that_ends_leaves_no_question_open(question: str) -> None:
         asking = asyncio.ensure_future(ASK[question](channel))
         await asyncio.sleep(0)
     with pytest.raises(SandboxFailure, match="the init ended"):
-        await asyncio.wait_for(asking, 5)
+        await asyncio.wait_for(asking, 20)
     channel.close()
 
 

@@ -221,7 +221,7 @@ def test_without_descriptors_it_does_not_go_on(init: Init, count: int) -> None:
 
 def test_it_says_how_it_is_called() -> None:
     for words in ((), ("serve", "x"), ("enter",), ("enter", "true"), ("enter", "--"), ("other",)):
-        done = subprocess.run((INIT, *words), capture_output=True, timeout=10, check=False)
+        done = subprocess.run((INIT, *words), capture_output=True, timeout=30, check=False)
         assert done.returncode == 125, words
         assert b"streamer-init" in done.stderr, words
 

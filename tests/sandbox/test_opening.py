@@ -29,7 +29,7 @@ async def test_a_host_that_gives_no_folder_makes_the_backend_doubtful(
     shutil.rmtree(service.worker.pool.folder.path / "jobs")
     for _ in range(MAX_FAILURES):
         assert (await run_job(service, command=("true",))).verdict == "error sandbox_error"
-    async with asyncio.timeout(10):  # it is counted just after the job's end
+    async with asyncio.timeout(20):  # it is counted just after the job's end
         while service.worker.backends.trusted:
             await asyncio.sleep(0.01)
 

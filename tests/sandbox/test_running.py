@@ -63,8 +63,8 @@ async def test_a_kill_for_a_limit_that_fails_is_told_to_those_who_wait(
     alarm.set()
     for waited in (running.exited, running.ended):
         with pytest.raises(SandboxFailure, match="it does not die"):
-            await asyncio.wait_for(waited, 5)
-    await asyncio.wait_for(running.close(), 5)
+            await asyncio.wait_for(waited, 20)
+    await asyncio.wait_for(running.close(), 20)
 
 
 async def test_a_limit_that_cannot_be_watched_is_told_too(
@@ -75,8 +75,8 @@ async def test_a_limit_that_cannot_be_watched_is_told_too(
     (tmp_path / "memory.events").unlink()
     alarm.set()
     with pytest.raises(OSError, match=r"memory\.events"):
-        await asyncio.wait_for(running.ended, 5)
-    await asyncio.wait_for(running.close(), 5)
+        await asyncio.wait_for(running.ended, 20)
+    await asyncio.wait_for(running.close(), 20)
 
 
 async def test_a_limit_kills_and_is_the_reason_unless_the_program_has_exited(
@@ -103,8 +103,8 @@ async def test_a_limit_kills_and_is_the_reason_unless_the_program_has_exited(
             await running.exited
         (tmp_path / "memory.events").write_text("oom_kill 1\n")
         alarm.set()
-        await asyncio.wait_for(killed.wait(), 5)
-        end = await asyncio.wait_for(running.ended, 5)
+        await asyncio.wait_for(killed.wait(), 20)
+        end = await asyncio.wait_for(running.ended, 20)
         assert end.cause == cause
         await running.close()
         assert alarm.hear is None
@@ -126,10 +126,10 @@ async def test_a_limit_that_is_passed_when_all_is_dead_kills_nothing(
 
     running = Running.follow(cast("Driver", driver), meter, kill, clear)
     driver.over.set_result(RunEnd(0, None, 1, 1, 1))
-    await asyncio.wait_for(clearing.wait(), 5)
+    await asyncio.wait_for(clearing.wait(), 20)
     alarm.set()
     cleared.set()
-    assert (await asyncio.wait_for(running.ended, 5)).cause is None
+    assert (await asyncio.wait_for(running.ended, 20)).cause is None
     assert killed == []
     await running.close()
 
@@ -138,7 +138,7 @@ async def test_nothing_is_watched_after_the_end(meter: Meter, alarm: Alarm) -> N
     driver = Endless()
     running = follow(driver, meter, nothing)
     driver.over.set_result(RunEnd(0, None, 1, 1, 1))
-    await asyncio.wait_for(running.ended, 5)
+    await asyncio.wait_for(running.ended, 20)
     await running.close()
     assert alarm.hear is None
 
@@ -159,7 +159,7 @@ async def test_what_is_left_is_cleared_only_after_the_kill(meter: Meter, alarm: 
     running = Running.follow(cast("Driver", driver), meter, kill, clear)
     await asyncio.sleep(0)
     alarm.set()
-    await asyncio.wait_for(running.ended, 5)
+    await asyncio.wait_for(running.ended, 20)
     assert order == ["killed", "cleared"]
     await running.close()
 
@@ -184,7 +184,7 @@ async def test_whoever_closes_it_waits_until_nothing_follows_any_more(meter: Met
     driver = Slow()
     running = follow(driver, meter, nothing)
     await asyncio.sleep(0)
-    await asyncio.wait_for(running.close(), 5)
+    await asyncio.wait_for(running.close(), 20)
     assert driver.given_up.is_set()
 
 
@@ -196,8 +196,8 @@ async def test_nothing_follows_a_program_whose_kill_has_failed(meter: Meter, ala
     running = follow(driver, meter, kill)
     alarm.set()
     with pytest.raises(SandboxFailure, match="it does not die"):
-        await asyncio.wait_for(running.ended, 5)
-    await asyncio.wait_for(driver.given_up.wait(), 5)
+        await asyncio.wait_for(running.ended, 20)
+    await asyncio.wait_for(driver.given_up.wait(), 20)
     await running.close()
 
 
@@ -217,7 +217,7 @@ async def test_an_init_that_was_killed_for_memory_costs_the_time_until_then(mete
     driver = Endless()
     running = follow(driver, meter, nothing)
     driver.over.set_exception(SandboxFailure("the init ended"))
-    end = await asyncio.wait_for(running.ended, 5)
+    end = await asyncio.wait_for(running.ended, 20)
     assert end.cause == "memory"
     assert end.wall_us > 0
     await running.close()

@@ -492,7 +492,7 @@ async def test_what_the_kernel_leaves_of_a_group_is_dead_before_the_end_is_told(
         os.kill(init, signal.SIGKILL)
         assert (await asyncio.wait_for(running.ended, 20)).cause == "memory"
         assert pids(group) == []
-        assert await asyncio.wait_for(part.wait(), 5) == -signal.SIGKILL
+        assert await asyncio.wait_for(part.wait(), 20) == -signal.SIGKILL
 
 
 async def test_an_init_that_the_kernel_kills_before_the_program_begins_is_no_failure(
@@ -891,6 +891,6 @@ async def test_opening_that_is_given_up_leaves_nothing(
             await asyncio.wait({opening}, timeout=0.1)
         await asyncio.wait({opening}, timeout=20)
         assert opening.cancelled()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while descendants() != before:
                 await asyncio.sleep(0.01)

@@ -73,7 +73,7 @@ async def test_a_stopped_init_that_does_not_end_is_told_as_such(
     assert "the job has stopped the init" in caplog.text
     assert "unexpected failure" not in caplog.text
     os.kill(resisting.pop(), signal.SIGKILL)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while service.worker.resisting:
             await asyncio.sleep(0.01)
 

@@ -140,7 +140,7 @@ async def test_a_stalled_download_is_cut_in_time(start: Start, target: str) -> N
     with stalled(client, f"/api/jobs/{job_id}/{target}") as sock:
         await sessions_of(client, 1)
         await sessions_of(client, 0)
-        sock.settimeout(10)
+        sock.settimeout(20)
         taken = bytearray()
         with contextlib.suppress(ConnectionResetError):
             while part := sock.recv(1 << 20):

@@ -155,7 +155,7 @@ async def test_each_request_of_a_connection_is_looked_at(listen: Listen) -> None
     found = []
     for host in hosts:
         writer.write(f"GET /code/api/jobs HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-        head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)).decode().lower()
+        head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)).decode().lower()
         found.append(int(head.split()[1]))
         await reader.readexactly(int(head.partition("content-length: ")[2].split()[0]))
     assert found == [200, 401, 200, 200, 401, 200]

@@ -39,7 +39,7 @@ async def body_of(client: AnyClient, target: str, **headers: str) -> bytes:
 
 async def sessions_of(client: AnyClient, count: int) -> None:
     """Wait until the service has this many readers: it notices a lost one a little later."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while True:
             async with client.get("/healthz") as response:
                 if (await response.json())["streams"] == count:
@@ -177,7 +177,7 @@ async def test_an_expired_job_is_404(start: Start) -> None:
     client = await start(streams={"retention_s": 0.1})
     job_id = await submit(client, command=["true"])
     await follow(client, job_id)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         status = 0
         while status != 404:
             async with client.get(f"/api/stream/{job_id}") as response:
@@ -287,7 +287,7 @@ async def test_a_client_that_leaves_before_the_answer_leaves_nothing(start: Star
             writer.write(f"GET /api/stream/{job_id} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
             await writer.drain()
             # Nothing of the answer is read; without this the service might never see the request.
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(20):
                 while len(opened) < number:
                     await asyncio.sleep(0)
     unlisten()
@@ -312,7 +312,7 @@ async def test_a_reader_that_never_reads_disturbs_nobody(start: Start) -> None:
         assert text(await run(client, **python("print('other')"))) == "other\n"
         # It is cut off within the timeout, and its events were not buffered meanwhile.
         await sessions_of(client, 0)
-        stalled.settimeout(10)
+        stalled.settimeout(20)
         taken = bytearray()
         with contextlib.suppress(ConnectionResetError):
             while part := stalled.recv(1 << 20):
