@@ -21,7 +21,8 @@ class EscapeSuite(Suite):
     What a backend must withstand follows from its `isolation`; list in `exceptions` where it
     promises less. An attack that it does not promise to withstand is run too, and its result is in
     the property ``not promised`` of the test case. Several attacks run at a time, and only the
-    selected ones.
+    selected ones. With pytest-xdist use ``--dist loadscope``: each process that is given one of
+    them runs all.
     """
 
     exceptions: ClassVar[Mapping[str, str]] = {}

@@ -65,7 +65,7 @@ BASH: Final[Mapping[str, Case]] = {
         "for i in $(seq 20); do sleep 9 & done; kill $(jobs -p)", limits={"processes": 8}
     ),
     "much time": Case("while :; do :; done", limits={"cpu_time_s": 0.5}),
-    "long wait": Case("echo waits; sleep 60", limits={"wall_time_s": 0.5}),
+    "long wait": Case("echo waits; sleep 60", limits={"wall_time_s": 2.0}),
     "another interpreter": Case("exec python3 -c 'import sys; print(sys.argv, sys.path)' x"),
     "entry": Case("echo $0", entry="sub/run me.sh"),
 }
@@ -179,6 +179,6 @@ JAVASCRIPT: Final[Mapping[str, Case]] = {
     ),
     "much time": Case("for (;;);", limits={"cpu_time_s": 1.0}),
     "long wait": Case(
-        "console.log('waits'); setTimeout(() => {}, 60000)", limits={"wall_time_s": 1.0}
+        "console.log('waits'); setTimeout(() => {}, 60000)", limits={"wall_time_s": 3.0}
     ),
 }

@@ -56,7 +56,9 @@ async def serving(folder: Path, *options: str, files: int | None = None) -> Asyn
     limit = ("sh", "-c", 'ulimit -n "$0"; exec "$@"', str(files)) if files else ()
     process = await asyncio.create_subprocess_exec(
         *(*limit, sys.executable, "-m", "streamer", "serve", "--port", "0"),
-        *("--set", "streams.grace_s=0.05", *options),
+        *("--set", "streams.grace_s=0.05"),
+        # Do not wait at the end of a test for jobs that it left running.
+        *("--set", "server.drain_s=0", *options),
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         stderr=asyncio.subprocess.PIPE,

@@ -59,8 +59,8 @@ async def test_the_two_streams_are_told_apart_and_in_order(start: Start) -> None
     code = """
 import os, time
 for turn in range(5):
-    os.write(1, b"out %d\\n" % turn); time.sleep(0.03)
-    os.write(2, b"err %d\\n" % turn); time.sleep(0.03)
+    os.write(1, b"out %d\\n" % turn); time.sleep(0.1)
+    os.write(2, b"err %d\\n" % turn); time.sleep(0.1)
 """
     events = await run(client, **python(code))
     lines = [(e.data["stream"], e.data["data"]) for e in outputs(events)]
@@ -90,9 +90,9 @@ async def test_invalid_bytes_are_replaced_and_flagged(start: Start) -> None:
     client = await start()
     code = r"""
 import os, time
-os.write(1, b"good\n"); time.sleep(0.05)
-os.write(1, b"a\xffb\n"); time.sleep(0.05)
-os.write(1, b"good again\n"); time.sleep(0.05)
+os.write(1, b"good\n"); time.sleep(0.2)
+os.write(1, b"a\xffb\n"); time.sleep(0.2)
+os.write(1, b"good again\n"); time.sleep(0.2)
 os.write(1, b"cut \xe2\x82")
 """
     events = await run(client, **python(code))

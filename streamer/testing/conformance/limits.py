@@ -60,7 +60,7 @@ class LimitRequirements(Requirements):
                 signal.signal(signal.SIGTERM, lambda *_: (print("tidied", flush=True), sys.exit(7)))
                 signal.pause()
             """),
-            limits={"wall_time_s": 0.5 * SLOWNESS},
+            limits={"wall_time_s": 1.0 * SLOWNESS},
         )
         assert ran.text() == "tidied\n"
         assert (ran.complete.reason, ran.complete.exit_code) == ("wall_time", 7)
