@@ -132,7 +132,7 @@ def backend_reasons() -> Mapping[str, str]:
     return asyncio.run(attempt())
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def need(backend_reasons: Mapping[str, str]) -> Callable[[str], str]:
     """Return a function that skips the test, or fails it, where a backend does not work."""
 

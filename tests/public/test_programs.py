@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
+from msgspec.structs import replace
 
-from streamer.compose import Parts
+from streamer.compose import Parts, build
+from streamer.config.schema import Config
 from streamer.model.events import Output
 from streamer.model.job import JobSpec
 from streamer.worker.host import find_tool
-from tests.conftest import OpenService
+from tests.conftest import BACKENDS, OpenService
 from tests.public.habits import HABITS
 from tests.public.programs import CASES, Case
 from tests.running import Ran, run_job
@@ -37,12 +41,22 @@ def need_tools(case: Case, service: Parts) -> None:
             pytest.skip(f"this host fails at `{tool}` itself")
 
 
-@pytest.fixture
-async def service(backend: str, open_service: OpenService) -> Parts:
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=BACKENDS)
+async def service(
+    request: pytest.FixtureRequest, need: Callable[[str], str]
+) -> AsyncIterator[Parts]:
+    """Return one service of each backend for all programs: they are each other's neighbours."""
+    sandbox = {"backend": need(request.param), "allow_command": True, "warm": False}
+    config = Config.from_mapping({"sandbox": sandbox})
     runtimes = {case.runtime.name: case.runtime for case in CASES if case.runtime}
-    return await open_service(backend, runtimes=tuple(runtimes.values()))
+    async with build(replace(config, runtimes={**config.runtimes, **runtimes})) as service:
+        yield service
 
 
+of_one_service = pytest.mark.asyncio(loop_scope="module")
+
+
+@of_one_service
 @pytest.mark.parametrize("case", [*CASES, *HABITS], ids=names)
 async def test_a_program_does_what_it_does_everywhere(case: Case, service: Parts) -> None:
     if service.worker.backends.default not in case.backends:
@@ -67,6 +81,7 @@ PROMPTS = {
 }
 
 
+@of_one_service
 @pytest.mark.parametrize("language", PROMPTS)
 async def test_a_question_is_seen_before_its_answer_is_given(language: str, service: Parts) -> None:
     """Otherwise nobody could answer the prompt."""
@@ -95,6 +110,7 @@ async def test_a_program_that_is_stopped_is_told_of_its_end(
     assert (ran.verdict, ran.text()) == ("wall_time 3", "saved\n")
 
 
+@of_one_service
 @pytest.mark.parametrize(
     "name",
     [
@@ -110,6 +126,7 @@ async def test_a_file_of_etc_is_as_on_the_host(name: str, service: Parts) -> Non
     assert ran.out.split()[0] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@of_one_service
 async def test_the_time_zone_has_its_name(service: Parts) -> None:
     """Node.js and Java read it from the link, and C from the file."""
     zone = Path("/etc/localtime")
