@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 import struct
 from collections.abc import Callable, Sequence
@@ -24,10 +25,15 @@ JUMPS: dict[int, Callable[[int, int], object]] = {
 }
 
 
+@functools.cache
+def instructions_of(program: bytes) -> list[tuple[int, ...]]:
+    return list(struct.iter_unpack("<HBBI", program))
+
+
 def verdict(program: bytes, architecture: int, number: int, *arguments: int) -> int:
     """Return the errno with which the filter refuses a call, or 0 if it allows it."""
     data = struct.pack("<IIQ6Q", number, architecture, 0, *arguments, *[0] * (6 - len(arguments)))
-    instructions: list[tuple[int, ...]] = list(struct.iter_unpack("<HBBI", program))
+    instructions = instructions_of(program)
     at = accumulator = 0
     while True:
         code, if_true, if_false, operand = instructions[at]

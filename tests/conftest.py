@@ -69,6 +69,14 @@ OTHERS: Final = frozenset({"firejail", "plain", "templated", "remote"})
 """Backends and an engine with which the same is tested as with bwrap and the memory engine."""
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import what `make test-fast` leaves out as a whole: that takes as long as it runs."""
+    if config.option.markexpr == "not slow":
+        name = str(collection_path).removeprefix(f"{config.rootpath}/")
+        return True if f"{name}/" in SLOW or name.startswith(SLOW) else None
+    return None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark the tests of `SLOW` and with `OTHERS`, and those that must run one after another."""
     for item in items:
