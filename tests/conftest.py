@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+from hypothesis import settings
 from msgspec.structs import replace
 
 import streamer
@@ -23,6 +24,10 @@ from streamer.model.runtime import Runtime
 from tests.browser.chromium import Browser, chromium
 from tests.running import reap_adopted
 from tests.tools import tool
+
+# By default an example that takes 0.2 s fails, as on a busy machine any may.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 BACKENDS = ("plain", "bwrap", "firejail")
 ISOLATING = ("bwrap", "firejail")
@@ -41,9 +46,12 @@ SLOW: Final = (
     "tests/docs/test_snippets.py",
     "tests/escape/",
     "tests/engine/test_weight.py",
+    "tests/web/test_access.py",
     "tests/web/test_again.py",
     "tests/web/test_fields.py",
+    "tests/web/test_many.py",
     "tests/web/test_nodes.py",
+    "tests/web/test_origins.py",
     "tests/web/test_parameters.py",
     "tests/web/test_retention.py",
     "tests/web/test_strangers.py",
@@ -52,8 +60,12 @@ SLOW: Final = (
     "tests/sse/",
     "tests/sandbox/test_cgroups.py",
     "tests/sandbox/test_group_slots.py",
+    "tests/sandbox/test_held_init.py",
+    "tests/sandbox/test_held_pool.py",
     "tests/sandbox/test_seccomp.py",
+    "tests/sandbox/test_template_faults.py",
     "tests/sandbox/test_template_life.py",
+    "tests/sandbox/test_trials.py",
     "tests/sandbox/test_unanswered.py",
     "tests/doctor/test_report.py",
     "tests/test_installed.py",
@@ -62,11 +74,12 @@ SLOW: Final = (
     "tests/test_neighbours.py",
     "tests/test_process.py",
     "tests/worker/test_bounds.py",
+    "tests/worker/test_warm.py",
 )
 """Files and folders that take long as a whole, though none of their tests does."""
 
-OTHERS: Final = frozenset({"firejail", "plain", "templated", "remote"})
-"""Backends and an engine with which the same is tested as with bwrap and the memory engine."""
+OTHERS: Final = frozenset({"firejail", "plain", "templated", "remote", "no_groups"})
+"""With these the same is tested as with bwrap, the memory engine and what groups the host has."""
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -84,7 +97,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             # It plants files and processes on the host, and one test looks whether any is left.
             item.add_marker(pytest.mark.one_at_a_time("doctor"))
         callspec = getattr(item, "callspec", None)
-        with_other = callspec is not None and OTHERS & {*callspec.id.split("-")}
+        of = "" if callspec is None else callspec.id.replace("no-groups", "no_groups")
+        with_other = OTHERS & {*of.split("-")}
         if with_other or item.path.relative_to(config.rootpath).as_posix().startswith(SLOW):
             item.add_marker(pytest.mark.slow)
 

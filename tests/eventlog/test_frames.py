@@ -76,6 +76,7 @@ def test_any_text_arrives_as_one_event(name: str, text: str, number: int) -> Non
     assert EventParser().feed(made) == [(str(number), name, seen(text))]
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(names, texts), max_size=5), numbers)
 def test_frames_are_split_as_they_were_made(events: list[tuple[str, str]], first: int) -> None:
     frames = [frame(name, data_value(text), first + n) for n, (name, text) in enumerate(events)]

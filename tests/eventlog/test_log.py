@@ -262,10 +262,11 @@ async def collect(events: AsyncIterator[Event]) -> list[Event]:
     return [event async for event in events]
 
 
-LogModel.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+LogModel.TestCase.settings = settings(max_examples=60, stateful_step_count=25)
 TestLogModel = pytest.mark.slow(LogModel.TestCase)
 
 
+@pytest.mark.slow
 @given(texts)
 def test_output_cannot_forge_a_frame(text: str) -> None:
     log = JobLog()
@@ -290,7 +291,6 @@ def test_output_cannot_forge_a_frame(text: str) -> None:
         st.sampled_from([None, "base64"]),
     )
 )
-@settings(deadline=None)
 def test_a_large_output_is_encoded_like_any_other(event: Output) -> None:
     kind, data = encode(event)
     assert (kind, decode(kind, data)) == ("output", event)

@@ -728,6 +728,7 @@ def mounting() -> Iterator[subprocess.Popen[bytes]]:
         os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 async def test_a_path_with_two_dots_is_opened_while_the_host_mounts(
     sandbox: Sandbox, mounting: subprocess.Popen[bytes]
 ) -> None:
@@ -744,6 +745,7 @@ async def test_what_cannot_be_a_path_is_not_asked_for(sandbox: Sandbox) -> None:
     assert await sandbox.list_files() == Listing([], complete=True)
 
 
+@pytest.mark.slow
 async def test_no_link_is_followed_that_comes_and_goes(pool: Pool, backend: str) -> None:
     """A job replaces the requested folder by a link and back, all the time."""
     script = """

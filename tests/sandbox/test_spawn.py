@@ -70,6 +70,7 @@ async def test_a_group_that_is_kept_ends_when_it_is_reaped() -> None:
     os.close(reading)
 
 
+@pytest.mark.slow
 async def test_a_group_is_ended_only_when_all_of_it_is_dead() -> None:
     adopt_orphans()
     for _ in range(20):
