@@ -75,10 +75,19 @@ class EscapeSuite(Suite):
 
     @classmethod
     async def _outcome(cls, attack: Attack, selected: Sequence[Attack]) -> Outcome:
-        """Return the outcome of one attack; the first call starts all selected attacks."""
-        if attack.name not in cls._outcomes:
-            for each in (*selected, attack):
-                if each.name not in cls._outcomes:
-                    task = asyncio.create_task(cls._campaign.attempt(each))
-                    cls._outcomes[each.name] = task
-        return await cls._outcomes[attack.name]
+        """Return the outcome of one attack; the first call starts all selected attacks.
+
+        A failure is forgotten, so that whoever repeats its test repeats the attack.
+        """
+        for each in (attack,) if cls._outcomes else (*selected, attack):
+            if each.name not in cls._outcomes:
+                task = asyncio.create_task(cls._campaign.attempt(each))
+                cls._outcomes[each.name] = task
+        failed = True
+        try:
+            outcome = await cls._outcomes[attack.name]
+            failed = bool(outcome.faults)
+            return outcome
+        finally:
+            if failed:
+                del cls._outcomes[attack.name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 
@@ -13,7 +13,7 @@ from sandboxes.bwrap import Bwrap
 from sandboxes.firejail import Firejail
 from sandboxes.plain import Plain
 from streamer.sandbox.pool import TEMPLATE_IS_SLOWER
-from streamer.testing import ATTACKS, EscapeSuite, Outcome, open_campaign
+from streamer.testing import ATTACKS, Attack, EscapeSuite, Outcome, open_campaign
 from tests.conftest import required_backends
 from tests.warm import hold_each
 
@@ -123,6 +123,24 @@ class TestBwrapForEachJobWarm(TestBwrapWarm):
 class TestFirejail(EscapeSuite):
     backend = Firejail
     required = "firejail" in required_backends()
+
+
+async def test_an_attack_that_failed_is_tried_again_with_its_test() -> None:
+    tried: list[str] = []
+
+    class Campaign:
+        async def attempt(self, attack: Attack) -> Outcome:
+            tried.append(attack.name)
+            return Outcome(attack.name, "", ("it got out",) * (len(tried) == 1))
+
+    class Suite(EscapeSuite):
+        _campaign = cast("Any", Campaign())
+        _outcomes: ClassVar[dict[str, asyncio.Task[Outcome]]] = {}
+
+    first, other = ATTACKS[:2]
+    faults = [(await Suite._outcome(each, (first, other))).faults for each in (first, other, first)]
+    assert faults == [("it got out",), (), ()]
+    assert tried == [first.name, other.name, first.name]
 
 
 def test_attacks_on_limits_succeed_without_them(need: Callable[[str], Any]) -> None:
