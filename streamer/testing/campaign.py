@@ -35,6 +35,10 @@ __all__ = ["Campaign", "Outcome", "open_campaign"]
 LANES: Final = 4
 """How many attacks run at a time, each with its own lures."""
 LIMITS: Final = {"wall_time_s": 30.0 * SLOWNESS, "cpu_time_s": 6.0 * SLOWNESS}
+
+GUARD_S: Final = 5.0
+"""From here on the wall limit of an attack is no part of it: another end comes long before."""
+
 """Limits for compilers too, which a caller cannot lower: an attack there must end."""
 SHARED_FOLDERS: Final = ("/tmp", "/var/tmp", "/dev/shm")
 KNOCK_S: Final = 0.02
@@ -231,17 +235,20 @@ def _state_folder() -> Iterator[Path]:
 
 def _job(attack: Attack, hint: Mapping[str, Any]) -> JobSpec:
     env = {"ESCAPE_HINT": json.dumps(hint)}
+    limits = dict(attack.limits)
+    if limits.get("wall_time_s", 0.0) >= GUARD_S:
+        limits["wall_time_s"] *= SLOWNESS
     if attack.language in ("c", "cpp"):
         source = attack.source.replace("@READABLE@", hint["readable"])
-        return JobSpec(language=attack.language, code=source, env=env, limits=attack.limits)
+        return JobSpec(language=attack.language, code=source, env=env, limits=limits)
     file = script("attack.py", attack.source)
     if attack.language == "build":
-        return JobSpec(language=BUILD, files=(file,), env=env, limits=attack.limits)
+        return JobSpec(language=BUILD, files=(file,), env=env, limits=limits)
     return JobSpec(
         command=("python3", "-I", "attack.py"),
         files=(file,),
         env=env,
-        limits=attack.limits,
+        limits=limits,
         stdin=b"",
     )
 

@@ -123,7 +123,7 @@ class LimitRequirements(Requirements):
                             os._exit(0)
                         os.wait()
                 """),
-                limits={"cpu_time_s": 1.0, "wall_time_s": 20},
+                limits={"cpu_time_s": 1.0, "wall_time_s": 20 * SLOWNESS},
             )
         ).complete
         assert complete.reason == "cpu_time"
@@ -157,7 +157,7 @@ class LimitRequirements(Requirements):
                             time.sleep(600)
                     time.sleep(600)
                 """),
-                limits={"memory_bytes": 100 * MIB, "wall_time_s": 20},
+                limits={"memory_bytes": 100 * MIB, "wall_time_s": 20 * SLOWNESS},
             )
         ).complete
         assert complete.reason == "memory"
@@ -265,7 +265,9 @@ class LimitRequirements(Requirements):
 
     @requirement()
     async def test_too_much_output_ends_the_job(self) -> None:
-        ran = await self.run(command=("yes",), limits={"output_bytes": 100_000, "wall_time_s": 20})
+        ran = await self.run(
+            command=("yes",), limits={"output_bytes": 100_000, "wall_time_s": 20 * SLOWNESS}
+        )
         assert ran.complete.reason == "output_limit"
         assert ran.complete.output_truncated
         assert ran.complete.output_bytes == 100_000
@@ -278,7 +280,7 @@ class LimitRequirements(Requirements):
     async def test_a_flood_that_nobody_reads_is_kept_within_bounds(self) -> None:
         before = await self.service.jobs.stats()
         job = await self.submit(
-            command=("yes",), limits={"output_bytes": 4 * MIB, "wall_time_s": 20}
+            command=("yes",), limits={"output_bytes": 4 * MIB, "wall_time_s": 20 * SLOWNESS}
         )
         assert (await ended(job)).complete.reason == "output_limit"
         after = await self.service.jobs.stats()
@@ -293,7 +295,7 @@ class LimitRequirements(Requirements):
                 "-c",
                 "head -c 60000 /dev/zero | tr '\\0' a; head -c 60000 /dev/zero >&2; sleep 600",
             ),
-            limits={"output_bytes": 100_000, "wall_time_s": 20},
+            limits={"output_bytes": 100_000, "wall_time_s": 20 * SLOWNESS},
         )
         assert ran.complete.reason == "output_limit"
         outputs = [e.data for e in ran.events if isinstance(e.data, Output)]
