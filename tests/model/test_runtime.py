@@ -42,6 +42,7 @@ def test_every_built_in_runtime_has_a_program_here() -> None:
     assert PROGRAMS.keys() == DEFAULT_RUNTIMES.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DEFAULT_RUNTIMES)
 def test_output_is_live_through_a_pipe(name: str, tmp_path: Path) -> None:
     """The first line arrives while the program runs: nothing buffers it."""

@@ -29,53 +29,51 @@ TAKES = """
 SPEC: dict[str, Any] = {"language": "python", "code": "print(1)"}
 
 
-@pytest.mark.parametrize(
-    ("fields", "path", "said"),
-    [
-        ({"stdin": 5}, "$.stdin", "expected bytes or None, got an int"),
-        ({"code": b"print(1)"}, "$.code", "expected a str or None, got bytes"),
-        ({"language": 3}, "$.language", "expected a str or None, got an int"),
-        ({"args": [1]}, "$.args[0]", "expected a str, got an int"),
-        ({"args": "one"}, "$.args", "expected a list or tuple, got a str"),
-        ({"command": "ls -l"}, "$.command", "expected a list or tuple, got a str"),
-        ({"args": None}, "$.args", "expected a list or tuple, got None"),
-        ({"env": {"A": 1}}, "$.env", "expected a str, got an int"),
-        ({"env": {1: "a"}}, "$.env", "expected a str, got an int"),
-        ({"env": ["A=1"]}, "$.env", "expected a mapping, got a list or tuple"),
-        ({"metadata": {"a": {}}}, "$.metadata", "expected a str, got a mapping"),
-        ({"interactive": "yes"}, "$.interactive", "expected True or False, got a str"),
-        ({"network": 1}, "$.network", "expected True or False, got an int"),
-        ({"limits": streamer.Limits()}, "$.limits", '{"wall_time_s": 5}, got a Limits'),
-        ({"limits": [5]}, "$.limits", "got a list"),
-        ({"limits": None}, "$.limits", "got None"),
-        ({"limits": {5: 5}}, "$.limits", "got a dict"),
-        ({"limits": {"wall_time_s": True}}, "$.limits.wallTimeS", "expected a number"),
-        ({"files": {"name": "a"}}, "$.files", "expected a list or tuple, got a mapping"),
-        ({"files": [{"name": "a"}]}, "$.files[0]", "expected a streamer.SourceFile, got a dict"),
-        ({"files": [streamer.SourceFile("a", 5)]}, "$.files[0].content", "expected bytes"),  # type: ignore[arg-type]
-        ({"files": [streamer.SourceFile(5, b"")]}, "$.files[0].name", "expected a str"),  # type: ignore[arg-type]
-        ({"files": [streamer.SourceFile("a", b"", "0644")]}, "$.files[0].mode", "an int"),  # type: ignore[arg-type]
-        ({"files": [streamer.SourceFile("a", b"", 0o4755)]}, "$.files[0].mode", "0 to 0o777"),
-        ({"files": [streamer.SourceFile("a", b"", -1)]}, "$.files[0].mode", "0 to 0o777"),
-        ({"stdin": "\udc80"}, "$.stdin", "not valid Unicode"),
-        ({"output_encoding": "latin-1"}, "$.outputEncoding", "unknown value 'latin-1'"),
-        ({"limits": {"wallTimeS": 5}}, "$.limits.wallTimeS", "'wallTimeS'; known: cpu_time_s,"),
-        ({"project_id": 5}, "$.projectId", "expected a str or None"),
-        ({"terminal": (80, 24)}, "$.terminal", "expected a mapping or None, got a list or tuple"),
-        ({"terminal": TerminalSize(80, "24")}, "$.terminal.rows", "expected an int"),  # type: ignore[arg-type]
-    ],
-)
-async def test_a_wrong_type_is_refused_with_its_place(
-    open_service: OpenService, fields: dict[str, Any], path: str, said: str
-) -> None:
+WRONG: list[tuple[dict[Any, Any], str, str]] = [
+    ({"stdin": 5}, "$.stdin", "expected bytes or None, got an int"),
+    ({"code": b"print(1)"}, "$.code", "expected a str or None, got bytes"),
+    ({"language": 3}, "$.language", "expected a str or None, got an int"),
+    ({"args": [1]}, "$.args[0]", "expected a str, got an int"),
+    ({"args": "one"}, "$.args", "expected a list or tuple, got a str"),
+    ({"command": "ls -l"}, "$.command", "expected a list or tuple, got a str"),
+    ({"args": None}, "$.args", "expected a list or tuple, got None"),
+    ({"env": {"A": 1}}, "$.env", "expected a str, got an int"),
+    ({"env": {1: "a"}}, "$.env", "expected a str, got an int"),
+    ({"env": ["A=1"]}, "$.env", "expected a mapping, got a list or tuple"),
+    ({"metadata": {"a": {}}}, "$.metadata", "expected a str, got a mapping"),
+    ({"interactive": "yes"}, "$.interactive", "expected True or False, got a str"),
+    ({"network": 1}, "$.network", "expected True or False, got an int"),
+    ({"limits": streamer.Limits()}, "$.limits", '{"wall_time_s": 5}, got a Limits'),
+    ({"limits": [5]}, "$.limits", "got a list"),
+    ({"limits": None}, "$.limits", "got None"),
+    ({"limits": {5: 5}}, "$.limits", "got a dict"),
+    ({"limits": {"wall_time_s": True}}, "$.limits.wallTimeS", "expected a number"),
+    ({"files": {"name": "a"}}, "$.files", "expected a list or tuple, got a mapping"),
+    ({"files": [{"name": "a"}]}, "$.files[0]", "expected a streamer.SourceFile, got a dict"),
+    ({"files": [streamer.SourceFile("a", 5)]}, "$.files[0].content", "expected bytes"),  # type: ignore[arg-type]
+    ({"files": [streamer.SourceFile(5, b"")]}, "$.files[0].name", "expected a str"),  # type: ignore[arg-type]
+    ({"files": [streamer.SourceFile("a", b"", "0644")]}, "$.files[0].mode", "an int"),  # type: ignore[arg-type]
+    ({"files": [streamer.SourceFile("a", b"", 0o4755)]}, "$.files[0].mode", "0 to 0o777"),
+    ({"files": [streamer.SourceFile("a", b"", -1)]}, "$.files[0].mode", "0 to 0o777"),
+    ({"stdin": "\udc80"}, "$.stdin", "not valid Unicode"),
+    ({"output_encoding": "latin-1"}, "$.outputEncoding", "unknown value 'latin-1'"),
+    ({"limits": {"wallTimeS": 5}}, "$.limits.wallTimeS", "'wallTimeS'; known: cpu_time_s,"),
+    ({"project_id": 5}, "$.projectId", "expected a str or None"),
+    ({"terminal": (80, 24)}, "$.terminal", "expected a mapping or None, got a list or tuple"),
+    ({"terminal": TerminalSize(80, "24")}, "$.terminal.rows", "expected an int"),  # type: ignore[arg-type]
+]
+
+
+async def test_a_wrong_type_is_refused_with_its_place(open_service: OpenService) -> None:
     service = await open_service("bwrap")
-    with pytest.raises(InvalidJob) as caught:
-        await service.jobs.submit(streamer.JobSpec(**{**SPEC, **fields}))
-    assert caught.value.path == path
-    assert said in caught.value.message
-    # The message in a host's log contains the place.
-    assert str(caught.value).endswith(f"({path})")
-    assert (await service.jobs.stats()).waiting == 0
+    for fields, path, said in WRONG:
+        with pytest.raises(InvalidJob) as caught:
+            await service.jobs.submit(streamer.JobSpec(**{**SPEC, **fields}))
+        assert caught.value.path == path, fields
+        assert said in caught.value.message
+        # The message in a host's log contains the place.
+        assert str(caught.value).endswith(f"({path})")
+        assert (await service.jobs.stats()).waiting == 0
 
 
 @pytest.mark.parametrize("spec", [SPEC, "print(1)", None, streamer.JobSpec])

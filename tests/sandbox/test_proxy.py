@@ -162,6 +162,7 @@ async def test_a_tunnel_carries_both_ways_and_ends_half_by_half(
     assert server.heads == [b"TUNNEL\r\n\r\n"]
 
 
+@pytest.mark.slow
 async def test_a_reader_that_does_not_read_holds_back_the_sender(
     server: Server, proxied: Open
 ) -> None:

@@ -301,6 +301,7 @@ assert all(type(h) is logging.NullHandler for h in logging.getLogger("streamer")
 """
 
 
+@pytest.mark.slow
 def test_importing_has_no_effect() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", IMPORT], capture_output=True, text=True, check=False

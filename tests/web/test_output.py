@@ -165,6 +165,7 @@ for piece in pieces:
     assert body.count(b"event: complete\n") == 1
 
 
+@pytest.mark.slow
 async def test_a_flood_arrives_whole(start: Start) -> None:
     client = await start()
     code = """

@@ -45,31 +45,31 @@ async def test_an_unknown_parameter_is_refused(client: AnyClient, method: str, t
     assert (await until_state(client, job_id, "running"))["status"] == "running"
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        *(
-            ("limit", value)
-            for value in (
-                *("", "0", "201", "-1", "+1", "1.0", "1e2", "0x1", " 1", "١", "x"),
-                *("000000050999", "9" * 5009, "1" * 24, "NaN", "Infinity", "true"),
-            )
-        ),
-        *(
-            ("cursor", value)
-            for value in (
-                *("", "zzz", "1_", "_a", "1.0_", "1.0_A", "-1.0_a", "nan_a", "1e5_a", "1.0_a/"),
-                *("1" * 5000 + ".0_a", "1." + "0" * 5000 + "_a", "1.0_" + "a" * 5000, "1.0_a\n"),
-            )
-        ),
-        *(("status", value) for value in ("", "gone", "QUEUED", "running,queued")),
-    ],
-)
-async def test_a_wrong_value_of_a_list_is_refused(client: AnyClient, name: str, value: str) -> None:
-    async with client.get("/api/jobs", params={name: value}) as response:
-        document = await problem(response, 400, INVALID)
-    assert document["path"] == f"?{name}"
-    assert len(document["detail"]) < 300
+WRONG = [
+    *(
+        ("limit", value)
+        for value in (
+            *("", "0", "201", "-1", "+1", "1.0", "1e2", "0x1", " 1", "١", "x"),
+            *("000000050999", "9" * 5009, "1" * 24, "NaN", "Infinity", "true"),
+        )
+    ),
+    *(
+        ("cursor", value)
+        for value in (
+            *("", "zzz", "1_", "_a", "1.0_", "1.0_A", "-1.0_a", "nan_a", "1e5_a", "1.0_a/"),
+            *("1" * 5000 + ".0_a", "1." + "0" * 5000 + "_a", "1.0_" + "a" * 5000, "1.0_a\n"),
+        )
+    ),
+    *(("status", value) for value in ("", "gone", "QUEUED", "running,queued")),
+]
+
+
+async def test_a_wrong_value_of_a_list_is_refused(client: AnyClient) -> None:
+    for name, value in WRONG:
+        async with client.get("/api/jobs", params={name: value}) as response:
+            document = await problem(response, 400, INVALID)
+        assert document["path"] == f"?{name}", value
+        assert len(document["detail"]) < 300
 
 
 async def test_a_list_is_bounded_and_told_to_its_end_page_by_page(client: AnyClient) -> None:
@@ -102,14 +102,17 @@ async def test_a_switch_is_1_or_0(client: AnyClient, target: str, value: str) ->
         assert (await problem(response, 400, INVALID))["path"] == f"?{name}"
 
 
-@pytest.mark.parametrize(
-    "value",
-    ["", "nan", "inf", "-1", "1001", "1e2", "1_0", "٢", "0x1", " 1", "1" * 5000, "1." + "1" * 5000],
+NO_SPEEDS = (
+    *("", "nan", "inf", "-1", "1001", "1e2", "1_0", "٢", "0x1", " 1"),
+    *("1" * 5000, "1." + "1" * 5000),
 )
-async def test_a_speed_is_a_plain_number(client: AnyClient, value: str) -> None:
+
+
+async def test_a_speed_is_a_plain_number(client: AnyClient) -> None:
     job_id = await submit(client, command=["true"])
-    async with client.get(f"/api/stream/{job_id}", params={"speed": value}) as response:
-        assert (await problem(response, 400, INVALID))["path"] == "?speed"
+    for value in NO_SPEEDS:
+        async with client.get(f"/api/stream/{job_id}", params={"speed": value}) as response:
+            assert (await problem(response, 400, INVALID))["path"] == "?speed"
 
 
 @pytest.mark.parametrize(

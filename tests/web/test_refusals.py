@@ -171,9 +171,8 @@ async def test_what_is_wrong_is_said_with_its_place(client: AnyClient) -> None:
         assert (await response.json())["jobs"] == []
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
+async def test_a_body_that_is_no_json(client: AnyClient) -> None:
+    for body in (
         b"",
         b"{",
         b'{"language":"python",}',
@@ -183,17 +182,15 @@ async def test_what_is_wrong_is_said_with_its_place(client: AnyClient) -> None:
         b'{"code":"\\ud8"}',
         b"\x00" * 100,
         b'{"language": "python", "code": "1"} {}',
-    ],
-)
-async def test_a_body_that_is_no_json(client: AnyClient, body: bytes) -> None:
-    async with client.post("/api/execute", data=body) as response:
-        await problem(response, 400, "invalid_json")
+    ):
+        async with client.post("/api/execute", data=body) as response:
+            await problem(response, 400, "invalid_json")
 
 
-@pytest.mark.parametrize("body", [b"[]", b"null", b"1", b'"x"', b"true"])
-async def test_a_body_that_is_no_object(client: AnyClient, body: bytes) -> None:
-    async with client.post("/api/execute", data=body) as response:
-        assert (await problem(response, 400, INVALID))["path"] == "$"
+async def test_a_body_that_is_no_object(client: AnyClient) -> None:
+    for body in (b"[]", b"null", b"1", b'"x"', b"true"):
+        async with client.post("/api/execute", data=body) as response:
+            assert (await problem(response, 400, INVALID))["path"] == "$"
 
 
 @pytest.mark.parametrize(
@@ -249,22 +246,20 @@ async def test_an_unknown_project_is_named(client: AnyClient) -> None:
         assert (await problem(response, 400, "unknown_project"))["path"] == "$.projectId"
 
 
-@pytest.mark.parametrize(
-    ("field", "body"),
-    [
-        ("command", {"command": ["true"]}),
-        ("network", {**P, "network": True}),
-        ("sandbox", {**P, "sandbox": "plain"}),
-        ("sandbox", {**P, "sandbox": "firejail"}),
-    ],
-)
-async def test_what_the_configuration_does_not_allow_is_403(
-    start: Start, field: str, body: dict[str, Any]
-) -> None:
+NOT_ALLOWED: list[tuple[str, dict[str, Any]]] = [
+    ("command", {"command": ["true"]}),
+    ("network", {**P, "network": True}),
+    ("sandbox", {**P, "sandbox": "plain"}),
+    ("sandbox", {**P, "sandbox": "firejail"}),
+]
+
+
+async def test_what_the_configuration_does_not_allow_is_403(start: Start) -> None:
     client = await start(sandbox={"allow_command": False})
-    async with client.post("/api/execute", json=body) as response:
-        document = await problem(response, 403, "forbidden")
-    assert document["path"] == f"$.{field}"
+    for field, body in NOT_ALLOWED:
+        async with client.post("/api/execute", json=body) as response:
+            document = await problem(response, 403, "forbidden")
+        assert document["path"] == f"$.{field}"
 
 
 async def test_a_body_too_large_is_413_announced_or_not(start: Start) -> None:
@@ -305,68 +300,67 @@ async def test_a_body_that_does_not_arrive_is_given_up(start: Start) -> None:
     await writer.wait_closed()
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "allowed"),
-    [
-        ("GET", "/api/execute", {"POST"}),
-        ("PUT", "/api/execute", {"POST"}),
-        ("HEAD", "/api/stream/abc", {"GET"}),
-        ("POST", "/api/stream/abc", {"GET"}),
-        ("PATCH", "/api/jobs/abc", {"GET", "HEAD", "DELETE"}),
-        ("GET", "/api/jobs/abc/stdin", {"POST"}),
-    ],
-)
-async def test_a_wrong_method_is_405_and_says_which_are_right(
-    client: AnyClient, method: str, path: str, allowed: set[str]
-) -> None:
-    async with client.request(method, path) as response:
-        assert response.status == 405
-        assert set(response.headers["Allow"].split(",")) == allowed
-        assert response.content_type == "application/problem+json"
+METHODS = [
+    ("GET", "/api/execute", {"POST"}),
+    ("PUT", "/api/execute", {"POST"}),
+    ("HEAD", "/api/stream/abc", {"GET"}),
+    ("POST", "/api/stream/abc", {"GET"}),
+    ("PATCH", "/api/jobs/abc", {"GET", "HEAD", "DELETE"}),
+    ("GET", "/api/jobs/abc/stdin", {"POST"}),
+]
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/nothing",
-        "/api",
-        "/api/execute/",
-        "/api/stream/",
-        "/api/stream/../../etc/passwd",
-        "/api/stream/%2e%2e%2f",
-        "/api/stream/ABC",
-        "/api/stream/" + "a" * 65,
-        "/api/jobs/%00",
-        "/api/jobs/%ff",
-        "/static/%2e%2e/page.py",
-        "/static/../page.py",
-        "//etc/passwd",
-    ],
-)
-async def test_an_unknown_route_is_404(client: AnyClient, path: str) -> None:
-    async with client.session.get(
-        URL(f"{client.make_url('/')}"[:-1] + path, encoded=True)
-    ) as response:
-        await problem(response, 404, "not_found")
+async def test_a_wrong_method_is_405_and_says_which_are_right(client: AnyClient) -> None:
+    for method, path, allowed in METHODS:
+        async with client.request(method, path) as response:
+            assert response.status == 405, (method, path)
+            assert set(response.headers["Allow"].split(",")) == allowed
+            assert response.content_type == "application/problem+json"
 
 
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("GET", "/api/jobs/{}"),
-        ("DELETE", "/api/jobs/{}"),
-        ("DELETE", "/api/jobs/{}?purge=1"),
-        ("GET", "/api/stream/{}"),
-        ("POST", "/api/jobs/{}/stdin"),
-        ("POST", "/api/jobs/{}/signal"),
-    ],
-)
-async def test_an_unknown_job_is_404(client: AnyClient, method: str, path: str) -> None:
+NO_ROUTES = [
+    "/nothing",
+    "/api",
+    "/api/execute/",
+    "/api/stream/",
+    "/api/stream/../../etc/passwd",
+    "/api/stream/%2e%2e%2f",
+    "/api/stream/ABC",
+    "/api/stream/" + "a" * 65,
+    "/api/jobs/%00",
+    "/api/jobs/%ff",
+    "/static/%2e%2e/page.py",
+    "/static/../page.py",
+    "//etc/passwd",
+]
+
+
+async def test_an_unknown_route_is_404(client: AnyClient) -> None:
+    for path in NO_ROUTES:
+        async with client.session.get(
+            URL(f"{client.make_url('/')}"[:-1] + path, encoded=True)
+        ) as response:
+            await problem(response, 404, "not_found")
+
+
+OF_A_JOB = [
+    ("GET", "/api/jobs/{}"),
+    ("DELETE", "/api/jobs/{}"),
+    ("DELETE", "/api/jobs/{}?purge=1"),
+    ("GET", "/api/stream/{}"),
+    ("POST", "/api/jobs/{}/stdin"),
+    ("POST", "/api/jobs/{}/signal"),
+]
+
+
+async def test_an_unknown_job_is_404(client: AnyClient) -> None:
     known = await submit(client, command=["sleep", "60"])
     unknown = known[::-1]
-    async with client.request(method, path.format(unknown), json={"signal": "SIGINT"}) as response:
-        document = await problem(response, 404, "not_found")
-    assert unknown in document["detail"]
+    for method, path in OF_A_JOB:
+        target = path.format(unknown)
+        async with client.request(method, target, json={"signal": "SIGINT"}) as response:
+            document = await problem(response, 404, "not_found")
+        assert unknown in document["detail"]
 
 
 async def test_an_internal_failure_says_nothing(

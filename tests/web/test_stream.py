@@ -137,40 +137,40 @@ async def test_after_the_terminal_event_there_is_nothing(start: Start) -> None:
             assert await response.read() == b""
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        "",
-        "x",
-        "-1",
-        "+1",
-        "1.0",
-        "1_0",
-        " ",
-        "0x1",
-        "99",
-        "9" * 5000,
-        "٣",
-        "१",
-        "1,2",
-        "None",
-        "1 2",
-    ],
-)
-async def test_an_id_that_is_none_asks_for_everything(start: Start, value: str) -> None:
+NO_IDS = [
+    "",
+    "x",
+    "-1",
+    "+1",
+    "1.0",
+    "1_0",
+    " ",
+    "0x1",
+    "99",
+    "9" * 5000,
+    "٣",
+    "१",
+    "1,2",
+    "None",
+    "1 2",
+]
+
+
+async def test_an_id_that_is_none_asks_for_everything(start: Start) -> None:
     client = await start()
     job_id = await submit(client, command=["true"])
     events = await follow(client, job_id)
-    async with client.get(f"/api/stream/{job_id}", params={"lastEventId": value}) as response:
-        assert response.status == 200
-        assert [event async for event in received(response)] == events
-    async with connection(client) as streams:
-        # By hand: a client library would not send all of these headers.
-        head = {"Last-Event-ID": value, "Connection": "close"}
-        answer = await ask(streams, f"/api/stream/{job_id}", headers=head)
-        assert answer.status == 200
-        body = b"".join([chunk async for chunk in chunks(streams[0])])
-        assert len(BLOCK.findall(body)) == len(events)
+    for value in NO_IDS:
+        async with client.get(f"/api/stream/{job_id}", params={"lastEventId": value}) as response:
+            assert response.status == 200, value
+            assert [event async for event in received(response)] == events, value
+        async with connection(client) as streams:
+            # By hand: a client library would not send all of these headers.
+            head = {"Last-Event-ID": value, "Connection": "close"}
+            answer = await ask(streams, f"/api/stream/{job_id}", headers=head)
+            assert answer.status == 200, value
+            body = b"".join([chunk async for chunk in chunks(streams[0])])
+            assert len(BLOCK.findall(body)) == len(events), value
 
 
 async def test_an_expired_job_is_404(start: Start) -> None:

@@ -72,6 +72,7 @@ def make_faulty(
     monkeypatch.setattr(service.engine, "claim", claim)
 
 
+@pytest.mark.slow
 async def test_an_engine_that_fails_for_a_while_gets_the_end_all_the_same(
     open_service: OpenService, need: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

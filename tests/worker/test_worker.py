@@ -132,6 +132,7 @@ async def test_it_claims_only_what_it_can_run(
     assert service.worker.ready
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["away", "mute", "unreachable"])
 async def test_an_engine_that_is_away_turns_readiness_until_it_is_back(
     start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, fault: str
