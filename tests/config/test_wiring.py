@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import streamer
 from streamer.compose import build
 from streamer.engine.memory.admission import QueueLimits
@@ -94,3 +96,13 @@ def test_one_tenant_alone_has_all_of_the_queue() -> None:
     one = {"tokens": TOKENS["tokens"][:1]}
     assert engine_of(auth=one)._limits.max_waiting_per_client is None
     assert engine_of(auth=TOKENS)._limits.max_waiting_per_client is not None
+
+
+def test_who_decides_who_may_do_what_has_several_clients() -> None:
+    @streamer.hookimpl
+    def streamer_authorize() -> None:
+        """Leave it to others."""
+
+    hooks = SimpleNamespace(streamer_authorize=streamer_authorize)
+    assert build(plugins=(hooks,)).shares.running is not None
+    assert build().shares.running is None

@@ -173,6 +173,21 @@ async def test_programs_run_one_after_another_among_the_same_files(sandbox: Sand
     assert await told(sandbox, "cat d; kill -9 $$") == (-9, "three")
 
 
+async def test_what_a_program_writes_has_an_end_whether_it_was_started_or_not(
+    sandbox: Sandbox,
+) -> None:
+    stdio, refused = Stdio.pipes(), Stdio.pipes()
+    running = await sandbox.run(shell("echo one", stdio))
+    with pytest.raises(SandboxFailure, match="another program runs"):
+        await sandbox.run(shell("echo two", refused))
+    await finished(sandbox, running)
+    assert os.read(stdio._ours["stdout"], 100) == b"one\n"
+    assert os.read(stdio._ours["stdout"], 100) == b""
+    assert os.read(refused._ours["stdout"], 100) == b""
+    stdio.close()
+    refused.close()
+
+
 @pytest.mark.parametrize(
     ("left", "name"),
     [("ln -s {0}/f f", "f"), ("mkfifo f", "f"), ("ln -s {0} d", "d/f"), ("ln -s {0}/new f", "f")],
@@ -811,6 +826,17 @@ async def test_what_is_used_so_far_is_told(
             after = await sandbox.use()
             assert (after.cpu_time_us or 0) >= (use.cpu_time_us or 0)
             assert (after.memory_bytes or 0) < 40_000_000
+
+
+@pytest.mark.parametrize("name", ["bwrap", "templated", "firejail"])
+async def test_without_a_group_what_is_in_mounts_of_its_own_counts_as_memory(
+    need: Callable[[str], str], name: str
+) -> None:
+    need(name)
+    with pool_of("off") as pool:
+        async with lent(pool, name) as sandbox:
+            assert await told(sandbox, f"head -c {20 * MIB} /dev/zero >/tmp/file") == (0, "")
+            assert ((await sandbox.use()).memory_bytes or 0) >= 20 * MIB
 
 
 async def test_without_our_init_only_a_group_tells_what_is_used() -> None:
