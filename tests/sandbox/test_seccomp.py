@@ -286,9 +286,14 @@ async def test_real_programs_work(
 
 
 WATCH = """
-    import ctypes, errno, os, socket
+    import ctypes, errno, fcntl, os, socket
     libc = ctypes.CDLL(None, use_errno=True)
     names = [errno.errorcode[ctypes.get_errno()] if libc.inotify_init1(0) < 0 else "works"]
+    try:
+        fcntl.fcntl(os.open("/usr", os.O_RDONLY), fcntl.F_NOTIFY, fcntl.DN_ACCESS)
+        names.append("works")
+    except OSError as error:
+        names.append(errno.errorcode[error.errno])
     for family in (socket.AF_NETLINK, socket.AF_INET):
         try:
             socket.socket(family, socket.SOCK_DGRAM, 0)
@@ -301,7 +306,7 @@ WATCH = """
 
 @here
 @pytest.mark.parametrize("cgroup", ["auto", "off"])
-async def test_the_strict_filter_refuses_netlink_and_inotify(
+async def test_the_strict_filter_refuses_netlink_and_what_watches_files(
     open_service: OpenService, need: Any, cgroup: str
 ) -> None:
     said, policies = [], set()
@@ -310,8 +315,30 @@ async def test_the_strict_filter_refuses_netlink_and_inotify(
         job = await service.jobs.submit(JobSpec(**program(WATCH)))
         said.append((await ended(job)).out)
         policies.add((await job.view()).job.policy)
-    assert said == ["works works works\n", "ENOSYS EAFNOSUPPORT works\n"]
+    assert said == ["works works works works\n", "ENOSYS EINVAL EAFNOSUPPORT works\n"]
     assert len(policies) == 2  # its record tells them apart
+
+
+LEASE = """
+    import errno, fcntl, os
+    for path in ("own", "/usr/bin/env"):
+        file = os.open(path, os.O_RDONLY | (os.O_CREAT if path == "own" else 0))
+        try:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            print("works")
+        except OSError as error:
+            print(errno.errorcode[error.errno])
+"""
+
+
+@here
+async def test_no_job_delays_whoever_opens_a_file(
+    open_service: OpenService, isolating_backend: str
+) -> None:
+    # If the service is not root, what it shows to all jobs may belong to the user of each.
+    service = await open_service(isolating_backend)
+    ran = await run_job(service, **program(LEASE))
+    assert ran.out == "EINVAL\nEINVAL\n"
 
 
 # --- it fails closed ------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import logging
 import secrets
 from collections.abc import Iterator
@@ -208,6 +209,26 @@ def test_each_kind_refuses_what_it_is_for(machine: str, name: str, kind: str) ->
     assert refused["mount"] == (0 if kind == "guard" else errno.EPERM)
     assert refused["inotify_init1"] == (errno.ENOSYS if "strict" in kind else 0)
     assert refused["read"] == 0
+
+
+@pytest.mark.parametrize(("machine", "name"), ARCHITECTURES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("call", ["fcntl", "fcntl64"])
+def test_a_file_cannot_be_leased(machine: str, name: str, kind: str, call: str) -> None:
+    number = number_of(name, call)
+    if number is None:
+        pytest.skip("this architecture has no such call")
+    lease, strict = (0 if kind == "guard" else errno.EINVAL), "strict" in kind
+    for command, refusal in {
+        fcntl.F_SETLEASE: lease,
+        1040: lease,  # F_SETDELEG
+        fcntl.F_NOTIFY: errno.EINVAL if strict else 0,
+        fcntl.F_GETLEASE: 0,
+        fcntl.F_SETFD: 0,
+        fcntl.F_DUPFD_CLOEXEC: 0,
+        fcntl.F_SETPIPE_SZ: 0,
+    }.items():
+        assert answer(machine, name, kind, number, 3, command, 1) == refusal, command
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -168,6 +168,23 @@ HUGE_SEGMENTS: Final = (
     Numbered("X86", 90, errno.ENOSYS),
 )
 
+# ---- files that jobs have in common -------------------------------------------------------------
+
+F_SETLEASE: Final = 1024
+F_NOTIFY: Final = 1026
+F_SETDELEG: Final = 1040  # since Linux 6.19
+
+
+def _fcntl(command: int) -> Iterator[Rule]:
+    """Refuse a command of fcntl(2), with the error of a kernel that does not know it."""
+    for call in ("fcntl", "fcntl64"):
+        yield Rule(call, errno.EINVAL, (Masked(1, LOW_32, command),))
+
+
+LEASES: Final = (*_fcntl(F_SETLEASE), *_fcntl(F_SETDELEG))
+"""Whoever has one learns of each open(2) of the file, and delays it by up to 45 s. It needs a file
+of the same user: if the service is not root, those that it shows to all jobs are."""
+
 # ---- sockets -------------------------------------------------------------------------------------
 
 NETLINK: Final = 16
@@ -195,6 +212,7 @@ STRICT: Final = (
     # With them a job sees which of the shared files in /usr other jobs open, and when.
     Rule("inotify_init", errno.ENOSYS),
     Rule("inotify_init1", errno.ENOSYS),
+    *_fcntl(F_NOTIFY),  # the older way, by a signal
 )
 
 UNCOUNTED: Final = (Rule("memfd_create", errno.ENOSYS), Rule("memfd_secret", errno.ENOSYS))
@@ -262,6 +280,7 @@ def _rules() -> Iterator[Rule]:
             yield Rule(call, errno.EAFNOSUPPORT, (condition,))
         for conditions in OTHER_NETLINK:
             yield Rule(call, errno.EAFNOSUPPORT, conditions)
+    yield from LEASES
     # It may be read but not set: it can make memory executable and map address 0.
     yield Rule("personality", conditions=(Differs(0, PERSONALITY_QUERY),))
 
