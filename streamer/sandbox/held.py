@@ -28,6 +28,7 @@ from streamer.model.capabilities import Ahead
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.shape import Program, Shape
 from streamer.sandbox.stdio import Stdio
+from streamer.sandbox.wants import Wants
 
 __all__ = ["UNTRIED", "HeldSandboxes", "Key"]
 
@@ -54,7 +55,7 @@ PATIENCE_S: Final = 0.5
 END_TIMEOUT_S: Final = 10.0
 
 MOST_KEYS: Final = 64
-"""Of so many kinds it is known how recently a job has wanted them."""
+"""Of so many kinds it is known that they have failed."""
 
 UNTRIED: Final = "it has not been tested"
 
@@ -96,7 +97,7 @@ class HeldSandboxes:
         self._processors = len(os.sched_getaffinity(0))
         self._held: list[Held] = []
         self._wanted: deque[Key] = deque(maxlen=places)
-        self._used_at: dict[Key, float] = {}
+        self._wants: Wants[Key] = Wants()
         self._retry_at: dict[Key, float] = {}
         self._used = 0
         self._ending: set[asyncio.Task[None]] = set()
@@ -156,10 +157,7 @@ class HeldSandboxes:
             key = None if self._is_refused((key[0], None)) else (key[0], None)
         if key is None or self._closed:
             return
-        self._used_at.pop(key, None)
-        self._used_at[key] = time.monotonic()
-        if len(self._used_at) > MOST_KEYS:
-            del self._used_at[next(iter(self._used_at))]
+        self._wants.add(key)
         if not self._wanted:
             self._due = time.monotonic() + PATIENCE_S
         self._wanted.append(key)
@@ -218,16 +216,27 @@ class HeldSandboxes:
                 self._due = time.monotonic() + PATIENCE_S
 
     def _make_room(self, wanted: int, besides: Key | None = None) -> bool:
-        """End what jobs have wanted least recently, until so many places are free.
+        """End what is worth least, until so many places are free.
 
-        Return whether that was possible, `besides` those of one kind.
+        Return whether that was possible, `besides` those of one kind, and if they are only `wanted`
+        for jobs to come, besides the last one of what jobs want again and again.
         """
         while self._used + len(self._held) + wanted > self._places:
-            others = [held for held in self._held if held.key != besides]
-            if not others:
+            alike = Counter(held.key for held in self._held)
+            worths = {
+                held: self._worth(held.key, is_last=alike[held.key] == 1)
+                for held in self._held
+                if held.key != besides
+            }
+            if not worths or (wanted and all(keep for keep, _ in worths.values())):
                 return False
-            self._give_up(min(others, key=lambda held: self._used_at.get(held.key, 0)))
+            self._give_up(min(worths, key=lambda held: worths[held]))
         return True
+
+    def _worth(self, key: Key, *, is_last: bool) -> tuple[bool, float]:
+        """Return whether to keep one of a kind, and when a job has wanted it last."""
+        usual, at = self._wants.worth(key)
+        return usual and is_last, at
 
     def _start(self, key: Key) -> None:
         held = Held(key, self._mark(*key), asyncio.create_task(self._opened(key)))
@@ -268,7 +277,8 @@ class HeldSandboxes:
 
     def _refuse(self, key: Key, why: str) -> None:
         shape, program = key
-        if key not in self._retry_at:
+        # Once for all limits: callers choose those.
+        if not any(_same_but_limits(key, other) for other in self._retry_at):
             what = "a sandbox" if program is None else program.argv[0]
             log.warning("%s is not started ahead in %s: %s", what, shape.backend, why)
         self._retry_at[key] = time.monotonic() + RETRY_S
@@ -316,6 +326,15 @@ class HeldSandboxes:
         self.stop()
         if self._ending:
             await asyncio.wait(self._ending, timeout=END_TIMEOUT_S)
+
+
+def _same_but_limits(one: Key, other: Key) -> bool:
+    (shape, program), (shape_too, program_too) = one, other
+    if shape.backend != shape_too.backend:
+        return False
+    if program is None or program_too is None:
+        return program is program_too
+    return program.argv[0] == program_too.argv[0]
 
 
 def _why_not(held: asyncio.Future[None]) -> str:

@@ -16,6 +16,7 @@ import pytest
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits, SourceFile
 from streamer.sandbox import held as module
+from streamer.sandbox import wants
 from streamer.sandbox.pool import Pool
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.shape import Program, Shape
@@ -161,6 +162,61 @@ async def test_there_are_never_more_than_places(pool: Pool) -> None:
     assert {one.key[1] for one in pool.held._held} >= {PERL}
     async with lent(pool, PYTHON), lent(pool, SHELL):
         await held(pool, 0)
+
+
+def unlike(count: int) -> Program:
+    return replace(PYTHON, limits=replace(LIMITS, open_files=100 + count))
+
+
+async def test_what_is_wanted_once_takes_no_place_of_what_is_wanted_again(pool: Pool) -> None:
+    for _ in range(2):
+        async with lent(pool):
+            pass
+        await held(pool, 1)
+    for count in range(5):
+        async with lent(pool, unlike(count)) as sandbox:
+            assert not sandbox.waits
+        async with asyncio.timeout(20):
+            while not any(one.ready and one.key[1] == unlike(count) for one in pool.held._held):
+                await asyncio.sleep(0.01)
+        assert {one.key[1] for one in pool.held._held} == {PYTHON, unlike(count)}
+    async with lent(pool) as sandbox:
+        assert sandbox.waits
+
+
+async def test_what_is_wanted_once_waits_for_no_place_of_what_is_wanted_again(pool: Pool) -> None:
+    for _ in range(2):
+        async with lent(pool):
+            pass
+        await held(pool, 1)
+    async with lent(pool, unlike(0)):
+        pool.held._wanted.append((SHAPE, unlike(1)))  # of a job that has ended a moment ago
+        pool.held._fill()
+        assert [one.key[1] for one in pool.held._held] == [PYTHON]
+
+
+async def test_what_is_not_wanted_any_more_makes_room(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        async with lent(pool):
+            pass
+        await held(pool, 1)
+    monkeypatch.setattr(wants, "LATELY_S", 0.0)
+    for count in range(2):
+        async with lent(pool, unlike(count)):
+            pass
+        await held(pool, 2)
+    assert {one.key[1] for one in pool.held._held} == {unlike(0), unlike(1)}
+
+
+async def test_callers_do_not_fill_the_log_by_their_choice_of_limits(
+    pool: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    for count in range(3):
+        pool.held._refuse((SHAPE, unlike(count)), "the program has ended")
+    pool.held._refuse((SHAPE, SHELL), "the program has ended")
+    assert [record.args[0] for record in caplog.records] == ["python3", "bash"]  # type: ignore[index]
 
 
 async def test_none_is_started_while_jobs_may_wait(pool: Pool) -> None:

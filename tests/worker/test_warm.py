@@ -33,7 +33,7 @@ async def held(service: Parts, count: int = 1) -> None:
 def wanted(service: Parts) -> set[Program | None]:
     """Return the programs that the service would start before the next jobs."""
     assert service.worker.pool is not None
-    return {program for _, program in service.worker.pool.held._used_at}
+    return {program for _, program in service.worker.pool.held._wants._wanted}
 
 
 @pytest.fixture
