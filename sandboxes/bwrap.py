@@ -76,6 +76,7 @@ class Bwrap(Backend):
             "--cap-add", "CAP_SYS_RESOURCE",  # for our init, which sets a limit and then drops it
             *_system(job.host),
             *_masked(),  # they list the user's keys from all namespaces
+            *_settled(),  # bwrap has been user 0 of the namespaces, who may write there
         ]  # fmt: skip
         for path, size in self._mounts(job):
             # Without a size it could fill the RAM. Its content counts as the job's memory.
@@ -149,6 +150,15 @@ def _masked() -> list[str]:
     for path in MASKS:
         if Path(path).exists():  # not in every kernel
             arguments += ["--ro-bind", "/dev/null", path]
+    return arguments
+
+
+def _settled() -> list[str]:
+    """Let nobody change the settings of the namespaces: the largest pid, what IPC may take."""
+    arguments = []
+    for path in ("/proc/sys/kernel", "/proc/sys/fs"):
+        if Path(path).exists():  # not in every kernel
+            arguments += ["--ro-bind", path, path]  # each sees those of its own namespaces
     return arguments
 
 

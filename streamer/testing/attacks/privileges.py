@@ -106,17 +106,19 @@ ATTACKS: Final = (
     Attack(
         "settings of the kernel",
         """
-        for path in ("/proc/sys/kernel/core_pattern", "/proc/sys/kernel/modprobe", "/proc/sys/vm/overcommit_memory",
-                     "/proc/sys/kernel/hostname", "/proc/sys/net/ipv4/ip_forward", "/proc/sysrq-trigger"):
-            if path.endswith("trigger"):
-                if os.access(path, os.W_OK):
-                    escaped(path)
-                continue
+        paths = ["/proc/sys/kernel/core_pattern", "/proc/sys/kernel/modprobe", "/proc/sys/vm/overcommit_memory",
+                 "/proc/sys/kernel/hostname", "/proc/sys/net/ipv4/ip_forward"]
+        # Also those of its own namespaces.
+        paths += [os.path.join(folder, name) for folder, _, names in os.walk("/proc/sys") for name in names
+                  if os.access(os.path.join(folder, name), os.W_OK)]
+        for path in paths:
             with contextlib.suppress(OSError):
                 now = read(path)
                 with open(path, "wb", buffering=0) as file:  # its own value: success changes nothing
                     file.write(now)
                 escaped(path)
+        if os.access("/proc/sysrq-trigger", os.W_OK):
+            escaped("/proc/sysrq-trigger")
         held()
         """,
         covers=(51,),
