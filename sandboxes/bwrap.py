@@ -76,7 +76,7 @@ class Bwrap(Backend):
             "--cap-add", "CAP_SYS_RESOURCE",  # for our init, which sets a limit and then drops it
             *_system(job.host),
             *_masked(),  # they list the user's keys from all namespaces
-            *_settled(),  # bwrap has been user 0 of the namespaces, who may write there
+            *_settled(),  # a job could write there
         ]  # fmt: skip
         for path, size in self._mounts(job):
             # Without a size it could fill the RAM. Its content counts as the job's memory.
@@ -154,9 +154,13 @@ def _masked() -> list[str]:
 
 
 def _settled() -> list[str]:
-    """Let nobody change the settings of the namespaces: the largest pid, what IPC may take."""
+    """Let nobody change the settings of the namespaces, nor set a trigger for pressure.
+
+    bwrap has been user 0 of the namespaces for a moment, who may change what IPC may take and the
+    largest process id. Each trigger delays the end of its process by some milliseconds.
+    """
     arguments = []
-    for path in ("/proc/sys/kernel", "/proc/sys/fs"):
+    for path in ("/proc/sys/kernel", "/proc/sys/fs", "/proc/pressure"):
         if Path(path).exists():  # not in every kernel
             arguments += ["--ro-bind", path, path]  # each sees those of its own namespaces
     return arguments

@@ -136,6 +136,7 @@ class Firejail(Backend):
             f"--seccomp={DENIED}",
             "--allow-debuggers",  # shows /usr/lib/debug, which valgrind needs
             "--blacklist=/proc/keys",  # it lists the user's keys from all namespaces
+            "--blacklist=/proc/pressure",  # each trigger there delays the end of its process
             "--",
             *job.argv,
         ]

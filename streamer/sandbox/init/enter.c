@@ -73,6 +73,18 @@ static void bound_all(void)
             die(bounds[i].path);
 }
 
+/* A part of /proc that is mounted. /proc/pressure is such a part: each trigger that a job sets there by
+ * writing (Documentation/accounting/psi.rst) delays its end by an RCU grace period, 4096 of them by a
+ * minute, in which nothing can kill it. */
+void make_read_only(const char *path)
+{
+    unsigned long kept = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
+    if (access(path, F_OK) && errno == ENOENT)
+        return; /* this kernel has none */
+    if (mount(path, path, NULL, MS_BIND, NULL) || mount(NULL, path, NULL, MS_REMOUNT | MS_BIND | kept, NULL))
+        die(path);
+}
+
 /* An account may end processes of its control groups by writing to a file (cgroup.kill). */
 static void hide_cgroups(void)
 {
@@ -204,6 +216,8 @@ int enter(char **argv)
          * says that it sees nothing, and the service does without this backend. */
         mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL);
         int seen = !mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+        if (seen)
+            make_read_only("/proc/pressure");
         if (!root && seen)
             bound_all();
         if (!root)

@@ -21,6 +21,7 @@ enum { GROUP_MEMORY = 2, GROUP_TIME = 4, GROUP_SHARE = 8, HOLD = 16 }; /* furthe
 #define INOTIFY_WATCHES "8192"
 
 void die(const char *what);
+void make_read_only(const char *path);
 
 /* enter.c: outside the sandbox */
 int enter(char **argv);

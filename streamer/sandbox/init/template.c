@@ -101,22 +101,15 @@ static void mask(const char *path)
         die(path);
 }
 
-/* Whoever was user 0 of the namespaces for a moment may write to their settings. */
-static void settle(const char *path)
-{
-    unsigned long kept = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
-    if (access(path, F_OK) && errno == ENOENT)
-        return; /* this kernel has none */
-    if (mount(path, path, NULL, MS_BIND, NULL) || mount(NULL, path, NULL, MS_REMOUNT | MS_BIND | kept, NULL))
-        die(path);
-}
-
 static void mount_own(void)
 {
     if (mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL))
         die("/proc");
-    settle("/proc/sys/kernel"); /* not all of /proc/sys: it has bounds that we are yet to set */
-    settle("/proc/sys/fs");
+    /* Whoever was user 0 of the namespaces may write to their settings. Not all of /proc/sys: it has
+     * bounds that we are yet to set. */
+    make_read_only("/proc/sys/kernel");
+    make_read_only("/proc/sys/fs");
+    make_read_only("/proc/pressure");
     /* Nobody can open a terminal in it: the host has a limited number for all. */
     if (mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0000,mode=620"))
         die("/dev/pts");

@@ -117,8 +117,10 @@ ATTACKS: Final = (
                 with open(path, "wb", buffering=0) as file:  # its own value: success changes nothing
                     file.write(now)
                 escaped(path)
-        if os.access("/proc/sysrq-trigger", os.W_OK):
-            escaped("/proc/sysrq-trigger")
+        # A process with 4096 triggers of pressure cannot be killed for a minute.
+        for path in ("/proc/sysrq-trigger", *glob.glob("/proc/pressure/*")):
+            if os.access(path, os.W_OK):
+                escaped(path)
         held()
         """,
         covers=(51,),
