@@ -258,6 +258,7 @@ def show_config(
     begin: bool,
 ) -> None:
     """Print the effective configuration as TOML, secrets as comments."""
+    from streamer.compose import build
     from streamer.config.text import in_force, template
 
     if begin:
@@ -266,6 +267,7 @@ def show_config(
     config, origins = load_serving(options)
     for line in in_force(config, origins if show_origin else None):
         click.echo(line)
+    build(config)  # refuses what `serve` would, such as an unknown option of a backend
 
 
 @cli.command()

@@ -209,6 +209,22 @@ def test_a_variable_that_is_not_read_is_told_of(folder: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("sandbox.bwrap.pth=x", "sandbox.bwrap.pth: unknown option (did you mean path?)"),
+        ("sandbox.backend=docker", "sandbox.backend = 'docker'"),
+        ("engine.url=redis://x", "engine.url: no plugin serves redis://"),
+    ],
+)
+def test_config_refuses_what_serve_would(folder: Path, option: str, said: bytes) -> None:
+    """An operator runs it before a restart, and prints what is in force all the same."""
+    done = streamer(folder, "config", "--set", option)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert said in done.stderr
+    assert "server.port = " in done.stdout
+
+
 def test_a_configuration_can_be_begun_and_printed_and_read_again(folder: Path) -> None:
     begin = streamer(folder, "config", "--template")
     assert (begin.returncode, begin.stderr) == (0, "")
