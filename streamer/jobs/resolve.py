@@ -268,7 +268,9 @@ def _entry_and_files(
     elif not files:
         raise InvalidJob("give code or files", path="$.code")
     elif entry not in names:
-        raise InvalidJob(f"there is no file {quoted(entry)} to run", path="$.entry")
+        raise InvalidJob(
+            f"there is no file {quoted(entry)} to run: name the one to run in entry", path="$.entry"
+        )
     return entry, files
 
 

@@ -76,6 +76,9 @@ def _asked(request: web.Request) -> str:
 
 def _converted(request: web.Request, error: web.HTTPException) -> web.Response:
     said = f"there is no {request.path}" if error.status == 404 else error.reason
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        said = f"{request.path} has no {error.method}: use {allowed}"
     code = CODES.get(error.status, "invalid_request" if error.status < 500 else "internal")
     converted = CallerError(said, code=code)
     converted.status = error.status

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Final, Literal
@@ -20,6 +21,7 @@ from streamer.engine.interface import JobView
 from streamer.errors import CallerError, CapacityError, InvalidJob, StreamerError, cut, quoted
 from streamer.jobs.resolve import MAX_FILES
 from streamer.model.job import JobSpec, SourceFile, TerminalSize
+from streamer.model.names import camel
 
 __all__ = ["dump", "job_document", "parse_job", "parse_signal", "problem", "timestamp"]
 
@@ -33,6 +35,8 @@ AT: Final = " - at `$"
 """The end of a message of msgspec with a path; nothing in it is chosen by the caller."""
 MAX_DETAIL_CHARS: Final = 1000
 MAX_PATH_CHARS: Final = 300
+MAX_NAME_CHARS: Final = 40
+"""A longer name is like none of ours, and comparing it could take long."""
 MODE: Final = re.compile(r"0?[0-7]{3}")
 
 
@@ -84,6 +88,12 @@ class _JobRequest(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
 class _SignalRequest(msgspec.Struct, forbid_unknown_fields=True):
     signal: str
 
+
+PARTS: Final[Mapping[str, type[msgspec.Struct]]] = {
+    "$.files": _File,
+    "$.limits": _Limits,
+    "$.terminal": _Terminal,
+}
 
 _jobs: Final = msgspec.json.Decoder(_JobRequest)
 _signals: Final = msgspec.json.Decoder(_SignalRequest)
@@ -199,7 +209,7 @@ def _file(file: _File, path: str) -> SourceFile:
         content = _text(file.content, f"{path}.content")
     mode = "0644" if file.mode is None else file.mode
     if not MODE.fullmatch(mode):
-        raise InvalidJob('the mode must be three octal digits, such as "0755"', path=f"{path}.mode")
+        raise InvalidJob('the mode must be three octal digits, such as "755"', path=f"{path}.mode")
     return SourceFile(file.name, content, int(mode, 8))
 
 
@@ -214,15 +224,15 @@ def _decode(decoder: msgspec.json.Decoder[Any], body: bytes | bytearray) -> Any:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise _refusal(str(error)) from None
+        raise _refusal(str(error), decoder.type) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidJob(f"the body is not valid JSON: {error}", code="invalid_json") from None
     except RecursionError:
         raise InvalidJob("the body is nested too deeply", code="invalid_json") from None
 
 
-def _refusal(message: str) -> InvalidJob:
-    """Return the error for a message of msgspec.
+def _refusal(message: str, body: type[msgspec.Struct]) -> InvalidJob:
+    """Return the error for a message of msgspec about a `body`.
 
     Without a regular expression: the message may contain megabytes from the caller.
     """
@@ -230,7 +240,18 @@ def _refusal(message: str) -> InvalidJob:
     detail, path = (detail, f"${path[:-1]}") if at else (message, "$")
     if detail.startswith(UNKNOWN_FIELD):
         name = detail[len(UNKNOWN_FIELD) : -1]
-        return InvalidJob(f"unknown field {quoted(name)}", path=f"{path}.{cut(name)}")
+        known = PARTS.get(path.partition("[")[0], body).__struct_encode_fields__
+        return InvalidJob(
+            f"unknown field {quoted(name)}; {_remedy(name, known)}", path=f"{path}.{cut(name)}"
+        )
     if detail.startswith(UNKNOWN_VALUE):
         return InvalidJob(f"unknown value {quoted(detail[len(UNKNOWN_VALUE) : -1])}", path=path)
     return InvalidJob(detail, path=path)
+
+
+def _remedy(name: str, known: Sequence[str]) -> str:
+    if len(name) <= MAX_NAME_CHARS and (
+        close := difflib.get_close_matches(camel(name), known, n=1)
+    ):
+        return f"did you mean {close[0]}?"
+    return f"known: {', '.join(known)}"

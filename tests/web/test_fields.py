@@ -306,3 +306,32 @@ async def test_too_many_files_are_refused_before_any_is_looked_at(client: AnyCli
 @pytest.fixture
 async def client(start: Start) -> AnyClient:
     return await start()
+
+
+@pytest.mark.parametrize(
+    ("job", "remedy"),
+    [
+        ({"lang": "python", "code": "1"}, "did you mean language?"),
+        ({**python("1"), "output_encoding": "base64"}, "did you mean outputEncoding?"),
+        ({**python("1"), "limits": {"wall_time_s": 1}}, "did you mean wallTimeS?"),
+        ({**python("1"), "limits": {"xyz": 1}}, "known: wallTimeS, cpuTimeS, "),
+        (
+            {**python("1"), "files": [{"name": "a", "content": "", "qq": 1}]},
+            "known: name, content, ",
+        ),
+        ({**python("1"), "terminal": {"cols": 1, "row": 1}}, "did you mean rows?"),
+        ({**python("1"), "o" * 100_000: 1}, "known: language, command, code, "),
+        ({"language": "python", "files": [{"name": "a.py", "content": ""}]}, "in entry"),
+    ],
+)
+async def test_what_is_wrong_is_said_with_a_remedy(
+    client: AnyClient, job: dict[str, Any], remedy: str
+) -> None:
+    async with client.post("/api/execute", json=job) as response:
+        assert remedy in (await problem(response, 400, INVALID))["detail"]
+
+
+async def test_an_unknown_field_of_a_signal_has_the_remedy_of_a_signal(client: AnyClient) -> None:
+    job = await submit(client, **python("input()", interactive=True))
+    async with client.post(f"/api/jobs/{job}/signal", json={"sig": "SIGINT"}) as response:
+        assert "did you mean signal?" in (await problem(response, 400, INVALID))["detail"]

@@ -316,6 +316,9 @@ async def test_a_wrong_method_is_405_and_says_which_are_right(client: AnyClient)
             assert response.status == 405, (method, path)
             assert set(response.headers["Allow"].split(",")) == allowed
             assert response.content_type == "application/problem+json"
+            if method != "HEAD":
+                said = f"{path} has no {method}: use {', '.join(sorted(allowed))}"
+                assert (await problem(response, 405, INVALID))["detail"] == said
 
 
 NO_ROUTES = [
