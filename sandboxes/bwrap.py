@@ -53,7 +53,7 @@ class Bwrap(Backend):
         if not os.access(self.path, os.X_OK):
             raise BackendUnavailable(
                 f"{self.path} is not installed: install the package bubblewrap, "
-                "or set sandbox.bwrap.path"
+                "or set sandbox.bwrap.path to its absolute path"
             )
 
     def explain(self, wrapper_exit: int, wrapper_stderr: str) -> str | None:

@@ -77,7 +77,7 @@ class Firejail(Backend):
         if not os.access(self.path, os.X_OK):
             raise BackendUnavailable(
                 f"{self.path} is not installed: install the package firejail, "
-                "or set sandbox.firejail.path"
+                "or set sandbox.firejail.path to its absolute path"
             )
         if host.root:
             self._account()

@@ -83,6 +83,10 @@ def load_plugins(
                 f"fix or uninstall it, or list {point.name!r} in plugins.disabled"
             ) from error
         _register(manager, plugin, point.name)
+    if isinstance(plugins, str) or not isinstance(plugins, Iterable):
+        raise PluginError(
+            f"plugins = {plugins!r}: pass a list of instances or modules, as [Mine()]"
+        )
     for plugin in plugins:
         _register(manager, plugin, None)
     return manager

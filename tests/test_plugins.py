@@ -93,6 +93,12 @@ def test_a_plugin_that_would_not_be_asked_is_refused(plugin: object, said: str) 
         streamer.create_app(plugins=[plugin])
 
 
+@pytest.mark.parametrize("plugins", ["their_plugin", Marked()])
+def test_a_plugin_that_is_in_no_list_is_refused(plugins: Any) -> None:
+    with pytest.raises(PluginError, match=r"^plugins = .*: pass a list"):
+        streamer.create_app(plugins=plugins)
+
+
 @pytest.mark.parametrize("returned", [Backend, 5, "Backend"])
 def test_backends_that_are_no_list_are_refused(returned: Any) -> None:
     class Single:

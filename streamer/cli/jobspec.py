@@ -6,18 +6,21 @@ import os
 import re
 import stat
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from streamer.cli.stdio import read_all
 from streamer.errors import InvalidJob
-from streamer.model.job import JobSpec, SourceFile
+from streamer.model.job import JobSpec, Limits, SourceFile
+from streamer.model.names import camel
 from streamer.model.runtime import Runtime
 from streamer.model.sizes import parse_size
 
 __all__ = ["job_spec"]
 
+BY_CAMEL: Final = {camel(limit.name): limit.name for limit in fields(Limits)}
 WHOLE: Final = re.compile("[+-]?[0-9]{1,20}(_[0-9]{1,20})*")
 
 
@@ -96,6 +99,7 @@ def _pair(text: str, option: str) -> tuple[str, str]:
 
 def _limit(text: str) -> tuple[str, float]:
     name, value = _pair(text, "--limit")
+    name = BY_CAMEL.get(name, name)  # both spellings, as `streamer.Client`
     try:
         if name.endswith("_bytes"):
             return name, parse_size(value)

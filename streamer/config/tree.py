@@ -120,5 +120,7 @@ def explain(error: msgspec.ValidationError, place: str = "") -> tuple[str, str]:
     what = re.sub(r"^Object (contains unknown|missing required) field", r"\1 key", what)
     what = re.sub(r"^Invalid enum value .*", "unknown value", what)
     what = re.sub(r"`(\w+)`", lambda word: WORDS.get(word[1], word[1]), what)
+    if what.endswith("a list, got a string"):
+        what += '; write it like ["a", "b"]'
     key = f"{place}{path.removesuffix('`').replace('[...]', '')}".removeprefix(".")
     return key, what[0].lower() + what[1:]

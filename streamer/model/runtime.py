@@ -18,6 +18,7 @@ __all__ = ["SIZES", "Runtime", "by_name", "is_secret", "public_tool_reason"]
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9+#_-]*")
 """No dots: the dotted name of a setting must stay unambiguous."""
+WRONG_NAME: Final = "use only a-z, 0-9 and + # _ - in a name, and begin with a letter or digit"
 VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 PLACEHOLDER: Final = re.compile(r"\{\w+\}")
 SIZES: Final = ("{memory_bytes}", "{memory_mb}", "{processors}")
@@ -66,12 +67,14 @@ class Runtime:
 
     def __post_init__(self) -> None:
         for key, wrong in self._faults():
-            raise ConfigError(f"runtimes.{self.name}.{key}: {wrong}")
+            raise ConfigError(f"{f'runtimes.{self.name}.{key}'.rstrip('.')}: {wrong}")
 
     def _faults(self) -> Iterator[tuple[str, str]]:
-        for name in (self.name, *self.aliases):
+        if not NAME.fullmatch(self.name):
+            yield "", WRONG_NAME
+        for name in self.aliases:
             if not NAME.fullmatch(name):
-                yield "aliases", f"{name!r}: use only a-z, 0-9 and + # _ -"
+                yield "aliases", f"{name!r}: {WRONG_NAME}"
         entry = PurePosixPath(self.entry)
         if not self.entry or entry.is_absolute() or ".." in entry.parts:
             yield "entry", f"{self.entry!r}: write a relative file name without .."

@@ -218,7 +218,11 @@ def test_a_value_of_the_environment_is_read_by_the_rule_for_every_key(
     [
         ("level", "high", "sandbox.optional.level: expected a whole number, got a string"),
         ("quick", "5", "sandbox.optional.quick: expected true or false, got a whole number"),
-        ("folders", "/a", "sandbox.optional.folders: expected a list, got a string"),
+        (
+            "folders",
+            "/a",
+            'sandbox.optional.folders: expected a list, got a string; write it like ["a", "b"]',
+        ),
     ],
 )
 def test_a_wrong_value_is_refused_as_for_any_key(option: str, text: str, said: str) -> None:

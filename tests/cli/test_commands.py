@@ -275,6 +275,7 @@ async def where(request: pytest.FixtureRequest, start: Start) -> AsyncIterator[t
         ("kill -9 $$", (), 137),
         ("kill -s RTMIN+3 $$", (), 128 + signal.SIGRTMIN + 3),
         ("sleep 9", ("--limit", "wall_time_s=0.3"), 124),
+        ("sleep 9", ("--limit", "wallTimeS=0.3"), 124),
         ("while :; do :; done", ("--limit", "cpu_time_s=0.3"), 124),
         ("yes", ("--limit", "output_bytes=1000"), 137),
         ("", ("--limit", "wall_time_s=-1"), 2),

@@ -365,7 +365,11 @@ def test_a_file_that_is_not_there_is_named() -> None:
         ),
         (
             '[runtimes.c]\ncompile = "cc"\n',
-            "config.toml: runtimes.c.compile: expected a list, got a string",
+            'config.toml: runtimes.c.compile: expected a list, got a string; write it like ["a", "b"]',
+        ),
+        (
+            '[runtimes."Perl 5"]\nrun = ["perl"]\n',
+            "config.toml: runtimes.Perl 5: use only a-z",
         ),
         ("[runtimes.own]\nentry = 'x'\n", "config.toml: runtimes.own: missing required key run"),
         (

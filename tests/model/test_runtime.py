@@ -192,7 +192,7 @@ def test_two_runtimes_with_one_name_are_refused() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"name": "C++ "}, "runtimes.C++ .aliases: 'C++ '"),
+        ({"name": "C++ "}, "runtimes.C++ : use only a-z"),
         ({"aliases": ("",)}, "runtimes.x.aliases: ''"),
         ({"run": ()}, "runtimes.x.run: empty"),
         ({"run": ("x", "{enrty}")}, "runtimes.x.run: unknown placeholder {enrty}"),
