@@ -17,7 +17,7 @@ import click
 from streamer.cli.run import INPUT_PAUSE_S, run_job
 from streamer.cli.stdio import StandardInput
 from streamer.client import Client, ServiceProblem
-from streamer.errors import Busy
+from streamer.errors import Busy, Unauthorized
 from streamer.model.job import JobSpec
 
 __all__ = ["run_remote", "token_in"]
@@ -54,6 +54,12 @@ async def run_remote(
             job_id = await client.submit(spec)
         except aiohttp.ClientConnectorError as error:
             raise OSError(f"no service can be reached there: {_why(error.os_error)}") from error
+        except ServiceProblem as problem:
+            if problem.status != Unauthorized.status:
+                raise
+            raise click.UsageError(
+                f"{url}: {problem.message}; set STREAMER_TOKEN, or use --token-file FILE"
+            ) from None
 
         async def cancel() -> None:
             await client.cancel(job_id)

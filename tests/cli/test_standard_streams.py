@@ -297,6 +297,7 @@ async def test_a_token_comes_from_a_file_or_the_environment(folder: Path) -> Non
                 streamer, folder, "run", "hi.py", "--url", url, *arguments, environ=variables
             )
             assert (done.returncode, seen.pop()) == (2, f"Bearer {expected}"), done.stderr
+            assert f"{url}: no; set STREAMER_TOKEN, or use --token-file FILE" in done.stderr
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\n", b"two words", b"a\nb\n", b"\xff"])
