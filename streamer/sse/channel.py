@@ -58,6 +58,10 @@ class Channel(EventSink):
         sessions: SessionMap | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        if first_id is not None and first_id < 1:
+            raise ValueError("first_id must be at least 1: a client could not resume after it")
+        if min(history_events, history_bytes, backlog_bytes, history_s or 0) < 0:
+            raise ValueError("history_* and backlog_bytes must be at least 0")
         super().__init__(serializer)
         self.name = name
         self.sessions = SessionMap() if sessions is None else sessions

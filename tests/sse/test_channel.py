@@ -27,6 +27,21 @@ async def readers(dial: Dialer, source: Channel, count: int, target: str = "/") 
     return peers
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"first_id": 0},
+        {"history_events": -1},
+        {"history_bytes": -1},
+        {"history_s": -0.1},
+        {"backlog_bytes": -1},
+    ],
+)
+def test_a_number_that_cannot_be_meant_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="must be at least"):
+        channel(**wrong)
+
+
 async def test_every_session_gets_every_event_once() -> None:
     prices = channel()
     async with serving(prices.respond) as port, Dialer(port) as dial:
