@@ -217,7 +217,7 @@ def test_a_variable_that_is_not_read_is_told_of(folder: Path) -> None:
         ("engine.url=redis://x", "engine.url: no plugin serves redis://"),
     ],
 )
-def test_config_refuses_what_serve_would(folder: Path, option: str, said: bytes) -> None:
+def test_config_refuses_what_serve_would(folder: Path, option: str, said: str) -> None:
     """An operator runs it before a restart, and prints what is in force all the same."""
     done = streamer(folder, "config", "--set", option)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
