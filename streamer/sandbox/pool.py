@@ -34,15 +34,13 @@ from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.seccomp import job_filter
 from streamer.sandbox.shape import Program, Shape
 from streamer.sandbox.templates import Templates
-from streamer.spi import Backend, Identity, Isolation, LaunchPlan, SandboxJob
+from streamer.spi import Backend, Identity, Isolation, LaunchPlan, SandboxJob, TemplatePlan
 
-__all__ = ["NO_LATER_JOBS", "TEMPLATE_IS_SLOWER", "Pool", "done_by", "open_pool"]
+__all__ = ["NO_LATER_JOBS", "Pool", "done_by", "open_pool"]
 
 SPARE: Final = 8
 """Users beyond those of the places: no job waits until a sandbox that was held is closed."""
 
-V2: Final = "cgroup-v2"
-TEMPLATE_IS_SLOWER: Final = "as root with control groups of version 2 it would be slower"
 NO_LATER_JOBS: Final = "nothing is kept for later jobs, since there are none"
 
 
@@ -77,7 +75,7 @@ class Pool:
         self.short_lived = False
         """Whether it is for one job, or for tests of backends only."""
         # One for each place, some that are being closed, and one for tests.
-        self.templates = Templates(folder.host, places + SPARE + 1)
+        self.templates = Templates(folder.host, places + SPARE + 1, self._template_entry)
         self.held = HeldSandboxes(self._open, self._mark, places)
 
     @property
@@ -87,15 +85,12 @@ class Pool:
     @property
     def no_templates(self) -> str:
         """Why no backend uses templates here, or ``""``."""
-        if self.short_lived:
-            return NO_LATER_JOBS
-        # A template of another user may not clone into a group, and to enter one takes 10 ms.
-        return TEMPLATE_IS_SLOWER if self.folder.host.root and self.cgroup_level == V2 else ""
+        return NO_LATER_JOBS if self.short_lived else ""
 
     def offers_template(self, shape: Shape) -> bool:
         """Return whether the backend has a template for sandboxes of this shape."""
-        job = self._template_job(self._described(shape, "", None))
-        return self.templates.plan(self._backends[shape.backend], job, for_trial=True) is not None
+        job = self._described(shape, "", None)
+        return self._template_plan(self._backends[shape.backend], job, for_trial=True) is not None
 
     async def lend(
         self,
@@ -133,12 +128,18 @@ class Pool:
             workspace = await held.enter_async_context(
                 self.folder.workspaces.lend(name, identity, on_host=backend.host_workspace)
             )
-            if self._groups is not None:
-                cgroup = await held.enter_async_context(self._groups.lend(ran_out.set))
             job = self._described(shape, name, identity)
-            driver: Driver | None = None
+            plan = None
             if from_template:
-                driver = await self._from_template(backend, job, cgroup, held, for_trial=for_trial)
+                plan = self._template_plan(backend, job, for_trial=for_trial)
+            if self._groups is not None:
+                uid = identity.uid if plan is not None and identity is not None else None
+                cgroup = await held.enter_async_context(self._groups.lend(ran_out.set, uid))
+            driver: Driver | None = None
+            if plan is not None:
+                driver = await self._from_template(
+                    backend, job, plan, cgroup, held, for_trial=for_trial
+                )
             templated = driver is not None
             if driver is None:
                 driver = await self._start(backend, job, workspace, cgroup, held)
@@ -178,23 +179,33 @@ class Pool:
             host=self.folder.host,
         )
 
-    def _template_job(self, job: SandboxJob) -> SandboxJob:
-        return replace(job, argv=(str(self.folder.host.init), "template"))
+    def _template_plan(
+        self, backend: Backend, job: SandboxJob, *, for_trial: bool
+    ) -> TemplatePlan | None:
+        """Return the plan of a template that can serve the job, or None."""
+        job = replace(job, argv=(str(self.folder.host.init), "template"))
+        return self.templates.plan(backend, job, for_trial=for_trial)
+
+    def _template_entry(self, identity: Identity | None) -> tuple[str, ...]:
+        """Return the options with which a user's template enters its control group."""
+        if identity is None or self.cgroups is None or not self.cgroups.by_user:
+            return ()
+        try:
+            return self.cgroups.template_entry(identity.uid)
+        except OSError as error:
+            raise SandboxFailure(f"the template has no control group: {error}") from error
 
     async def _from_template(
         self,
         backend: Backend,
         job: SandboxJob,
+        plan: TemplatePlan,
         cgroup: Cgroup | None,
         held: contextlib.AsyncExitStack,
         *,
         for_trial: bool,
     ) -> Driver | None:
         """Let a template make the sandbox; None if the job must get its own."""
-        job = self._template_job(job)
-        plan = self.templates.plan(backend, job, for_trial=for_trial)
-        if plan is None:
-            return None
         try:
             async with contextlib.AsyncExitStack() as opened:
                 lent = self.templates.lent(plan, job.shown)

@@ -77,9 +77,13 @@ class Kept:
 class Templates:
     """All templates of a pool, at most `most`."""
 
-    def __init__(self, host: Host, most: int) -> None:
+    def __init__(
+        self, host: Host, most: int, entry: Callable[[Identity | None], tuple[str, ...]]
+    ) -> None:
+        """`entry` returns the options with which a user's template enters its control group."""
         self._host = host
         self._most = most
+        self._entry = entry
         self._kept: dict[Key, Kept] = {}
         self._retired: set[Kept] = set()
         """Those that make no further sandbox, but have open ones."""
@@ -173,7 +177,8 @@ class Templates:
         count = len(self._kept) + len(self._retired) + len(self._resisting)
         if count >= self._most and not self._make_room():
             return None
-        template = Template(plan, start_command(plan.launch, self._host, ()))
+        entry = self._entry(plan.launch.start_as)
+        template = Template(plan, start_command(plan.launch, self._host, entry))
         up = asyncio.create_task(template.come_up())
         # All that wait may give up.
         up.add_done_callback(lambda up: up.cancelled() or up.exception())

@@ -22,8 +22,10 @@ __all__ = ["GroupSlot", "GroupSlots"]
 class GroupSlot:
     """One sandbox's group after another, or the same again: pair it with what else a slot keeps."""
 
-    def __init__(self, tree: CgroupTree) -> None:
+    def __init__(self, tree: CgroupTree, uid: int | None = None) -> None:
+        """`uid` is as in `CgroupTree.group`."""
         self._tree = tree
+        self._uid = uid
         self._kept: Cgroup | None = None
 
     @asynccontextmanager
@@ -40,7 +42,7 @@ class GroupSlot:
         try:
             if group is None:
                 # Random: other accounts see the names.
-                group = self._tree.group(secrets.token_hex(8))
+                group = self._tree.group(secrets.token_hex(8), self._uid)
                 group.make()
             group.lent(on_oom)
             yield group
@@ -64,16 +66,31 @@ class GroupSlot:
 
 
 class GroupSlots:
-    """The slots of a service. At most `most` keep a group while they are free."""
+    """The slots of a service: one for each user of templates, and those of all other sandboxes.
+
+    At most `most` of the others keep a group while they are free.
+    """
 
     def __init__(self, tree: CgroupTree, most: int) -> None:
         self._tree = tree
         self._most = most
         self._free: deque[GroupSlot] = deque()
+        self._of_users: dict[int, GroupSlot] = {}
 
     @asynccontextmanager
-    async def lend(self, on_oom: Callable[[], None]) -> AsyncIterator[Cgroup]:
-        """Lend a group to one sandbox; see `GroupSlot.lend`."""
+    async def lend(
+        self, on_oom: Callable[[], None], uid: int | None = None
+    ) -> AsyncIterator[Cgroup]:
+        """Lend a group to one sandbox; see `GroupSlot.lend`.
+
+        `uid` is its user, who has no other sandbox, if a template may make it.
+        """
+        if uid is not None and self._tree.by_user:
+            if uid not in self._of_users:
+                self._of_users[uid] = GroupSlot(self._tree, uid)
+            async with self._of_users[uid].lend(on_oom) as group:
+                yield group
+            return
         # The one that has been free for longest: the kernel frees some memory only later.
         slot = self._free.popleft() if self._free else GroupSlot(self._tree)
         async with slot.lend(on_oom) as group:
@@ -84,6 +101,7 @@ class GroupSlots:
             await slot.remove()
 
     def close(self) -> None:
-        for slot in self._free:
+        for slot in (*self._free, *self._of_users.values()):
             slot.close()
         self._free.clear()
+        self._of_users.clear()

@@ -21,6 +21,7 @@ from streamer.sandbox.cgroups.v2 import (
     CONTROLLERS,
     MAIN,
     CgroupV2,
+    admit,
     hand_down,
     hands_down,
     ownership,
@@ -32,6 +33,9 @@ __all__ = ["CgroupTree", "cgroup_tree"]
 log: Final = logging.getLogger(__name__)
 
 PREFIX: Final = "streamer-"
+TEMPLATES: Final = "templates"
+"""The group of a user's templates, beside those of its sandboxes."""
+
 MAKE_TRIES: Final = 10
 
 
@@ -44,10 +48,40 @@ class CgroupTree:
     """Version 1: one for each of `HIERARCHIES`, in order, and perhaps one for `SHARING`;
     version 2: one."""
 
-    def group(self, name: str) -> Cgroup:
-        """Return the group of a sandbox with this name; it is not made yet."""
+    @property
+    def by_user(self) -> bool:
+        """Whether the groups of one user's sandboxes, and of its templates, have one in common.
+
+        A template clones its sandboxes into their groups (`CgroupV2.clone_folder`), which the
+        kernel allows only to who may write to the ``cgroup.procs`` of that group and of the common
+        one. In version 1, and if the user is that of this process, nothing need be allowed.
+        """
+        return self.level == "cgroup-v2" and os.geteuid() == 0
+
+    def group(self, name: str, uid: int | None = None) -> Cgroup:
+        """Return the group of a sandbox with this name; it is not made yet.
+
+        `uid` is the user whose templates may make the sandbox, if groups are `by_user`.
+        """
+        if uid is not None:
+            return CgroupV2((self._of_user(uid) / name,), uid)
         folders = tuple(root / name for root in self.roots)
         return CgroupV1(folders) if self.level == "cgroup-v1" else CgroupV2(folders)
+
+    def template_entry(self, uid: int) -> tuple[str, ...]:
+        """Return the options with which a user's template is started, if groups are `by_user`."""
+        folder = self._of_user(uid) / TEMPLATES
+        folder.mkdir(exist_ok=True)
+        # Slow (`CgroupV2.entry`), but there is no process that only waits for the template.
+        return (f"--cgroup={folder}/cgroup.procs",)
+
+    def _of_user(self, uid: int) -> Path:
+        folder = self.roots[0] / f"user-{uid}"
+        folder.mkdir(exist_ok=True)
+        hand_down(folder)
+        share(folder)
+        admit(folder, uid)
+        return folder
 
 
 @contextmanager

@@ -15,7 +15,16 @@ from streamer.model.job import Limits
 from streamer.sandbox.cgroups.cgroup import OVERHEAD_PROCESSES, Cgroup
 from streamer.sandbox.cgroups.files import GroupFiles, named, pids, write
 
-__all__ = ["CONTROLLERS", "MAIN", "CgroupV2", "hand_down", "hands_down", "ownership", "share"]
+__all__ = [
+    "CONTROLLERS",
+    "MAIN",
+    "CgroupV2",
+    "admit",
+    "hand_down",
+    "hands_down",
+    "ownership",
+    "share",
+]
 
 CONTROLLERS: Final = ("memory", "pids")
 """The controllers that are needed; CPU time is counted in every group."""
@@ -31,8 +40,10 @@ MAIN: Final = "main"
 class CgroupV2(Cgroup):
     counted_first: ClassVar[bool] = True
 
-    def __init__(self, folders: tuple[Path, ...]) -> None:
+    def __init__(self, folders: tuple[Path, ...], owner: int | None = None) -> None:
+        """`owner` is a user whose processes may clone others into the group; None for this one."""
         super().__init__(folders)
+        self._owner = owner
         (self._group,) = self._files
         self._events = -1
         self._kills_seen = 0
@@ -66,6 +77,8 @@ class CgroupV2(Cgroup):
         folder = self.folders[0]
         folder.mkdir()
         self._group.write("memory.oom.group", "1")
+        if self._owner is not None:
+            admit(folder, self._owner)
         loop = asyncio.get_running_loop()
         # The file is always readable; a change is an exceptional condition until this descriptor is
         # read again. It also changes for less serious events.
@@ -175,6 +188,15 @@ def hand_down(folder: Path, controllers: Sequence[str] = CONTROLLERS) -> None:
             with contextlib.suppress(ProcessLookupError):
                 write(main / "cgroup.procs", str(pid))
     write(folder / "cgroup.subtree_control", " ".join(f"+{name}" for name in controllers))
+
+
+def admit(folder: Path, uid: int) -> None:
+    """Let a user's processes move others, and clone, into a group; all else stays ours.
+
+    It must also be admitted to the nearest common ancestor of the group and that which they leave
+    (cgroup-v2.rst, "Delegation Containment").
+    """
+    os.chown(folder / "cgroup.procs", uid, -1)
 
 
 def share(folder: Path) -> None:
