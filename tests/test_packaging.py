@@ -164,6 +164,28 @@ def test_missing_compiler_is_named_with_its_package(sources: Path) -> None:
     assert "apt-get install -y gcc libc6-dev" in done.stderr
 
 
+MISSING = ("__x86_64__", "__aarch64__", "SYS_mmap", "SYS_fadvise64", "SYS_arch_prctl")
+"""Not there on a machine that is neither of these (arm has none of the calls, ppc64le not the last)."""
+
+
+def test_the_init_compiles_for_machines_whose_calls_it_does_not_know(tmp_path: Path) -> None:
+    if (compiler := shutil.which("cc")) is None:
+        pytest.skip("there is no C compiler")
+    source = ROOT / Path(INIT).parent / "calls.c"
+    lines = [*source.read_text().splitlines(), *(source.parent / "init.h").read_text().splitlines()]
+    other = tmp_path / "other.h"
+    other.write_text(
+        "#define _GNU_SOURCE\n"
+        + "".join(f"{line}\n" for line in lines if line.startswith("#include <"))
+        + "".join(f"#undef {name}\n" for name in MISSING)
+    )
+    flags = ("-std=gnu11", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-include", other)
+    done = subprocess.run(
+        [compiler, *flags, source], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
 # --- the set-up --------------------------------------------------------------------------
 
 

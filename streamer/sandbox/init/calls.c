@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <termios.h> /* some machines need it for TCGETS */
 #include <unistd.h>
 
 #if defined(__x86_64__)
@@ -191,6 +192,7 @@ enum kind {
     EPOLL_CTL
 };
 
+#if defined(__x86_64__) || defined(__aarch64__)
 static const unsigned char kinds[512] = {
     /* Its memory. */
     [SYS_brk] = FREE, [SYS_mmap] = MAPS, [SYS_munmap] = FREE, [SYS_mremap] = FREE, [SYS_mprotect] = FREE,
@@ -227,7 +229,7 @@ static const unsigned char kinds[512] = {
 #ifdef SYS_faccessat2
     [SYS_faccessat2] = OF_PATH_AT,
 #endif
-#ifdef SYS_newfstatat /* calls that not every architecture has */
+#ifdef SYS_newfstatat /* calls that one of them does not have */
     [SYS_newfstatat] = OF_PATH_AT, [SYS_fstat] = FREE,
 #endif
 #ifdef SYS_getrlimit
@@ -240,6 +242,9 @@ static const unsigned char kinds[512] = {
     [SYS_arch_prctl] = FREE,
 #endif
 };
+#else
+static const unsigned char kinds[1]; /* others do not have all of these calls */
+#endif
 
 /* Whether a call of a thread that is about to make it reveals nothing; `machine` is an AUDIT_ARCH. */
 int reveals_nothing(pid_t thread, uint32_t machine, uint64_t number, const uint64_t *arguments)
