@@ -17,6 +17,7 @@ from streamer.compose import build
 from streamer.config.schema import Config
 from streamer.errors import BackendUnavailable
 from streamer.model.job import JobSpec
+from streamer.sandbox.pool import Pool
 from streamer.sandbox.registry import MAX_FAILURES
 from streamer.sandbox.seccomp import job_filter
 from streamer.testing.running import plugin
@@ -116,6 +117,36 @@ async def test_a_backend_that_did_not_work_is_tried_again(
     while service.worker.backends.known(["fickle"])["fickle"]:
         await asyncio.sleep(0.01)
     assert (await run_job(service, command=("echo", "1"), sandbox="fickle")).out == "1\n"
+
+
+async def test_a_sandbox_that_never_closes_ends_no_other_tests(
+    open_service: OpenService,
+    need: Callable[[str], str],
+    wrapper: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("streamer.sandbox.registry.RETRY_S", 0.05)
+    wrapper.unlink()
+    sandbox = {"allow": ["fickle"], "fickle": {"path": str(wrapper)}}
+    service = await open_service(need("plain"), plugins=(plugin(Fickle),), sandbox=sandbox)
+    assert service.worker.pool is not None
+    closing = 0
+
+    async def _try_warm(backend: spi.Backend, pool: Pool) -> None:
+        nonlocal closing
+        closing += 1
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(service.worker.backends, "_try_warm", _try_warm)
+    monkeypatch.setattr("streamer.sandbox.registry.AGAIN_S", 0.01)
+    service.worker.pool.held.tried("plain", "not on a busy machine")
+    async with asyncio.timeout(20):
+        while not closing:
+            await asyncio.sleep(0.01)
+        wrapper.symlink_to("/usr/bin/env")
+        while service.worker.backends.known(["fickle"])["fickle"]:
+            await asyncio.sleep(0.01)
+    assert closing == 1
 
 
 async def test_jobs_that_a_sandbox_cannot_run_turn_readiness_until_it_works_again(
