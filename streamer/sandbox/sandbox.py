@@ -76,7 +76,7 @@ class Sandbox:
         self.identity = identity
         """Its own user, if it has one."""
         self.on_closed: Callable[[], None] = lambda: None
-        """Called once, when nothing is left of it."""
+        """Called once, when nothing is left of it, or what is left cannot be released."""
         self.from_template = from_template
         """Whether a template has made it, and not a command of its own."""
 
@@ -291,9 +291,11 @@ class Sandbox:
             finally:
                 if self._waiting is not None:
                     self._waiting.run.stdio.close()
-                await self._held.aclose()
-            on_closed, self.on_closed = self.on_closed, lambda: None
-            on_closed()
+                try:
+                    await self._held.aclose()
+                finally:
+                    on_closed, self.on_closed = self.on_closed, lambda: None
+                    on_closed()
 
     def _kill_group(self) -> None:
         """Kill everything in the group if there is no init to do it and to report the usage."""

@@ -624,11 +624,14 @@ async def test_a_group_that_cannot_be_killed_keeps_nothing_else(
 
     if pool.cgroups is None:
         pytest.skip("there are no control groups here")
+    told = []
     async with lent(pool, "direct") as sandbox:
+        sandbox.on_closed = lambda: told.append("closed")
         with monkeypatch.context() as patch:
             patch.setattr(Cgroup, "kill", failing)
             with pytest.raises(OSError, match="Input/output"):
                 await sandbox.close()
+        assert told == ["closed"]
         assert list(pool.folder.workspaces.path.iterdir()) == []
 
 
