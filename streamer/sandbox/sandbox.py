@@ -105,7 +105,20 @@ class Sandbox:
         lost, and the sandbox can be used as before.
         """
         with self._alone():
-            await self._driver.put_files(files, limits)
+            try:
+                await self._driver.put_files(files, limits)
+            except SandboxFailure:
+                if not self._is_exhausted:  # the next run tells
+                    raise
+
+    @property
+    def _is_exhausted(self) -> bool:
+        """Whether the kernel has killed a program that waited, and the init with it, for memory.
+
+        Files beside it may be too much, as they may be when a program starts after them.
+        """
+        meter = None if self._waiting is None else self._waiting.meter
+        return meter is not None and not self.alive and meter.out_of_memory
 
     async def listen(self, port: int) -> socket.socket:
         """Return a socket that listens on the sandbox's own loopback; the caller must close it.
@@ -185,6 +198,8 @@ class Sandbox:
             self._busy = False
 
     async def _start(self, run: Run) -> Running:
+        if self._is_exhausted:
+            return Running.never_began(KILLED_FOR_MEMORY)
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             if waiting.run.stdio is not run.stdio:

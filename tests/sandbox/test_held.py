@@ -15,6 +15,7 @@ import pytest
 
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits, SourceFile
+from streamer.sandbox.meter import Meter
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.shape import FilesDoNotFit, Run, RunEnd
 from streamer.sandbox.stdio import Stdio
@@ -300,6 +301,27 @@ async def test_files_that_do_not_fit_are_refused_as_ever(name: str, cgroup: str)
         await put(sandbox, "import os; print(os.listdir())", few)
         end, out = await finish(sandbox, limits=few)
         assert (end.status, out) == (0, "['main.py']\n")
+
+
+@pytest.mark.parametrize("for_memory", [True, False])
+async def test_files_beside_it_that_are_too_much_end_the_run_for_memory(
+    need: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, *, for_memory: bool
+) -> None:
+    need("bwrap")
+    async with opened("bwrap", "auto") as sandbox:
+        if sandbox._cgroup is None:
+            pytest.skip("there are no control groups here")
+        await hold(sandbox)
+        # As in version 2, which kills the whole group.
+        monkeypatch.setattr(Meter, "out_of_memory", for_memory)
+        os.kill(sandbox._driver._init_pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        if for_memory:
+            await put(sandbox, "pass")
+            end, out = await finish(sandbox)
+            assert (end.status, end.cause, out) == (signal.SIGKILL, "memory", "")
+        else:
+            with pytest.raises(SandboxFailure):
+                await put(sandbox, "pass")
 
 
 async def test_a_proxy_may_listen_beside_it(need: Callable[[str], str]) -> None:
