@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import select
 import signal
 import socket
 import struct
@@ -308,6 +309,25 @@ def test_a_signal_waits_for_its_job(init: Init) -> None:
     assert told(init)[0] == b"U"
     init.send(b"G")
     assert ends(init) == ("-", -signal.SIGTERM)
+    pipes.close()
+
+
+def test_a_signal_that_comes_while_it_starts_is_taken_at_once(init: Init) -> None:
+    code = """
+import _signal, posix
+taken = []
+_signal.signal(_signal.SIGWINCH, lambda *_: taken.append(1))
+while not taken:
+    pass
+posix.write(1, b"taken")
+"""
+    pipes = begin(init, *script(code))
+    while not select.select([init.sock], [], [], 0.01)[0]:
+        init.send(b"S", struct.pack("<I", signal.SIGWINCH))  # ignored until it has its handler
+    assert told(init) == HELD
+    init.send(b"G")
+    assert pipes.output() == b"taken"
+    assert ends(init) == ("-", 0)
     pipes.close()
 
 
