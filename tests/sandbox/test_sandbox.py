@@ -624,7 +624,7 @@ async def test_a_group_that_cannot_be_killed_keeps_nothing_else(
 
     if pool.cgroups is None:
         pytest.skip("there are no control groups here")
-    told = []
+    told: list[str] = []
     async with lent(pool, "direct") as sandbox:
         sandbox.on_closed = lambda: told.append("closed")
         with monkeypatch.context() as patch:
