@@ -41,7 +41,7 @@ def moved(entry: Sequence[str], uid: int, groups: Sequence[Path]) -> Sequence[Pa
     script = 'for group; do (echo 0 >"$group/cgroup.procs") 2>/dev/null && echo "$group"; done'
     user = (f"--uid={uid}", f"--gid={uid}")
     names = map(str, groups)
-    command = (INIT, "enter", *entry, *user, "--", "/bin/sh", "-c", script, "sh", *names)
+    command = (str(INIT), "enter", *entry, *user, "--", "/bin/sh", "-c", script, "sh", *names)
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     return [Path(line) for line in done.stdout.splitlines()]
 
