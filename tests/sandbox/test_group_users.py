@@ -16,7 +16,7 @@ from streamer.sandbox.cgroups.slots import GroupSlots
 from streamer.sandbox.cgroups.tree import CgroupTree, cgroup_tree
 from tests.running import adopt_orphans
 
-INIT = Path(streamer.__file__).parent / "sandbox" / "init" / "streamer-init"
+INIT = str(Path(streamer.__file__).parent / "sandbox" / "init" / "streamer-init")
 FIRST, SECOND = 61190, 61191
 """Users that no service lends."""
 
@@ -40,8 +40,7 @@ def moved(entry: Sequence[str], uid: int, groups: Sequence[Path]) -> Sequence[Pa
     """Return the groups into which a user's process moves that was started with `entry`."""
     script = 'for group; do (echo 0 >"$group/cgroup.procs") 2>/dev/null && echo "$group"; done'
     user = (f"--uid={uid}", f"--gid={uid}")
-    names = map(str, groups)
-    command = (str(INIT), "enter", *entry, *user, "--", "/bin/sh", "-c", script, "sh", *names)
+    command = (INIT, "enter", *entry, *user, "--", "/bin/sh", "-c", script, "sh", *map(str, groups))
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     return [Path(line) for line in done.stdout.splitlines()]
 
