@@ -1,12 +1,13 @@
 """Open sandboxes before their jobs come, and start the program in them where that is known.
 
-After a job another sandbox of its shape is opened. An interpreter takes longer to start than most
-programs run: it is started in there too, and held where it could notice that it has no job yet
-(``init/hold.c``). One job takes both over, if it runs just this program, and nobody else ever does.
-Whatever keeps a sandbox from being opened ahead, or a program from being held, a job does it as
-ever.
+When a job's program runs another sandbox of its shape is opened. An interpreter takes longer to
+start than most programs run: it is started in there too, and held where it could notice that it has
+no job yet (``init/hold.c``). One job takes both over, if it runs just this program, and nobody else
+ever does. Whatever keeps a sandbox from being opened ahead, or a program from being held, a job
+does it as ever.
 
-There are never more than places are free, and a job that needs another sandbox does not wait.
+There are never more than places are free, and a job that needs another sandbox does not wait. While
+jobs use the processors none is opened: it would take from them what it saves a later one, and more.
 """
 
 from __future__ import annotations
@@ -44,10 +45,16 @@ RETRY_S: Final = 60.0
 """After a failure jobs do it themselves for this time."""
 
 PAUSE_S: Final = 0.002
-"""Between the end of a job and the next opening: a waiting job goes first."""
+"""Between the start of a job's program and the next opening: the job comes first."""
 
-BUSY_S: Final = 0.05
+AFTER_S: Final = 0.01
+"""Between the end of a job and the next opening: one that waits for its place comes first."""
+
+BUSY_S: Final = 0.02
 """Between two looks whether a processor is free."""
+
+QUIET_S: Final = 0.1
+"""Jobs that neither come nor go for so long may be waiting, and use no processor."""
 
 PATIENCE_S: Final = 0.5
 """After so long one is opened in any case: others may keep the processors busy for hours."""
@@ -100,8 +107,12 @@ class HeldSandboxes:
         self._wants: Wants[Key] = Wants()
         self._retry_at: dict[Key, float] = {}
         self._used = 0
+        self._moved_at = 0.0
+        """When the last job came or went."""
         self._ending: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._fills_at = 0.0
+        """When the timer is due: that of another event loop may not tell it."""
         self._due = 0.0
         self._closed = False
         self._why_not: dict[str, str] = {}
@@ -140,19 +151,27 @@ class HeldSandboxes:
         if self._opens.get(shape.backend, False):
             key = (shape, None if self.why_not(shape.backend) else program)
         self._used += 1
+        self._moved_at = time.monotonic()
         with contextlib.ExitStack() as unless_lent:
-            unless_lent.callback(self._returned, None)
+            unless_lent.callback(self._returned)
             sandbox = None if key is None else await self._take(key)
             if sandbox is None:
                 self._make_room(0)
                 sandbox = await self._open(shape)
                 self._cold += key is not None
             unless_lent.pop_all()
-        sandbox.on_closed = partial(self._returned, key)
+        sandbox.on_begun = partial(self._want, key)
+        sandbox.on_closed = self._returned
         return sandbox
 
-    def _returned(self, key: Key | None) -> None:
+    def _returned(self) -> None:
         self._used -= 1
+        self._moved_at = time.monotonic()
+        if self._wanted:
+            self._fill_in(AFTER_S if self._used < self._processors else BUSY_S)
+
+    def _want(self, key: Key | None) -> None:
+        """Open one like a job's, whose program runs now."""
         if key is not None and self._is_refused(key):
             key = None if self._is_refused((key[0], None)) else (key[0], None)
         if key is None or self._closed:
@@ -161,7 +180,7 @@ class HeldSandboxes:
         if not self._wanted:
             self._due = time.monotonic() + PATIENCE_S
         self._wanted.append(key)
-        self._fill_in(PAUSE_S)
+        self._fill_in(PAUSE_S if self._used < self._processors else BUSY_S)
 
     async def _take(self, key: Key) -> Sandbox | None:
         """Take one of those that wait, or are on their way to that."""
@@ -195,40 +214,59 @@ class HeldSandboxes:
     # -- what waits -----------------------------------------------------------------------
 
     def _fill_in(self, pause_s: float) -> None:
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(pause_s, self._fill)
+        at = time.monotonic() + pause_s
+        if self._timer is not None:
+            if self._fills_at <= at:
+                return
+            self._timer.cancel()
+        self._fills_at = at
+        self._timer = asyncio.get_running_loop().call_later(pause_s, self._fill)
 
     def _fill(self) -> None:
         """Open what is wanted, unless jobs or others need the processors for now."""
         self._timer = None
         while self._wanted and not self._closed:
-            if self._used >= self._places:
-                self._wanted.clear()  # others may wait; the end of each wants one again
-                return
-            if sum(not held.ready for held in self._held) >= self._processors:
-                return  # each that is held looks again
-            if _runnable() >= self._processors and time.monotonic() < self._due:
+            making = sum(not held.ready for held in self._held)
+            if self._used >= self._places or making >= self._processors:
+                return  # the end of each job looks again, and each that is held
+            if self._is_busy(self._used + making):
                 self._fill_in(BUSY_S)
                 return
-            key = self._wanted.popleft()
-            if self._make_room(1, key):
-                self._start(key)
-                self._due = time.monotonic() + PATIENCE_S
+            key = next((key for key in self._wanted if self._make_room(1, key)), None)
+            if key is None:
+                if not self._used:
+                    self._wanted.clear()  # there are enough of each
+                return
+            self._wanted.remove(key)
+            self._start(key)
+            self._due = time.monotonic() + PATIENCE_S
 
-    def _make_room(self, wanted: int, besides: Key | None = None) -> bool:
-        """End what is worth least, until so many places are free.
+    def _is_busy(self, busy: int) -> bool:
+        """Return whether all processors are needed, `busy` of them by jobs and what is started."""
+        now = time.monotonic()
+        if busy >= self._processors and now < self._moved_at + QUIET_S:
+            return True  # however few of their programs happen to run at this moment
+        return _runnable() >= self._processors and now < self._due
 
-        Return whether that was possible, `besides` those of one kind, and if they are only `wanted`
-        for jobs to come, besides the last one of what jobs want again and again.
+    def _make_room(self, wanted: int, of: Key | None = None) -> bool:
+        """End what is worth least, until so many places are free; return whether that was possible.
+
+        For one of a kind, made for jobs to come, only what was wanted before it is ended, but not
+        the last one of what jobs want again and again.
         """
         while self._used + len(self._held) + wanted > self._places:
             alike = Counter(held.key for held in self._held)
             worths = {
-                held: self._worth(held.key, is_last=alike[held.key] == 1)
-                for held in self._held
-                if held.key != besides
+                held: self._worth(held.key, is_last=alike[held.key] == 1) for held in self._held
             }
-            if not worths or (wanted and all(keep for keep, _ in worths.values())):
+            if of is not None:
+                before = self._wants.worth(of)[1]
+                worths = {
+                    held: (keep, at)
+                    for held, (keep, at) in worths.items()
+                    if not keep and at < before
+                }
+            if not worths:
                 return False
             self._give_up(min(worths, key=lambda held: worths[held]))
         return True

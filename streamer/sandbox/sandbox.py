@@ -75,6 +75,8 @@ class Sandbox:
         """Whether a program is being started, or files are being written."""
         self.identity = identity
         """Its own user, if it has one."""
+        self.on_begun: Callable[[], None] = lambda: None
+        """Called once, when its first program runs, or when it is closed without one."""
         self.on_closed: Callable[[], None] = lambda: None
         """Called once, when nothing is left of it, or what is left cannot be released."""
         self.from_template = from_template
@@ -182,9 +184,15 @@ class Sandbox:
         """
         try:
             with self._alone():
-                return await self._start(run)
+                running = await self._start(run)
         finally:
             run.stdio.close_theirs()
+        self._tell_begun()
+        return running
+
+    def _tell_begun(self) -> None:
+        on_begun, self.on_begun = self.on_begun, lambda: None
+        on_begun()
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -309,6 +317,7 @@ class Sandbox:
                 try:
                     await self._held.aclose()
                 finally:
+                    self._tell_begun()
                     on_closed, self.on_closed = self.on_closed, lambda: None
                     on_closed()
 

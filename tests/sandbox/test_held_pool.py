@@ -89,6 +89,45 @@ async def test_after_a_job_the_next_one_finds_its_program_started(pool: Pool) ->
     assert (pool.held.ahead.warm, pool.held.ahead.cold) == (2, 1)
 
 
+async def test_the_next_one_is_begun_while_the_program_runs(pool: Pool) -> None:
+    waits = SourceFile("main.py", b"input()")
+    async with lent(pool) as sandbox:
+        await sandbox.put_files((waits,), LIMITS)
+        assert pool.held._timer is None
+        with contextlib.closing(sandbox.stdio(with_input=True)) as stdio:
+            running = await sandbox.run(PYTHON.run(sandbox.home, stdio))
+            await held(pool, 1)
+            assert not running.ended.done()
+    await held(pool, 1)
+    assert pool.held._timer is None  # its end wants no other
+
+
+async def test_none_is_started_while_jobs_need_the_processors(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "QUIET_S", 3600.0)
+    pool.held._processors = 1
+    async with lent(pool) as sandbox:
+        assert await told(sandbox) == "up\n"
+        timer = pool.held._timer
+        async with asyncio.timeout(20):
+            while timer is None or pool.held._timer is timer:
+                await asyncio.sleep(0.001)
+        assert pool.held._held == []
+    await held(pool, 1)
+
+
+async def test_jobs_that_only_wait_need_no_processor(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "QUIET_S", 0.05)
+    monkeypatch.setattr(module, "_runnable", lambda: 0)
+    pool.held._processors = 1
+    async with lent(pool) as sandbox:
+        assert await told(sandbox) == "up\n"
+        await held(pool, 1)
+
+
 async def test_on_a_busy_machine_it_takes_longer(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,7 +138,7 @@ async def test_on_a_busy_machine_it_takes_longer(
         pass
     pause = module.BUSY_S / 2
     async with asyncio.timeout(20):
-        while pool.held._timer is None or pool.held._timer.when() < pool.held._due - 3600 + pause:
+        while pool.held._timer is None or pool.held._fills_at < pool.held._due - 3600 + pause:
             await asyncio.sleep(0.001)
     assert pool.held._held == []
     pool.held._due = 0.0
@@ -217,6 +256,29 @@ async def test_callers_do_not_fill_the_log_by_their_choice_of_limits(
         pool.held._refuse((SHAPE, unlike(count)), "the program has ended")
     pool.held._refuse((SHAPE, SHELL), "the program has ended")
     assert [record.args[0] for record in caplog.records] == ["python3", "bash"]  # type: ignore[index]
+
+
+async def test_none_makes_room_for_what_was_wanted_before_it(pool: Pool) -> None:
+    async with lent(pool, SHELL):
+        pass
+    await held(pool, 1)
+    async with lent(pool, PYTHON):
+        pass
+    await held(pool, 2)
+    pool.held._wanted.append((SHAPE, SHELL))
+    pool.held._wants.add((SHAPE, PYTHON))
+    pool.held._fill()
+    assert {one.key[1] for one in pool.held._held} == {PYTHON, SHELL}
+    assert not pool.held._wanted  # there are enough, and no job will end
+
+
+async def test_what_has_no_room_yet_is_started_later(pool: Pool) -> None:
+    async with lent(pool) as first:
+        async with lent(pool) as second:
+            assert await told(second) == "up\n"
+            assert await told(first) == "up\n"
+        await held(pool, 1)
+    await held(pool, 2)
 
 
 async def test_none_is_started_while_jobs_may_wait(pool: Pool) -> None:
