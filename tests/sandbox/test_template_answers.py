@@ -65,6 +65,35 @@ async def test_a_request_that_could_not_be_sent_takes_nobodys_answer(pool: Pool)
         await last.come_up()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="a template hides its processes from their own user")
+async def test_the_namespaces_of_a_job_are_made_in_its_group_and_not_by_the_template(
+    pool: Pool,
+) -> None:
+    def network(pid: int) -> Path:
+        return Path(f"/proc/{pid}/ns/net").readlink()
+
+    async with contextlib.AsyncExitStack() as held, lent(pool):
+        (kept,) = pool.templates._kept.values()
+        its_own = network(init_of(pool.templates.pids))
+        entered, enters = os.pipe2(os.O_NONBLOCK)
+        held.callback(os.close, entered)
+        held.callback(os.close, enters)
+        with contextlib.suppress(BlockingIOError):
+            while True:  # until it is full
+                os.write(enters, bytes(65536))
+        os.set_blocking(enters, True)
+        first = kept.template.sandbox(kept.template.plan, "", (enters,), by_group=0)
+        held.push_async_callback(first.close)
+        second = kept.template.sandbox(kept.template.plan, "", (), by_group=0)
+        held.push_async_callback(second.close)
+        await second.come_up()  # the template does not wait for the first
+        assert network(first._wrapper.pid) == its_own != network(second._wrapper.pid)
+        os.read(entered, 65536)
+        await first.come_up()
+        networks = {network(sandbox._wrapper.pid) for sandbox in (first, second)}
+        assert len(networks - {its_own}) == 2
+
+
 async def test_a_pool_that_is_left_without_a_close_leaves_no_template(
     need: Callable[[str], str],
 ) -> None:

@@ -29,9 +29,10 @@ OVERHEAD_PROCESSES: Final = 6
 MOST_LEFT_BYTES: Final = 1024 * 1024
 """With more memory charged a group is not used again.
 
-A job leaves 0.3 to 0.9 MiB: what the kernel frees later (namespaces), and what each processor has
-charged in advance (MEMCG_CHARGE_BATCH). More is page cache of files that it has read or written.
-Reclaiming that would evict the files of runtimes, which the next job needs, from the cache.
+A job leaves 0.3 to 0.9 MiB, now and then some more if the group is used again at once: what the
+kernel frees later (namespaces), and what each processor has charged in advance
+(MEMCG_CHARGE_BATCH). Beyond that it is page cache of files that it has read or written. Reclaiming
+that would evict the files of runtimes, which the next job needs, from the cache.
 """
 
 CLEAR_TRIES: Final = 500

@@ -41,8 +41,10 @@
 enum { CLONE_INTO = 1 }; /* flags of a message */
 enum { MOST_BYTES = 16384, MOST_FDS = 12, MOST_PARTS = 16 };
 
-#define NAMESPACES \
-    (CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET)
+/* Only these must be there from its start. The child makes the others, that of the network by far the dearest:
+ * then the template can go on with the next job, and it is the job that pays. */
+#define FIRST_NAMESPACES (CLONE_NEWUSER | CLONE_NEWPID)
+#define OTHER_NAMESPACES (CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET | CLONE_NEWCGROUP)
 
 static struct {
     unsigned char bytes[MOST_BYTES];
@@ -151,12 +153,12 @@ static void become_sandbox(uid_t uid, gid_t gid, int entered)
         || syscall(SYS_close_range, 3, ~0U, 0))
         die("descriptors");
     signal(SIGCHLD, SIG_DFL);
+    if (unshare(OTHER_NAMESPACES)) /* after it has entered its group, which becomes the root */
+        die("the namespaces");
     prctl(PR_SET_DUMPABLE, 1); /* otherwise root owns its files in /proc */
     /* User 0 first: devpts needs one. */
     map_user(0, uid, 0, gid);
     loopback_up();
-    if (unshare(CLONE_NEWCGROUP)) /* after it has entered its group, which becomes the root */
-        die("the namespace of control groups");
     mount_own();
     close_user_namespaces(uid, gid);
     for (int capability = 0; !prctl(PR_CAPBSET_DROP, capability, 0, 0, 0); capability++)
@@ -232,7 +234,7 @@ static size_t take(void)
 static pid_t make_child(int *pidfd, int *entered)
 {
     struct clone_args how = {
-        .flags = NAMESPACES | CLONE_PIDFD | CLONE_INTO_CGROUP,
+        .flags = FIRST_NAMESPACES | CLONE_PIDFD | CLONE_INTO_CGROUP,
         .pidfd = (uint64_t)(uintptr_t)pidfd,
         .exit_signal = SIGCHLD,
         .cgroup = (uint64_t)wanted.fds[2],
@@ -244,7 +246,7 @@ static pid_t make_child(int *pidfd, int *entered)
             return child;
     }
     *entered = 0;
-    return (pid_t)syscall(SYS_clone, NAMESPACES | CLONE_PIDFD | SIGCHLD, 0, pidfd, 0, 0);
+    return (pid_t)syscall(SYS_clone, FIRST_NAMESPACES | CLONE_PIDFD | SIGCHLD, 0, pidfd, 0, 0);
 }
 
 static void answer(pid_t child, int pidfd)
