@@ -18,14 +18,15 @@ import logging
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from streamer.bounded import ends_in
 from streamer.model.capabilities import Ahead
+from streamer.sandbox.lookout import Lookout, Watch
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.shape import Program, Shape
 from streamer.sandbox.stdio import Stdio
@@ -75,10 +76,12 @@ class Held:
     """A sandbox that waits for its job, or is on its way to that."""
 
     key: Key
-    mark: object
-    """What the host has shown, when it was opened."""
-    opening: asyncio.Task[Sandbox]
+    shows: Sequence[str]
+    """The paths of the host that make it what it is."""
+    opening: asyncio.Task[Sandbox] = field(init=False)
     """Done when it is open, and its program was started."""
+    watch: Watch | None = None
+    """On what is at these paths, until its job has come."""
     coming: asyncio.Task[None] | None = None
     """Done when the program is held."""
     idle: asyncio.TimerHandle | None = None
@@ -94,12 +97,14 @@ class HeldSandboxes:
     def __init__(
         self,
         open_sandbox: Callable[[Shape], Awaitable[Sandbox]],
-        mark: Callable[[Shape, Program | None], object],
+        shows: Callable[[Shape, Program | None], Sequence[str]],
+        lookout: Lookout,
         places: int,
     ) -> None:
-        """`mark` returns what tells the host, as a job sees it, from one that was changed."""
+        """`shows` returns the paths of the host that make a sandbox what it is."""
         self._open = open_sandbox
-        self._mark = mark
+        self._shows = shows
+        self._lookout = lookout
         self._places = places
         self._processors = len(os.sched_getaffinity(0))
         self._held: list[Held] = []
@@ -186,7 +191,7 @@ class HeldSandboxes:
         """Take one of those that wait, or are on their way to that."""
         while held := self._best(key):
             self._forget(held)
-            if held.mark != self._mark(*held.key):
+            if held.shows != self._shows(*held.key):
                 self._end(held)
                 continue
             try:
@@ -277,12 +282,18 @@ class HeldSandboxes:
         return usual and is_last, at
 
     def _start(self, key: Key) -> None:
-        held = Held(key, self._mark(*key), asyncio.create_task(self._opened(key)))
+        held = Held(key, self._shows(*key))
+        held.opening = asyncio.create_task(self._opened(held))
         held.coming = asyncio.create_task(self._until_held(held))
         self._held.append(held)
 
-    async def _opened(self, key: Key) -> Sandbox:
-        shape, program = key
+    async def _opened(self, held: Held) -> Sandbox:
+        shape, program = held.key
+        seen = await self._lookout.seen(held.shows)
+        if held in self._held:  # otherwise its job has come already
+            # Content counts too: a program may have read it.
+            change = partial(self._changed, held)
+            held.watch = self._lookout.watch(seen, change, content=True)
         sandbox = await self._open(shape)
         try:
             if program is not None:
@@ -328,8 +339,14 @@ class HeldSandboxes:
             self._forget(held)
             self._end(held)
 
+    def _changed(self, held: Held, paths: Sequence[str]) -> None:
+        log.debug("a sandbox that waited is given up for a change of: %s", ", ".join(paths))
+        self._give_up(held)
+
     def _forget(self, held: Held) -> None:
         self._held.remove(held)
+        if held.watch is not None:
+            self._lookout.end(held.watch)
         if held.idle is not None:
             held.idle.cancel()
         elif held.coming is not asyncio.current_task():

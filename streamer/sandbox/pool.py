@@ -8,10 +8,8 @@ program in it that its job will want (`streamer.sandbox.held`).
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
-import shutil
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +27,7 @@ from streamer.sandbox.drivers.spawn import start_command
 from streamer.sandbox.held import HeldSandboxes
 from streamer.sandbox.host.state import StateFolder, state_folder
 from streamer.sandbox.host.users import JobUsers
+from streamer.sandbox.lookout import Lookout
 from streamer.sandbox.meter import Alarm
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.seccomp import job_filter
@@ -75,8 +74,11 @@ class Pool:
         self.short_lived = False
         """Whether it is for one job, or for tests of backends only."""
         # One for each place, some that are being closed, and one for tests.
-        self.templates = Templates(folder.host, places + SPARE + 1, self._template_entry)
-        self.held = HeldSandboxes(self._open, self._mark, places)
+        self._lookout = Lookout()
+        self.templates = Templates(
+            folder.host, self._lookout, places + SPARE + 1, self._template_entry
+        )
+        self.held = HeldSandboxes(self._open, self._shows, self._lookout, places)
 
     @property
     def cgroup_level(self) -> Level | None:
@@ -158,14 +160,16 @@ class Pool:
         """End what outlives sandboxes, within a time limit; all of them must be closed."""
         await self.held.close()
         await self.templates.close()
+        await self._lookout.close()
 
-    def _mark(self, shape: Shape, program: Program | None) -> object:
-        """Return what tells the host, as a job sees it, from one that was changed."""
+    def _shows(self, shape: Shape, program: Program | None) -> Sequence[str]:
+        """Return the paths of the host that make a sandbox, and a program in it, what they are.
+
+        They change when a name is added in /etc that is shown.
+        """
         shown = self.folder.shown(shape.read_only, shape.etc, network=shape.network)
-        seen = [*self.folder.host.folders, *(one.source for one in shown)]
-        if program is not None:
-            seen.append(shutil.which(program.argv[0], path=dict(program.env).get("PATH")) or "")
-        return tuple(map(_file_at, seen))
+        places = () if program is None else _places(program)
+        return (*self.folder.host.folders, *(one.source for one in shown), *places)
 
     def _described(self, shape: Shape, name: str, identity: Identity | None) -> SandboxJob:
         return SandboxJob(
@@ -279,13 +283,11 @@ class Pool:
         await gated.channel.watch_mounts(plan.private_mounts)
 
 
-def _file_at(path: str) -> tuple[int, ...] | None:
-    """Return what tells a file from another that has taken its place, or from its next version."""
-    try:
-        at = os.stat(path)  # noqa: PTH116 - for each job, so quickly
-    except OSError:
-        return None
-    return at.st_dev, at.st_ino, at.st_mtime_ns
+def _places(program: Program) -> Sequence[str]:
+    """Return where the program is, or would be if it was installed there."""
+    name = program.argv[0]
+    folders = dict(program.env).get("PATH", "").split(":")
+    return [name] if "/" in name else [f"{folder}/{name}" for folder in folders]
 
 
 def _same(job: SandboxJob) -> tuple[str, ...]:

@@ -11,21 +11,19 @@ before another backend gets a user, its templates are ended.
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Final
 
 from streamer.errors import SandboxFailure
-from streamer.sandbox.drivers.deadlines import fails_after
 from streamer.sandbox.drivers.spawn import start_command
 from streamer.sandbox.drivers.template import Template
-from streamer.sandbox.host.replaced import What, what_is_at
+from streamer.sandbox.lookout import Lookout, Watch
 from streamer.spi import Backend, Host, Identity, LaunchPlan, SandboxJob, Shown, TemplatePlan
 
 __all__ = ["UNTESTED", "Templates"]
@@ -38,12 +36,6 @@ IDLE_S: Final = 60.0
 FRESH_S: Final = 10.0
 """One used less long ago makes no room for another: they would only replace each other."""
 
-LOOK_S: Final = 1.0
-"""The pause between two looks whether something that templates show was replaced."""
-
-LOOK_TIMEOUT_S: Final = 5.0
-"""For the look before a template is started."""
-
 RETRY_S: Final = 5.0
 """After a failure a backend's jobs get their own sandboxes for this time."""
 
@@ -51,9 +43,6 @@ MAX_FAILURES: Final = 3
 """After this many failures in a row they do so until a test has succeeded."""
 
 UNTESTED: Final = "it has not been tested"
-
-THREADS: Final = ThreadPoolExecutor(2, "streamer-looks")
-"""Only for looking at what templates show, which may hang with its file system."""
 
 Key = tuple[object, ...]
 """What must be equal for two jobs to have a template in common."""
@@ -66,8 +55,8 @@ class Kept:
     key: Key
     identity: Identity | None
     template: Template
-    shows: Mapping[str, What]
     up: asyncio.Task[None]
+    watch: Watch = field(init=False)
     users: int = 0
     """The open sandboxes in it, and those who wait until it has come up."""
     used_at: float = field(default_factory=time.monotonic)
@@ -78,10 +67,15 @@ class Templates:
     """All templates of a pool, at most `most`."""
 
     def __init__(
-        self, host: Host, most: int, entry: Callable[[Identity | None], tuple[str, ...]]
+        self,
+        host: Host,
+        lookout: Lookout,
+        most: int,
+        entry: Callable[[Identity | None], tuple[str, ...]],
     ) -> None:
         """`entry` returns the options with which a user's template enters its control group."""
         self._host = host
+        self._lookout = lookout
         self._most = most
         self._entry = entry
         self._kept: dict[Key, Kept] = {}
@@ -89,7 +83,6 @@ class Templates:
         """Those that make no further sandbox, but have open ones."""
         self._ending: dict[Kept, asyncio.Task[None]] = {}
         self._resisting: dict[Kept, asyncio.Task[None]] = {}
-        self._looking: asyncio.Task[None] | None = None
         self._retry_at: dict[str, float] = {}
         self._failures: Counter[str] = Counter()
         self._why_not: dict[str, str] = {}
@@ -168,10 +161,8 @@ class Templates:
         key = _key(plan.launch)
         if (kept := self._living(key)) is not None:
             return kept
-        # Before it is started, so that whatever is put there later counts as another.
         paths = (*self._host.folders, *(one.source for one in shown))
-        async with fails_after(LOOK_TIMEOUT_S, "what it shows could not be looked at in time"):
-            shows = await _look(paths)
+        seen = await self._lookout.seen(paths)
         if (kept := self._living(key)) is not None:  # started meanwhile
             return kept
         count = len(self._kept) + len(self._retired) + len(self._resisting)
@@ -182,10 +173,9 @@ class Templates:
         up = asyncio.create_task(template.come_up())
         # All that wait may give up.
         up.add_done_callback(lambda up: up.cancelled() or up.exception())
-        kept = Kept(key, plan.launch.start_as, template, shows, up)
+        kept = Kept(key, plan.launch.start_as, template, up)
+        kept.watch = self._lookout.watch(seen, partial(self._retire, kept))
         self._kept[key] = kept
-        if self._looking is None:
-            self._looking = asyncio.create_task(self._keep_looking(), name="streamer-looks")
         return kept
 
     def _living(self, key: Key) -> Kept | None:
@@ -217,27 +207,12 @@ class Templates:
             self._why_not[backend] = f"it failed {MAX_FAILURES} times in a row, at last: {failure}"
             self.on_doubt()
 
-    async def _keep_looking(self) -> None:
-        """Retire templates that show something which has been replaced on the host."""
-        try:
-            while self._kept:
-                await asyncio.sleep(LOOK_S)
-                before = [*self._kept.values()]
-                try:
-                    now = await _look({path for kept in before for path in kept.shows})
-                except OSError:  # out of descriptors
-                    log.exception("what templates show could not be looked at")
-                    continue
-                for kept in before:
-                    replaced = [path for path, was in kept.shows.items() if now[path] != was]
-                    if replaced:
-                        log.info("templates no longer show what is at: %s", ", ".join(replaced))
-                        self._retire(kept)
-        finally:
-            self._looking = None
+    def _retire(self, kept: Kept, replaced: Sequence[str]) -> None:
+        """Let it make no further sandbox, and end it with the last one in it.
 
-    def _retire(self, kept: Kept) -> None:
-        """Let it make no further sandbox, and end it with the last one in it."""
+        Those that wait for their jobs are given up at the same look.
+        """
+        log.info("templates no longer show what is at: %s", ", ".join(replaced))
         if self._kept.get(kept.key) is kept:
             del self._kept[kept.key]
             self._retired.add(kept)
@@ -260,10 +235,9 @@ class Templates:
         for kept in [*self._kept.values(), *self._retired]:
             self._end(kept)
         await asyncio.gather(*self._ending.values(), return_exceptions=True)
-        others = {*self._resisting.values(), *filter(None, (self._looking,))}
-        for task in others:
+        for task in (resisting := [*self._resisting.values()]):
             task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.gather(*resisting, return_exceptions=True)
 
     def abandon(self) -> None:
         """End all without waiting: for an owner that could not `close`."""
@@ -285,6 +259,7 @@ class Templates:
         if self._kept.get(kept.key) is kept:
             del self._kept[kept.key]
         self._retired.discard(kept)
+        self._lookout.end(kept.watch)
         if kept.idle is not None:
             kept.idle.cancel()
         task = asyncio.create_task(self._ended(kept))
@@ -306,7 +281,7 @@ class Templates:
             self.on_resisting()
 
 
-@functools.cache
+@cache
 def _is_whole(backend: type[Backend]) -> bool:
     """Return whether `template_plan` goes with the backend's `plan` and `session`.
 
@@ -323,7 +298,3 @@ def _key(launch: LaunchPlan) -> Key:
     """Return what is fixed when a template is started."""
     env = tuple(sorted(launch.env.items()))
     return (launch.start_as, launch.argv, env, launch.cwd, launch.own_pid_namespace)
-
-
-async def _look(paths: Iterable[str]) -> Mapping[str, What]:
-    return await asyncio.get_running_loop().run_in_executor(THREADS, what_is_at, paths)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -94,3 +95,10 @@ def init_of(pids: frozenset[int]) -> int:
     """Return the template itself of these processes, and not its wrapper."""
     (init,) = (pid for pid, name in descendants().items() if pid in pids and name == "init")
     return init
+
+
+async def until_ended(pool: Pool, pids: frozenset[int]) -> None:
+    async with asyncio.timeout(20):
+        while pool.templates.pids & pids:
+            await asyncio.sleep(0.01)
+    assert not descendants().keys() & pids

@@ -7,16 +7,18 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits, SourceFile
 from streamer.sandbox import held as module
-from streamer.sandbox import wants
+from streamer.sandbox import lookout, wants
 from streamer.sandbox.pool import Pool
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.shape import Program, Shape
@@ -330,13 +332,62 @@ async def test_one_that_nobody_wants_is_ended(pool: Pool, monkeypatch: pytest.Mo
     await held(pool, 0)
 
 
-async def test_one_from_before_a_change_of_the_host_is_not_lent(pool: Pool) -> None:
-    version = 1
-    pool.held._mark = lambda shape, program: version
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.mark.parametrize("changed", ["a file that it shows", "its program"])
+async def test_one_from_before_a_change_of_the_host_is_given_up(
+    pool: Pool, folder: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    monkeypatch.setattr(lookout, "LOOK_S", 0.01)
+    (shown := folder / "shown").write_text("old")
+    shape = replace(SHAPE, read_only=(str(shown),))
+    program = replace(PYTHON, env=(("PATH", f"{folder}:/usr/bin:/bin"), ("HOME", "")))
+    async with lent(pool, program, shape):
+        pass
+    await held(pool, 1)
+    if changed == "its program":
+        (folder / "python3").touch()  # as a newer one, in /usr/local/bin
+    else:
+        os.utime(shown, ns=(1, 1))
+    await held(pool, 0)
+    (folder / "python3").unlink(missing_ok=True)
+    async with lent(pool, program, shape) as sandbox:
+        assert not sandbox.waits
+        assert await told(sandbox) == "up\n"
+    await held(pool, 1)
+    async with lent(pool, program, shape) as sandbox:
+        assert sandbox.waits
+
+
+async def test_what_a_job_has_taken_is_not_given_up(
+    pool: Pool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookout, "LOOK_S", 0.01)
+    (shown := folder / "shown").write_text("old")
+    shape = replace(SHAPE, read_only=(str(shown),))
+    async with lent(pool, PYTHON, shape):
+        pass
+    await held(pool, 1)
+    async with lent(pool, PYTHON, shape) as sandbox:
+        changed = asyncio.Event()
+        seen = await pool._lookout.seen([str(shown)])
+        pool._lookout.watch(seen, lambda _: changed.set(), content=True)
+        os.utime(shown, ns=(1, 1))
+        await changed.wait()
+        assert await told(sandbox) == "up\n"
+
+
+async def test_one_that_does_not_show_what_is_new_on_the_host_is_not_lent(pool: Pool) -> None:
+    shows = pool.held._shows
     async with lent(pool):
         pass
     await held(pool, 1)
-    version = 2
+    pool.held._shows = lambda shape, program: (*shows(shape, program), "/etc/new")
     async with lent(pool) as sandbox:
         assert not sandbox.waits
         assert await told(sandbox) == "up\n"
@@ -345,13 +396,16 @@ async def test_one_from_before_a_change_of_the_host_is_not_lent(pool: Pool) -> N
         assert sandbox.waits
 
 
-def test_the_mark_of_the_host_changes_with_what_it_shows(need: Callable[[str], str]) -> None:
+def test_a_program_is_what_is_at_the_first_place_in_its_path(need: Callable[[str], str]) -> None:
     need("bwrap")
     with pool_of() as pool:
-        before = pool._mark(SHAPE, PYTHON)
-        assert pool._mark(SHAPE, PYTHON) == before
-        assert pool._mark(SHAPE, SHELL) != before
-        assert pool._mark(replace(SHAPE, read_only=("/opt",)), PYTHON) != before
+        shown = pool._shows(SHAPE, None)
+        assert "/usr" in shown
+        more = pool._shows(replace(SHAPE, read_only=("/opt",)), None)
+        assert {*more} - {*shown} == {"/opt"}
+        assert {*pool._shows(SHAPE, PYTHON)} - {*shown} == {"/usr/bin/python3", "/bin/python3"}
+        given = replace(PYTHON, argv=("/opt/python3", "main.py"))
+        assert {*pool._shows(SHAPE, given)} - {*shown} == {"/opt/python3"}
 
 
 async def test_a_program_that_cannot_be_held_is_started_by_its_job(

@@ -7,11 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from streamer.sandbox.host.replaced import What, what_is_at
+from streamer.sandbox.host.replaced import what_is_at
 
 
-def at(path: Path) -> What:
-    return what_is_at([str(path)])[str(path)]
+def at(path: Path) -> tuple[object, ...]:
+    return what_is_at([str(path)])[str(path)].shown
 
 
 def test_a_file_is_told_from_one_that_has_replaced_it(tmp_path: Path) -> None:
@@ -28,6 +28,18 @@ def test_a_file_is_told_from_one_that_has_replaced_it(tmp_path: Path) -> None:
     (tmp_path / "new").rename(shown)
     assert at(shown) != before
     os.close(held)
+
+
+def test_new_content_is_told_from_what_it_was_before(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("old")
+    os.utime(file, ns=(1, 1))
+    before = what_is_at([str(file)])[str(file)]
+    file.write_text("new")
+    assert what_is_at([str(file)])[str(file)].changed_ns > before.changed_ns == 1
+    os.utime(tmp_path, ns=(1, 1))
+    (tmp_path / "another").touch()
+    assert what_is_at([str(tmp_path)])[str(tmp_path)].changed_ns > 1
 
 
 def test_a_replaced_folder_above_counts_too(tmp_path: Path) -> None:
@@ -54,10 +66,13 @@ def mount(*arguments):
     subprocess.run(["mount", *arguments], check=True)
 
 shown, beside, link = paths = sys.argv[1:]
-seen = [what_is_at(paths)]
+def look():
+    return {path: what.shown for path, what in what_is_at(paths).items()}
+
+seen = [look()]
 for place in (f"{shown}/a b", shown):
     mount("-t", "tmpfs", "none", place)
-    seen.append(what_is_at(paths))
+    seen.append(look())
 for changed in (shown, link):
     assert len({found[changed] for found in seen}) == 3
 assert len({found[beside] for found in seen}) == 1

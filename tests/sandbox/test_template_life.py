@@ -18,8 +18,8 @@ import pytest
 
 from sandboxes.bwrap import Bwrap
 from streamer.errors import SandboxFailure
+from streamer.sandbox import lookout, templates
 from streamer.sandbox import pool as pool_module
-from streamer.sandbox import templates
 from streamer.sandbox.drivers.spawn import spawn
 from streamer.sandbox.drivers.template import Child
 from streamer.sandbox.pool import Pool
@@ -147,7 +147,7 @@ async def test_a_job_that_its_file_systems_would_hide_something_from_has_its_own
 async def test_what_is_shown_anew_needs_another_template(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(templates, "LOOK_S", 0.01)
+    monkeypatch.setattr(lookout, "LOOK_S", 0.01)
     shown = Path("/opt") / f"shown-{os.getpid()}"
     try:
         shown.write_text("old")

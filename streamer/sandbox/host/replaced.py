@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 __all__ = ["What", "what_is_at"]
 
-What = tuple[object, ...]
-"""What is at a path. As long as a sandbox shows it, nothing else there is equal to it."""
-
 ESCAPED: Final = re.compile(rb"\\([0-7]{3})")
+
+
+class What(NamedTuple):
+    """What is at a path."""
+
+    shown: tuple[object, ...]
+    """As long as a sandbox shows it, nothing else there has an equal one."""
+    changed_ns: int
+    """When its content was last written; of a folder, when a name in it was."""
 
 
 def what_is_at(paths: Iterable[str]) -> Mapping[str, What]:
@@ -25,19 +32,18 @@ def what_is_at(paths: Iterable[str]) -> Mapping[str, What]:
     mounts = _mounts()
     found: dict[str, What] = {}
     for path in paths:
-        below = os.fsencode(os.path.realpath(path)).rstrip(b"/") + b"/"
-        inside = tuple(line for place, line in mounts if (place + b"/").startswith(below))
-        found[path] = (_file(path), inside)
+        try:
+            # The mount of a sandbox holds the file, so that its number is not used again.
+            at = os.stat(path)  # noqa: PTH116 - a path object takes longer
+        except OSError:
+            found[path] = What((), 0)
+            continue
+        inside: Iterable[bytes] = ()
+        if stat.S_ISDIR(at.st_mode):
+            below = os.fsencode(os.path.realpath(path)).rstrip(b"/") + b"/"
+            inside = (line for place, line in mounts if (place + b"/").startswith(below))
+        found[path] = What((at.st_dev, at.st_ino, *inside), at.st_mtime_ns)
     return found
-
-
-def _file(path: str) -> tuple[int, int] | None:
-    try:
-        # The mount of a sandbox holds the file, so that its number is not used again.
-        at = os.stat(path)  # noqa: PTH116 - a path object takes longer
-    except OSError:
-        return None
-    return at.st_dev, at.st_ino
 
 
 def _mounts() -> list[tuple[bytes, bytes]]:
