@@ -45,11 +45,15 @@ HOLD_S: Final = 10.0
 RETRY_S: Final = 60.0
 """After a failure jobs do it themselves for this time."""
 
+BEGUN_S: Final = 0.01
+"""Between the start of a job's program and the next opening: a short one has ended by then, and
+what it has written was sent first."""
+
 PAUSE_S: Final = 0.002
-"""Between the start of a job's program and the next opening: the job comes first."""
+"""Between the end of the only job and the next opening."""
 
 AFTER_S: Final = 0.01
-"""Between the end of a job and the next opening: one that waits for its place comes first."""
+"""The same while others run: one that waits for the place comes first."""
 
 BUSY_S: Final = 0.02
 """Between two looks whether a processor is free."""
@@ -173,7 +177,7 @@ class HeldSandboxes:
         self._used -= 1
         self._moved_at = time.monotonic()
         if self._wanted:
-            self._fill_in(AFTER_S if self._used < self._processors else BUSY_S)
+            self._fill_in(AFTER_S if self._used else PAUSE_S)
 
     def _want(self, key: Key | None) -> None:
         """Open one like a job's, whose program runs now."""
@@ -185,7 +189,7 @@ class HeldSandboxes:
         if not self._wanted:
             self._due = time.monotonic() + PATIENCE_S
         self._wanted.append(key)
-        self._fill_in(PAUSE_S if self._used < self._processors else BUSY_S)
+        self._fill_in(BEGUN_S)
 
     async def _take(self, key: Key) -> Sandbox | None:
         """Take one of those that wait, or are on their way to that."""
