@@ -20,7 +20,7 @@ from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.shape import FilesDoNotFit, Run, RunEnd
 from streamer.sandbox.stdio import Stdio
 from streamer.testing.running import SLOWNESS
-from tests.running import descendants
+from tests.running import descendants, descriptors
 from tests.sandbox.test_sandbox import lent, pool_of
 
 MIB = 1024 * 1024
@@ -220,6 +220,18 @@ async def test_a_shell_does_nothing_before_its_job(
         warm = await finish(sandbox, argv, given=b"word\n")
         assert warm[1] == cold[1]
         assert (warm[0].status, warm[0].cause) == (cold[0].status, cold[0].cause)
+
+
+async def test_its_pipes_are_closed_if_its_job_has_others(need: Callable[[str], str]) -> None:
+    need("bwrap")
+    async with opened("bwrap", "off") as sandbox:
+        before = descriptors()
+        await hold(sandbox, WAITS)
+        with contextlib.closing(Stdio.pipes()) as stdio:
+            running = await sandbox.run(run_of(sandbox, ("true",), stdio))
+            async with asyncio.timeout(20):
+                await running.ended
+        assert descriptors() == before
 
 
 async def test_one_that_has_died_is_started_again(name: str, cgroup: str) -> None:

@@ -185,6 +185,18 @@ def test_it_is_held_before_a_call_that_reveals_something(
     pipes.close()
 
 
+def test_what_the_workspace_is_in_is_not_the_same_for_all(init: Init, tmp_path: Path) -> None:
+    folder = str(tmp_path.parent)
+    code = f"import posix; posix.listdir({folder!r}); posix._exit(0)"
+    pipes = begin(init, *script(code), same=(*SAME, folder))
+    assert told(init) == HELD
+    if platform.machine() == "x86_64":
+        assert call_of(child_of(init)) == "257"
+    init.send(b"K")
+    assert ends(init) == ("k", -signal.SIGKILL)
+    pipes.close()
+
+
 def test_its_other_threads_are_held_too(init: Init, tmp_path: Path) -> None:
     code = f"""
 import _thread, posix
