@@ -194,8 +194,9 @@ class HeldSandboxes:
     async def _take(self, key: Key) -> Sandbox | None:
         """Take one of those that wait, or are on their way to that."""
         while held := self._best(key):
+            changed = held.shows != self._shows(*held.key)  # which may raise
             self._forget(held)
-            if held.shows != self._shows(*held.key):
+            if changed:
                 self._end(held)
                 continue
             try:
