@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -52,6 +53,8 @@ async def test_a_request_that_could_not_be_sent_takes_nobodys_answer(pool: Pool)
         (kept,) = pool.templates._kept.values()
         init = init_of(pool.templates.pids)
         os.kill(init, signal.SIGSTOP)
+        # The least that the kernel allows: what waits has descriptors, of which there may be 1,024.
+        kept.template._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
         asked: list[Gated] = []
         with pytest.raises(SandboxFailure, match="takes no job"):
             while True:  # until its socket is full
