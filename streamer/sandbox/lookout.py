@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
+from streamer.errors import SandboxFailure
 from streamer.sandbox.drivers.deadlines import fails_after
 from streamer.sandbox.host.replaced import What, what_is_at
 
@@ -23,7 +24,7 @@ LOOK_S: Final = 1.0
 """The pause between two looks."""
 
 LOOK_TIMEOUT_S: Final = 5.0
-"""For a look that somebody waits for."""
+"""After this time nobody waits for a look any longer."""
 
 THREADS: Final = ThreadPoolExecutor(2, "streamer-looks")
 """Only for looking, which may hang with a file system."""
@@ -61,8 +62,7 @@ class Lookout:
         """
         found = {path: self._seen[path] for path in paths if path in self._seen}
         if missing := [path for path in paths if path not in found]:
-            async with fails_after(LOOK_TIMEOUT_S, "what it shows could not be looked at in time"):
-                found.update(await _look(missing))
+            found.update(await _looked(missing))
         # By now somebody else may watch it, who must have seen the same.
         return {path: self._seen.get(path, what) for path, what in found.items()}
 
@@ -91,10 +91,16 @@ class Lookout:
             while self._watches:
                 await asyncio.sleep(LOOK_S)
                 try:
-                    now = await _look(self._watched())
+                    now = await _looked(self._watched())
                 except OSError:  # out of descriptors
                     log.exception("what sandboxes show could not be looked at")
                     continue
+                except SandboxFailure as failure:  # anything may have changed
+                    log.error("%s: no sandbox from before is used again", failure)
+                    for watch in [*self._watches]:
+                        self._watches.discard(watch)
+                        watch.on_change([*watch.seen])
+                    return
                 # Some are watched only since the look began.
                 self._seen = {path: now.get(path, self._seen[path]) for path in self._watched()}
                 for watch in [*self._watches]:
@@ -114,5 +120,7 @@ class Lookout:
             await asyncio.wait({self._looking})
 
 
-async def _look(paths: Iterable[str]) -> Mapping[str, What]:
-    return await asyncio.get_running_loop().run_in_executor(THREADS, what_is_at, paths)
+async def _looked(paths: Iterable[str]) -> Mapping[str, What]:
+    async with fails_after(LOOK_TIMEOUT_S, "what sandboxes show could not be looked at in time"):
+        return await asyncio.get_running_loop().run_in_executor(THREADS, what_is_at, paths)
+    raise AssertionError

@@ -180,6 +180,23 @@ async def test_a_look_that_hangs_is_a_failure_of_who_waits_for_it(
         await lookout.seen([str(file)])
 
 
+async def test_after_a_look_that_hangs_nothing_from_before_counts(
+    lookout: Lookout, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = [await watching(lookout, file), await watching(lookout, file.with_name("other"))]
+    hangs = threading.Event()
+    monkeypatch.setattr(module, "LOOK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(module, "what_is_at", lambda _: hangs.wait())
+    try:
+        async with asyncio.timeout(20):
+            for one in told:
+                await one.event.wait()
+    finally:
+        hangs.set()
+    assert [one.changes for one in told] == [[[str(file)]], [[str(file.with_name("other"))]]]
+    assert lookout._looking is None
+
+
 async def test_it_looks_only_while_something_is_watched(lookout: Lookout, file: Path) -> None:
     watch = lookout.watch(await lookout.seen([str(file)]), Told())
     lookout.end(watch)
