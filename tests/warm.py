@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -18,12 +19,19 @@ PATIENCE_S = 2.0
 """For a program that is held nowhere."""
 
 
-def hold_each(pool: Pool) -> None:
-    """Hold the first program of each job from now on, whatever it is: commands and compilers too."""
-    pool.lend = partial(_lend, pool.lend)  # type: ignore[method-assign]
+def hold_each(pool: Pool) -> Sequence[bool]:
+    """Hold the first program of each job from now on, whatever it is: commands and compilers too.
+
+    Return a list that tells of each whether it was held.
+    """
+    waited: list[bool] = []
+    pool.lend = partial(_lend, waited, pool.lend)  # type: ignore[method-assign]
+    return waited
 
 
-async def _lend(lend: Any, shape: Shape, program: Program | None = None, **options: Any) -> Sandbox:
+async def _lend(
+    waited: list[bool], lend: Any, shape: Shape, program: Program | None = None, **options: Any
+) -> Sandbox:
     sandbox: Sandbox = await lend(shape, program, **options)
     if program is not None and not sandbox.waits:
         try:
@@ -32,4 +40,5 @@ async def _lend(lend: Any, shape: Shape, program: Program | None = None, **optio
         except SandboxFailure:
             await sandbox.close()
             raise
+        waited.append(sandbox.held.done() and sandbox.held.exception() is None)
     return sandbox

@@ -104,16 +104,17 @@ class Pool:
     ) -> Sandbox:
         """Lend a sandbox; the caller must close it.
 
-        `program` is the first that a job will run in it, if it may have been started before the job
-        and may be for the next such job. For a trial `from_template` selects what is tested, and a
-        template that fails is a failure; a job gets a sandbox of its own then.
+        `program` is the first that a job will run in it: it may wait there already, and be started
+        for the next such job. For a trial `from_template` selects what is tested, and a template
+        that fails is a failure; a job gets a sandbox of its own then.
 
         Raises `SandboxFailure` with the wrapper's message, for the operator, and then leaves
         nothing behind.
         """
         if for_trial or not from_template:
             return await self._open(shape, for_trial=for_trial, from_template=from_template)
-        return await self.held.lend(shape, program)
+        holds = program is not None and program.holds
+        return await self.held.lend(shape, program if holds else None)
 
     async def _open(
         self, shape: Shape, *, for_trial: bool = False, from_template: bool = True

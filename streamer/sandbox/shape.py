@@ -69,11 +69,13 @@ class Program:
     """A program that may be started before its job, and all that it can see of how it is run.
 
     Hashable: a key. `env` are its variables in order; HOME is empty and becomes the workspace.
+    Without `holds` it is started with its job.
     """
 
     argv: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
     limits: Limits
+    holds: bool = True
 
     def run(self, home: str, stdio: Stdio) -> Run:
         env = dict(self.env)

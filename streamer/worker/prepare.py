@@ -41,7 +41,7 @@ async def opened(
     )
     try:
         async with stop.unless_requested(OPEN_S):
-            sandbox = await pool.lend(shape, _program(job, path) if _is_warm(job) else None)
+            sandbox = await pool.lend(shape, _program(job, path))
             held.push_async_callback(sandbox.close)
             if job.allow_hosts:
                 proxy = Proxy(
@@ -60,10 +60,11 @@ async def opened(
 
 def _program(job: ResolvedJob, path: str) -> Program:
     first = job.steps[0]
-    return Program(first.argv, tuple(environment(job, path, home="").items()), first.limits)
+    env = tuple(environment(job, path, home="").items())
+    return Program(first.argv, env, first.limits, _may_be_held(job))
 
 
-def _is_warm(job: ResolvedJob) -> bool:
+def _may_be_held(job: ResolvedJob) -> bool:
     """Return whether its program may be one that was started before."""
     # That one's memory is limited before the files come, and not only afterwards.
     size = sum(len(file.content) for file in job.files)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import pytest
@@ -13,6 +13,7 @@ from sandboxes.plain import Plain
 from streamer.sandbox.registry import SWITCHED_OFF
 from streamer.spi import Backend
 from streamer.testing import ConformanceSuite
+from streamer.testing.running import run_job
 from tests.conftest import required_backends
 from tests.warm import hold_each
 
@@ -56,12 +57,21 @@ class TestBwrapWarm(ConformanceSuite):
     backend: ClassVar[type[Backend]] = Bwrap
     required = "bwrap" in required_backends()
 
+    waited: ClassVar[Sequence[bool]]
+
     @classmethod
     async def start(cls) -> None:
         await super().start()
         assert cls.service.worker.pool is not None
         assert cls.service.worker.pool.held.why_not(cls.backend.name) == SWITCHED_OFF
-        hold_each(cls.service.worker.pool)
+        cls.waited = hold_each(cls.service.worker.pool)
+
+    def test_its_programs_are_started_before_their_jobs(self) -> None:
+        async def echo() -> str:
+            return (await run_job(self.service, command=("echo", "1"))).out
+
+        assert self.wait(echo()) == "1\n"
+        assert self.waited[-1]
 
 
 class TestBwrapForEachJobWarm(TestBwrapWarm):

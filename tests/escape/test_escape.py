@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, cast
 
@@ -13,6 +13,7 @@ from sandboxes.bwrap import Bwrap
 from sandboxes.firejail import Firejail
 from sandboxes.plain import Plain
 from streamer.testing import ATTACKS, Attack, EscapeSuite, Outcome, open_campaign
+from streamer.testing.running import run_job
 from tests.conftest import required_backends
 from tests.warm import hold_each
 
@@ -107,11 +108,20 @@ class TestBwrapWarm(EscapeSuite):
     backend = Bwrap
     required = "bwrap" in required_backends()
 
+    _waited: ClassVar[Sequence[bool]]
+
     @classmethod
     async def start(cls) -> None:
         await super().start()
         assert cls._campaign.service.worker.pool is not None
-        hold_each(cls._campaign.service.worker.pool)
+        cls._waited = hold_each(cls._campaign.service.worker.pool)
+
+    def test_its_programs_are_started_before_their_jobs(self) -> None:
+        async def echo() -> str:
+            return (await run_job(self._campaign.service, command=("echo", "1"))).out
+
+        assert self.wait(echo()) == "1\n"
+        assert any(self._waited)
 
 
 class TestBwrapForEachJobWarm(TestBwrapWarm):
