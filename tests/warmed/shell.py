@@ -20,7 +20,8 @@ BASH: Final[Mapping[str, Case]] = {
     "counters": Case("echo $SHLVL $LINENO ${#FUNCNAME[@]} ${BASH_SOURCE[0]} $BASH_SUBSHELL"),
     "limits": Case("ulimit -a; ulimit -Ha; umask"),
     "traps": Case("trap; trap 'echo bye' EXIT; trap -p"),
-    "signals": Case("grep '^Sig' /proc/self/status; grep Tracer /proc/$$/status"),
+    # Not SigQ: whether the end of grep's predecessor still waits to be noticed is chance.
+    "signals": Case("ulimit -i; grep '^Sig[^Q]' /proc/self/status; grep Tracer /proc/$$/status"),
     "descriptors": Case('for fd in /proc/$$/fd/*; do echo "${fd##*/}"; done'),
     "files": Case("pwd; ls -la | awk '{print $1, $3, $4}'; stat -c %a main.sh"),
     "exit": Case("exit 3"),
