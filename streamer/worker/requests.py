@@ -28,6 +28,7 @@ class JobRequests:
         self._stop = stop
         self._sandbox: Sandbox | None = None
         self._signals: list[int] = []
+        """Those that wait for a program, each once, as the kernel keeps pending ones: signal(7)."""
         self.feed: asyncio.Future[InputFeed] = asyncio.get_running_loop().create_future()
         """The program's input, once there is one."""
 
@@ -67,7 +68,8 @@ class JobRequests:
             case Lost():
                 self._stop("lost")
             case Signal(number):
-                self._signals.append(number)
+                if number not in self._signals:
+                    self._signals.append(number)
                 self._pass_signals_on()
 
     def _pass_signals_on(self) -> None:
