@@ -104,6 +104,25 @@ async def test_the_next_one_is_begun_while_the_program_runs(pool: Pool) -> None:
     assert pool.held._timer is None  # its end wants no other
 
 
+async def test_a_job_takes_one_that_is_ready_before_one_that_is_not(pool: Pool) -> None:
+    async with lent(pool), lent(pool):
+        pass
+    await held(pool, 2)
+    first, second = pool.held._held
+    assert first.idle is not None
+    first.idle.cancel()
+    first.idle = None  # as if it was on its way
+    assert pool.held._best((SHAPE, PYTHON)) is second
+
+
+async def test_for_a_program_that_cannot_be_held_a_sandbox_is_opened(pool: Pool) -> None:
+    pool.held._refuse((SHAPE, PYTHON), "it is not held")
+    async with lent(pool) as sandbox:
+        assert await told(sandbox) == "up\n"
+    await held(pool, 1)
+    assert [one.key for one in pool.held._held] == [(SHAPE, None)]
+
+
 async def test_none_is_started_while_jobs_need_the_processors(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
