@@ -139,7 +139,7 @@ async def test_a_sandbox_that_never_closes_ends_no_other_tests(
 
     async def _try_warm(backend: spi.Backend, pool: Pool) -> None:
         nonlocal closing
-        closing += 1
+        closing += backend.name == "plain"  # not what follows the test of the other
         await asyncio.Event().wait()
 
     monkeypatch.setattr(service.worker.backends, "_try_warm", _try_warm)
