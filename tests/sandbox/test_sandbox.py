@@ -744,6 +744,12 @@ def mounting() -> Iterator[subprocess.Popen[bytes]]:
         assert process.stdout.readline() == b"up\n"
         yield process
         os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        with contextlib.suppress(
+            ChildProcessError
+        ):  # what it was running is ours now, if anybody's
+            while True:
+                os.waitpid(-process.pid, 0)
 
 
 @pytest.mark.slow
