@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import hashlib
 import json
 import os
 import random
+import re
 import resource
 import socket
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ import pytest
 from aiohttp.test_utils import TestServer
 
 import streamer
-from streamer.sandbox.pool import Pool
+from streamer.sandbox.pool import SPARE, Pool
 from streamer.sse import EventParser
 from streamer.web.app import SESSIONS
 from tests.conftest import Start
@@ -40,9 +43,29 @@ async def test_200_jobs_at_once_each_reader_its_own(start: Start) -> None:
     await asyncio.gather(*(one(number) for number in range(200)))
 
 
+GROUP = re.compile(r"^/sys/fs/cgroup/.*/([0-9a-f]{16})/")
+
+
+def opened() -> Iterator[Path]:
+    """Return what the open files of this process are."""
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the folder itself was one of them
+            yield Path(os.readlink(f"/proc/self/fd/{name}"))
+
+
 def open_files(pool: Pool) -> int:
-    """Return the number of open files, without those of templates, which outlive jobs."""
-    return len(os.listdir("/proc/self/fd")) - len(pool.templates.descriptors)
+    """Return the number of open files, without those of templates and groups.
+
+    Both outlive jobs, and there are as many as jobs have had at once.
+    """
+    groups = sum(path.is_relative_to("/sys/fs/cgroup") for path in opened())
+    return len(list(opened())) - groups - len(pool.templates.descriptors)
+
+
+def groups() -> int:
+    """Return the number of control groups that are open, for a sandbox or for the next ones."""
+    found = (GROUP.search(str(path)) for path in opened())
+    return len({match[1] for match in found if match})
 
 
 def children(pool: Pool) -> list[int]:
@@ -61,7 +84,7 @@ def resident_bytes() -> int:
 async def test_1000_jobs_in_a_row_leave_nothing(start: Start, warm: bool) -> None:  # noqa: FBT001
     # Records go at once, so that what grows is what leaks.
     streams = {"grace_s": 0, "retention_s": 0.001}
-    client = await start(streams=streams, sandbox={"warm": warm})
+    client = await start(streams=streams, sandbox={"warm": warm}, queue={"concurrency": 4})
     pool = parts_of(client).worker.pool
     assert pool is not None
     before: tuple[int, list[int], int] | None = None
@@ -87,6 +110,7 @@ async def test_1000_jobs_in_a_row_leave_nothing(start: Start, warm: bool) -> Non
     else:
         assert abs(open_files(pool) - files) <= 2  # a connection may be between two requests
         assert children(pool) == processes
+    assert groups() <= 4 + SPARE
     assert resident_bytes() - memory < 8 * 1024 * 1024
 
 
