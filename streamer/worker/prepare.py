@@ -20,6 +20,9 @@ __all__ = ["OPEN_S", "opened", "put_files"]
 OPEN_S: Final = 60.0
 """The time limit for opening a sandbox."""
 
+USER_PACKAGES: Final = ".local"
+"""The folder of the workspace in which interpreters look for packages (Python: site.USER_BASE)."""
+
 MOST_OF_MEMORY: Final = 4
 """Files of more than this part of the memory limit are written before the program is started."""
 
@@ -58,7 +61,13 @@ async def opened(
     return sandbox
 
 
-def _program(job: ResolvedJob, path: str) -> Program:
+def _program(job: ResolvedJob, path: str) -> Program | None:
+    """Return what may be started before the job, or None.
+
+    An interpreter that was has looked for packages already, and found none.
+    """
+    if any(file.name.split("/", 1)[0] == USER_PACKAGES for file in job.files):
+        return None
     first = job.steps[0]
     env = tuple(environment(job, path, home="").items())
     return Program(first.argv, env, first.limits, _may_be_held(job))

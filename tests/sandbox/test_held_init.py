@@ -103,6 +103,19 @@ def test_a_program_is_held_until_its_job_comes(init: Init, tmp_path: Path) -> No
     pipes.close()
 
 
+def test_where_no_job_may_bring_packages_a_program_looks_before(init: Init, tmp_path: Path) -> None:
+    pipes = begin(init, PYTHON, f"{tmp_path}/main.py", env=(f"HOME={tmp_path}",))
+    assert told(init) == HELD
+    # It has come to its own file, and not only to where its user's packages would be.
+    address = int(Path(f"/proc/{child_of(init)}/syscall").read_text().split()[2], 16)
+    with Path(f"/proc/{child_of(init)}/mem").open("rb") as memory:
+        memory.seek(address)
+        assert memory.read(4096).partition(b"\0")[0] == os.fsencode(tmp_path / "main.py")
+    init.send(b"K")
+    assert ends(init) == ("k", -signal.SIGKILL)
+    pipes.close()
+
+
 def test_files_are_written_while_a_program_is_held(init: Init, tmp_path: Path) -> None:
     pipes = begin(init, *script(f"print(open('{tmp_path}/a/file').read())"))
     assert told(init) == HELD
@@ -129,6 +142,11 @@ def test_it_does_not_go_on_without_files_that_could_not_be_written(init: Init) -
 
 REVEALING = {
     "the workspace": ("posix.stat('{work}')", 262),
+    "a name beside that of packages": ("posix.stat('{work}/.locale')", 262),
+    "a new file among packages": (
+        "posix.open('{work}/.local', posix.O_CREAT | posix.O_WRONLY)",
+        257,
+    ),
     "a relative path": ("posix.stat('main.py')", 262),
     "the working directory": ("posix.open('.', 0)", 257),
     "a way to the workspace": ("posix.stat('/usr/..{work}/f')", 262),

@@ -117,6 +117,20 @@ async def test_neither_commands_nor_compiled_programs_are_kept(service: Parts) -
     assert wanted(service) == {None}
 
 
+async def test_packages_that_a_job_brings_are_found(service: Parts) -> None:
+    await run_job(service, language="python", code="pass")
+    await held(service)
+    packages = "import site; print(site.getusersitepackages())"
+    ran = await run_job(service, language="python", code=packages)
+    folder = ran.out.strip().partition("/.local/")[2]
+    await held(service)
+    module = SourceFile(f".local/{folder}/brought.py", b"")
+    ran = await run_job(
+        service, language="python", code="import brought; print('found')", files=(module,)
+    )
+    assert ran.out == "found\n"
+
+
 async def test_files_that_take_much_of_the_memory_are_written_first(service: Parts) -> None:
     await run_job(service, language="python", code="pass", limits={"memory_bytes": "64MiB"})
     await held(service)

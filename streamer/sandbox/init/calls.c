@@ -34,6 +34,9 @@
 
 static char *same_everywhere; /* paths, NUL-ended, one after another, with an empty one at the end */
 static char work[PATH_MAX];
+/* Where interpreters look for packages of their user (Python: site.py): nothing is there, and nothing will be,
+ * since a program whose job brings a file there is not held. */
+static const char packages[] = "/.local";
 
 static int beneath(const char *path, const char *folder)
 {
@@ -78,8 +81,10 @@ static int is_same(const char *path)
                                          "/proc/self/cgroup", "/proc/self/auxv", "/proc/meminfo",
                                          "/proc/cpuinfo", "/proc/filesystems", "/proc/version"};
     size_t size = strlen(path);
-    if (strstr(path, "/../") || (size > 2 && !strcmp(path + size - 3, "/..")) || beneath(path, work))
+    if (strstr(path, "/../") || (size > 2 && !strcmp(path + size - 3, "/..")))
         return 0;
+    if (beneath(path, work))
+        return beneath(path + strlen(work), packages);
     if (!strcmp(path, "/") || is_device(path))
         return 1;
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
