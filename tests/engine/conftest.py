@@ -30,6 +30,7 @@ class Options(TypedDict, total=False):
     retention_s: float
     retention_bytes: int
     lease_s: float
+    places_s: float
 
 
 DEFAULTS = Options(
@@ -42,6 +43,7 @@ DEFAULTS = Options(
     retention_s=600.0,
     retention_bytes=64 * 1024 * 1024,
     lease_s=15.0,
+    places_s=0.0,
 )
 
 
@@ -80,6 +82,7 @@ class MemoryBench:
             retention_s=chosen["retention_s"],
             retention=RetentionLimits(memory=chosen["retention_bytes"]),
             lease_s=chosen["lease_s"],
+            places_s=chosen["places_s"],
             clock=lambda: self.now,
         )
         self._engines.append(engine)

@@ -363,6 +363,31 @@ async def test_the_place_is_told_as_it_changes(bench: Bench) -> None:
     assert view.position is None
 
 
+async def test_places_that_change_often_are_told_now_and_then(bench: Bench) -> None:
+    engine = await bench.make(places_s=0.05)
+    waiting = await submit(engine, *"a" * 6)
+    for _ in range(2):
+        await claim_one(engine)
+    await engine.cancel(waiting[2])
+    told = []
+    async with engine.follow(waiting[5]) as log:
+        async for event in log.events(0):
+            told.append(event.data.position if isinstance(event.data, Status) else None)
+            if told[-1] == 3:
+                break
+    assert told == [6, 5, 3], "the first at once, those that follow together"
+
+
+async def test_places_are_told_no_more_once_the_engine_is_closed(bench: Bench) -> None:
+    engine = await bench.make(places_s=3600)
+    await submit(engine, *"a" * 6)
+    for _ in range(2):
+        await claim_one(engine)
+    await engine.close()
+    loop = asyncio.get_running_loop()
+    assert [timer for timer in loop._scheduled if not timer.cancelled()] == []  # type: ignore[attr-defined]
+
+
 async def test_places_that_are_told_do_not_fill_the_logs(engine: Engine) -> None:
     """The last of a thousand waiting jobs gets a few dozen position events, not a thousand."""
     waiting = await submit(engine, *"a" * 700)

@@ -36,6 +36,7 @@ from streamer.engine.memory.inbox import size_of
 from streamer.engine.memory.jobtable import JobTable, Record
 from streamer.engine.memory.lease import MemoryLease
 from streamer.engine.memory.retention import Retention, RetentionLimits
+from streamer.engine.memory.throttle import Throttle
 from streamer.engine.memory.weight import weight_of
 from streamer.errors import Draining
 from streamer.eventlog.joblog import JobLog
@@ -47,6 +48,9 @@ from streamer.model.job import JobFacts, ResolvedJob
 __all__ = ["MemoryEngine"]
 
 CLAIM_WAIT_S: Final = 1.0
+
+PLACES_S: Final = 0.25
+"""With a long queue and short jobs a place changes for many at each start."""
 
 WORKER_LOST: Final = Error("worker_lost", "the worker that ran the job is gone")
 SHUT_DOWN: Final = Error("shutting_down", "the service stopped before the job was over")
@@ -62,6 +66,8 @@ class MemoryEngine:
 
     An idempotency key is remembered as long as its job is kept, and at least for `idempotency_s`;
     at most `max_idempotency_keys` keys of deleted jobs are remembered.
+
+    Every `places_s` seconds at most waiting jobs are told their new places.
     """
 
     def __init__(
@@ -76,6 +82,7 @@ class MemoryEngine:
         wall_clock: Callable[[], float] = time.time,
         idempotency_s: float = 0.0,
         max_idempotency_keys: int = 100_000,
+        places_s: float = PLACES_S,
     ) -> None:
         self._limits = queue
         self._lease_s = lease_s
@@ -90,6 +97,7 @@ class MemoryEngine:
             idempotency_s=idempotency_s,
             max_idempotency_keys=max_idempotency_keys,
         )
+        self._places = Throttle(self._table.tell_places, places_s)
         self._admission = Admission(queue, self._table.queue, self._table.wait_s)
         self._retention = Retention(self._table, retention)
         self._workers: dict[str, Capabilities] = {}
@@ -173,7 +181,7 @@ class MemoryEngine:
             return "done"
         if record.waiting:
             self._table.end(record, [encode(_cancelled(record.facts))])
-            self._table.tell_places()
+            self._places.request()
             await self._retention.enforce(record)
             return "cancelled"
         self._table.inboxes[job_id].cancel()
@@ -243,6 +251,7 @@ class MemoryEngine:
         for record in tuple(self._table.running.values()):
             self._table.end(record, [encode(SHUT_DOWN)])
         self._closed = True
+        self._places.close()
         self._table.bell.set()
         await self._retention.close()
         self._spool.close()
@@ -268,7 +277,7 @@ class MemoryEngine:
                     await self._table.bell.wait()
             leases = self._take(free, accepts)
         if leases:
-            self._table.tell_places()
+            self._places.request()
         return leases
 
     def _take(self, free: int, accepts: Accepts | None) -> list[Lease]:
