@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from streamer.errors import SandboxFailure
-from streamer.sandbox.drivers import gated
+from streamer.sandbox.drivers import gated, protocol
 from streamer.sandbox.drivers.channel import InitChannel
 from streamer.sandbox.drivers.gated import Gated, opened_ends
 from streamer.sandbox.drivers.spawn import spawn
@@ -82,6 +82,7 @@ async def test_an_init_is_watched_while_a_program_runs_and_no_longer(
             watches.append(self)
 
     monkeypatch.setattr(gated, "StopWatch", Watch)
+    monkeypatch.setattr(protocol, "FIRST", 0)  # as if it were not pid 1
     async with lent(pool, backend) as sandbox:
         for _ in range(2):
             await finished(sandbox, await sandbox.run(shell("true", Stdio.null())))

@@ -12,8 +12,9 @@ import pytest
 
 from streamer.compose import Parts
 from streamer.model.job import JobSpec
+from streamer.sandbox.drivers import gated, protocol
 from tests.conftest import OpenService
-from tests.running import adopt_orphans, ended, kept_besides
+from tests.running import adopt_orphans, ended, kept_besides, run_job
 from tests.worker.test_bounds import SLEEPER, until_output
 
 
@@ -28,6 +29,13 @@ def stop_init(service: Parts) -> int:
     raise AssertionError(processes)
 
 
+@pytest.fixture
+async def stoppable(open_service: OpenService, need: Callable[[str], str]) -> Parts:
+    """Return a service of a backend whose init is not pid 1."""
+    adopt_orphans()
+    return await open_service(need("firejail"), sandbox={"cgroup": "off"})
+
+
 @pytest.fixture(params=[True, False], ids=["template", "own"])
 async def service(
     request: pytest.FixtureRequest, open_service: OpenService, need: Callable[[str], str]
@@ -38,8 +46,9 @@ async def service(
 
 
 async def test_a_stopped_init_is_told_as_such(
-    service: Parts, caplog: pytest.LogCaptureFixture
+    stoppable: Parts, caplog: pytest.LogCaptureFixture
 ) -> None:
+    service = stoppable
     job = await service.jobs.submit(JobSpec(command=SLEEPER))
     await until_output(job)
     stop_init(service)
@@ -63,9 +72,24 @@ def resisting(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         os.kill(pid, signal.SIGKILL)
 
 
-async def test_a_stopped_init_that_does_not_end_is_told_as_such(
-    service: Parts, resisting: list[int], caplog: pytest.LogCaptureFixture
+async def test_one_that_nothing_inside_can_stop_is_not_looked_at(
+    service: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def look(pid: int) -> None:
+        raise AssertionError(pid)
+
+    monkeypatch.setattr(gated, "StopWatch", look)
+    ran = await run_job(service, command=("true",))
+    assert ran.verdict == "exited 0"
+
+
+async def test_a_stopped_init_that_does_not_end_is_told_as_such(
+    service: Parts,
+    resisting: list[int],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(protocol, "FIRST", 0)  # as if it were not pid 1
     job = await service.jobs.submit(JobSpec(command=SLEEPER))
     await until_output(job)
     resisting.append(stop_init(service))

@@ -51,6 +51,8 @@ class InitChannel:
         """The process id of the init, as this process sees it."""
         self.unbounded = False
         """Whether the init could not limit inotify for its sandbox, which it should."""
+        self.is_first = False
+        """Whether the init is pid 1 of its namespace."""
         self.exited: asyncio.Future[None] = self._loop.create_future()
         """The end of the program itself; processes that it started may run on."""
         self.ended: asyncio.Future[RunEnd] = self._loop.create_future()
@@ -338,6 +340,7 @@ class InitChannel:
             self._fail(why)
             return
         self.unbounded = bool(payload[1] & protocol.UNBOUNDED)
+        self.is_first = bool(payload[1] & protocol.FIRST)
         for level, type_, data in ancillary:
             if (level, type_) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
                 _answer(self.greeted, _CREDENTIALS.unpack(data)[0])

@@ -22,6 +22,7 @@ from streamer.sandbox.drivers import protocol
 from streamer.sandbox.drivers.channel import InitChannel
 from streamer.sandbox.drivers.deadlines import fails_after, time_to_write
 from streamer.sandbox.drivers.netns import check_own_network
+from streamer.sandbox.drivers.pidns import first_above
 from streamer.sandbox.drivers.spawn import spawn
 from streamer.sandbox.drivers.stopped import StopWatch
 from streamer.sandbox.shape import Run, RunEnd, Use
@@ -139,6 +140,9 @@ class Gated:
         self._init_pidfd = -1
         self._init_ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         """Done when its pidfd says so: pid 1 is gone only after all of its namespace."""
+        self._first_pidfd = -1
+        """Of pid 1 of its namespace, if that is the wrapper's."""
+        self._first_ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._started = 0.0
         self._taken_down = False
         self.has_init = True
@@ -185,6 +189,15 @@ class Gated:
             self._init_ended = self._wrapper.ended
         else:
             asyncio.get_running_loop().add_reader(self._init_pidfd, self._init_has_ended)
+        if not self.channel.is_first:
+            self._open_first()
+
+    def _open_first(self) -> None:
+        """Watch the wrapper's own pid 1: it may outlive a wrapper that we have killed."""
+        if pid := first_above(self._init_pid):
+            with contextlib.suppress(ProcessLookupError):
+                self._first_pidfd = os.pidfd_open(pid)
+                asyncio.get_running_loop().add_reader(self._first_pidfd, self._first_has_ended)
 
     async def put_files(self, files: Sequence[SourceFile], limits: Limits) -> None:
         async with fails_after(time_to_write(files), "the init did not write the files in time"):
@@ -251,6 +264,20 @@ class Gated:
         Raises `SandboxFailure` also if the job has stopped the init, and then kills both.
         """
         ended = self.channel.ended
+        if self.channel.is_first:  # what its job sends it is dropped: pid_namespaces(7)
+            await asyncio.wait({ended})
+        else:
+            await self._ended_unless_stopped(ended)
+        try:
+            return ended.result()
+        except SandboxFailure as failure:
+            self.has_init = False
+            if not self._taken_down:
+                raise await self._with_last_words(failure) from None
+            wall_us = int((time.monotonic() - self._started) * 1e6)
+            return RunEnd(signal.SIGKILL, "killed", None, None, wall_us)
+
+    async def _ended_unless_stopped(self, ended: asyncio.Future[RunEnd]) -> None:
         watch = StopWatch(self._init_pid)
         try:
             watched: set[asyncio.Future[Any]] = {ended, watch.stopped}
@@ -261,14 +288,6 @@ class Gated:
                 raise SandboxFailure("the job has stopped the init, so no limit was watched")
         finally:
             watch.close()
-        try:
-            return ended.result()
-        except SandboxFailure as failure:
-            self.has_init = False
-            if not self._taken_down:
-                raise await self._with_last_words(failure) from None
-            wall_us = int((time.monotonic() - self._started) * 1e6)
-            return RunEnd(signal.SIGKILL, "killed", None, None, wall_us)
 
     async def _with_last_words(self, failure: SandboxFailure) -> SandboxFailure:
         """Add the last messages of the init and the wrapper to a failure."""
@@ -331,6 +350,11 @@ class Gated:
                 os.waitid(os.P_PIDFD, self._init_pidfd, os.WEXITED | os.WNOHANG)
             os.close(self._init_pidfd)
             self._init_pidfd = -1
+        if self._first_pidfd >= 0:
+            if not self._first_ended.done():
+                asyncio.get_running_loop().remove_reader(self._first_pidfd)
+            os.close(self._first_pidfd)
+            self._first_pidfd = -1
         if self._complaints >= 0:
             self.said()  # keep the last messages for later
             os.close(self._complaints)
@@ -341,6 +365,8 @@ class Gated:
         ends: list[asyncio.Future[Any]] = [self._wrapper.ended]
         if self._init_pidfd >= 0:
             ends.append(self._init_ended)
+        if self._first_pidfd >= 0:
+            ends.append(self._first_ended)
         left = {end for end in ends if not end.done()}
         if left:
             _, left = await asyncio.wait(left, timeout=timeout_s)
@@ -357,6 +383,10 @@ class Gated:
         self._wrapper.kill()
         self._resists = not await self._gone(END_TIMEOUT_S)
         return not self._resists
+
+    def _first_has_ended(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._first_pidfd)
+        self._first_ended.set_result(None)
 
     def _init_has_ended(self) -> None:
         asyncio.get_running_loop().remove_reader(self._init_pidfd)

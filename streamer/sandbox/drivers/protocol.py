@@ -45,6 +45,7 @@ from streamer.sandbox.drivers.rlimits import rlimits
 from streamer.sandbox.shape import Cause, FilesDoNotFit, RunEnd, Use
 
 __all__ = [
+    "FIRST",
     "GROUP_MEMORY",
     "GROUP_SHARE",
     "GROUP_TIME",
@@ -76,6 +77,8 @@ SEES_PROC: Final = 1
 """Flag of ``H``: /proc shows the processes of the init's own namespace."""
 UNBOUNDED: Final = 2
 """Flag of ``H``: the init could not limit inotify for its sandbox, which it should."""
+FIRST: Final = 4
+"""Flag of ``H``: the init is pid 1 of its namespace, so nothing inside can stop it."""
 
 WALK_DISK: Final = 1
 """Flag of ``C`` and ``R``: the workspace is a folder on a disk of the host, so its use must be

@@ -192,6 +192,7 @@ static int serve(void)
     keep_workspace();
     fcntl(CONTROL, F_SETFD, FD_CLOEXEC);
     int flags = (proc_is_ours() ? SEES_PROC : 0) | (unbounded ? UNBOUNDED : 0);
+    flags |= getpid() == 1 ? FIRST : 0;
     /* The kernel adds our process id, as the service sees it, to this (SO_PASSCRED). */
     tell('H', (unsigned char[]){PROTOCOL, (unsigned char)flags}, 2);
     for (;;) {
