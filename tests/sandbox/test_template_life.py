@@ -59,11 +59,13 @@ async def test_a_dead_template_is_noticed_and_replaced(
 async def test_a_job_ends_with_its_template(pool: Pool) -> None:
     async with lent(pool) as sandbox:
         running = await sandbox.run(Run(("/bin/sleep", "600"), {}, LIMITS, Stdio.null()))
+        (kept,) = pool.templates._kept.values()
         for pid in pool.templates.pids:
             with contextlib.suppress(ProcessLookupError):  # it has died with the other one
                 os.kill(pid, signal.SIGKILL)
         with pytest.raises(SandboxFailure, match="the init ended"):
             await running.ended
+    await kept.template.gone.wait()
     async with lent(pool) as sandbox:
         assert (await told(sandbox, "print(1)"))[1] == "1\n"
 
