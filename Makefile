@@ -22,7 +22,7 @@ unexport PYTHONDONTWRITEBYTECODE
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 PIP_INSTALL := $(PIP) install --require-hashes --root-user-action ignore
-INIT := streamer/sandbox/init/streamer-init
+INIT := streamer/sandbox/init/streamer-init streamer/sandbox/init/streamer-fork.so
 UV_OPTIONS := --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate
 UV_COMPILE := build/lock/bin/uv pip compile $(UV_OPTIONS) pyproject.toml
@@ -128,7 +128,7 @@ build/benchmarks/.installed: $(addprefix benchmarks/express/,package.json packag
 ifneq ($(shell cat $(VENV)/.project 2>/dev/null),$(CURDIR))
 .PHONY: $(VENV)/.project
 endif
-$(VENV)/.project: pyproject.toml setup.py $(wildcard streamer/sandbox/init/*.[ch]) $(INIT) $(VENV)/.runtime
+$(VENV)/.project: pyproject.toml setup.py $(wildcard streamer/sandbox/init/*.[ch] streamer/sandbox/init/forked/*.[ch]) $(INIT) $(VENV)/.runtime
 	@echo 'setup: installing streamer from this folder'
 	@CFLAGS='-Werror $(CFLAGS)' $(PIP) install --root-user-action ignore --no-deps \
 		--no-build-isolation -e .

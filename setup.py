@@ -1,4 +1,4 @@
-"""Build the init, the one C program of this package, beside its source.
+"""Build the init, the one C program of this package, beside its source, and its library.
 
 Everything else about the distribution is said in pyproject.toml.
 """
@@ -19,7 +19,10 @@ from setuptools.errors import CompileError
 
 FOLDER = Path("streamer/sandbox/init")
 SOURCES = sorted(FOLDER.glob("*.c"))
+FORKED = sorted((FOLDER / "forked").glob("*.c"))
+HEADERS = [FOLDER / "init.h", FOLDER / "forked" / "forked.h"]
 PROGRAM = FOLDER / "streamer-init"
+LIBRARY = FOLDER / "streamer-fork.so"
 TEMPLATE = "config.toml"
 
 
@@ -46,36 +49,57 @@ def run(argv: list[str]) -> str | None:
 
 
 def compile_init(target: Path) -> None:
-    """Compile the init to `target`, static where the host's C library allows it.
+    """Compile the init, static where the host's C library allows it.
 
-    A static program starts faster and runs in a sandbox that shows no library. Warnings
-    are errors only with ``CFLAGS=-Werror``: a later compiler may warn of more, and that
-    must not stop an installation.
+    A static program starts faster and runs in a sandbox that shows no library. Warnings are errors
+    only with ``CFLAGS=-Werror``: a later compiler may warn of more, and that must not stop an
+    installation.
     """
     cc = compiler()
-    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        linked = f"{scratch}/init"
-        flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra"]
-        flags += shlex.split(os.environ.get("CFLAGS", ""))
-        objects = []
-        for source in SOURCES:
-            objects.append(f"{scratch}/{source.stem}.o")
-            if problem := run([*cc, *flags, "-c", "-o", objects[-1], str(source)]):
-                raise CompileError(
-                    f"{source} does not compile; on Debian and Ubuntu the compiler's headers come "
-                    f"with: sudo apt-get install -y gcc libc6-dev\n{problem}"
-                )
+        objects, linked = compiled(cc, SOURCES, scratch, []), f"{scratch}/init"
         if run([*cc, "-static", "-s", "-o", linked, *objects]) and (
             problem := run([*cc, "-s", "-o", linked, *objects])
         ):
             raise CompileError(f"{PROGRAM} does not link\n{problem}")
-        # A sandbox may run as another user than the one who installs.
-        Path(linked).chmod(0o755)
-        # Renamed into place, so that a service that runs the old one is not disturbed.
-        staged = target.with_name(f".{target.name}.new")
-        shutil.copy2(linked, staged)
-        staged.replace(target)
+        install(linked, target)
+
+
+def compile_library(target: Path) -> None:
+    """Compile the same code, with some more, as a library for interpreters that fork."""
+    cc = compiler()
+    with tempfile.TemporaryDirectory() as scratch:
+        flags = ["-fPIC", "-fvisibility=hidden"]
+        objects, linked = compiled(cc, [*SOURCES, *FORKED], scratch, flags), f"{scratch}/library"
+        # -ldl: a part of the C library since glibc 2.34.
+        if problem := run([*cc, "-shared", "-s", "-o", linked, *objects, "-ldl"]):
+            raise CompileError(f"{LIBRARY} does not link\n{problem}")
+        install(linked, target)
+
+
+def compiled(cc: list[str], sources: list[Path], folder: str, more: list[str]) -> list[str]:
+    """Compile sources into a folder, and return the objects."""
+    flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", *more]
+    flags += shlex.split(os.environ.get("CFLAGS", ""))
+    objects = []
+    for source in sources:
+        objects.append(f"{folder}/{source.stem}.o")
+        if problem := run([*cc, *flags, "-c", "-o", objects[-1], str(source)]):
+            raise CompileError(
+                f"{source} does not compile; on Debian and Ubuntu the compiler's headers come "
+                f"with: sudo apt-get install -y gcc libc6-dev\n{problem}"
+            )
+    return objects
+
+
+def install(built: str, target: Path) -> None:
+    """Move a file into place, so that a service that uses the old one is not disturbed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # A sandbox may run as another user than the one who installs.
+    Path(built).chmod(0o755)
+    staged = target.with_name(f".{target.name}.new")
+    shutil.copy2(built, staged)
+    staged.replace(target)
 
 
 class BuildInit(Command):
@@ -96,17 +120,28 @@ class BuildInit(Command):
 
     def run(self) -> None:
         """Compile the init, and copy config.toml, which `streamer config --template` prints."""
-        compile_init(PROGRAM if self.editable_mode else self.build_lib / PROGRAM)
+        folder = Path() if self.editable_mode else Path(self.build_lib)
+        compile_init(folder / PROGRAM)
+        try:
+            compile_library(folder / LIBRARY)
+        except CompileError as problem:
+            if "-Werror" in shlex.split(os.environ.get("CFLAGS", "")):
+                raise
+            # Without it all works but runtimes.NAME.fork, which then says what is missing.
+            self.warn(f"programs cannot be forked here: {problem}")
+            (folder / LIBRARY).unlink(missing_ok=True)
         if not self.editable_mode:
             shutil.copyfile(TEMPLATE, os.path.join(self.build_lib, "streamer", TEMPLATE))
 
     def get_source_files(self) -> list[str]:
         """Return the files that the source distribution must contain."""
-        return [TEMPLATE, *(str(source) for source in (*SOURCES, FOLDER / "init.h"))]
+        return [TEMPLATE, *(str(source) for source in (*SOURCES, *FORKED, *HEADERS))]
 
     def get_outputs(self) -> list[str]:
         """Return the files that are built."""
-        return [os.path.join(self.build_lib, name) for name in (PROGRAM, f"streamer/{TEMPLATE}")]
+        names = (PROGRAM, LIBRARY, f"streamer/{TEMPLATE}")
+        paths = [Path(self.build_lib, name) for name in names]
+        return [str(path) for path in paths if path.exists()]
 
     def get_output_mapping(self) -> dict[str, str]:
         """Return the outputs that are copies of sources: none."""

@@ -21,6 +21,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 INIT = "streamer/sandbox/init/streamer-init"
+LIBRARY = "streamer/sandbox/init/streamer-fork.so"
 
 
 def locked(name: str) -> dict[str, str]:
@@ -118,7 +119,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "config.toml"):
         shutil.copy(ROOT / name, copy)
     for name in ("streamer", "sandboxes"):
-        ignored = shutil.ignore_patterns("__pycache__", "streamer-init")
+        ignored = shutil.ignore_patterns("__pycache__", "streamer-init", "*.so")
         shutil.copytree(ROOT / name, copy / name, ignore=ignored)
     return copy
 
@@ -150,9 +151,28 @@ def test_wheel_carries_every_file_and_the_built_init(sources: Path) -> None:
     }
     with zipfile.ZipFile(wheel) as archive:
         shipped = {name for name in archive.namelist() if ".dist-info/" not in name}
-        mode = archive.getinfo(INIT).external_attr >> 16
-    assert shipped == expected | {INIT, "streamer/config.toml"}
-    assert mode & 0o777 == 0o755
+        modes = {archive.getinfo(name).external_attr >> 16 & 0o777 for name in (INIT, LIBRARY)}
+    assert shipped == expected | {INIT, LIBRARY, "streamer/config.toml"}
+    assert modes == {0o755}
+
+
+@pytest.mark.slow
+def test_where_the_library_does_not_compile_all_else_is_installed(
+    sources: Path, tmp_path: Path
+) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_text('#!/bin/sh\ncase "$*" in *hooks.c*) exit 1;; esac\nexec cc "$@"\n')
+    compiler.chmod(0o755)
+    done = build_wheel(sources, CC=str(compiler), CFLAGS="")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "programs cannot be forked here" in done.stdout + done.stderr
+    (wheel,) = (sources / "out").iterdir()
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert INIT in names
+    assert LIBRARY not in names
+    # Whoever works on it must see that.
+    assert build_wheel(sources, CC=str(compiler), CFLAGS="-Werror").returncode != 0
 
 
 @pytest.mark.slow

@@ -95,6 +95,10 @@ class Ahead:
     """How many took over a sandbox, and started their program."""
     cold: int = 0
     """How many found none."""
+    forks: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The languages whose programs are forked, by backend."""
+    forked: int = 0
+    """How many sandboxes were made to fork a program in."""
 
 
 NOTHING: Final = Capabilities(

@@ -100,15 +100,20 @@ class HeldSandboxes:
 
     def __init__(
         self,
-        open_sandbox: Callable[[Shape], Awaitable[Sandbox]],
+        open_sandbox: Callable[[Shape, Program | None], Awaitable[Sandbox]],
         shows: Callable[[Shape, Program | None], Sequence[str]],
         lookout: Lookout,
+        may_fork: Callable[[str, Program | None], bool],
         places: int,
     ) -> None:
-        """`shows` returns the paths of the host that make a sandbox what it is."""
+        """`shows` returns the paths of the host that make a sandbox what it is.
+
+        `may_fork` returns whether a program may be forked in a sandbox of a backend.
+        """
         self._open = open_sandbox
         self._shows = shows
         self._lookout = lookout
+        self._may_fork = may_fork
         self._places = places
         self._processors = len(os.sched_getaffinity(0))
         self._held: list[Held] = []
@@ -158,7 +163,8 @@ class HeldSandboxes:
         """
         key: Key | None = None
         if self._opens.get(shape.backend, False):
-            key = (shape, None if self.why_not(shape.backend) else program)
+            forks = self._may_fork(shape.backend, program)
+            key = (shape, program if forks or self._may_hold(shape.backend, program) else None)
         self._used += 1
         self._moved_at = time.monotonic()
         with contextlib.ExitStack() as unless_lent:
@@ -166,7 +172,7 @@ class HeldSandboxes:
             sandbox = None if key is None else await self._take(key)
             if sandbox is None:
                 self._make_room(0)
-                sandbox = await self._open(shape)
+                sandbox = await self._open(shape, program)
                 self._cold += key is not None
             unless_lent.pop_all()
         sandbox.on_begun = partial(self._want, key)
@@ -207,15 +213,20 @@ class HeldSandboxes:
             except Exception as failure:  # noqa: BLE001 - the job opens its own
                 self._refuse(held.key, str(failure))
                 continue
-            if sandbox.alive and sandbox.waits == (held.key[1] is not None):
+            if sandbox.may_be_lent:
                 self._warm += sandbox.waits
                 self._opened_ahead += not sandbox.waits
                 return sandbox
             self._end(held)
         return None
 
+    def _may_hold(self, backend: str, program: Program | None) -> bool:
+        return program is not None and program.holds and not self.why_not(backend)
+
     def _best(self, key: Key) -> Held | None:
-        for wanted in (key, (key[0], None)):
+        # To fork a program is faster than to start it in an open sandbox.
+        kinds = (key,) if self._may_fork(key[0].backend, key[1]) else (key, (key[0], None))
+        for wanted in kinds:
             those = [held for held in self._held if held.key == wanted]
             if those:
                 return next((held for held in those if held.ready), those[0])
@@ -299,9 +310,10 @@ class HeldSandboxes:
             # Content counts too: a program may have read it.
             change = partial(self._changed, held)
             held.watch = self._lookout.watch(seen, change, content=True)
-        sandbox = await self._open(shape)
+        sandbox = await self._open(shape, program)
         try:
-            if program is not None:
+            may_hold = sandbox.way != "forked" and self._may_hold(shape.backend, program)
+            if program is not None and may_hold:
                 await sandbox.hold(program.run(sandbox.home, Stdio.pipes(with_input=True)))
         except BaseException:
             await sandbox.close()
@@ -313,7 +325,7 @@ class HeldSandboxes:
         why_not = ""
         try:
             sandbox = await asyncio.shield(held.opening)
-            if held.key[1] is not None:
+            if sandbox.holds:
                 await ends_in(HOLD_S, asyncio.wait({sandbox.held}))
                 why_not = _why_not(sandbox.held)
         except Exception as failure:  # noqa: BLE001 - whatever it is, jobs go on without it

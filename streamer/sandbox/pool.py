@@ -8,14 +8,17 @@ program in it that its job will want (`streamer.sandbox.held`).
 from __future__ import annotations
 
 import contextlib
+import math
 import secrets
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from streamer.errors import SandboxFailure
+from streamer.model.capabilities import Ahead
 from streamer.sandbox.cgroups.cgroup import Cgroup, Level
 from streamer.sandbox.cgroups.slots import GroupSlots
 from streamer.sandbox.cgroups.tree import CgroupTree, cgroup_tree
@@ -24,12 +27,14 @@ from streamer.sandbox.drivers.direct import Direct
 from streamer.sandbox.drivers.driver import Driver
 from streamer.sandbox.drivers.gated import Gated, start
 from streamer.sandbox.drivers.spawn import start_command
+from streamer.sandbox.forks import ForkBounds, Forks
 from streamer.sandbox.held import HeldSandboxes
 from streamer.sandbox.host.state import StateFolder, state_folder
 from streamer.sandbox.host.users import JobUsers
+from streamer.sandbox.launch import explained, places_of, same_paths, session_of
 from streamer.sandbox.lookout import Lookout
 from streamer.sandbox.meter import Alarm
-from streamer.sandbox.sandbox import Sandbox
+from streamer.sandbox.sandbox import Sandbox, Way
 from streamer.sandbox.seccomp import job_filter
 from streamer.sandbox.shape import Program, Shape
 from streamer.sandbox.templates import Templates
@@ -57,12 +62,14 @@ class Pool:
         *,
         strict_filter: bool,
         places: int,
+        forks: ForkBounds | None = None,
     ) -> None:
         """`groups` are lent below `cgroups`.
 
         `trial_users` are for tests of backends, which never wait for jobs, nor jobs for them.
 
-        `strict_filter` selects the system call filter of the preset ``strict``.
+        `strict_filter` selects the system call filter of the preset ``strict``. With `forks` some
+        languages fork their programs.
         """
         self._backends = backends
         self.folder = folder
@@ -73,16 +80,22 @@ class Pool:
         self._strict_filter = strict_filter
         self.short_lived = False
         """Whether it is for one job, or for tests of backends only."""
+        self.forks = Forks(forks or ForkBounds())
         # One for each place, some that are being closed, and one for tests.
+        most = (places + SPARE + 1) * (2 if forks else 1)  # as many that have become programs
         self._lookout = Lookout()
-        self.templates = Templates(
-            folder.host, self._lookout, places + SPARE + 1, self._template_entry
-        )
-        self.held = HeldSandboxes(self._open, self._shows, self._lookout, places)
+        self.templates = Templates(folder.host, self._lookout, most, self._template_entry, forks)
+        self.held = HeldSandboxes(self._open, self._shows, self._lookout, self.forks.may, places)
 
     @property
     def cgroup_level(self) -> Level | None:
         return None if self.cgroups is None else self.cgroups.level
+
+    @property
+    def ahead(self) -> Ahead:
+        """What was done before the jobs."""
+        forks = {name: self.forks.languages(name) for name in self._backends}
+        return replace(self.held.ahead, forks=forks, forked=self.forks.count)
 
     @property
     def no_templates(self) -> str:
@@ -104,30 +117,42 @@ class Pool:
     ) -> Sandbox:
         """Lend a sandbox; the caller must close it.
 
-        `program` is the first that a job will run in it: it may wait there already, and be started
-        for the next such job. For a trial `from_template` selects what is tested, and a template
-        that fails is a failure; a job gets a sandbox of its own then.
+        `program` is the first that a job will run in it, if it may have been started before the job
+        and may be for the next such job, or if it may be forked. For a trial `from_template` and
+        `program` select what is tested, and a template that fails is a failure; a job gets a
+        sandbox of its own then.
 
         Raises `SandboxFailure` with the wrapper's message, for the operator, and then leaves
         nothing behind.
         """
         if for_trial or not from_template:
-            return await self._open(shape, for_trial=for_trial, from_template=from_template)
-        holds = program is not None and program.holds
-        return await self.held.lend(shape, program if holds else None)
+            return await self._open(
+                shape, program, for_trial=for_trial, from_template=from_template
+            )
+        self.forks.wanted(shape, program)
+        return await self.held.lend(shape, program)
 
     async def _open(
-        self, shape: Shape, *, for_trial: bool = False, from_template: bool = True
+        self,
+        shape: Shape,
+        program: Program | None = None,
+        *,
+        for_trial: bool = False,
+        from_template: bool = True,
     ) -> Sandbox:
         backend = self._backends[shape.backend]
         users = self._trial_users if for_trial else self._users
         # Random: other accounts see the names of folders and commands.
         name = secrets.token_hex(8)
         ran_out = Alarm()
+        forked = program if for_trial else self.forks.chosen(shape, program)
         async with contextlib.AsyncExitStack() as held:
             identity, cgroup = None, None
             if users is not None:
-                identity = backend.run_as(await held.enter_async_context(users.lend()))
+                user = await held.enter_async_context(
+                    users.lend(partial(self.templates.users_of, forked))
+                )
+                identity = backend.run_as(user)
             workspace = await held.enter_async_context(
                 self.folder.workspaces.lend(name, identity, on_host=backend.host_workspace)
             )
@@ -139,11 +164,15 @@ class Pool:
                 uid = identity.uid if plan is not None and identity is not None else None
                 cgroup = await held.enter_async_context(self._groups.lend(ran_out.set, uid))
             driver: Driver | None = None
+            way: Way = "own"
+            fresh_until = math.inf
             if plan is not None:
-                driver = await self._from_template(
-                    backend, job, plan, cgroup, held, for_trial=for_trial
+                made = await self._from_template(
+                    backend, job, plan, cgroup, held, forked, for_trial=for_trial
                 )
-            templated = driver is not None
+                if made is not None:
+                    driver, fresh_until = made
+                    way = "template" if driver.forked_from is None else "forked"
             if driver is None:
                 driver = await self._start(backend, job, workspace, cgroup, held)
             return Sandbox(
@@ -152,8 +181,9 @@ class Pool:
                 cgroup,
                 ran_out,
                 held.pop_all(),
-                from_template=templated,
-                same=_same(job),
+                way=way,
+                same=same_paths(job),
+                fresh_until=fresh_until,
             )
         raise AssertionError
 
@@ -169,7 +199,7 @@ class Pool:
         They change when a name is added in /etc that is shown.
         """
         shown = self.folder.shown(shape.read_only, shape.etc, network=shape.network)
-        places = () if program is None else _places(program)
+        places = () if program is None else places_of(program)
         return (*self.folder.host.folders, *(one.source for one in shown), *places)
 
     def _described(self, shape: Shape, name: str, identity: Identity | None) -> SandboxJob:
@@ -207,30 +237,59 @@ class Pool:
         plan: TemplatePlan,
         cgroup: Cgroup | None,
         held: contextlib.AsyncExitStack,
+        program: Program | None,
         *,
         for_trial: bool,
-    ) -> Driver | None:
-        """Let a template make the sandbox; None if the job must get its own."""
+    ) -> tuple[Gated, float] | None:
+        """Let a template make the sandbox; None if the job must get its own.
+
+        With a `program` one that has become that, if this works. Return also until when the
+        sandbox may be lent.
+        """
+        if program is not None:
+            try:
+                made = await self._made(plan, backend, job, cgroup, held, program)
+                if made is not None:
+                    self.forks.worked(backend.name, program)
+                    return made
+            except SandboxFailure as failure:
+                if for_trial:
+                    raise
+                self.forks.failed(backend.name, program, failure)
         try:
-            async with contextlib.AsyncExitStack() as opened:
-                lent = self.templates.lent(plan, job.shown)
-                template = await opened.enter_async_context(lent)
-                if template is None:
-                    return None
-                group = cgroup.clone_folder if cgroup is not None else ""
-                entry_fds = cgroup.entry_fds() if cgroup is not None else ()
-                gated = template.sandbox(plan, group, entry_fds, by_group=done_by(cgroup))
-                opened.push_async_callback(gated.close)
-                await self._come_up(backend, gated)
-                await self._prepare(backend, gated, plan.launch, cgroup)
-                self.templates.worked(backend.name)
-                held.push_async_callback(opened.pop_all().aclose)
-                return gated
+            made = await self._made(plan, backend, job, cgroup, held, None)
         except SandboxFailure as failure:
             if for_trial:
                 raise
             self.templates.failed(backend.name, failure)
             return None
+        if made is not None:
+            self.templates.worked(backend.name)
+        return made
+
+    async def _made(
+        self,
+        plan: TemplatePlan,
+        backend: Backend,
+        job: SandboxJob,
+        cgroup: Cgroup | None,
+        held: contextlib.AsyncExitStack,
+        program: Program | None,
+    ) -> tuple[Gated, float] | None:
+        async with contextlib.AsyncExitStack() as opened:
+            lent = self.templates.lent(plan, job.shown, program)
+            template = await opened.enter_async_context(lent)
+            if template is None:
+                return None
+            group = cgroup.clone_folder if cgroup is not None else ""
+            entry_fds = cgroup.entry_fds() if cgroup is not None else ()
+            gated = template.sandbox(plan, group, entry_fds, by_group=done_by(cgroup))
+            opened.push_async_callback(gated.close)
+            await self._come_up(backend, gated)
+            await self._prepare(backend, gated, plan.launch, cgroup)
+            held.push_async_callback(opened.pop_all().aclose)
+            return gated, template.until
+        raise AssertionError
 
     async def _start(
         self,
@@ -250,12 +309,12 @@ class Pool:
             def session(
                 argv: tuple[str, ...], env: Mapping[str, str]
             ) -> contextlib.AbstractAsyncContextManager[LaunchPlan]:
-                return _session(backend, replace(job, argv=argv, env=env), workspace)
+                return session_of(backend, replace(job, argv=argv, env=env), workspace)
 
             direct = Direct(session, workspace, self.folder.host, entry)
             held.push_async_callback(direct.close)
             return direct
-        plan = await held.enter_async_context(_session(backend, job, workspace))
+        plan = await held.enter_async_context(session_of(backend, job, workspace))
         command = start_command(plan, self.folder.host, entry())
         by_group = done_by(cgroup)
         gated = start(plan, command, walk_disk=backend.host_workspace, by_group=by_group)
@@ -271,7 +330,7 @@ class Pool:
             await gated.come_up()
         except SandboxFailure as failure:
             await gated.close()
-            raise _explained(failure, gated, backend) from None
+            raise explained(failure, gated, backend) from None
 
     async def _prepare(
         self, backend: Backend, gated: Gated, plan: LaunchPlan, cgroup: Cgroup | None
@@ -284,20 +343,6 @@ class Pool:
         await gated.channel.watch_mounts(plan.private_mounts)
 
 
-def _places(program: Program) -> Sequence[str]:
-    """Return where the program is, or would be if it was installed there."""
-    name = program.argv[0]
-    folders = dict(program.env).get("PATH", "").split(":")
-    return [name] if "/" in name else [f"{folder}/{name}" for folder in folders]
-
-
-def _same(job: SandboxJob) -> tuple[str, ...]:
-    """Return the paths whose content is the same for every job in such a sandbox."""
-    links = [name for name, _ in job.host.links]
-    shown = [path for one in job.shown for path in (one.source, one.target)]
-    return (*job.host.folders, *links, "/etc", *shown)
-
-
 def done_by(cgroup: Cgroup | None) -> int:
     """Return the flags of what a control group does, so that the init need not."""
     if cgroup is None:
@@ -305,28 +350,6 @@ def done_by(cgroup: Cgroup | None) -> int:
     memory = protocol.GROUP_MEMORY if cgroup.limits_swap else 0
     share = protocol.GROUP_SHARE if cgroup.shares_processors else 0
     return memory | share | protocol.GROUP_TIME
-
-
-@asynccontextmanager
-async def _session(backend: Backend, job: SandboxJob, workspace: Path) -> AsyncIterator[LaunchPlan]:
-    async with backend.session(job, workspace) as plan:
-        if not isinstance(plan, LaunchPlan):
-            raise SandboxFailure(
-                f"plan() returned a value of type {type(plan).__name__}: "
-                "return a streamer.spi.LaunchPlan"
-            )
-        yield plan
-
-
-def _explained(failure: SandboxFailure, gated: Gated, backend: Backend) -> SandboxFailure:
-    """Return why a sandbox did not start, for the operator."""
-    if str(failure) in (protocol.BLIND, protocol.OTHER_BUILD):
-        return failure  # the init answered, so the wrapper is not at fault
-    text, code = gated.said(), gated.wrapper_exit
-    why = backend.explain(-1 if code is None else code, text) or text.strip()
-    # The usual mistake: a wrapper closes or replaces this descriptor.
-    why = why or "the wrapper said nothing; does it pass on standard input?"
-    return SandboxFailure(f"{failure} (exit {code}): {why}")
 
 
 @contextmanager
@@ -339,13 +362,15 @@ def open_pool(
     places: int,
     users: int,
     strict_filter: bool,
+    forks: ForkBounds | None = None,
 ) -> Iterator[Pool]:
     """Create what sandboxes need: the service's folder, users, control groups.
 
     The owner calls `Pool.close` at its end.
 
     `places` is the most sandboxes at a time, and the most control groups kept for later ones;
-    `users` the number of users to reserve if this process is root.
+    `users` the number of users to reserve if this process is root. With `forks` some languages fork
+    their programs.
     """
     with contextlib.ExitStack() as stack:
         cgroups = stack.enter_context(cgroup_tree(cgroup))
@@ -367,6 +392,7 @@ def open_pool(
             of_trials,
             strict_filter=strict_filter,
             places=places,
+            forks=forks,
         )
         stack.callback(pool.templates.abandon)
         yield pool

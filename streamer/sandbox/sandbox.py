@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final
+from typing import Final, Literal
 
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits, SourceFile
@@ -28,7 +30,9 @@ from streamer.sandbox.shape import KILLED_FOR_MEMORY, Run, Use
 from streamer.sandbox.stdio import Stdio
 from streamer.spi import Identity
 
-__all__ = ["Sandbox"]
+__all__ = ["Sandbox", "Way"]
+
+Way = Literal["own", "template", "forked"]
 
 MOST_ENTRIES: Final = 10_000
 LIST_TIMEOUT_S: Final = 20.0
@@ -56,12 +60,14 @@ class Sandbox:
         ran_out: Alarm,
         held: contextlib.AsyncExitStack,
         *,
-        from_template: bool,
+        way: Way,
         same: tuple[str, ...] = (),
+        fresh_until: float = math.inf,
     ) -> None:
         """`ran_out` is set at the group's memory limit; closing `held` releases its resources.
 
-        `same` are the paths that are the same for every job (`Driver.hold`).
+        `same` are the paths that are the same for every job (`Driver.hold`). From `fresh_until` on,
+        by `time.monotonic`, it is not lent to a job any more.
         """
         self._driver = driver
         self._cgroup = cgroup
@@ -79,8 +85,13 @@ class Sandbox:
         """Called once, when its first program runs, or when it is closed without one."""
         self.on_closed: Callable[[], None] = lambda: None
         """Called once, when nothing is left of it, or what is left cannot be released."""
-        self.from_template = from_template
-        """Whether a template has made it, and not a command of its own."""
+        self.way: Way = way
+        """Who has made it: a command of its own, a template, or one that became its program."""
+        self.fresh_until = fresh_until
+
+    @property
+    def from_template(self) -> bool:
+        return self.way != "own"
 
     @property
     def home(self) -> str:
@@ -151,6 +162,17 @@ class Sandbox:
     def held(self) -> asyncio.Future[None]:
         """Done when the program of `hold` is held; not to be cancelled. It may fail."""
         return self._driver.held
+
+    @property
+    def holds(self) -> bool:
+        """Whether there is a program of `hold`, which may have ended."""
+        return self._waiting is not None
+
+    @property
+    def may_be_lent(self) -> bool:
+        """Whether a job may still get it: it lives, as does a program of `hold`, and is fresh."""
+        is_fresh = time.monotonic() < self.fresh_until
+        return self.alive and self.waits == self.holds and is_fresh
 
     @property
     def waits(self) -> bool:

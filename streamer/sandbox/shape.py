@@ -15,6 +15,7 @@ __all__ = [
     "KILLED_FOR_MEMORY",
     "Cause",
     "FilesDoNotFit",
+    "Fork",
     "PathRefused",
     "Program",
     "Run",
@@ -65,23 +66,42 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Fork:
+    """Whose programs may be forked from one interpreter that was started once: see `init/forked`.
+
+    They have the addresses of that interpreter and the seed of its hashes in common.
+    """
+
+    tenant: str
+    language: str
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """A program that may be started before its job, and all that it can see of how it is run.
 
-    Hashable: a key. `env` are its variables in order; HOME is empty and becomes the workspace.
-    Without `holds` it is started with its job.
+    Hashable: a key. `env` are its variables in order; HOME is empty and becomes the workspace. With
+    `holds` it may be held (`Sandbox.hold`); with `fork` it may be forked from an interpreter that
+    runs already, where that works.
     """
 
     argv: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
     limits: Limits
     holds: bool = True
+    fork: Fork | None = None
 
     def run(self, home: str, stdio: Stdio) -> Run:
+        return Run(self.argv, self.variables(home), self.limits, stdio)
+
+    def variables(self, home: str) -> dict[str, str]:
         env = dict(self.env)
         if env.get("HOME") == "":
             env["HOME"] = home
-        return Run(self.argv, env, self.limits, stdio)
+        return env
+
+    def is_run_by(self, run: Run, home: str) -> bool:
+        return run.same_program(self.run(home, run.stdio))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -23,7 +24,10 @@ from typing import Final
 from streamer.errors import SandboxFailure
 from streamer.sandbox.drivers.spawn import start_command
 from streamer.sandbox.drivers.template import Template
+from streamer.sandbox.forks import ForkBounds
+from streamer.sandbox.launch import places_of
 from streamer.sandbox.lookout import Lookout, Watch
+from streamer.sandbox.shape import Program
 from streamer.spi import Backend, Host, Identity, LaunchPlan, SandboxJob, Shown, TemplatePlan
 
 __all__ = ["UNTESTED", "Templates"]
@@ -57,6 +61,10 @@ class Kept:
     template: Template
     up: asyncio.Task[None]
     watch: Watch = field(init=False)
+    until: float = math.inf
+    """When it makes no further sandbox, on the clock of `time.monotonic`."""
+    left: float = math.inf
+    """How many sandboxes it makes before that."""
     users: int = 0
     """The open sandboxes in it, and those who wait until it has come up."""
     used_at: float = field(default_factory=time.monotonic)
@@ -72,12 +80,17 @@ class Templates:
         lookout: Lookout,
         most: int,
         entry: Callable[[Identity | None], tuple[str, ...]],
+        bounds: ForkBounds | None = None,
     ) -> None:
-        """`entry` returns the options with which a user's template enters its control group."""
+        """`entry` returns the options with which a user's template enters its control group.
+
+        `bounds` are of templates that have become a program.
+        """
         self._host = host
         self._lookout = lookout
         self._most = most
         self._entry = entry
+        self._bounds = bounds or ForkBounds()
         self._kept: dict[Key, Kept] = {}
         self._retired: set[Kept] = set()
         """Those that make no further sandbox, but have open ones."""
@@ -131,14 +144,14 @@ class Templates:
 
     @asynccontextmanager
     async def lent(
-        self, plan: TemplatePlan, shown: Sequence[Shown]
+        self, plan: TemplatePlan, shown: Sequence[Shown], program: Program | None = None
     ) -> AsyncIterator[Template | None]:
         """Lend a template that has come up, starting it if needed; None if there is no room.
 
-        It is kept while the block is open. Raises `SandboxFailure` if it does not start, OSError if
-        this process is out of descriptors.
+        With a `program` it is one that has become that. It is kept while the block is open. Raises
+        `SandboxFailure` if it does not start, OSError if this process is out of descriptors.
         """
-        kept = await self._find(plan, shown)
+        kept = await self._find(plan, shown, program)
         if kept is None:
             yield None
             return
@@ -147,6 +160,9 @@ class Templates:
             kept.idle.cancel()
         try:
             await self._come_up(kept)
+            kept.left -= 1
+            if kept.left <= 0:
+                self._retire(kept, ())
             yield kept.template
         finally:
             kept.users -= 1
@@ -156,12 +172,15 @@ class Templates:
             elif not kept.users and self._kept.get(kept.key) is kept:
                 kept.idle = asyncio.get_running_loop().call_later(IDLE_S, self._end, kept)
 
-    async def _find(self, plan: TemplatePlan, shown: Sequence[Shown]) -> Kept | None:
+    async def _find(
+        self, plan: TemplatePlan, shown: Sequence[Shown], program: Program | None
+    ) -> Kept | None:
         """Return the template of a plan, which may not have come up."""
-        key = _key(plan.launch)
+        key = (*_key(plan.launch), program)
         if (kept := self._living(key)) is not None:
             return kept
-        paths = (*self._host.folders, *(one.source for one in shown))
+        places = () if program is None else places_of(program)
+        paths = (*self._host.folders, *(one.source for one in shown), *places)
         seen = await self._lookout.seen(paths)
         if (kept := self._living(key)) is not None:  # started meanwhile
             return kept
@@ -169,12 +188,15 @@ class Templates:
         if count >= self._most and not self._make_room():
             return None
         entry = self._entry(plan.launch.start_as)
-        template = Template(plan, start_command(plan.launch, self._host, entry))
+        template = Template(plan, start_command(plan.launch, self._host, entry), program)
         up = asyncio.create_task(template.come_up())
         # All that wait may give up.
         up.add_done_callback(lambda up: up.cancelled() or up.exception())
         kept = Kept(key, plan.launch.start_as, template, up)
         kept.watch = self._lookout.watch(seen, partial(self._retire, kept))
+        if program is not None:
+            kept.left = self._bounds.jobs
+            kept.until = template.until = time.monotonic() + self._bounds.age_s
         self._kept[key] = kept
         return kept
 
@@ -184,7 +206,17 @@ class Templates:
             log.warning("a template has ended by itself; another is started")
             self._end(kept)
             return None
+        if kept is not None and kept.until <= time.monotonic():
+            self._retire(kept, ())
+            return None
         return kept
+
+    def users_of(self, program: Program | None) -> frozenset[int]:
+        """Return the users with a template that has become the program."""
+        if program is None:
+            return frozenset()
+        kept = (kept for kept in self._kept.values() if kept.template.program == program)
+        return frozenset(one.identity.uid for one in kept if one.identity is not None)
 
     async def _come_up(self, kept: Kept) -> None:
         try:
@@ -212,7 +244,8 @@ class Templates:
 
         Those that wait for their jobs are given up at the same look.
         """
-        log.info("templates no longer show what is at: %s", ", ".join(replaced))
+        if replaced:
+            log.info("templates no longer show what is at: %s", ", ".join(replaced))
         if self._kept.get(kept.key) is kept:
             del self._kept[kept.key]
             self._retired.add(kept)

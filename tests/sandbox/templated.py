@@ -13,6 +13,7 @@ from pathlib import Path
 from sandboxes.bwrap import Bwrap
 from sandboxes.plain import Plain
 from streamer.model.job import Limits
+from streamer.sandbox.forks import ForkBounds
 from streamer.sandbox.pool import Pool, open_pool
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.shape import Run, RunEnd, Shape
@@ -28,7 +29,10 @@ PLAN = Bwrap.plan
 
 @contextlib.contextmanager
 def pool_of(
-    backend: Backend | None = None, cgroup: str = "auto", places: int = 2
+    backend: Backend | None = None,
+    cgroup: str = "auto",
+    places: int = 2,
+    forks: ForkBounds | None = None,
 ) -> Iterator[Pool]:
     """Open a pool whose templates count as tested."""
     bwrap = Bwrap() if backend is None else backend
@@ -40,6 +44,7 @@ def pool_of(
         places=places,
         users=places,
         strict_filter=False,
+        forks=forks,
     ) as pool:
         pool.templates.tried(bwrap.name, "")
         yield pool

@@ -456,7 +456,7 @@ async def test_a_sandbox_that_cannot_be_opened_ahead_is_no_failure_of_a_job(
     caplog.set_level(logging.WARNING)
     opened = pool.held._open
 
-    async def fails(shape: Shape) -> Sandbox:
+    async def fails(shape: Shape, program: Program | None) -> Sandbox:
         raise SandboxFailure("not today")
 
     async with lent(pool):

@@ -27,7 +27,7 @@ async def test_a_trial_has_a_user_though_jobs_have_all_of_theirs() -> None:
         users = pool._users
         assert users is not None
         async with contextlib.AsyncExitStack() as jobs:
-            while not users._free.empty():
+            while users._free:
                 await jobs.enter_async_context(users.lend())
             async with asyncio.timeout(20):
                 await (await pool.lend(shape, for_trial=True)).close()

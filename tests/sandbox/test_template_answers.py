@@ -23,8 +23,10 @@ from streamer.sandbox.drivers.protocol import PROTOCOL
 from streamer.sandbox.drivers.spawn import spawn
 from streamer.sandbox.drivers.template import Child, Template
 from streamer.sandbox.pool import Pool
+from streamer.sandbox.shape import Program
 from streamer.spi import LaunchPlan, TemplatePlan
 from tests.running import adopt_orphans, descendants, descriptors
+from tests.sandbox.forking import PROGRAM
 from tests.sandbox.templated import checked_pool, init_of, lent, pool_of, told
 
 
@@ -133,12 +135,12 @@ def hello():
 
 
 @asynccontextmanager
-async def fake(code: str) -> AsyncIterator[Template]:
+async def fake(code: str, program: Program | None = None) -> AsyncIterator[Template]:
     """Start it, and see that nothing is left of it when it is closed."""
     adopt_orphans()
     before = descendants(), descriptors()
     launch = LaunchPlan((sys.executable, "-I", "-c", FAKE + code))
-    template = Template(TemplatePlan(launch, ()), launch.argv)
+    template = Template(TemplatePlan(launch, ()), launch.argv, program)
     try:
         yield template
     finally:
@@ -153,6 +155,16 @@ async def test_one_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch
     async with fake("service.recv(1)") as template:
         with pytest.raises(SandboxFailure, match="did not start: the wrapper said nothing"):
             await template.come_up()
+
+
+async def test_one_that_does_not_become_its_program_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(driver, "START_TIMEOUT_S", 1)
+    async with fake("hello()\nservice.recv(1)\nservice.recv(1)", PROGRAM) as template:
+        with pytest.raises(SandboxFailure, match="did not start"):
+            await template.come_up()
+        assert template.gone.is_set()
 
 
 async def test_one_that_does_not_end_by_itself_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,7 +203,7 @@ async def test_two_jobs_of_one_template_have_no_common_namespace(pool: Pool) -> 
             None,
             Alarm(),
             held.pop_all(),
-            from_template=True,
+            way="template",
         )
         try:
             texts = await asyncio.gather(*(told(sandbox, LOOK) for sandbox in (first, second)))

@@ -25,7 +25,7 @@ from streamer.sandbox.drivers.netns import check_own_network
 from streamer.sandbox.drivers.pidns import first_above
 from streamer.sandbox.drivers.spawn import spawn
 from streamer.sandbox.drivers.stopped import StopWatch
-from streamer.sandbox.shape import Run, RunEnd, Use
+from streamer.sandbox.shape import Program, Run, RunEnd, Use
 from streamer.spi import LaunchPlan
 
 __all__ = ["Ends", "Gated", "opened_ends", "start"]
@@ -130,8 +130,13 @@ class Gated:
         *,
         walk_disk: bool,
         by_group: int,
+        forked_from: Program | None = None,
     ) -> None:
-        """`by_group` are the flags of what its group does for the init (`protocol`)."""
+        """`by_group` are the flags of what its group does for the init (`protocol`).
+
+        `forked_from` is the program that waits in the init: a run of just that goes on with it.
+        """
+        self.forked_from = forked_from
         self._plan = plan
         self._wrapper = wrapper
         self._walk_disk = walk_disk
@@ -223,7 +228,10 @@ class Gated:
             return await self.channel.use(walk_disk=self._walk_disk)
 
     async def start(self, run: Run) -> None:
-        await self._start(run, self._run_flags)
+        # Only the first program finds the workspace as the interpreter has seen it.
+        program, self.forked_from = self.forked_from, None
+        forks = program is not None and program.is_run_by(run, self.home)
+        await self._start(run, self._run_flags | (protocol.FORK if forks else 0))
 
     async def hold(self, run: Run, same: Sequence[str]) -> None:
         await self.channel.know_same(same)

@@ -46,6 +46,7 @@ from streamer.sandbox.shape import Cause, FilesDoNotFit, RunEnd, Use
 
 __all__ = [
     "FIRST",
+    "FORK",
     "GROUP_MEMORY",
     "GROUP_SHARE",
     "GROUP_TIME",
@@ -70,7 +71,7 @@ __all__ = [
     "why_not_hello",
 ]
 
-PROTOCOL: Final = 7
+PROTOCOL: Final = 8
 """The hello has the init's version; in an editable installation it may be an old build."""
 
 SEES_PROC: Final = 1
@@ -93,6 +94,9 @@ GROUP_SHARE: Final = 8
 
 HOLD: Final = 16
 """Flag of ``R``: the program is started before its job, and held where it could notice that."""
+
+FORK: Final = 32
+"""Flag of ``R``: the program is the one that the init was forked from (``init/forked``)."""
 
 BYTES_PER_INODE: Final = 4096
 MIN_INODES: Final = 10_000

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import math
 import os
 import signal
 import socket
@@ -21,9 +22,11 @@ from typing import ClassVar, Final
 
 from streamer.bounded import ends_in
 from streamer.errors import SandboxFailure
+from streamer.sandbox.drivers.forking import become
 from streamer.sandbox.drivers.gated import Ends, Gated, opened_ends
 from streamer.sandbox.drivers.protocol import OTHER_BUILD, PROTOCOL
 from streamer.sandbox.drivers.spawn import Spawned, spawn
+from streamer.sandbox.shape import Program
 from streamer.spi import TemplatePlan
 
 __all__ = ["Child", "Template"]
@@ -49,14 +52,21 @@ _STDERR_BYTES: Final = 4096
 class Template:
     """One template. Its owner must close it, which ends all sandboxes in it too."""
 
-    def __init__(self, plan: TemplatePlan, command: Sequence[str]) -> None:
+    def __init__(
+        self, plan: TemplatePlan, command: Sequence[str], program: Program | None = None
+    ) -> None:
         """Start it: `command` is that of the plan, begun as its user.
 
+        With a `program` it becomes that, whose copies are the program of each job (`forking`).
         Raises `SandboxFailure` if it cannot be started.
         """
         self.plan = plan
+        self.program = program
+        self.until = math.inf
+        """When its owner will replace it, on the clock of `time.monotonic`."""
         self._loop = asyncio.get_running_loop()
         self._hello: asyncio.Future[int] = self._loop.create_future()
+        self._became: asyncio.Future[int] = self._loop.create_future()
         self._waiting: deque[asyncio.Future[int]] = deque()
         self._reserved: list[int] = []
         """Descriptors that make room for those to come: of a process without one nothing tells
@@ -110,20 +120,29 @@ class Template:
 
     async def come_up(self) -> None:
         """Wait for its init. Raises `SandboxFailure` with what it said instead."""
-        await asyncio.wait(
-            {self._reaping, self._hello},
-            timeout=START_TIMEOUT_S,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        if not _is_answered(self._hello):
-            self._fail("the template did not start")
-            await ends_in(END_TIMEOUT_S, self._wrapper.wait())
-            failure = self._hello.exception()
-            raise SandboxFailure(f"{failure}: {self.said() or 'the wrapper said nothing'}")
+        await self._answers(self._hello)
         # It waits for us, so its process id cannot have been reused.
         self._free_one()
         self._pidfd = os.pidfd_open(self._hello.result())
         self._loop.add_reader(self._pidfd, self._init_has_ended)
+        if self.program is not None:
+            try:
+                become(self._sock, self.program, self.plan.launch.workspace)
+            except OSError as error:
+                raise SandboxFailure(f"the template starts no program: {error}") from error
+            await self._answers(self._became)
+
+    async def _answers(self, hello: asyncio.Future[int]) -> None:
+        await asyncio.wait(
+            {self._reaping, hello},
+            timeout=START_TIMEOUT_S,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        if not _is_answered(hello):
+            self._fail("the template did not start")
+            await ends_in(END_TIMEOUT_S, self._wrapper.wait())
+            failure = hello.exception()
+            raise SandboxFailure(f"{failure}: {self.said() or 'the wrapper said nothing'}")
 
     def said(self) -> str:
         """Return the standard error of the wrapper and the init."""
@@ -142,7 +161,14 @@ class Template:
         """
         with opened_ends() as ends:
             child = Child(self, self._ask(plan, ends, group, entry_fds))
-            return Gated(plan.launch, ends, child, walk_disk=False, by_group=by_group)
+            return Gated(
+                plan.launch,
+                ends,
+                child,
+                walk_disk=False,
+                by_group=by_group,
+                forked_from=self.program,
+            )
 
     def _ask(
         self, plan: TemplatePlan, ends: Ends, group: str, entry_fds: Sequence[int]
@@ -175,8 +201,9 @@ class Template:
         """Take all messages: a deadline that passes in the same turn must not miss an answer."""
         while (message := self._next_message()) is not None:
             data, pid, fds = message
-            if data == bytes([ord("H"), PROTOCOL]) and not self._hello.done():
-                self._hello.set_result(pid)
+            hello = self._became if self._hello.done() and self.program else self._hello
+            if data == bytes([ord("H"), PROTOCOL]) and not hello.done():
+                hello.set_result(pid)
             elif data[:1] == b"J" and self._waiting:
                 self._hand_over(int.from_bytes(data[1:5], "little"), fds)
             else:
@@ -226,7 +253,7 @@ class Template:
 
     def _fail(self, why: str) -> None:
         self.abandon()
-        for future in (self._hello, *self._waiting):
+        for future in (self._hello, self._became, *self._waiting):
             if not future.done():
                 future.set_exception(SandboxFailure(why))
                 future.exception()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -31,8 +31,8 @@ class JobUsers:
     def __init__(self, first_uid: int, count: int, spare: int = 0) -> None:
         """Reserve `count` users, and up to `spare` more if so many are free."""
         self._locks: dict[int, int] = {}
-        # The last one used first: it may have a template.
-        self._free: asyncio.LifoQueue[int] = asyncio.LifoQueue()
+        self._free: list[int] = []
+        self._count = asyncio.Semaphore(0)
         LOCK_FOLDER.mkdir(mode=0o700, exist_ok=True)
         for uid in range(first_uid, first_uid + UID_COUNT):
             if len(self._locks) == count + spare:
@@ -44,7 +44,7 @@ class JobUsers:
                 os.close(fd)
                 continue
             self._locks[uid] = fd
-            self._free.put_nowait(uid)
+            self._give(uid)
         if len(self._locks) < count:
             found = len(self._locks)
             self.close()
@@ -55,12 +55,23 @@ class JobUsers:
             )
 
     @asynccontextmanager
-    async def lend(self) -> AsyncIterator[Identity]:
-        uid = await self._free.get()
+    async def lend(
+        self, preferred: Callable[[], frozenset[int]] = frozenset
+    ) -> AsyncIterator[Identity]:
+        """Lend a user, one of the `preferred` if one is free."""
+        await self._count.acquire()
+        wanted = preferred()
+        # The last one used first: it may have a template.
+        best = next((uid for uid in reversed(self._free) if uid in wanted), self._free[-1])
+        self._free.remove(best)
         try:
-            yield Identity(uid, uid)
+            yield Identity(best, best)
         finally:
-            self._free.put_nowait(uid)
+            self._give(best)
+
+    def _give(self, uid: int) -> None:
+        self._free.append(uid)
+        self._count.release()
 
     def close(self) -> None:
         """Release the locks of the uids."""

@@ -3,8 +3,8 @@
 #include "init.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -52,6 +52,25 @@ void tell_failure(unsigned char stage)
     tell('E', out, sizeof out);
 }
 
+/* Not on the heap: a program that is a copy of us (forked/forked.c) finds that as it was. */
+static void make_room(void)
+{
+    size_t room = in.room ? in.room * 2 : 1 << 17;
+    void *bytes = in.bytes ? mremap(in.bytes, in.room, room, MREMAP_MAYMOVE)
+                           : mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (bytes == MAP_FAILED)
+        die("out of memory");
+    in.bytes = bytes;
+    in.room = room;
+}
+
+void drop_received(void)
+{
+    if (in.bytes)
+        munmap(in.bytes, in.room);
+    memset(&in, 0, sizeof in);
+}
+
 /* Read what is there; 0 when the service is gone. */
 int receive(void)
 {
@@ -59,12 +78,8 @@ int receive(void)
         struct cmsghdr align;
         char room[CMSG_SPACE(3 * sizeof(int)) + CMSG_SPACE(sizeof(struct ucred))];
     } control;
-    if (in.room - in.used < 65536) {
-        in.room = in.room ? in.room * 2 : 1 << 17;
-        in.bytes = realloc(in.bytes, in.room);
-        if (!in.bytes)
-            die("out of memory");
-    }
+    if (in.room - in.used < 65536)
+        make_room();
     struct iovec part = {in.bytes + in.used, in.room - in.used};
     struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1,
                              .msg_control = control.room, .msg_controllen = sizeof control.room};

@@ -11,10 +11,10 @@
 enum { CONTROL = 0 };
 
 /* See streamer/sandbox/drivers/protocol.py, which has the same numbers. */
-enum { PROTOCOL = 7 };
+enum { PROTOCOL = 8 };
 enum { SEES_PROC = 1, UNBOUNDED = 2, FIRST = 4 }; /* flags of 'H' */
 enum { WALK_DISK = 1 }; /* flags of 'C', 'R' and 'U' */
-enum { GROUP_MEMORY = 2, GROUP_TIME = 4, GROUP_SHARE = 8, HOLD = 16 }; /* further flags of 'R' */
+enum { GROUP_MEMORY = 2, GROUP_TIME = 4, GROUP_SHARE = 8, HOLD = 16, FORK = 32 }; /* further flags of 'R' */
 
 /* A share of what an account has: Linux gives it 128 and some ten thousand. */
 #define INOTIFY_INSTANCES "16"
@@ -29,9 +29,14 @@ int bound(const char *path, const char *most);
 
 /* streamer-init.c */
 int own_user_namespace(void);
+int serve_from_template(void);
 
 /* template.c: inside a sandbox that stays */
 void make_sandboxes(void);
+
+/* become.c: the same, by an interpreter. There these are its socket and our library. */
+enum { FORK_CONTROL = 200, FORK_LIBRARY = 201 };
+void become_interpreter(unsigned char *data, size_t size, int library);
 
 /* channel.c: the socket */
 extern struct channel {
@@ -48,6 +53,7 @@ uint64_t get64(const unsigned char *from);
 void tell(unsigned char type, const unsigned char *payload, size_t size);
 void tell_failure(unsigned char stage);
 int receive(void);
+void drop_received(void);
 int hand_out(int fd, const unsigned char *frame, size_t size);
 
 /* answer.c: what the service asks for */
@@ -151,6 +157,10 @@ void thread_has_stopped(pid_t id, int status);
 int thread_has_ended(pid_t id);
 
 /* start.c: programs */
+extern const struct forking {
+    void (*renew)(void); /* what a fork does not renew, and execve(2) does */
+    void (*go_on)(void); /* does not return */
+} *forking; /* how to go on as the program of a job, if we are a copy of one that waits (forked/forked.c) */
 int keep_mounts(unsigned char *data, size_t size);
 int keep_filter(const unsigned char *data, size_t size);
 int start_job(unsigned char *data, size_t size);

@@ -46,8 +46,11 @@ struct program {
     uint32_t limit_count;
     char *cwd, **argv, **env;
     pid_t init; /* we, before the fork */
-    int gate;   /* where it waits until it is traced, or -1: hold.c */
+    int forked; /* it is a copy of us, and nothing is executed */
+    int gate;   /* where it waits, or -1 */
 };
+
+const struct forking *forking;
 
 static struct sock_fprog filter; /* of system calls, if the service sent one */
 
@@ -75,7 +78,7 @@ int keep_filter(const unsigned char *data, size_t size)
     return 1;
 }
 
-/* Until we trace it; it must be dumpable for that. */
+/* Until we let it go on, or trace it; it must be dumpable for that. */
 static void wait_at(int gate)
 {
     char byte = 0;
@@ -86,6 +89,8 @@ static void wait_at(int gate)
 
 static void become_program(struct program *p, const int fds[3])
 {
+    if (p->forked)
+        forking->renew();
     /* While the service can still be told that the program does not run: what follows
      * replaces our end of the socket. It is all our own code up to the exec. */
     if (filter.len && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter)) {
@@ -127,6 +132,8 @@ static void become_program(struct program *p, const int fds[3])
     }
     if (p->gate >= 0)
         wait_at(gate);
+    if (p->forked)
+        forking->go_on();
     environ = p->env;
     execvpe(p->argv[0], p->argv, p->env);
     /* As a shell does: 127 not found, 126 found and not executable. */
@@ -159,8 +166,8 @@ static pid_t start_program(struct program *p, const int fds[3])
     return program;
 }
 
-/* Start a program that waits for its job. */
-static pid_t start_held(struct program *p, const int fds[3])
+/* Start a program that waits until its gate is opened. */
+static pid_t start_gated(struct program *p, const int fds[3], void (*open_gate)(int gate))
 {
     int gate[2];
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, gate))
@@ -170,10 +177,25 @@ static pid_t start_held(struct program *p, const int fds[3])
     int failure = errno;
     close(gate[1]);
     if (job.pid > 0)
-        hold_program(gate[0]);
+        open_gate(gate[0]);
     close(gate[0]);
     errno = failure;
     return job.pid;
+}
+
+/* A copy of us would otherwise be its job's program before the leader of its session is gone. */
+static void let_go_on(int gate)
+{
+    char byte;
+    if (read(gate, &byte, 1) != 1 || write(gate, &byte, 1) != 1)
+        return; /* it has been killed */
+}
+
+static pid_t start(struct program *p, const int fds[3], uint32_t flags)
+{
+    if (flags & HOLD)
+        return start_gated(p, fds, hold_program);
+    return p->forked ? start_gated(p, fds, let_go_on) : start_program(p, fds);
 }
 
 static char **strings(unsigned char **at, unsigned char *end, uint32_t count)
@@ -191,7 +213,8 @@ static char **strings(unsigned char **at, unsigned char *end, uint32_t count)
 
 /* 'R' u64 CPU limit in us, u64 memory limit and u64 disk limit in bytes (0: none), u32 limit
  * of files in the workspace, u32 flags (WALK_DISK: the workspace has to be walked, else it is a mount
- * of its own; GROUP_*: what a control group does; HOLD: its job comes later), u32 count of limits, u32
+ * of its own; GROUP_*: what a control group does; HOLD: its job comes later; FORK: it is the
+ * program that waits in us), u32 count of limits, u32
  * count of arguments, u32 count of variables; each limit u32 resource, u64 soft, u64 hard;
  * then NUL-ended strings: working directory, arguments, variables. Standard input,
  * output and error came just before as descriptors. */
@@ -199,7 +222,7 @@ int start_job(unsigned char *data, size_t size)
 {
     struct program p;
     unsigned char *end = data + size, *at;
-    if (size < 44 || in.fd_count != 3 || job.pid) {
+    if (size < 44 || in.fd_count != 3 || job.pid || (get32(data + 28) & FORK && !forking)) {
         errno = EPROTO;
         return 0;
     }
@@ -234,7 +257,8 @@ int start_job(unsigned char *data, size_t size)
     begin_watch();
     p.init = getpid();
     p.gate = -1;
-    job.pid = get32(data + 28) & HOLD ? start_held(&p, in.fds) : start_program(&p, in.fds);
+    p.forked = (get32(data + 28) & FORK) != 0;
+    job.pid = start(&p, in.fds, get32(data + 28));
     for (int i = 0; i < 3; i++)
         close(in.fds[i]);
     in.fd_count = 0;

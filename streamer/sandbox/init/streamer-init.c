@@ -230,6 +230,12 @@ static int serve(void)
     return 0;
 }
 
+int serve_from_template(void)
+{
+    bound_namespace();
+    return serve();
+}
+
 int main(int argc, char **argv)
 {
     if (argc > 2 && !strcmp(argv[1], "enter"))
@@ -242,8 +248,7 @@ int main(int argc, char **argv)
     }
     if (argc == 2 && !strcmp(argv[1], "template")) {
         make_sandboxes();
-        bound_namespace();
-        return serve();
+        return serve_from_template();
     }
     fprintf(stderr, "usage: streamer-init enter [--cgroup=FILE]... [--start-in=GROUP] [--uid=N] "
                     "[--gid=N] [--pid-namespace] -- COMMAND... | serve [--bound] | template\n");

@@ -38,7 +38,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { CLONE_INTO = 1 }; /* flags of a message */
+enum { CLONE_INTO = 1, BECOME = 2 }; /* flags of a message; the second one's is in become.c */
 enum { MOST_BYTES = 16384, MOST_FDS = 12, MOST_PARTS = 16 };
 
 /* Only these must be there from its start. The child makes the others, that of the network by far the dearest:
@@ -224,6 +224,9 @@ static size_t take(void)
             memcpy(wanted.fds, CMSG_DATA(c), wanted.fd_count * sizeof(int));
         }
     errno = EPROTO;
+    if (!(message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) && wanted.fd_count == 1 && got >= 4
+        && get32(wanted.bytes) & BECOME)
+        become_interpreter(wanted.bytes, (size_t)got, wanted.fds[0]);
     if (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC) || !parse((size_t)got))
         die("the service sent a message that cannot be understood");
     return (size_t)got;

@@ -1,0 +1,114 @@
+"""Know which programs are forked from an interpreter that runs already, and why others are not.
+
+Such an interpreter is a template (`streamer.sandbox.templates`) that has become the program of one
+tenant's jobs in one language (``init/forked``). Whatever keeps it from that, a job runs as by
+default.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from streamer.sandbox.shape import Program, Shape
+
+__all__ = ["UNFORKED", "ForkBounds", "Forks"]
+
+log: Final = logging.getLogger(__name__)
+
+UNFORKED: Final = "it has not been tested"
+
+RETRY_S: Final = 30.0
+"""After a failure programs of the language are started as by default for this time."""
+
+MAX_FAILURES: Final = 3
+"""After this many failures in a row they are until a test has succeeded."""
+
+MOST_KNOWN: Final = 256
+"""Of so many programs it is known how many jobs have run them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForkBounds:
+    """When an interpreter is replaced: after so many jobs, or when it is so old."""
+
+    jobs: int = 200
+    age_s: float = 600.0
+
+
+class Forks:
+    def __init__(self, bounds: ForkBounds) -> None:
+        self.bounds = bounds
+        self.count = 0
+        """How many sandboxes such interpreters have made."""
+        self._why_not: dict[tuple[str, str], str] = {}
+        self._retry_at: dict[tuple[str, str], float] = {}
+        self._failures: Counter[tuple[str, str]] = Counter()
+        self._wanted: dict[tuple[Shape, Program], int] = {}
+        self.on_doubt: Callable[[], None] = lambda: None
+        """Called when a backend must be tested again."""
+
+    def why_not(self, backend: str, language: str) -> str:
+        """Return why no program of a language is forked in sandboxes of a backend, or ``""``."""
+        return self._why_not.get((backend, language), UNFORKED)
+
+    def tried(self, backend: str, language: str, why_not: str) -> None:
+        """Record the result of a test, without which nothing is forked."""
+        self._why_not[backend, language] = why_not
+        self._retry_at.pop((backend, language), None)
+        del self._failures[backend, language]
+
+    def languages(self, backend: str) -> tuple[str, ...]:
+        """Return those whose programs are forked."""
+        return tuple(
+            sorted(name for (at, name), why in self._why_not.items() if (at, why) == (backend, ""))
+        )
+
+    def may(self, backend: str, program: Program | None) -> bool:
+        """Return whether the program of a job may be forked, as far as is known."""
+        if program is None or program.fork is None:
+            return False
+        key = (backend, program.fork.language)
+        return not self.why_not(*key) and self._retry_at.get(key, 0) <= time.monotonic()
+
+    def wanted(self, shape: Shape, program: Program | None) -> None:
+        """Note what a job runs: what only one has run so far is not forked.
+
+        So jobs whose limits are all different start no interpreter each.
+        """
+        if program is not None and self.may(shape.backend, program):
+            key = _key(shape, program)
+            self._wanted[key] = self._wanted.pop(key, 0) + 1
+            if len(self._wanted) > MOST_KNOWN:
+                del self._wanted[next(iter(self._wanted))]
+
+    def chosen(self, shape: Shape, program: Program | None) -> Program | None:
+        """Return the program if it is to be forked, which may not work."""
+        if program is None or not self.may(shape.backend, program):
+            return None
+        key = _key(shape, program)
+        return key[1] if self._wanted.get(key, 0) > 1 else None
+
+    def worked(self, backend: str, program: Program) -> None:
+        assert program.fork is not None
+        self.count += 1
+        del self._failures[backend, program.fork.language]
+
+    def failed(self, backend: str, program: Program, failure: Exception) -> None:
+        """Start the programs of the language as by default for some time."""
+        assert program.fork is not None
+        key = (backend, program.fork.language)
+        log.warning("sandbox %s: no program of %s was forked: %s", *key, failure)
+        self._retry_at[key] = time.monotonic() + RETRY_S
+        self._failures[key] += 1
+        if self._failures[key] == MAX_FAILURES:
+            self._why_not[key] = f"it failed {MAX_FAILURES} times in a row, at last: {failure}"
+            self.on_doubt()
+
+
+def _key(shape: Shape, program: Program) -> tuple[Shape, Program]:
+    return shape, replace(program, holds=True)  # which makes no difference here
