@@ -173,6 +173,7 @@ def _backends(config: Config, manager: pluggy.PluginManager) -> Backends:
         read_only=[path for runtime in config.runtimes.values() for path in runtime.read_only],
         etc=[name for runtime in config.runtimes.values() for name in runtime.etc],
         warm=sandbox.warm,
+        forked=[runtime for runtime in config.runtimes.values() if runtime.fork],
     )
     for name in sandbox.allow:
         if name not in backends:

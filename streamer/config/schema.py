@@ -123,6 +123,8 @@ class SandboxConfig(Section, frozen=True):
     cgroup: Text = "auto"
     seccomp: Literal["standard", "strict"] = "standard"
     warm: bool = True
+    fork_jobs: Annotated[int, Meta(ge=1, le=10_000)] = 200
+    fork_age_s: Annotated[float, Meta(ge=1, le=86_400)] = 600.0
     require: tuple[Text, ...] = ()
     options: Mapping[str, Mapping[str, Any]] = {}
     """The sub-tables ``[sandbox.NAME]``; the backends check them."""

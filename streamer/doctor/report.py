@@ -33,6 +33,7 @@ from streamer.errors import BackendUnavailable, ConfigError
 from streamer.model.names import camel
 from streamer.sandbox.cgroups.tree import cgroup_tree
 from streamer.sandbox.enforcement import enforcement
+from streamer.sandbox.forks import Forks
 from streamer.sandbox.trial import NOT_OFFERED
 from streamer.spi import Backend
 
@@ -77,6 +78,8 @@ class BackendReport(msgspec.Struct, frozen=True, rename="camel"):
     """How jobs get their sandboxes, if the backend has a template: from that, or why not."""
     warm: str = ""
     """Whether programs are started before their jobs, or why not."""
+    forks: Mapping[str, str] = {}
+    """Of languages with ``fork``, whether their programs are forked, or why not."""
 
     @property
     def holds(self) -> bool:
@@ -166,6 +169,7 @@ async def _try_backend(found: BackendReport, config: Config) -> BackendReport:
             enforces = enforcement(backend, parts.worker.cgroup_level)
             assert parts.worker.pool is not None
             why_no_template = parts.worker.pool.templates.why_not(found.name)
+            forks = _forks(parts.worker.pool.forks, found.name, config)
             why_not_warm = parts.worker.pool.held.why_not(found.name)
             target = Target(parts.jobs, lures)
             probes = await asyncio.gather(
@@ -181,7 +185,17 @@ async def _try_backend(found: BackendReport, config: Config) -> BackendReport:
         probes=tuple(probes),
         template=_template(why_no_template),
         warm=f"not used: {why_not_warm}" if why_not_warm else "used",
+        forks=forks,
     )
+
+
+def _forks(forks: Forks, backend: str, config: Config) -> Mapping[str, str]:
+    reasons = {
+        runtime.name: forks.why_not(backend, runtime.name)
+        for runtime in config.runtimes.values()
+        if runtime.fork
+    }
+    return {name: f"not used: {why}" if why else "used" for name, why in reasons.items()}
 
 
 def _template(why_not: str) -> str:

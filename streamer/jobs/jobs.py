@@ -73,7 +73,7 @@ class Jobs:
                 "the service has not started yet: submit once the application has",
                 retry_after_s=5.0,
             )
-        job = self._resolver.resolve(spec, _new_job_id(), workers)
+        job = self._resolver.resolve(spec, _new_job_id(), workers, tenant)
         submitted = await self._engine.submit(
             job, tenant=tenant, idempotency=idempotency, only_repeated=draining
         )

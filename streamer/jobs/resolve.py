@@ -56,7 +56,9 @@ class Resolver:
         }
         """The default limits of each language, by its name."""
 
-    def resolve(self, spec: JobSpec, job_id: str, workers: Capabilities) -> ResolvedJob:
+    def resolve(
+        self, spec: JobSpec, job_id: str, workers: Capabilities, tenant: str = ""
+    ) -> ResolvedJob:
         """Return the job to run; `workers` is what those who run it have together.
 
         Raises `InvalidJob`, `Forbidden` or `BackendUnavailable`.
@@ -70,7 +72,7 @@ class Resolver:
             limits = self._limits(spec.limits, self._config.limits.default)
             steps: tuple[Step, ...] = (Step(Phase.RUN, self._command(spec), limits),)
             runtime_env: Mapping[str, str] = {}
-            warm = False
+            warm, fork = False, None
             read_only: tuple[str, ...] = ()
             etc: tuple[str, ...] = ()
         else:
@@ -90,7 +92,8 @@ class Resolver:
                 source = runtime.compile_input.encode()
                 steps = (Step(Phase.COMPILE, compile_argv, compiling, source), *steps)
             runtime_env, read_only, etc = runtime.env, runtime.read_only, runtime.etc
-            warm = runtime.warm and len(steps) == 1 and not _has_own(spec, runtime)
+            plain = len(steps) == 1 and not _has_own(spec, runtime)
+            warm, fork = plain and runtime.warm, tenant if plain and runtime.fork else None
         size = sum(len(file.content) for file in files)
         if size > limits.disk_bytes:
             raise InvalidJob(
@@ -114,6 +117,7 @@ class Resolver:
             metadata=dict(spec.metadata),
             preset=self._config.sandbox.preset,
             warm=warm,
+            fork=fork,
         )
 
     def _refuse_unsupported(self, spec: JobSpec) -> None:

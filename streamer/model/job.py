@@ -153,6 +153,7 @@ class ResolvedJob:
     the system's, `etc` patterns of names in /etc. With `network` the job shares the host's
     network; otherwise a proxy lets it reach the entries of `allow_hosts`. With `warm` its program
     may be one that was started before: nothing but its limits and its files is the caller's own.
+    `fork` is the tenant from whose interpreter it may be forked.
     """
 
     job_id: str
@@ -172,6 +173,7 @@ class ResolvedJob:
     preset: str = ""
     """The preset of the configuration."""
     warm: bool = False
+    fork: str | None = None
 
     @property
     def limits(self) -> Limits:

@@ -20,6 +20,11 @@ NAME: Final = re.compile(r"[a-z0-9][a-z0-9+#_-]*")
 """No dots: the dotted name of a setting must stay unambiguous."""
 WRONG_NAME: Final = "use only a-z, 0-9 and + # _ - in a name, and begin with a letter or digit"
 VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+PYTHON: Final = re.compile(r"python3?(\.\d+)?")
+CANNOT_FORK: Final = (
+    'only programs of Python can be forked, with run = ["python3", "{entry}"], without compile and '
+    "without variables LD_*"
+)
 PLACEHOLDER: Final = re.compile(r"\{\w+\}")
 SIZES: Final = ("{memory_bytes}", "{memory_mb}", "{processors}")
 """Placeholders for the job's limits, for programs that otherwise size themselves by the host."""
@@ -48,7 +53,8 @@ class Runtime:
     runtime. `read_only` are host paths that programs need besides the system's, `etc` names in
     /etc that they need besides those that every job gets. `limits` raises ``limits.default``
     for this language. `version` is a command that prints the version. With `warm` the program of
-    an interpreted language may be started before its job. Raises `ConfigError`.
+    an interpreted language may be started before its job. With `fork` it may be forked from a
+    Python that runs already, one for each tenant. Raises `ConfigError`.
     """
 
     name: str
@@ -64,6 +70,7 @@ class Runtime:
     limits: Mapping[str, int | float] = field(default_factory=dict)
     version: tuple[str, ...] = ()
     warm: bool = True
+    fork: bool = False
 
     def __post_init__(self) -> None:
         for key, wrong in self._faults():
@@ -87,10 +94,19 @@ class Runtime:
                     f"env.{name}",
                     "use only letters, digits and _ in the name, and no NUL in the value",
                 )
+        if self.fork and not self._can_fork:
+            yield "fork", CANNOT_FORK
         for path in self.read_only:
             yield from self._path_faults(path)
         yield from self._etc_faults()
         yield from self._limit_faults()
+
+    @property
+    def _can_fork(self) -> bool:
+        program, *words = self.run or ("",)
+        preloads = any(name.startswith("LD_") for name in self.env)
+        python = PYTHON.fullmatch(posixpath.basename(program))
+        return bool(python) and words == ["{entry}"] and not (self.compile or preloads)
 
     def _path_faults(self, path: str) -> Iterator[tuple[str, str]]:
         if not path.startswith("/") or ".." in PurePosixPath(path).parts or "\0" in path:

@@ -22,10 +22,13 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 from streamer.errors import BackendUnavailable, ConfigError, SandboxFailure
 from streamer.model.capabilities import UNTRIED
+from streamer.model.runtime import Runtime
+from streamer.sandbox.forks import UNFORKED
 from streamer.sandbox.held import UNTRIED as UNHELD
 from streamer.sandbox.pool import NO_LATER_JOBS, Pool
 from streamer.sandbox.templates import UNTESTED
@@ -57,6 +60,8 @@ MAX_FAILURES: Final = 3
 
 SWITCHED_OFF: Final = "sandbox.warm is false"
 
+Test = Callable[[Backend, Pool], Coroutine[Any, Any, None]]
+
 
 class Backends(Mapping[str, Backend]):
     """The registered backends by name, and which of them work on this host."""
@@ -71,13 +76,15 @@ class Backends(Mapping[str, Backend]):
         read_only: Sequence[str] = (),
         etc: Sequence[str] = (),
         warm: bool = True,
+        forked: Sequence[Runtime] = (),
     ) -> None:
         """`configured` is a name or ``auto``, `path` the jobs' PATH.
 
         `read_only` and `etc` are everything that jobs may be shown; a sandbox must be able to show
         them.
 
-        With `warm` programs may be started before their jobs, where that works.
+        With `warm` programs may be started before their jobs, where that works; those of the
+        languages in `forked` may be forked.
 
         With `allow_list` jobs may ask for listed hosts, so a backend in `filtering` must be able
         to let a proxy listen in its sandbox.
@@ -91,6 +98,7 @@ class Backends(Mapping[str, Backend]):
         self._configured = configured
         self._trial_of = Trial(path, allow_list=allow_list, read_only=read_only, etc=etc)
         self._warm = warm
+        self._forked = tuple(forked)
         self._reasons: dict[str, str] = {}
         self._failures: Counter[str] = Counter()
         self._default = ""
@@ -125,7 +133,7 @@ class Backends(Mapping[str, Backend]):
     async def tried_in(self, pool: Pool) -> AsyncIterator[None]:
         """Run tests with sandboxes of this pool; tests and jobs never wait for each other."""
         self._pool = pool
-        pool.templates.on_doubt = self._doubt.set
+        pool.templates.on_doubt = pool.forks.on_doubt = self._doubt.set
         try:
             yield
         finally:
@@ -222,7 +230,7 @@ class Backends(Mapping[str, Backend]):
             await self._try_more_again()
 
     async def _try_more_again(self) -> None:
-        """Repeat failed tests of templates, and of programs that are held."""
+        """Repeat failed tests of templates, and of programs that are held or forked."""
         assert self._pool is not None
         pool = self._pool
         no_template = ("", NOT_OFFERED, UNTESTED, pool.no_templates)
@@ -230,23 +238,20 @@ class Backends(Mapping[str, Backend]):
         for name, backend in self._backends.items():
             if self._reasons.get(name, UNTRIED):
                 continue
-            tests = []
+            tests: dict[str, Test] = {}
             if pool.templates.why_not(name) not in no_template:
-                tests.append(self._try_template)
+                tests["template"] = self._try_template
             if pool.held.why_not(name) not in not_warm:
-                tests.append(self._try_warm)
-            for test in tests:
+                tests["warm"] = self._try_warm
+            for runtime in self._fails_to_fork(name, pool):
+                tests[f"fork-{runtime.name}"] = partial(self._try_fork, runtime)
+            for what, test in tests.items():
                 async with self._one_at_a_time:
-                    await self._try_again(backend, pool, test)
+                    await self._try_again(backend, pool, what, test)
 
-    async def _try_again(
-        self,
-        backend: Backend,
-        pool: Pool,
-        test: Callable[[Backend, Pool], Coroutine[Any, Any, None]],
-    ) -> None:
+    async def _try_again(self, backend: Backend, pool: Pool, what: str, test: Test) -> None:
         """Repeat a test; its sandbox may never close, for which others do not wait."""
-        name = f"streamer-trial-{backend.name}-{test.__name__}"
+        name = f"streamer-trial-{backend.name}-{what}"
         if any(task.get_name() == name for task in self._tidying):
             return  # the sandbox of the last one is still there
         trying = asyncio.create_task(test(backend, pool), name=name)
@@ -309,6 +314,8 @@ class Backends(Mapping[str, Backend]):
         if not reason:
             await self._try_template(backend, self._pool)
             await self._try_warm(backend, self._pool)
+            for runtime in self._forked:
+                await self._try_fork(runtime, backend, self._pool)
 
     async def _try_template(self, backend: Backend, pool: Pool) -> None:
         async with contextlib.AsyncExitStack() as stack:
@@ -343,6 +350,26 @@ class Backends(Mapping[str, Backend]):
             log.warning("sandbox %s: programs are started before their jobs again", backend.name)
         opens = backend.gated and backend.ahead != "nothing"
         pool.held.tried(backend.name, why_not, opens=opens)
+
+    def _fails_to_fork(self, backend: str, pool: Pool) -> list[Runtime]:
+        """Return the languages of which it is worth to try again whether programs can be forked."""
+        if pool.templates.why_not(backend):
+            return []
+        return [one for one in self._forked if pool.forks.why_not(backend, one.name)]
+
+    async def _try_fork(self, runtime: Runtime, backend: Backend, pool: Pool) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            test = self._trial_of.why_not_forked(backend, pool, stack, runtime)
+            what = f"a forked program of {runtime.name} in backend {backend.name}"
+            why_not = await _result(test, what)
+        before = pool.forks.why_not(backend.name, runtime.name)
+        if why_not not in (before, "") and not pool.short_lived:
+            log.warning(
+                "sandbox %s: no program of %s is forked: %s", backend.name, runtime.name, why_not
+            )
+        elif not why_not and before != UNFORKED:
+            log.warning("sandbox %s: programs of %s are forked again", backend.name, runtime.name)
+        pool.forks.tried(backend.name, runtime.name, why_not)
 
 
 async def _result(test: Awaitable[str], what: str) -> str:

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from streamer.errors import SandboxFailure
-from streamer.model.job import Limits
+from streamer.model.job import Limits, SourceFile
+from streamer.model.runtime import Runtime
 from streamer.sandbox.claims import broken_claim, trial_program
 from streamer.sandbox.network.proxy import PROXY_PORT
 from streamer.sandbox.pool import Pool
-from streamer.sandbox.shape import Run, Shape
+from streamer.sandbox.shape import Fork, Program, Run, Shape
 from streamer.sandbox.stdio import Stdio
 from streamer.spi import Backend, Isolation
 
@@ -30,6 +31,8 @@ UNBOUNDED: Final = (
 )
 
 NOT_WANTED: Final = "the backend does not allow it"
+
+FORKED: Final = "import sys; sys.exit(__name__ != '__main__' or len(sys.argv) != 1)"
 
 NOT_OFFERED: Final = "it has no template for what jobs may be shown, or does not use any"
 
@@ -80,6 +83,38 @@ class Trial:
             return await self._run(backend, pool, held, from_template=from_template, hold=True)
         except (SandboxFailure, OSError) as failure:
             return str(failure)
+
+    async def why_not_forked(
+        self, backend: Backend, pool: Pool, held: contextlib.AsyncExitStack, runtime: Runtime
+    ) -> str:
+        """Return why no program of a language can be forked from a running one, or ``""``."""
+        if why_no_template := pool.templates.why_not(backend.name):
+            return f"this needs a template: {why_no_template}"
+        try:
+            return await self._fork(backend, pool, held, runtime)
+        except (SandboxFailure, OSError) as failure:
+            return str(failure)
+
+    async def _fork(
+        self, backend: Backend, pool: Pool, held: contextlib.AsyncExitStack, runtime: Runtime
+    ) -> str:
+        shape = self._shape(backend)
+        env = {"PATH": self._path, "HOME": "", "LANG": "C.UTF-8", **runtime.env}
+        argv = (*runtime.run[:-1], runtime.entry)
+        fork = Fork("", runtime.name)
+        program = Program(argv, tuple(env.items()), shape.limits, fork=fork)
+        sandbox = await pool.lend(shape, program, for_trial=True)
+        if sandbox.identity is not None:
+            held.push_async_callback(pool.templates.end_those_of, sandbox.identity)
+        held.push_async_callback(sandbox.close)
+        if sandbox.way != "forked":
+            return "there was no room for another"
+        await sandbox.put_files((SourceFile(runtime.entry, FORKED.encode()),), shape.limits)
+        running = await sandbox.run(program.run(sandbox.home, Stdio.null()))
+        await running.exited
+        sandbox.end_rest()
+        code = os.waitstatus_to_exitcode((await running.ended).status)
+        return "" if code == 0 else f"a test program ended with {code}"
 
     def _shape(self, backend: Backend) -> Shape:
         return Shape(backend.name, Limits(), read_only=self._read_only, etc=self._etc)

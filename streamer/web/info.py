@@ -84,7 +84,7 @@ class InfoHandlers:
         self.access.require(request, "list")
         await self.try_sandboxes()
         workers = await self.jobs.capabilities()
-        allow, held = self.jobs.config.sandbox.allow, self.ahead().held
+        allow, ahead = self.jobs.config.sandbox.allow, self.ahead()
         listed = [
             {
                 "name": name,
@@ -94,7 +94,8 @@ class InfoHandlers:
                 "default": name == workers.default,
                 "selectable": name == workers.default or name in allow,
                 "enforces": {camel(limit): level for limit, level in backend.enforces.items()},
-                "held": held.get(name, 0),
+                "held": ahead.held.get(name, 0),
+                "forks": list(ahead.forks.get(name, ())),
             }
             for name, backend in sorted(workers.backends.items())
         ]

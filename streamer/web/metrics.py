@@ -60,6 +60,8 @@ def exposition(
             ("started", ahead.warm),
         )
     ]
+    lines += _counter("streamer_programs_forked_total", "Sandboxes made to fork a program in.")
+    lines.append(f"streamer_programs_forked_total {ahead.forked}")
     for name, text, histogram in (
         ("streamer_job_wait_seconds", "From acceptance to a worker.", measures.wait),
         ("streamer_job_run_seconds", "From a worker to the end.", measures.run),

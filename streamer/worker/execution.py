@@ -63,7 +63,7 @@ class Execution:
         policy: Callable[..., str],
         on_resisting: Callable[[], None],
     ) -> None:
-        """`policy(from_template=...)` returns the digest for the record.
+        """`policy(way=...)` returns the digest for the record.
 
         `on_resisting` is called when `resists` is set.
         """
@@ -196,7 +196,7 @@ class Execution:
                 self._tell(Error("internal", "the job failed with an internal error"))
 
     async def _steps(self, end: JobEnd, held: contextlib.AsyncExitStack) -> StopReason | Reason:
-        await self._writer.state("preparing", self._policy(from_template=False))
+        await self._writer.state("preparing", self._policy(way="own"))
         try:
             sandbox = await prepare.opened(
                 self._job,
@@ -212,7 +212,7 @@ class Execution:
         except Stopped:
             return self._stop.requested.result()
         # Only now it is known how the sandbox was made.
-        policy = self._policy(from_template=True) if sandbox.from_template else None
+        policy = None if sandbox.way == "own" else self._policy(way=sandbox.way)
         for step in self._job.steps:
             if self._stop.reason is not None:
                 return self._stop.reason

@@ -16,6 +16,7 @@ from streamer.model.capabilities import BackendFacts, Capabilities
 from streamer.model.languages import DEFAULT_RUNTIMES
 from streamer.model.runtime import Runtime
 from streamer.sandbox.enforcement import check_required, enforcement
+from streamer.sandbox.forks import ForkBounds
 from streamer.sandbox.pool import Pool, open_pool
 from streamer.sandbox.registry import Backends
 
@@ -48,12 +49,20 @@ class WorkerHost:
             places=self._config.queue.places,
             users=users,
             strict_filter=sandbox.seccomp == "strict",
+            forks=self._forks,
         ) as pool:
             try:
                 async with self.backends.tried_in(pool):
                     yield pool
             finally:
                 await pool.close()
+
+    @property
+    def _forks(self) -> ForkBounds | None:
+        sandbox = self._config.sandbox
+        if not any(runtime.fork for runtime in self._config.runtimes.values()):
+            return None
+        return ForkBounds(sandbox.fork_jobs, sandbox.fork_age_s)
 
     async def check(self, cgroup_level: str | None) -> None:
         """Test the sandboxes that jobs may get, and log which configured languages are missing.

@@ -1,8 +1,9 @@
 """The digest of the policy that confines a job, for its record.
 
 Two jobs with the same digest had the same backend with the same options, the same way to their
-sandbox (a template's, or a command of their own), the same limits for each step, the same network,
-the same system call filter, and the same version of streamer.
+sandbox (a template's, that of an interpreter that forks, or a command of their own), the same
+limits for each step, the same network, the same system call filter, and the same version of
+streamer.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import msgspec
 
 from streamer import __version__
 from streamer.model.job import Limits, Phase, ResolvedJob
+from streamer.sandbox.sandbox import Way
 from streamer.sandbox.seccomp import job_filter
 from streamer.spi import Backend
 
@@ -27,10 +29,10 @@ KEPT: Final = 256
 
 
 class PolicyDigest(Protocol):
-    def __call__(self, job: ResolvedJob, *, from_template: bool = False) -> str:
+    def __call__(self, job: ResolvedJob, *, way: Way = "own") -> str:
         """Return the SHA-256, in hexadecimal, of everything that confines the job.
 
-        `from_template` says whether a template has made its sandbox.
+        `way` says who has made its sandbox.
         """
 
 
@@ -72,10 +74,9 @@ def policy_digest(
         text = msgspec.json.encode(document, order="sorted")
         return hashlib.sha256(text).hexdigest()
 
-    def of_job(job: ResolvedJob, *, from_template: bool = False) -> str:
+    def of_job(job: ResolvedJob, *, way: Way = "own") -> str:
         limits = tuple((step.phase, step.limits) for step in job.steps)
-        sandbox = "template" if from_template else "own"
-        return digest(limits, sandbox, job.network, job.allow_hosts, job.read_only, job.etc)
+        return digest(limits, way, job.network, job.allow_hosts, job.read_only, job.etc)
 
     return of_job
 

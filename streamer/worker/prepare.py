@@ -11,7 +11,7 @@ from streamer.model.job import ResolvedJob
 from streamer.sandbox.network.proxy import PROXY_PORT, Outbound, Proxy
 from streamer.sandbox.pool import Pool
 from streamer.sandbox.sandbox import Sandbox
-from streamer.sandbox.shape import Program, Shape
+from streamer.sandbox.shape import Fork, Program, Shape
 from streamer.worker.program import environment
 from streamer.worker.stop import Stop, Stopped
 
@@ -70,7 +70,8 @@ def _program(job: ResolvedJob, path: str) -> Program | None:
         return None
     first = job.steps[0]
     env = tuple(environment(job, path, home="").items())
-    return Program(first.argv, env, first.limits, _may_be_held(job))
+    fork = None if job.fork is None else Fork(job.fork, job.language or "")
+    return Program(first.argv, env, first.limits, _may_be_held(job), fork)
 
 
 def _may_be_held(job: ResolvedJob) -> bool:

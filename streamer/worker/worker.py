@@ -150,7 +150,7 @@ class Worker:
     @property
     def ahead(self) -> Ahead:
         """What it has started before its job."""
-        return Ahead() if self.pool is None else self.pool.held.ahead
+        return Ahead() if self.pool is None else self.pool.ahead
 
     @property
     def ready(self) -> bool:

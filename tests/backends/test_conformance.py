@@ -15,6 +15,7 @@ from streamer.spi import Backend
 from streamer.testing import ConformanceSuite
 from streamer.testing.running import run_job
 from tests.conftest import required_backends
+from tests.fork import fork_each
 from tests.warm import hold_each
 
 
@@ -87,6 +88,25 @@ class TestBwrapWarmWithoutGroups(TestBwrapWarm):
 class TestPlainWarm(TestBwrapWarm):
     backend = Plain
     required = "plain" in required_backends()
+
+
+class TestBwrapForked(ConformanceSuite):
+    """Each program of Python is forked from an interpreter that runs already."""
+
+    backend = Bwrap
+    required = "bwrap" in required_backends()
+
+    @classmethod
+    async def start(cls) -> None:
+        await super().start()
+        pool = cls.service.worker.pool
+        assert pool is not None
+        await fork_each(pool)
+
+
+@pytest.mark.slow
+class TestBwrapForkedWithoutGroups(TestBwrapForked):
+    config: ClassVar[Mapping[str, Mapping[str, Any]]] = {"sandbox": {"cgroup": "off"}}
 
 
 class TestFirejail(ConformanceSuite):

@@ -53,6 +53,8 @@ KEYS: Final[dict[str, tuple[Mark, Any]]] = {
     "sandbox.seccomp": (ADDED, "standard"),
     "sandbox.require": (ADDED, ANY),
     "sandbox.warm": (ADDED, True),
+    "sandbox.fork_jobs": (ADDED, 200),
+    "sandbox.fork_age_s": (ADDED, 600.0),
     "sandbox.linger_s": (KEPT, 0.25),
     "limits.default.wall_time_s": (KEPT, 60.0),
     "limits.default.cpu_time_s": (KEPT, 60.0),
@@ -125,6 +127,7 @@ RUNTIME_KEYS: Final[dict[str, Mark]] = {
     "limits": ADDED,
     "version": ADDED,
     "warm": ADDED,
+    "fork": ADDED,
 }
 
 BACKEND_TABLES: Final = ("bwrap", "firejail", "plain")

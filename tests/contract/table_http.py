@@ -250,6 +250,7 @@ SANDBOX: Final[dict[str, Mark]] = {
     "default": ADDED,
     "selectable": ADDED,
     "held": ADDED,
+    "forks": ADDED,
 }
 
 RUNTIME: Final[dict[str, Mark]] = {

@@ -32,6 +32,7 @@ from streamer.doctor.hostfacts import (
 from streamer.doctor.lures import marked_processes
 from streamer.doctor.report import examine
 from streamer.engine.memory.engine import MemoryEngine
+from tests.sandbox.forking import can_fork
 from tests.sandbox.templated import powerless
 
 ROOT = Path(streamer.__file__).parent.parent
@@ -152,8 +153,9 @@ def diagnose(folder: Path, *arguments: str, paths: tuple[Path, ...] = ()) -> Dia
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Diagnosis:
-    """Return the command's report of this host with the default configuration."""
-    return diagnose(tmp_path_factory.mktemp("here"), "--json")
+    """Return the command's report of this host; the configuration is the default but for a fork."""
+    fork = ("--set", "runtimes.python.fork=true")
+    return diagnose(tmp_path_factory.mktemp("here"), "--json", *fork)
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +205,14 @@ def test_the_probes_see_what_plain_leaves_open(here: Diagnosis, need: Callable[[
     assert "was reached" in details["loopback"]
     assert "within reach" in details["abstract"]
     assert here.backend("plain")["enforces"]["seccomp"] == "guard"
+
+
+def test_it_is_told_whose_programs_are_forked(here: Diagnosis, need: Callable[[str], str]) -> None:
+    need("bwrap")
+    forks = here.backend("bwrap")["template"] == "used" and can_fork()
+    assert (here.backend("bwrap")["forks"] == {"python": "used"}) == forks
+    reason = here.backend("plain")["forks"]["python"]
+    assert reason.startswith("not used: this needs a template")
 
 
 def test_the_facts_of_the_host_are_told(here: Diagnosis) -> None:

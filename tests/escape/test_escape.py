@@ -15,6 +15,7 @@ from sandboxes.plain import Plain
 from streamer.testing import ATTACKS, Attack, EscapeSuite, Outcome, open_campaign
 from streamer.testing.running import run_job
 from tests.conftest import required_backends
+from tests.fork import fork_each
 from tests.warm import hold_each
 
 BY_NAME = {attack.name: attack for attack in ATTACKS}
@@ -126,6 +127,20 @@ class TestBwrapWarm(EscapeSuite):
 
 class TestBwrapForEachJobWarm(TestBwrapWarm):
     options: ClassVar[Mapping[str, Any]] = {"template": False}
+
+
+class TestBwrapForked(EscapeSuite):
+    """Each program of Python is forked from an interpreter that runs already."""
+
+    backend = Bwrap
+    required = "bwrap" in required_backends()
+
+    @classmethod
+    async def start(cls) -> None:
+        await super().start()
+        pool = cls._campaign.service.worker.pool
+        assert pool is not None
+        await fork_each(pool)
 
 
 class TestFirejail(EscapeSuite):

@@ -232,6 +232,38 @@ def test_what_a_job_may_use_is_filled_in() -> None:
     assert filled.env == {"HEAP": "95MiB"}
 
 
+@pytest.mark.parametrize(
+    "python",
+    [
+        {"run": ("python3", "{entry}")},
+        {"run": ("/opt/bin/python3.12", "{entry}")},
+        {"run": ("python", "{entry}"), "env": {"PYTHONUTF8": "1"}},
+    ],
+    ids=str,
+)
+def test_programs_of_python_can_be_forked(python: Any) -> None:
+    assert Runtime(name="x", fork=True, **python).fork
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"run": ("node", "{entry}")},
+        {"run": ("python3-config", "{entry}")},
+        {"run": ("python3", "-I", "{entry}")},
+        {"run": ("python3", "{entry}", "{entry}")},
+        {"run": ("python3",)},
+        {"run": ("python3", "{entry}"), "compile": ("true",)},
+        {"run": ("python3", "{entry}"), "env": {"LD_PRELOAD": "/usr/lib/x.so"}},
+    ],
+    ids=str,
+)
+def test_no_others_can(other: Any) -> None:
+    with pytest.raises(ConfigError, match=r"runtimes\.x\.fork: only programs of Python"):
+        Runtime(name="x", fork=True, **other)
+    assert not Runtime(name="x", **other).fork
+
+
 @pytest.mark.parametrize("placeholder", ["{memory_bytes}", "{memory_mb}", "{processors}"])
 @pytest.mark.parametrize("place", ["compile", "run", "env"])
 def test_one_placeholder_anywhere_is_enough(place: str, placeholder: str) -> None:

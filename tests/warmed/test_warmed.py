@@ -13,7 +13,9 @@ import pytest
 from streamer.compose import Parts
 from streamer.model.events import Complete, Output
 from tests.conftest import OpenService
+from tests.fork import FORKING, fork_at_once
 from tests.running import Ran, ended
+from tests.sandbox.forking import need_forks
 from tests.warm import hold_each
 from tests.warmed.case import Case
 from tests.warmed.python import PYTHON
@@ -96,6 +98,48 @@ async def test_a_program_cannot_tell(
     hold_each(warm.worker.pool)
     expected = await run_all(cold, language, cases)
     assert differences(expected, await run_all(warm, language, cases)) == {}
+
+
+TELLING: Final[Mapping[str, tuple[bytes, bytes]]] = {
+    "sees memory mappings": (b"'/memfd:init', ", b""),
+    "sees stat in /proc": (b"'flags': '4194368'", b"'flags': '4194304'"),
+}
+"""All that tells a forked program: our library, and that the kernel knows it as a fork
+(PF_FORKNOEXEC)."""
+
+
+async def trial_of_forks(service: Parts) -> None:
+    assert service.worker.pool is not None
+    async with asyncio.timeout(30):
+        while service.worker.pool.forks.why_not("bwrap", "python"):
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("part", range(PARTS))
+async def test_a_forked_program_cannot_tell(
+    need: Callable[[str], str], open_service: OpenService, part: int
+) -> None:
+    need("bwrap")
+    need_forks()
+    cases = dict([*PYTHON.items()][part::PARTS])
+    cold = await open_service("bwrap", sandbox={"bwrap": {"template": True}})
+    forking = await open_service("bwrap", runtimes=(FORKING,))
+    assert forking.worker.pool is not None
+    await trial_of_forks(forking)
+    fork_at_once(forking.worker.pool)
+    before = forking.ahead().forked
+    expected = await run_all(cold, "python", cases)
+    found = await run_all(forking, "python", cases)
+    for name in TELLING.keys() & cases.keys():
+        mark, usual = TELLING[name]
+        assert mark in found[name]["stdout"]
+        found[name]["stdout"] = found[name]["stdout"].replace(mark, usual)
+        found[name]["bytes"] = expected[name]["bytes"]
+    assert differences(expected, found) == {}
+    plain = [case for case in cases.values() if not (case.args or case.env or case.entry)]
+    with_packages = [case for case in plain if any(".local/" in name for name in case.files)]
+    assert forking.ahead().forked - before == len(plain) - len(with_packages)
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,13 +42,14 @@ def test_what_confines_a_job_is_in_it(digest: PolicyDigest, job: ResolvedJob) ->
 
 def test_the_worker_is_in_it(digest: PolicyDigest) -> None:
     others = [
-        digest(JOB, from_template=True),
+        digest(JOB, way="template"),
+        digest(JOB, way="forked"),
         policy_digest(Bwrap(tmp_bytes=4096), "cgroup-v1", strict_filter=False)(JOB),
         policy_digest(Bwrap(), "cgroup-v1", strict_filter=True)(JOB),
         policy_digest(Bwrap(), None, strict_filter=False)(JOB),
         policy_digest(Plain(), "cgroup-v1", strict_filter=False)(JOB),
     ]
-    assert len({digest(JOB), *others}) == 6
+    assert len({digest(JOB), *others}) == 7
 
 
 def test_what_a_job_runs_is_not_and_equal_limits_are_equal(digest: PolicyDigest) -> None:
