@@ -8,14 +8,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-import pytest
-
+from streamer.errors import BackendUnavailable
 from streamer.model.languages import DEFAULT_RUNTIMES
 from streamer.sandbox.pool import Pool
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.shape import Fork, Program, Shape
 from streamer.sandbox.templates import UNTESTED
-from tests.sandbox.forking import need_forks
+from tests.sandbox.forking import can_fork
 
 __all__ = ["FORKING", "fork_at_once", "fork_each"]
 
@@ -39,13 +38,17 @@ def fork_at_once(pool: Pool) -> None:
 
 
 async def fork_each(pool: Pool) -> None:
-    """Fork each program of Python, also that of a command; it is a failure if one is not."""
+    """Fork each program of Python, also that of a command; it is a failure if one is not.
+
+    Raises `BackendUnavailable` where none is.
+    """
     async with asyncio.timeout(60):
         while (why_not := pool.templates.why_not("bwrap")) == UNTESTED:
             await asyncio.sleep(0.01)
+    if not can_fork():
+        why_not = "programs are not forked on such a machine, or with such a kernel"
     if why_not:
-        pytest.skip(why_not)
-    need_forks()
+        raise BackendUnavailable(why_not)
     fork_at_once(pool)
     pool.lend = partial(_lend, pool.lend)  # type: ignore[method-assign]
 

@@ -16,6 +16,7 @@ from streamer.testing import ConformanceSuite
 from streamer.testing.running import run_job
 from tests.conftest import required_backends
 from tests.fork import fork_each
+from tests.sandbox.forking import can_fork
 from tests.warm import hold_each
 
 
@@ -94,7 +95,7 @@ class TestBwrapForked(ConformanceSuite):
     """Each program of Python is forked from an interpreter that runs already."""
 
     backend = Bwrap
-    required = "bwrap" in required_backends()
+    required = "bwrap" in required_backends() and can_fork()
 
     @classmethod
     async def start(cls) -> None:

@@ -16,6 +16,7 @@ from streamer.testing import ATTACKS, Attack, EscapeSuite, Outcome, open_campaig
 from streamer.testing.running import run_job
 from tests.conftest import required_backends
 from tests.fork import fork_each
+from tests.sandbox.forking import can_fork
 from tests.warm import hold_each
 
 BY_NAME = {attack.name: attack for attack in ATTACKS}
@@ -133,7 +134,7 @@ class TestBwrapForked(EscapeSuite):
     """Each program of Python is forked from an interpreter that runs already."""
 
     backend = Bwrap
-    required = "bwrap" in required_backends()
+    required = "bwrap" in required_backends() and can_fork()
 
     @classmethod
     async def start(cls) -> None:
