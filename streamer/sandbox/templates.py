@@ -159,10 +159,10 @@ class Templates:
         if kept.idle is not None:
             kept.idle.cancel()
         try:
-            await self._come_up(kept)
-            kept.left -= 1
+            kept.left -= 1  # not once it has come up: many may wait for that
             if kept.left <= 0:
                 self._retire(kept, ())
+            await self._come_up(kept)
             yield kept.template
         finally:
             kept.users -= 1

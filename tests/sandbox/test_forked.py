@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import platform
 import signal
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -267,6 +270,23 @@ async def test_it_is_replaced_after_so_many_jobs(need: Callable[[str], str]) -> 
     async with forking_pool(ForkBounds(jobs=2)) as pool:
         one, two, three, four, five = await seeds(pool, 5)
     assert one == two != three == four != five
+
+
+async def test_those_that_wait_until_it_has_come_up_count(need: Callable[[str], str]) -> None:
+    need("bwrap")
+    async with forking_pool(ForkBounds(jobs=2)) as pool, contextlib.AsyncExitStack() as lent:
+        user = None if pool._users is None else await lent.enter_async_context(pool._users.lend())
+        bwrap = pool._backends["bwrap"]
+        job = pool._described(SHAPE, "many", None if user is None else bwrap.run_as(user))
+        plan = pool._template_plan(bwrap, job, for_trial=False)
+        assert plan is not None
+        found = await asyncio.gather(
+            *(
+                lent.enter_async_context(pool.templates.lent(plan, job.shown, PROGRAM))
+                for _ in range(6)
+            )
+        )
+        assert [*Counter(found).values()] == [2, 2, 2]
 
 
 async def test_it_is_replaced_when_it_is_old(need: Callable[[str], str]) -> None:
