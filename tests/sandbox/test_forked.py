@@ -386,13 +386,17 @@ async def test_what_cannot_be_forked_is_started(
             "import threading as t, time; t.Thread(target=time.sleep, args=(60,), daemon=True).start()",
             "has started a thread before its job",
         ),
+        (
+            "import subprocess; subprocess.Popen(['/bin/sleep', '60'])",
+            "has started a program before its job",
+        ),
         ("import sys; sys.kept = open('/etc/passwd')", "has opened a file before its job"),
         (
             "import mmap, sys; sys.kept = mmap.mmap(-1, 4096)",
             "has memory that its jobs would share",
         ),
     ],
-    ids=["thread", "file", "memory"],
+    ids=["thread", "child", "file", "memory"],
 )
 async def test_an_interpreter_that_a_fork_does_not_copy_as_it_is_serves_no_job(
     pool: Pool,

@@ -29,6 +29,7 @@
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #if defined __x86_64__ || defined __i386__
@@ -125,12 +126,13 @@ __attribute__((constructor)) static void begin(void)
     fork_waits = 1;
 }
 
-/* What code of the operator's packages may have made, and a job would miss (threads, open files), or share with
+/* What code of the operator's packages may have made, and a job would miss (threads, children, open files), or share with
  * others beyond what SECURITY.md lists. */
 static void check_alone(void)
 {
     char line[PATH_MAX + 128];
     struct stat tasks;
+    siginfo_t child;
     FILE *maps = fopen("/proc/self/maps", "re");
     if (!maps)
         die("/proc/self/maps");
@@ -144,6 +146,10 @@ static void check_alone(void)
     errno = EBUSY;
     if (stat("/proc/self/task", &tasks) || tasks.st_nlink != ALONE)
         die("the interpreter has started a thread before its job");
+    if (!waitid(P_ALL, 0, &child, WEXITED | WNOHANG | WNOWAIT) || errno != ECHILD) {
+        errno = EBUSY;
+        die("the interpreter has started a program before its job");
+    }
     for (int fd = 3; fd < MOST_OPEN; fd++)
         if (fd != FORK_CONTROL && fcntl(fd, F_GETFD) >= 0) {
             errno = EBUSY;
