@@ -75,6 +75,13 @@ class Forks:
         key = (backend, program.fork.language)
         return not self.why_not(*key) and self._retry_at.get(key, 0) <= time.monotonic()
 
+    def as_tested(self, backend: str, program: Program | None) -> Program | None:
+        """Return the program as any tenant's, if none of its language is forked there."""
+        if program is None or program.fork is None:
+            return program
+        why_not = self.why_not(backend, program.fork.language)
+        return replace(program, fork=None) if why_not else program
+
     def wanted(self, shape: Shape, program: Program | None) -> None:
         """Note what a job runs: what only one has run so far is not forked.
 

@@ -129,6 +129,7 @@ class Pool:
             return await self._open(
                 shape, program, for_trial=for_trial, from_template=from_template
             )
+        program = self.forks.as_tested(shape.backend, program)
         self.forks.wanted(shape, program)
         return await self.held.lend(shape, program)
 

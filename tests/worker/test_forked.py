@@ -229,6 +229,19 @@ async def test_where_nothing_can_be_forked_programs_are_held(
         assert warm.ahead().warm == count
 
 
+async def test_where_none_is_forked_a_program_is_held_for_any_tenant(
+    need: Callable[[str], str], open_service: OpenService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("bwrap")
+    monkeypatch.setattr("streamer.sandbox.drivers.forking.LIBRARY", "nothing.so")
+    service = await open_service("bwrap", runtimes=(FORKING,), sandbox={"warm": True})
+    assert "nothing.so is not built" in (await pool_of(service)).forks.why_not("bwrap", "python")
+    await seed(service, "a")
+    await held(service)
+    await seed(service, "b")
+    assert service.ahead().warm == 1
+
+
 # -- where it does not work ---------------------------------------------------------------
 
 
