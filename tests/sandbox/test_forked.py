@@ -176,6 +176,19 @@ print("known")
     assert await ran(pool, code) == ("forked", "known\n")
 
 
+async def test_its_threads_have_the_stack_that_they_would_have(pool: Pool) -> None:
+    code = """
+import ctypes
+libc, attributes, size = ctypes.CDLL(None), ctypes.create_string_buffer(64), ctypes.c_size_t()
+assert libc.pthread_getattr_default_np(attributes) == 0
+assert libc.pthread_attr_getstacksize(attributes, ctypes.byref(size)) == 0
+print(size.value)
+"""
+    what = program(limits=replace(LIMITS, stack_bytes=3 * 2**20))
+    pool.forks.wanted(replace(SHAPE, limits=what.limits), what)
+    assert await ran(pool, code, what) == ("forked", f"{3 * 2**20}\n")
+
+
 async def test_programs_of_an_older_c_library_find_their_functions(pool: Pool) -> None:
     code = """
 import ctypes
@@ -293,6 +306,16 @@ async def test_it_is_replaced_when_it_is_old(need: Callable[[str], str]) -> None
     need("bwrap")
     async with forking_pool(ForkBounds(age_s=0)) as pool:
         assert len(set(await seeds(pool, 3))) == 3
+
+
+async def test_it_is_replaced_when_another_is_installed(pool: Pool, tmp_path: Path) -> None:
+    what = program(env={**ENV, "PATH": f"{tmp_path}:{ENV['PATH']}"})
+    pool.forks.wanted(SHAPE, what)
+    await seeds(pool, 1, what)
+    (kept,) = pool.templates._kept.values()
+    (tmp_path / "python3").touch()
+    async with asyncio.timeout(20):
+        await kept.template.gone.wait()
 
 
 async def test_a_job_may_still_run_in_one_that_is_replaced(need: Callable[[str], str]) -> None:
@@ -441,10 +464,12 @@ def test_after_failures_it_must_be_tested_again(monkeypatch: pytest.MonkeyPatch)
     forks.failed("bwrap", PROGRAM, SandboxFailure("it is broken"))
     assert forks.may("bwrap", PROGRAM)
     assert not doubts
+    monkeypatch.setattr(forks_module, "RETRY_S", 30)
     forks.failed("bwrap", PROGRAM, SandboxFailure("it is broken"))
     assert forks.why_not("bwrap", "python") == "it failed 3 times in a row, at last: it is broken"
     assert doubts == [1]
     forks.tried("bwrap", "python", "")
+    assert forks.may("bwrap", PROGRAM)
     forks.failed("bwrap", PROGRAM, SandboxFailure("once more"))
     forks.worked("bwrap", PROGRAM)
     for _ in range(2):

@@ -73,16 +73,16 @@ async def test_tenants_never_share_an_interpreter(service: Parts) -> None:
         {"entry": "other.py"},
         {"files": (SourceFile(".local/lib/a.py", b""),)},
         {"language": None, "code": None, "command": ("python3", "-c", SEED)},
-        {"limits": {"wall_time_s": 5}},
     ],
-    ids=["arguments", "PYTHON", "LD", "entry", "packages", "command", "limits"],
+    ids=["arguments", "PYTHON", "LD", "entry", "packages", "command"],
 )
 async def test_a_job_with_something_of_its_own_is_not(
     service: Parts, own: Mapping[str, Any]
 ) -> None:
     _, usual = await seed(service), await seed(service)
     before = service.ahead().forked
-    assert await seed(service, **own) != usual
+    for _ in range(3):  # not the first one either way
+        assert await seed(service, **own) != usual
     assert service.ahead().forked == before
 
 
@@ -214,7 +214,9 @@ async def test_none_is_used_that_is_too_old(warm: Parts) -> None:
     await held(warm)
     assert warm.worker.pool is not None
     (waiting,) = warm.worker.pool.held._held
-    (await waiting.opening).fresh_until = time.monotonic()
+    sandbox = await waiting.opening
+    assert sandbox.fresh_until <= time.monotonic() + warm.config.sandbox.fork_age_s
+    sandbox.fresh_until = time.monotonic()
     assert int(await seed(warm))
     assert (warm.ahead().opened, warm.ahead().cold) == (0, 2)
 
