@@ -418,8 +418,12 @@ async def test_what_cannot_be_forked_is_started(
             "import mmap, sys; sys.kept = mmap.mmap(-1, 4096)",
             "has memory that its jobs would share",
         ),
+        (
+            "import mmap, sys; sys.kept = mmap.mmap(-1, 4096, prot=mmap.PROT_READ)",
+            "has memory that its jobs would share",
+        ),
     ],
-    ids=["thread", "child", "file", "memory"],
+    ids=["thread", "child", "file", "memory", "memory that is read"],
 )
 async def test_an_interpreter_that_a_fork_does_not_copy_as_it_is_serves_no_job(
     pool: Pool,

@@ -25,6 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/stat.h>
@@ -126,6 +127,17 @@ __attribute__((constructor)) static void begin(void)
     fork_waits = 1;
 }
 
+/* Whether copies would share what is mapped, by a line of /proc/self/maps. That a mapping is not writable is no
+ * matter if a program could make it so (mprotect(2)). */
+static int is_shared(const char *line)
+{
+    unsigned long start, end;
+    char rights[5] = "";
+    if (sscanf(line, "%lx-%lx %4s", &start, &end, rights) != 3 || rights[3] != 's')
+        return 0;
+    return rights[1] == 'w' || !mprotect((void *)start, end - start, PROT_READ | PROT_WRITE);
+}
+
 /* What code of the operator's packages may have made, and a job would miss (threads, children, open files), or share with
  * others beyond what SECURITY.md lists. */
 static void check_alone(void)
@@ -136,12 +148,11 @@ static void check_alone(void)
     FILE *maps = fopen("/proc/self/maps", "re");
     if (!maps)
         die("/proc/self/maps");
-    while (fgets(line, sizeof line, maps)) {
-        const char *rights = strchr(line, ' '); /* such as " rw-s" */
-        errno = EBUSY;
-        if (rights && rights[1] && rights[2] == 'w' && rights[3] && rights[4] == 's')
+    while (fgets(line, sizeof line, maps))
+        if (is_shared(line)) {
+            errno = EBUSY;
             die("the interpreter has memory that its jobs would share");
-    }
+        }
     fclose(maps);
     errno = EBUSY;
     if (stat("/proc/self/task", &tasks) || tasks.st_nlink != ALONE)
