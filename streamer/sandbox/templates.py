@@ -184,8 +184,7 @@ class Templates:
         seen = await self._lookout.seen(paths)
         if (kept := self._living(key)) is not None:  # started meanwhile
             return kept
-        count = len(self._kept) + len(self._retired) + len(self._resisting)
-        if count >= self._most and not self._make_room():
+        if not self._has_room(program):
             return None
         entry = self._entry(plan.launch.start_as)
         template = Template(plan, start_command(plan.launch, self._host, entry), program)
@@ -278,8 +277,26 @@ class Templates:
             kept.template.abandon()
         self._kept.clear()
 
-    def _make_room(self) -> bool:
-        unused = [kept for kept in self._kept.values() if not kept.users]
+    def _has_room(self, program: Program | None) -> bool:
+        """Return whether one more may be started; another may be ended for it.
+
+        A tenant with a name has at most half of all: callers choose their limits, and so how many
+        interpreters they have.
+        """
+        those = [*self._kept.values(), *self._retired, *self._resisting]
+        tenant = _tenant(program)
+        theirs = sum(_tenant(kept.template.program) == tenant for kept in those)
+        if tenant and theirs >= self._most / 2:
+            return self._make_room(tenant)
+        return len(those) < self._most or self._make_room("")
+
+    def _make_room(self, tenant: str) -> bool:
+        """End one that nobody uses; with a tenant, one of its interpreters."""
+        unused = [
+            kept
+            for kept in self._kept.values()
+            if not kept.users and tenant in ("", _tenant(kept.template.program))
+        ]
         oldest = min(unused, key=lambda kept: kept.used_at, default=None)
         if oldest is None or oldest.used_at > time.monotonic() - FRESH_S:
             return False
@@ -331,3 +348,7 @@ def _key(launch: LaunchPlan) -> Key:
     """Return what is fixed when a template is started."""
     env = tuple(sorted(launch.env.items()))
     return (launch.start_as, launch.argv, env, launch.cwd, launch.own_pid_namespace)
+
+
+def _tenant(program: Program | None) -> str:
+    return "" if program is None or program.fork is None else program.fork.tenant

@@ -368,6 +368,24 @@ async def test_it_has_the_signals_of_a_program_whatever_those_of_the_service(poo
     assert (way, said) == ("forked", "True True set()\n")
 
 
+async def test_a_tenant_with_a_name_has_at_most_half_of_the_places(pool: Pool) -> None:
+    pool.templates._most = 4
+
+    async def seed_of(tenant: str, wall_time_s: float) -> str:
+        what = program(tenant=tenant, limits=replace(LIMITS, wall_time_s=wall_time_s))
+        pool.forks.wanted(replace(SHAPE, limits=what.limits), what)
+        way, said = await ran(pool, SEED, what)
+        return said if way == "forked" else way
+
+    first = await seed_of("a", 1)
+    assert int(await seed_of("a", 2))
+    assert await seed_of("a", 3) == "template"
+    for kept in pool.templates._kept.values():
+        kept.used_at = 0  # long ago
+    assert int(await seed_of("a", 3))
+    assert await seed_of("a", 1) != first
+
+
 async def test_its_place_is_one_of_the_templates(pool: Pool) -> None:
     pool.templates._most = 1
     (first,) = await seeds(pool, 1)
