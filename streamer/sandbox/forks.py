@@ -16,17 +16,17 @@ from typing import Final
 
 from streamer.sandbox.shape import Program, Shape
 
-__all__ = ["UNFORKED", "ForkBounds", "Forks"]
+__all__ = ["MAX_FAILURES", "UNFORKED", "ForkBounds", "Forks"]
 
 log: Final = logging.getLogger(__name__)
 
 UNFORKED: Final = "it has not been tested"
 
 RETRY_S: Final = 30.0
-"""After a failure programs of the language are started as by default for this time."""
+"""After a failure a program is started as by default for this time."""
 
 MAX_FAILURES: Final = 3
-"""After this many failures in a row they are until a test has succeeded."""
+"""After this many failures in a row its language is tested again."""
 
 MOST_KNOWN: Final = 256
 """Of so many programs it is known how many jobs have run them."""
@@ -46,8 +46,9 @@ class Forks:
         self.count = 0
         """How many sandboxes such interpreters have made."""
         self._why_not: dict[tuple[str, str], str] = {}
-        self._retry_at: dict[tuple[str, str], float] = {}
+        self._retry_at: dict[tuple[str, Program], float] = {}
         self._failures: Counter[tuple[str, str]] = Counter()
+        self._doubtful: set[tuple[str, str]] = set()
         self._wanted: dict[tuple[Shape, Program], int] = {}
         self.on_doubt: Callable[[], None] = lambda: None
         """Called when a backend must be tested again."""
@@ -59,8 +60,12 @@ class Forks:
     def tried(self, backend: str, language: str, why_not: str) -> None:
         """Record the result of a test, without which nothing is forked."""
         self._why_not[backend, language] = why_not
-        self._retry_at.pop((backend, language), None)
+        self._doubtful.discard((backend, language))
         del self._failures[backend, language]
+
+    def needs_test(self, backend: str, language: str) -> bool:
+        """Return whether a test has failed, or jobs have since one succeeded."""
+        return bool(self.why_not(backend, language)) or (backend, language) in self._doubtful
 
     def languages(self, backend: str) -> tuple[str, ...]:
         """Return those whose programs are forked."""
@@ -72,8 +77,8 @@ class Forks:
         """Return whether the program of a job may be forked, as far as is known."""
         if program is None or program.fork is None:
             return False
-        key = (backend, program.fork.language)
-        return not self.why_not(*key) and self._retry_at.get(key, 0) <= time.monotonic()
+        retry_at = self._retry_at.get((backend, _alike(program)), 0)
+        return not self.why_not(backend, program.fork.language) and retry_at <= time.monotonic()
 
     def as_tested(self, backend: str, program: Program | None) -> Program | None:
         """Return the program as any tenant's, if none of its language is forked there."""
@@ -106,16 +111,28 @@ class Forks:
         del self._failures[backend, program.fork.language]
 
     def failed(self, backend: str, program: Program, failure: Exception) -> None:
-        """Start the programs of the language as by default for some time."""
+        """Start the program as by default for some time.
+
+        Only this one: callers choose the limits, and so whether Python can start with them. A test,
+        whose limits are not theirs, finds out whether it is so for the whole language.
+        """
         assert program.fork is not None
-        key = (backend, program.fork.language)
-        log.warning("sandbox %s: no program of %s was forked: %s", *key, failure)
-        self._retry_at[key] = time.monotonic() + RETRY_S
+        key, now = (backend, program.fork.language), time.monotonic()
+        if all(until <= now for until in self._retry_at.values()):
+            log.warning("sandbox %s: no program of %s was forked: %s", *key, failure)
+        self._retry_at.pop((backend, _alike(program)), None)
+        self._retry_at[backend, _alike(program)] = now + RETRY_S
+        if len(self._retry_at) > MOST_KNOWN:
+            del self._retry_at[next(iter(self._retry_at))]
         self._failures[key] += 1
         if self._failures[key] == MAX_FAILURES:
-            self._why_not[key] = f"it failed {MAX_FAILURES} times in a row, at last: {failure}"
+            self._doubtful.add(key)
             self.on_doubt()
 
 
 def _key(shape: Shape, program: Program) -> tuple[Shape, Program]:
-    return shape, replace(program, holds=True)  # which makes no difference here
+    return shape, _alike(program)
+
+
+def _alike(program: Program) -> Program:
+    return replace(program, holds=True)  # which makes no difference here

@@ -32,7 +32,14 @@ from streamer.sandbox.forks import UNFORKED
 from streamer.sandbox.held import UNTRIED as UNHELD
 from streamer.sandbox.pool import NO_LATER_JOBS, Pool
 from streamer.sandbox.templates import UNTESTED
-from streamer.sandbox.trial import NOT_OFFERED, NOT_WANTED, UNBOUNDED, Trial, holds_to_allow_list
+from streamer.sandbox.trial import (
+    NO_ROOM,
+    NOT_OFFERED,
+    NOT_WANTED,
+    UNBOUNDED,
+    Trial,
+    holds_to_allow_list,
+)
 from streamer.spi import Backend, Isolation
 
 __all__ = ["SWITCHED_OFF", "Backends"]
@@ -355,7 +362,7 @@ class Backends(Mapping[str, Backend]):
         """Return the languages of which it is worth to try again whether programs can be forked."""
         if pool.templates.why_not(backend):
             return []
-        return [one for one in self._forked if pool.forks.why_not(backend, one.name)]
+        return [one for one in self._forked if pool.forks.needs_test(backend, one.name)]
 
     async def _try_fork(self, runtime: Runtime, backend: Backend, pool: Pool) -> None:
         async with contextlib.AsyncExitStack() as stack:
@@ -363,11 +370,13 @@ class Backends(Mapping[str, Backend]):
             what = f"a forked program of {runtime.name} in backend {backend.name}"
             why_not = await _result(test, what)
         before = pool.forks.why_not(backend.name, runtime.name)
+        if why_not == NO_ROOM and not before:
+            return  # others have it for now; it is tested again
         if why_not not in (before, "") and not pool.short_lived:
             log.warning(
                 "sandbox %s: no program of %s is forked: %s", backend.name, runtime.name, why_not
             )
-        elif not why_not and before != UNFORKED:
+        elif not why_not and before not in ("", UNFORKED):
             log.warning("sandbox %s: programs of %s are forked again", backend.name, runtime.name)
         pool.forks.tried(backend.name, runtime.name, why_not)
 

@@ -18,7 +18,14 @@ from streamer.sandbox.shape import Fork, Program, Run, Shape
 from streamer.sandbox.stdio import Stdio
 from streamer.spi import Backend, Isolation
 
-__all__ = ["NOT_OFFERED", "NOT_WANTED", "UNBOUNDED", "Trial", "holds_to_allow_list"]
+__all__ = [
+    "NOT_OFFERED",
+    "NOT_WANTED",
+    "NO_ROOM",
+    "UNBOUNDED",
+    "Trial",
+    "holds_to_allow_list",
+]
 
 OF_ROOT: Final = (
     "its programs run as root: start the sandbox as the job's user, with start_as=job.identity in "
@@ -31,6 +38,8 @@ UNBOUNDED: Final = (
 )
 
 NOT_WANTED: Final = "the backend does not allow it"
+
+NO_ROOM: Final = "there was no room for another"
 
 FORKED: Final = "import sys; sys.exit(__name__ != '__main__' or len(sys.argv) != 1)"
 
@@ -108,7 +117,7 @@ class Trial:
             held.push_async_callback(pool.templates.end_those_of, sandbox.identity)
         held.push_async_callback(sandbox.close)
         if sandbox.way != "forked":
-            return "there was no room for another"
+            return NO_ROOM
         await sandbox.put_files((SourceFile(runtime.entry, FORKED.encode()),), shape.limits)
         running = await sandbox.run(program.run(sandbox.home, Stdio.null()))
         await running.exited
@@ -136,7 +145,7 @@ class Trial:
             held.push_async_callback(pool.templates.end_those_of, sandbox.identity)
         held.push_async_callback(sandbox.close)
         if from_template and not sandbox.from_template:
-            return "there was no room for another"
+            return NO_ROOM
         if sandbox.unbounded and sandbox.identity is None:
             self.unbounded.add(backend.name)
         if self._allow_list and holds_to_allow_list(backend):

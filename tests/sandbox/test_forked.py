@@ -417,7 +417,19 @@ async def test_what_cannot_be_forked_is_started(
     assert sandbox.way == "template"
     await sandbox.close()
     assert why in caplog.text
-    assert await ran(pool, "print(1)") == ("template", "1\n")  # for some time
+    await (await pool.lend(SHAPE, other)).close()
+    assert caplog.text.count(why) == 1  # it is not tried again for some time
+    assert await ran(pool, "print(1)") == ("forked", "1\n")
+
+
+async def test_what_callers_let_fail_is_no_matter_to_others(pool: Pool) -> None:
+    (first,) = await seeds(pool, 1)
+    for number in range(forks_module.MAX_FAILURES):
+        # As with a stack that is too small for Python.
+        other = program(argv=("true",), limits=replace(LIMITS, wall_time_s=1 + number))
+        for _ in range(2):
+            assert (await ran(pool, "", other))[0] == "template"
+    assert await seeds(pool, 1) == [first]
 
 
 @pytest.mark.parametrize(
@@ -475,28 +487,45 @@ def test_after_failures_it_must_be_tested_again(monkeypatch: pytest.MonkeyPatch)
     doubts: list[int] = []
     forks.on_doubt = lambda: doubts.append(1)
     assert forks.why_not("bwrap", "python") == UNFORKED
+    assert forks.needs_test("bwrap", "python")
     assert not forks.may("bwrap", PROGRAM)
     forks.tried("bwrap", "python", "")
     assert forks.may("bwrap", PROGRAM)
     assert not forks.may("bwrap", replace(PROGRAM, fork=None))
     assert not forks.may("firejail", PROGRAM)
-    forks.failed("bwrap", PROGRAM, SandboxFailure("it is broken"))
+    broken = SandboxFailure("it is broken")
+    forks.failed("bwrap", PROGRAM, broken)
     assert not forks.may("bwrap", PROGRAM)
+    assert not forks.may("bwrap", replace(PROGRAM, holds=False))
+    assert forks.may("bwrap", program(tenant="another"))
     monkeypatch.setattr(forks_module, "RETRY_S", 0)
-    forks.failed("bwrap", PROGRAM, SandboxFailure("it is broken"))
+    forks.failed("bwrap", PROGRAM, broken)
     assert forks.may("bwrap", PROGRAM)
     assert not doubts
-    monkeypatch.setattr(forks_module, "RETRY_S", 30)
-    forks.failed("bwrap", PROGRAM, SandboxFailure("it is broken"))
-    assert forks.why_not("bwrap", "python") == "it failed 3 times in a row, at last: it is broken"
+    assert not forks.needs_test("bwrap", "python")
+    forks.failed("bwrap", PROGRAM, broken)
     assert doubts == [1]
+    assert forks.needs_test("bwrap", "python")
+    assert forks.may("bwrap", PROGRAM)  # the test decides
+    forks.tried("bwrap", "python", "it is broken")
+    assert not forks.may("bwrap", PROGRAM)
     forks.tried("bwrap", "python", "")
-    assert forks.may("bwrap", PROGRAM)
-    forks.failed("bwrap", PROGRAM, SandboxFailure("once more"))
+    assert not forks.needs_test("bwrap", "python")
+    forks.failed("bwrap", PROGRAM, broken)
     forks.worked("bwrap", PROGRAM)
     for _ in range(2):
-        forks.failed("bwrap", PROGRAM, SandboxFailure("once more"))
-    assert forks.why_not("bwrap", "python") == ""
+        forks.failed("bwrap", PROGRAM, broken)
+    assert doubts == [1]
+
+
+def test_only_some_programs_that_failed_are_remembered(caplog: pytest.LogCaptureFixture) -> None:
+    forks = Forks(ForkBounds())
+    forks.tried("bwrap", "python", "")
+    for number in range(forks_module.MOST_KNOWN + 1):
+        forks.failed("bwrap", program(tenant=str(number)), SandboxFailure("it is broken"))
+    assert forks.may("bwrap", program(tenant="0"))
+    assert not forks.may("bwrap", program(tenant="1"))
+    assert caplog.text.count("it is broken") == 1  # callers choose how often it fails
 
 
 def test_only_some_programs_are_remembered() -> None:

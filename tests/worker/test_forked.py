@@ -14,12 +14,13 @@ from streamer.compose import Parts
 from streamer.errors import SandboxFailure
 from streamer.model.job import JobSpec, SourceFile
 from streamer.sandbox.drivers.gated import Gated
+from streamer.sandbox.forks import MAX_FAILURES
 from streamer.sandbox.pool import Pool
-from streamer.sandbox.trial import Trial
+from streamer.sandbox.trial import NO_ROOM, Trial
 from tests.conftest import OpenService, Start
 from tests.fork import FORKING
 from tests.running import ended, run_job
-from tests.sandbox.forking import need_forks
+from tests.sandbox.forking import PROGRAM, need_forks
 from tests.support import submit
 
 SEED: Final = "print(hash('a text'))"
@@ -295,6 +296,26 @@ async def test_a_test_that_failed_is_repeated(
         while pool.forks.why_not("bwrap", "python"):
             await asyncio.sleep(0.01)
     assert "programs of python are forked again" in caplog.text
+
+
+async def test_only_a_test_tells_that_a_language_is_not_forked(
+    service: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.sandbox.registry.RETRY_S", 0.05)
+    pool = await pool_of(service)
+    before: list[str] = []
+
+    async def fork(*_: object) -> str:
+        before.append(pool.forks.why_not("bwrap", "python"))
+        return NO_ROOM if len(before) == 1 else "it is broken"
+
+    monkeypatch.setattr(Trial, "_fork", fork)
+    for _ in range(MAX_FAILURES):
+        pool.forks.failed("bwrap", PROGRAM, SandboxFailure("its limits are too small"))
+    async with asyncio.timeout(60):
+        while pool.forks.why_not("bwrap", "python") != "it is broken":
+            await asyncio.sleep(0.01)
+    assert before[:2] == ["", ""]
 
 
 async def test_the_test_at_the_start_runs_a_program(
