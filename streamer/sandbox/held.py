@@ -223,6 +223,10 @@ class HeldSandboxes:
     def _may_hold(self, backend: str, program: Program | None) -> bool:
         return program is not None and program.holds and not self.why_not(backend)
 
+    def _may_wait(self, sandbox: Sandbox, backend: str, program: Program) -> bool:
+        # To hold a forked one nothing is traced, which may not work here.
+        return program.holds if sandbox.way == "forked" else self._may_hold(backend, program)
+
     def _best(self, key: Key) -> Held | None:
         # To fork a program is faster than to start it in an open sandbox.
         kinds = (key,) if self._may_fork(key[0].backend, key[1]) else (key, (key[0], None))
@@ -312,8 +316,7 @@ class HeldSandboxes:
             held.watch = self._lookout.watch(seen, change, content=True)
         sandbox = await self._open(shape, program)
         try:
-            may_hold = sandbox.way != "forked" and self._may_hold(shape.backend, program)
-            if program is not None and may_hold:
+            if program is not None and self._may_wait(sandbox, shape.backend, program):
                 await sandbox.hold(program.run(sandbox.home, Stdio.pipes(with_input=True)))
         except BaseException:
             await sandbox.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import platform
@@ -27,6 +28,7 @@ __all__ = [
     "SHAPE",
     "can_fork",
     "forking_pool",
+    "holding",
     "need_forks",
     "program",
     "ran",
@@ -93,9 +95,19 @@ async def ran(
         await sandbox.close()
 
 
+async def holding(pool: Pool) -> Sandbox:
+    """Return a sandbox in which the program waits for its job; the caller must close it."""
+    sandbox = await pool.lend(SHAPE, PROGRAM)
+    assert sandbox.way == "forked"
+    await sandbox.hold(PROGRAM.run(sandbox.home, Stdio.pipes(with_input=True)))
+    async with asyncio.timeout(20):
+        await sandbox.held
+    return sandbox
+
+
 async def ran_in(sandbox: Sandbox, code: str, what: Program = PROGRAM) -> str:
     await sandbox.put_files((SourceFile("main.py", code.encode()),), what.limits)
-    stdio = Stdio.pipes()
+    stdio = sandbox.stdio(with_input=False)
     try:
         run: Run = what.run(sandbox.home, stdio)
         running = await sandbox.run(run)

@@ -26,7 +26,7 @@ from streamer.sandbox.pool import Pool
 from streamer.sandbox.shape import Shape
 from streamer.sandbox.stdio import Stdio
 from tests.running import descendants
-from tests.sandbox.forking import ENV, PROGRAM, SHAPE, forking_pool, program, ran, ran_in
+from tests.sandbox.forking import ENV, PROGRAM, SHAPE, forking_pool, holding, program, ran, ran_in
 from tests.sandbox.templated import LIMITS
 
 SEED: Final = "print(hash('a text'))"
@@ -218,6 +218,44 @@ async def test_the_next_program_of_a_sandbox_is_executed(pool: Pool) -> None:
     await sandbox.close()
 
 
+async def test_a_forked_program_waits_for_its_job(pool: Pool) -> None:
+    (usual,) = await seeds(pool, 1)
+    sandbox = await holding(pool)
+    assert sandbox.waits
+    assert await ran_in(sandbox, f"{SEED}") == usual
+    await sandbox.close()
+
+
+async def test_another_program_takes_the_place_of_one_that_waits(pool: Pool) -> None:
+    sandbox = await holding(pool)
+    other = program(argv=("python3", "-I", "main.py"))
+    assert await ran_in(sandbox, "import sys; print(sys.flags.isolated)", other) == "1\n"
+    await sandbox.close()
+
+
+async def test_one_that_died_while_it_waited_is_executed(pool: Pool) -> None:
+    (usual,) = await seeds(pool, 1)
+    before = descendants()
+    sandbox = await holding(pool)
+    [waiting] = [
+        pid for pid, name in descendants().items() if pid not in before and name == "python3"
+    ]
+    os.kill(waiting, signal.SIGKILL)
+    async with asyncio.timeout(20):
+        while sandbox.waits:
+            await asyncio.sleep(0)
+    assert not sandbox.may_be_lent
+    assert await ran_in(sandbox, SEED) != usual
+    await sandbox.close()
+
+
+async def test_one_that_waits_ends_with_its_sandbox(pool: Pool) -> None:
+    before = descendants()
+    sandbox = await holding(pool)
+    await sandbox.close()
+    assert {pid for pid in descendants() if pid not in before} == set(pool.templates.pids)
+
+
 async def test_nothing_of_it_is_in_the_sandbox(pool: Pool) -> None:
     code = """
 import os
@@ -229,6 +267,9 @@ print([name for name in os.listdir("/proc") if name.isdigit()])
 """
     executed = await ran(pool, code, replace(PROGRAM, fork=None))
     assert await ran(pool, code) == ("forked", executed[1])
+    sandbox = await holding(pool)
+    assert await ran_in(sandbox, code) == executed[1]
+    await sandbox.close()
 
 
 # -- who has one --------------------------------------------------------------------------

@@ -116,9 +116,10 @@ async def trial_of_forks(service: Parts) -> None:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("waits", [False, True], ids=["with its job", "before"])
 @pytest.mark.parametrize("part", range(PARTS))
 async def test_a_forked_program_cannot_tell(
-    need: Callable[[str], str], open_service: OpenService, part: int
+    need: Callable[[str], str], open_service: OpenService, part: int, *, waits: bool
 ) -> None:
     need("bwrap")
     need_forks()
@@ -128,6 +129,8 @@ async def test_a_forked_program_cannot_tell(
     assert forking.worker.pool is not None
     await trial_of_forks(forking)
     fork_at_once(forking.worker.pool)
+    if waits:
+        hold_each(forking.worker.pool)
     before = forking.ahead().forked
     expected = await run_all(cold, "python", cases)
     found = await run_all(forking, "python", cases)

@@ -143,7 +143,7 @@ async def test_a_job_is_cancelled_as_ever(service: Parts) -> None:
     await seed(service)
     code = (
         "import signal, time\nsignal.signal(15, lambda *a: print('heard') or exit(4))\n"
-        "print('up')\ntime.sleep(60)"
+        "import os; os.write(1, b'up\\n')\ntime.sleep(60)"
     )
     job = await service.jobs.submit(JobSpec(language="python", code=code))
     async for event in job.events():
@@ -194,7 +194,7 @@ async def test_what_only_one_job_has_wanted_is_held_ahead(warm: Parts) -> None:
     assert warm.ahead().forked == 1  # that of the test at the start
 
 
-async def test_sandboxes_are_opened_ahead_in_an_interpreter(warm: Parts) -> None:
+async def test_programs_are_forked_before_their_jobs(warm: Parts) -> None:
     await seed(warm)
     await held(warm)
     await seed(warm)
@@ -203,9 +203,10 @@ async def test_sandboxes_are_opened_ahead_in_an_interpreter(warm: Parts) -> None
         await held(warm)
         (waiting,) = warm.worker.pool.held._held
         assert (await waiting.opening).way == "forked"
+        assert (await waiting.opening).waits
         assert int(await seed(warm))
         ahead = warm.ahead()
-        assert (ahead.opened, ahead.warm) == (count, 1)
+        assert (ahead.opened, ahead.warm) == (0, 1 + count)
 
 
 async def test_none_is_used_that_is_too_old(warm: Parts) -> None:

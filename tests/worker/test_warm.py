@@ -165,7 +165,7 @@ async def test_limits_are_those_of_the_job(
 async def test_a_job_is_cancelled_as_ever(service: Parts) -> None:
     await run_job(service, language="python", code="pass")
     await held(service)
-    code = "import signal, time\nsignal.signal(15, lambda *a: print('heard') or exit(4))\nprint('up')\ntime.sleep(60)"
+    code = "import signal, time\nsignal.signal(15, lambda *a: print('heard') or exit(4))\nimport os; os.write(1, b'up\\n')\ntime.sleep(60)"
     job = await service.jobs.submit(JobSpec(language="python", code=code))
     async for event in job.events():
         if event.kind == "output":

@@ -228,14 +228,20 @@ class Gated:
             return await self.channel.use(walk_disk=self._walk_disk)
 
     async def start(self, run: Run) -> None:
+        await self._start(run, self._run_flags | self._fork(run))
+
+    async def hold(self, run: Run, same: Sequence[str]) -> None:
+        fork = self._fork(run)
+        if not fork:
+            await self.channel.know_same(same)
+        await self._start(run, self._run_flags | protocol.HOLD | fork)
+
+    def _fork(self, run: Run) -> int:
+        """Return the flag for a run that goes on with the program that waits in the init."""
         # Only the first program finds the workspace as the interpreter has seen it.
         program, self.forked_from = self.forked_from, None
         forks = program is not None and program.is_run_by(run, self.home)
-        await self._start(run, self._run_flags | (protocol.FORK if forks else 0))
-
-    async def hold(self, run: Run, same: Sequence[str]) -> None:
-        await self.channel.know_same(same)
-        await self._start(run, self._run_flags | protocol.HOLD)
+        return protocol.FORK if forks else 0
 
     async def release(self) -> bool:
         self._started = time.monotonic()

@@ -13,8 +13,10 @@
 #include "init.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/ptrace.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -36,6 +38,7 @@ static struct {
         int stopped, signal; /* the signal to deliver when it goes on */
     } threads[MOST_THREADS];
     size_t count;
+    int gate; /* what a forked program waits for, or 0 */
 } held;
 
 static long trace(int request, pid_t thread, unsigned long address, unsigned long data)
@@ -60,6 +63,16 @@ static void tell_held(int failure)
     unsigned char out[4];
     put32(out, (uint32_t)failure);
     tell('P', out, sizeof out);
+}
+
+static void open_gate(void)
+{
+    unsigned char byte = 0;
+    if (held.gate) {
+        send(held.gate, &byte, 1, MSG_NOSIGNAL); /* it may have ended */
+        close(held.gate);
+    }
+    held.gate = 0;
 }
 
 static void give_up(int failure)
@@ -121,6 +134,7 @@ int thread_has_ended(pid_t id)
     if (id == job.pid) {
         held.count = 0;
         held.state = NONE;
+        open_gate();
         return 0;
     }
     if (thread)
@@ -177,17 +191,38 @@ void thread_has_stopped(pid_t id, int status)
         stop_others();
 }
 
+static int is_at(int gate)
+{
+    unsigned char byte;
+    ssize_t got;
+    do
+        got = read(gate, &byte, 1);
+    while (got < 0 && errno == EINTR);
+    return got == 1;
+}
+
+/* Hold a forked program, which needs no trace: it waits in our own code, where its interpreter had stopped. */
+void hold_forked(int gate)
+{
+    memset(&held, 0, sizeof held);
+    if (!is_at(gate)) {
+        give_up(ESRCH);
+    } else if ((held.gate = fcntl(gate, F_DUPFD_CLOEXEC, 3)) < 0) {
+        held.gate = 0;
+        give_up(errno);
+    } else {
+        held.state = HELD;
+        tell_held(0);
+    }
+}
+
 /* Begin to hold the program that has just been made, and waits at the other end of `gate`: it is our code up
  * to its execve(2). */
 void hold_program(int gate)
 {
     unsigned char byte = 0;
-    ssize_t got;
     memset(&held, 0, sizeof held);
-    do /* only one that is dumpable can be traced: see become_program */
-        got = read(gate, &byte, 1);
-    while (got < 0 && errno == EINTR);
-    if (got != 1) {
+    if (!is_at(gate)) { /* only one that is dumpable can be traced: see become_program */
         give_up(ESRCH);
     } else if (trace(PTRACE_SEIZE, job.pid, 0, OPTIONS)) {
         give_up(errno);
@@ -212,6 +247,11 @@ int release_program(size_t size)
         return 1;
     job.started_us = microseconds(CLOCK_MONOTONIC);
     begin_watch();
+    if (held.gate) {
+        held.state = NONE;
+        open_gate();
+        return 1;
+    }
     held.state = LEAVES;
     for (size_t i = held.count; i-- > 0;) /* the first thread last */
         if (held.threads[i].stopped)

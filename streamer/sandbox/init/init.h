@@ -152,6 +152,7 @@ int reveals_nothing(pid_t thread, uint32_t machine, uint64_t number, const uint6
 int is_held(void);
 int stands_still(void);
 void hold_program(int gate);
+void hold_forked(int gate);
 int release_program(size_t size);
 void thread_has_stopped(pid_t id, int status);
 int thread_has_ended(pid_t id);

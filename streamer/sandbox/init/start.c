@@ -194,7 +194,7 @@ static void let_go_on(int gate)
 static pid_t start(struct program *p, const int fds[3], uint32_t flags)
 {
     if (flags & HOLD)
-        return start_gated(p, fds, hold_program);
+        return start_gated(p, fds, p->forked ? hold_forked : hold_program);
     return p->forked ? start_gated(p, fds, let_go_on) : start_program(p, fds);
 }
 
