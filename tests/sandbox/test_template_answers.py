@@ -178,8 +178,9 @@ BESIDE = """
 if os.fork():
     service.close()
     signal.pause()
+os.setpgid(0, 0)  # what is left in the wrapper's group is killed at its end
 hello()
-service.recv(1)
+signal.pause()
 """
 
 
