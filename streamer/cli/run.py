@@ -150,7 +150,7 @@ async def _print(output: Output, outlet: Outlet) -> None:
 
 def _not_a_service(status: int) -> Exception:
     # Only a remote service answers so, and its client takes as long to import as all the rest.
-    from streamer.client.problem import not_a_service  # noqa: PLC0415
+    from streamer.client.problem import not_a_service  # noqa: PLC0415 - as above
 
     return not_a_service(status)
 

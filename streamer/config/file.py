@@ -53,7 +53,7 @@ def users_file(environ: Mapping[str, str]) -> Path | None:
     path = base / "streamer" / FILE_NAME
     # A relative path would lie in the current folder again. HOME may be another user's: for a
     # path without permission os.path.isfile returns False, while Path.is_file raises.
-    return path if path.is_absolute() and os.path.isfile(path) else None  # noqa: PTH113
+    return path if path.is_absolute() and os.path.isfile(path) else None  # noqa: PTH113 - as above
 
 
 def is_ours(document: Mapping[str, object]) -> bool:

@@ -61,10 +61,8 @@ class Kept:
     template: Template
     up: asyncio.Task[None]
     watch: Watch = field(init=False)
-    until: float = math.inf
-    """When it makes no further sandbox, on the clock of `time.monotonic`."""
     left: float = math.inf
-    """How many sandboxes it makes before that."""
+    """How many sandboxes it still makes."""
     users: int = 0
     """The open sandboxes in it, and those who wait until it has come up."""
     used_at: float = field(default_factory=time.monotonic)
@@ -195,7 +193,7 @@ class Templates:
         kept.watch = self._lookout.watch(seen, partial(self._retire, kept))
         if program is not None:
             kept.left = self._bounds.jobs
-            kept.until = template.until = time.monotonic() + self._bounds.age_s
+            template.until = time.monotonic() + self._bounds.age_s
         self._kept[key] = kept
         return kept
 
@@ -205,7 +203,7 @@ class Templates:
             log.warning("a template has ended by itself; another is started")
             self._end(kept)
             return None
-        if kept is not None and kept.until <= time.monotonic():
+        if kept is not None and kept.template.until <= time.monotonic():
             self._retire(kept, ())
             return None
         return kept
