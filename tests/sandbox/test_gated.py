@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -130,3 +131,28 @@ async def test_one_that_resists_is_not_killed_once_more_at_the_end(
                 await sandbox.kill()
             await sandbox.close()
     assert "does not die" not in caplog.text
+
+
+async def test_one_is_closed_only_when_pid_1_of_its_wrapper_has_ended(
+    pool: Pool, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in firejail, where it is the wrapper's own."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(_: int) -> int:
+        started.append(subprocess.Popen(["sleep", "600"]))
+        return started[0].pid
+
+    monkeypatch.setattr(protocol, "FIRST", 0)
+    monkeypatch.setattr(gated, "first_above", start)
+    async with lent(pool, backend) as sandbox:
+        driver = sandbox._driver
+        assert isinstance(driver, Gated)
+        closing = asyncio.create_task(sandbox.close())
+        await asyncio.wait({driver._wrapper.ended, driver._init_ended}, timeout=20)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not closing.done()
+        started[0].kill()
+        await closing
+        started[0].wait()
