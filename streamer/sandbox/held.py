@@ -6,8 +6,7 @@ no job yet (``init/hold.c``). One job takes both over, if it runs just this prog
 ever does. Whatever keeps a sandbox from being opened ahead, or a program from being held, a job
 does it as ever.
 
-There are never more than places are free, and a job that needs another sandbox does not wait. While
-jobs use the processors none is opened: it would take from them what it saves a later one, and more.
+There are never more than places are free, and a job that needs another sandbox does not wait.
 """
 
 from __future__ import annotations
@@ -15,18 +14,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from streamer.bounded import ends_in
 from streamer.model.capabilities import Ahead
 from streamer.sandbox.lookout import Lookout, Watch
+from streamer.sandbox.processors import Processors
+from streamer.sandbox.refill import Refill
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.shape import Program, Shape
 from streamer.sandbox.stdio import Stdio
@@ -45,24 +44,9 @@ HOLD_S: Final = 10.0
 RETRY_S: Final = 60.0
 """After a failure jobs do it themselves for this time."""
 
-BEGUN_S: Final = 0.01
-"""Between the start of a job's program and the next opening: a short one has ended by then, and
-what it has written was sent first."""
-
-PAUSE_S: Final = 0.002
-"""Between the end of the only job and the next opening."""
-
-AFTER_S: Final = 0.01
-"""The same while others run: one that waits for the place comes first."""
-
-BUSY_S: Final = 0.02
-"""Between two looks whether a processor is free."""
-
-QUIET_S: Final = 0.1
-"""Jobs that neither come nor go for so long may be waiting, and use no processor."""
-
-PATIENCE_S: Final = 0.5
-"""After so long one is opened in any case: others may keep the processors busy for hours."""
+MOST_FOR_EACH_PROCESSOR: Final = 8
+"""So many wait at most for each processor: it takes a burst of as many jobs longer to run than to
+start, and each holds some MiB."""
 
 END_TIMEOUT_S: Final = 10.0
 
@@ -96,7 +80,10 @@ class Held:
 
 
 class HeldSandboxes:
-    """All that a pool has opened ahead: no more than it has places that no job uses."""
+    """All that a pool has opened ahead: no more than it has places that no job uses.
+
+    Nor more than `MOST_FOR_EACH_PROCESSOR`.
+    """
 
     def __init__(
         self,
@@ -115,20 +102,12 @@ class HeldSandboxes:
         self._lookout = lookout
         self._may_fork = may_fork
         self._places = places
-        self._processors = len(os.sched_getaffinity(0))
+        self._most = min(places, MOST_FOR_EACH_PROCESSOR * Processors().count)
+        self._refill: Refill[Key] = Refill(self._begin, self._making, places, self._most)
         self._held: list[Held] = []
-        self._wanted: deque[Key] = deque(maxlen=places)
         self._wants: Wants[Key] = Wants()
         self._retry_at: dict[Key, float] = {}
-        self._used = 0
-        self._moved_at = 0.0
-        """When the last job came or went."""
         self._ending: set[asyncio.Task[None]] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        self._fills_at = 0.0
-        """When the timer is due: that of another event loop may not tell it."""
-        self._due = 0.0
-        self._closed = False
         self._why_not: dict[str, str] = {}
         self._opens: dict[str, bool] = {}
         self._warm = 0
@@ -165,10 +144,9 @@ class HeldSandboxes:
         if self._opens.get(shape.backend, False):
             forks = self._may_fork(shape.backend, program)
             key = (shape, program if forks or self._may_hold(shape.backend, program) else None)
-        self._used += 1
-        self._moved_at = time.monotonic()
+        self._refill.job_came()
         with contextlib.ExitStack() as unless_lent:
-            unless_lent.callback(self._returned)
+            unless_lent.callback(self._refill.job_went)
             sandbox = None if key is None else await self._take(key)
             if sandbox is None:
                 self._make_room(0)
@@ -176,26 +154,17 @@ class HeldSandboxes:
                 self._cold += key is not None
             unless_lent.pop_all()
         sandbox.on_begun = partial(self._want, key)
-        sandbox.on_closed = self._returned
+        sandbox.on_closed = self._refill.job_went
         return sandbox
-
-    def _returned(self) -> None:
-        self._used -= 1
-        self._moved_at = time.monotonic()
-        if self._wanted:
-            self._fill_in(AFTER_S if self._used else PAUSE_S)
 
     def _want(self, key: Key | None) -> None:
         """Open one like a job's, whose program runs now."""
         if key is not None and self._is_refused(key):
             key = None if self._is_refused((key[0], None)) else (key[0], None)
-        if key is None or self._closed:
+        if key is None:
             return
         self._wants.add(key)
-        if not self._wanted:
-            self._due = time.monotonic() + PATIENCE_S
-        self._wanted.append(key)
-        self._fill_in(BEGUN_S)
+        self._refill.want(key)
 
     async def _take(self, key: Key) -> Sandbox | None:
         """Take one of those that wait, or are on their way to that."""
@@ -238,40 +207,18 @@ class HeldSandboxes:
 
     # -- what waits -----------------------------------------------------------------------
 
-    def _fill_in(self, pause_s: float) -> None:
-        at = time.monotonic() + pause_s
-        if self._timer is not None:
-            if self._fills_at <= at:
-                return
-            self._timer.cancel()
-        self._fills_at = at
-        self._timer = asyncio.get_running_loop().call_later(pause_s, self._fill)
+    def _making(self) -> int:
+        return sum(not held.ready for held in self._held)
 
-    def _fill(self) -> None:
-        """Open what is wanted, unless jobs or others need the processors for now."""
-        self._timer = None
-        while self._wanted and not self._closed:
-            making = sum(not held.ready for held in self._held)
-            if self._used >= self._places or making >= self._processors:
-                return  # the end of each job looks again, and each that is held
-            if self._is_busy(self._used + making):
-                self._fill_in(BUSY_S)
-                return
-            key = next((key for key in self._wanted if self._make_room(1, key)), None)
-            if key is None:
-                if not self._used:
-                    self._wanted.clear()  # there are enough of each
-                return
-            self._wanted.remove(key)
-            self._start(key)
-            self._due = time.monotonic() + PATIENCE_S
-
-    def _is_busy(self, busy: int) -> bool:
-        """Return whether all processors are needed, `busy` of them by jobs and what is started."""
-        now = time.monotonic()
-        if busy >= self._processors and now < self._moved_at + QUIET_S:
-            return True  # however few of their programs happen to run at this moment
-        return _runnable() >= self._processors and now < self._due
+    def _begin(self, key: Key) -> bool:
+        """Open one of a kind if there is room for it."""
+        if not self._make_room(1, key):
+            return False
+        held = Held(key, self._shows(*key))
+        held.opening = asyncio.create_task(self._opened(held))
+        held.coming = asyncio.create_task(self._until_held(held))
+        self._held.append(held)
+        return True
 
     def _make_room(self, wanted: int, of: Key | None = None) -> bool:
         """End what is worth least, until so many places are free; return whether that was possible.
@@ -279,7 +226,7 @@ class HeldSandboxes:
         For one of a kind, made for jobs to come, only what was wanted before it is ended, but not
         the last one of what jobs want again and again.
         """
-        while self._used + len(self._held) + wanted > self._places:
+        while self._are_too_many(len(self._held) + wanted, ahead=of is not None):
             alike = Counter(held.key for held in self._held)
             worths = {
                 held: self._worth(held.key, is_last=alike[held.key] == 1) for held in self._held
@@ -296,16 +243,15 @@ class HeldSandboxes:
             self._give_up(min(worths, key=lambda held: worths[held]))
         return True
 
+    def _are_too_many(self, count: int, *, ahead: bool) -> bool:
+        if ahead and count > self._most:
+            return True
+        return self._refill.jobs + count > self._places
+
     def _worth(self, key: Key, *, is_last: bool) -> tuple[bool, float]:
         """Return whether to keep one of a kind, and when a job has wanted it last."""
         usual, at = self._wants.worth(key)
         return usual and is_last, at
-
-    def _start(self, key: Key) -> None:
-        held = Held(key, self._shows(*key))
-        held.opening = asyncio.create_task(self._opened(held))
-        held.coming = asyncio.create_task(self._until_held(held))
-        self._held.append(held)
 
     async def _opened(self, held: Held) -> Sandbox:
         shape, program = held.key
@@ -339,7 +285,7 @@ class HeldSandboxes:
             return
         held.idle = asyncio.get_running_loop().call_later(IDLE_S, self._give_up, held)
         sandbox.on_exit(partial(self._give_up, held))
-        self._fill_in(0)
+        self._refill.one_is_ready()
 
     def _is_refused(self, key: Key) -> bool:
         return self._retry_at.get(key, 0) > time.monotonic()
@@ -388,11 +334,7 @@ class HeldSandboxes:
 
     def stop(self) -> None:
         """Open no more, and begin to close all that wait."""
-        self._closed = True
-        self._wanted.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._refill.stop()
         for held in [*self._held]:
             self._give_up(held)
 
@@ -417,11 +359,3 @@ def _why_not(held: asyncio.Future[None]) -> str:
         return f"it was not held within {HOLD_S:g} s"
     failure = held.exception()
     return "" if failure is None else str(failure)
-
-
-def _runnable() -> int:
-    """Return how many threads of the host want a processor now, besides this (proc_loadavg(5))."""
-    try:
-        return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0]) - 1
-    except (OSError, ValueError, IndexError):
-        return 0

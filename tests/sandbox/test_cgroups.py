@@ -203,6 +203,24 @@ async def test_a_cleared_group_has_nothing_alive_in_it(tree: CgroupTree) -> None
             await process.wait()
 
 
+def test_all_jobs_together_have_an_eighth_of_the_weight_of_others() -> None:
+    with cgroup_tree("auto") as tree:
+        if tree is None:
+            pytest.skip("no cgroup is ours to divide: not root, and none is delegated")
+        weights = {
+            "cpu.shares": str(1024 * (os.cpu_count() or 1) // 8),
+            "cpu.weight": "12",
+        }
+        found = {
+            name: (root / name).read_text().strip()
+            for root in tree.roots
+            for name in weights
+            if (root / name).exists()
+        }
+        assert found, "nothing shares the processors"
+        assert found == {name: weights[name] for name in found}
+
+
 def test_a_process_of_another_namespace_is_not_taken_for_our_own_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

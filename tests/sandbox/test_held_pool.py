@@ -18,8 +18,9 @@ import pytest
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits, SourceFile
 from streamer.sandbox import held as module
-from streamer.sandbox import lookout, wants
+from streamer.sandbox import lookout, refill, wants
 from streamer.sandbox.pool import Pool
+from streamer.sandbox.processors import Processors
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.shape import Program, Shape
 from tests.running import adopt_orphans, descendants, descriptors
@@ -42,7 +43,7 @@ async def pool(request: pytest.FixtureRequest, need: Callable[[str], str]) -> As
     before = descendants(), descriptors()
     with pool_of(places=2) as pool:
         pool.held.tried("bwrap", "")
-        pool.held._processors = 1000  # whatever else runs on this machine
+        pool.held._refill._processors.count = 1000  # whatever else runs on this machine
         if request.param == "command":
             pool.templates.tried("bwrap", "not in this test")
         yield pool
@@ -95,13 +96,13 @@ async def test_the_next_one_is_begun_while_the_program_runs(pool: Pool) -> None:
     waits = SourceFile("main.py", b"input()")
     async with lent(pool) as sandbox:
         await sandbox.put_files((waits,), LIMITS)
-        assert pool.held._timer is None
+        assert pool.held._refill._timer is None
         with contextlib.closing(sandbox.stdio(with_input=True)) as stdio:
             running = await sandbox.run(PYTHON.run(sandbox.home, stdio))
             await held(pool, 1)
             assert not running.ended.done()
     await held(pool, 1)
-    assert pool.held._timer is None  # its end wants no other
+    assert pool.held._refill._timer is None  # its end wants no other
 
 
 async def test_a_job_takes_one_that_is_ready_before_one_that_is_not(pool: Pool) -> None:
@@ -126,24 +127,53 @@ async def test_for_a_program_that_cannot_be_held_a_sandbox_is_opened(pool: Pool)
 async def test_none_is_started_while_jobs_need_the_processors(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "QUIET_S", 3600.0)
-    pool.held._processors = 1
+    monkeypatch.setattr(refill, "QUIET_S", 3600.0)
+    pool.held._refill._processors.count = 1
     async with lent(pool) as sandbox:
         assert await told(sandbox) == "up\n"
-        timer = pool.held._timer
+        timer = pool.held._refill._timer
         async with asyncio.timeout(20):
-            while timer is None or pool.held._timer is timer:
+            while timer is None or pool.held._refill._timer is timer:
                 await asyncio.sleep(0.001)
         assert pool.held._held == []
     await held(pool, 1)
 
 
+async def test_none_is_started_while_the_programs_of_quiet_jobs_use_the_processors(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refill, "QUIET_S", 0.0)
+    monkeypatch.setattr(refill, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(Processors, "were_free", lambda _: False)
+    pool.held._refill._processors.count = 1
+    async with lent(pool) as sandbox:
+        assert await told(sandbox) == "up\n"
+        timer = pool.held._refill._timer
+        async with asyncio.timeout(20):
+            while timer is None or pool.held._refill._timer is timer:
+                await asyncio.sleep(0.001)
+        assert pool.held._held == []
+    await held(pool, 1)
+
+
+async def test_fewer_wait_than_there_are_places(pool: Pool) -> None:
+    pool.held._most = 1
+    async with lent(pool), lent(pool):
+        pass
+    async with asyncio.timeout(20):
+        while pool.held._refill._wanted or pool.held.ahead.held.get("bwrap", 0) != 1:
+            await asyncio.sleep(0.001)
+    assert len(pool.held._held) == 1
+    async with lent(pool), lent(pool):  # the limit is none for jobs
+        assert pool.held._refill.jobs == 2
+
+
 async def test_jobs_that_only_wait_need_no_processor(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "QUIET_S", 0.05)
-    monkeypatch.setattr(module, "_runnable", lambda: 0)
-    pool.held._processors = 1
+    monkeypatch.setattr(refill, "QUIET_S", 0.05)
+    monkeypatch.setattr(Processors, "were_free", lambda _: True)
+    pool.held._refill._processors.count = 1
     async with lent(pool) as sandbox:
         assert await told(sandbox) == "up\n"
         await held(pool, 1)
@@ -152,17 +182,20 @@ async def test_jobs_that_only_wait_need_no_processor(
 async def test_on_a_busy_machine_it_takes_longer(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pool.held._processors = 1
-    monkeypatch.setattr(module, "_runnable", lambda: 1)
-    monkeypatch.setattr(module, "PATIENCE_S", 3600.0)
+    pool.held._refill._processors.count = 1
+    monkeypatch.setattr(Processors, "are_wanted", lambda _: True)
+    monkeypatch.setattr(refill, "PATIENCE_S", 3600.0)
     async with lent(pool):
         pass
-    pause = module.BUSY_S / 2
+    pause = refill.BUSY_S / 2
     async with asyncio.timeout(20):
-        while pool.held._timer is None or pool.held._fills_at < pool.held._due - 3600 + pause:
+        while (
+            pool.held._refill._timer is None
+            or pool.held._refill._looks_at < pool.held._refill._due - 3600 + pause
+        ):
             await asyncio.sleep(0.001)
     assert pool.held._held == []
-    pool.held._due = 0.0
+    pool.held._refill._due = 0.0
     await held(pool, 1)
 
 
@@ -250,8 +283,8 @@ async def test_what_is_wanted_once_waits_for_no_place_of_what_is_wanted_again(po
             pass
         await held(pool, 1)
     async with lent(pool, unlike(0)):
-        pool.held._wanted.append((SHAPE, unlike(1)))  # of a job that has ended a moment ago
-        pool.held._fill()
+        pool.held._refill._wanted.append((SHAPE, unlike(1)))  # of a job that has ended a moment ago
+        pool.held._refill._look()
         assert [one.key[1] for one in pool.held._held] == [PYTHON]
 
 
@@ -286,11 +319,11 @@ async def test_none_makes_room_for_what_was_wanted_before_it(pool: Pool) -> None
     async with lent(pool, PYTHON):
         pass
     await held(pool, 2)
-    pool.held._wanted.append((SHAPE, SHELL))
+    pool.held._refill._wanted.append((SHAPE, SHELL))
     pool.held._wants.add((SHAPE, PYTHON))
-    pool.held._fill()
+    pool.held._refill._look()
     assert {one.key[1] for one in pool.held._held} == {PYTHON, SHELL}
-    assert not pool.held._wanted  # there are enough, and no job will end
+    assert not pool.held._refill._wanted  # there are enough, and no job will end
 
 
 async def test_what_has_no_room_yet_is_started_later(pool: Pool) -> None:
@@ -307,7 +340,7 @@ async def test_none_is_started_while_jobs_may_wait(pool: Pool) -> None:
         pass
     async with lent(pool, SHELL), lent(pool, PERL):
         async with asyncio.timeout(20):
-            while pool.held._timer is not None or pool.held._ending:
+            while pool.held._refill._timer is not None or pool.held._ending:
                 await asyncio.sleep(0.01)
         assert pool.held._held == []
 
@@ -481,7 +514,7 @@ async def test_a_job_that_gives_up_while_it_waits_leaves_nothing(pool: Pool) -> 
     waiting.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await (await waiting).close()
-    assert pool.held._used == 0
+    assert pool.held._refill.jobs == 0
 
 
 async def test_without_a_program_a_sandbox_waits_for_any_job_of_its_shape(pool: Pool) -> None:
@@ -509,12 +542,12 @@ async def test_a_backend_that_does_not_want_it_has_none_opened(pool: Pool) -> No
     pool.held.tried("bwrap", "no", opens=False)
     async with lent(pool):
         pass
-    assert not pool.held._wanted
-    assert pool.held._timer is None
+    assert not pool.held._refill._wanted
+    assert pool.held._refill._timer is None
     assert pool.held.why_not("firejail") == module.UNTRIED
     async with lent(pool, None, replace(SHAPE, backend="plain")):
         pass
-    assert pool.held._timer is None
+    assert pool.held._refill._timer is None
 
 
 async def test_none_is_started_once_it_is_stopped(pool: Pool) -> None:

@@ -71,7 +71,7 @@ async def test_what_runs_in_a_template_when_the_host_changes_runs_on(
 
 async def test_a_sandbox_that_waits_is_given_up_with_its_template(pool: Pool, folder: Path) -> None:
     pool.held.tried("bwrap", "")
-    pool.held._processors = 1000  # whatever else runs on this machine
+    pool.held._refill._processors.count = 1000  # whatever else runs on this machine
     async with lent(pool):
         pass
     async with asyncio.timeout(20):

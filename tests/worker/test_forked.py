@@ -169,7 +169,7 @@ async def test_many_jobs_at_once(service: Parts) -> None:
 
 async def held(service: Parts) -> None:
     assert service.worker.pool is not None
-    service.worker.pool.held._processors = 1000  # whatever else runs on this machine
+    service.worker.pool.held._refill._processors.count = 1000  # whatever else runs on this machine
     async with asyncio.timeout(20):
         while not sum(service.ahead().held.values()):
             await asyncio.sleep(0.01)

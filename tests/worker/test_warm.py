@@ -24,7 +24,7 @@ WARM: Mapping[str, Any] = {"warm": True}
 async def held(service: Parts, count: int = 1) -> None:
     """Wait until so many programs are held."""
     assert service.worker.pool is not None
-    service.worker.pool.held._processors = 1000  # whatever else runs on this machine
+    service.worker.pool.held._refill._processors.count = 1000  # whatever else runs on this machine
     async with asyncio.timeout(20):
         while sum(service.ahead().held.values()) != count:
             await asyncio.sleep(0.01)

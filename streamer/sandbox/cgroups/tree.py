@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from streamer.sandbox.cgroups import v1, v2
 from streamer.sandbox.cgroups.cgroup import Cgroup, Level
 from streamer.sandbox.cgroups.files import clear
-from streamer.sandbox.cgroups.v1 import HIERARCHIES, SHARING, CgroupV1, weigh
+from streamer.sandbox.cgroups.v1 import HIERARCHIES, SHARING, CgroupV1
 from streamer.sandbox.cgroups.v2 import (
     CONTROLLERS,
     MAIN,
@@ -106,8 +107,9 @@ def cgroup_tree(configured: str) -> Iterator[CgroupTree | None]:
                         _check_entry(roots[0])
                         for folder in (*parents, *roots):
                             share(folder)
+                        v2.weigh(roots[0])
                     else:
-                        weigh(roots[-1])
+                        v1.weigh(roots[-1])
                 except OSError as error:
                     if configured == "auto":
                         log.info("no %s: %s", level, error)

@@ -24,6 +24,7 @@ __all__ = [
     "hands_down",
     "ownership",
     "share",
+    "weigh",
 ]
 
 CONTROLLERS: Final = ("memory", "pids")
@@ -32,6 +33,9 @@ CONTROLLERS: Final = ("memory", "pids")
 SHARING: Final = "cpu"
 """With this controller each job gets an equal share of the processors, whatever its number of
 processes: the default weight of a group is 100."""
+
+ALL_JOBS: Final = 100 // 8
+"""The weight of all jobs together, beside the service (`cgroups.v1.ALL_JOBS`)."""
 
 MAIN: Final = "main"
 """The group below the delegated one into which the service itself moves."""
@@ -204,3 +208,9 @@ def share(folder: Path) -> None:
     with contextlib.suppress(OSError):  # the kernel refuses it if there are real-time processes
         if SHARING in (folder / "cgroup.controllers").read_text().split():
             write(folder / "cgroup.subtree_control", f"+{SHARING}")
+
+
+def weigh(root: Path) -> None:
+    """Give all jobs together the weight `ALL_JOBS`; what nobody else uses they get in any case."""
+    with contextlib.suppress(FileNotFoundError):  # the controller is not enabled
+        write(root / "cpu.weight", str(ALL_JOBS))
