@@ -51,6 +51,8 @@ def _show_backend(backend: BackendReport, console: Console, *, chosen: bool) -> 
         console.print(f"warning: {warning}", highlight=False, markup=False)
     if backend.template:
         console.print(f"template: {visible(backend.template)}", highlight=False, markup=False)
+    if backend.warm:
+        console.print(f"warm: {visible(backend.warm)}", highlight=False, markup=False)
     for language, use in backend.forks.items():
         console.print(f"forks of {language}: {visible(use)}", highlight=False, markup=False)
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))

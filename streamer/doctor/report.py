@@ -34,7 +34,7 @@ from streamer.model.names import camel
 from streamer.sandbox.cgroups.tree import cgroup_tree
 from streamer.sandbox.enforcement import enforcement
 from streamer.sandbox.forks import Forks
-from streamer.sandbox.trial import NOT_OFFERED
+from streamer.sandbox.trial import NOT_OFFERED, knows_templates
 from streamer.spi import Backend
 
 __all__ = ["BackendReport", "Outcome", "ProbeReport", "Report", "examine"]
@@ -183,7 +183,7 @@ async def _try_backend(found: BackendReport, config: Config) -> BackendReport:
         warnings=(warning,) if warning else (),
         enforces={camel(limit): level for limit, level in enforces.items()},
         probes=tuple(probes),
-        template=_template(why_no_template),
+        template=_template(backend, why_no_template),
         warm=f"not used: {why_not_warm}" if why_not_warm else "used",
         forks=forks,
     )
@@ -198,8 +198,8 @@ def _forks(forks: Forks, backend: str, config: Config) -> Mapping[str, str]:
     return {name: f"not used: {why}" if why else "used" for name, why in reasons.items()}
 
 
-def _template(why_not: str) -> str:
-    if why_not == NOT_OFFERED:
+def _template(backend: Backend, why_not: str) -> str:
+    if why_not == NOT_OFFERED and not knows_templates(backend):
         return ""
     return f"not used, each job has its own command: {why_not}" if why_not else "used"
 
@@ -207,11 +207,13 @@ def _template(why_not: str) -> str:
 async def _try_probe(
     probe: Probe, target: Target, backend: Backend, enforces: Mapping[str, str]
 ) -> ProbeReport:
+    remedy = probe.remedy
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_S):
             finding = await probe.attempt(target)
     except ProbeFailed as failure:
         finding = Finding(False, str(failure))
+        remedy = failure.remedy or remedy
     except TimeoutError:
         finding = Finding(False, f"the probe did not end within {PROBE_TIMEOUT_S:.0f} s")
     enforced_by = enforces.get(probe.limit, "")
@@ -224,5 +226,5 @@ async def _try_probe(
         outcome=outcome,
         detail=finding.detail,
         enforced_by=enforced_by,
-        remedy=probe.remedy if outcome == "fails" else "",
+        remedy=remedy if outcome == "fails" else "",
     )

@@ -22,6 +22,11 @@ END: Final = "probed"
 class ProbeFailed(Exception):
     """The job of a probe did not get far enough to prove anything."""
 
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.remedy = remedy
+        """What to do about that, where the probe's own remedy would not help."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:

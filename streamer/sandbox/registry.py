@@ -39,6 +39,7 @@ from streamer.sandbox.trial import (
     UNBOUNDED,
     Trial,
     holds_to_allow_list,
+    knows_templates,
 )
 from streamer.spi import Backend, Isolation
 
@@ -373,9 +374,12 @@ class Backends(Mapping[str, Backend]):
         if why_not == NO_ROOM and not before:
             return  # others have it for now; it is tested again
         if why_not not in (before, "") and not pool.short_lived:
-            log.warning(
-                "sandbox %s: no program of %s is forked: %s", backend.name, runtime.name, why_not
-            )
+            level = logging.WARNING
+            # The default is known after its own tests. Another that never can is no news.
+            if self.default not in ("", backend.name) and not knows_templates(backend):
+                level = logging.DEBUG
+            what = "sandbox %s: no program of %s is forked: %s"
+            log.log(level, what, backend.name, runtime.name, why_not)
         elif not why_not and before not in ("", UNFORKED):
             log.warning("sandbox %s: programs of %s are forked again", backend.name, runtime.name)
         pool.forks.tried(backend.name, runtime.name, why_not)

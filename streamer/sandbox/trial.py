@@ -25,6 +25,7 @@ __all__ = [
     "UNBOUNDED",
     "Trial",
     "holds_to_allow_list",
+    "knows_templates",
 ]
 
 OF_ROOT: Final = (
@@ -43,7 +44,7 @@ NO_ROOM: Final = "there was no room for another"
 
 FORKED: Final = "import sys; sys.exit(__name__ != '__main__' or len(sys.argv) != 1)"
 
-NOT_OFFERED: Final = "it has no template for what jobs may be shown, or does not use any"
+NOT_OFFERED: Final = "it has no template, or its options switch it off"
 
 
 class Trial:
@@ -166,6 +167,11 @@ class Trial:
         end = await running.ended
         code = os.waitstatus_to_exitcode(end.status)
         return broken_claim(backend, code, as_user=as_user) or (OF_ROOT if as_root else "")
+
+
+def knows_templates(backend: Backend) -> bool:
+    """Return whether a backend may have a template at all, whatever its options are."""
+    return type(backend).template_plan is not Backend.template_plan
 
 
 def holds_to_allow_list(backend: Backend) -> bool:

@@ -35,11 +35,11 @@ __all__ = ["Campaign", "Outcome", "open_campaign"]
 LANES: Final = 4
 """How many attacks run at a time, each with its own lures."""
 LIMITS: Final = {"wall_time_s": 30.0 * SLOWNESS, "cpu_time_s": 6.0 * SLOWNESS}
+"""Limits for compilers too, which a caller cannot lower: an attack there must end."""
 
 GUARD_S: Final = 5.0
 """From here on the wall limit of an attack is no part of it: another end comes long before."""
 
-"""Limits for compilers too, which a caller cannot lower: an attack there must end."""
 SHARED_FOLDERS: Final = ("/tmp", "/var/tmp", "/dev/shm")
 KNOCK_S: Final = 0.02
 BUILD: Final = "escape-build"

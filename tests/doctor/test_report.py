@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -30,8 +30,11 @@ from streamer.doctor.hostfacts import (
     wrapper_warnings,
 )
 from streamer.doctor.lures import marked_processes
-from streamer.doctor.report import examine
+from streamer.doctor.probes import PROBES
+from streamer.doctor.report import _try_probe, examine
+from streamer.doctor.target import Ran, Target
 from streamer.engine.memory.engine import MemoryEngine
+from streamer.model.events import Complete
 from tests.sandbox.forking import can_fork
 from tests.sandbox.templated import powerless
 
@@ -334,6 +337,35 @@ async def test_what_a_sandbox_cannot_limit_here_is_told(
     told = {name for name, warnings in found.items() if "share inotify" in " ".join(warnings)}
     # Each job of root's service has an account of its own.
     assert told == ({"bwrap"} if os.geteuid() else set())
+
+
+def test_people_are_told_which_way_jobs_run(tmp_path: Path, need: Callable[[str], str]) -> None:
+    need("bwrap")
+    off = ("--set", "sandbox.bwrap.template=false", "--set", "sandbox.warm=false")
+    found = diagnose(tmp_path, "--sandbox", "bwrap", *off)
+    text = " ".join(found.out.split())
+    why = "it has no template, or its options switch it off"
+    assert text.count(f"template: not used, each job has its own command: {why}") == 1
+    assert "warm: not used: sandbox.warm is false" in text
+
+
+class Busy(Target):
+    """A service on a machine whose processors other programs use."""
+
+    async def run(self, script: str, *arguments: str, **limits: float) -> Ran:
+        end = Complete(
+            "wall_time", None, "SIGTERM", 4000, 290, None, True, False, 0, False, "bwrap", "run"
+        )
+        return Ran("", "", end)
+
+
+async def test_busy_processors_are_no_fault_of_the_sandbox() -> None:
+    (probe,) = [probe for probe in PROBES if probe.name == "cpu time"]
+    enforces = {"cpu_time_s": "polling"}
+    found = await _try_probe(probe, Busy(cast("Any", None), cast("Any", None)), Bwrap(), enforces)
+    assert found.outcome == "fails"  # it is not known that it holds
+    assert "other programs keep the processors busy" in found.detail
+    assert found.remedy == "repeat it when the machine is less busy"
 
 
 def test_an_unknown_backend_is_an_error_of_usage(tmp_path: Path) -> None:

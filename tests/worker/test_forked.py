@@ -27,12 +27,12 @@ SEED: Final = "print(hash('a text'))"
 """The same in the programs of one interpreter, and in no others."""
 
 
-async def pool_of(service: Parts) -> Pool:
-    """Return the pool, when it is known whether programs can be forked."""
+async def pool_of(service: Parts, backend: str = "bwrap") -> Pool:
+    """Return the pool, when it is known whether programs can be forked in a backend."""
     pool = service.worker.pool
     assert pool is not None
     async with asyncio.timeout(30):
-        while ("bwrap", "python") not in pool.forks._why_not:
+        while (backend, "python") not in pool.forks._why_not:
             await asyncio.sleep(0.01)
     return pool
 
@@ -267,12 +267,28 @@ async def test_without_templates_jobs_run_as_by_default(
 
 @pytest.mark.parametrize("backend", ["firejail", "plain"])
 async def test_other_backends_run_jobs_as_by_default(
-    need: Callable[[str], str], open_service: OpenService, backend: str
+    need: Callable[[str], str],
+    open_service: OpenService,
+    caplog: pytest.LogCaptureFixture,
+    backend: str,
 ) -> None:
     need(backend)
     service = await open_service(backend, runtimes=(FORKING,))
     assert len({await seed(service) for _ in range(3)}) == 3
     assert service.ahead().forked == 0
+    await pool_of(service, backend)
+    assert f"sandbox {backend}: no program of python is forked" in caplog.text
+
+
+async def test_of_backends_that_never_fork_only_the_default_is_warned_of(
+    need: Callable[[str], str], open_service: OpenService, caplog: pytest.LogCaptureFixture
+) -> None:
+    need("bwrap")
+    need("plain")
+    service = await open_service("bwrap", runtimes=(FORKING,))
+    await service.worker.backends.reasons()
+    await pool_of(service, "plain")
+    assert "sandbox plain: no program" not in caplog.text
 
 
 async def test_a_test_that_failed_is_repeated(
