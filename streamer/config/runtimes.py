@@ -30,5 +30,14 @@ def extended(tables: Mapping[str, Any]) -> dict[str, Runtime]:
             runtimes[name] = msgspec.convert(merge(below, check_keys(table, known, place)), Runtime)
         except msgspec.ValidationError as error:
             key, wrong = explain(error, place)
-            raise ConfigError(f"{key}: {wrong}") from None
+            hint = _hint(name) if name not in runtimes and "run" not in table else ""
+            raise ConfigError(f"{key}: {wrong}{hint}") from None
     return runtimes
+
+
+def _hint(name: str) -> str:
+    """Return what was probably meant by a new language without a command."""
+    for runtime in DEFAULT_RUNTIMES.values():
+        if name in runtime.aliases:
+            return f"; {name} is another name of runtimes.{runtime.name}: write that"
+    return f" of a new language; there are: {', '.join(DEFAULT_RUNTIMES)}"

@@ -303,7 +303,14 @@ def test_a_wrong_variable_is_named(environ: dict[str, str], message: str) -> Non
         ),
         ("limits.default.wall_time=1", "command line: limits.default.wall_time: unknown key"),
         ("runtimes.c.compile=cc", "command line: runtimes.c.compile: the value is not valid TOML"),
-        ("runtimes.own.entry=x", "command line: runtimes.own: missing required key run"),
+        (
+            "runtimes.own.entry=x",
+            "command line: runtimes.own: missing required key run of a new language; there are: ",
+        ),
+        (
+            "runtimes.py.fork=true",
+            "command line: runtimes.py: missing required key run; py is another name of runtimes.p",
+        ),
     ],
 )
 def test_a_wrong_option_is_named(override: str, message: str) -> None:
