@@ -37,6 +37,7 @@ BUILTIN: Final = {
     "firejail": "sandboxes.firejail",
 }
 HOOK_PREFIX: Final = "streamer_"
+AHEAD: Final = ("program", "sandbox", "nothing")
 BACKEND_NAME: Final = re.compile("[a-z][a-z0-9_]*")
 RESERVED: Final = frozenset(
     {"auto", *(field.name for field in msgspec.structs.fields(SandboxConfig))}
@@ -200,6 +201,8 @@ def _check_backend(cls: object) -> None:
         raise PluginError(f"{where}: the name {cls.name!r} is not of the form [a-z][a-z0-9_]*")
     if cls.name in RESERVED:
         raise PluginError(f"{where}: sandbox.{cls.name} is a setting: take another name")
+    if cls.ahead not in AHEAD:
+        raise PluginError(f"{where}: ahead is {cls.ahead!r}: set it to one of {', '.join(AHEAD)}")
     if inspect.isabstract(cls):
         raise PluginError(f"{where} does not implement {sorted(cls.__abstractmethods__)}")
     _check_methods(cls, where)
@@ -208,7 +211,7 @@ def _check_backend(cls: object) -> None:
 def _check_methods(cls: type[Backend], where: str) -> None:
     if not inspect.iscoroutinefunction(cls.probe):
         raise PluginError(f"{where}: probe is not async: write `async def probe(self, host)`")
-    for plain in ("plan", "run_as", "explain"):
+    for plain in ("plan", "template_plan", "run_as", "explain"):
         if inspect.iscoroutinefunction(getattr(cls, plain)):
             raise PluginError(f"{where}: {plain} is async: write `def {plain}(self, ...)`")
     if inspect.isasyncgenfunction(cls.session) or inspect.iscoroutinefunction(cls.session):

@@ -44,6 +44,9 @@ async def bare_session(
     [
         (named("theirs", probe=plain_probe), "probe is not async: write `async def probe"),
         (named("theirs", plan=async_plan), "plan is async: write `def plan"),
+        (named("theirs", template_plan=async_plan), "template_plan is async: write `def templ"),
+        (named("theirs", ahead="programs"), "ahead is 'programs': set it to one of program, sa"),
+        (named("theirs", ahead=None), "ahead is None: set it to one of program, sandbox, nothing"),
         (named("theirs", session=bare_session), "decorate it with @contextlib.asynccontextmanager"),
         (named("my box"), r"the name 'my box' is not of the form \[a-z\]\[a-z0-9_\]\*"),
         (named("My"), "is not of the form"),
