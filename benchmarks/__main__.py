@@ -107,12 +107,12 @@ def measure(name: str, rounds: int, report: Report) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("suites", nargs="*", metavar="SUITE", help=", ".join(SUITES))
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="how often; 1 for a glance")
     parser.add_argument("--only-report", action="store_true", help="measure nothing")
     options = parser.parse_args()
     unknown = set(options.suites) - set(SUITES)
     if unknown:
-        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(SUITES)}")
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(limit, OPEN_FILES), limit))
     gc.freeze()
