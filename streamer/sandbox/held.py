@@ -151,7 +151,7 @@ class HeldSandboxes:
             if sandbox is None:
                 self._make_room(0)
                 sandbox = await self._open(shape, program)
-                self._cold += key is not None
+                self._cold += 1
             unless_lent.pop_all()
         sandbox.on_begun = partial(self._want, key)
         sandbox.on_closed = self._refill.job_went

@@ -212,6 +212,8 @@ async def test_languages_and_services_may_refuse(
         for _ in range(2):
             assert (await run_job(service, language=language, code="print(1)")).out == "1\n"
         assert wanted(service) == kept
+        ahead = service.ahead()
+        assert (ahead.warm, ahead.opened + ahead.cold) == (0, 2)
 
 
 async def test_a_drain_ends_what_is_held(service: Parts) -> None:
