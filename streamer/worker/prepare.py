@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from typing import Final
 
 from streamer.errors import SandboxFailure
@@ -16,6 +17,8 @@ from streamer.worker.program import environment
 from streamer.worker.stop import Stop, Stopped
 
 __all__ = ["OPEN_S", "opened", "put_files"]
+
+log: Final = logging.getLogger(__name__)
 
 OPEN_S: Final = 60.0
 """The time limit for opening a sandbox."""
@@ -46,6 +49,8 @@ async def opened(
         async with stop.unless_requested(OPEN_S):
             sandbox = await pool.lend(shape, _program(job, path))
             held.push_async_callback(sandbox.close)
+            waited = "yes" if sandbox.waits else "no"
+            log.debug("job_id=%s sandbox=%s waited=%s", job.job_id, sandbox.way, waited)
             if job.allow_hosts:
                 proxy = Proxy(
                     await sandbox.listen(PROXY_PORT),

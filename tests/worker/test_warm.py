@@ -55,6 +55,18 @@ async def test_jobs_take_over_programs_that_were_started_before(service: Parts) 
         assert (service.ahead().warm, service.ahead().cold) == (count, 1)
 
 
+async def test_operators_can_see_which_way_a_job_ran(
+    service: Parts, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "streamer.worker.prepare")
+    for _ in range(2):
+        await run_job(service, language="python", code="print(1)")
+        await held(service)
+    said = [r.getMessage().split()[1:] for r in caplog.records if r.name.endswith(".prepare")]
+    assert [waited for _, waited in said] == ["waited=no", "waited=yes"]
+    assert {way for way, _ in said} <= {"sandbox=own", "sandbox=template"}
+
+
 async def test_a_trial_that_failed_is_repeated(
     need: Callable[[str], str], open_service: OpenService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
