@@ -493,8 +493,17 @@ async def test_what_callers_let_fail_is_no_matter_to_others(pool: Pool) -> None:
             "import mmap, sys; sys.kept = mmap.mmap(-1, 4096, prot=mmap.PROT_READ)",
             "has memory that its jobs would share",
         ),
+        # As pid 1 it is the interpreter; a program would say it in its own output.
+        (
+            "import os; os.getpid() == 1 and os.write(1, b'x')",
+            "has written something before its job",
+        ),
+        (
+            "import os; os.getpid() == 1 and os.write(2, b'x')",
+            "has written something before its job",
+        ),
     ],
-    ids=["thread", "child", "file", "memory", "memory that is read"],
+    ids=["thread", "child", "file", "memory", "memory that is read", "output", "complaint"],
 )
 async def test_an_interpreter_that_a_fork_does_not_copy_as_it_is_serves_no_job(
     pool: Pool,

@@ -18,11 +18,12 @@
 
 enum { MOST_STRINGS = 256 };
 
-/* Standard input and output are pipes, as those of a job: an interpreter asks what they are. */
+/* Standard input and output are pipes, as those of a job: an interpreter asks what they are. They are the ends of one,
+ * which keeps what is written before there is a job: see forked.c. */
 static void pipes(void)
 {
-    int input[2], output[2];
-    if (pipe(input) || pipe(output) || dup2(input[0], 0) < 0 || dup2(output[1], 1) < 0)
+    int ends[2];
+    if (pipe(ends) || dup2(ends[0], 0) < 0 || dup2(ends[1], 1) < 0)
         die("pipes");
 }
 

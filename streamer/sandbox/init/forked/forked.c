@@ -25,6 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
@@ -59,6 +60,7 @@ static struct {
     void *robust;
     size_t robust_bytes;
     int lock; /* Python's, as it was */
+    int unread; /* what the template had said before */
 } us;
 
 /* Python's interface for programs that fork (docs.python.org/3/c-api/sys.html, .../init.html). */
@@ -113,6 +115,16 @@ static void forget_preload(void)
         die("/proc/self/environ cannot be that of a job"); /* no CONFIG_CHECKPOINT_RESTORE */
 }
 
+/* How many bytes wait to be read: standard output is the other end of our input (become.c), and the service reads
+ * standard error only of a template that has failed. */
+static int unread(void)
+{
+    int output = 0, error = 0;
+    ioctl(STDIN_FILENO, FIONREAD, &output);
+    ioctl(STDERR_FILENO, FIONREAD, &error);
+    return output + error;
+}
+
 /* Before the program's own main. */
 __attribute__((constructor)) static void begin(void)
 {
@@ -124,6 +136,7 @@ __attribute__((constructor)) static void begin(void)
     forget_preload();
     if (!getcwd(fork_workspace, sizeof fork_workspace))
         die("the workspace");
+    us.unread = unread();
     fork_waits = 1;
 }
 
@@ -138,8 +151,8 @@ static int is_shared(const char *line)
     return rights[1] == 'w' || !mprotect((void *)start, end - start, PROT_READ | PROT_WRITE);
 }
 
-/* What code of the operator's packages may have made, and a job would miss (threads, children, open files), or share with
- * others beyond what SECURITY.md lists. */
+/* What code of the operator's packages may have made, and a job would miss (threads, children, open files, words), or
+ * share with others beyond what SECURITY.md lists. */
 static void check_alone(void)
 {
     char line[PATH_MAX + 128];
@@ -166,6 +179,10 @@ static void check_alone(void)
             errno = EBUSY;
             die("the interpreter has opened a file before its job");
         }
+    if (unread() != us.unread) {
+        errno = EBUSY;
+        die("the interpreter has written something before its job");
+    }
 }
 
 /* A child has other ids, which the C library keeps: of the thread, the list of locks to release at its end, and
