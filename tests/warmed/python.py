@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from tests.warmed.case import Case
+from tests.warmed.reports import REPORTED
 
 __all__ = ["PYTHON"]
 
@@ -351,4 +352,5 @@ PYTHON: Final[Mapping[str, Case]] = {
     **{f"ends by {name}": Case(code) for name, code in ENDS.items()},
     **{f"does {name}": Case(code) for name, code in DOES.items()},
     **{f"has {name}": case for name, case in GIVEN.items()},
+    **REPORTED,
 }

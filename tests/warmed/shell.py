@@ -174,6 +174,15 @@ JAVASCRIPT: Final[Mapping[str, Case]] = {
     "web assembly": Case(
         "console.log(WebAssembly.validate(new Uint8Array([0, 97, 115, 109, 1, 0, 0, 0])))"
     ),
+    "a child with messages": Case(
+        "if (process.send) process.on('message', m => { process.send(m + 1); process.disconnect() }); else { const c = require('child_process').fork(__filename); c.send(4); c.on('message', m => console.log(m)).on('exit', (...e) => console.log(e)) }"
+    ),
+    "files that come later": Case(
+        "const fs = require('fs'); const all = []; for (const n of ['./m', 'p']) try { require(n) } catch (e) { all.push(e.code) } fs.mkdirSync('node_modules/p', { recursive: true }); fs.writeFileSync('m.js', 'module.exports = 1'); fs.writeFileSync('node_modules/p/package.json', '{\"main\": \"../../m\"}'); console.log(all, require('./m'), require('p'))"
+    ),
+    "time from its first line on": Case(
+        "const t = Date.now(); console.log(Math.abs(performance.timeOrigin + performance.now() - t) < 1000); setTimeout(() => console.log(Date.now() - t >= 49), 50)"
+    ),
     "much output": Case("for (let n = 0; n < 20000; n++) console.log(n)"),
     "much memory": Case(
         "const x = []; for (;;) x.push(Buffer.alloc(1e7, 1))", limits={"memory_bytes": 256 * 2**20}
