@@ -327,7 +327,7 @@ GIVEN: Final[Mapping[str, Case]] = {
         limits={"file_bytes": MIB},
     ),
     "a full disk": Case(
-        "f = open('f', 'wb')\ntry:\n  while True: f.write(bytes(2**16)); f.flush()\nexcept OSError as e: print('full', flush=True)\nimport time; time.sleep(60)",
+        "import os, time\nf = open('f', 'wb')\ntry:\n  while True: f.write(bytes(2**16)); f.flush()\nexcept OSError as e: os.write(1, b'full\\n')\ntime.sleep(60)",
         limits={"disk_bytes": MIB, "file_bytes": 2 * MIB},
     ),
     "much memory": Case(
