@@ -24,6 +24,7 @@ from streamer.engine.interface import Engine, JobView
 from streamer.engine.lifetime import started
 from streamer.engine.measures import JobMeasures
 from streamer.engine.memory.admission import QueueLimits
+from streamer.engine.memory.blobs import BlobLimits
 from streamer.engine.memory.engine import MemoryEngine
 from streamer.engine.memory.retention import RetentionLimits
 from streamer.errors import ConfigError
@@ -231,6 +232,11 @@ def _memory_engine(config: Config, shares: Shares) -> MemoryEngine:
             on_full=config.streams.on_full,
         ),
         spool=Spool(config.streams.disk_bytes),
+        blobs=BlobLimits(
+            total=config.engine.blob_bytes,
+            tenant=shares.blob_bytes,
+            number=config.engine.max_blobs,
+        ),
         idempotency_s=config.queue.idempotency_s,
         max_idempotency_keys=config.queue.max_idempotency_keys,
     )

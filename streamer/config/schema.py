@@ -243,9 +243,12 @@ class StreamsConfig(Section, frozen=True):
 
 
 class EngineConfig(Section, frozen=True):
-    """``[engine]``: where jobs and logs live."""
+    """``[engine]``: where jobs, logs and blobs live."""
 
     url: str = "memory://"
+    blob_bytes: NotNegative = 4096 * MIB
+    blob_bytes_per_client: NotNegative = 0
+    max_blobs: Positive = 100_000
 
     def __post_init__(self) -> None:
         """Check that it is a URL; the engine checks the rest."""
@@ -254,7 +257,8 @@ class EngineConfig(Section, frozen=True):
             raise ConfigError("engine.url: not a URL; write scheme://, such as memory://")
 
     def __repr__(self) -> str:
-        return f"EngineConfig(url={without_password(self.url)!r})"
+        values = msgspec.structs.asdict(self) | {"url": without_password(self.url)}
+        return f"EngineConfig({', '.join(f'{key}={value!r}' for key, value in values.items())})"
 
 
 class PluginsConfig(Section, frozen=True):

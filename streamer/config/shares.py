@@ -1,4 +1,4 @@
-"""The share of the queue and the streams that one client may take, so that it cannot block others.
+"""The share of the queue, streams and disk that one client may take, so that others have theirs.
 
 A client is a tenant. If callers cannot be told apart (by tokens of several tenants, or by a
 plugin), they are one client and may take everything; a number in the configuration holds even
@@ -22,6 +22,7 @@ class Shares:
     waiting_bytes: int | None
     running: int | None
     readers: int | None
+    blob_bytes: int | None
 
     @classmethod
     def of(cls, config: Config, *, several_clients: bool) -> Shares:
@@ -33,12 +34,14 @@ class Shares:
                 waiting_bytes=None,
                 running=queue.max_running_per_client or None,
                 readers=streams.max_readers_per_client or None,
+                blob_bytes=config.engine.blob_bytes_per_client or None,
             )
         return cls(
             waiting=queue.max_per_client or _half(queue.max_waiting),
             waiting_bytes=_half(queue.max_waiting_bytes),
             running=queue.max_running_per_client or max(queue.places - 1, 1),
             readers=streams.max_readers_per_client or _half(streams.max_readers),
+            blob_bytes=config.engine.blob_bytes_per_client or _half(config.engine.blob_bytes),
         )
 
 

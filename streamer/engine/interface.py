@@ -35,6 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from streamer.engine.blobs import Blobs
 from streamer.eventlog.view import JobLogView
 from streamer.model.capabilities import Accepts, Capabilities
 from streamer.model.events import JobEvent
@@ -352,6 +353,10 @@ class Lease(Protocol):
 
 class Engine(Broker, Runner, Protocol):
     """Both sides in one object. It is started once, and closed once."""
+
+    @property
+    def blobs(self) -> Blobs:
+        """The projects and artifacts; both sides use them, between `start` and `close`."""
 
     def listen(self, hear: Callable[[JobView], None]) -> None:
         """Call `hear` once for each job that a call of this process ends, in the event loop.

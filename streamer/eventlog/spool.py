@@ -22,7 +22,7 @@ from typing import Final, TypeVar
 
 from streamer.eventlog.pages import PAGE_BYTES, Pages, Run
 
-__all__ = ["WRITE_BYTES", "Extent", "Spool"]
+__all__ = ["FULL", "WRITE_BYTES", "Extent", "Spool", "check_room"]
 
 log: Final = logging.getLogger(__name__)
 
@@ -233,13 +233,10 @@ class Spool:
         with self._opening:
             if self._fd < 0:
                 self._fd = _nameless_file(folder)
-        disk = os.fstatvfs(self._fd)
         end = max(first + count for extent in extents for first, count in extent.runs)
         # Freed pages are still the file's: on a full disk they must remain usable.
         growth = end * PAGE_BYTES - os.fstat(self._fd).st_size
-        least = LEAST_FREE * disk.f_blocks * disk.f_frsize
-        if growth > 0 and disk.f_bavail * disk.f_frsize - growth < least:
-            raise OSError(errno.ENOSPC, "the disk is nearly full")
+        check_room(self._fd, growth)
         for first, parts in _consecutive(extents, pieces):
             size = sum(map(len, parts))
             if os.pwritev(self._fd, parts, first * PAGE_BYTES) < size:
@@ -251,6 +248,14 @@ class Spool:
             if self._fd >= 0 and not self._calls and not self._pages.used:
                 os.close(self._fd)
                 self._fd = -1
+
+
+def check_room(fd: int, growth: int) -> None:
+    """Raise OSError (ENOSPC) if the file system would be nearly full after a growth of the file."""
+    disk = os.fstatvfs(fd)
+    least = LEAST_FREE * disk.f_blocks * disk.f_frsize
+    if growth > 0 and disk.f_bavail * disk.f_frsize - growth < least:
+        raise OSError(errno.ENOSPC, "the disk is nearly full")
 
 
 def _read_now(fd: int, extent: Extent) -> bytes | None:

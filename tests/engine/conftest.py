@@ -10,6 +10,7 @@ import pytest
 
 from streamer.engine.interface import Engine
 from streamer.engine.memory.admission import QueueLimits
+from streamer.engine.memory.blobs import BlobLimits
 from streamer.engine.memory.engine import MemoryEngine
 from streamer.engine.memory.retention import RetentionLimits
 
@@ -31,6 +32,9 @@ class Options(TypedDict, total=False):
     retention_bytes: int
     lease_s: float
     places_s: float
+    blob_bytes: int
+    blob_bytes_per_client: int
+    max_blobs: int
 
 
 DEFAULTS = Options(
@@ -44,6 +48,9 @@ DEFAULTS = Options(
     retention_bytes=64 * 1024 * 1024,
     lease_s=15.0,
     places_s=0.0,
+    blob_bytes=64 * 1024 * 1024,
+    blob_bytes_per_client=64 * 1024 * 1024,
+    max_blobs=1000,
 )
 
 
@@ -83,7 +90,13 @@ class MemoryBench:
             retention=RetentionLimits(memory=chosen["retention_bytes"]),
             lease_s=chosen["lease_s"],
             places_s=chosen["places_s"],
+            blobs=BlobLimits(
+                total=chosen["blob_bytes"],
+                tenant=chosen["blob_bytes_per_client"],
+                number=chosen["max_blobs"],
+            ),
             clock=lambda: self.now,
+            wall_clock=lambda: self.now,
         )
         self._engines.append(engine)
         return engine

@@ -32,6 +32,7 @@ from streamer.engine.interface import (
     Submitted,
 )
 from streamer.engine.memory.admission import Admission, QueueLimits
+from streamer.engine.memory.blobs import BlobLimits, DiskBlobs
 from streamer.engine.memory.inbox import size_of
 from streamer.engine.memory.jobtable import JobTable, Record
 from streamer.engine.memory.lease import MemoryLease
@@ -61,8 +62,9 @@ class MemoryEngine:
 
     `queue` limits waiting and running jobs, in total and for each tenant. A log is kept for
     `retention_s` seconds after the job's end, within the limits of `retention`
-    (`streamer.engine.memory.retention`), on disk as far as `spool` has room. A lease ends
-    `lease_s` seconds after its last heartbeat.
+    (`streamer.engine.memory.retention`), on disk as far as `spool` has room. `blobs` limits
+    projects and artifacts; without it there are none. A lease ends `lease_s` seconds after its last
+    heartbeat.
 
     An idempotency key is remembered as long as its job is kept, and at least for `idempotency_s`;
     at most `max_idempotency_keys` keys of deleted jobs are remembered.
@@ -77,6 +79,7 @@ class MemoryEngine:
         retention_s: float,
         retention: RetentionLimits,
         spool: Spool | None = None,
+        blobs: BlobLimits | None = None,
         lease_s: float = 15.0,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
@@ -100,6 +103,7 @@ class MemoryEngine:
         self._places = Throttle(self._table.tell_places, places_s)
         self._admission = Admission(queue, self._table.queue, self._table.wait_s)
         self._retention = Retention(self._table, retention)
+        self.blobs = DiskBlobs(blobs or BlobLimits(0), wall_clock=wall_clock)
         self._workers: dict[str, Capabilities] = {}
         self._draining = False
         self._closed = False
@@ -122,8 +126,9 @@ class MemoryEngine:
         self._table.hear = hear
 
     async def start(self, folder: Path) -> None:
-        """Use `folder` for events that do not fit into memory."""
+        """Use `folder` for blobs, and for events that do not fit into memory."""
         self._spool.use_folder(folder)
+        self.blobs.use_folder(folder)
 
     async def submit(
         self,
@@ -255,6 +260,7 @@ class MemoryEngine:
         self._table.bell.set()
         await self._retention.close()
         self._spool.close()
+        await self.blobs.close()
 
     @property
     def heartbeat_s(self) -> float:
@@ -308,6 +314,7 @@ class MemoryEngine:
 
     async def reap(self) -> int:
         self._table.expire()
+        self.blobs.expire()
         now = self._clock()
         lost = [record for record in self._table.running.values() if record.lease_until <= now]
         for record in lost:

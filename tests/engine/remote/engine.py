@@ -28,6 +28,7 @@ from streamer.eventlog.joblog import JobLog
 from streamer.model.capabilities import Accepts, Capabilities
 from streamer.model.job import ResolvedJob
 
+from .blobs import RemoteBlobs
 from .claims import Claims
 from .lease import RemoteLease
 from .mirror import Mirror
@@ -45,6 +46,7 @@ class RemoteEngine:
     def __init__(self, server: Server, wire: Wire) -> None:
         self._server = server
         self._wire = wire
+        self.blobs = RemoteBlobs(server.blobs, wire)
         self._hear: Callable[[JobView], None] = lambda _: None
         self._mirrors: dict[str, Mirror] = {}
         self._all_mirrors: set[Mirror] = set()

@@ -35,6 +35,7 @@ from streamer.model.capabilities import Accepts, Capabilities
 from streamer.model.events import decode, encode
 from streamer.model.job import JobFacts, ResolvedJob
 
+from .blobs import BlobServer
 from .wire import CALLER, carried
 
 Items = Literal["control", "inputs"]
@@ -142,6 +143,7 @@ class Server:
         nodes: int = 1,
     ) -> None:
         self.engine = engine
+        self.blobs = BlobServer(engine.blobs)
         self.heartbeat_s = engine.heartbeat_s
         self._nodes = nodes
         self._started = False

@@ -1,0 +1,248 @@
+"""What holds for the blobs of every engine; and, of the memory engine's, disks that fail."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+import threading
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from streamer.engine.blobs import Blob, Blobs
+from streamer.engine.memory.blobs import ENTRY_BYTES, PAGE_BYTES, BlobLimits, DiskBlobs
+from streamer.errors import Busy, NotFound, RateLimited, TooLarge
+
+from .conftest import Bench
+
+MOST = 1024 * 1024
+
+
+@pytest.fixture
+async def blobs(bench: Bench, tmp_path: Path) -> Blobs:
+    engine = await bench.make(
+        blob_bytes=8 * PAGE_BYTES, blob_bytes_per_client=5 * PAGE_BYTES, max_blobs=3
+    )
+    await engine.start(tmp_path)
+    return engine.blobs
+
+
+@pytest.fixture
+async def disk(tmp_path: Path) -> AsyncIterator[DiskBlobs]:
+    blobs = DiskBlobs(BlobLimits(8 * PAGE_BYTES, 5 * PAGE_BYTES))
+    blobs.use_folder(tmp_path)
+    yield blobs
+    await blobs.close()
+    assert list((tmp_path / "blobs").iterdir()) == []
+
+
+async def store(blobs: Blobs, data: bytes = b"x", tenant: str = "", **how: object) -> Blob:
+    async with blobs.create(tenant, MOST, **how) as writer:  # type: ignore[arg-type]
+        await writer.write(data)
+        return await writer.commit()
+
+
+async def content(blobs: Blobs, blob_id: str) -> bytes:
+    async with blobs.open(blob_id) as fd:
+        return os.pread(fd, MOST, 0)
+
+
+async def test_a_blob_is_what_was_written(blobs: Blobs) -> None:
+    async with blobs.create("alice", MOST) as writer:
+        await writer.write(b"one, ")
+        await writer.write(b"")
+        await writer.write(b"two")
+        blob = await writer.commit()
+    assert (blob.bytes, blob.sha256) == (8, hashlib.sha256(b"one, two").hexdigest())
+    assert await content(blobs, blob.id) == b"one, two"
+
+
+async def test_what_is_known_of_a_blob(bench: Bench, blobs: Blobs) -> None:
+    blob = await store(blobs, tenant="alice", kind="project", keep_s=60.0)
+    facts = await blobs.find(blob.id)
+    assert facts is not None
+    assert (facts.blob, facts.tenant, facts.kind) == (blob, "alice", "project")
+    assert facts.expires_at == facts.created_at + 60.0
+    assert await blobs.find("0" * 32) is None
+
+
+async def test_a_descriptor_cannot_be_written(blobs: Blobs) -> None:
+    blob = await store(blobs)
+    async with blobs.open(blob.id) as fd:
+        with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+            os.write(fd, b"y")
+        assert not os.get_inheritable(fd)
+    with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+        os.fstat(fd)
+
+
+async def test_what_is_not_committed_leaves_nothing(blobs: Blobs) -> None:
+    async with blobs.create("alice", MOST) as writer:
+        await writer.write(b"x")
+        assert await blobs.used_by("alice") == ENTRY_BYTES + PAGE_BYTES
+    with pytest.raises(ValueError, match="on purpose"):
+        async with blobs.create("alice", MOST) as writer:
+            await writer.write(b"x")
+            raise ValueError("on purpose")
+    assert (await blobs.used_by("alice"), await blobs.used_bytes()) == (0, 0)
+
+
+async def test_a_deleted_blob_frees_its_space_when_nobody_reads_it(blobs: Blobs) -> None:
+    blob = await store(blobs)
+    async with blobs.open(blob.id) as fd:
+        await blobs.delete(blob.id)
+        assert await blobs.find(blob.id) is None
+        with pytest.raises(NotFound):
+            await content(blobs, blob.id)
+        assert os.pread(fd, MOST, 0) == b"x"
+    await blobs.delete(blob.id)  # once more: without effect
+    other = await store(blobs)  # its clean-up comes after that of the first
+    await blobs.delete(other.id)
+    assert await blobs.used_bytes() == 0
+
+
+async def test_a_blob_expires(bench: Bench, blobs: Blobs) -> None:
+    blob = await store(blobs, keep_s=60.0)
+    kept = await store(blobs)
+    await bench.pass_time(59.0)
+    assert await content(blobs, blob.id) == b"x"
+    await bench.pass_time(1.0)
+    assert await blobs.find(blob.id) is None
+    with pytest.raises(NotFound):
+        await content(blobs, blob.id)
+    assert await content(blobs, kept.id) == b"x"
+
+
+async def test_expired_blobs_make_room(bench: Bench, blobs: Blobs) -> None:
+    for _ in range(2):
+        await store(blobs, bytes(PAGE_BYTES), keep_s=60.0)
+    with pytest.raises(RateLimited):
+        await store(blobs, bytes(PAGE_BYTES))
+    await bench.pass_time(60.0)
+    for tenant in ("a", "b", "c"):  # in bytes, and in number
+        await store(blobs, tenant=tenant)
+
+
+async def test_the_blobs_own_limit(blobs: Blobs) -> None:
+    async with blobs.create("", 10) as writer:
+        await writer.write(b"0123456789")
+        with pytest.raises(TooLarge):
+            await writer.write(b"x")
+    assert await blobs.used_bytes() == 0
+
+
+async def test_a_tenant_has_a_share_of_the_disk(blobs: Blobs) -> None:
+    async with blobs.create("alice", MOST) as writer:
+        await writer.write(bytes(4 * PAGE_BYTES))
+        with pytest.raises(RateLimited):
+            await writer.write(b"x")
+        await store(blobs, tenant="bob")
+    await store(blobs, bytes(4 * PAGE_BYTES), tenant="alice")
+
+
+async def test_all_tenants_share_the_disk(blobs: Blobs) -> None:
+    await store(blobs, bytes(4 * PAGE_BYTES), tenant="alice")
+    async with blobs.create("bob", MOST) as writer:
+        await writer.write(bytes(2 * PAGE_BYTES))
+        with pytest.raises(Busy) as refusal:
+            await writer.write(b"x")
+    assert refusal.value.code == "storage_full"
+
+
+async def test_a_byte_takes_a_page_and_a_blob_an_entry(blobs: Blobs) -> None:
+    for size, pages in ((0, 0), (1, 1), (PAGE_BYTES, 1), (PAGE_BYTES + 1, 2)):
+        blob = await store(blobs, bytes(size))
+        assert await blobs.used_bytes() == ENTRY_BYTES + pages * PAGE_BYTES
+        await blobs.delete(blob.id)
+
+
+async def test_the_number_of_blobs_is_limited(blobs: Blobs) -> None:
+    async with AsyncExitStack() as stack:
+        for _ in range(2):
+            await stack.enter_async_context(blobs.create("", MOST))  # unfinished ones count
+        await store(blobs, b"")
+        with pytest.raises(Busy) as refusal:
+            await store(blobs, b"")
+    assert refusal.value.code == "storage_full"
+    await store(blobs, b"")
+
+
+# -- of the memory engine -----------------------------------------------------------------------
+
+
+async def test_others_cannot_read_the_folder(disk: DiskBlobs, tmp_path: Path) -> None:
+    blob = await store(disk)
+    assert (tmp_path / "blobs").stat().st_mode & 0o777 == 0o700
+    await disk.delete(blob.id)
+
+
+async def test_a_writer_that_is_cancelled_while_a_thread_writes(
+    disk: DiskBlobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    real = os.write
+
+    def slow_write(fd: int, data: bytes) -> int:
+        begun.set()
+        go_on.wait()
+        return real(fd, data)
+
+    async def upload() -> None:
+        async with disk.create("", MOST) as writer:
+            await writer.write(b"x")
+
+    monkeypatch.setattr(os, "write", slow_write)
+    task = asyncio.create_task(upload())
+    await asyncio.to_thread(begun.wait)
+    task.cancel()
+    await asyncio.sleep(0)
+    assert await disk.used_bytes() == ENTRY_BYTES + PAGE_BYTES  # it is still there
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await disk.used_bytes() == 0
+
+
+async def test_a_full_disk(disk: DiskBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async with disk.create("", MOST) as writer:
+        monkeypatch.setattr(os, "write", full)
+        with pytest.raises(Busy) as refusal:
+            await writer.write(b"x")
+    assert refusal.value.code == "storage_full"
+    assert await disk.used_bytes() == 0
+
+
+async def test_a_short_write_is_continued(disk: DiskBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[:3]))
+    blob = await store(disk, b"0123456789")
+    assert await content(disk, blob.id) == b"0123456789"
+    await disk.delete(blob.id)
+
+
+async def test_a_disk_that_hangs(disk: DiskBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+    real = os.open
+
+    def hang(*args: object, **how: object) -> int:
+        go_on.wait()
+        return real(*args, **how)  # type: ignore[arg-type]
+
+    blob = await store(disk)
+    monkeypatch.setattr("streamer.engine.memory.blobs.CALL_S", 0.01)
+    monkeypatch.setattr(os, "open", hang)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match="does not answer"):
+        await content(disk, blob.id)
+    go_on.set()
+    await disk.delete(blob.id)
+    await disk.close()
+    await asyncio.sleep(0)
+    assert len(os.listdir("/proc/self/fd")) == before  # what came too late is closed
