@@ -110,7 +110,7 @@ class _Transcript:
 
     def texts(self) -> dict[str, object]:
         written = {name: text.finish() for name, text in self._texts.items()}
-        cut = {f"{name}Truncated": text.cut for name, text in self._texts.items()}
+        cut = {f"{name}_truncated": text.cut for name, text in self._texts.items()}
         if self._unread:
             self._begin()  # the disk may work again when the next one asks
         return {**written, **cut}

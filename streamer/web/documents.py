@@ -9,25 +9,32 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
+import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from streamer.jobs.downloads import BodySource
 from streamer.sse.bytestream import ByteStream
 from streamer.sse.sessionmap import SessionMap
-from streamer.web import wire
 
-__all__ = ["json_answer", "large_documents"]
+__all__ = ["dump", "json_answer", "large_documents"]
 
 LARGE_BYTES: Final = 64 * 1024
 """A smaller document fits into the connection's buffer."""
+
+
+_encoder: Final = msgspec.json.Encoder()
+
+
+def dump(document: object) -> bytes:
+    return _encoder.encode(document)
 
 
 def json_answer(
     document: object, *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> web.Response:
     return web.Response(
-        body=wire.dump(document), status=status, headers=headers, content_type="application/json"
+        body=dump(document), status=status, headers=headers, content_type="application/json"
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from aiohttp import web
 
 from streamer.engine.measures import JobMeasures
@@ -20,6 +21,7 @@ from streamer.model.capabilities import NOTHING, Ahead, public_reason
 from streamer.model.names import camel
 from streamer.model.runtime import public_tool_reason
 from streamer.sse.sessionmap import SessionMap
+from streamer.web import answers
 from streamer.web.bodies import Bodies
 from streamer.web.callers.access import METRICS_ROUTE, Access
 from streamer.web.documents import json_answer
@@ -69,16 +71,16 @@ class InfoHandlers:
             available = name in workers.languages
             reason = None if available else public_tool_reason(workers.missing.get(name, ""))
             listed.append(
-                {
-                    "name": name,
-                    "aliases": list(runtime.aliases),
-                    "entry": runtime.entry,
-                    "compiled": bool(runtime.compile),
-                    "available": available,
-                    "reason": reason,
-                }
+                answers.Runtime(
+                    name=name,
+                    aliases=runtime.aliases,
+                    entry=runtime.entry,
+                    compiled=bool(runtime.compile),
+                    available=available,
+                    reason=reason,
+                )
             )
-        return json_answer({"runtimes": listed})
+        return json_answer(answers.Runtimes(listed))
 
     async def list_sandboxes(self, request: web.Request) -> web.Response:
         self.access.require(request, "list")
@@ -86,35 +88,35 @@ class InfoHandlers:
         workers = await self.jobs.capabilities()
         allow, ahead = self.jobs.config.sandbox.allow, self.ahead()
         listed = [
-            {
-                "name": name,
-                "available": not backend.reason,
-                "reason": public_reason(backend.reason),
-                "isolation": backend.isolation,
-                "default": name == workers.default,
-                "selectable": name == workers.default or name in allow,
-                "enforces": {camel(limit): level for limit, level in backend.enforces.items()},
-                "held": ahead.held.get(name, 0),
-                "forks": list(ahead.forks.get(name, ())),
-            }
+            answers.Sandbox(
+                name=name,
+                available=not backend.reason,
+                reason=public_reason(backend.reason),
+                isolation=backend.isolation,
+                default=name == workers.default,
+                selectable=name == workers.default or name in allow,
+                enforces={camel(limit): level for limit, level in backend.enforces.items()},
+                held=ahead.held.get(name, 0),
+                forks=ahead.forks.get(name, ()),
+            )
             for name, backend in sorted(workers.backends.items())
         ]
-        return json_answer({"sandboxes": listed, "default": workers.default})
+        return json_answer(answers.Sandboxes(listed, workers.default))
 
     async def show_queue(self, request: web.Request) -> web.Response:
         self.access.require(request, "list")
         stats = await self.jobs.stats()
-        document = {
-            "running": stats.running,
-            "waiting": stats.waiting,
-            "capacity": (await self.jobs.capabilities()).places,
-            "maxWaiting": self.jobs.config.queue.max_waiting,
-            "estimatedWaitS": await self.jobs.estimated_wait_s(),
-        }
+        document = answers.Queue(
+            running=stats.running,
+            waiting=stats.waiting,
+            capacity=(await self.jobs.capabilities()).places,
+            max_waiting=self.jobs.config.queue.max_waiting,
+            estimated_wait_s=await self.jobs.estimated_wait_s(),
+        )
         return json_answer(document)
 
     async def health(self, _: web.Request) -> web.Response:
-        return json_answer({"status": "ok", "streams": len(self.sessions)})
+        return json_answer(answers.Health("ok", len(self.sessions)))
 
     async def readiness(self, _: web.Request) -> web.Response:
         workers, reachable = NOTHING, False
@@ -123,15 +125,15 @@ class InfoHandlers:
                 workers, reachable = await self.jobs.capabilities(), await self.jobs.reachable()
         except Exception:
             log.exception("the engine did not answer a readiness check")
-        checks = {
-            "accepting": workers.accepting and not self.jobs.draining.is_set(),
-            "sandbox": workers.trusted,
-            "takedown": not workers.resisting,
-            "engine": reachable,
-            "languages": self.jobs.config.sandbox.allow_command or bool(workers.languages),
-        }
-        ready = all(checks.values())
-        return json_answer({"ready": ready, "checks": checks}, status=200 if ready else 503)
+        checks = answers.ReadinessChecks(
+            accepting=workers.accepting and not self.jobs.draining.is_set(),
+            sandbox=workers.trusted,
+            takedown=not workers.resisting,
+            engine=reachable,
+            languages=self.jobs.config.sandbox.allow_command or bool(workers.languages),
+        )
+        ready = all(msgspec.structs.astuple(checks))
+        return json_answer(answers.Readiness(ready, checks), status=200 if ready else 503)
 
     async def metrics(self, request: web.Request) -> web.Response:
         self.access.require(request, "metrics")

@@ -8,15 +8,17 @@ from typing import Final
 
 from aiohttp import web
 
+from streamer.engine.interface import JobState
 from streamer.errors import Busy, Conflict, InvalidRequest
 from streamer.jobs.job import Job
 from streamer.jobs.jobs import Jobs
 from streamer.jobs.transcript import Transcripts
 from streamer.model.typed import as_signal
-from streamer.web import parameters, wire
+from streamer.web import answers, parameters, wire
 from streamer.web.bodies import Bodies
 from streamer.web.callers.access import Access
 from streamer.web.documents import json_answer
+from streamer.web.jobviews import job_document, listed_job
 from streamer.web.parameters import takes
 from streamer.web.streams import StreamHandlers
 
@@ -72,11 +74,8 @@ class JobHandlers:
         if wait_s is not None and not streaming and await _ends_within(job, wait_s):
             headers = {**self._job_headers(request, job), "Preference-Applied": f"wait={wait_s:g}"}
             return json_answer(await self._document(request, job), headers=headers)
-        accepted = {
-            "jobId": job.id,
-            "status": (await job.view()).state if job.replayed else "queued",
-            "links": self._links(request, job.id),
-        }
+        status: JobState = (await job.view()).state if job.replayed else "queued"
+        accepted = answers.Accepted(job.id, status, self._links(request, job.id))
         return json_answer(accepted, status=202, headers=self._job_headers(request, job))
 
     async def show_job(self, request: web.Request) -> web.Response:
@@ -92,13 +91,11 @@ class JobHandlers:
             limit=limit,
             before=parameters.cursor(request),
         )
-        jobs = [
-            wire.job_document(view, {}, self._links(request, view.job.job_id)) for view in views
-        ]
+        jobs = [listed_job(view, self._links(request, view.job.job_id)) for view in views]
         cursor = None
         if len(views) == limit:
             cursor = parameters.cursor_text((views[-1].created_at, views[-1].job.job_id))
-        return json_answer({"jobs": jobs, "nextCursor": cursor})
+        return json_answer(answers.JobList(jobs, cursor))
 
     async def delete_job(self, request: web.Request) -> web.Response:
         """Cancel a job, or delete the record of a finished one."""
@@ -109,7 +106,7 @@ class JobHandlers:
             return web.Response(status=204)
         if await job.cancel() == "done":
             raise Conflict("the job is over; to remove its record add ?purge=1")
-        return json_answer({"jobId": job.id, "status": (await job.view()).state}, status=202)
+        return json_answer(answers.Cancelled(job.id, (await job.view()).state), status=202)
 
     async def write_stdin(self, request: web.Request) -> web.Response:
         job, view = await self.access.named(request, "write", self.jobs)
@@ -123,7 +120,7 @@ class JobHandlers:
             outcome = await job.end_input()
         if outcome == "closed":
             raise Conflict("the program's input is closed")
-        return json_answer({"jobId": job.id, "bytes": size, "closed": closing}, status=202)
+        return json_answer(answers.InputTaken(job.id, size, closing), status=202)
 
     async def send_signal(self, request: web.Request) -> web.Response:
         job, view = await self.access.named(request, "signal", self.jobs)
@@ -135,18 +132,19 @@ class JobHandlers:
             raise InvalidRequest(str(error), path="$.signal") from None
         if await job.signal(number) == "closed":
             raise Conflict("the job is over")
-        return json_answer({"jobId": job.id, "signal": name}, status=202)
+        return json_answer(answers.SignalSent(job.id, name), status=202)
 
-    async def _document(self, request: web.Request, job: Job) -> object:
+    async def _document(self, request: web.Request, job: Job) -> answers.Job:
         # The view first: if the job is over in it, the text is complete.
         view = await job.view()
         text = await self.transcripts.text(job.id, job.follow)
-        return wire.job_document(view, text, self._links(request, job.id))
+        return job_document(view, text, self._links(request, job.id))
 
-    def _links(self, request: web.Request, job_id: str) -> dict[str, str]:
+    def _links(self, request: web.Request, job_id: str) -> answers.JobLinks:
         if not self._paths:
             self._find_paths(request.app.router)
-        return {name: before + job_id + after for name, (before, after) in self._paths.items()}
+        paths = self._paths.items()
+        return answers.JobLinks(**{name: f"{before}{job_id}{end}" for name, (before, end) in paths})
 
     def _find_paths(self, router: web.UrlDispatcher) -> None:
         """Ask the router once: its routes do not change any more when requests come."""
@@ -161,7 +159,7 @@ class JobHandlers:
         self._paths["cancel"] = self._paths["job"]
 
     def _job_headers(self, request: web.Request, job: Job) -> dict[str, str]:
-        headers = {"Location": self._links(request, job.id)["job"], "X-Job-Id": job.id}
+        headers = {"Location": self._links(request, job.id).job, "X-Job-Id": job.id}
         return {**headers, "Idempotency-Replayed": "true"} if job.replayed else headers
 
 

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Final
 
 from aiohttp import hdrs, web
+from msgspec import UNSET
 from multidict import CIMultiDict
 
-from streamer.errors import CallerError, CapacityError, StreamerError, Unauthorized
-from streamer.web import wire
+from streamer.errors import CallerError, CapacityError, StreamerError, Unauthorized, cut
+from streamer.web.answers import Problem
+from streamer.web.documents import dump
 
-__all__ = ["answer", "leave_packed", "problems"]
+__all__ = ["TITLES", "answer", "leave_packed", "problem", "problems"]
 
 log: Final = logging.getLogger(__name__)
 
+TITLES: Final = {status.value: status.phrase.capitalize() for status in HTTPStatus} | {
+    413: "Payload too large",  # Python's name for it changes with its versions
+    500: "Internal error",
+}
+MAX_DETAIL_CHARS: Final = 1000
+MAX_PATH_CHARS: Final = 300
 CODES: Final = {
     401: "unauthorized",
     403: "forbidden",
@@ -97,8 +106,22 @@ def answer(error: StreamerError) -> web.Response:
     if isinstance(error, Unauthorized) and error.challenge is not None:
         headers[hdrs.WWW_AUTHENTICATE] = error.challenge
     return web.Response(
-        body=wire.dump(wire.problem(error)),
+        body=dump(problem(error)),
         status=error.status,
         headers=headers,
         content_type="application/problem+json",
+    )
+
+
+def problem(error: StreamerError) -> Problem:
+    """Return the problem document of an error; a service error shows no details."""
+    ours = not isinstance(error, CallerError | CapacityError) and error.status == 500
+    place = error.path if isinstance(error, CallerError) else None
+    return Problem(
+        type="about:blank",
+        title=TITLES.get(error.status, "Error"),
+        status=error.status,
+        detail="an internal error occurred" if ours else cut(error.message, MAX_DETAIL_CHARS),
+        code=error.code,
+        path=UNSET if place is None else cut(place, MAX_PATH_CHARS),
     )

@@ -26,9 +26,10 @@ from streamer.sse.response import ID_PARAMETERS, client_id, id_number
 from streamer.sse.session import Source
 from streamer.sse.sessionmap import Full, SessionMap
 from streamer.sse.sources import LogSource, MergedSource, merged_positions
-from streamer.web import wire
+from streamer.web import answers
 from streamer.web.callers.access import Access
 from streamer.web.documents import json_answer
+from streamer.web.jobviews import timestamp
 from streamer.web.parameters import flag, speed, takes
 
 __all__ = ["StreamHandlers"]
@@ -152,17 +153,17 @@ class StreamHandlers:
         job, _ = await self.access.named(request, "read", self.jobs)
         # The address of a reader is not for everybody who has a link to the job.
         told = await self.access.may(request, "viewers", job)
-        sessions = [
-            {
-                "id": view.number,
-                "peer": view.peer if told else None,
-                "since": wire.timestamp(view.since),
-                "position": view.position,
-                "lag": view.lag,
-            }
+        readers = [
+            answers.Reader(
+                id=view.number,
+                peer=view.peer if told else None,
+                since=timestamp(view.since),
+                position=view.position,
+                lag=view.lag,
+            )
             for view in self.sessions.views(job.id)
         ]
-        return json_answer({"sessions": sessions})
+        return json_answer(answers.Readers(readers))
 
     async def _opened(
         self, request: web.Request, job_id: str, after: int, stack: AsyncExitStack

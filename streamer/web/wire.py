@@ -1,4 +1,4 @@
-"""Parse the bodies of the HTTP interface into values, and turn values into its JSON.
+"""Parse the bodies of the HTTP interface into values.
 
 Names in JSON are camelCase. Errors name the place in the body (``$.files[0].name``); unknown fields
 are refused, so that a typo is never silently ignored.
@@ -11,30 +11,21 @@ import binascii
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from http import HTTPStatus
 from typing import Any, Final, Literal
 
 import msgspec
 
-from streamer.engine.interface import JobView
-from streamer.errors import CallerError, CapacityError, InvalidJob, StreamerError, cut, quoted
+from streamer.errors import InvalidJob, cut, quoted
 from streamer.jobs.resolve import MAX_FILES
 from streamer.model.job import JobSpec, SourceFile, TerminalSize
 from streamer.model.names import camel
 
-__all__ = ["dump", "job_document", "parse_job", "parse_signal", "problem", "timestamp"]
+__all__ = ["parse_job", "parse_signal"]
 
-TITLES: Final = {status.value: status.phrase.capitalize() for status in HTTPStatus} | {
-    413: "Payload too large",  # Python's name for it changes with its versions
-    500: "Internal error",
-}
 UNKNOWN_FIELD: Final = "Object contains unknown field `"
 UNKNOWN_VALUE: Final = "Invalid enum value '"
 AT: Final = " - at `$"
 """The end of a message of msgspec with a path; nothing in it is chosen by the caller."""
-MAX_DETAIL_CHARS: Final = 1000
-MAX_PATH_CHARS: Final = 300
 MAX_NAME_CHARS: Final = 40
 """A longer name is like none of ours, and comparing it could take long."""
 MODE: Final = re.compile(r"0?[0-7]{3}")
@@ -97,11 +88,6 @@ PARTS: Final[Mapping[str, type[msgspec.Struct]]] = {
 
 _jobs: Final = msgspec.json.Decoder(_JobRequest)
 _signals: Final = msgspec.json.Decoder(_SignalRequest)
-_encoder: Final = msgspec.json.Encoder()
-
-
-def dump(document: object) -> bytes:
-    return _encoder.encode(document)
 
 
 def parse_job(body: bytes | bytearray) -> JobSpec:
@@ -145,58 +131,6 @@ def parse_signal(body: bytes | bytearray) -> str:
     """Return the name in ``{"signal": "SIGINT"}``. Raises `InvalidJob`."""
     request: _SignalRequest = _decode(_signals, body)
     return request.signal
-
-
-def problem(error: StreamerError) -> dict[str, object]:
-    """Return the problem document (RFC 9457) of an error; a service error shows no details."""
-    ours = not isinstance(error, CallerError | CapacityError) and error.status == 500
-    document: dict[str, object] = {
-        "type": "about:blank",
-        "title": TITLES.get(error.status, "Error"),
-        "status": error.status,
-        "detail": "an internal error occurred" if ours else cut(error.message, MAX_DETAIL_CHARS),
-        "code": error.code,
-    }
-    if isinstance(error, CallerError) and error.path is not None:
-        document["path"] = cut(error.path, MAX_PATH_CHARS)
-    return document
-
-
-def job_document(view: JobView, text: Mapping[str, object], links: Mapping[str, str]) -> object:
-    """Return the JSON document of a job.
-
-    `text` is its output, from `streamer.jobs.transcript`; once the job is over it is in the result.
-    """
-    document: dict[str, Any] = {
-        "jobId": view.job.job_id,
-        "status": view.state,
-        "language": view.job.language,
-        "sandbox": view.job.backend,
-        "policy": {
-            "backend": view.job.backend,
-            "preset": view.job.preset,
-            "sha256": view.job.policy,
-        },
-        "metadata": view.job.metadata,
-        "createdAt": timestamp(view.created_at),
-        "startedAt": timestamp(view.started_at),
-        "finishedAt": timestamp(view.finished_at),
-        "links": links,
-    }
-    if view.position is not None:
-        document["position"] = view.position
-    if view.result is None:
-        document.update(text)
-    else:
-        document["result"] = {**msgspec.to_builtins(view.result), **text}
-    return document
-
-
-def timestamp(seconds: float | None) -> str | None:
-    """Return a time since the epoch in ISO 8601, UTC, to the millisecond."""
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 def _file(file: _File, path: str) -> SourceFile:

@@ -51,7 +51,7 @@ async def test_each_event_is_read_once_however_many_ask() -> None:
         texts = await asyncio.gather(*(transcripts.text("job", lent(log)) for _ in range(3)))
         for text in texts:
             assert (text["stdout"], text["stderr"]) == (written, "e" * (number + 1))
-            assert not text["stdoutTruncated"]
+            assert not text["stdout_truncated"]
     whole, _ = await JobLog.read(log, 0)
     total = len(whole)
     log.bytes_read = 0
@@ -66,12 +66,12 @@ async def test_a_text_is_cut_at_its_limit_and_says_so() -> None:
     transcripts = Transcripts(10, 10**6)
     log = JobLog()
     write(log, "é" * 4)
-    assert (await transcripts.text("job", lent(log)))["stdoutTruncated"] is False
+    assert (await transcripts.text("job", lent(log)))["stdout_truncated"] is False
     write(log, "é" * 4)
     for _ in range(2):
         text = await transcripts.text("job", lent(log))
-        assert (text["stdout"], text["stdoutTruncated"]) == ("é" * 5, True)
-        assert text["stderrTruncated"] is False
+        assert (text["stdout"], text["stdout_truncated"]) == ("é" * 5, True)
+        assert text["stderr_truncated"] is False
 
 
 async def test_what_is_kept_stays_within_its_room_by_its_real_size() -> None:
@@ -140,10 +140,10 @@ async def test_what_could_not_be_read_is_read_when_it_is_asked_for_again(
         for text in await asyncio.gather(*asked):
             assert str(text["stdout"]).endswith("d" * 70_000)
             assert len(str(text["stdout"])) < len(whole)
-            assert text["stdoutTruncated"]
+            assert text["stdout_truncated"]
     for _ in range(2):
         text = await transcripts.text("job", lent(log))
-        assert (text["stdout"], text["stdoutTruncated"]) == (whole, False)
+        assert (text["stdout"], text["stdout_truncated"]) == (whole, False)
     kept = sum(transcript.measured() for transcript in transcripts._kept.values())
     assert kept == transcripts.kept_bytes
     # What the log itself has dropped is gone for good, and is not looked for again.
@@ -151,7 +151,7 @@ async def test_what_could_not_be_read_is_read_when_it_is_asked_for_again(
     short = Transcripts(10**6, 10**7)
     for _ in range(2):
         text = await short.text("job", lent(log))
-        assert (text["stdout"], text["stdoutTruncated"]) == ("c" * 70_000 + "d" * 70_000, True)
+        assert (text["stdout"], text["stdout_truncated"]) == ("c" * 70_000 + "d" * 70_000, True)
     assert not next(iter(short._kept.values()))._unread
     log.retire()
     spool.close()

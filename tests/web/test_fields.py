@@ -16,7 +16,8 @@ from streamer.errors import InvalidJob, StreamerError
 from streamer.jobs.resolve import MAX_DEPTH, MAX_FILES, Resolver
 from streamer.model.capabilities import BackendFacts, Capabilities
 from streamer.model.runtime import by_name
-from streamer.web import wire
+from streamer.web import problems, wire
+from streamer.web.documents import dump
 from tests.conftest import Start
 from tests.support import AnyClient, run, submit, text
 from tests.web import problem, python
@@ -129,7 +130,7 @@ def accept(body: bytes) -> None:
 
 
 def has_whole_problem(error: StreamerError) -> None:
-    document = wire.problem(error)
+    document = json.loads(dump(problems.problem(error)))
     assert document["status"] in (400, 403)
     assert len(json.dumps(document)) < 2000
     if document["code"] != "invalid_json":

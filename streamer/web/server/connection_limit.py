@@ -21,10 +21,10 @@ from aiohttp import web
 from streamer.config.schema import Config
 from streamer.errors import CallerError, CapacityError, ConfigError, RateLimited
 from streamer.sse.response import MAX_SEND_TIMEOUT_S
-from streamer.web import wire
 from streamer.web.callers.access import CLAIM
+from streamer.web.documents import dump
 from streamer.web.parameters import Handler
-from streamer.web.problems import answer, leave_packed
+from streamer.web.problems import TITLES, answer, leave_packed, problem
 from streamer.web.server.unhandled import READ_BYTES, Heads, Unhandled
 
 __all__ = ["ConnectionLimit", "connections_allowed"]
@@ -230,10 +230,10 @@ def _end_when_stalled(transport: asyncio.Transport, after_ms: int) -> None:
 
 def _raw(error: CallerError | CapacityError) -> bytes:
     """Return the bytes of a response for which aiohttp has no request yet."""
-    body = wire.dump(wire.problem(error))
+    body = dump(problem(error))
     retry = "Retry-After: 5\r\n" if isinstance(error, CapacityError) else ""
     head = (
-        f"HTTP/1.1 {error.status} {wire.TITLES[error.status]}\r\n"
+        f"HTTP/1.1 {error.status} {TITLES[error.status]}\r\n"
         "Content-Type: application/problem+json\r\n"
         f"{retry}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )

@@ -1,0 +1,332 @@
+"""The JSON documents that the service answers with: one type for each.
+
+Handlers build them. The OpenAPI document is generated from them, and its descriptions are the
+docstrings of the types and of their fields. A field that may be `UNSET` is then left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from streamer.engine.interface import JobState
+from streamer.model.events import Complete, Error
+
+__all__ = [
+    "Accepted",
+    "Answer",
+    "Cancelled",
+    "Completed",
+    "Failed",
+    "Health",
+    "InputTaken",
+    "Job",
+    "JobLinks",
+    "JobList",
+    "ListedJob",
+    "Policy",
+    "Problem",
+    "Queue",
+    "Reader",
+    "Readers",
+    "Readiness",
+    "ReadinessChecks",
+    "Runtime",
+    "Runtimes",
+    "Sandbox",
+    "Sandboxes",
+    "SignalSent",
+]
+
+
+class Answer(msgspec.Struct, rename="camel"):
+    """The base of all answers."""
+
+
+class JobLinks(Answer):
+    """The addresses of what can be asked of a job, with the prefix of the service."""
+
+    job: str
+    """The job's document."""
+    stream: str
+    """Its events."""
+    stdin: str
+    """Where its input is sent to."""
+    signal: str
+    """Where signals for it are sent to."""
+    cast: str
+    """Its recording for asciinema."""
+    output: str
+    """Its standard output; with ``stderr`` at the end its standard error."""
+    cancel: str
+    """Where DELETE cancels it."""
+
+
+class Accepted(Answer):
+    """A job that was accepted."""
+
+    job_id: str
+    """The id of the job, which all other routes take."""
+    status: JobState
+    """``queued``, unless the request repeats an earlier one."""
+    links: JobLinks
+
+
+class Policy(Answer):
+    """What confines a job."""
+
+    backend: str
+    """The backend of its sandbox."""
+    preset: str
+    """The preset of the configuration."""
+    sha256: str | None
+    """The digest of all that confines it; null until a worker has prepared the job."""
+
+
+class Completed(Complete, frozen=True, rename="camel"):
+    """The data of the event ``complete``, and the output."""
+
+    stdout: str
+    """What the program wrote to standard output, at most ``streams.result_text_bytes`` of it."""
+    stderr: str
+    """What it wrote to standard error, as much."""
+    stdout_truncated: bool
+    """Whether a part of ``stdout`` is missing."""
+    stderr_truncated: bool
+    """Whether a part of ``stderr`` is missing."""
+
+
+class Failed(Error, frozen=True, rename="camel"):
+    """The data of the event ``error``, and the output."""
+
+    stdout: str
+    """What the program wrote to standard output, at most ``streams.result_text_bytes`` of it."""
+    stderr: str
+    """What it wrote to standard error, as much."""
+    stdout_truncated: bool
+    """Whether a part of ``stdout`` is missing."""
+    stderr_truncated: bool
+    """Whether a part of ``stderr`` is missing."""
+
+
+class ListedJob(Answer):
+    """A job in a list: without its output."""
+
+    job_id: str
+    """The id of the job."""
+    status: JobState
+    """The last two are final."""
+    language: str | None
+    """The name of its language; null for a command."""
+    sandbox: str
+    """The backend of its sandbox."""
+    policy: Policy
+    metadata: Mapping[str, str]
+    """What it was submitted with."""
+    created_at: str
+    """When it was accepted: ISO 8601, UTC, to the millisecond."""
+    started_at: str | None
+    """When a worker began with it; null until then."""
+    finished_at: str | None
+    """When it was over; null until then."""
+    links: JobLinks
+    position: int | UnsetType = UNSET
+    """Its place in the queue, from 1; only in the document of a job that waits."""
+    result: Complete | Error | UnsetType = UNSET
+    """The data of its last event; only once it is over."""
+
+
+class Job(ListedJob):
+    """A job. Its output so far is in its own fields; once it is over, it is in ``result``."""
+
+    stdout: str | UnsetType = UNSET
+    """What the program has written to standard output; not once the job is over."""
+    stderr: str | UnsetType = UNSET
+    """What it has written to standard error; not once the job is over."""
+    stdout_truncated: bool | UnsetType = UNSET
+    """Whether a part of ``stdout`` is missing; not once the job is over."""
+    stderr_truncated: bool | UnsetType = UNSET
+    """Whether a part of ``stderr`` is missing; not once the job is over."""
+    result: Completed | Failed | UnsetType = UNSET
+    """The data of its last event, and its output; only once it is over."""
+
+
+class JobList(Answer):
+    """A page of the caller's jobs, the newest first."""
+
+    jobs: Sequence[ListedJob]
+    next_cursor: str | None
+    """The ``cursor`` of the next page; null on the last one."""
+
+
+class Cancelled(Answer):
+    """A job that will be stopped."""
+
+    job_id: str
+    """The id of the job."""
+    status: JobState
+    """Its present state; a program that runs does so for a moment more."""
+
+
+class InputTaken(Answer):
+    """Input that will be given to the program."""
+
+    job_id: str
+    """The id of the job."""
+    bytes: int
+    """How many bytes were accepted: all of the body."""
+    closed: bool
+    """Whether this ended the input."""
+
+
+class SignalSent(Answer):
+    """A signal that will be sent to the program; before it runs each signal is kept once."""
+
+    job_id: str
+    """The id of the job."""
+    signal: str
+    """The name of the signal."""
+
+
+class Reader(Answer):
+    """A client that follows a job."""
+
+    id: int
+    """The number of its stream, within the process that answers."""
+    peer: str | None
+    """Its address; null if the caller may not see it."""
+    since: str
+    """Since when it has followed: ISO 8601, UTC, to the millisecond."""
+    position: int
+    """The number of the last event that was sent to it."""
+    lag: int
+    """How many events are not sent yet."""
+
+
+class Readers(Answer):
+    """Those who follow a job."""
+
+    sessions: Sequence[Reader]
+
+
+class Runtime(Answer):
+    """A language."""
+
+    name: str
+    """Its name, for ``language``."""
+    aliases: Sequence[str]
+    """Its other names."""
+    entry: str
+    """The name that ``code`` gets as a file, and the default of ``entry``."""
+    compiled: bool
+    """Whether a compiler runs first."""
+    available: bool
+    """Whether a worker can run it."""
+    reason: str | None
+    """Why it is not available; null if it is."""
+
+
+class Runtimes(Answer):
+    """The configured languages."""
+
+    runtimes: Sequence[Runtime]
+
+
+class Sandbox(Answer):
+    """A backend."""
+
+    name: str
+    """Its name, for ``sandbox``."""
+    available: bool
+    """Whether it works on a worker's host."""
+    reason: str | None
+    """Why it is not available; null if it is."""
+    isolation: str
+    """How far it isolates: ``none``, ``deny_list``, ``namespaces`` or ``virtual_machine``."""
+    default: bool
+    """Whether jobs run in it that name none."""
+    selectable: bool
+    """Whether a job may name it."""
+    enforces: Mapping[str, str]
+    """How each limit is enforced: ``cgroup-v1``, ``cgroup-v2``, ``rlimit``, ``polling``,
+    ``tmpfs``, ``timer``, ``counter`` or ``none``; in ``seccomp`` which of our system call filters
+    there is: ``filter``, ``guard`` or ``none``."""
+    held: int
+    """How many of its sandboxes wait for a job in the process that answers."""
+    forks: Sequence[str]
+    """The languages whose programs are forked there."""
+
+
+class Sandboxes(Answer):
+    """The backends."""
+
+    sandboxes: Sequence[Sandbox]
+    default: str
+    """The name of the backend of jobs that name none."""
+
+
+class Queue(Answer):
+    """How busy the service is."""
+
+    running: int
+    """How many jobs run."""
+    waiting: int
+    """How many jobs wait."""
+    capacity: int
+    """How many jobs run at a time."""
+    max_waiting: int
+    """How many jobs may wait."""
+    estimated_wait_s: float
+    """How long a job would wait of a client that is below its share of running jobs."""
+
+
+class Health(Answer):
+    """The process answers."""
+
+    status: Literal["ok"]
+    streams: int
+    """How many event streams and downloads are open."""
+
+
+class ReadinessChecks(Answer):
+    """What was checked; each is false if it has failed."""
+
+    accepting: bool
+    """It has started, and is not draining."""
+    sandbox: bool
+    """The default backend passed its last test, and has not failed to run three jobs in a row."""
+    takedown: bool
+    """No process of an ended job or of a template resists being killed."""
+    engine: bool
+    """The engine accepts jobs."""
+    languages: bool
+    """The host has a language, or commands are allowed."""
+
+
+class Readiness(Answer):
+    """Whether the service accepts jobs."""
+
+    ready: bool
+    """Whether all checks passed."""
+    checks: ReadinessChecks
+
+
+class Problem(Answer):
+    """Why a request was refused (RFC 9457)."""
+
+    type: Literal["about:blank"]
+    """Always this: ``code`` tells problems apart."""
+    title: str
+    """The name of the status."""
+    status: int
+    """The status of the response."""
+    detail: str
+    """What is wrong, for people. It never has a path of the server or a traceback."""
+    code: str
+    """What is wrong, for programs."""
+    path: str | UnsetType = UNSET
+    """The place in the request: ``$.limits.wallTimeS`` in the body, ``?limit`` in the query, or
+    the name of a header."""
