@@ -56,6 +56,10 @@ class Bwrap(Backend):
                 "or set sandbox.bwrap.path to its absolute path"
             )
 
+    def terminals(self) -> bool:
+        """Return True: our init brings a terminal along, of a devpts that the job cannot use."""
+        return True
+
     def explain(self, wrapper_exit: int, wrapper_stderr: str) -> str | None:
         """Name the usual reason: the host forbids unprivileged user namespaces."""
         if "new namespace" in wrapper_stderr or "uid map" in wrapper_stderr:
@@ -72,7 +76,9 @@ class Bwrap(Backend):
         arguments: list[str] = [
             *self._namespaces(network=job.network),
             "--unshare-cgroup",  # it does not see its place in the cgroup tree
-            "--disable-userns",  # no nested user namespace: most kernel attack surface
+            # No nested user namespace: most kernel attack surface. For a terminal our init makes
+            # two more, and then does the same.
+            *(() if job.terminal else ("--disable-userns",)),
             "--cap-add", "CAP_SYS_RESOURCE",  # for our init, which sets a limit and then drops it
             *_system(job.host),
             *_masked(),  # they list the user's keys from all namespaces

@@ -10,6 +10,7 @@ test at the start checks what the program can really see.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import pwd
 import re
@@ -35,6 +36,11 @@ __all__ = ["Firejail"]
 
 PRIVATE: Final = frozenset({"/dev", "/etc", "/home", "/proc", "/root", "/run", "/tmp", "/var"})
 """Folders in / that the sandbox replaces by its own."""
+
+NO_TERMINALS: Final = ("--blacklist=/dev/ptmx", "--blacklist=/dev/pts")
+"""Their number is shared by the whole host."""
+
+LANDLOCK_CREATE_RULESET: Final = 444
 
 DENIED: Final = (
     "io_uring_setup,io_uring_enter,io_uring_register,ptrace,process_vm_readv,process_vm_writev"
@@ -95,6 +101,15 @@ class Firejail(Backend):
         """Return the account; the user of the slot has no passwd entry."""
         return None if slot is None else self._account()
 
+    def terminals(self) -> bool:
+        """Return whether there is Landlock, by which our init closes firejail's devpts to the job.
+
+        firejail cannot: what it hides it hides from our init too. Renaming files from one folder
+        into another works under Landlock since its second version (Linux 5.19).
+        """
+        version = ctypes.CDLL(None).syscall(LANDLOCK_CREATE_RULESET, None, 0, 1)
+        return int(version) >= 2
+
     def explain(self, wrapper_exit: int, wrapper_stderr: str) -> str | None:
         """Name the usual reason: the account may not use firejail."""
         if "not allowed to use Firejail" in wrapper_stderr:
@@ -130,15 +145,14 @@ class Firejail(Backend):
             "--hostname=sandbox",
             "--restrict-namespaces",  # no nested user namespace
             "--protocol=unix,inet,inet6,netlink",  # our filter allows only routes of netlink
-            "--blacklist=/dev/ptmx",  # the number of terminals is shared by the whole host
-            "--blacklist=/dev/pts",
+            *(() if job.terminal else NO_TERMINALS),  # else our init forbids them: Landlock
             # In addition to firejail's list, from which the next option removes tracing.
             f"--seccomp={DENIED}",
             "--allow-debuggers",  # shows /usr/lib/debug, which valgrind needs
             "--blacklist=/proc/keys",  # it lists the user's keys from all namespaces
             "--blacklist=/proc/pressure",  # each trigger there delays the end of its process
             "--",
-            *job.argv,
+            *("--only-terminal" if word == "--terminal" else word for word in job.argv),
         ]
         return LaunchPlan(
             argv=tuple(arguments),

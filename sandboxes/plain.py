@@ -24,6 +24,10 @@ class Plain(Backend):
     name: ClassVar[str] = "plain"
     isolation: ClassVar[Isolation] = Isolation.NONE
 
+    def terminals(self) -> bool:
+        """Return True: a program may use those of the host, and so may have one."""
+        return True
+
     def plan(self, job: SandboxJob, workspace: Path) -> LaunchPlan:
         """Start the init in the job's folder as the job's user."""
         return LaunchPlan(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from streamer.eventlog.joblog import Event
     from streamer.jobs.job import Job
     from streamer.jobs.jobs import Jobs
-    from streamer.model.job import JobSpec, Limits, SourceFile
+    from streamer.model.job import JobSpec, Limits, SourceFile, TerminalSize
     from streamer.spi import hookimpl
     from streamer.web.app import get_service, get_sessions
     from streamer.web.callers.access import Action
@@ -41,6 +41,7 @@ __all__ = [
     "Limits",
     "ServiceProblem",
     "SourceFile",
+    "TerminalSize",
     "create_app",
     "get_service",
     "get_sessions",
@@ -63,6 +64,7 @@ _HOMES = {
     "Limits": "streamer.model.job",
     "ServiceProblem": "streamer.client",
     "SourceFile": "streamer.model.job",
+    "TerminalSize": "streamer.model.job",
     "create_app": "streamer.application",
     "get_service": "streamer.web.app",
     "get_sessions": "streamer.web.app",

@@ -118,7 +118,8 @@ class SandboxJob:
     the most that a program in the sandbox may use; the init and the control group enforce them, a
     backend creates file systems of these sizes. `identity` is None if the service is an ordinary
     user; the sandbox then runs as that user. `shown` is what the job may read besides the system's
-    folders, in the order of mounting.
+    folders, in the order of mounting. With `terminal` the init opens /dev/ptmx of the sandbox once,
+    when it starts; the programs after it must not be able to, since the host has a limited number.
     """
 
     name: str
@@ -129,6 +130,7 @@ class SandboxJob:
     shown: tuple[Shown, ...]
     identity: Identity | None
     host: Host
+    terminal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +210,10 @@ class Backend(ABC):
     ahead: ClassVar[Literal["program", "sandbox", "nothing"]] = "program"
     """What may be started before its job, and wait: the program in its sandbox, which the init
     traces until then, or only the sandbox."""
+
+    def terminals(self) -> bool:
+        """Whether its sandboxes can have a terminal (`SandboxJob.terminal`)."""
+        return False
 
     @abstractmethod
     def plan(self, job: SandboxJob, workspace: Path) -> LaunchPlan:

@@ -59,6 +59,7 @@ def test_the_public_face_is_what_is_documented() -> None:
         "Limits",
         "ServiceProblem",
         "SourceFile",
+        "TerminalSize",
         "create_app",
         "get_service",
         "get_sessions",

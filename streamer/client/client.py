@@ -186,13 +186,19 @@ class Client:
         path = f"api/jobs/{quote(job_id, safe='')}"
         await self._call("DELETE", path, params={"purge": "1"})
 
-    async def write(self, job_id: str, data: bytes | str, *, close: bool = False) -> None:
+    async def write(
+        self, job_id: str, data: bytes | str, *, close: bool = False, seq: int | None = None
+    ) -> None:
         """Send bytes, or text as UTF-8, to the program's standard input; `close` ends the input.
 
-        Waits while the program has not read its earlier input and the job runs.
+        Waits while the program has not read its earlier input and the job runs. `seq` is where the
+        data begins in all input of the job: then it is sent again if there was no answer, and the
+        program gets it once.
         """
         path = f"api/jobs/{quote(job_id, safe='')}/stdin"
         query = {"close": "1"} if close else {}
+        if seq is not None:
+            query["seq"] = str(seq)
         sent = as_bytes(data)
         failures = 0
         while True:
@@ -200,6 +206,9 @@ class Client:
                 await self._call("POST", path, body=sent, params=query, twice=False, retries=0)
             except ServiceProblem as problem:
                 if problem.status != 429:
+                    raise
+            except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError):
+                if seq is None or failures >= self._retries:
                     raise
             else:
                 return
@@ -214,6 +223,15 @@ class Client:
         """Send a signal by name (``SIGINT``). Raises `ServiceProblem` (409) if the job is over."""
         path = f"api/jobs/{quote(job_id, safe='')}/signal"
         await self._call("POST", path, body=json.dumps({"signal": name}).encode(), twice=False)
+
+    async def resize(self, job_id: str, cols: int, rows: int) -> None:
+        """Give the job's terminal another size.
+
+        Raises `ServiceProblem` (409) if the job has none, or is over.
+        """
+        path = f"api/jobs/{quote(job_id, safe='')}/resize"
+        body = json.dumps({"cols": cols, "rows": rows}).encode()
+        await self._call("POST", path, body=body)
 
     # -- the service --------------------------------------------------------------------
 

@@ -58,6 +58,7 @@ __all__ = [
     "Lease",
     "LeaseLost",
     "Lost",
+    "Resize",
     "Runner",
     "Signal",
     "Stats",
@@ -138,12 +139,29 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Input:
+    """Bytes for the program's standard input, or typed on its terminal.
+
+    `at` is where they begin in all input of the job, if its caller counts them: what has come
+    already is dropped, so that they can be sent twice.
+    """
+
     data: bytes
+    at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Eof:
-    """The end of the program's standard input; nothing follows it."""
+    """The end of the program's standard input; nothing follows it. `at` is as in `Input`."""
+
+    at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """A size of the program's terminal; only the last one matters."""
+
+    cols: int
+    rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +176,7 @@ class Lost:
     """The lease is lost (`LeaseLost`)."""
 
 
-Control = Cancel | Signal | Lost
+Control = Cancel | Signal | Resize | Lost
 
 
 class LeaseLost(Exception):
@@ -226,11 +244,13 @@ class Broker(Protocol):
         """End a queued job now, or ask the worker of a running one. Idempotent."""
 
     async def send(
-        self, job_id: str, control: Input | Eof | Signal, number: int | None = None
+        self, job_id: str, control: Input | Eof | Signal | Resize, number: int | None = None
     ) -> Literal["accepted", "closed"]:
-        """Send input or a signal to the job's program; it is kept until the program runs.
+        """Send input, a signal or a size to the job's program; it is kept until the program runs.
 
-        ``closed`` if the job or its input is over, or if it is input for a job that takes none.
+        ``closed`` if the job or its input is over, if it is input for a job that takes none, or a
+        size for one without a terminal. Input that says where it begins is accepted once, however
+        often it is sent; `Conflict` if something before it is missing.
         Callers that may have to repeat a call pass increasing numbers from 1: a `number` that is
         not above the last accepted one is a repetition, which is accepted and dropped. Raises
         `UnknownJob`, `Busy` if the input buffer is full, `TooLarge` if the item could never fit.

@@ -11,10 +11,12 @@ from streamer.eventlog.frames import GAP, split_frames
 from streamer.eventlog.log import Cursor
 from streamer.jobs.transcript import EventsGone, TextOfStream, raw_output, stream_of
 from streamer.model.events import Output, StreamName, decode
+from streamer.model.job import TerminalSize
 
 __all__ = ["BodySource", "CastSource", "OutputSource"]
 
 PIECE_BYTES: Final = 64 * 1024
+USUAL_SIZE: Final = TerminalSize(cols=80, rows=24)
 
 
 class OutputSource:
@@ -64,22 +66,27 @@ class OutputSource:
 class CastSource(OutputSource):
     """A recording in asciicast v2 (docs.asciinema.org), live to the end of the job.
 
-    Both streams become output of one terminal. A program without a terminal ends lines with LF
-    only, which a player would show as a staircase, so a CR is put before each.
+    Both streams become output of one terminal, which has the size that the job's has at its start.
+    A program without a terminal ends lines with LF only, which a player would show as a staircase,
+    so a CR is put before each.
     """
 
-    def __init__(self, cursor: Cursor, *, created_at: float, title: str) -> None:
+    def __init__(
+        self, cursor: Cursor, *, created_at: float, title: str, terminal: TerminalSize | None
+    ) -> None:
         super().__init__(cursor, "stdout")
+        size = terminal or USUAL_SIZE
         header = {
             "version": 2,
-            "width": 80,
-            "height": 24,
+            "width": size.cols,
+            "height": size.rows,
             "timestamp": int(created_at),
             "title": title,
             "env": {"TERM": "xterm-256color"},
         }
         self._header = json.dumps(header).encode() + b"\n"
         self._texts = {"stdout": TextOfStream(), "stderr": TextOfStream()}
+        self._on_terminal = terminal is not None
 
     async def read(self) -> bytes:
         if self._header:
@@ -98,7 +105,9 @@ class CastSource(OutputSource):
             if kind == "output":
                 event = decode(kind, body)
                 assert isinstance(event, Output)
-                text = self._texts[event.stream].decode(event).replace("\n", "\r\n")
+                text = self._texts[event.stream].decode(event)
+                if not self._on_terminal or event.phase == "compile":
+                    text = text.replace("\n", "\r\n")
                 yield json.dumps([event.t / 1000, "o", text]).encode() + b"\n"
 
 

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, aclosing
+from operator import index
 from typing import Literal
 
-from streamer.engine.interface import Broker, CancelResult, Eof, Input, JobView, Signal
+from streamer.engine.interface import (
+    Broker,
+    CancelResult,
+    Eof,
+    Input,
+    JobView,
+    Resize,
+    Signal,
+)
 from streamer.errors import UnknownJob
 from streamer.eventlog.joblog import Event
 from streamer.eventlog.view import JobLogView
+from streamer.jobs.terminals import check_size
 from streamer.model.events import Complete, Error
+from streamer.model.job import TerminalSize
 from streamer.model.typed import as_bytes, as_signal
 
 __all__ = ["Job"]
@@ -64,19 +75,33 @@ class Job:
         return await self._engine.cancel(self.id)
 
     async def write(
-        self, data: bytes | str, *, number: int | None = None
+        self, data: bytes | str, *, number: int | None = None, seq: int | None = None
     ) -> Literal["accepted", "closed"]:
         """Send bytes, or text, to the program's standard input; ``closed`` if it takes none.
 
         Callers that may have to repeat a call pass increasing numbers, from 1: a `number` that is
-        not above the last one is a repetition, and the program gets the input once. Raises
-        `Busy` until the program has read earlier input, `TooLarge` for data that could never fit
-        into the input buffer, and ValueError for a number below 1, which would be dropped.
+        not above the last one is a repetition, and the program gets the input once. `seq` does the
+        same by counting bytes: it is where the data begins in all input of the job. Raises
+        `Conflict` if something before it is missing, `Busy` until the program has read earlier
+        input, `TooLarge` for data that could never fit into the input buffer, and ValueError for a
+        number below 1, which would be dropped.
         """
-        return await self._engine.send(self.id, Input(as_bytes(data)), _from_one(number))
+        return await self._engine.send(self.id, Input(as_bytes(data), seq), _from_one(number))
 
-    async def end_input(self, *, number: int | None = None) -> Literal["accepted", "closed"]:
-        return await self._engine.send(self.id, Eof(), _from_one(number))
+    async def end_input(
+        self, *, number: int | None = None, seq: int | None = None
+    ) -> Literal["accepted", "closed"]:
+        """End the program's standard input; on a terminal the end is typed (Ctrl-D)."""
+        return await self._engine.send(self.id, Eof(seq), _from_one(number))
+
+    async def resize(self, cols: int, rows: int) -> Literal["accepted", "closed"]:
+        """Give the job's terminal another size; ``closed`` if it has none, or is over.
+
+        Raises TypeError and `InvalidJob` for what no terminal has.
+        """
+        size = TerminalSize(index(cols), index(rows))
+        check_size(size, "$")
+        return await self._engine.send(self.id, Resize(size.cols, size.rows))
 
     async def signal(self, number: int | str) -> Literal["accepted", "closed"]:
         """Send a signal, by number or name (``SIGINT``), to the program; ``closed`` if it is over.

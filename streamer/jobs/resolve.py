@@ -14,6 +14,7 @@ from typing import Any, Final
 from streamer.config.schema import Config
 from streamer.errors import BackendUnavailable, Forbidden, InvalidJob, cut, quoted
 from streamer.jobs.commands import build_steps, sized
+from streamer.jobs.terminals import check_terminal
 from streamer.model.capabilities import Capabilities
 from streamer.model.job import LEAST, JobSpec, Limits, Phase, ResolvedJob, SourceFile, Step
 from streamer.model.names import camel
@@ -67,6 +68,8 @@ class Resolver:
         backend = self._backend(spec.sandbox, workers)
         files = _check_files(spec.files)
         _check_arguments(spec)
+        if spec.terminal is not None:
+            check_terminal(spec.terminal, backend, workers.backends[backend])
         allow_hosts = self._allow_hosts(spec, backend, workers)
         if spec.language is None:
             limits = self._limits(spec.limits, self._config.limits.default)
@@ -92,7 +95,7 @@ class Resolver:
                 source = runtime.compile_input.encode()
                 steps = (Step(Phase.COMPILE, compile_argv, compiling, source), *steps)
             runtime_env, read_only, etc = runtime.env, runtime.read_only, runtime.etc
-            plain = len(steps) == 1 and not _has_own(spec, runtime)
+            plain = len(steps) == 1 and not _has_own(spec, runtime) and spec.terminal is None
             warm, fork = plain and runtime.warm, tenant if plain and runtime.fork else None
         size = sum(len(file.content) for file in files)
         if size > limits.disk_bytes:
@@ -108,7 +111,8 @@ class Resolver:
             files=files,
             env={**runtime_env, **spec.env},
             stdin=spec.stdin,
-            interactive=spec.interactive,
+            interactive=spec.interactive or spec.terminal is not None,
+            terminal=spec.terminal,
             network=spec.network and not allow_hosts,
             allow_hosts=allow_hosts,
             read_only=read_only,
@@ -129,8 +133,6 @@ class Resolver:
                 path="$.projectId",
                 code="unknown_project",
             )
-        if spec.terminal is not None:
-            raise InvalidJob("this service has no terminals", path="$.terminal")
         if spec.artifacts:
             raise InvalidJob("this service collects no artifacts", path="$.artifacts")
 

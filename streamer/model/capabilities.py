@@ -38,6 +38,8 @@ class BackendFacts:
     """Why it cannot be used; empty if it can."""
     filtering: bool = False
     """Whether it can restrict a job to an allow-list of hosts."""
+    terminals: bool = False
+    """Whether its programs can have a terminal."""
     enforces: Mapping[str, str] = field(default_factory=dict)
     """How each limit is enforced; see `streamer.sandbox.enforcement`."""
 

@@ -149,11 +149,11 @@ class ResolvedJob:
     """A job that was accepted: everything is decided, nothing is looked up later.
 
     `steps` run one after another in one sandbox, until one does not exit with 0. `env` is the
-    whole environment of the program. `read_only` are host paths that the runtime needs besides
-    the system's, `etc` patterns of names in /etc. With `network` the job shares the host's
-    network; otherwise a proxy lets it reach the entries of `allow_hosts`. With `warm` its program
-    may be one that was started before: nothing but its limits and its files is the caller's own.
-    `fork` is the tenant from whose interpreter it may be forked.
+    whole environment of the program; with `terminal` it runs on one. `read_only` are host paths
+    that the runtime needs besides the system's, `etc` patterns of names in /etc. With `network` the
+    job shares the host's network; otherwise a proxy lets it reach the entries of `allow_hosts`.
+    With `warm` its program may be one that was started before: nothing but its limits and its files
+    is the caller's own. `fork` is the tenant from whose interpreter it may be forked.
     """
 
     job_id: str
@@ -164,6 +164,7 @@ class ResolvedJob:
     env: Mapping[str, str] = field(default_factory=dict)
     stdin: bytes | None = None
     interactive: bool = False
+    terminal: TerminalSize | None = None
     network: bool = False
     allow_hosts: tuple[str, ...] = ()
     read_only: tuple[str, ...] = ()
@@ -183,7 +184,13 @@ class ResolvedJob:
     @property
     def facts(self) -> JobFacts:
         return JobFacts(
-            self.job_id, self.language, self.backend, self.interactive, self.metadata, self.preset
+            self.job_id,
+            self.language,
+            self.backend,
+            self.interactive,
+            self.metadata,
+            self.preset,
+            terminal=self.terminal,
         )
 
 
@@ -202,3 +209,4 @@ class JobFacts:
     metadata: Mapping[str, str]
     preset: str = ""
     policy: str | None = None
+    terminal: TerminalSize | None = None

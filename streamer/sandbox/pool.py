@@ -206,13 +206,14 @@ class Pool:
     def _described(self, shape: Shape, name: str, identity: Identity | None) -> SandboxJob:
         return SandboxJob(
             name=name,
-            argv=(str(self.folder.host.init), "serve"),
+            argv=(str(self.folder.host.init), "serve", *["--terminal"] * shape.terminal),
             env={},
             limits=shape.limits,
             network=shape.network,
             shown=self.folder.shown(shape.read_only, shape.etc, network=shape.network),
             identity=identity,
             host=self.folder.host,
+            terminal=shape.terminal,
         )
 
     def _template_plan(
@@ -284,7 +285,9 @@ class Pool:
                 return None
             group = cgroup.clone_folder if cgroup is not None else ""
             entry_fds = cgroup.entry_fds() if cgroup is not None else ()
-            gated = template.sandbox(plan, group, entry_fds, by_group=done_by(cgroup))
+            gated = template.sandbox(
+                plan, group, entry_fds, by_group=done_by(cgroup), terminal=job.terminal
+            )
             opened.push_async_callback(gated.close)
             await self._come_up(backend, gated)
             await self._prepare(backend, gated, plan.launch, cgroup)

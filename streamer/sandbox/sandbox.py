@@ -19,7 +19,7 @@ from functools import partial
 from typing import Final, Literal
 
 from streamer.errors import SandboxFailure
-from streamer.model.job import Limits, SourceFile
+from streamer.model.job import Limits, SourceFile, TerminalSize
 from streamer.sandbox.cgroups.cgroup import Cgroup
 from streamer.sandbox.drivers.deadlines import fails_after
 from streamer.sandbox.drivers.driver import Driver
@@ -197,6 +197,14 @@ class Sandbox:
         if not with_input:
             stdio.end_input()
         return stdio
+
+    async def terminal(self, size: TerminalSize) -> Stdio:
+        """Return a terminal for the next run; the caller must close it.
+
+        Raises `SandboxFailure` if the sandbox was opened without one (`Shape.terminal`).
+        """
+        with self._alone():
+            return Stdio.terminal(await self._driver.open_terminal(size))
 
     async def run(self, run: Run) -> Running:
         """Start a program; an earlier one must have ended.

@@ -1,4 +1,4 @@
-"""Create the three standard descriptors of a run, and our ends of them."""
+"""Create the three standard descriptors of a run, or its terminal, and our ends of them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,12 @@ class Stdio:
     """
 
     def __init__(
-        self, theirs: tuple[int, int, int], ours: Mapping[str, int], *, shared: bool = False
+        self,
+        theirs: tuple[int, int, int],
+        ours: Mapping[str, int],
+        *,
+        shared: bool = False,
+        is_terminal: bool = False,
     ) -> None:
         """`theirs` are standard input, output and error; `ours` are by the names of the streams.
 
@@ -34,6 +39,7 @@ class Stdio:
         self._theirs = theirs
         self._ours = dict(ours)
         self._shared = shared
+        self.is_terminal = is_terminal
 
     @classmethod
     def pipes(cls, *, with_input: bool = False) -> Stdio:
@@ -63,6 +69,19 @@ class Stdio:
         return made
 
     @classmethod
+    def terminal(cls, fd: int) -> Stdio:
+        """Take ownership of our end of a terminal; the init has the program's.
+
+        What is typed and what the program writes, its standard error included, pass the same
+        descriptor: it is taken twice.
+        """
+        with contextlib.ExitStack() as unless_made:
+            unless_made.callback(os.close, fd)
+            ours = {"stdout": fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0), "stdin": fd}
+            unless_made.pop_all()
+        return cls((-1, -1, -1), ours, is_terminal=True)
+
+    @classmethod
     def null(cls) -> Stdio:
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         return cls((null, null, null), {}, shared=True)
@@ -82,7 +101,7 @@ class Stdio:
 
     def give_to(self, user: Identity) -> None:
         """Let the user of a sandbox also open them by name (/dev/stdout)."""
-        if not self._shared:
+        if not self._shared and not self.is_terminal:
             for fd in self._theirs:
                 os.fchown(fd, user.uid, user.gid)
 

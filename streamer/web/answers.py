@@ -34,6 +34,7 @@ __all__ = [
     "Readers",
     "Readiness",
     "ReadinessChecks",
+    "Resized",
     "Runtime",
     "Runtimes",
     "Sandbox",
@@ -182,6 +183,17 @@ class InputTaken(Answer):
     """Whether this ended the input."""
 
 
+class Resized(Answer):
+    """A size that the job's terminal gets."""
+
+    job_id: str
+    """The id of the job."""
+    cols: int
+    """Its columns."""
+    rows: int
+    """Its rows."""
+
+
 class SignalSent(Answer):
     """A signal that will be sent to the program; before it runs each signal is kept once."""
 
@@ -256,6 +268,8 @@ class Sandbox(Answer):
     there is: ``filter``, ``guard`` or ``none``."""
     held: int
     """How many of its sandboxes wait for a job in the process that answers."""
+    terminals: bool
+    """Whether its programs can have a terminal."""
     forks: Sequence[str]
     """The languages whose programs are forked there."""
 

@@ -97,6 +97,7 @@ class InfoHandlers:
                 selectable=name == workers.default or name in allow,
                 enforces={camel(limit): level for limit, level in backend.enforces.items()},
                 held=ahead.held.get(name, 0),
+                terminals=backend.terminals,
                 forks=ahead.forks.get(name, ()),
             )
             for name, backend in sorted(workers.backends.items())

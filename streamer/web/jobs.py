@@ -47,8 +47,11 @@ class JobHandlers:
             web.get(f"/api/jobs/{job}", takes(self.show_job), name="streamer-job"),
             web.delete(f"/api/jobs/{job}", takes(self.delete_job, "purge")),
             web.post(
-                f"/api/jobs/{job}/stdin", takes(self.write_stdin, "close"), name="streamer-stdin"
+                f"/api/jobs/{job}/stdin",
+                takes(self.write_stdin, "close", "seq"),
+                name="streamer-stdin",
             ),
+            web.post(f"/api/jobs/{job}/resize", takes(self.resize)),
             web.post(f"/api/jobs/{job}/signal", takes(self.send_signal), name="streamer-signal"),
         ]
 
@@ -113,11 +116,12 @@ class JobHandlers:
         if not view.job.interactive:
             raise Conflict("the job takes no input: it was not submitted with interactive: true")
         closing = parameters.flag(request, "close")
+        seq = parameters.offset(request, "seq")
         async with self.bodies.read(request, view.tenant) as body:
             size = len(body)
-            outcome = await job.write(bytes(body)) if body else "accepted"
+            outcome = await job.write(bytes(body), seq=seq) if body else "accepted"
         if closing and outcome == "accepted":
-            outcome = await job.end_input()
+            outcome = await job.end_input(seq=None if seq is None else seq + size)
         if outcome == "closed":
             raise Conflict("the program's input is closed")
         return json_answer(answers.InputTaken(job.id, size, closing), status=202)
@@ -133,6 +137,16 @@ class JobHandlers:
         if await job.signal(number) == "closed":
             raise Conflict("the job is over")
         return json_answer(answers.SignalSent(job.id, name), status=202)
+
+    async def resize(self, request: web.Request) -> web.Response:
+        job, view = await self.access.named(request, "write", self.jobs)
+        if view.job.terminal is None:
+            raise Conflict("the job has no terminal: it was submitted without one")
+        async with self.bodies.read(request, view.tenant) as body:
+            size = wire.parse_size(body)
+        if await job.resize(size.cols, size.rows) == "closed":
+            raise Conflict("the job is over")
+        return json_answer(answers.Resized(job.id, size.cols, size.rows), status=202)
 
     async def _document(self, request: web.Request, job: Job) -> answers.Job:
         # The view first: if the job is over in it, the text is complete.

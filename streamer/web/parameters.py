@@ -22,6 +22,7 @@ __all__ = [
     "flag",
     "idempotency",
     "number",
+    "offset",
     "prefer_wait_s",
     "speed",
     "state",
@@ -42,6 +43,7 @@ STATES: Final[tuple[JobState, ...]] = (
 FLAGS: Final = {"1": True, "true": True, "0": False, "false": False}
 # No two neighbouring parts match the same characters, and lengths are bounded: linear time.
 WHOLE: Final = re.compile("[0-9]{1,9}")
+OFFSET: Final = re.compile("[0-9]{1,15}")
 DECIMAL: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 CURSOR: Final = re.compile(r"([0-9]{1,12}\.[0-9]{1,20})_([0-9a-z]{1,64})")
 
@@ -71,6 +73,14 @@ def number(request: web.Request, name: str, default: int, least: int, most: int)
             f"{name} must be a whole number from {least} to {most}", path=f"?{name}"
         )
     return int(text)
+
+
+def offset(request: web.Request, name: str) -> int | None:
+    """Return the number of a byte, if it is given."""
+    text = request.query.get(name)
+    if text is not None and not OFFSET.fullmatch(text):
+        raise InvalidRequest(f"{name} must be the number of a byte, from 0 on", path=f"?{name}")
+    return None if text is None else int(text)
 
 
 def flag(request: web.Request, name: str, *, default: bool = False) -> bool:

@@ -144,7 +144,12 @@ class StreamHandlers:
         async with job.follow() as log:
             _check_beginning(log)
             with log.cursor() as cursor:
-                source = CastSource(cursor, created_at=view.created_at, title=title)
+                source = CastSource(
+                    cursor,
+                    created_at=view.created_at,
+                    title=title,
+                    terminal=view.job.terminal,
+                )
                 return await self._download(
                     request, view, source, "application/x-asciicast", f"{job.id}.cast"
                 )

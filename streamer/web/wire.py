@@ -20,7 +20,7 @@ from streamer.jobs.resolve import MAX_FILES
 from streamer.model.job import JobSpec, SourceFile, TerminalSize
 from streamer.model.names import camel
 
-__all__ = ["parse_job", "parse_signal"]
+__all__ = ["parse_job", "parse_signal", "parse_size"]
 
 UNKNOWN_FIELD: Final = "Object contains unknown field `"
 UNKNOWN_VALUE: Final = "Invalid enum value '"
@@ -76,6 +76,11 @@ class _JobRequest(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     metadata: dict[str, str] | None = None
 
 
+class _ResizeRequest(msgspec.Struct, forbid_unknown_fields=True):
+    cols: int
+    rows: int
+
+
 class _SignalRequest(msgspec.Struct, forbid_unknown_fields=True):
     signal: str
 
@@ -87,6 +92,7 @@ PARTS: Final[Mapping[str, type[msgspec.Struct]]] = {
 }
 
 _jobs: Final = msgspec.json.Decoder(_JobRequest)
+_sizes: Final = msgspec.json.Decoder(_ResizeRequest)
 _signals: Final = msgspec.json.Decoder(_SignalRequest)
 
 
@@ -131,6 +137,12 @@ def parse_signal(body: bytes | bytearray) -> str:
     """Return the name in ``{"signal": "SIGINT"}``. Raises `InvalidJob`."""
     request: _SignalRequest = _decode(_signals, body)
     return request.signal
+
+
+def parse_size(body: bytes | bytearray) -> TerminalSize:
+    """Return the size in ``{"cols": 80, "rows": 24}``. Raises `InvalidJob`."""
+    request: _ResizeRequest = _decode(_sizes, body)
+    return TerminalSize(request.cols, request.rows)
 
 
 def _file(file: _File, path: str) -> SourceFile:

@@ -247,7 +247,7 @@ class Execution:
         )
         with contextlib.ExitStack() as ours:
             ours.callback(pump.close)
-            stdio, feed = connected(self._job, step, sandbox, pump, ours)
+            stdio, feed = await connected(self._job, step, sandbox, pump, ours)
             if feed is not None and step.phase is Phase.RUN:
                 self._requests.feed.set_result(feed)
             env = environment(self._job, self._settings.path, sandbox.home)

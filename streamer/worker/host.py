@@ -95,6 +95,7 @@ class WorkerHost:
                     isolation=backend.isolation.name.lower(),
                     reason=reasons[name],
                     filtering=name in filtering,
+                    terminals=backend.gated and backend.terminals(),
                     enforces=enforcement(backend, cgroup_level),
                 )
                 for name, backend in self.backends.items()

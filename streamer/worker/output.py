@@ -3,8 +3,9 @@
 Bytes are read as they arrive and never split inside a character: each stream has an incremental
 decoder. A line is passed on at once; while the event loop is busy, the pipe gathers the next ones.
 Only an incomplete line waits a moment for its rest, and a program that makes very many small writes
-is read less often. While too many events wait for the log (`streamer.worker.outbox`) nothing is
-read, and the program's writes block: this back-pressure limits the memory.
+is read less often. A terminal gives 4095 bytes at most with each read, so it is read several times.
+While too many events wait for the log (`streamer.worker.outbox`) nothing is read, and the program's
+writes block: this back-pressure limits the memory.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ PIECE_S: Final = 0.008
 
 BURST_S: Final = 0.016
 """How far events may run ahead of this pace: 16 lines are passed on as fast as they come."""
+
+TERMINAL_REST: Final = 64 * 1024
+"""More than a terminal holds, in bytes; how much is in it cannot be asked for."""
 
 READ_BYTES: Final = 64 * 1024
 """An event has the bytes of one read, and less than `SMALL_READ` that were read before them.
@@ -120,6 +124,9 @@ class OutputPump:
         self._interrupted: asyncio.Future[Sequence[JobEvent]] | None = None
         """Set when `run` has something to do: with the events for which it has to wait."""
         self._listening = False
+        self._terminals: set[int] = set()
+        self._flood = False
+        """Whether the last event was large: then a small one is a part of the same flood."""
         self._piece = b""
         """The beginning of a line whose rest may follow, of the stream `_piece_of`."""
         self._piece_of = -1
@@ -129,9 +136,14 @@ class OutputPump:
         """Until when the events so far would last at the steady pace."""
         self._left: dict[int, int] | None = None
 
-    def add(self, stream: StreamName, fd: int) -> None:
-        """Read a stream from its non-blocking descriptor, which is closed at the end."""
+    def add(self, stream: StreamName, fd: int, *, terminal: bool = False) -> None:
+        """Read a stream from its non-blocking descriptor, which is closed at the end.
+
+        `terminal` says that it is our end of a pseudo-terminal.
+        """
         self._ends[fd] = (stream, TextDecoder())
+        if terminal:
+            self._terminals.add(fd)
 
     async def run(self) -> None:
         """Pass on everything until all writing ends are closed, or until `read_rest` is done."""
@@ -159,7 +171,9 @@ class OutputPump:
         Call it when everything the job started is dead: the rest of its output is in the pipes. A
         pipe that it has passed to another process outside may stay open for ever.
         """
-        self._left = {fd: _waiting_bytes(fd) for fd in self._ends}
+        self._left = {
+            fd: TERMINAL_REST if fd in self._terminals else _waiting_bytes(fd) for fd in self._ends
+        }
         self._interrupt()
 
     def close(self) -> None:
@@ -168,6 +182,7 @@ class OutputPump:
         for fd in self._ends:
             os.close(fd)
         self._ends.clear()
+        self._terminals.clear()
 
     def _go_on(self) -> None:
         """Listen, at once or when small events are no longer ahead of their pace."""
@@ -220,7 +235,7 @@ class OutputPump:
 
     def _read(self, fd: int) -> None:
         """Read and pass on, but hold an incomplete line for `REST_OF_LINE_S`."""
-        data = _read_some(fd)
+        data = self._read_some(fd)
         if data is None:
             return
         whole = self._piece + data
@@ -238,7 +253,8 @@ class OutputPump:
         self._stop_timer()
         if ended:
             asyncio.get_running_loop().remove_reader(fd)
-        small = len(data) < SMALL_READ
+        small = len(data) < SMALL_READ and not self._flood
+        self._flood = len(data) >= SMALL_READ
         if small:
             now = asyncio.get_running_loop().time()
             self._due = max(self._due, now) + (LINE_S if data.endswith(b"\n") else PIECE_S)
@@ -260,7 +276,7 @@ class OutputPump:
         while self._ends:
             for fd in sorted(self._ends, key=lambda fd: fd != self._piece_of):
                 assert self._left is not None
-                data = _read_some(fd) or b""
+                data = self._read_some(fd) or b""
                 self._left[fd] -= len(data)
                 ended = not data or self._left[fd] <= 0
                 if fd == self._piece_of:
@@ -268,6 +284,15 @@ class OutputPump:
                 events = self._events(fd, data, ended=ended)
                 if events and not self._write_now(events):
                     await self._write(events)
+
+    def _read_some(self, fd: int) -> bytes | None:
+        """Return available bytes; ``b""`` at the end, None if there are none yet."""
+        data = _read_once(fd)
+        while (
+            data and fd in self._terminals and len(data) < READ_BYTES and (more := _read_once(fd))
+        ):
+            data += more
+        return data
 
     def _events(self, fd: int, data: bytes, *, ended: bool) -> list[JobEvent]:
         """Return the events of what was read; close the descriptor at the end of its stream."""
@@ -280,6 +305,7 @@ class OutputPump:
             self._convert(stream, decoder, b"", events)
             os.close(fd)
             del self._ends[fd]
+            self._terminals.discard(fd)
         if self._budget.exceeded and not exceeded:
             self._on_exceeded()
         return events
@@ -300,8 +326,7 @@ class OutputPump:
             events.append(Output(stream, text, t, self._phase, lossy=lossy))
 
 
-def _read_some(fd: int) -> bytes | None:
-    """Return available bytes; ``b""`` at the end, None if there are none yet."""
+def _read_once(fd: int) -> bytes | None:
     try:
         return os.read(fd, READ_BYTES)
     except BlockingIOError:

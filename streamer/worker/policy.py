@@ -60,6 +60,7 @@ def policy_digest(
         allow_hosts: Sequence[str],
         read_only: Sequence[str],
         etc: Sequence[str],
+        terminal: bool,  # noqa: FBT001 - as above
     ) -> str:
         document = {
             **of_all,
@@ -70,13 +71,15 @@ def policy_digest(
             "allowHosts": allow_hosts,
             "readOnly": read_only,
             "etc": etc,
+            "terminal": terminal,
         }
         text = msgspec.json.encode(document, order="sorted")
         return hashlib.sha256(text).hexdigest()
 
     def of_job(job: ResolvedJob, *, way: Way = "own") -> str:
         limits = tuple((step.phase, step.limits) for step in job.steps)
-        return digest(limits, way, job.network, job.allow_hosts, job.read_only, job.etc)
+        shown = (job.read_only, job.etc)
+        return digest(limits, way, job.network, job.allow_hosts, *shown, job.terminal is not None)
 
     return of_job
 

@@ -43,7 +43,12 @@ async def opened(
     `path` is the jobs' PATH. Raises `Stopped`, and `SandboxFailure`.
     """
     shape = Shape(
-        job.backend, job.limits, network=job.network, read_only=job.read_only, etc=job.etc
+        job.backend,
+        job.limits,
+        network=job.network,
+        read_only=job.read_only,
+        etc=job.etc,
+        terminal=job.terminal is not None,
     )
     try:
         async with stop.unless_requested(OPEN_S):
@@ -71,6 +76,8 @@ def _program(job: ResolvedJob, path: str) -> Program | None:
 
     An interpreter that was has looked for packages already, and found none.
     """
+    if job.terminal is not None:
+        return None  # a program starts on its terminal
     if any(file.name.split("/", 1)[0] == USER_PACKAGES for file in job.files):
         return None
     first = job.steps[0]

@@ -32,6 +32,10 @@ USER: Final = "nobody"
 """The user name in the variables; in bwrap /etc/passwd has it."""
 
 
+TERM: Final = "xterm-256color"
+"""What every terminal emulator in use understands, and every system describes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Patience:
     """How long to wait, in seconds.
@@ -52,7 +56,7 @@ def environment(job: ResolvedJob, path: str, home: str) -> dict[str, str]:
         "LANG": "C.UTF-8",
         "LOGNAME": USER,
         "USER": USER,
-        "TERM": "dumb",
+        "TERM": "dumb" if job.terminal is None else TERM,
         "TMPDIR": "/tmp",  # noqa: S108 - the sandbox's
     }
     proxy = proxy_environment() if job.allow_hosts else {}
@@ -92,7 +96,7 @@ class ProgramRun:
         pumping.add_done_callback(self._pump_ended)
         try:
             try:
-                end = await self._supervise(running, pumping, run.limits.wall_time_s)
+                end = await self._supervise(running, pumping, run)
             except Exception:
                 with contextlib.suppress(Exception):
                     await self._write_rest(pumping)  # what it has written it has written
@@ -111,14 +115,12 @@ class ProgramRun:
             await pumping
             await self._flush()
 
-    async def _supervise(
-        self, running: Running, pumping: asyncio.Task[None], wall_time_s: float
-    ) -> RunEnd:
+    async def _supervise(self, running: Running, pumping: asyncio.Task[None], run: Run) -> RunEnd:
         """Wait for the program's end; kill it when the job is stopped or at its wall time limit."""
         loop = asyncio.get_running_loop()
-        due = loop.time() + wall_time_s
+        due = loop.time() + run.limits.wall_time_s
         try:
-            await self._until_exit(running, wall_time_s)
+            await self._until_exit(running, run)
             if not running.exited.done():
                 await self._sandbox.kill()
             elif running.exited.exception() is None:
@@ -138,17 +140,21 @@ class ProgramRun:
                 await self._sandbox.kill()
             raise
 
-    async def _until_exit(self, running: Running, wall_time_s: float) -> None:
+    async def _until_exit(self, running: Running, run: Run) -> None:
         """Wait for the program's own end; after a stop only for the grace period."""
         # A stop that comes while this task is being woken is after the end.
         running.exited.add_done_callback(self._look_for_stop)
         watched: set[asyncio.Future[Any]] = {running.exited, self._stop.requested}
-        await asyncio.wait(watched, timeout=wall_time_s, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            watched, timeout=run.limits.wall_time_s, return_when=asyncio.FIRST_COMPLETED
+        )
         if not running.exited.done():
             self._stop.request("wall_time")  # without effect if there is another reason already
             self.stopped = self._stop.reason
             if self.stopped in GENTLE:
                 self._sandbox.signal(signal.SIGTERM)
+                if run.stdio.is_terminal:
+                    self._sandbox.signal(signal.SIGHUP)  # shells on a terminal ignore SIGTERM
                 self._sandbox.signal(signal.SIGCONT)  # a stopped program would not handle SIGTERM
                 await asyncio.wait({running.exited}, timeout=self._patience.kill_grace_s)
 

@@ -1,4 +1,4 @@
-"""Receive requests for a running job: cancellation, signals, input for its program."""
+"""Receive requests for a running job: cancellation, signals, a size, input for its program."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
-from streamer.engine.interface import Cancel, Control, Eof, Input, Lease, Lost, Signal
+from streamer.engine.interface import Cancel, Control, Eof, Input, Lease, Lost, Resize, Signal
 from streamer.sandbox.sandbox import Sandbox
 from streamer.worker.streams import InputFeed
 from streamer.worker.verdict import StopReason
@@ -31,6 +31,9 @@ class JobRequests:
         """Those that wait for a program, each once, as the kernel keeps pending ones: signal(7)."""
         self.feed: asyncio.Future[InputFeed] = asyncio.get_running_loop().create_future()
         """The program's input, once there is one."""
+        self._size: Resize | None = None
+        """The last size of its terminal that was asked for."""
+        self.feed.add_done_callback(lambda _: self._resize())
 
     def channels(self) -> list[Coroutine[Any, Any, None]]:
         """Return the coroutines that listen until they are cancelled or the job is over.
@@ -71,6 +74,13 @@ class JobRequests:
                 if number not in self._signals:
                     self._signals.append(number)
                 self._pass_signals_on()
+            case Resize():
+                self._size = control
+                self._resize()
+
+    def _resize(self) -> None:
+        if self._size is not None and self.feed.done() and not self.feed.cancelled():
+            self.feed.result().resize(self._size.cols, self._size.rows)
 
     def _pass_signals_on(self) -> None:
         if self._sandbox is not None:

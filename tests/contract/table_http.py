@@ -16,7 +16,7 @@ ROUTES: Final[dict[str, Mark]] = {
     "DELETE /api/jobs/{id}": KEPT,
     "POST /api/jobs/{id}/stdin": KEPT,
     "POST /api/jobs/{id}/signal": KEPT,
-    "POST /api/jobs/{id}/resize": 11,
+    "POST /api/jobs/{id}/resize": KEPT,
     "GET /api/jobs/{id}/files": 11,
     "GET /api/jobs/{id}/files/{path}": 11,
     "GET /api/jobs/{id}/output/{stream}": ADDED,
@@ -65,6 +65,7 @@ QUERY: Final[dict[str, Mark]] = {
     "GET /api/jobs/{id}/output/{stream}?follow": ADDED,
     "DELETE /api/jobs/{id}?purge": KEPT,
     "POST /api/jobs/{id}/stdin?close": KEPT,
+    "POST /api/jobs/{id}/stdin?seq": ADDED,
 }
 """Query parameters by route. Every route also takes ``access_token``, and ``grant`` (issue 12)."""
 
@@ -82,7 +83,7 @@ FIELDS: Final[dict[str, Mark]] = {
     "env": KEPT,
     "stdin": KEPT,
     "interactive": KEPT,
-    "terminal": 11,
+    "terminal": KEPT,
     "limits": KEPT,
     "network": KEPT,
     "sandbox": KEPT,
@@ -251,6 +252,7 @@ SANDBOX: Final[dict[str, Mark]] = {
     "selectable": ADDED,
     "held": ADDED,
     "forks": ADDED,
+    "terminals": ADDED,
 }
 
 RUNTIME: Final[dict[str, Mark]] = {

@@ -78,7 +78,7 @@ SPECS: dict[str, dict[str, Any]] = {
     "env": {"env": {"K": "v"}},
     "stdin": {"stdin": b"text"},
     "interactive": {"interactive": True},
-    "terminal": {"terminal": (80, 24)},
+    "terminal": {"terminal": streamer.TerminalSize(80, 24)},
     "limits": {"limits": {"wall_time_s": 5}},
     "network": {"network": True},
     "sandbox": {"sandbox": "plain"},

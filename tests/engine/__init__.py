@@ -9,7 +9,7 @@ from streamer.engine.interface import Engine, Lease
 from streamer.eventlog.joblog import Event
 from streamer.model.capabilities import Accepts
 from streamer.model.events import TERMINAL_KINDS, Complete, Output, Reason, encode
-from streamer.model.job import Limits, Phase, ResolvedJob, Step
+from streamer.model.job import Limits, Phase, ResolvedJob, Step, TerminalSize
 
 Encoded = tuple[str, bytes]
 
@@ -19,7 +19,9 @@ ACCEPTS = Accepts(frozenset({"bwrap"}), frozenset({"python"}))
 _numbers = itertools.count(1)
 
 
-def make_job(job_id: str | None = None, *, interactive: bool = True) -> ResolvedJob:
+def make_job(
+    job_id: str | None = None, *, interactive: bool = True, terminal: TerminalSize | None = None
+) -> ResolvedJob:
     """Return a job with an id that no other has."""
     return ResolvedJob(
         job_id=job_id or f"job{next(_numbers):06}",
@@ -27,6 +29,7 @@ def make_job(job_id: str | None = None, *, interactive: bool = True) -> Resolved
         backend="bwrap",
         steps=(Step(Phase.RUN, ("python3", "main.py"), Limits()),),
         interactive=interactive,
+        terminal=terminal,
     )
 
 

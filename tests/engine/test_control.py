@@ -7,13 +7,16 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from streamer.engine.interface import Cancel, Control, Engine, Eof, Input, Lease, Signal
-from streamer.errors import Busy, TooLarge, UnknownJob
+from streamer.engine.interface import Cancel, Control, Engine, Eof, Input, Lease, Resize, Signal
+from streamer.errors import Busy, Conflict, TooLarge, UnknownJob
 from streamer.model.events import Complete
+from streamer.model.job import TerminalSize
 
 from . import claim_one, complete, events_of, make_job, start, submit
 
 KIB = 1024
+MANY = 9000
+"""More signals than an input buffer has room for."""
 
 
 def listen(items: AsyncIterator[Control]) -> asyncio.Future[Control]:
@@ -218,6 +221,65 @@ async def test_what_is_sent_again_under_its_number_comes_once(engine: Engine) ->
     await lease.finish([complete()])
     assert await engine.send(job_id, Eof(), 5) == "accepted", "it was, before"
     assert await engine.send(job_id, Eof(), 6) == "closed"
+
+
+async def test_input_that_says_where_it_begins_comes_once(engine: Engine) -> None:
+    [job_id] = await submit(engine, "a")
+    assert await engine.send(job_id, Input(b"one", 0)) == "accepted"
+    assert await engine.send(job_id, Input(b"one", 0)) == "accepted"
+    assert await engine.send(job_id, Input(b"netwo", 1)) == "accepted", "its end is new"
+    with pytest.raises(Conflict, match="begins at byte 7, and 6 "):
+        await engine.send(job_id, Input(b"x", 7))
+    assert await engine.send(job_id, Input(b"three")) == "accepted", "it says nothing, so it is new"
+    with pytest.raises(Conflict):
+        await engine.send(job_id, Eof(12))
+    lease = await claim_one(engine)
+    await lease.state("running")
+    for _ in range(2):
+        assert await engine.send(job_id, Input(b"three", 6)) == "accepted"
+        assert await engine.send(job_id, Eof(11)) == "accepted"
+    assert await engine.send(job_id, Input(b"late", 11)) == "closed"
+    assert await engine.send(job_id, Eof()) == "closed"
+    told = [Input(b"one"), Input(b"two"), Input(b"three"), Eof()]
+    assert await given(lease) == told
+    await lease.finish([complete()])
+    assert await engine.send(job_id, Eof(11)) == "accepted", "it was, before"
+
+
+async def test_what_did_not_fit_has_not_come(engine: Engine) -> None:
+    [job_id] = await submit(engine, "a")
+    await engine.send(job_id, Input(bytes(1000 * KIB), 0))
+    with pytest.raises(Busy):
+        await engine.send(job_id, Input(bytes(100 * KIB), 1000 * KIB))
+    lease = await claim_one(engine)
+    await lease.state("running")
+    inputs = lease.inputs()
+    await anext(inputs)
+    assert await engine.send(job_id, Input(b"two", 1000 * KIB)) == "accepted"
+    assert await anext(inputs) == Input(b"two")
+
+
+async def test_of_the_sizes_of_a_terminal_the_last_one_is_told(engine: Engine) -> None:
+    job = make_job(terminal=TerminalSize(80, 24))
+    await engine.submit(job)
+    for cols in range(1, MANY + 1):  # more than there is room for
+        assert await engine.send(job.job_id, Resize(cols, 24)) == "accepted"
+    lease = await claim_one(engine)
+    control = lease.control()
+    waiting = listen(control)
+    await asyncio.sleep(0)
+    assert not waiting.done(), "there is no program yet"
+    await lease.state("running")
+    assert await waiting == Resize(MANY, 24)
+    await engine.send(job.job_id, Resize(10, 5))
+    assert await anext(control) == Resize(10, 5)
+    await lease.finish([complete()])
+    assert await engine.send(job.job_id, Resize(10, 5)) == "closed"
+
+
+async def test_a_job_without_a_terminal_has_no_size(engine: Engine) -> None:
+    [job_id] = await submit(engine, "a")
+    assert await engine.send(job_id, Resize(80, 24)) == "closed"
 
 
 async def test_what_was_refused_may_come_again_under_its_number(engine: Engine) -> None:

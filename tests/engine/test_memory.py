@@ -832,4 +832,4 @@ def test_signals_that_were_taken_make_room_for_others() -> None:
     inbox = Inbox()
     for _ in range(2 * INBOX_BYTES // size_of(Signal(10))):
         assert inbox.put(Signal(10))
-        assert inbox.take_signal() == Signal(10)
+        assert inbox.take_request() == Signal(10)

@@ -264,7 +264,7 @@ async def test_a_process_without_a_descriptor_is_dead_only_with_its_template() -
     template = Template(TemplatePlan(launch, ()), launch.argv)
     await template.come_up()
     with opened_ends() as ends:
-        child = Child(template, template._ask(template.plan, ends, "", ()))
+        child = Child(template, template._ask(template.plan, ends, "", (), 0))
     try:
         await child.ended
         assert template.gone.is_set()

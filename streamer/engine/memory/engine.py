@@ -27,6 +27,7 @@ from streamer.engine.interface import (
     JobView,
     Lease,
     Lost,
+    Resize,
     Signal,
     Stats,
     Submitted,
@@ -193,17 +194,20 @@ class MemoryEngine:
         return "requested"
 
     async def send(
-        self, job_id: str, control: Input | Eof | Signal, number: int | None = None
+        self, job_id: str, control: Input | Eof | Signal | Resize, number: int | None = None
     ) -> Literal["accepted", "closed"]:
         """Send something to the job's program; input only to an interactive one.
 
-        Raises `UnknownJob`, `Busy` if too much is pending, `TooLarge`.
+        Raises `UnknownJob`, `Busy` if too much is pending, `TooLarge`, `Conflict`.
         """
         record = self._table.get(job_id)
         if number is not None and number <= record.sent:
             return "accepted"
-        takes = record.facts.interactive or isinstance(control, Signal)
-        if record.over or not takes:
+        new = record.received.unseen(control)
+        if new is None:
+            return "accepted"
+        control = new
+        if record.over or not _takes(record.facts, control):
             return "closed"
         inbox = self._table.inboxes[job_id]
         size = size_of(control)
@@ -211,6 +215,7 @@ class MemoryEngine:
             self._admission.check_weight(record.tenant, size)
         if not inbox.put(control):
             return "closed"
+        record.received.count(control)
         if number is not None:
             record.sent = number
         if record.waiting:
@@ -329,6 +334,12 @@ class MemoryEngine:
         record.holder = lease
         record.lease_until = self._clock() + self._lease_s
         return lease
+
+
+def _takes(job: JobFacts, sent: Input | Eof | Signal | Resize) -> bool:
+    if isinstance(sent, Resize):
+        return job.terminal is not None
+    return job.interactive or isinstance(sent, Signal)
 
 
 def _cancelled(job: JobFacts) -> Complete:

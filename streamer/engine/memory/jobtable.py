@@ -15,13 +15,13 @@ import math
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Container, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from streamer.engine.interface import Idempotency, JobPlace, JobState, JobView
 from streamer.engine.memory.fairqueue import FairQueue
 from streamer.engine.memory.forgottenkeys import ForgottenKeys, other_request
-from streamer.engine.memory.inbox import Inbox
+from streamer.engine.memory.inbox import Inbox, Received
 from streamer.engine.memory.pace import Pace
 from streamer.engine.memory.weight import RECORD_BYTES, weigh
 from streamer.errors import UnknownJob
@@ -70,6 +70,7 @@ class Record:
     result: tuple[str, bytes] | None = None
     sent: int = 0
     """The highest number of what was sent to it."""
+    received: Received = field(default_factory=Received)
     spills_ahead: bool = True
     """Whether its events go to disk before they must: not after that was in vain."""
 

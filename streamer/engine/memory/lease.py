@@ -113,8 +113,8 @@ class MemoryLease:
             if self._inbox.cancelled and not told:
                 told = True
                 yield Cancel()
-            elif self._started and (signal := self._inbox.take_signal()) is not None:
-                yield signal
+            elif self._started and (request := self._inbox.take_request()) is not None:
+                yield request
             else:
                 await self._inbox.news.wait()
         if not self._given_up:

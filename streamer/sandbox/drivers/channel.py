@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from streamer.errors import SandboxFailure
-from streamer.model.job import Limits, SourceFile
+from streamer.model.job import Limits, SourceFile, TerminalSize
 from streamer.sandbox.drivers import protocol
 from streamer.sandbox.drivers.protocol import frame
 from streamer.sandbox.shape import RunEnd, Use
@@ -63,6 +63,7 @@ class InitChannel:
         self._checking: deque[asyncio.Future[bytes]] = deque()
         self._listening: deque[asyncio.Future[int]] = deque()
         self._opening: deque[asyncio.Future[int]] = deque()
+        self._terminals: deque[asyncio.Future[int]] = deque()
         self._asking: deque[asyncio.Future[Use]] = deque()
         self._releasing: deque[asyncio.Future[bytes]] = deque()
         self._descriptors: list[int] = []
@@ -115,6 +116,13 @@ class InitChannel:
         """
         return await self._descriptor(protocol.open_frame(path, flags, mode), self._opening)
 
+    async def open_terminal(self, size: TerminalSize) -> int:
+        """Prepare the terminal of the next program, and return our end of it.
+
+        The caller must close it.
+        """
+        return await self._descriptor(protocol.terminal_frame(size), self._terminals)
+
     async def use(self, *, walk_disk: bool) -> Use:
         return await self._answered(protocol.use_frame(walk_disk=walk_disk), self._asking)
 
@@ -125,10 +133,12 @@ class InitChannel:
         env: Mapping[str, str],
         cwd: str,
         limits: Limits,
-        stdio: tuple[int, int, int],
+        stdio: tuple[int, int, int] | None,
         flags: int,
     ) -> None:
         """Run a program with these standard descriptors; the caller must close them.
+
+        Without them it runs on the terminal of `open_terminal`.
 
         `flags` are those of ``R`` (`protocol`).
         """
@@ -138,8 +148,10 @@ class InitChannel:
             self.exited = self._loop.create_future()
             self.ended = self._loop.create_future()
             self.held = self._loop.create_future()
+            if stdio is None:
+                flags |= protocol.TERMINAL
             run = protocol.run_frame(argv, env, cwd, limits, flags=flags)
-            await self._send_next(frame(b"D") + run, stdio)
+            await self._send_next(frame(b"D") + run, stdio or ())
 
     async def release(self) -> bool:
         """Let a program go on that is held, or on its way to that; False if it has ended before."""
@@ -275,7 +287,8 @@ class InitChannel:
             if (level, type_) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 whole = len(attached) - len(attached) % _DESCRIPTOR.size
                 self._descriptors += array("i", attached[:whole])
-        if len(self._descriptors) > len(self._listening) + len(self._opening):
+        asked = len(self._listening) + len(self._opening) + len(self._terminals)
+        if len(self._descriptors) > asked:
             self._hear_no_more("the init sent a descriptor without a question")
             return
         try:
@@ -291,8 +304,8 @@ class InitChannel:
     def _handle(self, kind: bytes, payload: bytes, ancillary: list[tuple[int, int, bytes]]) -> None:
         if kind == b"H":
             self._greet(payload, ancillary)
-        elif kind == b"L":
-            self._hand_over(self._listening)
+        elif kind in (b"L", b"Y"):
+            self._hand_over(self._listening if kind == b"L" else self._terminals)
         elif kind == b"O":
             number = int.from_bytes(payload, "little")
             self._hand_over(self._opening, OSError(number, os.strerror(number)) if number else None)
@@ -349,7 +362,7 @@ class InitChannel:
         self._why = self._why or why
         self.gone.set()
         waiting: list[asyncio.Future[Any]] = [self.greeted, self.exited, self.ended, self.held]
-        waiting += [*self._listening, *self._opening]
+        waiting += [*self._listening, *self._opening, *self._terminals]
         waiting += self._checking
         waiting += [*self._asking, *self._releasing]
         for future in waiting:

@@ -20,7 +20,7 @@ from typing import ClassVar, Final
 
 from streamer.bounded import ends_in
 from streamer.errors import SandboxFailure
-from streamer.model.job import Limits, SourceFile
+from streamer.model.job import Limits, SourceFile, TerminalSize
 from streamer.sandbox.drivers.deadlines import fails_after, time_to_write
 from streamer.sandbox.drivers.files import not_written, write_files
 from streamer.sandbox.drivers.spawn import Spawned, spawn, start_command
@@ -106,6 +106,10 @@ class Direct:
     async def open_path(self, path: str, flags: int, mode: int) -> int:
         """Refuse, for the same reason."""
         raise SandboxFailure("a backend without our init cannot open files of its sandbox")
+
+    async def open_terminal(self, size: TerminalSize) -> int:
+        """Refuse, for the same reason."""
+        raise SandboxFailure("a backend without our init cannot give a program a terminal")
 
     async def use(self) -> Use:
         """Return no figures: only the control group, if there is one, knows them."""

@@ -15,7 +15,7 @@ import socket
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from streamer.model.job import Limits, SourceFile
+from streamer.model.job import Limits, SourceFile, TerminalSize
 from streamer.sandbox.shape import Run, RunEnd, Use
 
 __all__ = ["Driver"]
@@ -58,6 +58,12 @@ class Driver(Protocol):
         """Open a path beneath the workspace, and return the descriptor; the caller must close it.
 
         Raises OSError as open(2) does, `SandboxFailure` without our init.
+        """
+
+    async def open_terminal(self, size: TerminalSize) -> int:
+        """Prepare the terminal on which the next program runs, and return our end of it.
+
+        The caller must close it. Raises `SandboxFailure` if the sandbox was opened without one.
         """
 
     async def use(self) -> Use: ...

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from streamer.errors import SandboxFailure
-from streamer.model.job import Limits, SourceFile
+from streamer.model.job import Limits, SourceFile, TerminalSize
 from streamer.sandbox.drivers import protocol
 from streamer.sandbox.drivers.channel import InitChannel
 from streamer.sandbox.drivers.deadlines import fails_after, time_to_write
@@ -223,6 +223,10 @@ class Gated:
         async with fails_after(ANSWER_TIMEOUT_S, "the init did not open a file in time"):
             return await self.channel.open_path(path, flags, mode)
 
+    async def open_terminal(self, size: TerminalSize) -> int:
+        async with fails_after(ANSWER_TIMEOUT_S, "the init did not prepare a terminal in time"):
+            return await self.channel.open_terminal(size)
+
     async def use(self) -> Use:
         async with fails_after(ANSWER_TIMEOUT_S, "the init did not report the usage in time"):
             return await self.channel.use(walk_disk=self._walk_disk)
@@ -256,7 +260,7 @@ class Gated:
                 env=run.env,
                 cwd=run.cwd or self.home,
                 limits=run.limits,
-                stdio=run.stdio.theirs,
+                stdio=None if run.stdio.is_terminal else run.stdio.theirs,
                 flags=flags,
             )
 

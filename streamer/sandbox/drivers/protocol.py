@@ -18,6 +18,8 @@ to it   what                                                       its answer
                                                                    the descriptor
 ``U``   ask what is used                                           ``U``
 ``D``   carries the three descriptors of the next program          in the answer to ``R``
+``Y``   prepare the terminal of the next program, instead; its     ``Y`` and the descriptor, or
+        size                                                       ``E``
 ``R``   run a program                                              ``E`` if it fails; with
                                                                    ``HOLD`` then ``P``
 ``G``   let a program that is held go on; with a byte of payload,  ``E`` if it fails;
@@ -39,7 +41,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from streamer.errors import SandboxFailure
-from streamer.model.job import Limits, SourceFile
+from streamer.model.job import Limits, SourceFile, TerminalSize
 from streamer.sandbox.drivers.files import not_written
 from streamer.sandbox.drivers.rlimits import rlimits
 from streamer.sandbox.shape import Cause, FilesDoNotFit, RunEnd, Use
@@ -53,6 +55,7 @@ __all__ = [
     "HOLD",
     "PROTOCOL",
     "SEES_PROC",
+    "TERMINAL",
     "UNBOUNDED",
     "WALK_DISK",
     "Frames",
@@ -66,12 +69,13 @@ __all__ = [
     "parse_use",
     "run_frame",
     "same_frame",
+    "terminal_frame",
     "use_frame",
     "why_not_held",
     "why_not_hello",
 ]
 
-PROTOCOL: Final = 8
+PROTOCOL: Final = 9
 """The hello has the init's version; in an editable installation it may be an old build."""
 
 SEES_PROC: Final = 1
@@ -97,6 +101,9 @@ HOLD: Final = 16
 
 FORK: Final = 32
 """Flag of ``R``: the program is the one that the init was forked from (``init/forked``)."""
+
+TERMINAL: Final = 64
+"""Flag of ``R``: the program runs on the terminal that ``Y`` has prepared."""
 
 BYTES_PER_INODE: Final = 4096
 MIN_INODES: Final = 10_000
@@ -135,6 +142,7 @@ _STAGES: Final = {
     "b": "install the system call filter for the program, which did not run",
     "n": "listen for the proxy",
     "r": "start the program",
+    "y": "give the program a terminal",
 }
 
 
@@ -211,6 +219,10 @@ def run_frame(
     )
     resources = b"".join(struct.pack("<IQQ", *triple) for triple in triples)
     return frame(b"R", head + resources + strings)
+
+
+def terminal_frame(size: TerminalSize) -> bytes:
+    return frame(b"Y", struct.pack("<HH", size.cols, size.rows))
 
 
 def same_frame(paths: Sequence[str]) -> bytes:

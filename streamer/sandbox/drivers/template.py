@@ -41,6 +41,8 @@ END_TIMEOUT_S: Final = 5.0
 
 CLONE_INTO: Final = 1
 """Flag of a message: the third descriptor is the folder of a control group of version 2."""
+WITH_TERMINAL: Final = 4
+"""Flag of a message: the init opens a terminal for its programs."""
 
 _CREDENTIALS: Final = struct.Struct("iII")
 _FD: Final = struct.Struct("i")
@@ -151,16 +153,24 @@ class Template:
         return ""
 
     def sandbox(
-        self, plan: TemplatePlan, group: str, entry_fds: Sequence[int], *, by_group: int
+        self,
+        plan: TemplatePlan,
+        group: str,
+        entry_fds: Sequence[int],
+        *,
+        by_group: int,
+        terminal: bool = False,
     ) -> Gated:
         """Let it make a sandbox, which has not come up yet; the caller must close that.
 
         `plan` may have other sizes than that of the template. `group` is the folder of a control
         group of version 2, or ``""``; `entry_fds` are the files through which a process enters its
-        groups; `by_group` is as in `Gated`. Raises `SandboxFailure` if the template is gone.
+        groups; `by_group` is as in `Gated`. With `terminal` its programs can have one. Raises
+        `SandboxFailure` if the template is gone.
         """
         with opened_ends() as ends:
-            child = Child(self, self._ask(plan, ends, group, entry_fds))
+            flags = (CLONE_INTO if group else 0) | (WITH_TERMINAL if terminal else 0)
+            child = Child(self, self._ask(plan, ends, group, entry_fds, flags))
             return Gated(
                 plan.launch,
                 ends,
@@ -171,9 +181,9 @@ class Template:
             )
 
     def _ask(
-        self, plan: TemplatePlan, ends: Ends, group: str, entry_fds: Sequence[int]
+        self, plan: TemplatePlan, ends: Ends, group: str, entry_fds: Sequence[int], flags: int
     ) -> asyncio.Future[int]:
-        message = _message(plan, CLONE_INTO if group else 0)
+        message = _message(plan, flags)
         fds = [ends.control, ends.stderr]
         with contextlib.ExitStack() as unless_asked, contextlib.ExitStack() as opened:
             try:

@@ -92,6 +92,7 @@ static void account(pid_t pid, int status, const struct rusage *usage)
     if (pid == job.pid) {
         job.ended = 1;
         job.status = status;
+        leave_terminal(); /* what it has left has an end, which is there when nobody is at it any more */
         job.wall_us = waits ? 0 : microseconds(CLOCK_MONOTONIC) - job.started_us;
     }
 }

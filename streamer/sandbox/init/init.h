@@ -11,10 +11,10 @@
 enum { CONTROL = 0 };
 
 /* See streamer/sandbox/drivers/protocol.py, which has the same numbers. */
-enum { PROTOCOL = 8 };
+enum { PROTOCOL = 9 };
 enum { SEES_PROC = 1, UNBOUNDED = 2, FIRST = 4 }; /* flags of 'H' */
 enum { WALK_DISK = 1 }; /* flags of 'C', 'R' and 'U' */
-enum { GROUP_MEMORY = 2, GROUP_TIME = 4, GROUP_SHARE = 8, HOLD = 16, FORK = 32 }; /* further flags of 'R' */
+enum { GROUP_MEMORY = 2, GROUP_TIME = 4, GROUP_SHARE = 8, HOLD = 16, FORK = 32, TERMINAL = 64 }; /* of 'R' */
 
 /* A share of what an account has: Linux gives it 128 and some ten thousand. */
 #define INOTIFY_INSTANCES "16"
@@ -33,6 +33,7 @@ int serve_from_template(void);
 
 /* template.c: inside a sandbox that stays */
 void make_sandboxes(void);
+void bring_terminal(void);
 
 /* become.c: the same, by an interpreter. There these are its socket and our library. */
 enum { FORK_CONTROL = 200, FORK_LIBRARY = 201 };
@@ -143,6 +144,13 @@ void take_file(unsigned char type, unsigned char *data, size_t size);
 int keep_quota(const unsigned char *data, size_t size);
 int check_files(const unsigned char *data, size_t size);
 int files_are_whole(void);
+
+/* terminal.c: the terminal of a program */
+void open_terminal(const char *path);
+void forbid_terminals(void);
+int hand_out_terminal(const unsigned char *data, size_t size);
+int terminal_of_program(void);
+void leave_terminal(void);
 
 /* calls.c: what a program may do before its job has come */
 int keep_same(const unsigned char *data, size_t size);

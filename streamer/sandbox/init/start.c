@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -48,6 +49,7 @@ struct program {
     pid_t init; /* we, before the fork */
     int forked; /* it is a copy of us, and nothing is executed */
     int gate;   /* where it waits, or -1 */
+    int terminal; /* its descriptors are those of a terminal, which becomes its own */
 };
 
 const struct forking *forking;
@@ -103,8 +105,14 @@ static void become_program(struct program *p, const int fds[3])
         signal(i, SIG_DFL);
     sigprocmask(SIG_SETMASK, &none, NULL);
     /* A group of its own to signal, in a session that it does not lead: a leader could not setpgid(2)
-     * itself. */
-    setpgid(0, 0);
+     * itself. On a terminal it leads one, as it does in any other: only a leader can have the terminal
+     * (TIOCSCTTY), and when it ends the kernel hangs up for the others. */
+    if (!p->terminal)
+        setpgid(0, 0);
+    else if (setsid() < 0 || ioctl(fds[0], TIOCSCTTY, 0)) {
+        tell_failure('y');
+        _exit(125);
+    }
     for (int i = 0; i < 3; i++)
         if (dup2(fds[i], i) < 0)
             _exit(125);
@@ -214,18 +222,25 @@ static char **strings(unsigned char **at, unsigned char *end, uint32_t count)
 /* 'R' u64 CPU limit in us, u64 memory limit and u64 disk limit in bytes (0: none), u32 limit
  * of files in the workspace, u32 flags (WALK_DISK: the workspace has to be walked, else it is a mount
  * of its own; GROUP_*: what a control group does; HOLD: its job comes later; FORK: it is the
- * program that waits in us), u32 count of limits, u32
+ * program that waits in us; TERMINAL: it runs on the terminal), u32 count of limits, u32
  * count of arguments, u32 count of variables; each limit u32 resource, u64 soft, u64 hard;
  * then NUL-ended strings: working directory, arguments, variables. Standard input,
- * output and error came just before as descriptors. */
+ * output and error came just before as descriptors, without a terminal. */
 int start_job(unsigned char *data, size_t size)
 {
     struct program p;
     unsigned char *end = data + size, *at;
-    if (size < 44 || in.fd_count != 3 || job.pid || (get32(data + 28) & FORK && !forking)) {
+    if (size < 44 || job.pid || (get32(data + 28) & FORK && !forking)) {
         errno = EPROTO;
         return 0;
     }
+    int slave = terminal_of_program(), terminal[3] = {slave, slave, slave};
+    p.terminal = (get32(data + 28) & TERMINAL) != 0;
+    if (in.fd_count != (p.terminal ? 0 : 3) || (p.terminal && slave < 0)) {
+        errno = EPROTO;
+        return 0;
+    }
+    const int *fds = p.terminal ? terminal : in.fds;
     p.limit_count = get32(data + 32);
     uint32_t arguments = get32(data + 36), variables = get32(data + 40);
     p.limits = data + 44;
@@ -258,8 +273,8 @@ int start_job(unsigned char *data, size_t size)
     p.init = getpid();
     p.gate = -1;
     p.forked = (get32(data + 28) & FORK) != 0;
-    job.pid = start(&p, in.fds, get32(data + 28));
-    for (int i = 0; i < 3; i++)
+    job.pid = start(&p, fds, get32(data + 28));
+    for (int i = 0; i < in.fd_count; i++)
         close(in.fds[i]);
     in.fd_count = 0;
     free(cwd);

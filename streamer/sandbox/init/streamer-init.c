@@ -6,7 +6,7 @@
  *       sandbox is started as, optionally the first process of a new process-id
  *       namespace, and execute. For the last, and for a group of version 2, a child goes
  *       on, and the process itself waits and ends as the child does.
- *   streamer-init serve [--bound]
+ *   streamer-init serve [--terminal | --only-terminal] [--bound]
  *       Inside the sandbox: speak with the service over the socket on standard input
  *       (see streamer/sandbox/drivers/protocol.py), write the job's files, run its programs, account
  *       for them and end them all.
@@ -86,6 +86,10 @@ static void handle(unsigned char type, unsigned char *data, size_t size)
     case 'O':
         if (!hand_out_path(data, size))
             tell_failure('p');
+        break;
+    case 'Y':
+        if (!hand_out_terminal(data, size))
+            tell_failure('y');
         break;
     case 'U':
         if (!tell_use(data, size))
@@ -240,17 +244,28 @@ int main(int argc, char **argv)
 {
     if (argc > 2 && !strcmp(argv[1], "enter"))
         return enter(argv + 2);
-    if (argc == 2 && !strcmp(argv[1], "serve"))
-        return serve();
-    if (argc == 3 && !strcmp(argv[1], "serve") && !strcmp(argv[2], "--bound")) {
-        bound_namespace();
-        return serve();
+    if (argc > 1 && !strcmp(argv[1], "serve")) {
+        int only = argc > 2 && !strcmp(argv[2], "--only-terminal");
+        int terminal = only || (argc > 2 && !strcmp(argv[2], "--terminal"));
+        int bounded = argc > 2 + terminal && !strcmp(argv[2 + terminal], "--bound");
+        if (argc == 2 + terminal + bounded) {
+            if (terminal && bounded)
+                bring_terminal();
+            else if (terminal)
+                open_terminal("/dev/ptmx");
+            if (only)
+                forbid_terminals();
+            if (bounded)
+                bound_namespace();
+            return serve();
+        }
     }
     if (argc == 2 && !strcmp(argv[1], "template")) {
         make_sandboxes();
         return serve_from_template();
     }
     fprintf(stderr, "usage: streamer-init enter [--cgroup=FILE]... [--start-in=GROUP] [--uid=N] "
-                    "[--gid=N] [--pid-namespace] -- COMMAND... | serve [--bound] | template\n");
+                    "[--gid=N] [--pid-namespace] -- COMMAND... | serve [--terminal | --only-terminal] [--bound] | "
+                    "template\n");
     return 125;
 }

@@ -38,7 +38,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { CLONE_INTO = 1, BECOME = 2 }; /* flags of a message; the second one's is in become.c */
+enum { CLONE_INTO = 1, BECOME = 2, WITH_TERMINAL = 4 }; /* flags of a message; the second one's is in become.c */
 enum { MOST_BYTES = 16384, MOST_FDS = 12, MOST_PARTS = 16 };
 
 /* Only these must be there from its start. The child makes the others, that of the network by far the dearest:
@@ -103,6 +103,17 @@ static void mask(const char *path)
         die(path);
 }
 
+/* A devpts of the sandbox's own. Nobody can open a terminal in it, but we one before the job: the host has a
+ * limited number for all. */
+static void mount_terminals(int open_one)
+{
+    if (mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0000,mode=620,max=1"))
+        die("/dev/pts");
+    if (open_one)
+        open_terminal("/dev/pts/ptmx");
+    mask("/dev/pts/ptmx");
+}
+
 static void mount_own(void)
 {
     if (mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL))
@@ -112,10 +123,7 @@ static void mount_own(void)
     make_read_only("/proc/sys/kernel");
     make_read_only("/proc/sys/fs");
     make_read_only("/proc/pressure");
-    /* Nobody can open a terminal in it: the host has a limited number for all. */
-    if (mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0000,mode=620"))
-        die("/dev/pts");
-    mask("/dev/pts/ptmx");
+    mount_terminals(wanted.flags & WITH_TERMINAL);
     for (size_t i = 0; i < wanted.mask_count; i++)
         mask(wanted.masks[i]);
     for (size_t i = 0; i < wanted.mount_count; i++) {
@@ -137,6 +145,27 @@ static void close_user_namespaces(uid_t uid, gid_t gid)
         errno = EPERM;
         die("a job could make user namespaces");
     }
+}
+
+static void drop_bounding_set(void)
+{
+    for (int capability = 0; !prctl(PR_CAPBSET_DROP, capability, 0, 0, 0); capability++)
+        ;
+}
+
+/* In a sandbox of a wrapper's, as user 0 of a namespace for the moment: let our program have a terminal, and
+ * nobody open another. The wrapper cannot do it: once we may open one, so may the job. */
+void bring_terminal(void)
+{
+    uid_t uid = getuid();
+    gid_t gid = getgid();
+    prctl(PR_SET_DUMPABLE, 1); /* otherwise root owns its files in /proc */
+    if (unshare(CLONE_NEWUSER | CLONE_NEWNS))
+        die("the namespaces of a terminal");
+    map_user(0, uid, 0, gid);
+    mount_terminals(1);
+    close_user_namespaces(uid, gid);
+    drop_bounding_set();
 }
 
 /* In the child, as pid 1 of its namespaces; `entered`: it was made in its control group. */
@@ -161,8 +190,7 @@ static void become_sandbox(uid_t uid, gid_t gid, int entered)
     loopback_up();
     mount_own();
     close_user_namespaces(uid, gid);
-    for (int capability = 0; !prctl(PR_CAPBSET_DROP, capability, 0, 0, 0); capability++)
-        ;
+    drop_bounding_set();
     if (chdir(wanted.workspace))
         die(wanted.workspace);
 }

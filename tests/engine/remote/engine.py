@@ -20,6 +20,7 @@ from streamer.engine.interface import (
     JobView,
     Lease,
     Lost,
+    Resize,
     Signal,
     Stats,
     Submitted,
@@ -129,12 +130,9 @@ class RemoteEngine:
         return await self._wire.call(self._server.cancel, job_id)
 
     async def send(
-        self, job_id: str, control: Input | Eof | Signal, number: int | None = None
+        self, job_id: str, control: Input | Eof | Signal | Resize, number: int | None = None
     ) -> Literal["accepted", "closed"]:
-        data = control.data if isinstance(control, Input) else b""
-        signal = control.number if isinstance(control, Signal) else 0
-        item = SentItem(0, type(control).__name__, data, signal)
-        return await self._wire.call(self._server.send, job_id, item, number)
+        return await self._wire.call(self._server.send, job_id, SentItem.of(0, control), number)
 
     async def purge(self, job_id: str) -> bool:
         return await self._wire.call(self._server.purge, job_id)

@@ -6,7 +6,16 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, Literal, TypeVar
 
-from streamer.engine.interface import Cancel, Control, Eof, Input, LeaseLost, Lost, Signal
+from streamer.engine.interface import (
+    Cancel,
+    Control,
+    Eof,
+    Input,
+    LeaseLost,
+    Lost,
+    Resize,
+    Signal,
+)
 from streamer.model.job import ResolvedJob
 
 from .server import Items, SentItem, SentLease, Server
@@ -52,7 +61,7 @@ class RemoteLease:
 
     async def control(self) -> AsyncIterator[Control]:
         async for item in self._items("control"):
-            assert isinstance(item, Cancel | Signal | Lost)
+            assert isinstance(item, Cancel | Signal | Resize | Lost)
             yield item
 
     async def inputs(self) -> AsyncIterator[Input | Eof]:

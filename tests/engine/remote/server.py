@@ -25,6 +25,7 @@ from streamer.engine.interface import (
     Lease,
     LeaseLost,
     Lost,
+    Resize,
     Signal,
     Stats,
     Submitted,
@@ -73,8 +74,21 @@ class SentItem(msgspec.Struct):
     kind: str
     data: bytes = b""
     signal: int = 0
+    at: int | None = None
+    size: tuple[int, int] = (0, 0)
 
-    def item(self) -> Cancel | Lost | Signal | Input | Eof:
+    @classmethod
+    def of(cls, number: int, item: object) -> SentItem:
+        return cls(
+            number,
+            type(item).__name__,
+            item.data if isinstance(item, Input) else b"",
+            item.number if isinstance(item, Signal) else 0,
+            item.at if isinstance(item, Input | Eof) else None,
+            (item.cols, item.rows) if isinstance(item, Resize) else (0, 0),
+        )
+
+    def item(self) -> Cancel | Lost | Signal | Resize | Input | Eof:
         match self.kind:
             case "Cancel":
                 return Cancel()
@@ -83,8 +97,10 @@ class SentItem(msgspec.Struct):
             case "Signal":
                 return Signal(self.signal)
             case "Input":
-                return Input(self.data)
-        return Eof()
+                return Input(self.data, self.at)
+            case "Resize":
+                return Resize(*self.size)
+        return Eof(self.at)
 
 
 class SentLease(msgspec.Struct):
@@ -111,11 +127,7 @@ class _Channel:
 
     async def _item(self, number: int) -> SentItem | None:
         item = await anext(self._source, None)
-        if item is None:
-            return None
-        data = item.data if isinstance(item, Input) else b""
-        signal = item.number if isinstance(item, Signal) else 0
-        return SentItem(number, type(item).__name__, data, signal)
+        return None if item is None else SentItem.of(number, item)
 
 
 class _Held:
@@ -208,7 +220,7 @@ class Server:
         self, job_id: str, item: SentItem, number: int | None
     ) -> Literal["accepted", "closed"]:
         control = item.item()
-        assert isinstance(control, Input | Eof | Signal)
+        assert isinstance(control, Input | Eof | Signal | Resize)
         return await self.engine.send(job_id, control, number)
 
     async def purge(self, job_id: str) -> bool:
