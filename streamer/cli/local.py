@@ -7,17 +7,24 @@ from dataclasses import replace
 
 from streamer.cli.input import input_for
 from streamer.cli.run import INPUT_PAUSE_S, run_job
+from streamer.cli.stdio import StandardInput
+from streamer.cli.tty import Terminal
 from streamer.compose import build
 from streamer.config.schema import Config
 from streamer.errors import Busy
-from streamer.model.job import JobSpec
+from streamer.model.job import JobSpec, TerminalSize
 from streamer.worker.execution import Execution
 
 __all__ = ["run_local"]
 
 
-async def run_local(config: Config, spec: JobSpec, *, forward_stdin: bool, raw: bool) -> int:
-    """Run a job and return the exit code for the shell."""
+async def run_local(
+    config: Config, spec: JobSpec, *, forward_stdin: bool, raw: bool, on_terminal: bool = False
+) -> int:
+    """Run a job, on the terminal if asked for, and return the exit code for the shell."""
+    terminal = Terminal() if on_terminal else None
+    if terminal is not None:
+        spec = replace(spec, terminal=TerminalSize(*terminal.size))
     spec = replace(spec, interactive=forward_stdin)
     parts = build(config)
     parts.worker.short_lived = True
@@ -35,6 +42,10 @@ async def run_local(config: Config, spec: JobSpec, *, forward_stdin: bool, raw: 
                 else:
                     return True
 
+        if terminal is not None:
+            at = (terminal, job.resize)
+            forward = (StandardInput(), write)
+            return await run_job(job.events(), forward, job.cancel, raw=raw, at=at)
         if not forward_stdin:
             return await run_job(job.events(), None, job.cancel, raw=raw)
         source = input_for(lambda: sum(execution.input_taken for execution in started))

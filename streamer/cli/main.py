@@ -181,6 +181,9 @@ def serve(
 )
 @click.option("-n", "--no-stdin", is_flag=True, help="Give it no input; read no standard input.")
 @click.option("--raw", is_flag=True, help="Do not filter its output on a terminal.")
+@click.option(
+    "-t", "--terminal", is_flag=True, help="Give it this terminal; Ctrl-C and all keys are its own."
+)
 def run(
     options: ConfigOptions,
     program: str,
@@ -195,6 +198,7 @@ def run(
     *,
     no_stdin: bool,
     raw: bool,
+    terminal: bool,
 ) -> int:
     """Run one program with live output and input from here; Ctrl-C cancels it.
 
@@ -208,8 +212,11 @@ def run(
     import logging
 
     from streamer.cli.jobspec import job_spec
+    from streamer.cli.tty import check_terminal
     from streamer.model.runtime import by_name
 
+    if terminal:
+        check_terminal(program, no_stdin=no_stdin)
     config = load(replace(options, sandbox=None) if url else options)
     spec = job_spec(
         program,
@@ -222,18 +229,19 @@ def run(
     )
     # If standard input was the program's text, nothing is left of it.
     forward = program != "-" and not no_stdin
+    how = {"forward_stdin": forward, "raw": raw, "on_terminal": terminal}
     try:
         if url:
             from streamer.cli.remote import run_remote, token_in
 
             if token_file:
                 token = token_in(token_file)
-            job = run_remote(url, token, spec, options.sandbox, forward_stdin=forward, raw=raw)
+            job = run_remote(url, token, spec, options.sandbox, **how)
         else:
             from streamer.cli.local import run_local
 
             logging.getLogger("streamer").setLevel(logging.ERROR)
-            job = run_local(config, spec, forward_stdin=forward, raw=raw)
+            job = run_local(config, spec, **how)
         return _work(job)
     except StreamerError as error:
         if isinstance(error, CallerError | ConfigError):

@@ -16,9 +16,10 @@ import click
 
 from streamer.cli.run import INPUT_PAUSE_S, run_job
 from streamer.cli.stdio import StandardInput
+from streamer.cli.tty import Terminal
 from streamer.client import Client, ServiceProblem
 from streamer.errors import Busy, Unauthorized
-from streamer.model.job import JobSpec
+from streamer.model.job import JobSpec, TerminalSize
 
 __all__ = ["run_remote", "token_in"]
 
@@ -46,9 +47,13 @@ async def run_remote(
     *,
     forward_stdin: bool,
     raw: bool,
+    on_terminal: bool = False,
 ) -> int:
     """Run a job on the service at `url` and return the exit code for the shell."""
     spec = replace(spec, sandbox=sandbox, interactive=forward_stdin)
+    terminal = Terminal() if on_terminal else None
+    if terminal is not None:
+        spec = replace(spec, terminal=TerminalSize(*terminal.size))
     async with Client(url, token=token) as client:
         try:
             job_id = await client.submit(spec)
@@ -64,9 +69,10 @@ async def run_remote(
         async def cancel() -> None:
             await client.cancel(job_id)
 
-        write = partial(_write_patiently, client, job_id)
-        forward = (StandardInput(), write) if forward_stdin else None
-        return await run_job(client.events(job_id), forward, cancel, raw=raw)
+        typing = _Numbered(client, job_id, terminal)
+        forward = (StandardInput(), typing.write) if forward_stdin or terminal else None
+        at = (terminal, partial(_resize, client, job_id)) if terminal else None
+        return await run_job(client.events(job_id), forward, cancel, raw=raw, at=at)
 
 
 def _why(error: OSError) -> str:
@@ -76,24 +82,48 @@ def _why(error: OSError) -> str:
     return os.strerror(error.errno)
 
 
-async def _write_patiently(client: Client, job_id: str, data: bytes) -> bool:
-    """Write; return False if the job takes no more input.
+async def _resize(client: Client, job_id: str, cols: int, rows: int) -> None:
+    # Not OSError's family in every case, as what `run_job` expects is.
+    try:
+        await client.resize(job_id, cols, rows)
+    except aiohttp.ClientError as error:
+        raise OSError(str(error)) from error
 
-    Repeats only what certainly did not arrive: doubled input would be worse than lost input.
-    """
-    loop = asyncio.get_running_loop()
-    give_up = loop.time() + UNREACHABLE_S
-    while True:
-        try:
-            await client.write(job_id, data, close=not data)
-        except ServiceProblem as problem:
-            if problem.status in (404, 409, 410):
-                return False
-            if problem.status != Busy.status:  # the program has not read its earlier input yet
-                raise
-        except aiohttp.ClientConnectorError:
-            if loop.time() > give_up:
-                raise
-        else:
-            return True
-        await asyncio.sleep(INPUT_PAUSE_S)
+
+class _Numbered:
+    """Sends input, numbered: what may have arrived already can be sent again."""
+
+    def __init__(self, client: Client, job_id: str, terminal: Terminal | None) -> None:
+        self._client = client
+        self._job_id = job_id
+        self._terminal = terminal
+        self._sent = 0
+
+    async def write(self, data: bytes) -> bool:
+        """Send; return False if the job takes no more input."""
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + UNREACHABLE_S
+        while True:
+            try:
+                await self._client.write(self._job_id, data, close=not data, seq=self._sent)
+            except ServiceProblem as problem:
+                if problem.status in (404, 409, 410):
+                    return False
+                if problem.status != Busy.status:  # the program has not read its earlier input yet
+                    raise
+            except (aiohttp.ClientConnectionError, TimeoutError):
+                if loop.time() > give_up:
+                    raise
+                self._tell_trouble()
+            else:
+                self._sent += len(data)
+                if self._terminal is not None:
+                    self._terminal.begin()
+                return True
+            await asyncio.sleep(INPUT_PAUSE_S)
+
+    def _tell_trouble(self) -> None:
+        """Let Ctrl-C end the command again: nobody else answers it."""
+        if self._terminal is not None and self._terminal.restore():
+            self._terminal.unanswered = True
+            click.echo("streamer: the service does not answer; Ctrl-C ends this", err=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import errno
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -20,8 +21,10 @@ from streamer.cli.exitcodes import (
 )
 from streamer.cli.input import InputSource
 from streamer.cli.stdio import NAMES, Outlet, StandardInput
+from streamer.cli.tty import Modes, Terminal
+from streamer.errors import StreamerError
 from streamer.eventlog.joblog import Event
-from streamer.model.events import Complete, Error, Output
+from streamer.model.events import Complete, Error, Output, Status
 from streamer.model.signals import signal_number
 from streamer.model.terminal import visible
 
@@ -33,6 +36,9 @@ INPUT_PAUSE_S: Final = 0.05
 Write = Callable[[bytes], Awaitable[bool]]
 """Takes bytes for the program's standard input; ``b""`` ends it. False: it takes no more."""
 
+
+Resize = Callable[[int, int], Awaitable[object]]
+"""Tells the job's terminal its columns and rows."""
 
 Blocks = InputSource | StandardInput
 """Returns the next block of standard input."""
@@ -59,38 +65,51 @@ async def run_job(
     cancel: Callable[[], Awaitable[object]],
     *,
     raw: bool,
+    at: tuple[Terminal, Resize] | None = None,
 ) -> int:
-    """Show a job's events, forward its input, and return the exit code for the shell."""
+    """Show a job's events, forward its input, and return the exit code for the shell.
+
+    `at` is the terminal that its program has, while it runs, and what tells it a new size.
+    """
     loop = asyncio.get_running_loop()
     cancelling: list[asyncio.Future[object]] = []
+    terminal = at[0] if at else None
 
-    showing = asyncio.create_task(_show(events, raw=raw))
+    showing = asyncio.create_task(_show(events, terminal, raw=raw))
 
     def interrupted() -> None:
-        if cancelling:
+        if cancelling or (terminal is not None and terminal.unanswered):
             showing.cancel()  # the second time, do not wait for the rest of the output
         else:
             cancelling.append(asyncio.ensure_future(cancel()))
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, interrupted)
-    feeding = asyncio.create_task(_feed(*forward)) if forward else None
+    feeding = asyncio.create_task(_feed(*forward, terminal)) if forward else None
+    sizing = asyncio.create_task(_keep_size(*at)) if at else None
+
+    def not_fed(done: asyncio.Task[None]) -> None:
+        if _failure(done) is not None:
+            # Without its input the program could wait until its time limit.
+            interrupted()
+            if terminal is not None:
+                interrupted()  # nobody could press Ctrl-C for the second time
+
     if feeding is not None:
-        # Without its input the program could wait until its time limit.
-        feeding.add_done_callback(lambda done: interrupted() if _failure(done) else None)
+        feeding.add_done_callback(not_fed)
+    others = [task for task in (feeding, sizing) if task is not None]
     try:
-        end = await _seen(showing, interrupted)
+        with terminal.kept(interrupted) if terminal else contextlib.nullcontext():
+            end = await _seen(showing, interrupted)
     finally:
-        if feeding is not None:
-            feeding.cancel()
-        await asyncio.gather(*cancelling, *filter(None, [feeding]), return_exceptions=True)
-    if isinstance(end, int):
-        return end
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*cancelling, *others, return_exceptions=True)
     failure = _failure(feeding) if feeding else None
-    if failure is not None:
+    if failure is not None and (terminal is not None or not isinstance(end, int)):
         click.echo(f"streamer: the input could not be sent: {visible(str(failure))}", err=True)
         return EXIT_NOT_RUN
-    return _report(end)
+    return end if isinstance(end, int) else _report(end)
 
 
 async def _seen(
@@ -114,15 +133,25 @@ async def _seen(
         return EXIT_NOT_RUN
 
 
-async def _show(events: AsyncIterator[Event], *, raw: bool) -> Complete | Error:
+async def _show(
+    events: AsyncIterator[Event], terminal: Terminal | None = None, *, raw: bool
+) -> Complete | Error:
     """Write the output as it arrives and return how the job ended. Raises `OSError`."""
     outlets = {"stdout": Outlet(1, raw=raw), "stderr": Outlet(2, raw=raw)}
+    modes = Modes()
     end: Complete | Error | None = None
-    async for event in events:
-        if isinstance(event.data, Output):
-            await _print(event.data, outlets[event.data.stream])
-        elif isinstance(event.data, Complete | Error):
-            end = event.data
+    try:
+        async for event in events:
+            if isinstance(event.data, Output):
+                await _print(event.data, outlets[event.data.stream], modes)
+            elif isinstance(event.data, Status):
+                if terminal is not None and event.data.state == "running":
+                    terminal.begin()
+            elif isinstance(event.data, Complete | Error):
+                end = event.data
+    finally:
+        if raw and terminal is not None and (back := modes.reset()):
+            await outlets["stdout"].write(back)
     for outlet in outlets.values():
         await outlet.end()
     if end is None:
@@ -139,12 +168,13 @@ def _report(end: Complete | Error) -> int:
     return exit_code(end)
 
 
-async def _print(output: Output, outlet: Outlet) -> None:
+async def _print(output: Output, outlet: Outlet, modes: Modes) -> None:
     raw = output.encoding == "base64"
     try:
         data = base64.b64decode(output.data) if raw else output.data.encode()
     except ValueError:
         raise _not_a_service(200) from None
+    modes.feed(data)
     await outlet.write(data)
 
 
@@ -159,8 +189,21 @@ def _failure(feeding: asyncio.Task[None]) -> BaseException | None:
     return feeding.exception() if feeding.done() and not feeding.cancelled() else None
 
 
-async def _feed(source: Blocks, write: Write) -> None:
-    """Pass on standard input, block by block, as fast as the job reads it."""
+async def _keep_size(terminal: Terminal, resize: Resize) -> None:
+    # It does not work before the job has come to its worker's side, or while nothing answers: the
+    # next size is told again.
+    while True:
+        with contextlib.suppress(OSError, TimeoutError, StreamerError):
+            await terminal.follow_size(resize)
+
+
+async def _feed(source: Blocks, write: Write, terminal: Terminal | None) -> None:
+    """Pass on standard input, block by block, as fast as the job reads it.
+
+    On a terminal only what is typed once the program runs: until then Ctrl-C is for this command.
+    """
+    if terminal is not None:
+        await terminal.begun.wait()
     data = b"-"
     while data:
         data = await source.block()
