@@ -113,6 +113,8 @@ class Attack:
     """Whether another job, described in the hint, runs meanwhile; it must not notice."""
     knocks: bool = False
     """Whether the host meanwhile tries to connect to the port ``door`` of the hint."""
+    terminal: bool = False
+    """Whether it runs on a terminal; where there are none it is not run."""
     times: int = 1
     """How often it is run: an attack on the *next* job lays its trap in the first run."""
     alone: bool = False

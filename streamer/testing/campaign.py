@@ -22,7 +22,7 @@ from streamer.doctor.lures import Lures, lay_lures, marked_processes
 from streamer.eventlog.joblog import Event
 from streamer.jobs.job import Job
 from streamer.model.events import Status
-from streamer.model.job import JobSpec
+from streamer.model.job import JobSpec, TerminalSize
 from streamer.sandbox.enforcement import enforcement
 from streamer.spi import Backend
 from streamer.testing.attack import Attack, NoProof
@@ -40,6 +40,7 @@ LIMITS: Final = {"wall_time_s": 30.0 * SLOWNESS, "cpu_time_s": 6.0 * SLOWNESS}
 GUARD_S: Final = 5.0
 """From here on the wall limit of an attack is no part of it: another end comes long before."""
 
+TERMINAL: Final = TerminalSize(80, 24)
 SHARED_FOLDERS: Final = ("/tmp", "/var/tmp", "/dev/shm")
 KNOCK_S: Final = 0.02
 BUILD: Final = "escape-build"
@@ -87,6 +88,8 @@ class Campaign:
 
     async def attempt(self, attack: Attack) -> Outcome:
         """Run one attack. Raises `NoProof` if it proves nothing."""
+        if attack.terminal and not self.backend.terminals():
+            return Outcome(attack.name, "its programs have no terminals", ())
         async with self._lane(self.width if attack.alone else 1) as lures:
             achieved: list[str] = []
             broken: list[str] = []
@@ -249,7 +252,8 @@ def _job(attack: Attack, hint: Mapping[str, Any]) -> JobSpec:
         files=(file,),
         env=env,
         limits=limits,
-        stdin=b"",
+        stdin=None if attack.terminal else b"",
+        terminal=TERMINAL if attack.terminal else None,
     )
 
 

@@ -13,6 +13,7 @@ from sandboxes.bwrap import Bwrap
 from sandboxes.firejail import Firejail
 from sandboxes.plain import Plain
 from streamer.testing import ATTACKS, Attack, EscapeSuite, Outcome, open_campaign
+from streamer.testing.attacks import THEMES
 from streamer.testing.running import run_job
 from tests.conftest import required_backends
 from tests.fork import fork_each
@@ -49,6 +50,7 @@ SUCCEED_IN_PLAIN = (
     "the host's interfaces, addresses and routes by netlink",
     "the host's pseudo-terminals",
     "the name of the host",
+    "terminals besides its own",
     "the sockets of the host in /proc",
     "tracing of its own children",
     "writable files of others in /tmp",
@@ -146,6 +148,31 @@ class TestBwrapForked(EscapeSuite):
 
 class TestFirejail(EscapeSuite):
     backend = Firejail
+    required = "firejail" in required_backends()
+
+
+ON_A_TERMINAL = tuple(
+    replace(attack, terminal=True)
+    for theme in ("Namespaces", "Privileges", "The kernel", "Shared resources of the host")
+    for attack in THEMES[theme]
+    if not attack.language and attack.name != "the terminal of the service"
+)
+"""Those on how a sandbox is made, which is another way where its programs have a terminal."""
+
+
+class TestBwrapOnTerminal(EscapeSuite):
+    backend = Bwrap
+    attacks = ON_A_TERMINAL
+    required = "bwrap" in required_backends()
+
+
+class TestBwrapForEachJobOnTerminal(TestBwrapOnTerminal):
+    options: ClassVar[Mapping[str, Any]] = {"template": False}
+
+
+class TestFirejailOnTerminal(EscapeSuite):
+    backend = Firejail
+    attacks = ON_A_TERMINAL
     required = "firejail" in required_backends()
 
 

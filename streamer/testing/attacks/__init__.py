@@ -23,6 +23,7 @@ from streamer.testing.attacks.planted import ATTACKS as PLANTED
 from streamer.testing.attacks.privileges import ATTACKS as PRIVILEGES
 from streamer.testing.attacks.processes import ATTACKS as PROCESSES
 from streamer.testing.attacks.storage import ATTACKS as STORAGE
+from streamer.testing.attacks.terminals import ATTACKS as TERMINALS
 from streamer.testing.attacks.usage import ATTACKS as USAGE
 from streamer.testing.attacks.verdicts import ATTACKS as VERDICTS
 
@@ -38,6 +39,7 @@ THEMES: Final[Mapping[str, tuple[Attack, ...]]] = {
     "Information": INFORMATION,
     "The kernel": KERNEL,
     "Shared resources of the host": HOSTWIDE,
+    "On a terminal": TERMINALS,
     "Processor and processes": USAGE,
     "Memory": MEMORY,
     "Disk, files and output": STORAGE,
