@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from streamer.model.job import JobFacts
@@ -119,8 +119,8 @@ NOTHING: Final = Capabilities(
 def merged(workers: Sequence[Capabilities]) -> Capabilities:
     """Return the capabilities of several workers together.
 
-    A backend or a language can be used if one of them has it. An allow-list of hosts can be used
-    with a backend only if every worker that has it can enforce the list, since any may get the job.
+    A backend or a language can be used if one of them has it. An allow-list of hosts and terminals
+    can be used with a backend only if every worker that has it can, since any may get the job.
     """
     if len(workers) < 2:
         return workers[0] if workers else NOTHING
@@ -152,7 +152,8 @@ def merged(workers: Sequence[Capabilities]) -> Capabilities:
 
 
 def _either(one: BackendFacts, other: BackendFacts) -> BackendFacts:
-    """Return the one that can be used; if both can, the weaker one."""
+    """Return the one that can be used; if both can, the weaker one, without what only one has."""
     if one.reason or other.reason:
         return other if one.reason else one
-    return one if other.filtering else other
+    weaker = one if other.filtering else other
+    return replace(weaker, terminals=one.terminals and other.terminals)

@@ -79,6 +79,19 @@ def test_hosts_are_listed_only_where_each_worker_holds_jobs_to_them() -> None:
     assert merged([WEAK, STRONG]).backends["bwrap"].filtering
 
 
+def test_there_are_terminals_only_where_each_worker_has_them() -> None:
+    facts = BackendFacts("deny_list", filtering=True)
+    without = replace(STRONG, backends={"firejail": facts})
+    having = replace(STRONG, backends={"firejail": replace(facts, filtering=False, terminals=True)})
+    for workers in ([without, having], [having, without]):
+        assert not merged(workers).backends["firejail"].terminals
+    for workers in (
+        [having, having],
+        [having, replace(WEAK, backends={"firejail": replace(facts, reason="none")})],
+    ):
+        assert merged(workers).backends["firejail"].terminals
+
+
 def test_a_worker_accepts_what_it_can_run() -> None:
     accepts = WEAK.accepts
     assert accepts.takes(job("firejail"))

@@ -10,7 +10,7 @@ import pytest
 
 from streamer.compose import Parts
 from streamer.errors import SandboxFailure
-from streamer.model.job import JobSpec, SourceFile
+from streamer.model.job import JobSpec, SourceFile, TerminalSize
 from streamer.model.runtime import Runtime
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.shape import Program, Run
@@ -18,6 +18,7 @@ from tests.conftest import OpenService, Start
 from tests.running import descendants, ended, run_job
 from tests.support import submit
 
+SIZE = TerminalSize(cols=80, rows=24)
 WARM: Mapping[str, Any] = {"warm": True}
 
 
@@ -127,6 +128,18 @@ async def test_neither_commands_nor_compiled_programs_are_kept(service: Parts) -
     if "c" in service.worker.host._languages:
         await run_job(service, language="c", code="int main(void) { return 0; }")
     assert wanted(service) == {None}
+
+
+async def test_a_program_on_a_terminal_is_started_for_its_job(service: Parts) -> None:
+    for count in range(2):
+        ran = await run_job(
+            service, language="python", code="print(input('? '))", stdin=b"a\r", terminal=SIZE
+        )
+        assert ran.verdict == "exited 0"
+        assert ran.text().endswith("a\r\n")
+        assert wanted(service) == {None}
+        await held(service)
+        assert (service.ahead().warm, service.ahead().opened) == (0, count)
 
 
 async def test_packages_that_a_job_brings_are_found(service: Parts) -> None:
