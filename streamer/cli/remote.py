@@ -117,7 +117,7 @@ class _Numbered:
                 self._tell_trouble()
             else:
                 self._sent += len(data)
-                if self._terminal is not None:
+                if self._terminal is not None and self._terminal.unanswered:
                     self._terminal.begin()
                 return True
             await asyncio.sleep(INPUT_PAUSE_S)

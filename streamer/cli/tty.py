@@ -50,6 +50,7 @@ class Terminal:
         self._raw = False
         self.begun = asyncio.Event()
         """Set when the program runs, and so gets what is typed."""
+        self._told = self.size
         self.unanswered = False
         """Whether nobody gets what is typed: then Ctrl-C is for this command again."""
         self._changed = asyncio.Event()
@@ -67,6 +68,8 @@ class Terminal:
             self._raw = True
             with _not_stopped():
                 tty.setraw(0, termios.TCSADRAIN)
+        if self.size != self._told:
+            self._changed.set()  # while the job waited
         self.begun.set()
 
     def restore(self) -> bool:
@@ -81,7 +84,7 @@ class Terminal:
 
     @contextlib.contextmanager
     def kept(self, end: Callable[[], None]) -> Iterator[None]:
-        """Restore it after the block, whatever ends that; signals that would call `end`."""
+        """Restore it after the block, whatever ends that; signals that would do so call `end`."""
         loop = asyncio.get_running_loop()
         handlers = {
             signal.SIGWINCH: self._changed.set,
@@ -102,7 +105,8 @@ class Terminal:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            await resize(*self.size)
+            self._told = self.size
+            await resize(*self._told)
 
     def _stop(self) -> None:
         """Stop as any program does (kill -TSTP); Ctrl-Z stops the program of the job."""

@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 
 from streamer.compose import Parts
+from streamer.errors import InvalidJob
 from streamer.jobs.job import Job
 from streamer.model.events import Complete, Output
 from streamer.model.job import JobSpec, TerminalSize
-from streamer.testing.running import SLOWNESS
+from streamer.testing.running import SLOWNESS, plugin
+from tests.backends.test_third_party import Direct
 from tests.conftest import OpenService
 from tests.running import adopt_orphans, kept_besides, program, run_job, script
 from tests.tools import required_tools
@@ -139,6 +141,13 @@ async def test_a_program_has_a_terminal_of_its_own_and_leads_its_session(service
     assert lines[2:] == ["xterm-256color ['0', '1', '2', '3']", ""]
     assert ran.verdict == "exited 0"
     assert ran.text("stderr") == ""
+
+
+async def test_a_backend_that_has_none_refuses_the_job(open_service: OpenService) -> None:
+    service = await open_service("direct", plugins=(plugin(Direct),))
+    with pytest.raises(InvalidJob, match="cannot give a program a terminal") as refused:
+        await service.jobs.submit(JobSpec(terminal=SIZE, command=("true",)))
+    assert refused.value.path == "$.terminal"
 
 
 async def test_what_is_typed_is_echoed_edited_and_read_by_lines(service: Parts) -> None:

@@ -7,8 +7,10 @@ import secrets
 import signal
 import zlib
 
+from streamer.errors import InvalidJob
 from streamer.model.events import Output, Status
-from streamer.model.job import SourceFile
+from streamer.model.job import SourceFile, TerminalSize
+from streamer.spi import Isolation
 from streamer.testing.conformance.base import Requirements, requirement, until_output, variable
 from streamer.testing.running import SLOWNESS, ended, program, run_job, script
 
@@ -220,6 +222,40 @@ class ProgramRequirements(Requirements):
             "TMPDIR": "/tmp",
             "USER": "nobody",
         }
+
+    @requirement()
+    async def test_a_program_has_a_terminal_of_its_own_where_it_may_have_one(self) -> None:
+        job = {
+            **program("""
+                import os, sys, termios
+                name = os.ttyname(0)
+                assert all(os.ttyname(number) == name for number in range(3))
+                assert os.getsid(0) == os.tcgetpgrp(0) == os.getpid()
+                os.close(os.open("/dev/tty", os.O_RDWR))
+                try:
+                    os.close(os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY))
+                    others = True
+                except OSError:
+                    others = False
+                print(os.get_terminal_size(), input(), others)
+            """),
+            "terminal": TerminalSize(cols=91, rows=33),
+            "stdin": b"typed\r",
+        }
+        if not self.service.worker.backends[self.backend.name].terminals():
+            refused = False
+            try:
+                await self.run(**job)
+            except InvalidJob:
+                refused = True
+            assert refused
+            return
+        ran = await self.run(**job)
+        others = self.backend.isolation == Isolation.NONE
+        end = f"os.terminal_size(columns=91, lines=33) typed {others}\r\n"
+        assert ran.verdict == "exited 0", ran.events
+        assert ran.text().endswith(end), ran.text()
+        assert ran.text("stderr") == ""
 
     @requirement()
     async def test_two_jobs_at_once_do_not_see_each_other(self) -> None:
