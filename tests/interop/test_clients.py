@@ -95,3 +95,8 @@ async def test_a_job_that_python_gives_up_on_is_cancelled(
     said, job_id = last.rsplit(" ", 1)
     assert said == "gave up on"
     assert verdict(await follow(client, job_id))["reason"] == "cancelled"
+
+
+async def test_a_terminal_in_python(client: AnyClient, tmp_path: Path) -> None:
+    ran = await run_python("Python: a terminal", str(client.make_url("/")), tmp_path)
+    assert ran.stdout.splitlines() == ["name? Zo", "hello Zo"]

@@ -139,7 +139,7 @@ WRONG = [
     place("metadata", **P, metadata={"k": "é" * 10_000}),
     place("metadata", **P, metadata={str(number): "" for number in range(65)}),
     place("sandbox", **P, sandbox="docker"),
-    place("terminal", **P, terminal={"cols": 80, "rows": 24}),
+    place("terminal.cols", **P, terminal={"cols": 0, "rows": 24}),
     place("artifacts", **P, artifacts=["*"]),
 ]
 
