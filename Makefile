@@ -33,7 +33,7 @@ UV_GROUP := build/lock/bin/uv pip compile $(UV_OPTIONS) --group
 NEEDS := run
 setup test test-fast bench escape-matrix: NEEDS := test
 
-.PHONY: help setup run test test-fast lint bench escape-matrix architecture lock wheel clean system
+.PHONY: help setup run test test-fast lint bench escape-matrix architecture languages lock wheel clean system
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -64,6 +64,9 @@ bench: $(VENV)/.dev $(VENV)/.project build/benchmarks/.installed ## measure spee
 
 architecture: $(VENV)/.dev $(VENV)/.project ## draw docs/rooms.svg from the imports in the code
 	@$(BIN)/python docs/rooms.py
+
+languages: $(VENV)/.dev $(VENV)/.project ## write the table of docs/languages.md
+	@$(BIN)/python docs/languages.py
 
 wheel: $(VENV)/.dev ## build dist/*.tar.gz, and from it dist/*.whl
 	@rm -rf dist

@@ -117,6 +117,11 @@ class Parts:
         """Return what the worker of this process, if any, has started before its job."""
         return Ahead() if self._worker is None else self._worker.ahead
 
+    def ask_versions(self) -> None:
+        """Let the worker of this process, if any, ask the tools of the languages for theirs."""
+        if self._worker is not None:
+            self._worker.ask_versions()
+
     async def try_sandboxes(self) -> None:
         """Let the worker of this process, if any, test the backends that were not tested yet."""
         if self._worker is not None:

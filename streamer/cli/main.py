@@ -290,11 +290,12 @@ def runtimes(
     from streamer.compose import build
 
     parts = build(load(options))
-    missing = parts.worker.host.missing
+    missing = parts.worker.host.languages.missing
     known = {runtime.name: runtime for runtime in parts.jobs.runtimes.values()}
     rows = [
         {
             "name": name,
+            **({"title": runtime.title or name} if as_json else {}),
             "aliases": ", ".join(runtime.aliases),
             "entry": runtime.entry,
             "available": name not in missing,

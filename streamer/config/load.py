@@ -33,6 +33,8 @@ PROFILE: Final = "STREAMER_PROFILE"
 HIDDEN: Final = "***"
 SECRET: Final = re.compile(r"(?i)passw|secret|token|credential|api_?key|private_?key")
 """Keys that probably name a secret, in tables whose keys we do not define."""
+DOT: Final = re.compile(r'\.(?=(?:[^"]*"[^"]*")*[^"]*$)')
+"""A dot between two words of a key; one of them may be quoted, as in TOML."""
 
 Layer = tuple[str, Tree]
 """The origin of a tree, and the tree."""
@@ -174,8 +176,8 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[Layer]:
             continue
         parts = name[len(PREFIX) :].split("__")
         key = [part.lower() for part in parts]
-        if key[0] == "runtimes" and key[2:3] == ["env"]:
-            key[3:] = parts[3:]  # names of environment variables are case-sensitive
+        if key[0] == "runtimes" and key[2:3] in (["env"], ["files"]):
+            key[3:] = parts[3:]  # names of environment variables and files are case-sensitive
         if len(key) > 1:
             yield f"environment {name}", _assignment(key, text, f"environment {name}")
         elif key[0] in Config.__struct_fields__:
@@ -185,7 +187,7 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[Layer]:
 def _from_options(overrides: Sequence[str]) -> Iterator[Layer]:
     for override in overrides:
         key, equals, text = override.partition("=")
-        parts = key.strip().split(".")
+        parts = [word.strip('"') for word in DOT.split(key.strip())]
         if not equals or len(parts) < 2 or not all(parts):
             raise ConfigError(f"command line: {key}: write section.key=VALUE")
         yield "command line", _assignment(parts, text, f"command line: {key}")
@@ -201,7 +203,7 @@ def _assignment(key: Sequence[str], text: str, where: str) -> Tree:
 def _is_text(key: Sequence[str]) -> bool:
     """Tell whether a key holds text, by its default; a runtime's entry and variables are text."""
     if key[0] == "runtimes":
-        return list(key[2:]) == ["entry"] or list(key[2:-1]) == ["env"]
+        return list(key[2:]) in (["entry"], ["title"]) or list(key[2:-1]) in (["env"], ["files"])
     value: Any = Config()
     for name in key:
         value = getattr(value, name, None)

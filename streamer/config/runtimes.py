@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import msgspec
 
-from streamer.config.tree import check_keys, explain, merge
+from streamer.config.tree import Tree, check_keys, explain, merge
 from streamer.errors import ConfigError
 from streamer.model.languages import DEFAULT_RUNTIMES
 from streamer.model.runtime import Runtime
@@ -19,15 +19,18 @@ __all__ = ["extended"]
 def extended(tables: Mapping[str, Any]) -> dict[str, Runtime]:
     """Return the built-in runtimes with the tables ``[runtimes.NAME]`` merged over them.
 
-    Raises `ConfigError` that names the key.
+    ``[runtimes."NAME@VERSION"]`` is merged over the runtime NAME. Raises `ConfigError` that names
+    the key.
     """
     known = {key.name for key in fields(Runtime)} - {"name"}
     runtimes = dict(DEFAULT_RUNTIMES)
-    for name, table in tables.items():
+    # Versions last: what they are merged over may come behind them.
+    for name, table in sorted(tables.items(), key=lambda item: "@" in item[0]):
         place = f"runtimes.{name}"
-        below = msgspec.to_builtins(runtimes[name]) if name in runtimes else {"name": name}
+        below = _below(name, runtimes)
+        check_keys(table, known, place)
         try:
-            runtimes[name] = msgspec.convert(merge(below, check_keys(table, known, place)), Runtime)
+            runtimes[name] = _with_its_version(below, msgspec.convert(merge(below, table), Runtime))
         except msgspec.ValidationError as error:
             key, wrong = explain(error, place)
             hint = _hint(name) if name not in runtimes and "run" not in table else ""
@@ -41,3 +44,29 @@ def _hint(name: str) -> str:
         if name in runtime.aliases:
             return f"; {name} is another name of runtimes.{runtime.name}: write that"
     return f" of a new language; there are: {', '.join(DEFAULT_RUNTIMES)}"
+
+
+def _below(name: str, runtimes: Mapping[str, Runtime]) -> Tree:
+    """Return what a table is merged over."""
+    language, _, version = name.partition("@")
+    base = runtimes.get(name) or runtimes.get(language)
+    if base is None:
+        return {"name": name}
+    below: Tree = msgspec.to_builtins(base)
+    if base.name != name:
+        below["name"] = name
+        below["title"] = f"{base.title or language} {version}"
+        below["aliases"] = [f"{alias}@{version}" for alias in base.aliases]
+    return below
+
+
+def _with_its_version(below: Tree, runtime: Runtime) -> Runtime:
+    """Return the runtime, asking its own tool for the version where it only names another tool."""
+    asked = runtime.version
+    if not asked or asked != tuple(below.get("version", ())):
+        return runtime
+    for key in ("compile", "run"):
+        before, now = below.get(key), getattr(runtime, key)
+        if before and now and before[0] == asked[0] != now[0]:
+            return replace(runtime, version=(now[0], *asked[1:]))
+    return runtime

@@ -93,13 +93,14 @@ def check_keys(table: object, known: Iterable[str], place: str = "") -> Mapping[
 def with_sizes(tree: Mapping[str, Any], at: Key = ()) -> Tree:
     """Return the tree with every size given as text replaced by its number of bytes.
 
-    A key that ends in ``_bytes`` is a size, except for the environment variables of a runtime.
-    Raises `ConfigError`.
+    A key that ends in ``_bytes`` is a size, but not a variable or a file of a runtime. Raises
+    `ConfigError`.
     """
     read: Tree = {}
     for name, value in tree.items():
         key = (*at, name)
-        if isinstance(value, Mapping) and not (name == "env" and "runtimes" in key[-3:-2]):
+        of_runtime = name in ("env", "files") and "runtimes" in key[-3:-2]
+        if isinstance(value, Mapping) and not of_runtime:
             read[name] = with_sizes(value, key)
         elif isinstance(value, str) and name.endswith("_bytes"):
             try:

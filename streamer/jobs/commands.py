@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import replace
 from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
+from typing import Final
 
-from streamer.model.job import MIB, Limits
-from streamer.model.runtime import SIZES, Runtime
+from streamer.model.runtime import Runtime
 
-__all__ = ["build_steps", "sized"]
+__all__ = ["build_steps"]
 
-
-def sized(runtime: Runtime, compiling: Limits, running: Limits, processors: int) -> Runtime:
-    """Return the runtime with its placeholders for sizes replaced by the limits of a job.
-
-    Variables are those of the program that runs; `processors` is how many it may run on.
-    """
-    words = (*runtime.compile, *runtime.run, *runtime.env.values())
-    if not any(placeholder in word for word in words for placeholder in SIZES):
-        return runtime
-
-    def fill(text: str, limits: Limits) -> str:
-        values = (limits.memory_bytes, limits.memory_bytes // MIB, processors)
-        for placeholder, value in zip(SIZES, values, strict=True):
-            text = text.replace(placeholder, str(value))
-        return text
-
-    return replace(
-        runtime,
-        compile=tuple(fill(word, compiling) for word in runtime.compile),
-        run=tuple(fill(word, running) for word in runtime.run),
-        env={name: fill(value, running) for name, value in runtime.env.items()},
-    )
+PLACE: Final = re.compile(r"\{(?:entry|folder|stem)\}")
 
 
 def build_steps(
@@ -41,6 +21,9 @@ def build_steps(
     """Return the commands that compile (or ``()``) and that run a program of the files `names`."""
     others = sorted(name for name in names if name != entry and _is_source(runtime, name))
     sources = [_operand(name) for name in (entry, *others)]
+    place = PurePosixPath(entry)
+    folder = "." if place.parent == PurePosixPath() else f"./{place.parent}"
+    parts = {"{entry}": entry, "{folder}": folder, "{stem}": place.stem}
 
     def fill(template: tuple[str, ...]) -> tuple[str, ...]:
         words: list[str] = []
@@ -50,7 +33,7 @@ def build_steps(
             elif word == "{entry}":
                 words.append(_operand(entry))
             else:
-                words.append(word.replace("{entry}", entry))
+                words.append(PLACE.sub(lambda found: parts[found[0]], word))
         return tuple(words)
 
     return fill(runtime.compile), fill(runtime.run)

@@ -9,16 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
-from typing import Any, Final
+from typing import Final
 
 from streamer.config.schema import Config
 from streamer.errors import BackendUnavailable, Forbidden, InvalidJob, cut, quoted
-from streamer.jobs.commands import build_steps, sized
+from streamer.jobs.commands import build_steps
 from streamer.jobs.terminals import check_terminal
 from streamer.model.capabilities import Capabilities
 from streamer.model.job import LEAST, JobSpec, Limits, Phase, ResolvedJob, SourceFile, Step
 from streamer.model.names import camel
-from streamer.model.runtime import Runtime, public_tool_reason
+from streamer.model.runtime import Runtime, public_tool_reason, sized
 from streamer.model.sizes import parse_size
 
 __all__ = ["Resolver"]
@@ -52,7 +52,7 @@ class Resolver:
         self._config = config
         self._runtimes = runtimes
         self._raised = {
-            runtime.name: _raised(runtime, config.limits.default, config.limits.max)
+            runtime.name: runtime.raised(config.limits.default, config.limits.max)
             for runtime in runtimes.values()
         }
         """The default limits of each language, by its name."""
@@ -87,6 +87,7 @@ class Resolver:
                 limits = self._deep(limits)
             runtime = sized(runtime, base, limits, workers.processors)
             compile_argv, run_argv = build_steps(runtime, entry, [file.name for file in files])
+            files = _with_those_of(runtime, files)
             steps = (Step(Phase.RUN, (*run_argv, *spec.args), limits),)
             if compile_argv:
                 # The operator's limits, not the caller's lowered ones: a short time limit for the
@@ -248,15 +249,6 @@ def _has_own(spec: JobSpec, runtime: Runtime) -> bool:
     return bool(spec.args or spec.env) or spec.entry not in (None, runtime.entry)
 
 
-def _raised(runtime: Runtime, default: Limits, ceiling: Limits) -> Limits:
-    """Return the default limits, raised for the runtime up to `limits.max`."""
-    changes: dict[str, Any] = {
-        name: min(max(getattr(default, name), value), getattr(ceiling, name))
-        for name, value in runtime.limits.items()
-    }
-    return replace(default, **changes)
-
-
 def _entry_and_files(
     spec: JobSpec, files: tuple[SourceFile, ...], runtime: Runtime
 ) -> tuple[str, tuple[SourceFile, ...]]:
@@ -278,6 +270,17 @@ def _entry_and_files(
             f"there is no file {quoted(entry)} to run: name the one to run in entry", path="$.entry"
         )
     return entry, files
+
+
+def _with_those_of(runtime: Runtime, files: tuple[SourceFile, ...]) -> tuple[SourceFile, ...]:
+    """Return the files with those of the runtime; the caller's replace them."""
+    if not runtime.files:
+        return files
+    names = {file.name for file in files}
+    own = [
+        SourceFile(name, text.encode()) for name, text in runtime.files.items() if name not in names
+    ]
+    return _check_files((*files, *own))
 
 
 def _check_files(files: Iterable[SourceFile]) -> tuple[SourceFile, ...]:

@@ -78,6 +78,8 @@ class Capabilities:
     """Whether the default backend works, by its last test and its last jobs."""
     resisting: int = 0
     """The number of ended jobs and templates with a process that resists SIGKILL."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """The versions of languages, as far as they are known."""
 
     @property
     def accepts(self) -> Accepts:
@@ -148,7 +150,17 @@ def merged(workers: Sequence[Capabilities]) -> Capabilities:
         accepting=any(worker.accepting for worker in workers),
         trusted=any(worker.trusted for worker in workers),
         resisting=sum(worker.resisting for worker in workers),
+        versions=_agreed(workers),
     )
+
+
+def _agreed(workers: Sequence[Capabilities]) -> Mapping[str, str]:
+    """Return the versions in which all workers that have a language have it."""
+    told: dict[str, set[str]] = {}
+    for worker in workers:
+        for name in worker.languages:
+            told.setdefault(name, set()).add(worker.versions.get(name, ""))
+    return {name: min(all_) for name, all_ in told.items() if len(all_) == 1 and all_ != {""}}
 
 
 def _either(one: BackendFacts, other: BackendFacts) -> BackendFacts:

@@ -6,19 +6,22 @@ import math
 import posixpath
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
-from typing import Final
+from typing import Any, Final
 
 from streamer.errors import ConfigError
-from streamer.model.job import Limits
+from streamer.model.job import MIB, Limits
 
-__all__ = ["SIZES", "Runtime", "by_name", "is_secret", "public_tool_reason"]
+__all__ = ["SIZES", "Runtime", "by_name", "is_secret", "public_tool_reason", "sized"]
 
-NAME: Final = re.compile(r"[a-z0-9][a-z0-9+#_-]*")
-"""No dots: the dotted name of a setting must stay unambiguous."""
-WRONG_NAME: Final = "use only a-z, 0-9 and + # _ - in a name, and begin with a letter or digit"
+NAME: Final = re.compile(r"[a-z0-9][a-z0-9+#_-]*(@[A-Za-z0-9][A-Za-z0-9.+_-]*)?")
+"""Dots only in a version: elsewhere the dotted name of a setting must stay unambiguous."""
+WRONG_NAME: Final = (
+    "use only a-z, 0-9 and + # _ - in a name, and begin with a letter or digit; "
+    "@ and a version may follow, as in python@3.12"
+)
 VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 PYTHON: Final = re.compile(r"python3?(\.\d+)?")
 CANNOT_FORK: Final = (
@@ -28,6 +31,8 @@ CANNOT_FORK: Final = (
 PLACEHOLDER: Final = re.compile(r"\{\w+\}")
 SIZES: Final = ("{memory_bytes}", "{memory_mb}", "{processors}")
 """Placeholders for the job's limits, for programs that otherwise size themselves by the host."""
+PLACES: Final = ("{entry}", "{folder}", "{stem}", "{sources}")
+"""Placeholders for the program's files."""
 
 SECRETS: Final = (
     *("passwd*", "shadow*", "group*", "gshadow*", "subuid*", "subgid*", "master.passwd"),
@@ -42,28 +47,33 @@ class Runtime:
     """One language: the commands that compile and run a program in it.
 
     `compile` runs first and must succeed; it is empty for an interpreted language. In both
-    commands ``{entry}`` stands for the entry file, and a word that is ``{sources}`` becomes the
-    entry file and all files that match the patterns in `sources`. The caller's arguments follow
-    `run`. No shell is involved.
+    commands ``{entry}`` stands for the entry file, ``{folder}`` for its folder (``.`` or
+    ``./src``), ``{stem}`` for its name without folder and ending, and a word that is ``{sources}``
+    becomes the entry file and all files that match the patterns in `sources`. The caller's
+    arguments follow `run`. No shell is involved.
 
     ``{memory_bytes}``, ``{memory_mb}`` (MiB) and ``{processors}``, in both commands and in `env`,
     are the job's limits and not the host's figures.
 
-    `compile_input` is the compiler's standard input, for example one more source file of the
-    runtime. `read_only` are host paths that programs need besides the system's, `etc` names in
-    /etc that they need besides those that every job gets. `limits` raises ``limits.default``
-    for this language. `version` is a command that prints the version. With `warm` the program of
-    an interpreted language may be started before its job. With `fork` it may be forked from a
-    Python that runs already, one for each tenant. Raises `ConfigError`.
+    `title` is the name that people read. `compile_input` is the compiler's standard input, for
+    example one more source file of the runtime. `files` are small files, by their names, that are
+    put beside the program's. `read_only` are host paths that programs need besides the system's;
+    one that begins with ``-`` may be missing. `etc` are names in /etc that they need besides those
+    that every job gets. `limits` raises ``limits.default`` for this language. `version` is a
+    command that prints the version. With `warm` the program of an interpreted language may be
+    started before its job. With `fork` it may be forked from a Python that runs already, one for
+    each tenant. Raises `ConfigError`.
     """
 
     name: str
     run: tuple[str, ...]
+    title: str = ""
     aliases: tuple[str, ...] = ()
     entry: str = "main"
     compile: tuple[str, ...] = ()
     compile_input: str = ""
     sources: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     read_only: tuple[str, ...] = ()
     etc: tuple[str, ...] = ()
@@ -82,24 +92,28 @@ class Runtime:
         for name in self.aliases:
             if not NAME.fullmatch(name):
                 yield "aliases", f"{name!r}: {WRONG_NAME}"
-        entry = PurePosixPath(self.entry)
-        if not self.entry or entry.is_absolute() or ".." in entry.parts:
-            yield "entry", f"{self.entry!r}: write a relative file name without .."
+        for key, name in (("entry", self.entry), *(("files", name) for name in self.files)):
+            at = PurePosixPath(name)
+            if not at.parts or at.is_absolute() or ".." in at.parts or "\0" in name:
+                yield key, f"{name!r}: write a relative file name without .."
         if not self.run:
             yield "run", "empty; write the command that runs a program"
         yield from self._placeholder_faults()
+        yield from self._variable_faults()
+        if self.fork and not self._can_fork:
+            yield "fork", CANNOT_FORK
+        for path in self.read_only:
+            yield from self._path_faults(path.removeprefix("-"))
+        yield from self._etc_faults()
+        yield from self._limit_faults()
+
+    def _variable_faults(self) -> Iterator[tuple[str, str]]:
         for name, value in self.env.items():
             if not VARIABLE.fullmatch(name) or "\0" in value:
                 yield (
                     f"env.{name}",
                     "use only letters, digits and _ in the name, and no NUL in the value",
                 )
-        if self.fork and not self._can_fork:
-            yield "fork", CANNOT_FORK
-        for path in self.read_only:
-            yield from self._path_faults(path)
-        yield from self._etc_faults()
-        yield from self._limit_faults()
 
     @property
     def _can_fork(self) -> bool:
@@ -107,6 +121,19 @@ class Runtime:
         preloads = any(name.startswith("LD_") for name in self.env)
         python = PYTHON.fullmatch(posixpath.basename(program))
         return bool(python) and words == ["{entry}"] and not (self.compile or preloads)
+
+    @property
+    def base(self) -> str:
+        """The name of the language without a version."""
+        return self.name.partition("@")[0]
+
+    def raised(self, default: Limits, ceiling: Limits) -> Limits:
+        """Return the default limits, raised for the language up to the ceiling."""
+        changes: dict[str, Any] = {
+            name: min(max(getattr(default, name), value), getattr(ceiling, name))
+            for name, value in self.limits.items()
+        }
+        return replace(default, **changes)
 
     def _path_faults(self, path: str) -> Iterator[tuple[str, str]]:
         if not path.startswith("/") or ".." in PurePosixPath(path).parts or "\0" in path:
@@ -127,7 +154,7 @@ class Runtime:
     def _placeholder_faults(self) -> Iterator[tuple[str, str]]:
         for key, command in (("compile", self.compile), ("run", self.run)):
             for word in command:
-                known = ("{entry}", "{sources}", *SIZES)
+                known = (*PLACES, *SIZES)
                 if PLACEHOLDER.fullmatch(word) and word not in known:
                     yield key, f"unknown placeholder {word}; known: {', '.join(known)}"
             if "{sources}" in command and not self.sources:
@@ -142,6 +169,29 @@ class Runtime:
                 yield f"limits.{name}", "expected a whole number"
             elif not (math.isfinite(value) and value > 0):
                 yield f"limits.{name}", f"{value} is not a positive number"
+
+
+def sized(runtime: Runtime, compiling: Limits, running: Limits, processors: int) -> Runtime:
+    """Return the runtime with its placeholders for sizes replaced by the limits of a job.
+
+    Variables are those of the program that runs; `processors` is how many it may run on.
+    """
+    words = (*runtime.compile, *runtime.run, *runtime.env.values())
+    if not any(placeholder in word for word in words for placeholder in SIZES):
+        return runtime
+
+    def fill(text: str, limits: Limits) -> str:
+        values = (limits.memory_bytes, limits.memory_bytes // MIB, processors)
+        for placeholder, value in zip(SIZES, values, strict=True):
+            text = text.replace(placeholder, str(value))
+        return text
+
+    return replace(
+        runtime,
+        compile=tuple(fill(word, compiling) for word in runtime.compile),
+        run=tuple(fill(word, running) for word in runtime.run),
+        env={name: fill(value, running) for name, value in runtime.env.items()},
+    )
 
 
 def by_name(runtimes: Mapping[str, Runtime]) -> dict[str, Runtime]:

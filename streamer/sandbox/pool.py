@@ -83,9 +83,9 @@ class Pool:
         self.forks = Forks(forks or ForkBounds())
         # One for each place, some that are being closed, and one for tests.
         most = (places + SPARE + 1) * (2 if forks else 1)  # as many that have become programs
-        self._lookout = Lookout()
-        self.templates = Templates(folder.host, self._lookout, most, self._template_entry, forks)
-        self.held = HeldSandboxes(self._open, self._shows, self._lookout, self.forks.may, places)
+        self.lookout = Lookout()
+        self.templates = Templates(folder.host, self.lookout, most, self._template_entry, forks)
+        self.held = HeldSandboxes(self._open, self._shows, self.lookout, self.forks.may, places)
 
     @property
     def cgroup_level(self) -> Level | None:
@@ -192,7 +192,7 @@ class Pool:
         """End what outlives sandboxes, within a time limit; all of them must be closed."""
         await self.held.close()
         await self.templates.close()
-        await self._lookout.close()
+        await self.lookout.close()
 
     def _shows(self, shape: Shape, program: Program | None) -> Sequence[str]:
         """Return the paths of the host that make a sandbox, and a program in it, what they are.

@@ -25,12 +25,15 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
 
+from streamer.bounded import ends_in
 from streamer.errors import BackendUnavailable, ConfigError, SandboxFailure
 from streamer.model.capabilities import UNTRIED
 from streamer.model.runtime import Runtime
 from streamer.sandbox.forks import UNFORKED
 from streamer.sandbox.held import UNTRIED as UNHELD
 from streamer.sandbox.pool import NO_LATER_JOBS, Pool
+from streamer.sandbox.sandbox import Sandbox
+from streamer.sandbox.shape import Shape
 from streamer.sandbox.templates import UNTESTED
 from streamer.sandbox.trial import (
     NO_ROOM,
@@ -151,6 +154,17 @@ class Backends(Mapping[str, Backend]):
             if tasks:
                 await asyncio.wait(tasks, timeout=TIDY_S)
             self._pool = None
+
+    @asynccontextmanager
+    async def apart(self, shape: Shape) -> AsyncIterator[Sandbox]:
+        """Lend a sandbox that takes no place and no user of the jobs. Raises `SandboxFailure`."""
+        assert self._pool is not None
+        async with self._one_at_a_time:
+            sandbox = await self._pool.lend(shape, for_trial=True, from_template=False)
+            try:
+                yield sandbox
+            finally:
+                await ends_in(TIDY_S, sandbox.close())
 
     async def find_default(self) -> None:
         """Choose the default; ``auto`` takes the strongest that works, never plain.

@@ -229,6 +229,11 @@ class Runtime(Answer):
 
     name: str
     """Its name, for ``language``."""
+    title: str
+    """The name that people read."""
+    version: str | None
+    """The version of its tool in the sandbox; null until the tool has said it, and if workers have
+    different ones."""
     aliases: Sequence[str]
     """Its other names."""
     entry: str

@@ -59,6 +59,9 @@ class Lifetime(Protocol):
     def hurry(self) -> None:
         """End the waiting time of a running `drain`."""
 
+    def ask_versions(self) -> None:
+        """Let the worker of this process ask the tools of the languages for their versions."""
+
     async def try_sandboxes(self) -> None:
         """Let the worker of this process test the backends that were not tested yet."""
 
@@ -122,7 +125,14 @@ def make_app(
     app.add_routes(JobHandlers(jobs, access, bodies, transcripts, streams).routes(JOB))
     app.add_routes(streams.routes(JOB))
     info = InfoHandlers(
-        jobs, sessions, access, bodies, measures, lifetime.try_sandboxes, lifetime.ahead
+        jobs,
+        sessions,
+        access,
+        bodies,
+        measures,
+        lifetime.try_sandboxes,
+        lifetime.ask_versions,
+        lifetime.ahead,
     )
     app.add_routes(info.routes())
     app.add_routes(page_routes())

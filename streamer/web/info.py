@@ -49,6 +49,8 @@ class InfoHandlers:
     measures: JobMeasures
     try_sandboxes: Callable[[], Awaitable[None]]
     """Lets the worker of this process, if any, test the backends that were not tested yet."""
+    ask_versions: Callable[[], None]
+    """Lets the worker of this process, if any, begin to ask for the versions of languages."""
     ahead: Callable[[], Ahead]
     """Returns what the worker of this process, if any, has started before its job."""
 
@@ -64,6 +66,7 @@ class InfoHandlers:
 
     async def list_runtimes(self, request: web.Request) -> web.Response:
         self.access.require(request, "list")
+        self.ask_versions()
         workers = await self.jobs.capabilities()
         known = {runtime.name: runtime for runtime in self.jobs.runtimes.values()}
         listed = []
@@ -73,6 +76,8 @@ class InfoHandlers:
             listed.append(
                 answers.Runtime(
                     name=name,
+                    title=runtime.title or name,
+                    version=workers.versions.get(name),
                     aliases=runtime.aliases,
                     entry=runtime.entry,
                     compiled=bool(runtime.compile),

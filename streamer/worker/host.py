@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from streamer.config.schema import Config
 from streamer.model.capabilities import BackendFacts, Capabilities
 from streamer.model.languages import DEFAULT_RUNTIMES
-from streamer.model.runtime import Runtime
 from streamer.sandbox.enforcement import check_required, enforcement
 from streamer.sandbox.forks import ForkBounds
 from streamer.sandbox.pool import Pool, open_pool
 from streamer.sandbox.registry import Backends
+from streamer.worker.versions import Languages
 
-__all__ = ["Tool", "WorkerHost", "find_tool", "missing_tools"]
+__all__ = ["WorkerHost"]
 
 log: Final = logging.getLogger(__name__)
 
@@ -31,11 +28,7 @@ class WorkerHost:
     def __init__(self, config: Config, backends: Backends) -> None:
         self._config = config
         self.backends = backends
-        self.missing = missing_tools(config.runtimes, config.sandbox.path)
-        """The reasons why languages are not available here, by name."""
-        self._languages = frozenset(
-            runtime.name for runtime in config.runtimes.values() if runtime.name not in self.missing
-        )
+        self.languages = Languages(config.runtimes, config.sandbox.path, config.limits, backends)
 
     @asynccontextmanager
     async def open_pool(self, users: int) -> AsyncIterator[Pool]:
@@ -74,11 +67,11 @@ class WorkerHost:
         await self.backends.reasons(sandbox.allow)
         for name in {self.backends.default, *sandbox.allow} & self.backends.keys():
             check_required(sandbox.require, self.backends[name], cgroup_level)
-        for name, reason in self.missing.items():
+        for name, reason in self.languages.missing.items():
             # Not every host has every built-in language; one that was configured is expected.
             if self._config.runtimes[name] != DEFAULT_RUNTIMES.get(name):
                 log.warning("the language %s is not available: %s", name, reason)
-        if not (sandbox.allow_command or self._languages):
+        if not (sandbox.allow_command or self.languages.available):
             log.warning(
                 "no language is available: check sandbox.path (%s) and `streamer runtimes`",
                 sandbox.path,
@@ -101,8 +94,9 @@ class WorkerHost:
                 for name, backend in self.backends.items()
             },
             default=self.backends.default,
-            languages=self._languages,
-            missing=self.missing,
+            languages=self.languages.available,
+            missing=self.languages.missing,
+            versions=dict(self.languages.versions),
             processors=len(os.sched_getaffinity(0)),
             places=self._config.queue.places,
             cgroup_level=cgroup_level,
@@ -110,48 +104,3 @@ class WorkerHost:
             trusted=self.backends.trusted,
             resisting=resisting,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Tool:
-    """The tool of a runtime on this host: its `path`, or the `reason` why it is missing."""
-
-    name: str
-    path: str | None
-    reason: str = ""
-
-
-def find_tool(runtime: Runtime, path: str) -> Tool:
-    """Look in `path` for the tools that compile and run programs of the language.
-
-    `path` is the PATH of the jobs, not that of the service: jobs cannot use a version manager's
-    shim in a user's home.
-    """
-    first = Tool(runtime.run[0], None)
-    for command in (runtime.run, runtime.compile):
-        if not command or command[0].startswith(("./", "{")):
-            continue  # the program itself
-        found = shutil.which(command[0], path=path)
-        if found is None:
-            where = "" if "/" in command[0] else f" in {path}"
-            reason = f"{command[0]} is not installed: looked for `{command[0]}`{where}"
-            return Tool(command[0], None, reason)
-        first = Tool(command[0], found)
-    return first
-
-
-def missing_tools(runtimes: Mapping[str, Runtime], path: str) -> dict[str, str]:
-    """Return the runtimes that cannot be used on this host, with the reasons."""
-    reasons = {
-        name: missing_path(runtime) or find_tool(runtime, path).reason
-        for name, runtime in runtimes.items()
-    }
-    return {name: reason for name, reason in reasons.items() if reason}
-
-
-def missing_path(runtime: Runtime) -> str:
-    """Return a message about a path of the runtime that does not exist, or ``""``."""
-    for path in runtime.read_only:
-        if not Path(path).exists():
-            return f"runtimes.{runtime.name}.read_only: {path} does not exist on this host"
-    return ""

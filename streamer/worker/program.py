@@ -20,7 +20,7 @@ from streamer.worker.stop import Stop
 from streamer.worker.verdict import StopReason
 from streamer.worker.writer import ENGINE_TIMEOUT_S
 
-__all__ = ["Patience", "ProgramRun", "environment"]
+__all__ = ["Patience", "ProgramRun", "base_environment", "environment"]
 
 END_TIMEOUT_S: Final = 5.0
 """How long to wait, after everything was killed, until the sandbox reports the end."""
@@ -48,17 +48,24 @@ class Patience:
     linger_s: float
 
 
-def environment(job: ResolvedJob, path: str, home: str) -> dict[str, str]:
-    """Return the whole environment; `path` is the jobs' PATH, `home` the workspace."""
-    base = {
+def base_environment(path: str, home: str) -> dict[str, str]:
+    """Return what every program finds; `path` is the jobs' PATH, `home` the workspace."""
+    return {
         "PATH": path,
         "HOME": home,
         "LANG": "C.UTF-8",
         "LOGNAME": USER,
         "USER": USER,
-        "TERM": "dumb" if job.terminal is None else TERM,
+        "TERM": "dumb",
         "TMPDIR": "/tmp",  # noqa: S108 - the sandbox's
     }
+
+
+def environment(job: ResolvedJob, path: str, home: str) -> dict[str, str]:
+    """Return the whole environment of a job's program."""
+    base = base_environment(path, home)
+    if job.terminal is not None:
+        base["TERM"] = TERM
     proxy = proxy_environment() if job.allow_hosts else {}
     return {**base, **proxy, **job.env}
 

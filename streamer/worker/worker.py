@@ -77,6 +77,7 @@ class Worker:
         self._resources = contextlib.AsyncExitStack()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         """Its permanent tasks, by name."""
+        self._asking: asyncio.Task[None] | None = None
         self._failing: set[str] = set()
         """The calls of the engine whose last attempt has failed."""
         self._warned_of_heartbeat = False
@@ -86,7 +87,7 @@ class Worker:
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
-            self.backends.on_tried = self._changed.set
+            self.backends.on_tried = self.host.languages.on_change = self._changed.set
             self.pool = await stack.enter_async_context(self.host.open_pool(self.places))
             self.pool.short_lived = self.short_lived
             self.pool.templates.on_resisting = self._changed.set
@@ -117,7 +118,9 @@ class Worker:
 
     async def _end_tasks(self) -> None:
         # Do not wait longer for processes that resist SIGKILL.
-        left = {*self._tasks.values(), *self._running, *self._refusing}
+        left: set[asyncio.Task[Any]] = {*self._tasks.values(), *self._running, *self._refusing}
+        if self._asking is not None:
+            left.add(self._asking)
         for task in left:
             task.cancel()
         await asyncio.wait(left, timeout=END_S)
@@ -141,6 +144,15 @@ class Worker:
         known = self.backends.known(self.backends)
         if await self.backends.reasons() != known:
             await self._publish()
+
+    def ask_versions(self) -> None:
+        """Begin to ask the tools of the languages for their versions, if that has not begun.
+
+        Not at the start: most that start a service in a program of theirs never ask for them.
+        """
+        if self.pool is not None and self._asking is None:
+            asking = self.host.languages.keep_asking(self.pool.lookout)
+            self._asking = asyncio.create_task(asking, name="streamer-versions")
 
     @property
     def cgroup_level(self) -> str | None:

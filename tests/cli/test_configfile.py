@@ -107,9 +107,9 @@ def test_the_mark_of_the_attack_is_left_where_the_file_is_named(folder: Path) ->
 
 def test_the_users_own_file_is_read(folder: Path) -> None:
     home = folder.parent / "home"
-    own = write(home / ".config" / "streamer" / "config.toml", '[runtimes.perl]\nrun = ["perl"]\n')
+    own = write(home / ".config" / "streamer" / "config.toml", '[runtimes.tcl]\nrun = ["tclsh"]\n')
     done = streamer(folder, "runtimes")
-    assert ("perl" in done.stdout, done.stderr) == (True, "")
+    assert ("tcl" in done.stdout, done.stderr) == (True, "")
     # An absolute $XDG_CONFIG_HOME is used; a relative one would be the folder again.
     elsewhere = write(folder.parent / "xdg" / "streamer" / "config.toml", "[queue]\nx = 1\n")
     done = streamer(folder, "runtimes", environ={"XDG_CONFIG_HOME": str(elsewhere.parents[1])})
@@ -124,14 +124,14 @@ def test_the_users_own_file_is_read(folder: Path) -> None:
 
 def test_a_file_is_named_by_option_or_variable(folder: Path) -> None:
     write(folder / "config.toml", "[queue]\nx = 1\n")
-    write(folder / "other.toml", '[runtimes.perl]\nrun = ["perl"]\n')
+    write(folder / "other.toml", '[runtimes.tcl]\nrun = ["tclsh"]\n')
     for arguments, environ in (
         (("--config", "other.toml"), {}),
         ((), {"STREAMER_CONFIG": "other.toml"}),
         (("--config", "other.toml"), {"STREAMER_CONFIG": "config.toml"}),
     ):
         done = streamer(folder, "runtimes", *arguments, environ=environ)
-        assert ("perl" in done.stdout, done.stderr) == (True, "")
+        assert ("tcl" in done.stdout, done.stderr) == (True, "")
 
 
 def test_config_reads_the_folder_as_serve_does(folder: Path) -> None:

@@ -88,7 +88,7 @@ def test_later_layers_win_and_are_named(write: Write) -> None:
 def test_every_effective_key_has_an_origin_and_nothing_else(write: Write) -> None:
     path = write(
         "[sandbox.own]\nlevel = 3\n"
-        '[runtimes.perl]\nrun = ["perl", "{entry}"]\nenv = {A = "1"}\nlimits = {}\n'
+        '[runtimes.tcl]\nrun = ["tclsh", "{entry}"]\nenv = {A = "1"}\nlimits = {}\n'
         "[limits.max]\nwall_time_s = 100\n"
         f'[[auth.tokens]]\ntenant = "a"\nsha256 = "{DIGEST}"\n'
         "[queue]\n"
@@ -97,8 +97,8 @@ def test_every_effective_key_has_an_origin_and_nothing_else(write: Write) -> Non
     assert origins.keys() == effective(config).keys()
     assert {key for key, origin in origins.items() if origin != "default"} == {
         "sandbox.own.level",
-        "runtimes.perl.run",
-        "runtimes.perl.env.A",
+        "runtimes.tcl.run",
+        "runtimes.tcl.env.A",
         "limits.max.wall_time_s",
         "auth.tokens",
     }
@@ -212,13 +212,13 @@ def test_a_variable_and_an_option_are_the_same_grammar(key: str, text: str, valu
 
 def test_a_new_language_by_variables() -> None:
     environ = {
-        "STREAMER_RUNTIMES__PERL__RUN": '["perl", "{entry}"]',
-        "STREAMER_RUNTIMES__PERL__ENTRY": "main.pl",
-        "streamer_runtimes__perl__env__PerlIO": "1",
+        "STREAMER_RUNTIMES__TCL__RUN": '["tclsh", "{entry}"]',
+        "STREAMER_RUNTIMES__TCL__ENTRY": "main.tcl",
+        "streamer_runtimes__tcl__env__TclIO": "1",
     }
-    perl = load_config(environ=environ).runtimes["perl"]
-    assert perl == Runtime(
-        name="perl", run=("perl", "{entry}"), entry="main.pl", env={"PerlIO": "1"}
+    tcl = load_config(environ=environ).runtimes["tcl"]
+    assert tcl == Runtime(
+        name="tcl", run=("tclsh", "{entry}"), entry="main.tcl", env={"TclIO": "1"}
     )
 
 
@@ -375,7 +375,7 @@ def test_a_file_that_is_not_there_is_named() -> None:
             'config.toml: runtimes.c.compile: expected a list, got a string; write it like ["a", "b"]',
         ),
         (
-            '[runtimes."Perl 5"]\nrun = ["perl"]\n',
+            '[runtimes."Perl 5"]\nrun = ["tclsh"]\n',
             "config.toml: runtimes.Perl 5: use only a-z",
         ),
         ("[runtimes.own]\nentry = 'x'\n", "config.toml: runtimes.own: missing required key run"),

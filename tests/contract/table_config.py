@@ -131,6 +131,9 @@ RUNTIME_KEYS: Final[dict[str, Mark]] = {
     "version": ADDED,
     "warm": ADDED,
     "fork": ADDED,
+    "title": ADDED,
+    "files": ADDED,
+    "terminal": 11,
 }
 
 BACKEND_TABLES: Final = ("bwrap", "firejail", "plain")

@@ -257,6 +257,8 @@ SANDBOX: Final[dict[str, Mark]] = {
 
 RUNTIME: Final[dict[str, Mark]] = {
     "name": KEPT,
+    "title": ADDED,
+    "version": ADDED,
     "aliases": ADDED,
     "entry": ADDED,
     "compiled": ADDED,

@@ -63,7 +63,16 @@ def test_keys_of_a_language() -> None:
     runtime = {"run": ["x", "{entry}"], "entry": "main.x"}
     values = effective(
         Config.from_mapping(
-            {"runtimes": {"x": {**runtime, "env": {"A": "b"}, "limits": {"processes": 70}}}}
+            {
+                "runtimes": {
+                    "x": {
+                        **runtime,
+                        "env": {"A": "b"},
+                        "files": {"b": "c"},
+                        "limits": {"processes": 70},
+                    }
+                }
+            }
         )
     )
     found = {key.split(".")[2] for key in values if key.startswith("runtimes.x.")}

@@ -99,3 +99,10 @@ def test_a_worker_accepts_what_it_can_run() -> None:
     assert not accepts.takes(job("bwrap"))
     assert not accepts.takes(job("firejail", "c"))
     assert not accepts.takes(job("plain"))
+
+
+def test_a_version_is_told_if_all_who_have_the_language_agree() -> None:
+    one = replace(STRONG, versions={"python": "3.11", "c": "12.2"})
+    other = replace(WEAK, versions={"python": "3.12", "java": "17"})
+    assert merged([one, other]).versions == {"c": "12.2", "java": "17"}
+    assert merged([one, replace(one, versions={"c": "12.2"})]).versions == {"c": "12.2"}

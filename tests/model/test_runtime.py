@@ -9,26 +9,19 @@ from typing import Any
 
 import pytest
 
+from streamer.config.load import load_config
 from streamer.config.schema import Config
-from streamer.errors import ConfigError
-from streamer.jobs.commands import build_steps, sized
+from streamer.errors import ConfigError, InvalidJob
+from streamer.jobs.commands import build_steps
 from streamer.jobs.resolve import Resolver
 from streamer.model.capabilities import Capabilities
-from streamer.model.job import MIB, JobSpec, Limits
+from streamer.model.job import MIB, JobSpec, Limits, SourceFile
 from streamer.model.languages import DEFAULT_RUNTIMES
-from streamer.model.runtime import Runtime, by_name
-from streamer.worker.host import find_tool, missing_tools
+from streamer.model.runtime import Runtime, by_name, sized
+from streamer.worker.tools import find_tool, missing_tools
 from tests.conftest import OpenService
 
 PATH = Config().sandbox.path
-
-PROGRAMS = {
-    "python": "import sys, time\nprint('first')\ntime.sleep(60)\n",
-    "javascript": "console.log('first'); setTimeout(() => {}, 60000)\n",
-    "bash": "echo first; read\n",
-    "c": '#include <stdio.h>\nint main(void) { puts("first"); getchar(); }\n',
-    "cpp": '#include <iostream>\nint main() { std::cout << "first\\n"; std::cin.get(); }\n',
-}
 
 
 def tool(folder: Path, name: str, mode: int = 0o755) -> str:
@@ -36,35 +29,6 @@ def tool(folder: Path, name: str, mode: int = 0o755) -> str:
     path.write_text("#!/bin/sh\n")
     path.chmod(mode)
     return str(path)
-
-
-def test_every_built_in_runtime_has_a_program_here() -> None:
-    assert PROGRAMS.keys() == DEFAULT_RUNTIMES.keys()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", DEFAULT_RUNTIMES)
-def test_output_is_live_through_a_pipe(name: str, tmp_path: Path) -> None:
-    """The first line arrives while the program runs: nothing buffers it."""
-    runtime = sized(DEFAULT_RUNTIMES[name], Limits(), Limits(), 1)
-    reason = find_tool(runtime, PATH).reason
-    if reason:
-        pytest.skip(reason)
-    (tmp_path / runtime.entry).write_text(PROGRAMS[name])
-    compile_argv, run_argv = build_steps(runtime, runtime.entry, [runtime.entry])
-    env = {"PATH": PATH, **runtime.env}
-    if compile_argv:
-        source = runtime.compile_input.encode()
-        subprocess.run(compile_argv, cwd=tmp_path, env=env, input=source, check=True)
-    with subprocess.Popen(
-        run_argv, cwd=tmp_path, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as program:
-        try:
-            assert program.stdout is not None
-            assert program.stdout.readline() == b"first\n"
-            assert program.poll() is None
-        finally:
-            program.kill()
 
 
 def test_python_leaves_no_cache_behind(tmp_path: Path) -> None:
@@ -104,6 +68,19 @@ def test_sources_are_the_entry_and_then_the_others_in_order() -> None:
 def test_the_entry_may_stand_within_a_word_and_other_braces_stay() -> None:
     runtime = Runtime(name="x", run=("x", "--file={entry}", "{entry}", "awk {print} {}", "{}"))
     assert build_steps(runtime, "a b", [])[1] == ("x", "--file=a b", "a b", "awk {print} {}", "{}")
+
+
+@pytest.mark.parametrize(
+    ("entry", "folder", "stem"),
+    [
+        ("Main.java", ".", "Main"),
+        ("src/app/main.test.go", "./src/app", "main.test"),
+        ("-x/{stem}", "./-x", "{stem}"),
+    ],
+)
+def test_the_folder_and_the_stem_of_the_entry(entry: str, folder: str, stem: str) -> None:
+    runtime = Runtime(name="x", run=("x", "{folder}", "{folder}/{stem}.o", "{entry}"))
+    assert build_steps(runtime, entry, [])[1][1:3] == (folder, f"{folder}/{stem}.o")
 
 
 def test_a_file_name_is_never_an_option() -> None:
@@ -173,7 +150,8 @@ def test_a_tool_with_an_absolute_path_is_looked_for_there_only(tmp_path: Path) -
 def test_missing_tools_names_only_what_is_missing(tmp_path: Path) -> None:
     for name in ("bash", "node"):
         tool(tmp_path, name)
-    assert missing_tools(DEFAULT_RUNTIMES, str(tmp_path)).keys() == {"python", "c", "cpp"}
+    missing = missing_tools(DEFAULT_RUNTIMES, str(tmp_path)).keys()
+    assert missing == DEFAULT_RUNTIMES.keys() - {"bash", "javascript"}
 
 
 def test_runtimes_are_found_by_name_and_alias() -> None:
@@ -199,6 +177,14 @@ def test_two_runtimes_with_one_name_are_refused() -> None:
         ({"compile": ("x", "{sources}")}, "runtimes.x.sources: a command uses {sources}"),
         ({"entry": "../main"}, "runtimes.x.entry: '../main'"),
         ({"entry": "/main"}, "runtimes.x.entry: '/main'"),
+        ({"name": "x@"}, "runtimes.x@: use only a-z"),
+        ({"name": "x@1 2"}, "runtimes.x@1 2: use only a-z"),
+        ({"name": "x.1@2"}, "runtimes.x.1@2: use only a-z"),
+        ({"files": {"../x": ""}}, "runtimes.x.files: '../x'"),
+        ({"files": {"/x": ""}}, "runtimes.x.files: '/x'"),
+        ({"files": {"": ""}}, "runtimes.x.files: ''"),
+        ({"read_only": ("-opt",)}, "runtimes.x.read_only: 'opt'"),
+        ({"read_only": ("-/etc",)}, "runtimes.x.read_only: '/etc' would hide"),
         ({"env": {"A-B": ""}}, "runtimes.x.env.A-B: use only letters"),
         ({"env": {"A": "\0"}}, "runtimes.x.env.A: use only letters"),
         ({"read_only": ("opt",)}, "runtimes.x.read_only: 'opt'"),
@@ -298,5 +284,65 @@ async def test_a_configured_language_without_its_tool_is_logged_at_the_start(
     own = Runtime(name="own", run=("no-such-tool", "{entry}"))
     await open_service("plain", sandbox={"path": str(tmp_path)}, runtimes=(own,))
     # Python is missing too, but nobody configured it.
-    told = [record.message for record in caplog.records if record.name == find_tool.__module__]
+    told = [record.message for record in caplog.records if record.name == "streamer.worker.host"]
     assert told == [f"the language own is not available: {find_tool(own, str(tmp_path)).reason}"]
+
+
+def test_a_version_extends_its_language() -> None:
+    tables: dict[str, Any] = {
+        # In this order, as a file may have it.
+        "python@3.12": {"run": ["python3.12", "{entry}"], "limits": {"processes": 99}},
+        "python@2": {"title": "Old Python", "run": ["python2", "{entry}"], "aliases": ["py2"]},
+        "python": {"env": {"A": "1"}, "aliases": ["py", "snake"]},
+        "zig@0.11": {"run": ["zig", "run", "{entry}"]},
+    }
+    runtimes = Config.from_mapping({"runtimes": tables}).runtimes
+    new, old = runtimes["python@3.12"], runtimes["python@2"]
+    assert (new.base, new.entry, new.env["A"]) == ("python", "main.py", "1")
+    assert (new.title, new.aliases) == ("Python 3.12", ("py@3.12", "snake@3.12"))
+    assert (new.version, new.limits) == (("python3.12", "--version"), {"processes": 99})
+    assert (old.title, old.aliases, old.version) == (
+        "Old Python",
+        ("py2",),
+        ("python2", "--version"),
+    )
+    assert runtimes["python"].limits == {}
+    assert runtimes["zig@0.11"].title == ""
+    assert by_name(runtimes)["snake@3.12"] is new
+
+
+def test_another_tool_is_asked_for_its_own_version() -> None:
+    tables: dict[str, Any] = {
+        "c": {"compile": ["clang", "{sources}"]},
+        "cpp": {"compile": ["clang++", "{sources}"], "version": ["c++", "--version"]},
+        "java": {"run": ["/opt/jdk/bin/java", "{stem}"]},
+        "bash": {"env": {"A": "1"}},
+    }
+    runtimes = Config.from_mapping({"runtimes": tables}).runtimes
+    assert runtimes["c"].version == ("clang", "--version")
+    assert runtimes["java"].version == ("/opt/jdk/bin/java", "--version")
+    assert runtimes["bash"].version == ("bash", "--version")
+
+
+def test_a_version_by_option() -> None:
+    overrides = ['runtimes."bash@5.2".run=["bash5", "{entry}"]', "runtimes.bash.title=Shell"]
+    runtimes = load_config(environ={}, overrides=overrides).runtimes
+    assert runtimes["bash@5.2"].run == ("bash5", "{entry}")
+    assert runtimes["bash@5.2"].title == "Shell 5.2"
+
+
+def test_files_of_the_runtime_are_put_beside_the_callers_and_yield_to_them() -> None:
+    own = {"run": ["x", "{entry}"], "entry": "main.x", "files": {".x/live": "ours", "b": "too"}}
+    config = Config.from_mapping({"runtimes": {"own": own}})
+    workers = Capabilities({}, "bwrap", frozenset({"own"}), {}, processors=1, places=1)
+    resolver = Resolver(config, by_name(config.runtimes))
+    spec = JobSpec(language="own", code="c", files=(SourceFile("b", b"theirs"),))
+    files = resolver.resolve(spec, "1", workers).files
+    assert {file.name: file.content for file in files} == {
+        "main.x": b"c",
+        "b": b"theirs",
+        ".x/live": b"ours",
+    }
+    spec = JobSpec(language="own", code="c", files=(SourceFile(".x", b"a file"),))
+    with pytest.raises(InvalidJob, match="both a file and a folder"):
+        resolver.resolve(spec, "1", workers)

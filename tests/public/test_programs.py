@@ -16,7 +16,7 @@ from streamer.compose import Parts, build
 from streamer.config.schema import Config
 from streamer.model.events import Output
 from streamer.model.job import JobSpec
-from streamer.worker.host import find_tool
+from streamer.worker.tools import find_tool
 from tests.conftest import BACKENDS, OpenService
 from tests.public.habits import HABITS
 from tests.public.programs import CASES, Case
@@ -72,6 +72,10 @@ async def test_a_program_does_what_it_does_everywhere(case: Case, service: Parts
 PROMPTS = {
     "python": 'n = int(input("n: ")); print("got", n)',
     "bash": 'printf "n: "; read -r n; echo "got $n"',
+    "ruby": 'print "n: "; puts "got #{gets}"',
+    "php": '<?php echo "n: "; echo "got ", fgets(STDIN);',
+    "perl": 'print "n: "; print "got ", scalar <STDIN>;',
+    "lua": 'io.write("n: "); print("got " .. io.read())',
     "javascript": 'process.stdout.write("n: "); process.stdin.on("data", d => '
     'process.stdout.write("got " + d))',
     "c": "#include <stdio.h>\n"

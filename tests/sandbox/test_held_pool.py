@@ -427,8 +427,8 @@ async def test_what_a_job_has_taken_is_not_given_up(
     await held(pool, 1)
     async with lent(pool, PYTHON, shape) as sandbox:
         changed = asyncio.Event()
-        seen = await pool._lookout.seen([str(shown)])
-        pool._lookout.watch(seen, lambda _: changed.set(), content=True)
+        seen = await pool.lookout.seen([str(shown)])
+        pool.lookout.watch(seen, lambda _: changed.set(), content=True)
         os.utime(shown, ns=(1, 1))
         await changed.wait()
         assert await told(sandbox) == "up\n"

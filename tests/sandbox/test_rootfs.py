@@ -12,7 +12,7 @@ from streamer.config.schema import Config
 from streamer.errors import ConfigError
 from streamer.sandbox.host.rootfs import build_rootfs, host_of, shown
 from streamer.spi import Host, Shown
-from streamer.worker.host import missing_tools
+from streamer.worker.tools import missing_tools
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ async def test_a_program_cannot_tell(
     cases = dict([*TABLES[language].items()][part::PARTS])
     sandbox = {"bwrap": {"template": way == "template"}}
     cold = await open_service("bwrap", sandbox=sandbox)
-    if language not in cold.worker.host._languages:
+    if language not in cold.worker.host.languages.available:
         pytest.skip(f"{language} is not installed")
     warm = await open_service("bwrap", sandbox=sandbox)
     assert warm.worker.pool is not None
@@ -170,7 +170,7 @@ async def test_chance_is_each_programs_own(
 ) -> None:
     need("bwrap")
     service = await open_service("bwrap")
-    if language not in service.worker.host._languages:
+    if language not in service.worker.host.languages.available:
         pytest.skip(f"{language} is not installed")
     assert service.worker.pool is not None
     hold_each(service.worker.pool)

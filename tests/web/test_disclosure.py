@@ -39,4 +39,4 @@ async def test_callers_are_told_no_path_of_the_server(start: Start, tmp_path: Pa
     # The operator's log has it.
     service = parts_of(client)
     assert "/srv/internal/keys" in (await service.worker.backends.reasons())["firejail"]
-    assert "secret-tool" in service.worker.host.missing["absent"]
+    assert "secret-tool" in service.worker.host.languages.missing["absent"]

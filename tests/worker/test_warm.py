@@ -125,7 +125,7 @@ async def test_nothing_is_kept_of_what_a_caller_gave(
 
 async def test_neither_commands_nor_compiled_programs_are_kept(service: Parts) -> None:
     await run_job(service, command=("python3", "-c", "pass"))
-    if "c" in service.worker.host._languages:
+    if "c" in service.worker.host.languages.available:
         await run_job(service, language="c", code="int main(void) { return 0; }")
     assert wanted(service) == {None}
 

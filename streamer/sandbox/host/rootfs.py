@@ -96,8 +96,9 @@ def shown(
 ) -> tuple[Shown, ...]:
     """Return what a job is shown besides the system's folders, as the host is now.
 
-    `read_only` are paths of the host, `etc` patterns of names in /etc. Necessary mount points
-    below ``/etc`` and ``/sys`` are created in the prepared folder.
+    `read_only` are paths of the host, perhaps behind a ``-`` that says that they may be missing,
+    `etc` patterns of names in /etc. Necessary mount points below ``/etc`` and ``/sys`` are created
+    in the prepared folder.
     """
     view = _View(host)
     for pattern in (*MOUNTED, *etc, *(("resolv.conf",) if network else ())):
@@ -105,7 +106,7 @@ def shown(
             if not is_secret(str(path.relative_to("/etc"))):
                 view.show(path)
     # Folders before their content.
-    for name in sorted(set(map(os.path.normpath, read_only))):
+    for name in sorted({os.path.normpath(name.removeprefix("-")) for name in read_only}):
         view.show(Path(name))
     return tuple(view.shown)
 

@@ -101,6 +101,7 @@ async def serve(app: web.Application, config: Config, on_ready: Ready | None = N
             *(address, (await app[SERVICE].capabilities()).default, most),
         )
         app[ACCESS].announce_address(host)
+        lifetime.ask_versions()
         # Users of this machine connect to a loopback address, which every wildcard includes.
         here = address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
         following = asyncio.ensure_future(on_ready(here)) if on_ready else None
