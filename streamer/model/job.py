@@ -14,7 +14,9 @@ from typing import Final, Literal
 __all__ = [
     "LEAST",
     "MOST",
+    "USER_PACKAGES",
     "JobFacts",
+    "JobProject",
     "JobSpec",
     "Limits",
     "Phase",
@@ -22,6 +24,7 @@ __all__ = [
     "SourceFile",
     "Step",
     "TerminalSize",
+    "most_inodes",
 ]
 
 MIB = 1024 * 1024
@@ -83,6 +86,17 @@ MOST: Final = Limits(
 """Above this the kernel or a wrapper treats the number as "no limit"."""
 
 
+BYTES_PER_INODE: Final = 4096
+MIN_INODES: Final = 10_000
+MAX_INODES: Final = 2**32 - 1
+"""No file system has more, and it fits into a frame for the init."""
+
+
+def most_inodes(limits: Limits) -> int:
+    """Return how many files and folders a job may have: one for each page of its disk limit."""
+    return min(max(MIN_INODES, limits.disk_bytes // BYTES_PER_INODE), MAX_INODES)
+
+
 @dataclass(frozen=True, slots=True)
 class SourceFile:
     """One file, put into the workspace before the first phase.
@@ -94,6 +108,24 @@ class SourceFile:
     name: str
     content: bytes
     mode: int = 0o644
+
+
+USER_PACKAGES: Final = ".local"
+"""The folder of the workspace in which interpreters look for packages (Python: site.USER_BASE)."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobProject:
+    """A stored project, of which a job gets a copy beneath its own files.
+
+    `entries` are its files and folders, `bytes` those of its files. `has_packages` tells whether a
+    file of it is in `USER_PACKAGES`.
+    """
+
+    blob_id: str
+    bytes: int
+    entries: int
+    has_packages: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +193,7 @@ class ResolvedJob:
     backend: str
     steps: tuple[Step, ...]
     files: tuple[SourceFile, ...] = ()
+    project: JobProject | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     stdin: bytes | None = None
     interactive: bool = False

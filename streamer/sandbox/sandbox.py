@@ -26,7 +26,7 @@ from streamer.sandbox.drivers.driver import Driver
 from streamer.sandbox.listing import Listing, list_folder
 from streamer.sandbox.meter import Alarm, Meter
 from streamer.sandbox.running import Running
-from streamer.sandbox.shape import KILLED_FOR_MEMORY, Run, Use
+from streamer.sandbox.shape import KILLED_FOR_MEMORY, Run, StoredProject, Use
 from streamer.sandbox.stdio import Stdio
 from streamer.spi import Identity
 
@@ -107,8 +107,12 @@ class Sandbox:
         """Whether its init could not limit inotify for it, which it should."""
         return self._driver.unbounded
 
-    async def put_files(self, files: Sequence[SourceFile], limits: Limits) -> None:
+    async def put_files(
+        self, files: Sequence[SourceFile], limits: Limits, project: StoredProject | None = None
+    ) -> None:
         """Write files into the workspace, while no program runs; when it returns, they exist.
+
+        They lie over those of a project, if there is one, which must not be there already.
 
         A program may be held meanwhile, which does not see them yet.
 
@@ -119,7 +123,7 @@ class Sandbox:
         """
         with self._alone():
             try:
-                await self._driver.put_files(files, limits)
+                await self._driver.put_files(files, limits, project)
             except SandboxFailure:
                 if not self._is_exhausted:  # the next run tells
                     raise

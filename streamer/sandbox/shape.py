@@ -21,6 +21,7 @@ __all__ = [
     "Run",
     "RunEnd",
     "Shape",
+    "StoredProject",
     "Use",
 ]
 
@@ -44,6 +45,15 @@ class Shape:
     read_only: tuple[str, ...] = ()
     etc: tuple[str, ...] = ()
     terminal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StoredProject:
+    """A descriptor of a stored project (`streamer.model.project`), and how much it is to unpack."""
+
+    fd: int
+    bytes: int
+    entries: int
 
 
 @dataclass(frozen=True, slots=True)

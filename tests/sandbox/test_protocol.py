@@ -28,8 +28,8 @@ def test_a_frame_comes_whole_however_it_is_cut() -> None:
 @pytest.mark.parametrize("size", [0, 1, FILE_CHUNK, FILE_CHUNK + 1, 3 * FILE_CHUNK + 1])
 def test_a_file_is_sent_whole(size: int) -> None:
     content = bytes(number % 251 for number in range(size))
-    data = b"".join(protocol.file_frames([SourceFile("a", content, 0o755)], Limits()))
-    _, (kind, first), *more = Frames().feed(data)
+    data = b"".join(protocol.file_frames([SourceFile("a", content, 0o755)]))
+    (kind, first), *more = Frames().feed(data)
     assert (kind, first[:6]) == (b"F", struct.pack("<I", 0o755) + b"a\0")
     assert {kind for kind, _ in more} <= {b"A"}
     assert first[6:] + b"".join(payload for _, payload in more) == content

@@ -219,20 +219,22 @@ async def test_files_are_written_beside_the_loop_and_given_up_when_the_job_is(
     loop, begun = asyncio.get_running_loop(), asyncio.Event()
     written: list[str] = []
     given_up: list[threading.Event] = []
-    write_files, write = driver_files.write_files, driver_files._write
+    write_files, write = driver_files.write_files, driver_files._Written.write
 
-    def noted_files(folder: Path, files: Any, limit: int, event: threading.Event) -> None:
+    def noted_files(
+        folder: Path, files: Any, limit: int, event: threading.Event, project: int | None
+    ) -> None:
         given_up.append(event)
-        write_files(folder, files, limit, event)
+        write_files(folder, files, limit, event, project)
 
-    def slow_disk(root: int, file: SourceFile, *rest: Any) -> int:
+    def slow_disk(self: Any, path: str, *rest: Any) -> None:
         loop.call_soon_threadsafe(begun.set)
         given_up[0].wait(20)
-        written.append(file.name)
-        return write(root, file, *rest)
+        written.append(path)
+        write(self, path, *rest)
 
     monkeypatch.setattr(direct, "write_files", noted_files)
-    monkeypatch.setattr(driver_files, "_write", slow_disk)
+    monkeypatch.setattr(driver_files._Written, "write", slow_disk)
     sources = tuple(SourceFile(str(number), b"x") for number in range(20))
     job = await service.jobs.submit(JobSpec(command=("true",), files=sources))
     await begun.wait()

@@ -153,13 +153,13 @@ async def test_files_that_were_given_up_do_not_mix_with_later_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     go_on = threading.Event()
-    write = files._write
+    write = files._Written.write
 
-    def slow_disk(*args: Any) -> int:
+    def slow_disk(*args: Any) -> None:
         go_on.wait(60)
-        return write(*args)
+        write(*args)
 
-    monkeypatch.setattr(files, "_write", slow_disk)
+    monkeypatch.setattr(files._Written, "write", slow_disk)
     shorten(monkeypatch)
     with pool_of() as pool:
         async with lent(pool, "direct") as sandbox:

@@ -89,14 +89,24 @@ class InitChannel:
         await self._send_with_next(protocol.same_frame(paths))
 
     async def put_files(
-        self, files: Sequence[SourceFile], limits: Limits, *, walk_disk: bool
+        self,
+        files: Sequence[SourceFile],
+        limits: Limits,
+        *,
+        walk_disk: bool,
+        project: int | None = None,
     ) -> None:
         """Write files into the workspace and wait until they exist, while no program runs.
 
-        `walk_disk` is `protocol.WALK_DISK`. Raises `FilesDoNotFit`, `PathRefused`, or
-        `SandboxFailure` for another reason; then none of them is left.
+        They lie over the stored project in the descriptor `project`, if there is one. `walk_disk`
+        is `protocol.WALK_DISK`. Raises `FilesDoNotFit`, `PathRefused`, or `SandboxFailure` for
+        another reason; then none of them is left.
         """
-        for part in protocol.file_frames(files, limits):
+        await self._send_with_next(protocol.quota_frame(limits))
+        if project is not None:
+            async with self._sending:
+                await self._send_next(frame(b"Z"), (project,))
+        for part in protocol.file_frames(files):
             await self._send_with_next(part)
         question = protocol.check_frame(limits, walk_disk=walk_disk)
         protocol.check_files(await self._answered(question, self._checking), walk_disk=walk_disk)

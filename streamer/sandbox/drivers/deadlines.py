@@ -13,6 +13,7 @@ from typing import Final
 
 from streamer.errors import SandboxFailure
 from streamer.model.job import SourceFile
+from streamer.sandbox.shape import StoredProject
 
 __all__ = ["fails_after", "time_to_write"]
 
@@ -42,8 +43,11 @@ async def fails_after(timeout_s: float, why: str) -> AsyncIterator[None]:
         raise SandboxFailure(why) from None
 
 
-def time_to_write(files: Sequence[SourceFile]) -> float:
+def time_to_write(files: Sequence[SourceFile], project: StoredProject | None = None) -> float:
     """Return how long it may take to write files and the folders in their names, in seconds."""
     size = sum(len(file.content) for file in files)
     names = sum(file.name.count("/") + 1 for file in files)
+    if project is not None:
+        size += project.bytes
+        names += project.entries
     return FILES_TIMEOUT_S + size / SLOWEST_BYTES_PER_S + names / SLOWEST_NAMES_PER_S

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import threading
@@ -24,7 +25,7 @@ from streamer.model.job import Limits, SourceFile, TerminalSize
 from streamer.sandbox.drivers.deadlines import fails_after, time_to_write
 from streamer.sandbox.drivers.files import not_written, write_files
 from streamer.sandbox.drivers.spawn import Spawned, spawn, start_command
-from streamer.sandbox.shape import Run, RunEnd, Use
+from streamer.sandbox.shape import Run, RunEnd, StoredProject, Use
 from streamer.spi import Host, LaunchPlan
 
 __all__ = ["Direct", "SessionFactory"]
@@ -79,15 +80,20 @@ class Direct:
     def unbounded(self) -> bool:
         return False
 
-    async def put_files(self, files: Sequence[SourceFile], limits: Limits) -> None:
+    async def put_files(
+        self, files: Sequence[SourceFile], limits: Limits, project: StoredProject | None = None
+    ) -> None:
         self._check_nothing_is_written()
         self._given_up = threading.Event()
+        # The thread may go on when this is cancelled, and then closes its own descriptor.
+        own = None if project is None else os.dup(project.fd)
         # In a thread: there may be thousands of files, and the disk may be slow.
         self._writing = asyncio.get_running_loop().run_in_executor(
-            THREADS, write_files, self._workspace, files, limits.disk_bytes, self._given_up
+            THREADS, write_files, self._workspace, files, limits.disk_bytes, self._given_up, own
         )
+        timeout_s = time_to_write(files, project)
         try:
-            async with fails_after(time_to_write(files), "the files were not written in time"):
+            async with fails_after(timeout_s, "the files were not written in time"):
                 await asyncio.shield(self._writing)
         except OSError as error:
             raise not_written(error.errno or 0) from error

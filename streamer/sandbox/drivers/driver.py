@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from streamer.model.job import Limits, SourceFile, TerminalSize
-from streamer.sandbox.shape import Run, RunEnd, Use
+from streamer.sandbox.shape import Run, RunEnd, StoredProject, Use
 
 __all__ = ["Driver"]
 
@@ -41,8 +41,10 @@ class Driver(Protocol):
     def unbounded(self) -> bool:
         """Whether its init could not limit inotify for it, which it should."""
 
-    async def put_files(self, files: Sequence[SourceFile], limits: Limits) -> None:
-        """Write files, while no program runs.
+    async def put_files(
+        self, files: Sequence[SourceFile], limits: Limits, project: StoredProject | None = None
+    ) -> None:
+        """Write files, over those of a project if there is one, while no program runs.
 
         Raises `FilesDoNotFit`, `PathRefused` or `SandboxFailure` (`streamer.sandbox.sandbox`); then
         none of them is left, and the sandbox can be used as before.

@@ -11,12 +11,14 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from streamer.errors import SandboxFailure
 from streamer.model.job import SourceFile
+from streamer.model.project import StoredEntry, stored_entries
 from streamer.sandbox.shape import FilesDoNotFit, PathRefused
 
 __all__ = ["not_written", "write_files"]
@@ -24,8 +26,18 @@ __all__ = ["not_written", "write_files"]
 FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
+CHUNK_BYTES: Final = 256 * 1024
+
 TAKEN: Final = frozenset(
-    {errno.EACCES, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENOTDIR, errno.ENXIO}
+    {
+        errno.EACCES,
+        errno.EEXIST,
+        errno.EINVAL,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.ENOTDIR,
+        errno.ENXIO,
+    }
 )
 """What open(2) says of a link, folder, pipe or file without permissions; and `_check_plain`."""
 
@@ -37,64 +49,112 @@ def not_written(number: int) -> SandboxFailure:
 
 
 def write_files(
-    folder: Path, files: Sequence[SourceFile], limit: int, given_up: threading.Event
+    folder: Path,
+    files: Sequence[SourceFile],
+    limit: int,
+    given_up: threading.Event,
+    project: int | None = None,
 ) -> None:
-    """Write files for the owner of the folder.
+    """Write files for the owner of the folder, over those of the project in a descriptor.
 
-    Raises OSError, also if a program has left something else at a file's name, and `FilesDoNotFit`
-    if they exceed `limit` bytes. Then, and if they were given up, none of them is left, and what
-    they replaced is lost.
+    It closes the descriptor. Raises OSError, also if a program has left something else at a file's
+    name, and `FilesDoNotFit` if they exceed `limit` bytes. Then, and if they were given up, none of
+    them is left, and what they replaced is lost.
     """
-    taken = 0
-    made: list[str] = []
     with contextlib.ExitStack() as held:
+        if project is not None:
+            held.callback(os.close, project)
         root = os.open(folder, FOLDER)
         held.callback(os.close, root)
         unless_all = held.enter_context(contextlib.ExitStack())
-        unless_all.callback(_remove_all, root, made)
-        owner = os.fstat(root)
-        for file in files:
+        written = _Written(root, limit)
+        unless_all.callback(written.remove)
+        for name, mode, content in _all_of(files, project):
             if given_up.is_set():
                 return
-            taken += _write(root, file, owner, made)
-            if taken > limit:
-                raise FilesDoNotFit
+            if content is None:
+                written.make_folder(name)
+            else:
+                written.write(name, mode, content)
         if not given_up.is_set():
             unless_all.pop_all()
 
 
-def _remove_all(root: int, made: Sequence[str]) -> None:
-    for path in reversed(made):
-        with contextlib.suppress(OSError):
-            _remove(root, path)
+def _all_of(
+    files: Sequence[SourceFile], project: int | None
+) -> Iterator[tuple[str, int, Iterator[bytes] | None]]:
+    """Yield name, mode and content of each file; a folder has none."""
+    if project is not None:
+        for entry in stored_entries(partial(_pread, project)):
+            content = _content(project, entry) if entry.is_file else None
+            yield entry.name, stat.S_IMODE(entry.mode), content
+    for file in files:
+        yield file.name, file.mode, iter((file.content,))
 
 
-def _write(root: int, file: SourceFile, owner: os.stat_result, made: list[str]) -> int:
-    """Write one file below an open folder; return the bytes that it takes on the disk.
+def _pread(fd: int, size: int, at: int) -> bytes:
+    return os.pread(fd, size, at)
 
-    Add the paths of the folders and the file to `made`, except those of folders that existed.
-    """
-    *folders, name = file.name.split("/")
-    above = os.dup(root)
-    try:
-        for depth, part in enumerate(folders, 1):
-            inner, new_folder = _enter(above, part, owner)
+
+def _content(fd: int, entry: StoredEntry) -> Iterator[bytes]:
+    at, end = entry.at, entry.at + entry.bytes
+    while at < end:
+        chunk = os.pread(fd, min(CHUNK_BYTES, end - at), at)
+        if not chunk:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        at += len(chunk)
+        yield chunk
+
+
+class _Written:
+    """What was written below an open folder so far, at most `limit` bytes."""
+
+    def __init__(self, root: int, limit: int) -> None:
+        self._root = root
+        self._owner = os.fstat(root)
+        self._left = limit
+        self._made: list[str] = []
+        """The files, and the folders that were not there before."""
+
+    def write(self, path: str, mode: int, content: Iterator[bytes]) -> None:
+        *folders, name = path.split("/")
+        above = self._enter(folders)
+        try:
+            with open(os.open(name, FILE, 0o600, dir_fd=above), "wb") as new:  # noqa: PTH123
+                _check_plain(new.fileno(), path)
+                self._made.append(path)
+                new.truncate()
+                new.writelines(content)
+                new.flush()
+                os.fchmod(new.fileno(), mode)
+                # For an ordinary user this changes nothing.
+                os.fchown(new.fileno(), self._owner.st_uid, self._owner.st_gid)
+                self._left -= os.fstat(new.fileno()).st_blocks * 512
+        finally:
             os.close(above)
+        if self._left < 0:
+            raise FilesDoNotFit
+
+    def make_folder(self, path: str) -> None:
+        os.close(self._enter(path.split("/")))
+
+    def remove(self) -> None:
+        for path in reversed(self._made):
+            with contextlib.suppress(OSError):
+                _remove(self._root, path)
+
+    def _enter(self, folders: Sequence[str]) -> int:
+        """Open a folder, and make those that are missing on the way."""
+        above = os.dup(self._root)
+        for depth, part in enumerate(folders, 1):
+            try:
+                inner, is_new = _enter(above, part, self._owner)
+            finally:
+                os.close(above)
             above = inner
-            if new_folder:
-                made.append("/".join(folders[:depth]))
-        with open(os.open(name, FILE, 0o600, dir_fd=above), "wb") as new:  # noqa: PTH123
-            _check_plain(new.fileno(), file.name)
-            made.append(file.name)
-            new.truncate()
-            new.write(file.content)
-            new.flush()
-            os.fchmod(new.fileno(), file.mode)
-            # For an ordinary user this changes nothing.
-            os.fchown(new.fileno(), owner.st_uid, owner.st_gid)
-            return os.fstat(new.fileno()).st_blocks * 512
-    finally:
-        os.close(above)
+            if is_new:
+                self._made.append("/".join(folders[:depth]))
+        return above
 
 
 def _check_plain(fd: int, path: str) -> None:

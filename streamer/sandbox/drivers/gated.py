@@ -25,7 +25,7 @@ from streamer.sandbox.drivers.netns import check_own_network
 from streamer.sandbox.drivers.pidns import first_above
 from streamer.sandbox.drivers.spawn import spawn
 from streamer.sandbox.drivers.stopped import StopWatch
-from streamer.sandbox.shape import Program, Run, RunEnd, Use
+from streamer.sandbox.shape import Program, Run, RunEnd, StoredProject, Use
 from streamer.spi import LaunchPlan
 
 __all__ = ["Ends", "Gated", "opened_ends", "start"]
@@ -204,9 +204,17 @@ class Gated:
                 self._first_pidfd = os.pidfd_open(pid)
                 asyncio.get_running_loop().add_reader(self._first_pidfd, self._first_has_ended)
 
-    async def put_files(self, files: Sequence[SourceFile], limits: Limits) -> None:
-        async with fails_after(time_to_write(files), "the init did not write the files in time"):
-            await self.channel.put_files(files, limits, walk_disk=self._walk_disk)
+    async def put_files(
+        self, files: Sequence[SourceFile], limits: Limits, project: StoredProject | None = None
+    ) -> None:
+        timeout_s = time_to_write(files, project)
+        async with fails_after(timeout_s, "the init did not write the files in time"):
+            await self.channel.put_files(
+                files,
+                limits,
+                walk_disk=self._walk_disk,
+                project=None if project is None else project.fd,
+            )
 
     async def listen(self, port: int) -> socket.socket:
         """Let the init listen, and check that its network is not that of the host."""

@@ -10,6 +10,7 @@ to it   what                                                       its answer
 ``M``   mounts to count                                            ``E`` if it fails
 ``T``   paths that are the same for every job                      ``E`` if it fails
 ``Q``   files begin; the limit on their number                     ``E`` if it fails
+``Z``   unpack the project in the descriptor beside it             in the answer to ``C``
 ``F``   a file; ``A``: more of it                                  in the answer to ``C``
 ``C``   ask whether all files since ``Q`` are written; if not,     ``C`` and an errno, or 0
         all of them are removed
@@ -41,7 +42,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from streamer.errors import SandboxFailure
-from streamer.model.job import Limits, SourceFile, TerminalSize
+from streamer.model.job import Limits, SourceFile, TerminalSize, most_inodes
 from streamer.sandbox.drivers.files import not_written
 from streamer.sandbox.drivers.rlimits import rlimits
 from streamer.sandbox.shape import Cause, FilesDoNotFit, RunEnd, Use
@@ -67,6 +68,7 @@ __all__ = [
     "open_frame",
     "parse_end",
     "parse_use",
+    "quota_frame",
     "run_frame",
     "same_frame",
     "terminal_frame",
@@ -75,7 +77,7 @@ __all__ = [
     "why_not_hello",
 ]
 
-PROTOCOL: Final = 9
+PROTOCOL: Final = 10
 """The hello has the init's version; in an editable installation it may be an old build."""
 
 SEES_PROC: Final = 1
@@ -104,12 +106,6 @@ FORK: Final = 32
 
 TERMINAL: Final = 64
 """Flag of ``R``: the program runs on the terminal that ``Y`` has prepared."""
-
-BYTES_PER_INODE: Final = 4096
-MIN_INODES: Final = 10_000
-"""The least number of files; otherwise one for each page of the disk limit."""
-MAX_INODES: Final = 2**32 - 1
-"""The largest number that fits into a frame; no file system has more."""
 
 PATH_MAX: Final = 4096
 """Of Linux, with the zero byte at the end (limits.h)."""
@@ -174,8 +170,12 @@ def frame(kind: bytes, payload: bytes = b"") -> bytes:
     return struct.pack("<I", 1 + len(payload)) + kind + payload
 
 
-def file_frames(files: Sequence[SourceFile], limits: Limits) -> Iterator[bytes]:
-    yield frame(b"Q", struct.pack("<I", _inodes(limits)))
+def quota_frame(limits: Limits) -> bytes:
+    """Return the frame that comes before the first file, and before a project."""
+    return frame(b"Q", struct.pack("<I", most_inodes(limits)))
+
+
+def file_frames(files: Sequence[SourceFile]) -> Iterator[bytes]:
     for file in files:
         head = struct.pack("<I", file.mode) + file.name.encode() + b"\0"
         yield frame(b"F", head + file.content[:FILE_CHUNK])
@@ -186,7 +186,7 @@ def file_frames(files: Sequence[SourceFile], limits: Limits) -> Iterator[bytes]:
 def check_frame(limits: Limits, *, walk_disk: bool) -> bytes:
     """Return the frame that asks whether all files are written."""
     flags = WALK_DISK if walk_disk else 0
-    return frame(b"C", struct.pack("<QII", limits.disk_bytes, _inodes(limits), flags))
+    return frame(b"C", struct.pack("<QII", limits.disk_bytes, most_inodes(limits), flags))
 
 
 def check_files(payload: bytes, *, walk_disk: bool) -> None:
@@ -211,7 +211,7 @@ def run_frame(
         int(limits.cpu_time_s * 1e6),
         limits.memory_bytes,
         limits.disk_bytes,
-        _inodes(limits),
+        most_inodes(limits),
         flags,
         len(triples),
         len(argv),
@@ -276,7 +276,3 @@ def why_not_hello(payload: bytes) -> str:
     if payload[:1] != bytes([PROTOCOL]):
         return OTHER_BUILD
     return "" if payload[1] & SEES_PROC else BLIND
-
-
-def _inodes(limits: Limits) -> int:
-    return min(max(MIN_INODES, limits.disk_bytes // BYTES_PER_INODE), MAX_INODES)

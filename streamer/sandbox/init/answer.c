@@ -43,7 +43,7 @@ int hand_out_listener(const unsigned char *data, size_t size)
  * may have put a pipe there, or hold a lease on the file. Only what is in the workspace's own mount: a
  * job cannot mount anything where we see it, but a wrapper can, such as a read-only path of the host
  * that lies beneath /work; that is not the job's, and nothing else here counts or removes it. */
-static int open_beneath(const char *path, uint32_t flags, uint32_t mode)
+int open_beneath(const char *path, uint32_t flags, uint32_t mode)
 {
     struct open_how how = {.flags = flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK,
                            .mode = flags & O_CREAT ? mode & 0777 : 0,

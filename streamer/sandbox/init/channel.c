@@ -89,12 +89,12 @@ int receive(void)
     for (struct cmsghdr *c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c))
         if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
             size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-            if (count != 3 || in.fd_count) {
+            if ((count != 1 && count != 3) || in.fd_count) {
                 errno = EPROTO;
                 die("the service sent descriptors that nobody asked for");
             }
-            memcpy(in.fds, CMSG_DATA(c), sizeof in.fds);
-            in.fd_count = 3;
+            memcpy(in.fds, CMSG_DATA(c), count * sizeof(int));
+            in.fd_count = (int)count;
         }
     in.used += (size_t)got;
     return got > 0;

@@ -44,10 +44,12 @@ int keep_quota(const unsigned char *data, size_t size)
     inodes_left = get32(data);
     lost = 0;
     forget_made();
+    keep_project();
     return 1;
 }
 
-static int made_one(void)
+/* Whether one more file or folder may be there. */
+int count_inode(void)
 {
     errno = EDQUOT;
     return inodes_left && inodes_left--;
@@ -75,7 +77,7 @@ static int open_folders(char **path, struct made *note)
         } else if (note) {
             note->folders++;
             note->innermost = (size_t)(slash - whole);
-            there = made_one();
+            there = count_inode();
         }
         if (there)
             inner = openat(folder, *path, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -100,7 +102,7 @@ static int create(char *path, mode_t mode)
     int folder = open_folders(&path, note);
     if (folder < 0)
         return -1;
-    if (made_one())
+    if (count_inode())
         file = openat(folder, path,
                       O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
     int failure = errno;
@@ -173,6 +175,21 @@ void take_file(unsigned char type, unsigned char *data, size_t size)
         lost = errno;
 }
 
+/* 'Z' with a descriptor: unpack the project in that file, before the files that lie over it. */
+int take_project(size_t size)
+{
+    if (size || in.fd_count != 1 || (job.pid && !is_held())) {
+        errno = EPROTO;
+        return 0;
+    }
+    in.fd_count = 0;
+    if (!lost && !unpack_project(in.fds[0]))
+        lost = errno;
+    else if (lost)
+        close(in.fds[0]);
+    return 1;
+}
+
 /* 'C' u64 disk limit in bytes, u32 limit of files, u32 flags: answer with a 'C' and the errno of what
  * kept the files since the last 'Q' from being written, or 0. In the first case all of them are removed;
  * what they replaced is lost. What is written before a program runs counts as what it writes itself. */
@@ -190,11 +207,14 @@ int check_files(const unsigned char *data, size_t size)
     job.walk_disk = get32(data + 12) & WALK_DISK;
     if (!lost && (mounts_are_full(&left) || folder_is_full()))
         lost = EDQUOT; /* and ENOSPC is told of a full disk, which in a folder of the host's is its */
-    if (lost)
+    if (lost) {
         remove_made();
+        remove_project();
+    }
     put32(out, (uint32_t)lost);
     lost = 0;
     forget_made();
+    keep_project();
     tell('C', out, sizeof out);
     return 1;
 }

@@ -11,7 +11,7 @@
 enum { CONTROL = 0 };
 
 /* See streamer/sandbox/drivers/protocol.py, which has the same numbers. */
-enum { PROTOCOL = 9 };
+enum { PROTOCOL = 10 };
 enum { SEES_PROC = 1, UNBOUNDED = 2, FIRST = 4 }; /* flags of 'H' */
 enum { WALK_DISK = 1 }; /* flags of 'C', 'R' and 'U' */
 enum { GROUP_MEMORY = 2, GROUP_TIME = 4, GROUP_SHARE = 8, HOLD = 16, FORK = 32, TERMINAL = 64 }; /* of 'R' */
@@ -43,7 +43,7 @@ void become_interpreter(unsigned char *data, size_t size, int library);
 extern struct channel {
     unsigned char *bytes;
     size_t used, room;
-    int fds[3];
+    int fds[3];   /* those of a program, or that of a project */
     int fd_count;
 } in;
 
@@ -60,6 +60,7 @@ int hand_out(int fd, const unsigned char *frame, size_t size);
 /* answer.c: what the service asks for */
 int hand_out_listener(const unsigned char *data, size_t size);
 int hand_out_path(const unsigned char *data, size_t size);
+int open_beneath(const char *path, uint32_t flags, uint32_t mode);
 int tell_use(const unsigned char *data, size_t size);
 
 /* The program that runs, its limits, and what it has used. */
@@ -144,6 +145,13 @@ void take_file(unsigned char type, unsigned char *data, size_t size);
 int keep_quota(const unsigned char *data, size_t size);
 int check_files(const unsigned char *data, size_t size);
 int files_are_whole(void);
+int count_inode(void);
+
+/* project.c: a project that they lie over */
+int take_project(size_t size);
+int unpack_project(int from);
+void keep_project(void);
+void remove_project(void);
 
 /* terminal.c: the terminal of a program */
 void open_terminal(const char *path);

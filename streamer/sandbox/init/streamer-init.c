@@ -62,6 +62,10 @@ static void handle(unsigned char type, unsigned char *data, size_t size)
         if (!keep_quota(data, size))
             tell_failure('p');
         break;
+    case 'Z':
+        if (!take_project(size))
+            tell_failure('p');
+        break;
     case 'C':
         if (!check_files(data, size))
             tell_failure('p');
@@ -78,6 +82,10 @@ static void handle(unsigned char type, unsigned char *data, size_t size)
             tell_failure('p');
         break;
     case 'D': /* only carries the descriptors */
+        if (in.fd_count == 1) {
+            errno = EPROTO;
+            die("a program has three descriptors");
+        }
         break;
     case 'N':
         if (!hand_out_listener(data, size))
