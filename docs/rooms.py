@@ -32,6 +32,7 @@ PLACES: Final = {
     "engine": (510, 5),
     "spi": (750, 5),
     "hookspecs": (885, 5),
+    "packing": (90, 6),
     "eventlog": (280, 6),
 }
 # These import from nearly every room, and are drawn as bars that list what they import.

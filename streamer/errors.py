@@ -52,6 +52,7 @@ __all__ = [
     "UnknownJob",
     "cut",
     "quoted",
+    "unknown_project",
 ]
 
 MAX_NAME_CHARS = 100
@@ -104,6 +105,13 @@ class InvalidRequest(CallerError):
 
 class InvalidJob(InvalidRequest):
     """The job is malformed, names something unknown, or exceeds ``limits.max`` (400)."""
+
+
+def unknown_project(project_id: str) -> InvalidJob:
+    """Return the error for a job that names a project that does not exist, or is another's."""
+    return InvalidJob(
+        f"unknown project {quoted(project_id)}", path="$.projectId", code="unknown_project"
+    )
 
 
 class Unauthorized(CallerError):

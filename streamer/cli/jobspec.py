@@ -25,8 +25,9 @@ WHOLE: Final = re.compile("[+-]?[0-9]{1,20}(_[0-9]{1,20})*")
 
 
 def job_spec(
-    program: str,
+    program: str | None,
     *,
+    in_project: bool = False,
     runtimes: Mapping[str, Runtime],
     language: str | None = None,
     args: Sequence[str] = (),
@@ -36,14 +37,23 @@ def job_spec(
 ) -> JobSpec:
     """Return the job that runs the file `program`, or standard input for ``-``.
 
+    With `in_project` the file is one of the project; None means the entry of the language.
     `files` are put beside it under their relative paths, or under their names if they lie outside
     of the current folder. `limits` and `env` are ``NAME=VALUE``. Raises `InvalidJob`.
     """
-    if program == "-":
+    code = None
+    if program is None or (in_project and program != "-"):
+        if language is None and program is None:
+            raise InvalidJob("without a FILE a project needs --language")
+        entry = program
+        sources: list[SourceFile] = []
+        if language is None:
+            language = _language_of(program or "", runtimes)
+    elif program == "-":
         if language is None:
             raise InvalidJob("a program from standard input needs --language")
         entry = None
-        sources: list[SourceFile] = []
+        sources = []
         try:
             code = read_all().decode()
         except UnicodeDecodeError:
@@ -52,7 +62,7 @@ def job_spec(
             raise InvalidJob(f"standard input: {error.strerror}") from None
     else:
         main = _read(program)
-        entry, code = main.name, None
+        entry = main.name
         sources = [main]
         if language is None:
             language = _language_of(main.name, runtimes)

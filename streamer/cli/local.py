@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import IO, Final
 
 from streamer.cli.input import input_for
 from streamer.cli.run import INPUT_PAUSE_S, run_job
@@ -13,15 +15,28 @@ from streamer.compose import build
 from streamer.config.schema import Config
 from streamer.errors import Busy
 from streamer.model.job import JobSpec, TerminalSize
+from streamer.packing import opened_upload
 from streamer.worker.execution import Execution
 
 __all__ = ["run_local"]
 
 
+CHUNK_BYTES: Final = 256 * 1024
+
+
 async def run_local(
-    config: Config, spec: JobSpec, *, forward_stdin: bool, raw: bool, on_terminal: bool = False
+    config: Config,
+    spec: JobSpec,
+    project: str | None,
+    *,
+    forward_stdin: bool,
+    raw: bool,
+    on_terminal: bool = False,
 ) -> int:
-    """Run a job, on the terminal if asked for, and return the exit code for the shell."""
+    """Run a job, on the terminal if asked for, and return the exit code for the shell.
+
+    `project` is the folder or archive that it gets a copy of.
+    """
     terminal = Terminal() if on_terminal else None
     if terminal is not None:
         spec = replace(spec, terminal=TerminalSize(*terminal.size))
@@ -31,6 +46,10 @@ async def run_local(
     async with parts:
         started: list[Execution] = []  # it is the only job
         parts.worker.on_start = started.append
+        if project is not None:
+            with opened_upload(project) as file:
+                uploaded = await parts.jobs.projects.upload(_chunks(file))
+            spec = replace(spec, project_id=uploaded.id)
         job = await parts.jobs.submit(spec)
 
         async def write(data: bytes) -> bool:
@@ -53,3 +72,8 @@ async def run_local(
             return await run_job(job.events(), (source, write), job.cancel, raw=raw)
         finally:
             source.leave()
+
+
+async def _chunks(file: IO[bytes]) -> AsyncIterator[bytes]:
+    while chunk := file.read(CHUNK_BYTES):
+        yield chunk

@@ -6,20 +6,21 @@ imports what it needs when it runs: a server takes ten times as long to import a
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import os
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
 import streamer
+from streamer.cli.descriptors import drop_output, fill_closed
 from streamer.cli.exitcodes import EXIT_BROKEN_PIPE, EXIT_NOT_RUN, EXIT_USAGE
 from streamer.cli.options import ConfigOptions, config_options, load, load_serving
+from streamer.cli.projects import project
+from streamer.cli.work import work
 from streamer.errors import BackendUnavailable, CallerError, ConfigError, StreamerError
 from streamer.model.terminal import visible
 
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from streamer.config.schema import Config
 
 __all__ = ["main"]
-
-T = TypeVar("T")
 
 OF_SERVICE: Final = "./config.toml"
 OF_USER: Final = "~/.config/streamer/config.toml"
@@ -41,7 +40,7 @@ def main(
 
     `on_work` is called when everything is imported and an interrupt has to be cleaned up after.
     """
-    _fill_closed()
+    fill_closed()
     try:
         code = cli.main(args=args, prog_name="streamer", standalone_mode=False, obj=on_work)
     except click.exceptions.NoArgsIsHelpError as shown:
@@ -57,7 +56,7 @@ def main(
         code = 130
     except OSError as error:
         click.echo(f"streamer: {visible(str(error))}", err=True)
-        _drop_output()
+        drop_output()
         code = 1
     sys.exit(code or 0)
 
@@ -69,31 +68,17 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            _drop_output()
+            drop_output()
             return EXIT_BROKEN_PIPE
-
-
-def _fill_closed() -> None:
-    """Open those of descriptors 0 to 2 that are closed, so that no file of ours gets their number.
-
-    They are opened in the wrong direction, so using them still fails with EBADF.
-    """
-    for number, flags in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_RDONLY)):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, flags)  # gets the lowest free number, which is this one
-
-
-def _drop_output() -> None:
-    """Discard what Python has buffered for standard output; it would fail again at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(streamer.__version__, "-V", "--version", message="%(version)s")
 def cli() -> None:
     """Run programs in sandboxes and stream their output as Server-Sent Events."""
+
+
+cli.add_command(project)
 
 
 @cli.command()
@@ -156,14 +141,20 @@ def serve(
     # objects and hardly a cycle: 700 between two looks, the default, is for smaller programs.
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)
-    _work(serve_forever(app, config, on_ready), quick=True)
+    work(serve_forever(app, config, on_ready), quick=True)
 
 
 @cli.command()
 @config_options(OF_USER)
-@click.argument("program", metavar="FILE|-")
+@click.argument("program", metavar="FILE|-", required=False)
 @click.argument("args", nargs=-1, metavar="[-- ARGS]")
 @click.option("--language", metavar="L", help="Default: from the file's name.")
+@click.option(
+    "--project",
+    "project_path",
+    metavar="DIR|ARCHIVE",
+    help="Run FILE of this folder or archive; without FILE the language's entry.",
+)
 @click.option("--url", metavar="URL", help="Run it on the service at URL.")
 @click.option("--token-file", metavar="FILE", help="A file with the token for --url.")
 @click.option(
@@ -186,9 +177,10 @@ def serve(
 )
 def run(
     options: ConfigOptions,
-    program: str,
+    program: str | None,
     args: tuple[str, ...],
     language: str | None,
+    project_path: str | None,
     url: str | None,
     token: str | None,
     token_file: str | None,
@@ -215,11 +207,14 @@ def run(
     from streamer.cli.tty import check_terminal
     from streamer.model.runtime import by_name
 
+    if program is None and project_path is None:
+        raise click.UsageError("name the FILE|- to run, or a --project")
     if terminal:
         check_terminal(program, no_stdin=no_stdin)
     config = load(replace(options, sandbox=None) if url else options)
     spec = job_spec(
         program,
+        in_project=project_path is not None,
         runtimes=by_name(config.runtimes),
         language=language,
         args=args,
@@ -236,20 +231,21 @@ def run(
 
             if token_file:
                 token = token_in(token_file)
-            job = run_remote(url, token, spec, options.sandbox, **how)
+            job = run_remote(url, token, spec, options.sandbox, project_path, **how)
         else:
             from streamer.cli.local import run_local
 
             logging.getLogger("streamer").setLevel(logging.ERROR)
-            job = run_local(config, spec, **how)
-        return _work(job)
+            job = run_local(config, spec, project_path, **how)
+        return work(job)
     except StreamerError as error:
         if isinstance(error, CallerError | ConfigError):
             raise
         click.echo(f"streamer: {visible(str(error))}", err=True)
         return EXIT_NOT_RUN
     except OSError as error:
-        click.echo(f"streamer: {visible(f'{url or program}: {error}')}", err=True)
+        at = url or program or project_path
+        click.echo(f"streamer: {visible(f'{at}: {error}')}", err=True)
         return EXIT_NOT_RUN
 
 
@@ -316,7 +312,7 @@ def sandboxes(
 ) -> None:
     """List the sandbox backends; a test program is run in each."""
     config = load(options)
-    _print_rows(_work(_try_sandboxes(config)), as_json=as_json)
+    _print_rows(work(_try_sandboxes(config)), as_json=as_json)
 
 
 @cli.command()
@@ -341,7 +337,7 @@ def doctor(
     config = load(options)
     logging.getLogger("streamer").setLevel(logging.ERROR)
     try:
-        report = _work(examine(config))
+        report = work(examine(config))
     except BackendUnavailable as error:
         click.echo(f"streamer: {visible(str(error))}", err=True)
         return 1
@@ -360,19 +356,6 @@ def doctor(
 def version() -> None:
     """Print the version."""
     click.echo(streamer.__version__)
-
-
-def _work(coroutine: Coroutine[Any, Any, T], *, quick: bool = False) -> T:
-    """Run a coroutine; if `quick`, by uvloop if it is installed (the extra ``uvloop``)."""
-    import asyncio
-
-    run = asyncio.run
-    if quick:
-        with contextlib.suppress(ImportError):
-            from uvloop import run
-    on_work: Callable[[], object] = click.get_current_context().obj
-    on_work()
-    return run(coroutine)
 
 
 async def _try_sandboxes(config: Config) -> list[dict[str, Any]]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import ssl
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +23,7 @@ from streamer.client import Client, ServiceProblem
 from streamer.errors import Busy, Unauthorized
 from streamer.model.job import JobSpec, TerminalSize
 
-__all__ = ["run_remote", "token_in"]
+__all__ = ["explained", "run_remote", "token_in"]
 
 UNREACHABLE_S: Final = 30.0
 """How long to retry while the service cannot be reached."""
@@ -44,27 +46,23 @@ async def run_remote(
     token: str | None,
     spec: JobSpec,
     sandbox: str | None,
+    project: str | None,
     *,
     forward_stdin: bool,
     raw: bool,
     on_terminal: bool = False,
 ) -> int:
-    """Run a job on the service at `url` and return the exit code for the shell."""
+    """Run a job on the service at `url` and return the exit code for the shell.
+
+    The folder or archive `project` is uploaded for it.
+    """
     spec = replace(spec, sandbox=sandbox, interactive=forward_stdin)
     terminal = Terminal() if on_terminal else None
     if terminal is not None:
         spec = replace(spec, terminal=TerminalSize(*terminal.size))
     async with Client(url, token=token) as client:
-        try:
-            job_id = await client.submit(spec)
-        except aiohttp.ClientConnectorError as error:
-            raise OSError(f"no service can be reached there: {_why(error.os_error)}") from error
-        except ServiceProblem as problem:
-            if problem.status != Unauthorized.status:
-                raise
-            raise click.UsageError(
-                f"{url}: {problem.message}; set STREAMER_TOKEN, or use --token-file FILE"
-            ) from None
+        with explained(url):
+            job_id = await _submitted(client, spec, project)
 
         async def cancel() -> None:
             await client.cancel(job_id)
@@ -73,6 +71,33 @@ async def run_remote(
         forward = (StandardInput(), typing.write) if forward_stdin or terminal else None
         at = (terminal, partial(_resize, client, job_id)) if terminal else None
         return await run_job(client.events(job_id), forward, cancel, raw=raw, at=at)
+
+
+async def _submitted(client: Client, spec: JobSpec, project: str | None) -> str:
+    if project is None:
+        return await client.submit(spec)
+    uploaded = (await client.upload(project))["projectId"]
+    try:
+        return await client.submit(replace(spec, project_id=uploaded))
+    finally:
+        # The job keeps it; and if this fails, it expires.
+        with contextlib.suppress(ServiceProblem, aiohttp.ClientError, TimeoutError):
+            await client.delete_project(uploaded)
+
+
+@contextlib.contextmanager
+def explained(url: str) -> Iterator[None]:
+    """Raise in a user's words what a first request may meet: OSError, `click.UsageError`."""
+    try:
+        yield
+    except aiohttp.ClientConnectorError as error:
+        raise OSError(f"no service can be reached there: {_why(error.os_error)}") from error
+    except ServiceProblem as problem:
+        if problem.status != Unauthorized.status:
+            raise
+        raise click.UsageError(
+            f"{url}: {problem.message}; set STREAMER_TOKEN, or use --token-file FILE"
+        ) from None
 
 
 def _why(error: OSError) -> str:

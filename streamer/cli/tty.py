@@ -33,7 +33,7 @@ RESET: Final = b"\x1b[0m\x1b>"
 """No colours, and the usual keypad."""
 
 
-def check_terminal(program: str, *, no_stdin: bool) -> None:
+def check_terminal(program: str | None, *, no_stdin: bool) -> None:
     """Raise `click.UsageError` unless somebody at a terminal sees the output, and types."""
     if program == "-" or no_stdin:
         other = "-n" if no_stdin else "a program from standard input"

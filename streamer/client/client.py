@@ -11,11 +11,13 @@ import asyncio
 import contextlib
 import io
 import json
+import os
 import random
 import secrets
 from collections.abc import AsyncGenerator, Mapping
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import IO, Any, Final, Self
 from urllib.parse import quote
 
 import aiohttp
@@ -31,6 +33,7 @@ from streamer.eventlog.joblog import Event
 from streamer.model.events import KINDS, TERMINAL_KINDS, decode
 from streamer.model.job import JobSpec
 from streamer.model.typed import as_bytes, typed_spec
+from streamer.packing import opened_upload
 
 __all__ = ["Client"]
 
@@ -233,6 +236,26 @@ class Client:
         body = json.dumps({"cols": cols, "rows": rows}).encode()
         await self._call("POST", path, body=body)
 
+    # -- projects -----------------------------------------------------------------------
+
+    async def upload(self, path: str | Path) -> dict[str, Any]:
+        """Upload a folder, or a zip, tar, tar.gz or tar.zst archive, and return its document.
+
+        Its ``projectId`` is what jobs name; it has ``files`` and ``expiresAt``, too. Raises OSError
+        if the path cannot be read, and `InvalidRequest` if a folder has a link in it.
+        """
+        with contextlib.ExitStack() as opened:
+            file = await asyncio.to_thread(opened.enter_context, opened_upload(path))
+            return _project(await self._call("POST", "api/projects", body=file, twice=False))
+
+    async def project(self, project_id: str) -> dict[str, Any]:
+        """Return the document of a project. Raises `ServiceProblem` (404) if there is none."""
+        return _project(await self._call("GET", f"api/projects/{quote(project_id, safe='')}"))
+
+    async def delete_project(self, project_id: str) -> None:
+        """Delete a project. The jobs that were submitted with it keep it."""
+        await self._call("DELETE", f"api/projects/{quote(project_id, safe='')}")
+
     # -- the service --------------------------------------------------------------------
 
     async def queue(self) -> dict[str, Any]:
@@ -291,7 +314,7 @@ class Client:
         method: str,
         path: str,
         *,
-        body: bytes | None = None,
+        body: bytes | IO[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
         params: Mapping[str, str] | None = None,
         twice: bool = True,
@@ -303,7 +326,7 @@ class Client:
         failures = 0
         while True:
             # As a file, which aiohttp sends in pieces: it warns about large bytes objects.
-            data = None if body is None else io.BytesIO(body)
+            data = None if body is None else _again(body)
             asked_s = 0.0
             try:
                 async with self._open.request(method, url, data=data, headers=headers) as response:
@@ -330,6 +353,22 @@ class Client:
 
 class _Over(Exception):
     """The service has no events after the one seen last: that was the terminal event."""
+
+
+def _project(document: dict[str, Any]) -> dict[str, Any]:
+    has_id = isinstance(document.get("projectId"), str)
+    if not has_id or not isinstance(document.get("files"), list):
+        raise not_a_service(200)
+    return document
+
+
+def _again(body: bytes | IO[bytes]) -> IO[bytes]:
+    """Return a body to be sent from its beginning; aiohttp closes what it has sent."""
+    if isinstance(body, bytes):
+        return io.BytesIO(body)
+    again = open(os.dup(body.fileno()), "rb")  # noqa: PTH123, SIM115 - a descriptor, for aiohttp
+    again.seek(0)
+    return again
 
 
 def _pause_s(failures: int) -> float:

@@ -21,6 +21,7 @@ from msgspec import Meta
 
 from streamer.config.auth import AuthConfig, MetricsConfig, TokenConfig
 from streamer.config.presets import PRESETS
+from streamer.config.projects import ProjectsConfig
 from streamer.config.runtimes import extended
 from streamer.config.section import (
     NotNegative,
@@ -46,6 +47,7 @@ __all__ = [
     "LoggingConfig",
     "MetricsConfig",
     "PluginsConfig",
+    "ProjectsConfig",
     "QueueConfig",
     "SandboxConfig",
     "ServerConfig",
@@ -284,6 +286,7 @@ class Config(Section, frozen=True):
     runtimes: Mapping[str, Runtime] = msgspec.field(default_factory=lambda: dict(DEFAULT_RUNTIMES))
     queue: QueueConfig = QueueConfig()
     streams: StreamsConfig = StreamsConfig()
+    projects: ProjectsConfig = ProjectsConfig()
     engine: EngineConfig = EngineConfig()
     auth: AuthConfig = AuthConfig()
     plugins: PluginsConfig = PluginsConfig()

@@ -117,8 +117,8 @@ class Stats:
 
     `log_bytes` is the size of all logs in memory, `disk_bytes` on disk, `waiting_bytes` that of the
     waiting jobs with everything they were submitted with, `record_bytes` that of the records of
-    finished jobs. `estimated_wait_s` is how long a job submitted now would wait, if its tenant is
-    below its limit of running jobs.
+    finished jobs, `blob_bytes` the disk space of projects and artifacts. `estimated_wait_s` is how
+    long a job submitted now would wait, if its tenant is below its limit of running jobs.
     """
 
     waiting: int
@@ -130,6 +130,7 @@ class Stats:
     waiting_bytes: int = 0
     record_bytes: int = 0
     estimated_wait_s: float = 0.0
+    blob_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +195,10 @@ class Broker(Protocol):
         and only then does the worker claim jobs that it cannot run: no other worker could.
         """
 
+    @property
+    def blobs(self) -> Blobs:
+        """The projects and artifacts, between `start` and `close`."""
+
     async def submit(
         self,
         job: ResolvedJob,
@@ -209,6 +214,9 @@ class Broker(Protocol):
         never fit into it, `Conflict` if the key was used with another request, `Gone` if the key's
         job is no longer kept, and `Draining` after `drain`. With `only_repeated` a new key is
         `Draining` too: a process that stops accepts no job that others would have to run.
+
+        The blob of the job's project is kept until the job is over, though it is deleted or
+        expires; if it was before, `InvalidJob` is raised.
         """
 
     def follow(self, job_id: str, after: int = 0) -> AbstractAsyncContextManager[JobLogView]:
@@ -279,6 +287,10 @@ class Broker(Protocol):
 
 class Runner(Protocol):
     """The worker side of an engine."""
+
+    @property
+    def blobs(self) -> Blobs:
+        """The same as those of the `Broker`."""
 
     @property
     def heartbeat_s(self) -> float:
@@ -373,10 +385,6 @@ class Lease(Protocol):
 
 class Engine(Broker, Runner, Protocol):
     """Both sides in one object. It is started once, and closed once."""
-
-    @property
-    def blobs(self) -> Blobs:
-        """The projects and artifacts; both sides use them, between `start` and `close`."""
 
     def listen(self, hear: Callable[[JobView], None]) -> None:
         """Call `hear` once for each job that a call of this process ends, in the event loop.

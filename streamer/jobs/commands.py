@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Final
@@ -16,7 +16,7 @@ PLACE: Final = re.compile(r"\{(?:entry|folder|stem)\}")
 
 
 def build_steps(
-    runtime: Runtime, entry: str, names: Sequence[str]
+    runtime: Runtime, entry: str, names: Iterable[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the commands that compile (or ``()``) and that run a program of the files `names`."""
     others = sorted(name for name in names if name != entry and _is_source(runtime, name))

@@ -13,8 +13,10 @@ from collections.abc import Sequence
 
 from streamer.config.schema import Config
 from streamer.engine.interface import Broker, Idempotency, JobPlace, JobState, JobView, Stats
-from streamer.errors import Draining
+from streamer.errors import Draining, NotFound, unknown_project
 from streamer.jobs.job import Job
+from streamer.jobs.project import Project
+from streamer.jobs.projects import Projects
 from streamer.jobs.resolve import Resolver
 from streamer.model.capabilities import Capabilities, merged
 from streamer.model.job import JobSpec
@@ -33,6 +35,7 @@ class Jobs:
         self.runtimes = by_name(config.runtimes)
         """The configured languages by name and alias."""
         self.draining = asyncio.Event()
+        self.projects = Projects(config.projects, engine.blobs)
         self._engine = engine
         self._resolver = Resolver(config, self.runtimes)
 
@@ -73,11 +76,20 @@ class Jobs:
                 "the service has not started yet: submit once the application has",
                 retry_after_s=5.0,
             )
-        job = self._resolver.resolve(spec, _new_job_id(), workers, tenant)
+        project = await self._project(spec, tenant)
+        job = self._resolver.resolve(spec, _new_job_id(), workers, tenant, project)
         submitted = await self._engine.submit(
             job, tenant=tenant, idempotency=idempotency, only_repeated=draining
         )
         return Job(self._engine, submitted.job_id, replayed=not submitted.created)
+
+    async def _project(self, spec: JobSpec, tenant: str) -> Project | None:
+        if spec.project_id is None:
+            return None
+        try:
+            return await self.projects.find(spec.project_id, tenant=tenant)
+        except NotFound:
+            raise unknown_project(spec.project_id) from None
 
     def job(self, job_id: str) -> Job:
         """Return a handle for an id, not looked up yet: its methods raise `UnknownJob`."""

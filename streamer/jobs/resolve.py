@@ -7,15 +7,17 @@ place in the request, in the notation of the HTTP interface.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Final
 
 from streamer.config.schema import Config
 from streamer.errors import BackendUnavailable, Forbidden, InvalidJob, cut, quoted
 from streamer.jobs.commands import build_steps
+from streamer.jobs.project import Contents, Project
 from streamer.jobs.terminals import check_terminal
 from streamer.model.capabilities import Capabilities
+from streamer.model.filenames import why_not_name
 from streamer.model.job import LEAST, JobSpec, Limits, Phase, ResolvedJob, SourceFile, Step
 from streamer.model.names import camel
 from streamer.model.runtime import Runtime, public_tool_reason, sized
@@ -25,11 +27,6 @@ __all__ = ["Resolver"]
 
 MAX_FILES: Final = 10_000
 """Files and the folders in their names, together: each needs an inode."""
-MAX_DEPTH: Final = 64
-"""The parts of a name."""
-MAX_NAME_BYTES: Final = 1024
-MAX_PART_BYTES: Final = 255
-"""NAME_MAX of all relevant file systems (limits.h)."""
 MAX_ARGUMENT_BYTES: Final = 128 * 1024 - 1
 """MAX_ARG_STRLEN of the kernel (execve(2))."""
 MAX_ARGUMENTS_BYTES: Final = 1024 * 1024
@@ -58,9 +55,16 @@ class Resolver:
         """The default limits of each language, by its name."""
 
     def resolve(
-        self, spec: JobSpec, job_id: str, workers: Capabilities, tenant: str = ""
+        self,
+        spec: JobSpec,
+        job_id: str,
+        workers: Capabilities,
+        tenant: str = "",
+        project: Project | None = None,
     ) -> ResolvedJob:
         """Return the job to run; `workers` is what those who run it have together.
+
+        `project` is the one that it names.
 
         Raises `InvalidJob`, `Forbidden` or `BackendUnavailable`.
         """
@@ -80,14 +84,16 @@ class Resolver:
             etc: tuple[str, ...] = ()
         else:
             runtime = self._runtime(spec, workers)
-            entry, files = _entry_and_files(spec, files, runtime)
+            contents = None if project is None else project.contents
+            entry, files = _entry_and_files(spec, files, runtime, contents)
             base = self._raised[runtime.name]
             limits = self._limits(spec.limits, base)
             if runtime.compile and "stack_bytes" not in spec.limits:
                 limits = self._deep(limits)
             runtime = sized(runtime, base, limits, workers.processors)
-            compile_argv, run_argv = build_steps(runtime, entry, [file.name for file in files])
-            files = _with_those_of(runtime, files)
+            names = {file.name for file in files}.union(contents.names if contents else ())
+            compile_argv, run_argv = build_steps(runtime, entry, names)
+            files = _with_those_of(runtime, files, names)
             steps = (Step(Phase.RUN, (*run_argv, *spec.args), limits),)
             if compile_argv:
                 # The operator's limits, not the caller's lowered ones: a short time limit for the
@@ -98,18 +104,14 @@ class Resolver:
             runtime_env, read_only, etc = runtime.env, runtime.read_only, runtime.etc
             plain = len(steps) == 1 and not _has_own(spec, runtime) and spec.terminal is None
             warm, fork = plain and runtime.warm, tenant if plain and runtime.fork else None
-        size = sum(len(file.content) for file in files)
-        if size > limits.disk_bytes:
-            raise InvalidJob(
-                f"the files are {size} bytes together and diskBytes allows {limits.disk_bytes}",
-                path="$.files",
-            )
+        _check_size(files, limits, project)
         return ResolvedJob(
             job_id=job_id,
             language=spec.language if spec.language is None else runtime.name,
             backend=backend,
             steps=steps,
             files=files,
+            project=None if project is None else project.for_job,
             env={**runtime_env, **spec.env},
             stdin=spec.stdin,
             interactive=spec.interactive or spec.terminal is not None,
@@ -128,12 +130,6 @@ class Resolver:
     def _refuse_unsupported(self, spec: JobSpec) -> None:
         if (spec.language is None) == (not spec.command):
             raise InvalidJob("give either language or command", path="$")
-        if spec.project_id is not None:
-            raise InvalidJob(
-                f"unknown project {quoted(spec.project_id)}",
-                path="$.projectId",
-                code="unknown_project",
-            )
         if spec.artifacts:
             raise InvalidJob("this service collects no artifacts", path="$.artifacts")
 
@@ -250,7 +246,7 @@ def _has_own(spec: JobSpec, runtime: Runtime) -> bool:
 
 
 def _entry_and_files(
-    spec: JobSpec, files: tuple[SourceFile, ...], runtime: Runtime
+    spec: JobSpec, files: tuple[SourceFile, ...], runtime: Runtime, project: Contents | None
 ) -> tuple[str, tuple[SourceFile, ...]]:
     entry = spec.entry if spec.entry is not None else runtime.entry
     _check_name(entry, "$.entry")
@@ -263,24 +259,37 @@ def _entry_and_files(
         files = _check_files(
             (*files, SourceFile(entry, spec.code.encode("utf-8", "surrogatepass")))
         )
-    elif not files:
-        raise InvalidJob("give code or files", path="$.code")
-    elif entry not in names:
+    elif not files and project is None:
+        raise InvalidJob("give code, files or projectId", path="$.code")
+    elif entry not in names and (project is None or entry not in project):
         raise InvalidJob(
             f"there is no file {quoted(entry)} to run: name the one to run in entry", path="$.entry"
         )
     return entry, files
 
 
-def _with_those_of(runtime: Runtime, files: tuple[SourceFile, ...]) -> tuple[SourceFile, ...]:
-    """Return the files with those of the runtime; the caller's replace them."""
+def _with_those_of(
+    runtime: Runtime, files: tuple[SourceFile, ...], names: Container[str]
+) -> tuple[SourceFile, ...]:
+    """Return the files with those of the runtime; those that the job has replace them."""
     if not runtime.files:
         return files
-    names = {file.name for file in files}
     own = [
         SourceFile(name, text.encode()) for name, text in runtime.files.items() if name not in names
     ]
     return _check_files((*files, *own))
+
+
+def _check_size(files: Sequence[SourceFile], limits: Limits, project: Project | None) -> None:
+    if project is not None:
+        project.contents.check_over(files, limits)
+        return
+    size = sum(len(file.content) for file in files)
+    if size > limits.disk_bytes:
+        raise InvalidJob(
+            f"the files are {size} bytes together and diskBytes allows {limits.disk_bytes}",
+            path="$.files",
+        )
 
 
 def _check_files(files: Iterable[SourceFile]) -> tuple[SourceFile, ...]:
@@ -311,24 +320,8 @@ def _check_files(files: Iterable[SourceFile]) -> tuple[SourceFile, ...]:
 
 
 def _check_name(name: str, path: str) -> None:
-    """Refuse every name that is not clearly below the workspace (zip slip)."""
-    try:
-        raw = name.encode()
-    except UnicodeEncodeError:
-        raise InvalidJob("the name is not valid Unicode", path=path) from None
-    if not name or len(raw) > MAX_NAME_BYTES:
-        raise InvalidJob(f"a name has 1 to {MAX_NAME_BYTES} bytes", path=path)
-    parts = name.split("/")
-    if "\0" in name or "\\" in name:
-        raise InvalidJob("a name must not contain NUL or backslash", path=path)
-    if any(part in ("", ".", "..") for part in parts):
-        raise InvalidJob("a name must be relative, without empty, . or .. parts", path=path)
-    if len(parts) > MAX_DEPTH:
-        raise InvalidJob(
-            f"a name has at most {MAX_DEPTH} parts, and this one {len(parts)}", path=path
-        )
-    if any(len(part.encode()) > MAX_PART_BYTES for part in parts):
-        raise InvalidJob(f"a part of a name has at most {MAX_PART_BYTES} bytes", path=path)
+    if why := why_not_name(name):
+        raise InvalidJob(why, path=path)
 
 
 def _check_arguments(spec: JobSpec) -> None:

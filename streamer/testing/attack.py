@@ -117,6 +117,8 @@ class Attack:
     """Whether it runs on a terminal; where there are none it is not run."""
     times: int = 1
     """How often it is run: an attack on the *next* job lays its trap in the first run."""
+    project: Mapping[str, str] = field(default_factory=dict)
+    """The files of a project that it is run with, by name."""
     alone: bool = False
     """Whether no other attack may run at the same time."""
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import random
 import re
 import secrets
 import socket
+import tarfile
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -94,10 +96,13 @@ class Campaign:
             achieved: list[str] = []
             broken: list[str] = []
             before, folders = self._processes(), self._folders()
+            project = await self._project(attack)
             for _ in range(attack.times):
-                judged, wrong = await self._run(attack, lures)
+                judged, wrong = await self._run(attack, lures, project)
                 achieved += judged
                 broken += wrong
+            if project is not None:
+                await self.service.jobs.projects.delete(project)
             if attack.alone and (left := self._processes()) != before:
                 broken.append(f"processes were left on the host: {left}, before {before}")
             if attack.alone and (new := self._folders() - folders):
@@ -129,7 +134,25 @@ class Campaign:
                     with contextlib.suppress(OSError):
                         note.unlink()
 
-    async def _run(self, attack: Attack, lures: Lures) -> tuple[list[str], list[str]]:
+    async def _project(self, attack: Attack) -> str | None:
+        """Upload the project of an attack, which all of its runs get; return its id."""
+        if not attack.project:
+            return None
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as archive:
+            for name, content in attack.project.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content.encode()))
+
+        async def data() -> AsyncIterator[bytes]:
+            yield packed.getvalue()
+
+        return (await self.service.jobs.projects.upload(data())).id
+
+    async def _run(
+        self, attack: Attack, lures: Lures, project: str | None
+    ) -> tuple[list[str], list[str]]:
         mark = secrets.token_hex(8)
         hint = self._hint(lures, mark)
         achieved: list[str] = []
@@ -138,7 +161,7 @@ class Campaign:
             if attack.neighbour:
                 beside = _Neighbour(self.service, lures)
                 hint["neighbour"] = await stack.enter_async_context(beside.running(achieved))
-            job = await self.service.jobs.submit(_job(attack, hint))
+            job = await self.service.jobs.submit(_job(attack, hint, project))
             if attack.knocks:
                 stack.enter_context(_knocking(hint["door"], lures))
             ran = await self._followed(job, broken, alone=attack.alone)
@@ -236,7 +259,7 @@ def _state_folder() -> Iterator[Path]:
         yield folder
 
 
-def _job(attack: Attack, hint: Mapping[str, Any]) -> JobSpec:
+def _job(attack: Attack, hint: Mapping[str, Any], project: str | None) -> JobSpec:
     env = {"ESCAPE_HINT": json.dumps(hint)}
     limits = dict(attack.limits)
     if limits.get("wall_time_s", 0.0) >= GUARD_S:
@@ -250,6 +273,7 @@ def _job(attack: Attack, hint: Mapping[str, Any]) -> JobSpec:
     return JobSpec(
         command=("python3", "-I", "attack.py"),
         files=(file,),
+        project_id=project,
         env=env,
         limits=limits,
         stdin=None if attack.terminal else b"",

@@ -29,6 +29,8 @@ __all__ = [
     "ListedJob",
     "Policy",
     "Problem",
+    "Project",
+    "ProjectFile",
     "Queue",
     "Reader",
     "Readers",
@@ -331,6 +333,26 @@ class Readiness(Answer):
     ready: bool
     """Whether all checks passed."""
     checks: ReadinessChecks
+
+
+class ProjectFile(Answer):
+    """A file of a project."""
+
+    name: str
+    """Its path in the project."""
+    bytes: int
+    """Its size."""
+
+
+class Project(Answer):
+    """A project that was uploaded."""
+
+    project_id: str
+    """What a job names in ``projectId``."""
+    files: Sequence[ProjectFile]
+    """Its files, in the order in which they came."""
+    expires_at: str
+    """When it is deleted: ISO 8601, UTC, to the millisecond."""
 
 
 class Problem(Answer):

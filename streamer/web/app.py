@@ -29,6 +29,7 @@ from streamer.web.jobs import JobHandlers
 from streamer.web.page import page_routes
 from streamer.web.parameters import Handler
 from streamer.web.problems import problems
+from streamer.web.projects import ProjectHandlers
 from streamer.web.streams import StreamHandlers
 from streamer.web.unread import CancelUnread
 
@@ -124,6 +125,7 @@ def make_app(
     app[LIFETIME] = lifetime
     app.add_routes(JobHandlers(jobs, access, bodies, transcripts, streams).routes(JOB))
     app.add_routes(streams.routes(JOB))
+    app.add_routes(ProjectHandlers(jobs, access).routes())
     info = InfoHandlers(
         jobs,
         sessions,

@@ -30,6 +30,7 @@ def exposition(
         ("streamer_waiting_bytes", "Size of all waiting jobs.", stats.waiting_bytes),
         ("streamer_record_bytes", "Size of the records of finished jobs.", stats.record_bytes),
         ("streamer_log_disk_bytes", "Size of all logs on disk.", stats.disk_bytes),
+        ("streamer_blob_bytes", "Disk space of what is uploaded and kept.", stats.blob_bytes),
         ("streamer_streams_open", "Event streams that are open.", len(sessions)),
         (
             "streamer_buffered_bytes",

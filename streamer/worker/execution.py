@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from streamer.engine.blobs import Blobs
 from streamer.engine.interface import Lease, LeaseLost
 from streamer.errors import SandboxFailure
 from streamer.model.events import Complete, Error, JobEvent, Reason
@@ -49,6 +50,7 @@ TIDY_S: Final = 10.0
 @dataclass(frozen=True, slots=True)
 class ExecutionSettings:
     path: str
+    blobs: Blobs
     patience: Patience
     on_output_limit: Literal["kill", "truncate"]
     outbound: Outbound = field(default_factory=Outbound)
@@ -208,7 +210,7 @@ class Execution:
             )
             longest_s = sum(STOP_S + step.limits.wall_time_s for step in self._job.steps)
             self._stopped_in(longest_s + self._job.limits.wall_time_s)
-            await prepare.put_files(self._job, sandbox, self._stop)
+            await prepare.put_files(self._job, sandbox, self._stop, self._settings.blobs)
         except Stopped:
             return self._stop.requested.result()
         # Only now it is known how the sandbox was made.

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import AsyncIterator
 from typing import Final
 
-from streamer.errors import SandboxFailure
+from streamer.engine.blobs import Blobs
+from streamer.errors import NotFound, SandboxFailure
 from streamer.model.hosts import HostRule
-from streamer.model.job import ResolvedJob
+from streamer.model.job import USER_PACKAGES, ResolvedJob
 from streamer.sandbox.network.proxy import PROXY_PORT, Outbound, Proxy
 from streamer.sandbox.pool import Pool
 from streamer.sandbox.sandbox import Sandbox
-from streamer.sandbox.shape import Fork, Program, Shape
+from streamer.sandbox.shape import Fork, Program, Shape, StoredProject
 from streamer.worker.program import environment
 from streamer.worker.stop import Stop, Stopped
 
@@ -22,9 +24,6 @@ log: Final = logging.getLogger(__name__)
 
 OPEN_S: Final = 60.0
 """The time limit for opening a sandbox."""
-
-USER_PACKAGES: Final = ".local"
-"""The folder of the workspace in which interpreters look for packages (Python: site.USER_BASE)."""
 
 MOST_OF_MEMORY: Final = 4
 """Files of more than this part of the memory limit are written before the program is started."""
@@ -80,6 +79,8 @@ def _program(job: ResolvedJob, path: str) -> Program | None:
         return None  # a program starts on its terminal
     if any(file.name.split("/", 1)[0] == USER_PACKAGES for file in job.files):
         return None
+    if job.project is not None and job.project.has_packages:
+        return None
     first = job.steps[0]
     env = tuple(environment(job, path, home="").items())
     fork = None if job.fork is None else Fork(job.fork, job.language or "")
@@ -90,17 +91,31 @@ def _may_be_held(job: ResolvedJob) -> bool:
     """Return whether its program may be one that was started before."""
     # That one's memory is limited before the files come, and not only afterwards.
     size = sum(len(file.content) for file in job.files)
+    size += 0 if job.project is None else job.project.bytes
     return job.warm and size <= job.limits.memory_bytes // MOST_OF_MEMORY
 
 
-async def put_files(job: ResolvedJob, sandbox: Sandbox, stop: Stop) -> None:
-    """Write the files of a job, within its wall time limit.
+async def put_files(job: ResolvedJob, sandbox: Sandbox, stop: Stop, blobs: Blobs) -> None:
+    """Write the files of a job over a copy of its project, within its wall time limit.
 
     Raises `Stopped`, `FilesDoNotFit` and `SandboxFailure`.
     """
     try:
-        async with stop.unless_requested(job.limits.wall_time_s):
-            await sandbox.put_files(job.files, job.steps[0].limits)
+        async with stop.unless_requested(job.limits.wall_time_s), _project(job, blobs) as project:
+            await sandbox.put_files(job.files, job.steps[0].limits, project)
     except TimeoutError:
         stop.request("wall_time")
         raise Stopped from None
+
+
+@contextlib.asynccontextmanager
+async def _project(job: ResolvedJob, blobs: Blobs) -> AsyncIterator[StoredProject | None]:
+    if job.project is None:
+        yield None
+        return
+    async with contextlib.AsyncExitStack() as held:
+        try:
+            fd = await held.enter_async_context(blobs.open(job.project.blob_id))
+        except (NotFound, OSError) as error:
+            raise SandboxFailure(f"the project of the job cannot be read: {error}") from error
+        yield StoredProject(fd, job.project.bytes, job.project.entries)

@@ -65,6 +65,7 @@ class Worker:
         self._name = secrets.token_hex(8)
         self._settings = ExecutionSettings(
             path=config.sandbox.path,
+            blobs=engine.blobs,
             patience=Patience(config.sandbox.kill_grace_s, config.sandbox.linger_s),
             on_output_limit=config.streams.on_output_limit,
         )

@@ -16,7 +16,7 @@ import pytest
 import streamer
 from streamer.cli.main import main
 from tests.conftest import Start
-from tests.support import AnyClient
+from tests.support import AnyClient, parts_of
 
 ROOT = Path(__file__).parents[2]
 ENVIRON = {
@@ -249,6 +249,62 @@ def test_run_by_language_whatever_the_name(tmp_path: Path) -> None:
     (tmp_path / "program").write_text("echo $0 $1")
     done = command(tmp_path, "run", "program", "--language", "bash", "--", "x")
     assert (done.returncode, done.stdout.decode().split()[1:]) == (0, ["x"]), done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("--url",), ()])
+async def test_run_with_a_project(tmp_path: Path, start: Start, arguments: tuple[str, ...]) -> None:
+    client = await start()
+    url = [*arguments, str(client.make_url("/"))] if arguments else []
+    top = tmp_path / "hello"
+    (top / "lib").mkdir(parents=True)
+    (top / "main.py").write_text("import sys, lib.a; print(lib.a.x, sys.argv[1:])")
+    (top / "other.py").write_text("print(sorted(__import__('os').listdir()))")
+    (top / "lib" / "a.py").write_text("x = 7")
+    (tmp_path / "beside").write_text("")
+
+    async def run(*arguments: str) -> tuple[int | None, str, str]:
+        done = await asyncio.to_thread(command, tmp_path, "run", *arguments, *url)
+        return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+    assert await run("--project", "hello", "main.py", "a", "b") == (0, "7 ['a', 'b']\n", "")
+    assert await run("--project", "hello", "--language", "python") == (0, "7 []\n", "")
+    listed = "['beside', 'lib', 'main.py', 'other.py']\n"
+    assert await run("--project", "hello", "other.py", "--file", "beside") == (0, listed, "")
+    code, _, said = await run("--project", "hello", "none.py")
+    assert (code, said.count("\n")) == (2, 1)
+    assert "none.py" in said
+    for given, word in (
+        (("--project", "none", "main.py"), "none"),
+        (("--project", "hello"), "--language"),
+        ((), "--project"),
+    ):
+        code, out, said = await run(*given)
+        assert (code in (2, 125), out, said.count("\n")) == (True, "", 1), said
+        assert word in said
+    assert await parts_of(client).engine.blobs.used_bytes() == 0
+
+
+async def test_projects_of_a_service(tmp_path: Path, start: Start) -> None:
+    client = await start()
+    (tmp_path / "hello").mkdir()
+    (tmp_path / "hello" / "main.py").write_text("print(7)")
+    url = ("--url", str(client.make_url("/")))
+
+    async def ask(*arguments: str) -> tuple[int | None, str, str]:
+        done = await asyncio.to_thread(command, tmp_path, "project", *arguments, *url)
+        return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+    code, printed, said = await ask("upload", "hello")
+    assert (code, said) == (0, "")
+    project = printed.strip()
+    code, printed, _ = await ask("show", project)
+    assert printed.split() == ["name", "bytes", "main.py", "8"]
+    code, printed, _ = await ask("show", project, "--json")
+    assert json.loads(printed)["files"] == [{"name": "main.py", "bytes": 8}]
+    assert await ask("delete", project) == (0, "", "")
+    code, printed, said = await ask("show", project)
+    assert (code, printed, said.count("\n")) == (125, "", 1)
+    assert project in said
 
 
 def test_run_shows_what_the_compiler_says(tmp_path: Path) -> None:

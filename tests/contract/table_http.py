@@ -22,9 +22,9 @@ ROUTES: Final[dict[str, Mark]] = {
     "GET /api/jobs/{id}/output/{stream}": ADDED,
     "GET /api/jobs/{id}/cast": ADDED,
     "GET /api/jobs/{id}/sessions": ADDED,
-    "POST /api/projects": 11,
-    "GET /api/projects/{id}": 11,
-    "DELETE /api/projects/{id}": 11,
+    "POST /api/projects": KEPT,
+    "GET /api/projects/{id}": KEPT,
+    "DELETE /api/projects/{id}": KEPT,
     "POST /api/sessions": 11,
     "GET /api/sessions": 11,
     "GET /api/sessions/{id}": 11,
@@ -77,7 +77,7 @@ FIELDS: Final[dict[str, Mark]] = {
     "command": KEPT,
     "code": KEPT,
     "files": KEPT,
-    "projectId": 11,
+    "projectId": KEPT,
     "entry": KEPT,
     "args": KEPT,
     "env": KEPT,
@@ -163,6 +163,7 @@ CODES: Final[dict[str, Mark]] = {
     "sandbox_unavailable": KEPT,
     "gone": KEPT,
     "internal": KEPT,
+    "storage_full": ADDED,
 }
 
 STATUS: Final[dict[str, int]] = {
@@ -181,6 +182,7 @@ STATUS: Final[dict[str, int]] = {
     "sandbox_unavailable": 503,
     "gone": 410,
     "internal": 500,
+    "storage_full": 429,
 }
 
 ACCEPTED: Final[dict[str, Mark]] = {

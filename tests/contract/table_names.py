@@ -85,6 +85,7 @@ COMMANDS: Final[dict[str, Mark]] = {
     "runtimes": KEPT,
     "sandboxes": KEPT,
     "version": KEPT,
+    "project": ADDED,
 }
 
 OPTIONS: Final[dict[str, Mark]] = {
@@ -105,6 +106,7 @@ OPTIONS: Final[dict[str, Mark]] = {
     "run --config": KEPT,
     "run --raw": KEPT,
     "run --env": ADDED,
+    "run --project": ADDED,
     "run --token": ADDED,
     "run --no-stdin": ADDED,
     "run --terminal": ADDED,
@@ -186,7 +188,7 @@ SPEC: Final[dict[str, Mark]] = {
     "command": KEPT,
     "code": KEPT,
     "files": KEPT,
-    "project_id": 11,
+    "project_id": KEPT,
     "entry": KEPT,
     "args": KEPT,
     "env": KEPT,
@@ -225,7 +227,9 @@ CLIENT: Final[dict[str, Mark]] = {
     "sandboxes": KEPT,
     "resize": KEPT,
     "files": 11,
-    "upload": 11,
+    "upload": KEPT,
+    "project": ADDED,
+    "delete_project": ADDED,
     "batch": 11,
 }
 """The methods of `Client`: the verbs of the HTTP interface."""

@@ -23,6 +23,7 @@ from streamer.web.app import LIFETIME
 from streamer.web.parameters import Handler
 from tests.conftest import Start
 from tests.contract import ADDED, KEPT, differences, table_http
+from tests.jobs.archives import zip_of
 from tests.support import AnyClient, follow, received, submit
 from tests.web import SLEEPER, problem, python, until_state
 
@@ -113,6 +114,10 @@ async def test_a_field_of_a_submission(start: Start, field: str) -> None:
     job = {**python("print(1)"), **table_http.EXAMPLES[field]}
     given = {name: value for name, value in job.items() if value is not None}
     assert given[field] not in ([], {}, "")
+    if field == "projectId":
+        data = zip_of([("main.py", b"print(1)")])
+        async with client.post("/api/projects", data=data) as response:
+            given[field] = (await response.json())[field]
     assert await accepted(client, given) == (table_http.FIELDS[field] == KEPT)
 
 
@@ -340,6 +345,8 @@ async def provoke(client: AnyClient, code: str) -> tuple[str, str]:
         return "GET", f"/api/stream/{await submit(client, **SLEEPER)}"
     if code == "not_found":
         return "GET", "/api/jobs/nothing"
+    if code == "storage_full":
+        return "POST", "/api/projects"
     return "POST", "/api/execute"
 
 
@@ -369,6 +376,7 @@ async def test_a_code_is_really_answered(start: Start, code: str) -> None:
             "log_memory_bytes": 70_000,
             "disk_bytes": 0,
         },
+        engine={"blob_bytes": 1},
         sandbox={"backend": "plain", "allow": ["missing"]},
         plugins=(plugin(Missing),),
         auth={"tokens": [token]} if code == "unauthorized" else {},
@@ -381,7 +389,7 @@ async def test_a_code_is_really_answered(start: Start, code: str) -> None:
         asked = client.request(method, path, data=BODIES.get(code))
         response = await stack.enter_async_context(asked)
         document = await problem(response, table_http.STATUS[code], code)
-        retried = code in ("queue_full", "rate_limited", "shutting_down")
+        retried = code in ("queue_full", "rate_limited", "shutting_down", "storage_full")
         assert ("Retry-After" in response.headers) == retried
         assert int(response.headers.get("Retry-After", "1")) >= 1
         assert response.headers.get("WWW-Authenticate") == (

@@ -7,6 +7,7 @@ import inspect
 import re
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import streamer
 from streamer.errors import StreamerError
 from tests.conftest import OpenService, Start
 from tests.contract import KEPT, Mark, differences, table_names
+from tests.jobs.archives import zip_of
 
 
 async def test_languages_and_backends(start: Start) -> None:
@@ -95,12 +97,18 @@ SPECS: dict[str, dict[str, Any]] = {
 }
 
 
+async def project() -> AsyncIterator[bytes]:
+    yield zip_of([("lib.py", b"")])
+
+
 async def test_what_a_job_can_be_submitted_with(open_service: OpenService) -> None:
     service = await open_service("plain", sandbox={"network": "open"})
     found = set()
     known = inspect.signature(streamer.JobSpec).parameters
     for name in {*table_names.SPEC, *known}:
         given = {"language": "python", "code": "print(1)", **SPECS.get(name, {})}
+        if name == "project_id":
+            given[name] = (await service.jobs.projects.upload(project())).id
         if name in known:
             try:
                 await service.jobs.submit(streamer.JobSpec(**given))

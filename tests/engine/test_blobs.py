@@ -9,14 +9,17 @@ import os
 import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from streamer.engine.blobs import Blob, Blobs
 from streamer.engine.memory.blobs import ENTRY_BYTES, PAGE_BYTES, BlobLimits, DiskBlobs
-from streamer.errors import Busy, NotFound, RateLimited, TooLarge
+from streamer.errors import Busy, InvalidJob, NotFound, RateLimited, TooLarge
+from streamer.model.job import JobProject, ResolvedJob
 
+from . import claim_one, complete, make_job
 from .conftest import Bench
 
 MOST = 1024 * 1024
@@ -246,3 +249,55 @@ async def test_a_disk_that_hangs(disk: DiskBlobs, monkeypatch: pytest.MonkeyPatc
     await disk.close()
     await asyncio.sleep(0)
     assert len(os.listdir("/proc/self/fd")) == before  # what came too late is closed
+
+
+# -- the projects of jobs -----------------------------------------------------------------------
+
+
+def with_project(blob: Blob) -> ResolvedJob:
+    return replace(make_job(), project=JobProject(blob.id, blob.bytes, 1))
+
+
+async def test_a_job_keeps_its_project_until_it_is_over(bench: Bench, tmp_path: Path) -> None:
+    engine = await bench.make()
+    await engine.start(tmp_path)
+    blob = await store(engine.blobs, keep_s=60.0)
+    jobs = [with_project(blob) for _ in range(2)]
+    for job in jobs:
+        await engine.submit(job)
+    await engine.submit(jobs[0])  # again: it is the same job
+    await engine.blobs.delete(blob.id)
+    await bench.pass_time(60.0)
+    assert await engine.blobs.find(blob.id) is None
+    lease = await claim_one(engine)
+    assert await content(engine.blobs, blob.id) == b"x"
+    await lease.finish([complete()])
+    assert await content(engine.blobs, blob.id) == b"x"  # the second job waits for it
+    await engine.cancel(jobs[1].job_id)
+    with pytest.raises(NotFound):
+        await content(engine.blobs, blob.id)
+    await store(engine.blobs)  # its clean-up comes after that of the first
+    assert await engine.blobs.used_bytes() == ENTRY_BYTES + PAGE_BYTES
+
+
+async def test_a_project_that_is_gone_before_its_job_comes(bench: Bench, tmp_path: Path) -> None:
+    engine = await bench.make()
+    await engine.start(tmp_path)
+    blob = await store(engine.blobs)
+    await engine.blobs.delete(blob.id)
+    with pytest.raises(InvalidJob) as refusal:
+        await engine.submit(with_project(blob))
+    assert (refusal.value.code, refusal.value.path) == ("unknown_project", "$.projectId")
+    assert (await engine.stats()).waiting == 0
+
+
+async def test_a_project_that_is_still_there_is_not_freed_by_its_jobs(
+    bench: Bench, tmp_path: Path
+) -> None:
+    engine = await bench.make()
+    await engine.start(tmp_path)
+    blob = await store(engine.blobs)
+    await engine.submit(with_project(blob))
+    lease = await claim_one(engine)
+    await lease.finish([complete()])
+    assert await content(engine.blobs, blob.id) == b"x"

@@ -44,6 +44,16 @@ ELSEWHERE: Mapping[int, tuple[str, ...]] = {
     ),
     27: ("tests/web/test_stream.py::test_a_reader_that_never_reads_disturbs_nobody",),
     28: ("tests/web/test_stream.py::test_two_readers_of_one_job_and_one_leaves",),
+    30: (
+        "tests/jobs/archives/test_store.py::test_names_that_are_refused",
+        "tests/sandbox/test_init_project.py::test_a_name_that_nobody_has_checked",
+    ),
+    32: (
+        "tests/jobs/archives/test_store.py::test_names_that_clash",
+        "tests/jobs/archives/test_tar.py::test_a_bomb_in_one_file",
+        "tests/jobs/archives/test_zip.py::test_entries_that_overlap",
+        "tests/web/test_projects.py::test_a_bomb",
+    ),
     38: ("tests/web/test_refusals.py::test_an_unknown_project_is_named",),
     54: ("tests/web/test_refusals.py::test_an_internal_failure_says_nothing",),
     57: ("tests/model/test_hosts.py::test_what_could_be_read_in_two_ways_is_no_host",),
@@ -73,8 +83,6 @@ ELSEWHERE: Mapping[int, tuple[str, ...]] = {
 """Failures that do not depend on the backend, with the tests for them."""
 
 NOT_THERE: Mapping[int, str] = {
-    30: "no archives are taken",
-    32: "no archives are taken",
     56: "the service calls nobody",
 }
 """Failures of features that streamer does not have; a new feature brings its tests."""

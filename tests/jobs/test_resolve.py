@@ -12,6 +12,7 @@ from streamer.config.schema import Config, LimitsConfig, SandboxConfig
 from streamer.errors import BackendUnavailable, InvalidJob
 from streamer.jobs import resolve
 from streamer.jobs.resolve import Resolver
+from streamer.model import filenames
 from streamer.model.capabilities import BackendFacts, Capabilities
 from streamer.model.job import LEAST, MIB, JobSpec, Limits, Phase, ResolvedJob, SourceFile
 from streamer.model.runtime import Runtime, by_name
@@ -49,12 +50,12 @@ def named(*names: str) -> dict[str, Any]:
 PAGE = 4096
 EDGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "the parts of a name": (
-        named("/".join("a" * resolve.MAX_DEPTH)),
-        named("/".join("a" * (resolve.MAX_DEPTH + 1))),
+        named("/".join("a" * filenames.MAX_DEPTH)),
+        named("/".join("a" * (filenames.MAX_DEPTH + 1))),
     ),
     "a part of a name": (
-        named("a" * resolve.MAX_PART_BYTES),
-        named("a" * (resolve.MAX_PART_BYTES + 1)),
+        named("a" * filenames.MAX_PART_BYTES),
+        named("a" * (filenames.MAX_PART_BYTES + 1)),
     ),
     "a name": (
         named("/".join(["a" * 204] * 5)),  # 1024 bytes

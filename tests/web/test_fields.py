@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from streamer.config.schema import Config
 from streamer.errors import InvalidJob, StreamerError
-from streamer.jobs.resolve import MAX_DEPTH, MAX_FILES, Resolver
+from streamer.jobs.resolve import MAX_FILES, Resolver
 from streamer.model.capabilities import BackendFacts, Capabilities
+from streamer.model.filenames import MAX_DEPTH
 from streamer.model.runtime import by_name
 from streamer.web import problems, wire
 from streamer.web.documents import dump

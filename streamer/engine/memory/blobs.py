@@ -55,6 +55,8 @@ class _Stored:
     facts: BlobFacts
     charged: int
     readers: int = 0
+    jobs: int = 0
+    """How many hold it; they count as readers, too."""
     deleted: bool = False
 
 
@@ -70,6 +72,8 @@ class DiskBlobs:
         self._clock = wall_clock
         self._folder: Path | None = None
         self._blobs: dict[str, _Stored] = {}
+        self._held: dict[str, _Stored] = {}
+        """Those that jobs need, deleted ones included."""
         self._used: Counter[str] = Counter()
         self._writers = 0
         self._calls: set[asyncio.Future[Any]] = set()
@@ -105,7 +109,7 @@ class DiskBlobs:
 
     @asynccontextmanager
     async def open(self, blob_id: str) -> AsyncIterator[int]:
-        stored = self._find(blob_id)
+        stored = self._held.get(blob_id) or self._find(blob_id)
         if stored is None:
             raise NotFound("there is no such blob")
         stored.readers += 1
@@ -134,6 +138,25 @@ class DiskBlobs:
 
     async def used_by(self, tenant: str) -> int:
         return self._used[tenant]
+
+    def hold(self, blob_id: str) -> bool:
+        """Keep a blob for a job though it is deleted or expires; False if there is none."""
+        stored = self._held.get(blob_id) or self._find(blob_id)
+        if stored is None:
+            return False
+        stored.readers += 1
+        stored.jobs += 1
+        self._held[blob_id] = stored
+        return True
+
+    def release(self, blob_id: str) -> None:
+        """End one `hold`."""
+        stored = self._held[blob_id]
+        stored.readers -= 1
+        stored.jobs -= 1
+        if not stored.jobs:
+            del self._held[blob_id]
+        self._free_if_unused(stored)
 
     def expire(self) -> list[asyncio.Future[None]]:
         """Delete the blobs whose time is over; return what frees their space."""

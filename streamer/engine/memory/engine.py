@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -40,7 +41,7 @@ from streamer.engine.memory.lease import MemoryLease
 from streamer.engine.memory.retention import Retention, RetentionLimits
 from streamer.engine.memory.throttle import Throttle
 from streamer.engine.memory.weight import weight_of
-from streamer.errors import Draining
+from streamer.errors import Draining, unknown_project
 from streamer.eventlog.joblog import JobLog
 from streamer.eventlog.spool import Spool
 from streamer.model.capabilities import Accepts, Capabilities
@@ -105,6 +106,8 @@ class MemoryEngine:
         self._admission = Admission(queue, self._table.queue, self._table.wait_s)
         self._retention = Retention(self._table, retention)
         self.blobs = DiskBlobs(blobs or BlobLimits(0), wall_clock=wall_clock)
+        # Without a reference to this object, which could not be told of when it is dropped then.
+        self._table.release = partial(_release, self.blobs)
         self._workers: dict[str, Capabilities] = {}
         self._draining = False
         self._closed = False
@@ -148,6 +151,8 @@ class MemoryEngine:
             raise Draining("the service is shutting down and takes no new jobs")
         weight = weight_of(job, idempotency)
         self._admission.check(tenant, weight)
+        if job.project is not None and not self.blobs.hold(job.project.blob_id):
+            raise unknown_project(job.project.blob_id)
         record = self._table.add(job, tenant, idempotency, weight)
         await self._retention.enforce(record)
         return Submitted(job.job_id, created=True)
@@ -245,6 +250,7 @@ class MemoryEngine:
             waiting_bytes=self._table.queue.weight,
             record_bytes=self._table.kept_bytes,
             estimated_wait_s=self._table.wait_s(len(self._table.queue) + 1),
+            blob_bytes=await self.blobs.used_bytes(),
         )
 
     async def ready(self) -> bool:
@@ -340,6 +346,11 @@ def _takes(job: JobFacts, sent: Input | Eof | Signal | Resize) -> bool:
     if isinstance(sent, Resize):
         return job.terminal is not None
     return job.interactive or isinstance(sent, Signal)
+
+
+def _release(blobs: DiskBlobs, job: ResolvedJob) -> None:
+    if job.project is not None:
+        blobs.release(job.project.blob_id)
 
 
 def _cancelled(job: JobFacts) -> Complete:

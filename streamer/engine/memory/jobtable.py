@@ -135,6 +135,8 @@ class JobTable:
         self._wall_clock = wall_clock
         self.hear: Callable[[JobView], None] = lambda _: None
         """Called for each job that is over."""
+        self.release: Callable[[ResolvedJob], None] = lambda _: None
+        """Called with what a job was submitted with, once it is over."""
         self._created_at = -math.inf
         self._records: dict[str, Record] = {}
         self._finished: OrderedDict[str, Record] = OrderedDict()
@@ -269,6 +271,8 @@ class JobTable:
         self.spilled(record)
         record.holder = None
         self.inboxes.pop(job_id).news.set()
+        if record.job is not None:
+            self.release(record.job)
         record.job = None
         try:
             self.hear(record.view())

@@ -239,4 +239,30 @@ ATTACKS: Final = (
         times=2,
         covers=(52,),
     ),
+    Attack(
+        "the project that the next job gets",
+        """
+        if read("data/file") != b"as it was uploaded":
+            escaped("an earlier job has changed it")
+        if os.path.exists("left"):
+            escaped("an earlier job has left something in it")
+        for link in glob.glob("/proc/[0-9]*/fd/*"):
+            with contextlib.suppress(OSError):
+                if "/blobs/" in os.readlink(link):
+                    escaped(f"{link} is the upload itself")
+        for path in glob.glob(hint["state"] + "/*/blobs/*"):
+            with contextlib.suppress(OSError):
+                open(path, "r+b").close()
+                escaped(f"{path} can be written")
+        open("data/file", "w").write("changed")
+        open("left", "w").close()
+        os.symlink("/", "data/root")
+        os.chmod("data", 0)
+        held()
+        """,
+        _SAME_USER,
+        times=2,
+        project={"data/file": "as it was uploaded"},
+        covers=(34, 52),
+    ),
 )

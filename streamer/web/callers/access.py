@@ -32,7 +32,9 @@ __all__ = ["ACTIONS", "CLAIM", "METRICS_ROUTE", "TENANT", "Access", "Action"]
 
 log: Final = logging.getLogger(__name__)
 
-Action = Literal["submit", "read", "cancel", "write", "signal", "list", "viewers", "metrics"]
+Action = Literal[
+    "submit", "read", "cancel", "write", "signal", "list", "viewers", "upload", "metrics"
+]
 """The actions; docs/embedding.md lists the routes that need them."""
 
 ACTIONS: Final[tuple[Action, ...]] = get_args(Action)

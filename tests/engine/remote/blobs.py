@@ -21,15 +21,18 @@ class BlobServer:
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
         self._open: dict[str, tuple[AsyncExitStack, BlobWriter]] = {}
+        self._ended: set[str] = set()
+        """A caller may give up before it is answered."""
 
-    async def create(self, tenant: str, most: int, kind: str, keep_s: float | None) -> str:
+    async def create(
+        self, token: str, tenant: str, most: int, kind: str, keep_s: float | None
+    ) -> None:
         async with AsyncExitStack() as stack:
             writer = await stack.enter_async_context(
                 self._blobs.create(tenant, most, kind=kind, keep_s=keep_s)
             )
-            token = secrets.token_hex(4)
-            self._open[token] = (stack.pop_all(), writer)
-        return token
+            if token not in self._ended:
+                self._open[token] = (stack.pop_all(), writer)
 
     async def write(self, token: str, data: bytes) -> None:
         await self._open[token][1].write(data)
@@ -38,8 +41,10 @@ class BlobServer:
         return await self._open[token][1].commit()
 
     async def end(self, token: str) -> None:
-        stack, _ = self._open.pop(token)
-        await stack.aclose()
+        self._ended.add(token)
+        if token in self._open:
+            stack, _ = self._open.pop(token)
+            await stack.aclose()
 
     async def read(self, blob_id: str, offset: int) -> bytes:
         async with self._blobs.open(blob_id) as fd:
@@ -82,8 +87,9 @@ class RemoteBlobs:
     async def create(
         self, tenant: str, most_bytes: int, *, kind: str = "", keep_s: float | None = None
     ) -> AsyncIterator[BlobWriter]:
-        token = await self._wire.call(self._server.create, tenant, most_bytes, kind, keep_s)
+        token = secrets.token_hex(8)
         try:
+            await self._wire.call(self._server.create, token, tenant, most_bytes, kind, keep_s)
             yield _RemoteWriter(self._server, self._wire, token)
         finally:
             await self._wire.call(self._server.end, token)
