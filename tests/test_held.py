@@ -12,12 +12,14 @@ import contextlib
 import io
 import json
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from aiohttp import ClientError
 
+from tests.jobs.archives import packed, tar_of
 from tests.test_process import Server, serving, state
 
 __all__ = ["state"]
@@ -40,6 +42,7 @@ BOUNDS: Final = {
     "streams.max_buffered_bytes": BUFFERED,
     "streams.write_timeout_s": 600,
     "server.bodies_bytes": BODIES,
+    "projects.max_upload_bytes": 8 * MIB,
     "server.max_body_bytes": 4 * MIB,
 }
 
@@ -223,11 +226,47 @@ async def readers_of_forgotten_logs(server: Server) -> None:
 peaks: dict[int, int] = {}
 
 
+async def uploads(server: Server) -> None:
+    """Send more than may be sent, many at a time."""
+
+    async def zeros() -> AsyncIterator[bytes]:
+        for _ in range(200):
+            yield bytes(64 * 1024)
+
+    async def upload() -> int:
+        try:
+            async with server.session.post("/api/projects", data=zeros()) as response:
+                return response.status
+        except ClientError:  # it was refused while it was still being sent
+            return 413
+
+    assert {*await asyncio.gather(*(upload() for _ in range(60)))} <= {413, 429}
+
+
+async def lists_of_projects(server: Server) -> None:
+    """Upload projects of which the names alone are megabytes, and use them again."""
+    folder = "/".join(["x" * 200] * 4)
+    files = [(f"{folder}/{number}", b"") for number in range(4000)]
+    archive = packed("gz", tar_of([("main.sh", b"true"), *files]))
+    for _ in range(16):
+        async with server.session.post("/api/projects", data=io.BytesIO(archive)) as response:
+            document = await response.json()
+        job = {"language": "bash", "projectId": document["projectId"], "entry": "none.sh"}
+        async with server.session.post("/api/execute", json=job) as response:
+            assert (await response.json())["path"] == "$.entry"
+
+
 async def measured(server: Server) -> None:
     """Record the memory of the process while connections are still open."""
     pid = server.process.pid
     peaks[pid] = max(peaks.get(pid, 0), resident(server))
 
+
+UPLOADS: Final = (8 * 4 + 16 + 16) * MIB
+"""projects.max_uploads, and the lists of files and decompressors that docs/configuration.md names."""
+
+LISTS: Final = 32 * MIB
+"""Those that are kept, and one that is being made and sent."""
 
 SLOW: Final = BUFFERED + ONE_LOG + READERS * READER
 
@@ -242,6 +281,8 @@ CASES: Final[dict[Callable[[Server], Awaitable[None]], tuple[str, int]]] = {
     logs_read_late: ("logs read late", RETENTION),
     idle_readers: ("idle readers", READERS * READER),
     readers_of_forgotten_logs: ("readers of forgotten logs", RETENTION + BUFFERED + READER * 25),
+    uploads: ("uploads", UPLOADS),
+    lists_of_projects: ("lists of projects", LISTS),
     slow_readers("/api/stream/{job_id}"): ("slow streams", SLOW),
     slow_readers("/api/stream/{job_id}?speed=0.001"): ("slow replays", SLOW),
     slow_readers("/api/jobs/{job_id}/output/stdout"): ("slow outputs", SLOW),
