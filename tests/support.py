@@ -17,6 +17,7 @@ from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient
 
 from streamer.compose import Parts
+from streamer.engine.blobs import Blobs
 from streamer.sse import EventParser
 from streamer.web.app import LIFETIME
 
@@ -65,6 +66,12 @@ async def in_cancelled_task(work: Callable[[], Awaitable[T]]) -> T:
         await task
     assert done, "the clean-up was cut off"
     return done[0]
+
+
+async def until_stored(blobs: Blobs, size: int) -> None:
+    """Wait until blobs take so many bytes: a file without readers is removed by a thread."""
+    while await blobs.used_bytes() != size:
+        await asyncio.sleep(0)
 
 
 def parts_of(client: AnyClient) -> Parts:

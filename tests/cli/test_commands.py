@@ -16,7 +16,7 @@ import pytest
 import streamer
 from streamer.cli.main import main
 from tests.conftest import Start
-from tests.support import AnyClient, parts_of
+from tests.support import AnyClient, parts_of, until_stored
 
 ROOT = Path(__file__).parents[2]
 ENVIRON = {
@@ -281,7 +281,7 @@ async def test_run_with_a_project(tmp_path: Path, start: Start, arguments: tuple
         code, out, said = await run(*given)
         assert (code in (2, 125), out, said.count("\n")) == (True, "", 1), said
         assert word in said
-    assert await parts_of(client).engine.blobs.used_bytes() == 0
+    await until_stored(parts_of(client).engine.blobs, 0)
 
 
 async def test_projects_of_a_service(tmp_path: Path, start: Start) -> None:

@@ -13,7 +13,7 @@ from aiohttp import FormData
 
 from tests.conftest import Start
 from tests.jobs.archives import MIB, form_of, packed, tar_of, zip_of
-from tests.support import AnyClient, parts_of, run, text
+from tests.support import AnyClient, parts_of, run, text, until_stored
 from tests.web import job_of, problem, until_state
 from tests.web.raw import connection
 
@@ -161,7 +161,7 @@ async def test_a_waiting_job_keeps_its_project(start: Start) -> None:
         assert response.status == 202
     document = await until_state(client, waiting, "complete")
     assert document["result"]["stdout"] == "7\n"
-    assert await project_bytes(client) == 0
+    await until_stored(parts_of(client).engine.blobs, 0)
 
 
 async def test_a_project_of_another_tenant(start: Start) -> None:
@@ -289,9 +289,8 @@ async def test_a_client_that_leaves_during_its_upload(start: Start) -> None:
             b"POST /api/projects HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\nPK"
         )
         while not await project_bytes(client):
-            await asyncio.sleep(0.001)
-    while await project_bytes(client):
-        await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
+    await until_stored(parts_of(client).engine.blobs, 0)
 
 
 async def test_a_service_that_is_leaving(start: Start) -> None:
