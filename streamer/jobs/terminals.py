@@ -8,7 +8,7 @@ from streamer.errors import InvalidJob, quoted
 from streamer.model.capabilities import BackendFacts
 from streamer.model.job import TerminalSize
 
-__all__ = ["check_size", "check_terminal"]
+__all__ = ["MOST", "check_size", "check_terminal"]
 
 MOST: Final = 1000
 """Columns or rows."""

@@ -52,9 +52,13 @@ class Status(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """
 
     state: State
+    """Where the job is now."""
     t: int
+    """When: milliseconds since the job was accepted."""
     position: int | None = None
+    """Its place in the queue, while it is queued; told again as it comes nearer."""
     job_id: str | None = None
+    """The id of the job, in the first event of its log."""
 
 
 class Output(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -65,18 +69,26 @@ class Output(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """
 
     stream: StreamName
+    """Where the program wrote to."""
     data: str
+    """What it wrote: text, or base64."""
     t: int
+    """When it was read: milliseconds since the job was accepted."""
     phase: PhaseName
+    """Whether the compiler or the program wrote it."""
     lossy: bool = False
+    """Whether invalid UTF-8 was replaced by U+FFFD."""
     encoding: Literal["base64"] | None = None
+    """Whether ``data`` is base64; else it is text."""
 
 
 class Truncated(msgspec.Struct, frozen=True, rename="camel"):
     """The output limit was reached: `dropped_bytes` of `stream` were lost. Comes before the end."""
 
     stream: StreamName
+    """Which output is incomplete."""
     dropped_bytes: int
+    """How many bytes were dropped."""
 
 
 class Gap(msgspec.Struct, frozen=True, rename="camel"):
@@ -87,17 +99,24 @@ class Gap(msgspec.Struct, frozen=True, rename="camel"):
     """
 
     from_: int = msgspec.field(name="from")
+    """The number of the first event that is no longer kept."""
     to: int | None
+    """The number of the last one; null if the whole job has expired."""
     reason: str = "retention"
+    """Why: ``retention`` or ``expired``."""
 
 
 class Artifact(msgspec.Struct, frozen=True, rename="camel"):
     """A file that the job left and that can be downloaded."""
 
     name: str
+    """The path of the file in the workspace."""
     bytes: int
+    """Its size."""
     sha256: str
+    """Its SHA-256, in hexadecimal digits."""
     url: str
+    """Where it can be downloaded."""
 
 
 class Complete(msgspec.Struct, frozen=True, rename="camel"):
@@ -110,24 +129,38 @@ class Complete(msgspec.Struct, frozen=True, rename="camel"):
     """
 
     reason: Reason
+    """Why the program ended."""
     exit_code: int | None
+    """Its exit code; null if a signal ended it, or if it was not started."""
     signal: str | None
+    """The signal that ended it, as ``SIGKILL``; else null."""
     duration_ms: int
+    """How long its programs ran, together."""
     cpu_time_ms: int | None
+    """The CPU time of its programs together; null where nothing measures it."""
     peak_memory_bytes: int | None
+    """The highest memory of its programs; null where nothing measures it."""
     timed_out: bool
+    """Whether a time limit ended it."""
     oom_killed: bool
+    """Whether its memory limit ended it."""
     output_bytes: int
+    """The bytes of output in the log, of both streams together."""
     output_truncated: bool
+    """Whether output was dropped at the output limit."""
     sandbox: str
+    """The backend of its sandbox."""
     phase: PhaseName
+    """Which program was the last one; ``compile`` if that failed."""
 
 
 class Error(msgspec.Struct, frozen=True, rename="camel"):
     """The last event of a job that could not be run, through a fault of the service or host."""
 
     code: ErrorCode
+    """Whose fault it was."""
     message: str
+    """What happened, for people."""
 
 
 JobEvent = Status | Output | Truncated | Gap | Artifact | Complete | Error

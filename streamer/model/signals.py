@@ -6,7 +6,7 @@ import signal
 from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["signal_name", "signal_number"]
+__all__ = ["NUMBERS", "signal_name", "signal_number"]
 
 
 def _real_time() -> Mapping[int, str]:

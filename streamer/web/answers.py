@@ -7,7 +7,7 @@ docstrings of the types and of their fields. A field that may be `UNSET` is then
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -43,6 +43,12 @@ __all__ = [
     "Sandboxes",
     "SignalSent",
 ]
+
+
+def either(*types: type[msgspec.Struct]) -> msgspec.Meta:
+    """Describe a field of one of these types, since a schema of msgspec needs tags in a union."""
+    refs = [{"$ref": f"#/components/schemas/{one.__name__}"} for one in types]
+    return msgspec.Meta(extra={"types": types}, extra_json_schema={"anyOf": refs})
 
 
 class Answer(msgspec.Struct, rename="camel"):
@@ -138,7 +144,7 @@ class ListedJob(Answer):
     links: JobLinks
     position: int | UnsetType = UNSET
     """Its place in the queue, from 1; only in the document of a job that waits."""
-    result: Complete | Error | UnsetType = UNSET
+    result: Annotated[Any, either(Complete, Error)] = UNSET
     """The data of its last event; only once it is over."""
 
 
@@ -153,7 +159,7 @@ class Job(ListedJob):
     """Whether a part of ``stdout`` is missing; not once the job is over."""
     stderr_truncated: bool | UnsetType = UNSET
     """Whether a part of ``stderr`` is missing; not once the job is over."""
-    result: Completed | Failed | UnsetType = UNSET
+    result: Annotated[Any, either(Completed, Failed)] = UNSET
     """The data of its last event, and its output; only once it is over."""
 
 

@@ -24,12 +24,14 @@ from streamer.web.callers.access import Access
 from streamer.web.callers.address import client_address
 from streamer.web.callers.origin import check_origin
 from streamer.web.documents import large_documents
-from streamer.web.info import OPEN_ROUTES, InfoHandlers
+from streamer.web.info import InfoHandlers
 from streamer.web.jobs import JobHandlers
+from streamer.web.operations.service import OPEN_ROUTES
 from streamer.web.page import page_routes
 from streamer.web.parameters import Handler
 from streamer.web.problems import problems
 from streamer.web.projects import ProjectHandlers
+from streamer.web.reference.handlers import ReferenceHandlers
 from streamer.web.streams import StreamHandlers
 from streamer.web.unread import CancelUnread
 
@@ -91,8 +93,6 @@ CORS_HEADERS: Final = {
 END_ARRIVES_S: Final = 1.0
 """How long to wait for the last events of jobs from an engine that several processes share."""
 
-JOB: Final = r"{job_id:[0-9a-z]{1,64}}"
-
 
 def make_app(
     config: Config,
@@ -123,8 +123,8 @@ def make_app(
     app[SERVICE] = jobs
     app[SESSIONS] = sessions
     app[LIFETIME] = lifetime
-    app.add_routes(JobHandlers(jobs, access, bodies, transcripts, streams).routes(JOB))
-    app.add_routes(streams.routes(JOB))
+    app.add_routes(JobHandlers(jobs, access, bodies, transcripts, streams).routes())
+    app.add_routes(streams.routes())
     app.add_routes(ProjectHandlers(jobs, access).routes())
     info = InfoHandlers(
         jobs,
@@ -137,6 +137,7 @@ def make_app(
         lifetime.ahead,
     )
     app.add_routes(info.routes())
+    app.add_routes(ReferenceHandlers(jobs, access).routes())
     app.add_routes(page_routes())
     app.cleanup_ctx.append(_run)
     if config.server.allowed_origins:

@@ -23,18 +23,14 @@ from streamer.model.runtime import public_tool_reason
 from streamer.sse.sessionmap import SessionMap
 from streamer.web import answers
 from streamer.web.bodies import Bodies
-from streamer.web.callers.access import METRICS_ROUTE, Access
+from streamer.web.callers.access import Access
 from streamer.web.documents import json_answer
 from streamer.web.metrics import exposition
-from streamer.web.parameters import takes
+from streamer.web.operations import service as operations
 
-__all__ = ["OPEN_ROUTES", "InfoHandlers"]
+__all__ = ["InfoHandlers"]
 
 log: Final = logging.getLogger(__name__)
-
-OPEN_ROUTES: Final = ("streamer-healthz", "streamer-readyz")
-"""Routes that are open to everybody."""
-
 
 ENGINE_TIMEOUT_S: Final = 5.0
 """How long a readiness check waits for the engine."""
@@ -56,12 +52,12 @@ class InfoHandlers:
 
     def routes(self) -> list[web.RouteDef]:
         return [
-            web.get("/api/runtimes", takes(self.list_runtimes)),
-            web.get("/api/sandboxes", takes(self.list_sandboxes)),
-            web.get("/api/queue", takes(self.show_queue)),
-            web.get("/healthz", self.health, name="streamer-healthz"),
-            web.get("/readyz", self.readiness, name="streamer-readyz"),
-            web.get("/metrics", self.metrics, name=METRICS_ROUTE),
+            operations.RUNTIMES.route(self.list_runtimes),
+            operations.SANDBOXES.route(self.list_sandboxes),
+            operations.QUEUE.route(self.show_queue),
+            operations.HEALTH.route(self.health),
+            operations.READINESS.route(self.readiness),
+            operations.METRICS.route(self.metrics),
         ]
 
     async def list_runtimes(self, request: web.Request) -> web.Response:

@@ -19,12 +19,11 @@ from streamer.web.bodies import Bodies
 from streamer.web.callers.access import Access
 from streamer.web.documents import json_answer
 from streamer.web.jobviews import job_document, listed_job
-from streamer.web.parameters import takes
+from streamer.web.operations import jobs as operations
 from streamer.web.streams import StreamHandlers
 
 __all__ = ["JobHandlers"]
 
-MAX_LIST: Final = 200
 LINKS: Final = ("job", "stream", "stdin", "signal", "cast", "output")
 ANY_ID: Final = "thejobsid"
 
@@ -39,20 +38,15 @@ class JobHandlers:
     _paths: dict[str, tuple[str, str]] = field(default_factory=dict)
     """What comes before and after a job's id in the path of each of its links."""
 
-    def routes(self, job: str) -> list[web.RouteDef]:
-        """`job` is the pattern of a job's id in a URL."""
+    def routes(self) -> list[web.RouteDef]:
         return [
-            web.post("/api/execute", takes(self.execute)),
-            web.get("/api/jobs", takes(self.list_jobs, "status", "limit", "cursor")),
-            web.get(f"/api/jobs/{job}", takes(self.show_job), name="streamer-job"),
-            web.delete(f"/api/jobs/{job}", takes(self.delete_job, "purge")),
-            web.post(
-                f"/api/jobs/{job}/stdin",
-                takes(self.write_stdin, "close", "seq"),
-                name="streamer-stdin",
-            ),
-            web.post(f"/api/jobs/{job}/resize", takes(self.resize)),
-            web.post(f"/api/jobs/{job}/signal", takes(self.send_signal), name="streamer-signal"),
+            operations.EXECUTE.route(self.execute),
+            operations.LIST.route(self.list_jobs),
+            operations.SHOW.route(self.show_job),
+            operations.CANCEL.route(self.delete_job),
+            operations.WRITE.route(self.write_stdin),
+            operations.SIGNAL.route(self.send_signal),
+            operations.RESIZE.route(self.resize),
         ]
 
     async def execute(self, request: web.Request) -> web.StreamResponse:
@@ -87,7 +81,7 @@ class JobHandlers:
 
     async def list_jobs(self, request: web.Request) -> web.Response:
         tenant = self.access.require(request, "list")
-        limit = parameters.number(request, "limit", 50, 1, MAX_LIST)
+        limit = parameters.number(request, "limit", 50, 1, operations.MAX_LIST)
         views = await self.jobs.list(
             tenant=tenant,
             state=parameters.state(request),

@@ -15,11 +15,14 @@ from typing import Final
 
 from aiohttp import ETag, hdrs, web
 
-__all__ = ["page_routes"]
+from streamer.web.operations.service import PLAYGROUND
+
+__all__ = ["Asset", "page_routes"]
 
 _ASSETS: Final = {
     "ansi.js": "text/javascript",
     "api.js": "text/javascript",
+    "docs.css": "text/css",
     "follow.js": "text/javascript",
     "icon.svg": "image/svg+xml",
     "output.js": "text/javascript",
@@ -45,10 +48,33 @@ _HEADERS: Final = {
 }
 
 
+class Asset:
+    """A body that a browser may keep, and has to ask about."""
+
+    def __init__(self, body: bytes, content_type: str) -> None:
+        self._body = body
+        self._content_type = content_type
+        self._etag = ETag(hashlib.sha256(body).hexdigest()[:32])
+
+    def answer(self, request: web.Request) -> web.Response:
+        known = request.if_none_match or ()
+        if any(tag.value in (self._etag.value, "*") for tag in known):
+            response = web.Response(status=304, headers=_HEADERS)
+        else:
+            response = web.Response(
+                body=self._body,
+                content_type=self._content_type,
+                charset=None if self._content_type == "application/json" else "utf-8",
+                headers=_HEADERS,
+            )
+        response.etag = self._etag
+        return response
+
+
 def page_routes() -> list[web.RouteDef]:
     """Return the routes of the page; its files are read once, now."""
     return [
-        web.get("/", _serve("index.html", "text/html")),
+        PLAYGROUND.route(_serve("index.html", "text/html")),
         # In a mounted application "/" is "/prefix/", and "" is "/prefix": the page's relative
         # links need the slash. If it is not mounted, "" is "/" and so must come second.
         web.get("", _add_slash),
@@ -65,18 +91,9 @@ async def _add_slash(request: web.Request) -> web.Response:
 
 
 def _serve(name: str, content_type: str) -> Callable[[web.Request], Awaitable[web.Response]]:
-    body = files("streamer.web").joinpath("static", name).read_bytes()
-    etag = ETag(hashlib.sha256(body).hexdigest()[:32])
+    asset = Asset(files("streamer.web").joinpath("static", name).read_bytes(), content_type)
 
     async def serve(request: web.Request) -> web.Response:
-        known = request.if_none_match or ()
-        if any(tag.value in (etag.value, "*") for tag in known):
-            response = web.Response(status=304, headers=_HEADERS)
-        else:
-            response = web.Response(
-                body=body, content_type=content_type, charset="utf-8", headers=_HEADERS
-            )
-        response.etag = etag
-        return response
+        return asset.answer(request)
 
     return serve

@@ -22,7 +22,7 @@ from streamer.jobs.replay import PacedSource
 from streamer.jobs.transcript import EventsGone
 from streamer.model.events import StreamName
 from streamer.sse.bytestream import ByteStream
-from streamer.sse.response import ID_PARAMETERS, client_id, id_number
+from streamer.sse.response import client_id, id_number
 from streamer.sse.session import Source
 from streamer.sse.sessionmap import Full, SessionMap
 from streamer.sse.sources import LogSource, MergedSource, merged_positions
@@ -30,12 +30,10 @@ from streamer.web import answers
 from streamer.web.callers.access import Access
 from streamer.web.documents import json_answer
 from streamer.web.jobviews import timestamp
-from streamer.web.parameters import flag, speed, takes
+from streamer.web.operations import streams as operations
+from streamer.web.parameters import flag, speed
 
 __all__ = ["StreamHandlers"]
-
-MAX_MERGED: Final = 100
-"""How many jobs one stream may follow: each makes the stream's ids longer."""
 
 MAX_NUMBER: Final = 10**15
 """More events than any log has."""
@@ -47,22 +45,13 @@ class StreamHandlers:
     sessions: SessionMap
     access: Access
 
-    def routes(self, job: str) -> list[web.RouteDef]:
-        """`job` is the pattern of a job's id in a URL."""
-        resuming = (*ID_PARAMETERS, "padding", "evs_preamble")
-        stream, many = (
-            takes(self.stream, "speed", *resuming),
-            takes(self.stream_many, "job", *resuming),
-        )
-        output = f"/api/jobs/{job}/output/{{stream:stdout|stderr}}"
+    def routes(self) -> list[web.RouteDef]:
         return [
-            web.get("/api/stream", many, allow_head=False),
-            web.get(f"/api/stream/{job}", stream, name="streamer-stream", allow_head=False),
-            web.get(output, takes(self.output, "follow"), name="streamer-output", allow_head=False),
-            web.get(
-                f"/api/jobs/{job}/cast", takes(self.cast), name="streamer-cast", allow_head=False
-            ),
-            web.get(f"/api/jobs/{job}/sessions", takes(self.list_sessions)),
+            operations.FOLLOW.route(self.stream),
+            operations.FOLLOW_MANY.route(self.stream_many),
+            operations.OUTPUT.route(self.output),
+            operations.CAST.route(self.cast),
+            operations.READERS.route(self.list_sessions),
         ]
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
@@ -99,8 +88,10 @@ class StreamHandlers:
     async def stream_many(self, request: web.Request) -> web.StreamResponse:
         """Follow several jobs in one stream, since browsers can only open a few."""
         job_ids = tuple(dict.fromkeys(request.query.getall("job", [])))
-        if not 1 <= len(job_ids) <= MAX_MERGED:
-            raise InvalidRequest(f"name 1 to {MAX_MERGED} jobs: ?job=ID&job=ID", path="?job")
+        if not 1 <= len(job_ids) <= operations.MAX_MERGED:
+            raise InvalidRequest(
+                f"name 1 to {operations.MAX_MERGED} jobs: ?job=ID&job=ID", path="?job"
+            )
         text = client_id(request, self.sessions.options)
         asked = dict(zip(job_ids, _asked(text, len(job_ids)), strict=True))
         async with AsyncExitStack() as stack:

@@ -11,9 +11,10 @@ import binascii
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
+from msgspec import Meta
 
 from streamer.errors import InvalidJob, cut, quoted
 from streamer.jobs.resolve import MAX_FILES
@@ -33,56 +34,111 @@ MODE: Final = re.compile(r"0?[0-7]{3}")
 
 # `null` means "not given" for every optional field.
 class _File(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+    """A file, put into the workspace before the program starts."""
+
     name: str
+    """A relative path, separated by ``/``, that stays inside the workspace."""
     content: str
+    """Its content: text, or base64."""
     encoding: Literal["utf-8", "base64"] | None = None
-    mode: str | None = None
+    """How ``content`` is encoded; ``utf-8`` by default."""
+    mode: Annotated[str, Meta(extra_json_schema={"pattern": f"^{MODE.pattern}$"})] | None = None
+    """Its permission bits, three octal digits; ``"0644"`` by default."""
 
 
 class _Terminal(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+    """The size of a pseudo-terminal, in characters."""
+
     cols: int
+    """How many columns."""
     rows: int
+    """How many rows."""
 
 
 class _Limits(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+    """How much a job may use, up to ``limits.max``; what is left out is as in ``limits.default``.
+
+    A size may be text with a unit, such as ``"256MiB"``. CPU time and memory are those of all
+    processes together.
+    """
+
     wall_time_s: float | int | None = None
+    """How long it may run, in seconds."""
     cpu_time_s: float | int | None = None
+    """How much CPU time it may use, in seconds."""
     memory_bytes: int | str | None = None
+    """How much memory it may use."""
     processes: int | None = None
+    """How many processes and threads it may have at a time."""
     open_files: int | None = None
+    """How many files each process may have open."""
     file_bytes: int | str | None = None
+    """How large one file may become."""
     disk_bytes: int | str | None = None
+    """How much it may write to files in all."""
     output_bytes: int | str | None = None
+    """How much it may write to standard output and standard error together."""
     stack_bytes: int | str | None = None
+    """The stack of the first thread of each process."""
 
 
 class _JobRequest(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+    """A job. One of ``language`` and ``command`` is needed.
+
+    All else may be left out, or be null.
+    """
+
     language: str | None = None
+    """The name of a language, or one of its aliases."""
     command: list[str] | None = None
+    """A program and its arguments, never a shell command line; only if ``sandbox.allow_command`` is
+    set."""
     code: str | None = None
+    """The text of the program: short for one file with the language's entry name."""
     files: list[_File] | None = None
+    """The files of the program."""
     project_id: str | None = None
+    """An uploaded project."""
     entry: str | None = None
+    """The file that is run; by default the language's entry name."""
     args: list[str] | None = None
+    """The arguments of the program."""
     env: dict[str, str] | None = None
+    """Variables of its environment, besides those of the language."""
     stdin: str | None = None
+    """Text for its standard input."""
     interactive: bool | None = None
+    """Whether its standard input is kept open for more."""
     terminal: _Terminal | None = None
+    """Run it on a pseudo-terminal of this size."""
     limits: _Limits | None = None
     network: bool | None = None
+    """Whether it may use the network; only where ``sandbox.network`` allows it."""
     sandbox: str | None = None
+    """The name of a backend; only those of ``sandbox.allow``."""
     artifacts: list[str] | None = None
+    """Patterns of the files that are kept."""
     output_encoding: Literal["utf-8", "base64"] | None = None
+    """How output is sent. With ``utf-8`` (the default) invalid bytes become U+FFFD; ``base64``
+    keeps every byte."""
     metadata: dict[str, str] | None = None
+    """Texts that are returned with the job."""
 
 
 class _ResizeRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Another size of a terminal, in characters."""
+
     cols: int
+    """How many columns."""
     rows: int
+    """How many rows."""
 
 
 class _SignalRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """A signal for a program."""
+
     signal: str
+    """Its name as in ``kill -l``: ``SIGINT``, ``SIGRTMIN+3``."""
 
 
 PARTS: Final[Mapping[str, type[msgspec.Struct]]] = {

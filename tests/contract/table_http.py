@@ -39,8 +39,8 @@ ROUTES: Final[dict[str, Mark]] = {
     "GET /healthz": KEPT,
     "GET /readyz": KEPT,
     "GET /metrics": KEPT,
-    "GET /openapi.json": 13,
-    "GET /docs": 13,
+    "GET /openapi.json": KEPT,
+    "GET /docs": KEPT,
     "GET /": KEPT,
 }
 
@@ -69,7 +69,7 @@ QUERY: Final[dict[str, Mark]] = {
 }
 """Query parameters by route. Every route also takes ``access_token``, and ``grant`` (issue 12)."""
 
-OPEN: Final = ("GET /", "GET /healthz", "GET /readyz", "GET /metrics")
+OPEN: Final = ("GET /", "GET /docs", "GET /healthz", "GET /readyz", "GET /metrics")
 """Routes that ignore their query."""
 
 FIELDS: Final[dict[str, Mark]] = {

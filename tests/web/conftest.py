@@ -30,6 +30,7 @@ ONCE: Final[Mapping[str, str]] = {
     "test_disclosure.py": "what answers do not say of the host",
     "test_fields.py": "how a submission is parsed",
     "test_log_floods.py": "the log of the process",
+    "test_openapi.py": "the document, in which no job has a part",
     "test_origins.py": "pages of other sites, before any handler",
     "test_parameters.py": "how queries and headers are parsed",
     "test_policy.py": "what a submission may ask for",

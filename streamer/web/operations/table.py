@@ -1,0 +1,41 @@
+"""All operations, in the order of the document."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from streamer.web.operations import jobs, service, streams
+from streamer.web.operations.operation import Operation
+
+__all__ = ["OPERATIONS", "TAGS"]
+
+OPERATIONS: Final[tuple[Operation, ...]] = (
+    jobs.EXECUTE,
+    jobs.LIST,
+    jobs.SHOW,
+    jobs.CANCEL,
+    jobs.WRITE,
+    jobs.SIGNAL,
+    jobs.RESIZE,
+    streams.FOLLOW,
+    streams.FOLLOW_MANY,
+    streams.OUTPUT,
+    streams.CAST,
+    streams.READERS,
+    service.RUNTIMES,
+    service.SANDBOXES,
+    service.QUEUE,
+    service.HEALTH,
+    service.READINESS,
+    service.METRICS,
+    service.OPENAPI,
+    service.DOCS,
+    service.PLAYGROUND,
+)
+
+TAGS: Final = {
+    "jobs": "Submit jobs, and act on them.",
+    "streams": "Follow jobs: events, output, recordings.",
+    "service": "What the service can run, how busy and how healthy it is.",
+    "pages": "This document, and the pages.",
+}

@@ -1,0 +1,1 @@
+"""The reference of the HTTP interface: the OpenAPI document, generated, and its page."""

@@ -1,0 +1,84 @@
+"""Thousands of requests made from the OpenAPI document, right and wrong ones, to a real service.
+
+Schemathesis checks that each answer is one that the document describes, by its status, media type,
+headers and body, events of streams too; that what the document forbids is refused, and what it
+allows is taken; and that links lead where they say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from asyncio.subprocess import PIPE, STDOUT
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.conftest import Start
+
+CASES: Final = 5000
+PER_OPERATION: Final = 300
+SEED: Final = 20261128
+MOST_S: Final = 110
+"""It takes a minute of two processors; it may take longer where others use them too."""
+
+CONFIG: Final = """
+[generation]
+allow-x00 = true
+
+# A schema cannot say all that a job must be: that its entry is among its files, for example, or
+# that a key comes with the same request again.
+[[operations]]
+include-operation-id = "execute"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "403", "409", "429"]
+
+# A replay may be as slow as one likes.
+[[operations]]
+include-operation-id = "followJob"
+parameters = { "query.speed" = "1000" }
+
+# DELETE cancels a job, which stays; only with `purge` it is removed.
+[checks.use_after_free]
+enabled = false
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2 * MOST_S)
+@pytest.mark.memory_engine("what answers look like does not depend on the engine")
+async def test_every_answer_is_one_of_the_document(start: Start, tmp_path: Path) -> None:
+    client = await start(
+        sandbox={"allow_command": False},
+        # Every program ends soon, and with it every stream.
+        limits={
+            "default": {"wall_time_s": 0.5, "cpu_time_s": 0.5},
+            "max": {"wall_time_s": 1, "cpu_time_s": 1},
+        },
+        streams={"grace_s": 0},
+    )
+    (tmp_path / "schemathesis.toml").write_text(CONFIG)
+    program = await asyncio.create_subprocess_exec(
+        str(Path(sys.executable).with_name("st")),
+        *("run", str(client.make_url("/openapi.json"))),
+        *("--seed", str(SEED), "--max-examples", str(PER_OPERATION), "--workers", "4"),
+        *("--generation-database", "none", "--no-shrink", "--no-color"),
+        cwd=tmp_path,
+        stdout=PIPE,
+        stderr=STDOUT,
+    )
+    try:
+        async with asyncio.timeout(MOST_S):
+            said, _ = await program.communicate()
+    finally:
+        if program.returncode is None:
+            program.kill()
+            await program.wait()
+    text = said.decode()
+    assert program.returncode == 0, text
+    generated = re.search(r"([\d,]+) generated", text)
+    assert generated is not None, text
+    assert int(generated[1].replace(",", "")) >= CASES, text
+    # Sequences of requests, by the links of the document.
+    assert re.search(r"API Links: +[1-9]", text), text
