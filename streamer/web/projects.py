@@ -19,7 +19,7 @@ from streamer.web import answers
 from streamer.web.callers.access import Access
 from streamer.web.documents import json_answer
 from streamer.web.jobviews import timestamp
-from streamer.web.parameters import takes
+from streamer.web.operations import projects as operations
 from streamer.web.problems import answer
 
 __all__ = ["ProjectHandlers"]
@@ -35,11 +35,10 @@ class ProjectHandlers:
     access: Access
 
     def routes(self) -> list[web.RouteDef]:
-        project = "/api/projects/{project_id:[0-9a-z]{1,64}}"
         return [
-            web.post("/api/projects", takes(self.upload), expect_handler=self._expect),
-            web.get(project, takes(self.show), name="streamer-project"),
-            web.delete(project, takes(self.delete)),
+            operations.UPLOAD.route(self.upload, expect=self._expect),
+            operations.SHOW.route(self.show),
+            operations.DELETE.route(self.delete),
         ]
 
     async def upload(self, request: web.Request) -> web.Response:
@@ -56,7 +55,7 @@ class ProjectHandlers:
         project = await self.jobs.projects.upload(
             self._body(request), tenant=tenant, boundary=boundary
         )
-        location = str(request.app.router["streamer-project"].url_for(project_id=project.id))
+        location = str(request.app.router[operations.SHOW.name].url_for(project_id=project.id))
         base = self.jobs.config.server.public_url.rstrip("/")
         return json_answer(
             _document(project), status=201, headers={hdrs.LOCATION: f"{base}{location}"}

@@ -20,6 +20,7 @@ from streamer.web.operations.table import OPERATIONS
 from streamer.web.reference.document import Facts, openapi
 from tests.conftest import Start
 from tests.contract import table_http
+from tests.jobs.archives import zip_of
 
 DOCUMENT = openapi(Facts(""))
 
@@ -133,20 +134,42 @@ def test_each_parameter_in_the_path_is_described(route: str) -> None:
     assert named == {*re.findall(r"{(\w+)}", route)}
 
 
-def test_links_lead_to_operations_and_give_them_what_they_need() -> None:
+@pytest.mark.parametrize(
+    ("path", "status", "ids", "others"),
+    [
+        ("/api/execute", "202", {"job", "job_id"}, set()),
+        ("/api/projects", "201", {"project_id"}, {"execute"}),
+    ],
+)
+def test_links_lead_to_operations_and_give_them_what_they_need(
+    path: str, status: str, ids: set[str], others: set[str]
+) -> None:
     by_id = {one["operationId"]: one for one in operations(DOCUMENT).values()}
-    links = DOCUMENT["paths"]["/api/execute"]["post"]["responses"]["202"]["links"]
-    of_a_job = {
+    links = DOCUMENT["paths"][path]["post"]["responses"][status]["links"]
+    that_take_it = {
         name
         for name, one in by_id.items()
-        if {"job", "job_id"} & {parameter["name"] for parameter in one["parameters"]}
+        if ids & {parameter["name"] for parameter in one["parameters"]}
     }
-    assert links.keys() == of_a_job
+    assert links.keys() == that_take_it | others
     for link in links.values():
         needed = {
             one["name"] for one in by_id[link["operationId"]]["parameters"] if one["required"]
         }
         assert link["parameters"].keys() == needed
+
+
+async def test_the_link_from_a_project_to_a_job_in_it_leads_there(start: Start) -> None:
+    links = DOCUMENT["paths"]["/api/projects"]["post"]["responses"]["201"]["links"]
+    client = await start()
+    data = zip_of([("main.py", b"print(1)")])
+    async with client.post("/api/projects", data=data) as response:
+        project = (await response.json())["projectId"]
+    body = json.loads(
+        json.dumps(links["execute"]["requestBody"]).replace("$response.body#/projectId", project)
+    )
+    async with client.post("/api/execute", json=body) as response:
+        assert response.status == 202, await response.text()
 
 
 @pytest.mark.parametrize("target", ["/openapi.json", "/docs"])

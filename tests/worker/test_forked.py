@@ -12,7 +12,7 @@ import pytest
 
 from streamer.compose import Parts
 from streamer.errors import SandboxFailure
-from streamer.model.job import JobSpec, SourceFile
+from streamer.model.job import JobSpec, SourceFile, TerminalSize
 from streamer.sandbox.drivers.gated import Gated
 from streamer.sandbox.forks import MAX_FAILURES
 from streamer.sandbox.pool import Pool
@@ -73,9 +73,10 @@ async def test_tenants_never_share_an_interpreter(service: Parts) -> None:
         {"env": {"LD_BIND_NOW": "1"}},
         {"entry": "other.py"},
         {"files": (SourceFile(".local/lib/a.py", b""),)},
+        {"terminal": TerminalSize(cols=80, rows=24)},
         {"language": None, "code": None, "command": ("python3", "-c", SEED)},
     ],
-    ids=["arguments", "PYTHON", "LD", "entry", "packages", "command"],
+    ids=["arguments", "PYTHON", "LD", "entry", "packages", "terminal", "command"],
 )
 async def test_a_job_with_something_of_its_own_is_not(
     service: Parts, own: Mapping[str, Any]
@@ -85,6 +86,21 @@ async def test_a_job_with_something_of_its_own_is_not(
     for _ in range(3):  # not the first one either way
         assert await seed(service, **own) != usual
     assert service.ahead().forked == before
+
+
+async def test_what_the_language_needs_of_the_host_is_there(
+    need: Callable[[str], str], open_service: OpenService
+) -> None:
+    need("bwrap")
+    need_forks()
+    needy = replace(FORKING, read_only=("/opt",), etc=("shells",))
+    service = await open_service("bwrap", runtimes=(needy,))
+    await pool_of(service)
+    code = "import os; print(os.path.isdir('/opt'), os.path.isfile('/etc/shells'))"
+    before = service.ahead().forked
+    for _ in range(3):
+        assert await seed(service, code=code) == "True True\n"
+    assert service.ahead().forked == before + 2
 
 
 async def test_the_record_of_a_job_tells_how_it_is_confined(

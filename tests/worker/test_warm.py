@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,15 +12,18 @@ import pytest
 from streamer.compose import Parts
 from streamer.errors import SandboxFailure
 from streamer.model.job import JobSpec, SourceFile, TerminalSize
+from streamer.model.languages import DEFAULT_RUNTIMES
 from streamer.model.runtime import Runtime
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.shape import Program, Run
 from tests.conftest import OpenService, Start
+from tests.languages import scripts
 from tests.running import descendants, ended, run_job
 from tests.support import submit
 
 SIZE = TerminalSize(cols=80, rows=24)
 WARM: Mapping[str, Any] = {"warm": True}
+SCRIPTS = {row.language: row for row in scripts.SCRIPTS}
 
 
 async def held(service: Parts, count: int = 1) -> None:
@@ -128,6 +132,34 @@ async def test_neither_commands_nor_compiled_programs_are_kept(service: Parts) -
     if "c" in service.worker.host.languages.available:
         await run_job(service, language="c", code="int main(void) { return 0; }")
     assert wanted(service) == {None}
+
+
+@pytest.mark.parametrize(
+    "language",
+    [one.name for one in DEFAULT_RUNTIMES.values() if one.warm and not one.compile],
+)
+async def test_each_language_has_what_it_needs(service: Parts, language: str) -> None:
+    if language not in service.worker.host.languages.available:
+        pytest.skip(f"{language} is not installed")
+    for count in range(2):
+        ran = await run_job(service, language=language, code=SCRIPTS[language].hello)
+        assert (ran.verdict, ran.out) == ("exited 0", "hello\n")
+        await held(service)
+        assert service.ahead().warm == count
+
+
+async def test_what_a_language_needs_of_the_host_is_there(
+    need: Callable[[str], str], open_service: OpenService
+) -> None:
+    need("bwrap")
+    needy = replace(DEFAULT_RUNTIMES["python"], read_only=("/opt",), etc=("shells",))
+    service = await open_service("bwrap", runtimes=(needy,), sandbox=WARM)
+    code = "import os; print(os.path.isdir('/opt'), os.path.isfile('/etc/shells'))"
+    for count in range(2):
+        ran = await run_job(service, language="python", code=code)
+        assert ran.out == "True True\n"
+        await held(service)
+        assert service.ahead().warm == count
 
 
 async def test_a_program_on_a_terminal_is_started_for_its_job(service: Parts) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -26,6 +26,8 @@ __all__ = [
 Schema = Mapping[str, Any]
 """A JSON Schema."""
 
+Expect = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
+
 CODES: Final[Mapping[str, tuple[int, str]]] = {
     "invalid_json": (400, "the body is not valid JSON"),
     "invalid_request": (400, "a field, parameter or header is unknown, missing or invalid"),
@@ -33,12 +35,13 @@ CODES: Final[Mapping[str, tuple[int, str]]] = {
     "unknown_project": (400, "there is no such project"),
     "unauthorized": (401, "no credentials, or wrong ones"),
     "forbidden": (403, "the configuration does not allow it to the caller, or to the page"),
-    "not_found": (404, "there is no such job, or it is another tenant's"),
+    "not_found": (404, "there is no such job or project, or it is another tenant's"),
     "conflict": (409, "the job, or an earlier request with the same key, does not allow it"),
     "gone": (410, "it is no longer kept"),
     "payload_too_large": (413, "the body, or what is in it, is larger than is ever allowed"),
     "queue_full": (429, "the queue is full"),
     "rate_limited": (429, "the caller's share is used up, or there is no room at the moment"),
+    "storage_full": (429, "there is no disk space for it at the moment"),
     "internal": (500, "the service is at fault; its log says how"),
     "sandbox_unavailable": (503, "the sandbox does not work on this host"),
     "shutting_down": (503, "the service is shutting down, or has not started yet"),
@@ -48,7 +51,11 @@ CODES: Final[Mapping[str, tuple[int, str]]] = {
 ALWAYS: Final = ("invalid_request", "unauthorized", "forbidden", "rate_limited", "internal")
 """What any route may answer."""
 
-PLACES: Final[Mapping[str, str]] = {"job_id": "[0-9a-z]{1,64}", "stream": "stdout|stderr"}
+PLACES: Final[Mapping[str, str]] = {
+    "job_id": "[0-9a-z]{1,64}",
+    "project_id": "[0-9a-z]{1,64}",
+    "stream": "stdout|stderr",
+}
 """The patterns of what stands in a path."""
 
 
@@ -81,10 +88,11 @@ class Header:
 
 @dataclass(frozen=True)
 class Body:
-    """The body of a request: JSON of a type, or bytes."""
+    """The body of a request: JSON of a type, bytes of these media types, or any bytes."""
 
     text: str
     json: type[msgspec.Struct] | None = None
+    media: Mapping[str, Schema] | None = None
     required: bool = True
     examples: Mapping[str, Any] | None = None
 
@@ -99,7 +107,7 @@ class Reply:
     media: tuple[str, ...] = ()
     headers: tuple[Header, ...] = ()
     links: tuple[str, ...] = ()
-    """Operations that take the ``jobId`` of the answer, by their ids."""
+    """Operations that take an id of the answer, by their own ids."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +148,11 @@ class Operation:
             codes.add("payload_too_large")
         return tuple(code for code in CODES if code in codes)
 
-    def route(self, handler: Handler) -> web.RouteDef:
-        """Return the route of this operation, which the handler answers."""
+    def route(self, handler: Handler, *, expect: Expect | None = None) -> web.RouteDef:
+        """Return the route of this operation, which the handler answers.
+
+        A request with the header Expect goes to `expect` first.
+        """
         path = re.sub(r"{(\w+)}", lambda found: f"{{{found[1]}:{PLACES[found[1]]}}}", self.path)
         if self.checks_query:
             query = (one.name for one in self.parameters if one.place == "query")
@@ -149,4 +160,6 @@ class Operation:
         options: dict[str, Any] = {"name": self.name} if self.name else {}
         if self.method == hdrs.METH_GET:
             options["allow_head"] = self.head
+        if expect is not None:
+            options["expect_handler"] = expect
         return web.RouteDef(self.method, path, handler, options)

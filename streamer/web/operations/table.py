@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from streamer.web.operations import jobs, service, streams
+from streamer.web.operations import jobs, projects, service, streams
 from streamer.web.operations.operation import Operation
 
 __all__ = ["OPERATIONS", "TAGS"]
@@ -22,6 +22,9 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     streams.OUTPUT,
     streams.CAST,
     streams.READERS,
+    projects.UPLOAD,
+    projects.SHOW,
+    projects.DELETE,
     service.RUNTIMES,
     service.SANDBOXES,
     service.QUEUE,
@@ -36,6 +39,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
 TAGS: Final = {
     "jobs": "Submit jobs, and act on them.",
     "streams": "Follow jobs: events, output, recordings.",
+    "projects": "Upload folders of files once, and run any number of jobs in copies of them.",
     "service": "What the service can run, how busy and how healthy it is.",
     "pages": "This document, and the pages.",
 }

@@ -47,7 +47,20 @@ A page of another site, as `Origin`, `Sec-Fetch-Site` and `Sec-Fetch-Mode` tell,
 other headers of CORS, `Access-Control-Allow-Methods`, `Access-Control-Allow-Headers`,
 `Access-Control-Expose-Headers` and `Access-Control-Max-Age`, and `Vary`."""
 
-PLACE_TEXTS: Final = {"job_id": "The id of the job.", "stream": "Which output."}
+PLACE_TEXTS: Final = {
+    "job_id": "The id of the job.",
+    "project_id": "The id of the project.",
+    "stream": "Which output.",
+}
+
+LINKED: Final = {
+    "job": "$response.body#/jobId",
+    "job_id": "$response.body#/jobId",
+    "project_id": "$response.body#/projectId",
+    "stream": "stdout",
+}
+"""What a link gives to the parameters of its operation."""
+JOB_IN_PROJECT: Final = {"language": "python", "projectId": "$response.body#/projectId"}
 
 RETRY_AFTER: Final = Header(
     "Retry-After", "After how many seconds to try again.", {"type": "integer", "minimum": 1}
@@ -222,13 +235,14 @@ def _parameter(one: Parameter) -> dict[str, Any]:
 
 
 def _body(body: Body) -> dict[str, Any]:
-    media: dict[str, Any] = {}
+    media = body.media or {"application/octet-stream": {}}
     if body.json is not None:
-        media["schema"] = component(schema_name(body.json))
+        media = {"application/json": component(schema_name(body.json))}
+    content = {kind: {"schema": schema} if schema else {} for kind, schema in media.items()}
     if body.examples is not None:
-        media["examples"] = {name: {"value": value} for name, value in body.examples.items()}
-    kind = "application/octet-stream" if body.json is None else "application/json"
-    return {"description": body.text, "required": body.required, "content": {kind: media}}
+        examples = {name: {"value": value} for name, value in body.examples.items()}
+        content["application/json"]["examples"] = examples
+    return {"description": body.text, "required": body.required, "content": content}
 
 
 def _responses(operation: Operation) -> dict[str, Any]:
@@ -280,10 +294,9 @@ def _headers(headers: Iterable[Header]) -> dict[str, Any]:
 
 def _link(name: str) -> dict[str, Any]:
     (target,) = (one for one in OPERATIONS if one.id == name)
-    parameters = {"job_id" if target.places else "job": "$response.body#/jobId"}
-    if "stream" in target.places:
-        parameters["stream"] = "stdout"
-    return {"operationId": name, "parameters": parameters}
+    needed = (*target.places, *(one.name for one in target.parameters if one.required))
+    link = {"operationId": name, "parameters": {one: LINKED[one] for one in needed}}
+    return {**link, "requestBody": JOB_IN_PROJECT} if name == "execute" else link
 
 
 def _response_name(code: str) -> str:
