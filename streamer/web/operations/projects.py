@@ -10,9 +10,18 @@ from streamer.web.operations.shared import LOCATION
 
 __all__ = ["DELETE", "SHOW", "UPLOAD"]
 
+FILE: Final = {"type": "string", "format": "binary"}
 FORM: Final = {
     "type": "object",
-    "additionalProperties": {"type": "string", "contentMediaType": "application/octet-stream"},
+    "properties": {
+        "files": {
+            "type": "array",
+            "items": FILE,
+            "minItems": 1,
+            "description": "The files. Their parts may have any other name, too.",
+        }
+    },
+    "additionalProperties": FILE,
     "minProperties": 1,
 }
 
