@@ -44,3 +44,12 @@ def test_the_checks_of_every_change_start_the_machine() -> None:
     assert len(machine) == 1  # the whole of it: arguments would take the place of its lists
     # What CI reports is the last line of all.
     assert steps[-1].endswith('make test "$again"')
+
+
+def test_the_checks_of_every_change_send_thousands_of_requests() -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    ((count, module),) = re.findall(
+        r"STREAMER_TEST_REQUESTS=(\d+).*?(tests/\S+\.py)", script, re.DOTALL
+    )
+    assert int(count) >= 5000
+    assert "STREAMER_TEST_REQUESTS" in (ROOT / module).read_text()
