@@ -73,7 +73,7 @@ PROMPTS = {
     "python": 'n = int(input("n: ")); print("got", n)',
     "bash": 'printf "n: "; read -r n; echo "got $n"',
     "ruby": 'print "n: "; puts "got #{gets}"',
-    "php": '<?php echo "n: "; echo "got ", fgets(STDIN);',
+    "php": '<?php echo "n: "; echo "got " . fgets(STDIN);',
     "perl": 'print "n: "; print "got ", scalar <STDIN>;',
     "lua": 'io.write("n: "); print("got " .. io.read())',
     "javascript": 'process.stdout.write("n: "); process.stdin.on("data", d => '
