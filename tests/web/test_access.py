@@ -342,8 +342,8 @@ async def test_a_job_that_is_over_is_told_without_the_users_files(start: Start) 
     assert view.finished_at is not None
 
 
-OPEN = ("/", "/healthz", "/readyz")
-"""Open to everybody: the page, into which a token can be typed, and the health check."""
+OPEN = ("/", "/docs", "/openapi.json", "/healthz", "/readyz")
+"""Open to everybody: the page, into which a token can be typed, the reference, the health check."""
 
 
 async def test_every_route_asks_who_it_is(client: AnyClient) -> None:

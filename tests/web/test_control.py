@@ -59,7 +59,7 @@ time.sleep(60)
     job_id = await submit(client, **python(code))
     async with client.get(f"/api/stream/{job_id}") as response:
         events = received(response)
-        await until_output(events, "up")
+        await until_output(events, "up\n")
         await cancel(client, job_id, 202)
         rest = [event async for event in events]
     assert text(rest) == "tidied\n"
