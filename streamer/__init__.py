@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     from streamer.eventlog.joblog import Event
     from streamer.jobs.job import Job
     from streamer.jobs.jobs import Jobs
-    from streamer.model.job import JobSpec, Limits, SourceFile, TerminalSize
+    from streamer.model.job import Case, JobSpec, Limits, SourceFile, TerminalSize
     from streamer.spi import hookimpl
     from streamer.web.app import get_service, get_sessions
     from streamer.web.callers.access import Action
 
 __all__ = [
     "Action",
+    "Case",
     "Client",
     "Config",
     "Event",
@@ -54,6 +55,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Action": "streamer.web.callers.access",
+    "Case": "streamer.model.job",
     "Client": "streamer.client",
     "Config": "streamer.config.schema",
     "Event": "streamer.eventlog.joblog",

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from streamer.model.events import Complete, Error, Gap, JobEvent, Output, Status, Truncated
+from streamer.model.events import CaseEnd, Complete, Error, Gap, JobEvent, Output, Status, Truncated
 
-__all__ = ["Complete", "Error", "Gap", "JobEvent", "Output", "Status", "Truncated"]
+__all__ = ["CaseEnd", "Complete", "Error", "Gap", "JobEvent", "Output", "Status", "Truncated"]

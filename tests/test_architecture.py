@@ -49,6 +49,7 @@ def test_public_names_are_declared_sorted_and_there(module: str) -> None:
 def test_the_public_face_is_what_is_documented() -> None:
     assert streamer.__all__ == [
         "Action",
+        "Case",
         "Client",
         "Config",
         "Event",

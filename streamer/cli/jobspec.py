@@ -13,7 +13,7 @@ from typing import Final
 
 from streamer.cli.stdio import read_all
 from streamer.errors import InvalidJob
-from streamer.model.job import JobSpec, Limits, SourceFile
+from streamer.model.job import Case, JobSpec, Limits, SourceFile
 from streamer.model.names import camel
 from streamer.model.runtime import Runtime
 from streamer.model.sizes import parse_size
@@ -34,12 +34,15 @@ def job_spec(
     files: Sequence[str] = (),
     limits: Sequence[str] = (),
     env: Sequence[str] = (),
+    cases: str | None = None,
+    stop_on_failure: bool = False,
 ) -> JobSpec:
     """Return the job that runs the file `program`, or standard input for ``-``.
 
     With `in_project` the file is one of the project; None means the entry of the language.
     `files` are put beside it under their relative paths, or under their names if they lie outside
-    of the current folder. `limits` and `env` are ``NAME=VALUE``. Raises `InvalidJob`.
+    of the current folder. `limits` and `env` are ``NAME=VALUE``. `cases` is a file with cases as
+    HTTP takes them. Raises `InvalidJob`.
     """
     code = None
     if program is None or (in_project and program != "-"):
@@ -76,7 +79,23 @@ def job_spec(
         env=dict(_pair(text, "--env") for text in env),
         limits=dict(_limit(text) for text in limits),
         output_encoding="base64",  # the program's exact bytes
+        cases=() if cases is None else _cases(cases),
+        stop_on_failure=stop_on_failure,
     )
+
+
+def _cases(name: str) -> tuple[Case, ...]:
+    from streamer.web.wire import parse_cases  # noqa: PLC0415 - few commands need it
+
+    try:
+        cases = parse_cases(Path(name).read_bytes())
+    except OSError as error:
+        raise InvalidJob(f"{name}: {error.strerror}") from error
+    except InvalidJob as error:
+        raise InvalidJob(f"{name}: {error}") from None
+    if not cases:
+        raise InvalidJob(f"{name}: there are no cases")
+    return cases
 
 
 def _read(name: str) -> SourceFile:

@@ -170,6 +170,8 @@ def serve(
 @click.option(
     "--env", "env", multiple=True, metavar="NAME=VALUE", help="Set an environment variable."
 )
+@click.option("--cases", metavar="FILE", help="Run it for each case of a JSON file.")
+@click.option("--stop-on-failure", is_flag=True, help="Not after a case that fails.")
 @click.option("-n", "--no-stdin", is_flag=True, help="Give it no input; read no standard input.")
 @click.option("--raw", is_flag=True, help="Do not filter its output on a terminal.")
 @click.option(
@@ -187,7 +189,9 @@ def run(
     limits: tuple[str, ...],
     files: tuple[str, ...],
     env: tuple[str, ...],
+    cases: str | None,
     *,
+    stop_on_failure: bool,
     no_stdin: bool,
     raw: bool,
     terminal: bool,
@@ -210,7 +214,7 @@ def run(
     if program is None and project_path is None:
         raise click.UsageError("name the FILE|- to run, or a --project")
     if terminal:
-        check_terminal(program, no_stdin=no_stdin)
+        check_terminal(program, no_stdin=no_stdin, cases=cases)
     config = load(replace(options, sandbox=None) if url else options)
     spec = job_spec(
         program,
@@ -221,9 +225,11 @@ def run(
         files=files,
         limits=limits,
         env=env,
+        cases=cases,
+        stop_on_failure=stop_on_failure,
     )
-    # If standard input was the program's text, nothing is left of it.
-    forward = program != "-" and not no_stdin
+    # If standard input was the program's text, nothing is left of it; cases have their own.
+    forward = program != "-" and not no_stdin and cases is None
     how = {"forward_stdin": forward, "raw": raw, "on_terminal": terminal}
     try:
         if url:

@@ -24,7 +24,7 @@ from streamer.cli.stdio import NAMES, Outlet, StandardInput
 from streamer.cli.tty import Modes, Terminal
 from streamer.errors import StreamerError
 from streamer.eventlog.joblog import Event
-from streamer.model.events import Complete, Error, Output, Status
+from streamer.model.events import CaseEnd, Complete, Error, Output, Status
 from streamer.model.signals import signal_number
 from streamer.model.terminal import visible
 
@@ -144,6 +144,8 @@ async def _show(
         async for event in events:
             if isinstance(event.data, Output):
                 await _print(event.data, outlets[event.data.stream], modes)
+            elif isinstance(event.data, CaseEnd):
+                _report_case(event.data)
             elif isinstance(event.data, Status):
                 if terminal is not None and event.data.state == "running":
                     terminal.begin()
@@ -166,6 +168,13 @@ def _report(end: Complete | Error) -> int:
         name = f" by {end.signal}" if end.signal else ""
         click.echo(visible(f"streamer: ended: {end.reason}{name} ({end.phase})"), err=True)
     return exit_code(end)
+
+
+def _report_case(end: CaseEnd) -> None:
+    name = f" ({end.name})" if end.name else ""
+    how = end.signal if end.signal and end.reason == "signaled" else end.reason
+    code = f" {end.exit_code}" if end.reason == "exited" else ""
+    click.echo(visible(f"case {end.index}{name}: {how}{code}, {end.duration_ms} ms"), err=True)
 
 
 async def _print(output: Output, outlet: Outlet, modes: Modes) -> None:

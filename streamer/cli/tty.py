@@ -33,10 +33,10 @@ RESET: Final = b"\x1b[0m\x1b>"
 """No colours, and the usual keypad."""
 
 
-def check_terminal(program: str | None, *, no_stdin: bool) -> None:
+def check_terminal(program: str | None, *, no_stdin: bool, cases: str | None) -> None:
     """Raise `click.UsageError` unless somebody at a terminal sees the output, and types."""
-    if program == "-" or no_stdin:
-        other = "-n" if no_stdin else "a program from standard input"
+    if program == "-" or no_stdin or cases is not None:
+        other = "-n" if no_stdin else "--cases" if cases else "a program from standard input"
         raise click.UsageError(f"--terminal gives the program the keys: it cannot go with {other}")
     if not (os.isatty(0) and os.isatty(1)):
         raise click.UsageError("--terminal: standard input and output must be a terminal here")

@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from streamer.errors import InvalidJob
-from streamer.model.job import JobSpec, SourceFile, TerminalSize
+from streamer.model.job import Case, JobSpec, SourceFile, TerminalSize
 from streamer.model.names import camel
 
 __all__ = ["request_of", "with_wire_names"]
@@ -29,9 +29,13 @@ def with_wire_names(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the body with these fields.
 
     The names of fields and limits may be those of HTTP or of `JobSpec` (``outputEncoding``,
-    ``output_encoding``); a file may be a `SourceFile`. Raises `InvalidJob`.
+    ``output_encoding``); a file may be a `SourceFile`, a case a `Case`. Raises `InvalidJob`.
     """
     request = {camel(name): _plain(value, name) for name, value in given.items()}
+    if isinstance(cases := request.get("cases"), list):
+        request["cases"] = [
+            with_wire_names(one) if isinstance(one, Mapping) else one for one in cases
+        ]
     if isinstance(limits := request.get("limits"), Mapping):
         request["limits"] = {camel(name): value for name, value in limits.items()}
     return request
@@ -47,6 +51,9 @@ def _plain(value: object, name: str) -> object:
             "encoding": "base64",
             "mode": f"{value.mode:04o}",
         }
+    if isinstance(value, Case):
+        given = {field.name: getattr(value, field.name) for field in fields(Case)}
+        return {name: part for name, part in given.items() if part not in (None, {})}
     if isinstance(value, TerminalSize):
         return {"cols": value.cols, "rows": value.rows}
     if isinstance(value, list | tuple):

@@ -35,7 +35,7 @@ from streamer.config.section import (
 from streamer.config.tree import check_keys, explain, merge, with_sizes
 from streamer.errors import ConfigError
 from streamer.model.hosts import HostRule
-from streamer.model.job import LEAST, MIB, MOST, Limits
+from streamer.model.job import LEAST, MAX_CASES, MIB, MOST, Limits
 from streamer.model.languages import DEFAULT_RUNTIMES
 from streamer.model.runtime import Runtime, by_name
 
@@ -156,7 +156,7 @@ class SandboxConfig(Section, frozen=True):
 
 
 class LimitsConfig(Section, frozen=True):
-    """``[limits.default]`` and ``[limits.max]``: what a job gets, and the most it may ask for."""
+    """``[limits]``: what a job gets, and the most it may ask for."""
 
     default: Limits = Limits()
     max: Limits = Limits(
@@ -170,6 +170,7 @@ class LimitsConfig(Section, frozen=True):
         output_bytes=1024 * MIB,
         stack_bytes=2048 * MIB,
     )
+    max_cases: Annotated[int, Meta(ge=1, le=MAX_CASES)] = 100
 
     def __post_init__(self) -> None:
         """Check that programs can run within each limit and no default exceeds its maximum."""
@@ -364,7 +365,7 @@ def _section(name: str, table: object) -> object:
     table = check_keys(table, known, name)
     if name == "limits":
         limits = [field.name for field in fields(Limits)]
-        for which in table:
+        for which in {*table} - {"max_cases"}:
             check_keys(table[which], limits, f"limits.{which}")
         return merge(msgspec.to_builtins(LimitsConfig()), table)
     return table

@@ -6,41 +6,28 @@ place in the request, in the notation of the HTTP interface.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
+from functools import cache, partial
 from typing import Final
 
 from streamer.config.schema import Config
-from streamer.errors import BackendUnavailable, Forbidden, InvalidJob, cut, quoted
+from streamer.errors import BackendUnavailable, Forbidden, InvalidJob, quoted
+from streamer.jobs.arguments import check_arguments, check_metadata
+from streamer.jobs.cases import Program, check_cases, with_cases
 from streamer.jobs.commands import build_steps
+from streamer.jobs.limits import resolved_limits
 from streamer.jobs.project import Contents, Project
 from streamer.jobs.terminals import check_terminal
 from streamer.model.capabilities import Capabilities
 from streamer.model.filenames import why_not_name
-from streamer.model.job import LEAST, JobSpec, Limits, Phase, ResolvedJob, SourceFile, Step
-from streamer.model.names import camel
+from streamer.model.job import JobSpec, Limits, Phase, ResolvedJob, SourceFile, Step
 from streamer.model.runtime import Runtime, public_tool_reason, sized
-from streamer.model.sizes import parse_size
 
 __all__ = ["Resolver"]
 
 MAX_FILES: Final = 10_000
 """Files and the folders in their names, together: each needs an inode."""
-MAX_ARGUMENT_BYTES: Final = 128 * 1024 - 1
-"""MAX_ARG_STRLEN of the kernel (execve(2))."""
-MAX_ARGUMENTS_BYTES: Final = 1024 * 1024
-"""All arguments and variables; a quarter of the stack limit (execve(2)) is 2 MiB."""
-MAX_ARGUMENTS: Final = 4096
-MAX_VARIABLES: Final = 1024
-"""Each argument needs a pointer and an object besides its bytes, here and in the kernel."""
-MAX_METADATA_BYTES: Final = 16 * 1024
-MAX_METADATA_ENTRIES: Final = 64
-PLAIN_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-"""Names that appear verbatim in a path of the request; others are quoted."""
-
-MAX_SHOWN: Final = 10**30
-LIMIT_NAMES: Final = frozenset(field.name for field in fields(Limits))
 
 
 class Resolver:
@@ -71,12 +58,15 @@ class Resolver:
         self._refuse_unsupported(spec)
         backend = self._backend(spec.sandbox, workers)
         files = _check_files(spec.files)
-        _check_arguments(spec)
+        given = check_arguments(spec.args, spec.env, "$", spec.command)
+        check_metadata(spec.metadata)
+        check_cases(spec, given, self._config.limits.max_cases)
         if spec.terminal is not None:
             check_terminal(spec.terminal, backend, workers.backends[backend])
         allow_hosts = self._allow_hosts(spec, backend, workers)
         if spec.language is None:
-            limits = self._limits(spec.limits, self._config.limits.default)
+            limits = self._limits(spec, self._config.limits.default)
+            program: Program = partial(_same_for_all, spec.command)
             steps: tuple[Step, ...] = (Step(Phase.RUN, self._command(spec), limits),)
             runtime_env: Mapping[str, str] = {}
             warm, fork = False, None
@@ -87,11 +77,12 @@ class Resolver:
             contents = None if project is None else project.contents
             entry, files = _entry_and_files(spec, files, runtime, contents)
             base = self._raised[runtime.name]
-            limits = self._limits(spec.limits, base)
+            limits = self._limits(spec, base)
             if runtime.compile and "stack_bytes" not in spec.limits:
                 limits = self._deep(limits)
-            runtime = sized(runtime, base, limits, workers.processors)
             names = {file.name for file in files}.union(contents.names if contents else ())
+            program = cache(partial(_program, runtime, base, workers.processors, entry, names))
+            runtime = sized(runtime, base, limits, workers.processors)
             compile_argv, run_argv = build_steps(runtime, entry, names)
             files = _with_those_of(runtime, files, names)
             steps = (Step(Phase.RUN, (*run_argv, *spec.args), limits),)
@@ -102,10 +93,10 @@ class Resolver:
                 source = runtime.compile_input.encode()
                 steps = (Step(Phase.COMPILE, compile_argv, compiling, source), *steps)
             runtime_env, read_only, etc = runtime.env, runtime.read_only, runtime.etc
-            plain = len(steps) == 1 and not _has_own(spec, runtime) and spec.terminal is None
+            plain = len(steps) == 1 and not _has_own(spec, runtime)
             warm, fork = plain and runtime.warm, tenant if plain and runtime.fork else None
         _check_size(files, limits, project)
-        return ResolvedJob(
+        job = ResolvedJob(
             job_id=job_id,
             language=spec.language if spec.language is None else runtime.name,
             backend=backend,
@@ -125,7 +116,9 @@ class Resolver:
             preset=self._config.sandbox.preset,
             warm=warm,
             fork=fork,
+            tenant=tenant,
         )
+        return with_cases(job, spec, program, workers)
 
     def _refuse_unsupported(self, spec: JobSpec) -> None:
         if (spec.language is None) == (not spec.command):
@@ -203,38 +196,13 @@ class Resolver:
             )
         return runtime
 
+    def _limits(self, spec: JobSpec, base: Limits) -> Limits:
+        return resolved_limits(spec.limits, base, self._config.limits.max)
+
     def _deep(self, limits: Limits) -> Limits:
         """Return the limits with a stack as large as the memory, for deep recursion."""
         room = min(limits.memory_bytes, self._config.limits.max.stack_bytes)
         return replace(limits, stack_bytes=max(limits.stack_bytes, room))
-
-    def _limits(self, wanted: Mapping[str, float | str], base: Limits) -> Limits:
-        changes: dict[str, float] = {}
-        for name, value in wanted.items():
-            path = f"$.limits.{camel(name)}"
-            if name not in LIMIT_NAMES:
-                raise InvalidJob(
-                    f"unknown limit {name!r}; known: {', '.join(sorted(LIMIT_NAMES))}", path=path
-                )
-            least, most = getattr(LEAST, name), getattr(self._config.limits.max, name)
-            if isinstance(value, str) and name.endswith("_bytes"):
-                try:
-                    value = parse_size(value)  # noqa: PLW2901 - the same value, read
-                except ValueError as error:
-                    raise InvalidJob(str(error), path=path) from None
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise InvalidJob("expected a number", path=path)
-            if not name.endswith("_s") and not isinstance(value, int):
-                raise InvalidJob("expected a whole number", path=path)
-            # Not math.isfinite, which fails for integers beyond 1e308. NaN fails comparisons.
-            if not least <= value <= most:
-                # An integer may have more digits than Python formats.
-                shown = f"{value} is" if abs(value) < MAX_SHOWN else "the number is"
-                raise InvalidJob(
-                    f"{shown} out of range: it must be from {least} to {most}", path=path
-                )
-            changes[name] = value
-        return replace(base, **changes) if changes else base  # type: ignore[arg-type]
 
 
 def _has_own(spec: JobSpec, runtime: Runtime) -> bool:
@@ -242,7 +210,22 @@ def _has_own(spec: JobSpec, runtime: Runtime) -> bool:
 
     What one job brings is not kept for others, who could tell by their time that it was there.
     """
-    return bool(spec.args or spec.env) or spec.entry not in (None, runtime.entry)
+    given = spec.args or spec.env or spec.cases or spec.terminal is not None
+    return bool(given) or spec.entry not in (None, runtime.entry)
+
+
+def _same_for_all(command: tuple[str, ...], _: Limits) -> tuple[tuple[str, ...], Mapping[str, str]]:
+    return command, {}
+
+
+def _program(
+    runtime: Runtime, base: Limits, processors: int, entry: str, names: Iterable[str], own: Limits
+) -> tuple[tuple[str, ...], Mapping[str, str]]:
+    """Return the command and variables of a program with limits of its own."""
+    runtime = sized(runtime, base, own, processors)
+    # There may be thousands of names, and each case may have limits of its own.
+    names = names if "{sources}" in runtime.run else ()
+    return build_steps(runtime, entry, names)[1], runtime.env
 
 
 def _entry_and_files(
@@ -322,55 +305,3 @@ def _check_files(files: Iterable[SourceFile]) -> tuple[SourceFile, ...]:
 def _check_name(name: str, path: str) -> None:
     if why := why_not_name(name):
         raise InvalidJob(why, path=path)
-
-
-def _check_arguments(spec: JobSpec) -> None:
-    total = 0
-    groups = (("args", spec.args), ("command", spec.command))
-    for group, words in groups:
-        _check_count(len(words), MAX_ARGUMENTS, "arguments", f"$.{group}")
-        for index, word in enumerate(words):
-            total += _check_word(word, f"$.{group}[{index}]")
-    _check_count(len(spec.env), MAX_VARIABLES, "variables", "$.env")
-    for name, value in spec.env.items():
-        plain = PLAIN_NAME.fullmatch(cut(name))
-        path = f"$.env.{name}" if plain else f"$.env[{quoted(name)}]"
-        if not name or "=" in name:
-            raise InvalidJob("the name of a variable must not be empty or contain =", path=path)
-        # Any other name is valid (environ(7)), though not every shell can use it.
-        total += _check_word(name, path) + _check_word(value, path)
-    if total > MAX_ARGUMENTS_BYTES:
-        raise InvalidJob(
-            f"arguments and variables are {total} bytes: {MAX_ARGUMENTS_BYTES} at most",
-            path="$.args",
-        )
-    _check_metadata(spec.metadata)
-
-
-def _check_count(count: int, most: int, what: str, path: str) -> None:
-    if count > most:
-        raise InvalidJob(f"{count} {what} are too many: {most} at most", path=path)
-
-
-def _check_metadata(metadata: Mapping[str, str]) -> None:
-    _check_count(len(metadata), MAX_METADATA_ENTRIES, "entries", "$.metadata")
-    try:
-        size = sum(len(key.encode()) + len(value.encode()) for key, value in metadata.items())
-    except UnicodeEncodeError:
-        raise InvalidJob("the text is not valid Unicode", path="$.metadata") from None
-    if size > MAX_METADATA_BYTES:
-        raise InvalidJob(
-            f"metadata is {size} bytes: {MAX_METADATA_BYTES} at most", path="$.metadata"
-        )
-
-
-def _check_word(word: str, path: str) -> int:
-    try:
-        size = len(word.encode())
-    except UnicodeEncodeError:
-        raise InvalidJob("the text is not valid Unicode", path=path) from None
-    if "\0" in word:
-        raise InvalidJob("the text must not contain NUL", path=path)
-    if size > MAX_ARGUMENT_BYTES:
-        raise InvalidJob(f"{size} bytes are too many: {MAX_ARGUMENT_BYTES} at most", path=path)
-    return size + 1

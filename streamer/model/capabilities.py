@@ -40,6 +40,8 @@ class BackendFacts:
     """Whether it can restrict a job to an allow-list of hosts."""
     terminals: bool = False
     """Whether its programs can have a terminal."""
+    readable: bool = False
+    """Whether files can be taken out of its workspaces."""
     enforces: Mapping[str, str] = field(default_factory=dict)
     """How each limit is enforced; see `streamer.sandbox.enforcement`."""
 
@@ -121,8 +123,9 @@ NOTHING: Final = Capabilities(
 def merged(workers: Sequence[Capabilities]) -> Capabilities:
     """Return the capabilities of several workers together.
 
-    A backend or a language can be used if one of them has it. An allow-list of hosts and terminals
-    can be used with a backend only if every worker that has it can, since any may get the job.
+    A backend or a language can be used if one of them has it. An allow-list of hosts, terminals and
+    the files of workspaces can be used with a backend only if every worker that has it can, since
+    any may get the job.
     """
     if len(workers) < 2:
         return workers[0] if workers else NOTHING
@@ -168,4 +171,8 @@ def _either(one: BackendFacts, other: BackendFacts) -> BackendFacts:
     if one.reason or other.reason:
         return other if one.reason else one
     weaker = one if other.filtering else other
-    return replace(weaker, terminals=one.terminals and other.terminals)
+    return replace(
+        weaker,
+        terminals=one.terminals and other.terminals,
+        readable=one.readable and other.readable,
+    )

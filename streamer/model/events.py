@@ -15,6 +15,7 @@ __all__ = [
     "KINDS",
     "TERMINAL_KINDS",
     "Artifact",
+    "CaseEnd",
     "Complete",
     "Error",
     "Gap",
@@ -80,6 +81,8 @@ class Output(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """Whether invalid UTF-8 was replaced by U+FFFD."""
     encoding: Literal["base64"] | None = None
     """Whether ``data`` is base64; else it is text."""
+    case: int | None = None
+    """The number of the case that wrote it, from 0."""
 
 
 class Truncated(msgspec.Struct, frozen=True, rename="camel"):
@@ -119,13 +122,51 @@ class Artifact(msgspec.Struct, frozen=True, rename="camel"):
     """Where it can be downloaded."""
 
 
-class Complete(msgspec.Struct, frozen=True, rename="camel"):
+class CaseEnd(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """The verdict of one case, after its output."""
+
+    index: int
+    """Its place among the cases, from 0."""
+    reason: Reason
+    """Why the program ended."""
+    exit_code: int | None
+    """Its exit code; null if a signal ended it, or if it was not started."""
+    signal: str | None
+    """The signal that ended it, as ``SIGKILL``; else null."""
+    duration_ms: int
+    """How long it ran."""
+    cpu_time_ms: int | None
+    """Its CPU time; null where nothing measures it."""
+    peak_memory_bytes: int | None
+    """Its highest memory; null where nothing measures it."""
+    timed_out: bool
+    """Whether a time limit ended it."""
+    oom_killed: bool
+    """Whether its memory limit ended it."""
+    output_bytes: int
+    """The bytes of its output in the log, of both streams together."""
+    output_truncated: bool
+    """Whether output was dropped at the output limit."""
+    t: int
+    """When it was over: milliseconds since the job was accepted."""
+    name: str | None = None
+    """The name that it was submitted with."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the program exited with 0."""
+        return self.reason == "exited" and self.exit_code == 0
+
+
+class Complete(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """The verdict, and the last event, of a job whose program ran.
 
     One of `exit_code` and `signal` (``SIGKILL``) is None, and both if no program was started.
     `duration_ms` and `cpu_time_ms` are the sums of the programs, `peak_memory_bytes` is their
     highest; both of the latter are None where nothing measures them. `output_bytes` is what the
     log has of the output, in both streams together; `phase` is that of the last program.
+
+    With `cases`, why it ended is that of the first case that did not exit with 0.
     """
 
     reason: Reason
@@ -152,6 +193,8 @@ class Complete(msgspec.Struct, frozen=True, rename="camel"):
     """The backend of its sandbox."""
     phase: PhaseName
     """Which program was the last one; ``compile`` if that failed."""
+    cases: tuple[CaseEnd, ...] | None = None
+    """The verdicts of the cases that ran, in their order; only of a job with cases."""
 
 
 class Error(msgspec.Struct, frozen=True, rename="camel"):
@@ -163,7 +206,7 @@ class Error(msgspec.Struct, frozen=True, rename="camel"):
     """What happened, for people."""
 
 
-JobEvent = Status | Output | Truncated | Gap | Artifact | Complete | Error
+JobEvent = Status | Output | Truncated | Gap | Artifact | CaseEnd | Complete | Error
 
 KINDS: Final[dict[str, type[JobEvent]]] = {
     "status": Status,
@@ -171,6 +214,7 @@ KINDS: Final[dict[str, type[JobEvent]]] = {
     "truncated": Truncated,
     "gap": Gap,
     "artifact": Artifact,
+    "case": CaseEnd,
     "complete": Complete,
     "error": Error,
 }
@@ -212,13 +256,14 @@ def _encode_large(event: Output) -> bytes:
 
     It makes the text of a value in a buffer that grows, and copies it whenever that is full.
     """
-    return b'{"stream":"%b","data":%b,"t":%d,"phase":"%b"%b%b}' % (
+    return b'{"stream":"%b","data":%b,"t":%d,"phase":"%b"%b%b%b}' % (
         event.stream.encode(),
         _encoder.encode(event.data),
         event.t,
         event.phase.encode(),
         b',"lossy":true' if event.lossy else b"",
         b',"encoding":"base64"' if event.encoding else b"",
+        b"" if event.case is None else b',"case":%d' % event.case,
     )
 
 

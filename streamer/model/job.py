@@ -13,8 +13,11 @@ from typing import Final, Literal
 
 __all__ = [
     "LEAST",
+    "MAX_CASES",
     "MOST",
     "USER_PACKAGES",
+    "Case",
+    "JobCase",
     "JobFacts",
     "JobProject",
     "JobSpec",
@@ -136,12 +139,32 @@ class TerminalSize:
     rows: int
 
 
+MAX_CASES: Final = 1000
+"""The most that the configuration may allow: the last event of a job has the verdict of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One of several runs of a job's program, with input of its own.
+
+    `stdin` and `args` take the place of the job's if they are given, `env` is added to the job's,
+    and `limits` lower the job's. `name` is told with the verdict.
+    """
+
+    stdin: bytes | None = None
+    args: tuple[str, ...] | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    limits: Mapping[str, float | str] = field(default_factory=dict)
+    name: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class JobSpec:
     """A job as the caller asks for it; fields left out take the value of the configuration.
 
     Exactly one of `language` and `command` is given. `limits` maps names of `Limits` fields to
-    values up to ``limits.max``; a size may be text ("256MiB").
+    values up to ``limits.max``; a size may be text ("256MiB"). With `cases` the program runs once
+    for each of them, and with `stop_on_failure` not after one that does not exit with 0.
     """
 
     language: str | None = None
@@ -161,6 +184,8 @@ class JobSpec:
     artifacts: tuple[str, ...] = ()
     output_encoding: Literal["utf-8", "base64"] = "utf-8"
     metadata: Mapping[str, str] = field(default_factory=dict)
+    cases: tuple[Case, ...] = ()
+    stop_on_failure: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +202,25 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class JobCase:
+    """A case for which everything is decided.
+
+    `step` runs the program, with `env` besides the variables of the job; without `stdin` that of
+    the job is its input.
+    """
+
+    step: Step
+    env: Mapping[str, str]
+    stdin: bytes | None
+    name: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class ResolvedJob:
     """A job that was accepted: everything is decided, nothing is looked up later.
 
-    `steps` run one after another in one sandbox, until one does not exit with 0. `env` is the
+    `steps` run one after another in one sandbox, until one does not exit with 0. With `cases` the
+    last of them does not run: each case's own step does, in a sandbox of its own. `env` is the
     whole environment of the program; with `terminal` it runs on one. `read_only` are host paths
     that the runtime needs besides the system's, `etc` patterns of names in /etc. With `network` the
     job shares the host's network; otherwise a proxy lets it reach the entries of `allow_hosts`.
@@ -208,6 +248,10 @@ class ResolvedJob:
     """The preset of the configuration."""
     warm: bool = False
     fork: str | None = None
+    tenant: str = ""
+    """Whose disk space it uses."""
+    cases: tuple[JobCase, ...] = ()
+    stop_on_failure: bool = False
 
     @property
     def limits(self) -> Limits:

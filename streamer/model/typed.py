@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from streamer.errors import InvalidJob, quoted
-from streamer.model.job import JobSpec, Limits, SourceFile, TerminalSize
+from streamer.model.job import Case, JobSpec, Limits, SourceFile, TerminalSize
 from streamer.model.names import camel
 from streamer.model.signals import signal_number
 
@@ -44,18 +44,26 @@ def typed_spec(spec: object) -> JobSpec:
         raise InvalidJob(f"expected a streamer.JobSpec, got {_type(spec)}", path="$")
     values: dict[str, Any] = {name: getattr(spec, name) for name in NAMES}
     # Whether a value is a number or a size is decided in `jobs.resolve`, which knows the limits.
-    limits = _limits(values.pop("limits"))
+    limits = _limits(values.pop("limits"), "$.limits")
     if isinstance(spec.stdin, str):
         values["stdin"] = _encoded(spec.stdin, "$.stdin")
     if isinstance(spec.files, list | tuple):
         values["files"] = [_file(file, f"$.files[{n}]") for n, file in enumerate(spec.files)]
     if isinstance(spec.terminal, TerminalSize):
         values["terminal"] = {"cols": spec.terminal.cols, "rows": spec.terminal.rows}
+    case_limits: list[Mapping[str, Any]] = []
+    if isinstance(spec.cases, list | tuple):
+        values["cases"] = [
+            _case(case, f"$.cases[{n}]", case_limits) for n, case in enumerate(spec.cases)
+        ]
     try:
         typed = msgspec.convert(values, JobSpec, builtin_types=(bytes,))
     except msgspec.ValidationError as error:
         raise _refusal(str(error)) from None
-    return replace(typed, limits=limits)
+    cases = zip(typed.cases, case_limits, strict=True)
+    return replace(
+        typed, limits=limits, cases=tuple(replace(case, limits=own) for case, own in cases)
+    )
 
 
 def as_bytes(data: object) -> bytes:
@@ -81,20 +89,31 @@ def as_signal(name: object) -> int:
     return int(name)
 
 
-def _limits(limits: object) -> Mapping[str, Any]:
+def _limits(limits: object, path: str) -> Mapping[str, Any]:
     if isinstance(limits, Limits):
         # A Limits has a value for every limit, which would override all of the configuration.
         raise InvalidJob(
             "expected a mapping of the limits that differ from the configuration, such as "
             '{"wall_time_s": 5}, got a Limits',
-            path="$.limits",
+            path=path,
         )
     if not isinstance(limits, Mapping) or not all(isinstance(name, str) for name in limits):
         raise InvalidJob(
             f'expected a mapping such as {{"wall_time_s": 5}}, got {_type(limits)}',
-            path="$.limits",
+            path=path,
         )
     return dict(limits)
+
+
+def _case(case: object, path: str, limits: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the fields of a case but its limits, which are added to `limits`."""
+    if not isinstance(case, Case):
+        raise InvalidJob(f"expected a streamer.Case, got {_type(case)}", path=path)
+    stdin: object = case.stdin
+    if isinstance(stdin, str):
+        stdin = _encoded(stdin, f"{path}.stdin")
+    limits.append(_limits(case.limits, f"{path}.limits"))
+    return {"stdin": stdin, "args": case.args, "env": case.env, "name": case.name}
 
 
 def _file(file: object, path: str) -> dict[str, Any]:

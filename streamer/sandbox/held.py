@@ -16,7 +16,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -156,6 +156,26 @@ class HeldSandboxes:
         sandbox.on_begun = partial(self._want, key)
         sandbox.on_closed = self._refill.job_went
         return sandbox
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """Count a job that has sandboxes one after another (`lend_another`)."""
+        self._refill.job_came()
+        try:
+            yield
+        finally:
+            self._refill.job_went()
+
+    async def lend_another(self, shape: Shape) -> Sandbox:
+        """Return a sandbox for a job that has a place already; the caller must close it.
+
+        Raises `SandboxFailure` and OSError as for any other sandbox.
+        """
+        if self._opens.get(shape.backend, False):
+            sandbox = await self._take((shape, None))
+            if sandbox is not None:
+                return sandbox
+        return await self._open(shape, None)
 
     def _want(self, key: Key | None) -> None:
         """Open one like a job's, whose program runs now."""

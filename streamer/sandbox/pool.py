@@ -36,6 +36,7 @@ from streamer.sandbox.lookout import Lookout
 from streamer.sandbox.meter import Alarm
 from streamer.sandbox.sandbox import Sandbox, Way
 from streamer.sandbox.seccomp import job_filter
+from streamer.sandbox.series import SeriesRoom
 from streamer.sandbox.shape import Program, Shape
 from streamer.sandbox.templates import Templates
 from streamer.spi import Backend, Identity, Isolation, LaunchPlan, SandboxJob, TemplatePlan
@@ -43,7 +44,7 @@ from streamer.spi import Backend, Identity, Isolation, LaunchPlan, SandboxJob, T
 __all__ = ["NO_LATER_JOBS", "Pool", "done_by", "open_pool"]
 
 SPARE: Final = 8
-"""Users beyond those of the places: no job waits until a sandbox that was held is closed."""
+"""Users beyond those of the places, for sandboxes that are being closed or were opened ahead."""
 
 NO_LATER_JOBS: Final = "nothing is kept for later jobs, since there are none"
 
@@ -86,6 +87,7 @@ class Pool:
         self.lookout = Lookout()
         self.templates = Templates(folder.host, self.lookout, most, self._template_entry, forks)
         self.held = HeldSandboxes(self._open, self._shows, self.lookout, self.forks.may, places)
+        self.series = SeriesRoom(self.held, SPARE if users is None else users.spare)
 
     @property
     def cgroup_level(self) -> Level | None:

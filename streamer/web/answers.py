@@ -95,7 +95,7 @@ class Policy(Answer):
     """The digest of all that confines it; null until a worker has prepared the job."""
 
 
-class Completed(Complete, frozen=True, rename="camel"):
+class Completed(Complete, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
     """The data of the event ``complete``, and the output."""
 
     stdout: str

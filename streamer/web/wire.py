@@ -18,10 +18,10 @@ from msgspec import Meta
 
 from streamer.errors import InvalidJob, cut, quoted
 from streamer.jobs.resolve import MAX_FILES
-from streamer.model.job import JobSpec, SourceFile, TerminalSize
+from streamer.model.job import MAX_CASES, Case, JobSpec, SourceFile, TerminalSize
 from streamer.model.names import camel
 
-__all__ = ["parse_job", "parse_signal", "parse_size"]
+__all__ = ["parse_cases", "parse_job", "parse_signal", "parse_size"]
 
 UNKNOWN_FIELD: Final = "Object contains unknown field `"
 UNKNOWN_VALUE: Final = "Invalid enum value '"
@@ -29,6 +29,7 @@ AT: Final = " - at `$"
 """The end of a message of msgspec with a path; nothing in it is chosen by the caller."""
 MAX_NAME_CHARS: Final = 40
 """A longer name is like none of ours, and comparing it could take long."""
+INDEX: Final = re.compile(r"\[[^]]*\]")
 MODE: Final = re.compile(r"0?[0-7]{3}")
 
 
@@ -82,6 +83,21 @@ class _Limits(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     """The stack of the first thread of each process."""
 
 
+class _Case(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+    """One of several runs of the program, in a sandbox of its own."""
+
+    stdin: str | None = None
+    """Text for its standard input, in place of the job's."""
+    args: list[str] | None = None
+    """Its arguments, in place of the job's."""
+    env: dict[str, str] | None = None
+    """Variables besides those of the job."""
+    limits: _Limits | None = None
+    """Its limits, none of which may be above that of the job."""
+    name: str | None = None
+    """What its verdict is called."""
+
+
 class _JobRequest(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     """A job. One of ``language`` and ``command`` is needed.
 
@@ -123,6 +139,11 @@ class _JobRequest(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     keeps every byte."""
     metadata: dict[str, str] | None = None
     """Texts that are returned with the job."""
+    cases: list[_Case] | None = None
+    """Compile the program once, and run it once for each of these. No case sees what an earlier one
+    has left."""
+    stop_on_failure: bool | None = None
+    """Whether the first case that does not exit with 0 is the last."""
 
 
 class _ResizeRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -142,12 +163,17 @@ class _SignalRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 PARTS: Final[Mapping[str, type[msgspec.Struct]]] = {
-    "$.files": _File,
+    "$[]": _Case,
+    "$[].limits": _Limits,
+    "$.cases[]": _Case,
+    "$.cases[].limits": _Limits,
+    "$.files[]": _File,
     "$.limits": _Limits,
     "$.terminal": _Terminal,
 }
 
 _jobs: Final = msgspec.json.Decoder(_JobRequest)
+_cases: Final = msgspec.json.Decoder(list[_Case])
 _sizes: Final = msgspec.json.Decoder(_ResizeRequest)
 _signals: Final = msgspec.json.Decoder(_SignalRequest)
 
@@ -162,11 +188,9 @@ def parse_job(body: bytes | bytearray) -> JobSpec:
         raise InvalidJob(
             f"{len(request.files)} files are too many: {MAX_FILES} at most", path="$.files"
         )
-    limits = {
-        name: value
-        for name in _Limits.__struct_fields__
-        if (value := getattr(request.limits, name, None)) is not None
-    }
+    cases = request.cases or ()
+    if request.cases is not None and not 0 < len(cases) <= MAX_CASES:
+        raise InvalidJob(f"give 1 to {MAX_CASES} cases", path="$.cases")
     size = request.terminal
     return JobSpec(
         language=request.language,
@@ -180,13 +204,21 @@ def parse_job(body: bytes | bytearray) -> JobSpec:
         stdin=None if request.stdin is None else _text(request.stdin, "$.stdin"),
         interactive=bool(request.interactive),
         terminal=None if size is None else TerminalSize(size.cols, size.rows),
-        limits=limits,
+        limits=_limits(request.limits),
         network=bool(request.network),
         sandbox=request.sandbox,
         artifacts=tuple(request.artifacts or ()),
         output_encoding=request.output_encoding or "utf-8",
         metadata=request.metadata or {},
+        cases=tuple(_case(case, f"$.cases[{i}]") for i, case in enumerate(cases)),
+        stop_on_failure=bool(request.stop_on_failure),
     )
+
+
+def parse_cases(body: bytes) -> tuple[Case, ...]:
+    """Return the cases of a JSON array, as they are in a job. Raises `InvalidJob`."""
+    cases: list[_Case] = _decode(_cases, body)
+    return tuple(_case(case, f"$[{i}]") for i, case in enumerate(cases))
 
 
 def parse_signal(body: bytes | bytearray) -> str:
@@ -199,6 +231,24 @@ def parse_size(body: bytes | bytearray) -> TerminalSize:
     """Return the size in ``{"cols": 80, "rows": 24}``. Raises `InvalidJob`."""
     request: _ResizeRequest = _decode(_sizes, body)
     return TerminalSize(request.cols, request.rows)
+
+
+def _limits(limits: _Limits | None) -> dict[str, float | str]:
+    return {
+        name: value
+        for name in _Limits.__struct_fields__
+        if (value := getattr(limits, name, None)) is not None
+    }
+
+
+def _case(case: _Case, path: str) -> Case:
+    return Case(
+        stdin=None if case.stdin is None else _text(case.stdin, f"{path}.stdin"),
+        args=None if case.args is None else tuple(case.args),
+        env=case.env or {},
+        limits=_limits(case.limits),
+        name=case.name,
+    )
 
 
 def _file(file: _File, path: str) -> SourceFile:
@@ -233,7 +283,7 @@ def _decode(decoder: msgspec.json.Decoder[Any], body: bytes | bytearray) -> Any:
         raise InvalidJob("the body is nested too deeply", code="invalid_json") from None
 
 
-def _refusal(message: str, body: type[msgspec.Struct]) -> InvalidJob:
+def _refusal(message: str, body: Any) -> InvalidJob:
     """Return the error for a message of msgspec about a `body`.
 
     Without a regular expression: the message may contain megabytes from the caller.
@@ -242,7 +292,7 @@ def _refusal(message: str, body: type[msgspec.Struct]) -> InvalidJob:
     detail, path = (detail, f"${path[:-1]}") if at else (message, "$")
     if detail.startswith(UNKNOWN_FIELD):
         name = detail[len(UNKNOWN_FIELD) : -1]
-        known = PARTS.get(path.partition("[")[0], body).__struct_encode_fields__
+        known = PARTS.get(INDEX.sub("[]", path), body).__struct_encode_fields__
         return InvalidJob(
             f"unknown field {quoted(name)}; {_remedy(name, known)}", path=f"{path}.{cut(name)}"
         )

@@ -1,7 +1,8 @@
 """Run one job: get its sandbox and files, run its steps, and write its one terminal event.
 
-The route: lease -> sandbox and files (`prepare`) -> for each step a program (`program`) -> the
-verdict (`verdict`) -> the terminal event (`writer`).
+The route: lease -> sandbox and files (`prepare`) -> for each step a program (`steps`, `program`),
+or for each case a sandbox and a program (`cases`) -> the verdict (`verdict`) -> the terminal event
+(`writer`).
 Everything the job started is dead before that event. If a process resists SIGKILL the job ends
 with an error, and its place, user and folder are not used again.
 
@@ -15,45 +16,30 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final
 
-from streamer.engine.blobs import Blobs
 from streamer.engine.interface import Lease, LeaseLost
 from streamer.errors import SandboxFailure
 from streamer.model.events import Complete, Error, JobEvent, Reason
-from streamer.model.job import Phase, Step
-from streamer.sandbox.network.proxy import Outbound
 from streamer.sandbox.pool import Pool
-from streamer.sandbox.sandbox import Sandbox
-from streamer.sandbox.shape import FilesDoNotFit, Run
+from streamer.sandbox.shape import FilesDoNotFit
 from streamer.worker import prepare
-from streamer.worker.output import Budget, OutputPump
-from streamer.worker.program import Patience, ProgramRun, environment
+from streamer.worker.assignment import STOP_S, Assignment, ExecutionSettings
+from streamer.worker.build import NoRoom
+from streamer.worker.cases import CaseRuns
+from streamer.worker.output import Budget
 from streamer.worker.requests import JobRequests
+from streamer.worker.steps import run_steps
 from streamer.worker.stop import Stop, Stopped
-from streamer.worker.streams import connected
-from streamer.worker.verdict import JobEnd, StopReason, reason_of
+from streamer.worker.verdict import JobEnd, Outcome, StopReason
 from streamer.worker.writer import ENGINE_TIMEOUT_S, Writer, finish
 
-__all__ = ["Execution", "ExecutionSettings"]
+__all__ = ["Execution"]
 
 log: Final = logging.getLogger(__name__)
 
-STOP_S: Final = 60.0
-"""The time limit from a job's stop to its verdict: more than all waits in between."""
-
 TIDY_S: Final = 10.0
 """How long to wait for the cleanup of a job before its terminal event is written anyway."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExecutionSettings:
-    path: str
-    blobs: Blobs
-    patience: Patience
-    on_output_limit: Literal["kill", "truncate"]
-    outbound: Outbound = field(default_factory=Outbound)
 
 
 class Execution:
@@ -82,6 +68,7 @@ class Execution:
         self._waiting: asyncio.Timeout | None = None
         """The time limit for the verdict and the cleanup, while they are waited for."""
         self._requests = JobRequests(lease, self.stop)
+        self._cases: CaseRuns | None = None
         self.over = asyncio.Event()
         """Set when the job has its terminal event, or the lease was lost."""
         self.resists = False
@@ -184,11 +171,13 @@ class Execution:
         async with contextlib.AsyncExitStack() as held:
             end = JobEnd(self._job.steps[0].phase.value)
             try:
-                self._tell(self._ended(end, await self._steps(end, held)))
+                self._tell(self._ended(end, await self._run(end, held)))
             except LeaseLost:
                 self._tell(None)
             except FilesDoNotFit:
                 self._tell(self._complete(end, "disk"))
+            except NoRoom as failure:
+                self._tell(Error("sandbox_error", str(failure)))
             except SandboxFailure as failure:
                 log.error("job %s: %s: %s", self._job.job_id, self._job.backend, failure)
                 self.failed = True
@@ -197,72 +186,28 @@ class Execution:
                 log.exception("job %s: unexpected failure", self._job.job_id)
                 self._tell(Error("internal", "the job failed with an internal error"))
 
-    async def _steps(self, end: JobEnd, held: contextlib.AsyncExitStack) -> StopReason | Reason:
+    async def _run(self, end: JobEnd, held: contextlib.AsyncExitStack) -> Outcome:
         await self._writer.state("preparing", self._policy(way="own"))
+        work = Assignment(
+            job=self._job,
+            pool=self._pool,
+            settings=self._settings,
+            policy=self._policy,
+            stop=self._stop,
+            budget=self._budget,
+            writer=self._writer,
+            requests=self._requests,
+            expect_in=self._stopped_in,
+        )
         try:
-            sandbox = await prepare.opened(
-                self._job,
-                self._pool,
-                self._settings.path,
-                self._settings.outbound,
-                self._stop,
-                held,
-            )
-            longest_s = sum(STOP_S + step.limits.wall_time_s for step in self._job.steps)
-            self._stopped_in(longest_s + self._job.limits.wall_time_s)
-            await prepare.put_files(self._job, sandbox, self._stop, self._settings.blobs)
+            if self._job.cases:
+                self._cases = CaseRuns(work, end, held)
+                return await self._cases.run()
+            return await run_steps(work, end, held)
         except Stopped:
             return self._stop.requested.result()
-        # Only now it is known how the sandbox was made.
-        policy = None if sandbox.way == "own" else self._policy(way=sandbox.way)
-        for step in self._job.steps:
-            if self._stop.reason is not None:
-                return self._stop.reason
-            compiles = step.phase is Phase.COMPILE
-            await self._writer.state("compiling" if compiles else "running", policy)
-            policy = None
-            reason = await self._run_step(sandbox, step, end)
-            if reason != "exited" or end.status != 0:
-                return reason
-        return "exited"
 
-    async def _run_step(self, sandbox: Sandbox, step: Step, end: JobEnd) -> StopReason | Reason:
-        kills_for_output = self._settings.on_output_limit == "kill"
-        pump = OutputPump(
-            phase=step.phase.value,
-            budget=self._budget,
-            as_base64=self._job.output_encoding == "base64",
-            elapsed_ms=self._writer.elapsed_ms,
-            write_now=self._writer.write_now,
-            write=self._writer.write,
-            on_exceeded=lambda: self.stop("output_limit") if kills_for_output else None,
-        )
-        self._writer.program_ended.clear()
-        program = ProgramRun(
-            sandbox,
-            pump,
-            self._writer.flush,
-            self._stop,
-            self._settings.patience,
-            on_start=lambda: self._requests.program_runs_in(sandbox),
-            on_end=self._writer.program_ended.set,
-        )
-        with contextlib.ExitStack() as ours:
-            ours.callback(pump.close)
-            stdio, feed = await connected(self._job, step, sandbox, pump, ours)
-            if feed is not None and step.phase is Phase.RUN:
-                self._requests.feed.set_result(feed)
-            env = environment(self._job, self._settings.path, sandbox.home)
-            try:
-                result = await program.run(Run(step.argv, env, step.limits, stdio))
-            finally:
-                self._requests.program_runs_in(None)
-                await self._writer.close()
-        end.add(result, step.phase.value)
-        over_output = kills_for_output and self._budget.exceeded
-        return reason_of(result, program.stopped, over_output=over_output)
-
-    def _ended(self, end: JobEnd, reason: StopReason | Reason) -> Complete | Error:
+    def _ended(self, end: JobEnd, reason: Outcome) -> Complete | Error:
         if reason == "lost":
             raise LeaseLost
         if reason == "shutting_down":
@@ -274,5 +219,6 @@ class Execution:
             reason,
             sandbox=self._job.backend,
             output_bytes=self._budget.taken,
-            output_truncated=self._budget.exceeded,
+            output_truncated=self._budget.cut,
+            cases=None if self._cases is None else tuple(self._cases.ends),
         )

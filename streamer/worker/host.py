@@ -89,6 +89,7 @@ class WorkerHost:
                     reason=reasons[name],
                     filtering=name in filtering,
                     terminals=backend.gated and backend.terminals(),
+                    readable=backend.gated,
                     enforces=enforcement(backend, cgroup_level),
                 )
                 for name, backend in self.backends.items()

@@ -70,23 +70,37 @@ class TextDecoder:
 
 
 class Budget:
-    """The bytes that a job may still write, in both streams and all phases."""
+    """The bytes that a job may still write, in both streams and all phases; or one of its cases."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, whole: Budget | None = None) -> None:
+        """`whole` is that of the job, out of which a case's is taken."""
         self.limit = limit
         self.taken = 0
         self.dropped: dict[StreamName, int] = {}
+        self.exceeded = False
+        """Whether more was written than this limit, or that of the whole, allows."""
+        self._whole = whole
 
     def take(self, stream: StreamName, data: bytes) -> bytes:
         """Return the part of `data` that fits, and count the rest as dropped."""
         part = data[: self.limit - self.taken]
+        over = len(data) - len(part)
+        if self._whole is not None:
+            self._whole.count_dropped(stream, over)
+            part = self._whole.take(stream, part)
         self.taken += len(part)
-        if len(part) < len(data):
-            self.dropped[stream] = self.dropped.get(stream, 0) + len(data) - len(part)
+        lost = len(data) - len(part)
+        self.exceeded |= lost > 0
+        self.count_dropped(stream, lost)
         return part
 
+    def count_dropped(self, stream: StreamName, count: int) -> None:
+        if count:
+            self.dropped[stream] = self.dropped.get(stream, 0) + count
+
     @property
-    def exceeded(self) -> bool:
+    def cut(self) -> bool:
+        """Whether anything was dropped."""
         return bool(self.dropped)
 
     def truncated(self) -> list[Truncated]:
@@ -94,7 +108,7 @@ class Budget:
 
 
 class OutputPump:
-    """Read the output of one phase to its end, from the descriptors that are added.
+    """Read the output of one phase, or case, to its end, from the descriptors that are added.
 
     `write_now` takes the events in the order of reading, or returns False if it would have to wait.
     Then `write` gets them, and nothing is read until it returns. `on_exceeded` is called once when
@@ -112,7 +126,9 @@ class OutputPump:
         write_now: Callable[[Sequence[JobEvent]], bool],
         write: Callable[[Sequence[JobEvent]], Awaitable[None]],
         on_exceeded: Callable[[], None],
+        case: int | None = None,
     ) -> None:
+        self._case = case
         self._phase: PhaseName = phase
         self._budget = budget
         self._as_base64 = as_base64
@@ -319,11 +335,13 @@ class OutputPump:
         if self._as_base64:
             if data:
                 text = base64.b64encode(data).decode()
-                events.append(Output(stream, text, t, self._phase, encoding="base64"))
+                events.append(
+                    Output(stream, text, t, self._phase, encoding="base64", case=self._case)
+                )
             return
         text, lossy = decoder.decode(data, final=final)
         if text:
-            events.append(Output(stream, text, t, self._phase, lossy=lossy))
+            events.append(Output(stream, text, t, self._phase, lossy=lossy, case=self._case))
 
 
 def _read_once(fd: int) -> bytes | None:

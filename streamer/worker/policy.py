@@ -2,8 +2,8 @@
 
 Two jobs with the same digest had the same backend with the same options, the same way to their
 sandbox (a template's, that of an interpreter that forks, or a command of their own), the same
-limits for each step, the same network, the same system call filter, and the same version of
-streamer.
+limits for each step and case, the same network, the same system call filter, and the same version
+of streamer.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ def policy_digest(
         return hashlib.sha256(text).hexdigest()
 
     def of_job(job: ResolvedJob, *, way: Way = "own") -> str:
-        limits = tuple((step.phase, step.limits) for step in job.steps)
+        steps = (*job.steps, *(case.step for case in job.cases))
+        limits = tuple((step.phase, step.limits) for step in steps)
         shown = (job.read_only, job.etc)
         return digest(limits, way, job.network, job.allow_hosts, *shown, job.terminal is not None)
 

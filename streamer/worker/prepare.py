@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
 from streamer.engine.blobs import Blobs
 from streamer.errors import NotFound, SandboxFailure
 from streamer.model.hosts import HostRule
-from streamer.model.job import USER_PACKAGES, ResolvedJob
+from streamer.model.job import USER_PACKAGES, JobProject, ResolvedJob
 from streamer.sandbox.network.proxy import PROXY_PORT, Outbound, Proxy
-from streamer.sandbox.pool import Pool
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.shape import Fork, Program, Shape, StoredProject
 from streamer.worker.program import environment
 from streamer.worker.stop import Stop, Stopped
 
-__all__ = ["OPEN_S", "opened", "put_files"]
+__all__ = ["OPEN_S", "Lend", "opened", "opened_blob", "put_files"]
 
 log: Final = logging.getLogger(__name__)
 
@@ -29,9 +28,13 @@ MOST_OF_MEMORY: Final = 4
 """Files of more than this part of the memory limit are written before the program is started."""
 
 
+Lend = Callable[[Shape, Program | None], Awaitable[Sandbox]]
+"""`Pool.lend`, or that of a series."""
+
+
 async def opened(
     job: ResolvedJob,
-    pool: Pool,
+    lend: Lend,
     path: str,
     outbound: Outbound,
     stop: Stop,
@@ -51,7 +54,7 @@ async def opened(
     )
     try:
         async with stop.unless_requested(OPEN_S):
-            sandbox = await pool.lend(shape, _program(job, path))
+            sandbox = await lend(shape, _program(job, path))
             held.push_async_callback(sandbox.close)
             waited = "yes" if sandbox.waits else "no"
             log.debug("job_id=%s sandbox=%s waited=%s", job.job_id, sandbox.way, waited)
@@ -95,14 +98,26 @@ def _may_be_held(job: ResolvedJob) -> bool:
     return job.warm and size <= job.limits.memory_bytes // MOST_OF_MEMORY
 
 
-async def put_files(job: ResolvedJob, sandbox: Sandbox, stop: Stop, blobs: Blobs) -> None:
+async def put_files(
+    job: ResolvedJob,
+    sandbox: Sandbox,
+    stop: Stop,
+    blobs: Blobs,
+    build: StoredProject | None = None,
+) -> None:
     """Write the files of a job over a copy of its project, within its wall time limit.
 
-    Raises `Stopped`, `FilesDoNotFit` and `SandboxFailure`.
+    With a `build` of them that is written instead. Raises `Stopped`, `FilesDoNotFit` and
+    `SandboxFailure`.
     """
+    limits = job.steps[0].limits
     try:
-        async with stop.unless_requested(job.limits.wall_time_s), _project(job, blobs) as project:
-            await sandbox.put_files(job.files, job.steps[0].limits, project)
+        async with stop.unless_requested(job.limits.wall_time_s):
+            if build is not None:
+                await sandbox.put_files((), limits, build)
+                return
+            async with _project(job, blobs) as project:
+                await sandbox.put_files(job.files, limits, project)
     except TimeoutError:
         stop.request("wall_time")
         raise Stopped from None
@@ -113,9 +128,16 @@ async def _project(job: ResolvedJob, blobs: Blobs) -> AsyncIterator[StoredProjec
     if job.project is None:
         yield None
         return
+    async with opened_blob(job.project, blobs) as project:
+        yield project
+
+
+@contextlib.asynccontextmanager
+async def opened_blob(project: JobProject, blobs: Blobs) -> AsyncIterator[StoredProject]:
+    """Open what is stored in the form of a project. Raises `SandboxFailure`."""
     async with contextlib.AsyncExitStack() as held:
         try:
-            fd = await held.enter_async_context(blobs.open(job.project.blob_id))
+            fd = await held.enter_async_context(blobs.open(project.blob_id))
         except (NotFound, OSError) as error:
             raise SandboxFailure(f"the project of the job cannot be read: {error}") from error
-        yield StoredProject(fd, job.project.bytes, job.project.entries)
+        yield StoredProject(fd, project.bytes, project.entries)

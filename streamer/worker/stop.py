@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from streamer.worker.verdict import StopReason
 
@@ -30,6 +30,22 @@ class Stop:
     @property
     def reason(self) -> StopReason | None:
         return self.requested.result() if self.requested.done() else None
+
+    @contextmanager
+    def part(self) -> Iterator[Stop]:
+        """Yield the stop of a part of the job, which is stopped with the job, too."""
+        part = Stop()
+        if self.reason is not None:
+            part.request(self.reason)
+
+        def pass_on(requested: asyncio.Future[StopReason]) -> None:
+            part.request(requested.result())
+
+        self.requested.add_done_callback(pass_on)
+        try:
+            yield part
+        finally:
+            self.requested.remove_done_callback(pass_on)
 
     @asynccontextmanager
     async def unless_requested(self, limit_s: float) -> AsyncIterator[None]:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from streamer.model.events import Complete, PhaseName, Reason
+from streamer.model.events import CaseEnd, Complete, PhaseName, Reason
 from streamer.model.signals import signal_name
 from streamer.sandbox.shape import RunEnd
 
-__all__ = ["JobEnd", "StopReason", "reason_of"]
+__all__ = ["JobEnd", "Outcome", "StopReason", "reason_of"]
 
 StopReason = Literal["cancelled", "wall_time", "output_limit", "shutting_down", "lost"]
 """Why the service stops a job."""
 
+Outcome = StopReason | Reason
+"""Why a program ended."""
 
-def reason_of(end: RunEnd, stopped: StopReason | None, *, over_output: bool) -> StopReason | Reason:
+
+def reason_of(end: RunEnd, stopped: StopReason | None, *, over_output: bool) -> Outcome:
     """Return why a program ended: by itself, at a limit of the process tree, or by a stop.
 
     `stopped` is the reason of a stop before its end; later ones have no effect. The output that
@@ -33,7 +36,7 @@ def reason_of(end: RunEnd, stopped: StopReason | None, *, over_output: bool) -> 
 
 @dataclass(slots=True)
 class JobEnd:
-    """The sum of the ends of a job's programs."""
+    """The sum of the ends of a job's programs, or the end of that of a case."""
 
     phase: PhaseName
     status: int | None = None
@@ -52,23 +55,56 @@ class JobEnd:
         self.peak_bytes = max(self.peak_bytes, end.peak_memory_bytes or 0)
 
     def complete(
-        self, reason: Reason, *, sandbox: str, output_bytes: int, output_truncated: bool
+        self,
+        reason: Reason,
+        *,
+        sandbox: str,
+        output_bytes: int,
+        output_truncated: bool,
+        cases: tuple[CaseEnd, ...] | None = None,
     ) -> Complete:
-        status = self.status
         return Complete(
-            reason=reason,
-            exit_code=None if status is None or os.WIFSIGNALED(status) else os.WEXITSTATUS(status),
-            signal=_signal_name(status),
-            duration_ms=self.wall_us // 1000,
-            cpu_time_ms=self.cpu_us // 1000 if self.measured else None,
-            peak_memory_bytes=self.peak_bytes if self.measured else None,
-            timed_out=reason in ("wall_time", "cpu_time"),
-            oom_killed=reason == "memory",
+            **self._told(reason),
             output_bytes=output_bytes,
             output_truncated=output_truncated,
             sandbox=sandbox,
             phase=self.phase,
+            cases=cases,
         )
+
+    def of_case(
+        self,
+        reason: Reason,
+        *,
+        index: int,
+        name: str | None,
+        output_bytes: int,
+        output_truncated: bool,
+        t: int,
+    ) -> CaseEnd:
+        return CaseEnd(
+            **self._told(reason),
+            index=index,
+            name=name,
+            output_bytes=output_bytes,
+            output_truncated=output_truncated,
+            t=t,
+        )
+
+    def _told(self, reason: Reason) -> dict[str, Any]:
+        status = self.status
+        return {
+            "reason": reason,
+            "exit_code": None
+            if status is None or os.WIFSIGNALED(status)
+            else os.WEXITSTATUS(status),
+            "signal": _signal_name(status),
+            "duration_ms": self.wall_us // 1000,
+            "cpu_time_ms": self.cpu_us // 1000 if self.measured else None,
+            "peak_memory_bytes": self.peak_bytes if self.measured else None,
+            "timed_out": reason in ("wall_time", "cpu_time"),
+            "oom_killed": reason == "memory",
+        }
 
 
 def _signal_name(status: int | None) -> str | None:

@@ -19,7 +19,8 @@ from streamer.model.capabilities import Ahead, Capabilities
 from streamer.model.events import Error
 from streamer.sandbox.pool import Pool
 from streamer.sandbox.registry import Backends
-from streamer.worker.execution import Execution, ExecutionSettings
+from streamer.worker.assignment import ExecutionSettings
+from streamer.worker.execution import Execution
 from streamer.worker.host import WorkerHost
 from streamer.worker.policy import PolicyDigest, policy_digest
 from streamer.worker.program import Patience

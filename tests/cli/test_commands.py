@@ -131,6 +131,8 @@ def refused(
         ("run x.py --limit processes=1.5", ("processes",)),
         ("run x.py --env A", ("NAME=VALUE",)),
         ("run x.py --file none", ("none", "No such file")),
+        ("run x.py -t --cases none", ("--terminal", "--cases")),
+        ("run x.py --stop-on-failure", ("stopOnFailure", "cases")),
     ],
 )
 def test_what_is_wrong_is_one_line(
@@ -322,6 +324,43 @@ async def where(request: pytest.FixtureRequest, start: Start) -> AsyncIterator[t
         return
     client: AnyClient = await start()
     yield ("--url", str(client.make_url("/")))
+
+
+async def test_run_for_each_case(tmp_path: Path, where: tuple[str, ...]) -> None:
+    (tmp_path / "main.sh").write_text('read -r code; echo "$code $*"; exit "$code"')
+    cases = [{"stdin": "0", "name": "fine"}, {"stdin": "7", "args": ["x"]}, {"stdin": "0"}]
+    (tmp_path / "cases.json").write_text(json.dumps(cases))
+    run = ("run", "main.sh", *where, "--cases", "cases.json")
+    done = await asyncio.to_thread(command, tmp_path, *run, "--", "y", stdin=b"not read")
+    assert (done.returncode, done.stdout) == (7, b"0 y\n7 x\n0 y\n"), done.stderr
+    said = done.stderr.decode().splitlines()
+    assert [line.partition(",")[0] for line in said] == [
+        "case 0 (fine): exited 0",
+        "case 1: exited 7",
+        "case 2: exited 0",
+    ]
+    done = await asyncio.to_thread(command, tmp_path, *run, "--stop-on-failure")
+    assert (done.returncode, done.stdout) == (7, b"0 \n7 x\n")
+
+
+@pytest.mark.parametrize(
+    ("cases", "words"),
+    [
+        (None, ("cases.json", "No such file")),
+        ("[]", ("cases.json", "no cases")),
+        ('[{"stdn": "1"}]', ("cases.json", "did you mean stdin?")),
+        ('[{"limits": {"wallTime": 1}}]', ("cases.json", "did you mean wallTimeS?")),
+        ("[", ("cases.json", "not valid JSON")),
+        ("{}", ("cases.json", "array")),
+    ],
+)
+def test_a_file_of_cases_that_is_none(
+    tmp_path: Path, refused: Callable[..., None], cases: str | None, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "main.sh").write_text("")
+    if cases is not None:
+        (tmp_path / "cases.json").write_text(cases)
+    refused("run main.sh --cases cases.json", *words)
 
 
 @pytest.mark.parametrize(

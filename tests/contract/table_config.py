@@ -56,6 +56,7 @@ KEYS: Final[dict[str, tuple[Mark, Any]]] = {
     "sandbox.fork_jobs": (ADDED, 200),
     "sandbox.fork_age_s": (ADDED, 600.0),
     "sandbox.linger_s": (KEPT, 0.25),
+    "limits.max_cases": (ADDED, 100),
     "limits.default.wall_time_s": (KEPT, 60.0),
     "limits.default.cpu_time_s": (KEPT, 60.0),
     "limits.default.memory_bytes": (KEPT, 256 * MIB),

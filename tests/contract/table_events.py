@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.contract import KEPT, Mark
+from tests.contract import ADDED, KEPT, Mark
 
 KINDS: Final[dict[str, Mark]] = {
     "status": KEPT,
@@ -13,7 +13,7 @@ KINDS: Final[dict[str, Mark]] = {
     "gap": KEPT,
     "artifact": 11,
     "stats": 11,
-    "case": 11,
+    "case": KEPT,
     "complete": KEPT,
     "error": KEPT,
 }
@@ -29,7 +29,7 @@ FIELDS: Final[dict[str, Mark]] = {
     "output.phase": KEPT,
     "output.lossy": KEPT,
     "output.encoding": KEPT,
-    "output.case": 11,
+    "output.case": KEPT,
     "truncated.stream": KEPT,
     "truncated.droppedBytes": KEPT,
     "gap.from": KEPT,
@@ -43,10 +43,19 @@ FIELDS: Final[dict[str, Mark]] = {
     "stats.memoryBytes": 11,
     "stats.processes": 11,
     "stats.t": 11,
-    "case.index": 11,
-    "case.name": 11,
-    "case.reason": 11,
-    "case.exitCode": 11,
+    "case.index": KEPT,
+    "case.name": KEPT,
+    "case.reason": KEPT,
+    "case.exitCode": KEPT,
+    "case.signal": ADDED,
+    "case.durationMs": ADDED,
+    "case.cpuTimeMs": ADDED,
+    "case.peakMemoryBytes": ADDED,
+    "case.timedOut": ADDED,
+    "case.oomKilled": ADDED,
+    "case.outputBytes": ADDED,
+    "case.outputTruncated": ADDED,
+    "case.t": ADDED,
     "complete.reason": KEPT,
     "complete.exitCode": KEPT,
     "complete.signal": KEPT,
@@ -59,7 +68,7 @@ FIELDS: Final[dict[str, Mark]] = {
     "complete.outputTruncated": KEPT,
     "complete.sandbox": KEPT,
     "complete.phase": KEPT,
-    "complete.cases": 11,
+    "complete.cases": KEPT,
     "error.code": KEPT,
     "error.message": KEPT,
 }
@@ -94,6 +103,10 @@ ALWAYS: Final = {
     "output": {"stream", "data", "t", "phase"},
     "truncated": {"stream", "droppedBytes"},
     "gap": {"from", "to", "reason"},
+    "case": {
+        *("index", "reason", "exitCode", "signal", "durationMs", "cpuTimeMs", "peakMemoryBytes"),
+        *("timedOut", "oomKilled", "outputBytes", "outputTruncated", "t"),
+    },
     "complete": {
         *("reason", "exitCode", "signal", "durationMs", "cpuTimeMs", "peakMemoryBytes"),
         *("timedOut", "oomKilled", "outputBytes", "outputTruncated", "sandbox", "phase"),

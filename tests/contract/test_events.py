@@ -60,6 +60,8 @@ async def every_kind(start: Start) -> list[Received]:
     seen += await run(client, **python(TEXT))
     seen += await run(client, **python("print(1)", outputEncoding="base64"))
     seen += await run(client, **python("print('x' * 5000)", limits={"outputBytes": 1000}))
+    cases = [{"stdin": "1", "name": "first"}, {"stdin": "0"}]
+    seen += await run(client, **python("print(1); exit(int(input()))", cases=cases))
     loud = await submit(client, **python("for _ in range(3000): print('x' * 99)"))
     await until_state(client, loud, "complete")
     seen += await follow(client, loud)

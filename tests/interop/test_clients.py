@@ -100,3 +100,8 @@ async def test_a_job_that_python_gives_up_on_is_cancelled(
 async def test_a_terminal_in_python(client: AnyClient, tmp_path: Path) -> None:
     ran = await run_python("Python: a terminal", str(client.make_url("/")), tmp_path)
     assert ran.stdout.splitlines() == ["name? Zo", "hello Zo"]
+
+
+async def test_cases_in_python(client: AnyClient, tmp_path: Path) -> None:
+    ran = await run_python("Python: cases", str(client.make_url("/")), tmp_path)
+    assert ran.stdout.splitlines() == ["1 2 True 3", "3 4 True 7"]

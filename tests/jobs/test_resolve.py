@@ -10,24 +10,32 @@ import pytest
 
 from streamer.config.schema import Config, LimitsConfig, SandboxConfig
 from streamer.errors import BackendUnavailable, InvalidJob
-from streamer.jobs import resolve
+from streamer.jobs import arguments, resolve
 from streamer.jobs.resolve import Resolver
 from streamer.model import filenames
 from streamer.model.capabilities import BackendFacts, Capabilities
-from streamer.model.job import LEAST, MIB, JobSpec, Limits, Phase, ResolvedJob, SourceFile
+from streamer.model.job import LEAST, MIB, Case, JobSpec, Limits, Phase, ResolvedJob, SourceFile
 from streamer.model.runtime import Runtime, by_name
 
 SCRIPT = Runtime(name="script", entry="main", run=("run", "{entry}"), aliases=("s",))
 BUILT = Runtime(name="built", entry="main.x", compile=("cc",), run=("./a",), env={"A": "ours"})
 LARGE = Runtime(name="large", entry="main", run=("run",), limits={"memory_bytes": 2**40})
+SIZED = Runtime(
+    name="sized",
+    entry="main",
+    compile=("cc",),
+    run=("run", "-m{memory_mb}"),
+    env={"A": "{memory_mb}", "B": "{memory_mb}"},
+)
 WORKERS = Capabilities(
     backends={name: BackendFacts("namespaces") for name in ("own", "other")},
     default="own",
-    languages=frozenset({"script", "built", "large"}),
+    languages=frozenset({"script", "built", "large", "sized"}),
     missing={},
     processors=2,
     places=1,
 )
+READABLE = replace(WORKERS, backends={"own": BackendFacts("namespaces", readable=True)})
 
 
 def resolved(
@@ -37,7 +45,7 @@ def resolved(
         sandbox=SandboxConfig(allow_command=True, allow=("other",)),
         limits=configured or LimitsConfig(),
     )
-    runtimes = by_name({runtime.name: runtime for runtime in (SCRIPT, BUILT, LARGE)})
+    runtimes = by_name({runtime.name: runtime for runtime in (SCRIPT, BUILT, LARGE, SIZED)})
     if "command" not in spec:
         spec = {"language": "script", "code": "", **spec}
     return Resolver(config, runtimes).resolve(JobSpec(**spec), "1", workers)
@@ -62,28 +70,28 @@ EDGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         named("/".join([*["a" * 204] * 4, "a" * 205])),
     ),
     "an argument": (
-        {"args": ("a" * resolve.MAX_ARGUMENT_BYTES,)},
-        {"args": ("a" * (resolve.MAX_ARGUMENT_BYTES + 1),)},
+        {"args": ("a" * arguments.MAX_ARGUMENT_BYTES,)},
+        {"args": ("a" * (arguments.MAX_ARGUMENT_BYTES + 1),)},
     ),
     "all arguments": (  # each with the zero byte behind it
         {"args": ("a" * 65535,) * 16},
         {"args": (*("a" * 65535,) * 16, "")},
     ),
     "the number of arguments": (
-        {"args": ("",) * resolve.MAX_ARGUMENTS},
-        {"args": ("",) * (resolve.MAX_ARGUMENTS + 1)},
+        {"args": ("",) * arguments.MAX_ARGUMENTS},
+        {"args": ("",) * (arguments.MAX_ARGUMENTS + 1)},
     ),
     "the number of variables": (
-        {"env": {f"A{n}": "" for n in range(resolve.MAX_VARIABLES)}},
-        {"env": {f"A{n}": "" for n in range(resolve.MAX_VARIABLES + 1)}},
+        {"env": {f"A{n}": "" for n in range(arguments.MAX_VARIABLES)}},
+        {"env": {f"A{n}": "" for n in range(arguments.MAX_VARIABLES + 1)}},
     ),
     "metadata": (
-        {"metadata": {"a": "b" * (resolve.MAX_METADATA_BYTES - 1)}},
-        {"metadata": {"a": "b" * resolve.MAX_METADATA_BYTES}},
+        {"metadata": {"a": "b" * (arguments.MAX_METADATA_BYTES - 1)}},
+        {"metadata": {"a": "b" * arguments.MAX_METADATA_BYTES}},
     ),
     "the entries of metadata": (
-        {"metadata": {str(n): "" for n in range(resolve.MAX_METADATA_ENTRIES)}},
-        {"metadata": {str(n): "" for n in range(resolve.MAX_METADATA_ENTRIES + 1)}},
+        {"metadata": {str(n): "" for n in range(arguments.MAX_METADATA_ENTRIES)}},
+        {"metadata": {str(n): "" for n in range(arguments.MAX_METADATA_ENTRIES + 1)}},
     ),
     "the size of files": (
         {"code": "x" * PAGE, "limits": {"disk_bytes": PAGE}},
@@ -153,6 +161,49 @@ def test_the_callers_variables_and_arguments_come_last() -> None:
     assert job.env == {"A": "theirs", "B": "b"}
     assert job.steps[-1].argv == ("./a", "x")
     assert resolved(command=("a", "b"), args=("c",)).steps[0].argv == ("a", "b", "c")
+
+
+def test_a_case_changes_what_it_names_and_nothing_else() -> None:
+    given: dict[str, Any] = {"language": "sized", "args": ("x",), "env": {"A": "a"}}
+    lower = {"memory_bytes": 64 * MIB}
+    cases = (Case(), Case(stdin=b"", args=("y",), env={"A": "b"}, name="n"), Case(limits=lower))
+    job = resolved(workers=READABLE, **given, cases=cases, stop_on_failure=True)
+    same, changed, limited = job.cases
+    assert job.stop_on_failure
+    assert (same.step, same.stdin, same.env, same.name) == (job.steps[-1], None, {}, None)
+    assert same.step is job.steps[-1], "there may be hundreds"
+    assert changed.step.argv == ("run", "-m256", "y")
+    assert (changed.step.limits, changed.stdin) == (job.limits, b"")
+    assert (changed.env, changed.name) == ({"A": "b"}, "n")
+    assert limited.step.argv == ("run", "-m64", "x")
+    assert limited.step.limits == replace(job.limits, memory_bytes=64 * MIB)
+    assert limited.env == {"B": "64"}, "the caller's A stays"
+    assert (job.warm, job.fork) == (False, None)
+
+
+def test_arguments_of_a_case_count_with_those_of_the_job() -> None:
+    half = ("a" * 65535,) * 8
+    resolved(args=half, cases=(Case(env={"A": "b" * 65531}),) * 2)
+    resolved(args=half, cases=(Case(args=half),))
+    with pytest.raises(InvalidJob) as refused:
+        resolved(args=half, cases=(Case(), Case(args=(*half, ""))))
+    assert refused.value.path == "$.cases[1].args"
+
+
+def test_as_many_cases_as_are_configured() -> None:
+    config = LimitsConfig(max_cases=2)
+    assert len(resolved(config, cases=(Case(),) * 2).cases) == 2
+    with pytest.raises(InvalidJob, match="2 at most"):
+        resolved(config, cases=(Case(),) * 3)
+
+
+def test_what_is_compiled_must_come_out_of_its_sandbox() -> None:
+    cases = (Case(),)
+    assert resolved(cases=cases).cases
+    assert resolved(workers=READABLE, language="built", cases=cases).cases
+    with pytest.raises(InvalidJob, match="taken out") as refused:
+        resolved(language="built", cases=cases)
+    assert refused.value.path == "$.cases"
 
 
 def test_a_language_is_recorded_by_its_name() -> None:

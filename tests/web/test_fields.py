@@ -50,6 +50,10 @@ WHOLE: Final[dict[str, Any]] = {
     "artifacts": ["a"],
     "outputEncoding": "utf-8",
     "metadata": {"a": "a"},
+    "cases": [
+        {"stdin": "", "args": ["a"], "env": {"A": "a"}, "limits": {"cpuTimeS": 1}, "name": "a"}
+    ],
+    "stopOnFailure": False,
 }
 SIGNAL: Final = {"signal": "SIGINT"}
 

@@ -73,6 +73,19 @@ def test_a_budget_keeps_the_first_bytes_and_counts_the_rest(
     assert budget.exceeded == (len(whole) > 100)
 
 
+def test_the_budget_of_a_case_is_taken_out_of_the_jobs() -> None:
+    whole = Budget(100)
+    first, second = Budget(60, whole), Budget(70, whole)
+    assert first.take("stdout", b"a" * 80) == b"a" * 60
+    assert (first.exceeded, whole.exceeded, whole.cut) == (True, False, True)
+    assert second.take("stderr", b"b" * 30) == b"b" * 30
+    assert second.take("stderr", b"c" * 30) == b"c" * 10
+    assert (second.exceeded, second.taken, whole.exceeded, whole.taken) == (True, 40, True, 100)
+    dropped = {event.stream: event.dropped_bytes for event in whole.truncated()}
+    assert dropped == {"stdout": 20, "stderr": 20}
+    assert (first.dropped, second.dropped) == ({"stdout": 20}, {"stderr": 20})
+
+
 def piped(pump: OutputPump, stream: Literal["stdout", "stderr"]) -> int:
     """Return the writing end of a pipe that the pump reads."""
     reading, writing = os.pipe()

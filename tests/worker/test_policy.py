@@ -8,7 +8,7 @@ import pytest
 
 from sandboxes.bwrap import Bwrap
 from sandboxes.plain import Plain
-from streamer.model.job import Limits, Phase, ResolvedJob, Step
+from streamer.model.job import JobCase, Limits, Phase, ResolvedJob, Step
 from streamer.worker.policy import PolicyDigest, policy_digest
 
 LIMITS = Limits(wall_time_s=5)
@@ -31,8 +31,12 @@ def digest() -> PolicyDigest:
         replace(JOB, allow_hosts=("example.org",)),
         replace(JOB, read_only=("/opt",)),
         replace(JOB, etc=("php",)),
+        replace(
+            JOB,
+            cases=(JobCase(replace(STEP, limits=replace(LIMITS, processes=7)), {}, None, None),),
+        ),
     ],
-    ids=["limits", "phase", "steps", "network", "hosts", "paths", "etc"],
+    ids=["limits", "phase", "steps", "network", "hosts", "paths", "etc", "cases"],
 )
 def test_what_confines_a_job_is_in_it(digest: PolicyDigest, job: ResolvedJob) -> None:
     before = digest(JOB)

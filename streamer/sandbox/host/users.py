@@ -30,6 +30,7 @@ class JobUsers:
 
     def __init__(self, first_uid: int, count: int, spare: int = 0) -> None:
         """Reserve `count` users, and up to `spare` more if so many are free."""
+        self._places = count
         self._locks: dict[int, int] = {}
         self._free: list[int] = []
         self._count = asyncio.Semaphore(0)
@@ -53,6 +54,11 @@ class JobUsers:
                 f"{first_uid} on, and only {found} of {UID_COUNT} are free: lower it, or stop "
                 "another service that runs as root on this host"
             )
+
+    @property
+    def spare(self) -> int:
+        """How many there are beyond those of the places."""
+        return len(self._locks) - self._places
 
     @asynccontextmanager
     async def lend(

@@ -1,0 +1,149 @@
+"""One job and all that a worker runs it with; every way to run a job opens and runs by it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from streamer.engine.blobs import Blobs
+from streamer.model.job import Phase, ResolvedJob, Step
+from streamer.sandbox.network.proxy import Outbound
+from streamer.sandbox.pool import Pool
+from streamer.sandbox.sandbox import Sandbox
+from streamer.sandbox.shape import Run, RunEnd, StoredProject
+from streamer.worker import prepare
+from streamer.worker.output import Budget, OutputPump
+from streamer.worker.program import Patience, ProgramRun, environment
+from streamer.worker.requests import JobRequests
+from streamer.worker.stop import Stop
+from streamer.worker.streams import connected
+from streamer.worker.verdict import Outcome, reason_of
+from streamer.worker.writer import Writer
+
+__all__ = ["STOP_S", "Assignment", "CaseOutput", "ExecutionSettings"]
+
+STOP_S: Final = 60.0
+"""The time limit from a job's stop to its verdict: more than all waits in between."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionSettings:
+    path: str
+    blobs: Blobs
+    patience: Patience
+    on_output_limit: Literal["kill", "truncate"]
+    outbound: Outbound = field(default_factory=Outbound)
+
+
+@dataclass(frozen=True, slots=True)
+class CaseOutput:
+    """Whose output it is: the number of a case, what it may write, and what stops it alone."""
+
+    index: int
+    budget: Budget
+    stop: Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """`policy(way=...)` returns the digest for the record.
+
+    `expect_in` says within how many seconds the job, or its present part, will be over, if it is
+    not stopped before.
+    """
+
+    job: ResolvedJob
+    pool: Pool
+    settings: ExecutionSettings
+    policy: Callable[..., str]
+    stop: Stop
+    budget: Budget
+    writer: Writer
+    requests: JobRequests
+    expect_in: Callable[[float], None]
+
+    async def opened(
+        self,
+        held: contextlib.AsyncExitStack,
+        job: ResolvedJob | None = None,
+        lend: prepare.Lend | None = None,
+    ) -> Sandbox:
+        """Open a sandbox, which `held` closes; `job` is that of a case.
+
+        Raises `Stopped` and `SandboxFailure`.
+        """
+        settings = self.settings
+        return await prepare.opened(
+            job or self.job,
+            lend or self.pool.lend,
+            settings.path,
+            settings.outbound,
+            self.stop,
+            held,
+        )
+
+    async def put_files(
+        self,
+        sandbox: Sandbox,
+        job: ResolvedJob | None = None,
+        stop: Stop | None = None,
+        build: StoredProject | None = None,
+    ) -> None:
+        """Write the files of the job, or those of a case, which has its own `stop`.
+
+        Raises `Stopped`, `FilesDoNotFit` and `SandboxFailure`.
+        """
+        blobs = self.settings.blobs
+        await prepare.put_files(job or self.job, sandbox, stop or self.stop, blobs, build)
+
+    async def tell_state(
+        self, state: Literal["compiling", "running"], sandbox: Sandbox, *, first: bool
+    ) -> None:
+        """Record the job's state and, with its `first` program, how its sandbox was made."""
+        policy = self.policy(way=sandbox.way) if first and sandbox.way != "own" else None
+        await self.writer.state(state, policy)
+
+    async def run(
+        self, sandbox: Sandbox, job: ResolvedJob, step: Step, case: CaseOutput | None = None
+    ) -> tuple[RunEnd, Outcome]:
+        """Run one program to its end; return that and its reason."""
+        budget = self.budget if case is None else case.budget
+        stop = self.stop if case is None else case.stop
+        kills = self.settings.on_output_limit == "kill"
+        pump = OutputPump(
+            phase=step.phase.value,
+            budget=budget,
+            as_base64=job.output_encoding == "base64",
+            elapsed_ms=self.writer.elapsed_ms,
+            write_now=self.writer.write_now,
+            write=self.writer.write,
+            on_exceeded=lambda: self._output_exceeded(stop) if kills else None,
+            case=None if case is None else case.index,
+        )
+        self.writer.program_ended.clear()
+        program = ProgramRun(
+            sandbox,
+            pump,
+            self.writer.flush,
+            stop,
+            self.settings.patience,
+            on_start=lambda: self.requests.program_runs_in(sandbox),
+            on_end=self.writer.program_ended.set,
+        )
+        with contextlib.ExitStack() as ours:
+            ours.callback(pump.close)
+            stdio, feed = await connected(job, step, sandbox, pump, ours)
+            if feed is not None and step.phase is Phase.RUN and case is None:
+                self.requests.feed.set_result(feed)
+            env = environment(job, self.settings.path, sandbox.home)
+            try:
+                end = await program.run(Run(step.argv, env, step.limits, stdio))
+            finally:
+                self.requests.program_runs_in(None)
+                await self.writer.close()
+        return end, reason_of(end, program.stopped, over_output=kills and budget.exceeded)
+
+    def _output_exceeded(self, stop: Stop) -> None:
+        (self.stop if self.budget.exceeded else stop).request("output_limit")

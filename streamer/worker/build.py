@@ -1,0 +1,155 @@
+"""Take out of a sandbox what a compiler has left in its workspace, to be put into others.
+
+It becomes a blob in the form of stored projects (`streamer.model.project`). Regular files and
+folders are kept, opened by the init as the sandbox's user, beneath the workspace and without
+following links; of a mode only whether a file can be executed. Links, and names that are too long
+or not UTF-8, are left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Final, TypeVar
+
+from streamer.engine.blobs import Blobs, BlobWriter
+from streamer.errors import Busy, SandboxFailure, TooLarge
+from streamer.model.filenames import MAX_NAME_BYTES
+from streamer.model.job import JobProject, Limits, most_inodes
+from streamer.model.project import HEAD, end_of_project, head_of
+from streamer.sandbox.listing import Entry
+from streamer.sandbox.sandbox import Sandbox
+from streamer.sandbox.shape import FilesDoNotFit
+
+__all__ = ["BUILD", "NoRoom", "store_build"]
+
+T = TypeVar("T")
+
+BUILD: Final = "build"
+"""The kind of such a blob."""
+
+PIECE_BYTES: Final = 1024 * 1024
+
+THREADS: Final = ThreadPoolExecutor(2, "streamer-builds")
+"""Only for reading what compilers have left, so that nothing else waits for it."""
+
+
+class NoRoom(Exception):
+    """The engine has no room for what was compiled."""
+
+
+async def store_build(sandbox: Sandbox, blobs: Blobs, tenant: str, limits: Limits) -> JobProject:
+    """Store the workspace of a sandbox in which no program runs; the caller deletes the blob.
+
+    `limits` are those of the job's compiler. Raises `FilesDoNotFit`, `NoRoom`, `SandboxFailure`.
+    """
+    listing = await sandbox.list_files(most_inodes(limits))
+    if not listing.complete:
+        raise FilesDoNotFit
+    entries = [entry for entry in listing.entries if _can_be_kept(entry)]
+    heads = (len(entries) + 1) * (HEAD.size + MAX_NAME_BYTES)
+    try:
+        async with blobs.create(tenant, limits.disk_bytes + heads, kind=BUILD) as writer:
+            build = _Build(writer)
+            for entry in entries:
+                await build.add(sandbox, entry)
+            await build.end()
+            blob = await writer.commit()
+    except TooLarge:
+        raise FilesDoNotFit from None
+    except Busy as error:
+        raise NoRoom(f"there is no room for the compiled program: {error}") from error
+    except OSError as error:
+        raise SandboxFailure(f"the compiled program cannot be kept: {error}") from error
+    return JobProject(blob.id, build.bytes, build.entries)
+
+
+def _can_be_kept(entry: Entry) -> bool:
+    if not (stat.S_ISREG(entry.mode) or stat.S_ISDIR(entry.mode)):
+        return False
+    try:
+        return len(entry.path.encode()) <= MAX_NAME_BYTES
+    except UnicodeEncodeError:
+        return False
+
+
+class _Build:
+    """What is written so far."""
+
+    def __init__(self, writer: BlobWriter) -> None:
+        self.bytes = 0
+        self.entries = 0
+        self._writer = writer
+        self._size = 0
+        self._piece = bytearray()
+
+    async def add(self, sandbox: Sandbox, entry: Entry) -> None:
+        """Add a file or folder; one that its own user may not read is left out."""
+        if stat.S_ISDIR(entry.mode):
+            await self._write(head_of(entry.path, 0, folder=True))
+            self.entries += 1
+            return
+        try:
+            fd = await sandbox.open_path(entry.path, os.O_RDONLY)
+        except PermissionError:
+            return
+        try:
+            found, content = await _in_thread(partial(_beginning, fd))
+            if not stat.S_ISREG(found.st_mode):
+                return
+            executable = bool(found.st_mode & 0o111)
+            await self._write(head_of(entry.path, found.st_size, executable=executable) + content)
+            async for piece in _rest(fd, len(content), found.st_size):
+                await self._write(piece)
+        finally:
+            os.close(fd)
+        self.bytes += found.st_size
+        self.entries += 1
+
+    async def end(self) -> None:
+        await self._write(end_of_project(self._size))
+        await self._writer.write(bytes(self._piece))
+
+    async def _write(self, data: bytes) -> None:
+        self._size += len(data)
+        self._piece += data
+        if len(self._piece) >= PIECE_BYTES:
+            await self._writer.write(bytes(self._piece))
+            self._piece.clear()
+
+
+def _beginning(fd: int) -> tuple[os.stat_result, bytes]:
+    found = os.fstat(fd)
+    return found, _read(fd, 0, min(found.st_size, PIECE_BYTES))
+
+
+async def _rest(fd: int, at: int, end: int) -> AsyncIterator[bytes]:
+    while at < end:
+        piece = await _in_thread(partial(_read, fd, at, min(end - at, PIECE_BYTES)))
+        yield piece
+        at += len(piece)
+
+
+def _read(fd: int, at: int, size: int) -> bytes:
+    """Read so many bytes: nothing of the sandbox runs that could make the file shorter."""
+    data = os.pread(fd, size, at)
+    while len(data) < size:
+        more = os.pread(fd, size - len(data), at + len(data))
+        if not more:
+            raise SandboxFailure("a compiled file became shorter while it was read")
+        data += more
+    return data
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    """Wait for a thread to its end: what it reads is closed next."""
+    future = asyncio.get_running_loop().run_in_executor(THREADS, work)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait({future})
+        raise
