@@ -26,6 +26,7 @@ __all__ = [
     "ends",
     "exits",
     "spoken",
+    "spoken_in",
     "spoken_or",
 ]
 
@@ -51,6 +52,16 @@ def spoken(ran: Ran) -> list[str]:
 def spoken_or(*verdicts: str) -> Judge:
     """Accept these verdicts (`Ran.verdict` or its first word) as held; else judge as `spoken`."""
     return lambda ran: [] if _is_one(ran, verdicts) and "ESCAPED" not in ran.text() else spoken(ran)
+
+
+def spoken_in(cases: int) -> Judge:
+    """Judge each of so many cases as `spoken`."""
+
+    def judge(ran: Ran) -> list[str]:
+        parts = [ran.of_case(index) for index in range(cases)]
+        return [line for part in parts for line in spoken(part)]
+
+    return judge
 
 
 def ends(*verdicts: str) -> Judge:
@@ -117,6 +128,8 @@ class Attack:
     """Whether it runs on a terminal; where there are none it is not run."""
     times: int = 1
     """How often it is run: an attack on the *next* job lays its trap in the first run."""
+    cases: int = 0
+    """In how many cases of one job it is run, if in any."""
     project: Mapping[str, str] = field(default_factory=dict)
     """The files of a project that it is run with, by name."""
     alone: bool = False

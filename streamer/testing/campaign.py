@@ -24,7 +24,7 @@ from streamer.doctor.lures import Lures, lay_lures, marked_processes
 from streamer.eventlog.joblog import Event
 from streamer.jobs.job import Job
 from streamer.model.events import Status
-from streamer.model.job import JobSpec, TerminalSize
+from streamer.model.job import Case, JobSpec, TerminalSize
 from streamer.sandbox.enforcement import enforcement
 from streamer.spi import Backend
 from streamer.testing.attack import Attack, NoProof
@@ -278,6 +278,7 @@ def _job(attack: Attack, hint: Mapping[str, Any], project: str | None) -> JobSpe
         limits=limits,
         stdin=None if attack.terminal else b"",
         terminal=TERMINAL if attack.terminal else None,
+        cases=(Case(),) * attack.cases,
     )
 
 

@@ -64,6 +64,16 @@ class Ran:
         outputs = [e.data for e in self.events if isinstance(e.data, Output)]
         return "".join(output.data for output in outputs if output.stream == stream)
 
+    def of_case(self, index: int) -> Ran:
+        """Return what is left without the output of the other cases."""
+        return Ran(
+            tuple(
+                event
+                for event in self.events
+                if not isinstance(event.data, Output) or event.data.case == index
+            )
+        )
+
     @property
     def out(self) -> str:
         """Standard output; fails unless the job exited with 0 and wrote nothing to stderr."""

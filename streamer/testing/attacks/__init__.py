@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from streamer.testing.attack import Attack
+from streamer.testing.attacks.cases import ATTACKS as CASES
 from streamer.testing.attacks.compiling import ATTACKS as COMPILING
 from streamer.testing.attacks.files import ATTACKS as FILES
 from streamer.testing.attacks.hostwide import ATTACKS as HOSTWIDE
@@ -36,6 +37,7 @@ THEMES: Final[Mapping[str, tuple[Attack, ...]]] = {
     "Files of others": FILES,
     "Network": NETWORK,
     "Other jobs": NEIGHBOURS,
+    "Cases of one job": CASES,
     "Information": INFORMATION,
     "The kernel": KERNEL,
     "Shared resources of the host": HOSTWIDE,
