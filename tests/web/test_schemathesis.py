@@ -25,7 +25,7 @@ ROOT: Final = Path(tests.__file__).parents[1]
 
 REQUESTS: Final = int(os.environ.get("STREAMER_TEST_REQUESTS", "1000"))
 """How many at least; CI asks once for 5,000."""
-PER_OPERATION: Final = REQUESTS * 6 // 5 // len(OPERATIONS)
+PER_OPERATION: Final = REQUESTS * 3 // 2 // len(OPERATIONS)
 """Some operations have not so many different ones."""
 SEED: Final = 20261128
 MOST_S: Final = 60 + REQUESTS / 40
