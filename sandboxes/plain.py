@@ -36,6 +36,8 @@ class Plain(Backend):
             workspace=str(workspace),
             start_as=job.identity,
             own_pid_namespace=True,
+            # Jobs of an ordinary user's service run as that user, who may own these.
+            read_only=tuple(one.source for one in job.shown if not one.source.startswith("/etc/")),
         )
 
 

@@ -149,6 +149,8 @@ class LaunchPlan:
     own_pid_namespace: bool = False
     """Start the command as the first process of a new PID namespace, so that it and everything
     it started can be killed together."""
+    read_only: tuple[str, ...] = ()
+    """Folders of the host that are made read-only for the command; with `own_pid_namespace`."""
     private_mounts: tuple[str, ...] = ()
     """The tmpfs mounts of the sandbox, besides the workspace, that the job can write to: their
     content counts as the job's memory and files. A missing one is ignored."""

@@ -44,6 +44,8 @@ SLOW: Final = (
     "tests/contract/test_names.py",
     "tests/contract/test_promises.py",
     "tests/docs/test_snippets.py",
+    "tests/environments/test_build.py",
+    "tests/environments/test_docs.py",
     "tests/escape/",
     "tests/engine/test_weight.py",
     "tests/web/test_access.py",
@@ -243,6 +245,15 @@ async def open_service() -> AsyncIterator[OpenService]:
             return await stack.enter_async_context(service)
 
         yield open_one
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """Return a folder that the users of jobs can reach, for packages of an environment."""
+    with tempfile.TemporaryDirectory(prefix="streamer-place-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
 
 
 @pytest.fixture(scope="module")

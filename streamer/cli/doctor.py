@@ -28,6 +28,10 @@ def show(report: Report, console: Console) -> None:
         console.print(f"  to get them: {host.cgroup.remedy}", highlight=False, markup=False)
     for warning in report.warnings:
         console.print(f"warning: {warning}", highlight=False, markup=False)
+    for environment in report.environments:
+        state = environment.reason or "can be used"
+        line = f"environment {environment.name}: {visible(state)}"
+        console.print(line, highlight=False, markup=False)
     for backend in report.backends:
         console.print()
         _show_backend(backend, console, chosen=backend.name == report.chosen)

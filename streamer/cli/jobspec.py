@@ -36,6 +36,7 @@ def job_spec(
     env: Sequence[str] = (),
     cases: str | None = None,
     stop_on_failure: bool = False,
+    environment: str | None = None,
 ) -> JobSpec:
     """Return the job that runs the file `program`, or standard input for ``-``.
 
@@ -78,6 +79,7 @@ def job_spec(
         args=tuple(args),
         env=dict(_pair(text, "--env") for text in env),
         limits=dict(_limit(text) for text in limits),
+        environment=environment,
         output_encoding="base64",  # the program's exact bytes
         cases=() if cases is None else _cases(cases),
         stop_on_failure=stop_on_failure,

@@ -17,6 +17,7 @@ import click
 
 import streamer
 from streamer.cli.descriptors import drop_output, fill_closed
+from streamer.cli.environments import environment
 from streamer.cli.exitcodes import EXIT_BROKEN_PIPE, EXIT_NOT_RUN, EXIT_USAGE
 from streamer.cli.options import ConfigOptions, config_options, load, load_serving
 from streamer.cli.projects import project
@@ -79,6 +80,7 @@ def cli() -> None:
 
 
 cli.add_command(project)
+cli.add_command(environment)
 
 
 @cli.command()
@@ -172,6 +174,12 @@ def serve(
 )
 @click.option("--cases", metavar="FILE", help="Run it for each case of a JSON file.")
 @click.option("--stop-on-failure", is_flag=True, help="Not after a case that fails.")
+@click.option(
+    "--environment",
+    "packages",
+    metavar="NAME",
+    help="Run it with these packages of the operator's: environments.NAME.",
+)
 @click.option("-n", "--no-stdin", is_flag=True, help="Give it no input; read no standard input.")
 @click.option("--raw", is_flag=True, help="Do not filter its output on a terminal.")
 @click.option(
@@ -190,6 +198,7 @@ def run(
     files: tuple[str, ...],
     env: tuple[str, ...],
     cases: str | None,
+    packages: str | None,
     *,
     stop_on_failure: bool,
     no_stdin: bool,
@@ -227,6 +236,7 @@ def run(
         env=env,
         cases=cases,
         stop_on_failure=stop_on_failure,
+        environment=packages,
     )
     # If standard input was the program's text, nothing is left of it; cases have their own.
     forward = program != "-" and not no_stdin and cases is None

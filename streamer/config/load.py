@@ -96,8 +96,8 @@ def values(config: Config) -> dict[Key, object]:
         {"tenant": token.tenant, "sha256": HIDDEN} for token in config.auth.tokens
     ]
     tree["metrics"]["token_sha256"] = HIDDEN if config.metrics.token_sha256 else ""
-    for runtime in tree["runtimes"].values():
-        del runtime["name"]
+    for named in (*tree["runtimes"].values(), *tree["environments"].values()):
+        del named["name"]
     return {
         key: HIDDEN if len(key) > 2 and SECRET.search(key[-1]) else value
         for key, value in leaves(tree)
@@ -160,13 +160,11 @@ def _read(path: Path) -> tuple[list[Layer], dict[str, Layer]]:
         raise ConfigError(f"{path}: profiles: expected tables, as in [profiles.NAME.server]")
     layers = {name: (f"{path} [profiles.{name}]", tree) for name, tree in profiles.items()}
     for tree in (document, *profiles.values()):
-        server = tree.get("server")
-        if (
-            isinstance(server, dict)
-            and server.get("state_dir")
-            and type(server["state_dir"]) is str
-        ):
-            server["state_dir"] = str(path.parent.absolute() / server["state_dir"])
+        environments = tree.get("environments")
+        others = environments.values() if isinstance(environments, dict) else ()
+        for table, key in ((tree.get("server"), "state_dir"), *((one, "path") for one in others)):
+            if isinstance(table, dict) and table.get(key) and type(table[key]) is str:
+                table[key] = str(path.parent.absolute() / table[key])
     return [(str(path), document)], layers
 
 
@@ -176,7 +174,8 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[Layer]:
             continue
         parts = name[len(PREFIX) :].split("__")
         key = [part.lower() for part in parts]
-        if key[0] == "runtimes" and key[2:3] in (["env"], ["files"]):
+        of_names = {"runtimes": (["env"], ["files"]), "environments": (["variables"],)}
+        if key[2:3] in of_names.get(key[0], ()):
             key[3:] = parts[3:]  # names of environment variables and files are case-sensitive
         if len(key) > 1:
             yield f"environment {name}", _assignment(key, text, f"environment {name}")
@@ -201,9 +200,11 @@ def _assignment(key: Sequence[str], text: str, where: str) -> Tree:
 
 
 def _is_text(key: Sequence[str]) -> bool:
-    """Tell whether a key holds text, by its default; a runtime's entry and variables are text."""
+    """Tell whether a key holds text, by its default; names and variables of tables are text."""
     if key[0] == "runtimes":
         return list(key[2:]) in (["entry"], ["title"]) or list(key[2:-1]) in (["env"], ["files"])
+    if key[0] == "environments":
+        return list(key[2:]) == ["path"] or list(key[2:-1]) == ["variables"]
     value: Any = Config()
     for name in key:
         value = getattr(value, name, None)

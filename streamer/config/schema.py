@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Meta
 
 from streamer.config.auth import AuthConfig, MetricsConfig, TokenConfig
+from streamer.config.environments import check_languages, read_environments
 from streamer.config.presets import PRESETS
 from streamer.config.projects import ProjectsConfig
 from streamer.config.runtimes import extended
@@ -34,6 +35,7 @@ from streamer.config.section import (
 )
 from streamer.config.tree import check_keys, explain, merge, with_sizes
 from streamer.errors import ConfigError
+from streamer.model.environment import Environment
 from streamer.model.hosts import HostRule
 from streamer.model.job import LEAST, MAX_CASES, MIB, MOST, Limits
 from streamer.model.languages import DEFAULT_RUNTIMES
@@ -285,6 +287,7 @@ class Config(Section, frozen=True):
     sandbox: SandboxConfig = SandboxConfig()
     limits: LimitsConfig = LimitsConfig()
     runtimes: Mapping[str, Runtime] = msgspec.field(default_factory=lambda: dict(DEFAULT_RUNTIMES))
+    environments: Mapping[str, Environment] = {}
     queue: QueueConfig = QueueConfig()
     streams: StreamsConfig = StreamsConfig()
     projects: ProjectsConfig = ProjectsConfig()
@@ -297,6 +300,7 @@ class Config(Section, frozen=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         by_name(self.runtimes)
+        check_languages(self.environments, self.runtimes)
 
     @classmethod
     def from_mapping(cls, tree: Mapping[str, Any]) -> Self:
@@ -308,6 +312,12 @@ class Config(Section, frozen=True):
         _check_sections(tree)
         tree = with_sizes(with_preset(tree))
         prepared = {name: _section(name, table) for name, table in tree.items()}
+        if "environments" in prepared:
+            state_dir = tree.get("server", {}).get("state_dir", "")
+            prepared["environments"] = read_environments(
+                tables=prepared["environments"],
+                state_dir=state_dir if isinstance(state_dir, str) else "",
+            )
         try:
             return msgspec.convert(prepared, cls)
         except msgspec.ValidationError as error:
@@ -351,8 +361,9 @@ def _check_sections(tree: Mapping[str, Any]) -> None:
 
 def _section(name: str, table: object) -> object:
     """Check the keys of a section and complete its partial tables."""
-    if name == "runtimes":
-        return extended(check_keys(table, table if isinstance(table, Mapping) else (), name))
+    if name in ("runtimes", "environments"):
+        table = check_keys(table, table if isinstance(table, Mapping) else (), name)
+        return extended(table) if name == "runtimes" else table
     known = set(type(getattr(Config(), name)).__struct_fields__) - {"options"}
     if name == "sandbox" and isinstance(table, Mapping):
         options = {

@@ -93,14 +93,15 @@ def check_keys(table: object, known: Iterable[str], place: str = "") -> Mapping[
 def with_sizes(tree: Mapping[str, Any], at: Key = ()) -> Tree:
     """Return the tree with every size given as text replaced by its number of bytes.
 
-    A key that ends in ``_bytes`` is a size, but not a variable or a file of a runtime. Raises
-    `ConfigError`.
+    A key that ends in ``_bytes`` is a size, but not a variable or a file of a runtime or of an
+    environment. Raises `ConfigError`.
     """
     read: Tree = {}
     for name, value in tree.items():
         key = (*at, name)
         of_runtime = name in ("env", "files") and "runtimes" in key[-3:-2]
-        if isinstance(value, Mapping) and not of_runtime:
+        of_environment = name == "variables" and "environments" in key[-3:-2]
+        if isinstance(value, Mapping) and not (of_runtime or of_environment):
             read[name] = with_sizes(value, key)
         elif isinstance(value, str) and name.endswith("_bytes"):
             try:

@@ -29,15 +29,17 @@ from streamer.doctor.lures import lay_lures
 from streamer.doctor.probes import PROBES, Probe
 from streamer.doctor.target import Finding, ProbeFailed, Target
 from streamer.engine.lifetime import closed
+from streamer.environments.manifest import look
 from streamer.errors import BackendUnavailable, ConfigError
 from streamer.model.names import camel
+from streamer.model.runtime import by_name
 from streamer.sandbox.cgroups.tree import cgroup_tree
 from streamer.sandbox.enforcement import enforcement
 from streamer.sandbox.forks import Forks
 from streamer.sandbox.trial import NOT_OFFERED, knows_templates
 from streamer.spi import Backend
 
-__all__ = ["BackendReport", "Outcome", "ProbeReport", "Report", "examine"]
+__all__ = ["BackendReport", "EnvironmentReport", "Outcome", "ProbeReport", "Report", "examine"]
 
 CONCURRENCY: Final = 8
 PROBE_TIMEOUT_S: Final = 90.0
@@ -87,6 +89,16 @@ class BackendReport(msgspec.Struct, frozen=True, rename="camel"):
         return self.available and all(probe.outcome != "fails" for probe in self.probes)
 
 
+class EnvironmentReport(msgspec.Struct, frozen=True, rename="camel"):
+    """A configured environment; it keeps no promise of a sandbox, so nothing here fails."""
+
+    name: str
+    languages: tuple[str, ...]
+    path: str
+    reason: str
+    """Why jobs cannot use it, and the remedy; empty if they can."""
+
+
 class Report(msgspec.Struct, frozen=True, rename="camel"):
     host: HostFacts
     configured: str
@@ -97,6 +109,7 @@ class Report(msgspec.Struct, frozen=True, rename="camel"):
     """Whether the chosen backend, and each that callers may choose, holds."""
     warnings: tuple[str, ...] = ()
     """What jobs can use on this host in any sandbox."""
+    environments: tuple[EnvironmentReport, ...] = ()
 
 
 async def examine(config: Config) -> Report:
@@ -140,6 +153,15 @@ async def examine(config: Config) -> Report:
         backends=tuple(reports),
         ok=bool(chosen) and all(report.holds for report in reports if report.name in offered),
         warnings=tuple(host_warnings(host)),
+        environments=_environments(config),
+    )
+
+
+def _environments(config: Config) -> tuple[EnvironmentReport, ...]:
+    found = look(config.environments, by_name(config.runtimes), config.sandbox.path)
+    return tuple(
+        EnvironmentReport(name, each.languages, each.path, found[name].reason)
+        for name, each in sorted(config.environments.items())
     )
 
 

@@ -39,6 +39,14 @@ class Jobs:
         self._engine = engine
         self._resolver = Resolver(config, self.runtimes)
 
+    def environments_of(self, language: str) -> list[str]:
+        """Return the names of the environments that are configured for a language."""
+        return sorted(
+            name
+            for name, each in self.config.environments.items()
+            if any(self.runtimes[one].name == language for one in each.languages)
+        )
+
     @property
     def outlive_process(self) -> bool:
         """Whether jobs may continue in other processes when this one stops."""

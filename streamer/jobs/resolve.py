@@ -20,6 +20,7 @@ from streamer.jobs.limits import resolved_limits
 from streamer.jobs.project import Contents, Project
 from streamer.jobs.terminals import check_terminal
 from streamer.model.capabilities import Capabilities
+from streamer.model.environment import NOT_BUILT
 from streamer.model.filenames import why_not_name
 from streamer.model.job import JobSpec, Limits, Phase, ResolvedJob, SourceFile, Step
 from streamer.model.runtime import Runtime, public_tool_reason, sized
@@ -40,6 +41,14 @@ class Resolver:
             for runtime in runtimes.values()
         }
         """The default limits of each language, by its name."""
+        self._with_packages = {
+            (runtimes[language].name, each.name): each.applied(
+                runtimes[language], config.sandbox.path
+            )
+            for each in config.environments.values()
+            for language in each.languages
+        }
+        """Each language as it runs with an environment, by both names."""
 
     def resolve(
         self,
@@ -73,7 +82,7 @@ class Resolver:
             read_only: tuple[str, ...] = ()
             etc: tuple[str, ...] = ()
         else:
-            runtime = self._runtime(spec, workers)
+            runtime = self._in_environment(self._runtime(spec, workers), spec, workers)
             contents = None if project is None else project.contents
             entry, files = _entry_and_files(spec, files, runtime, contents)
             base = self._raised[runtime.name]
@@ -114,6 +123,7 @@ class Resolver:
             output_encoding=spec.output_encoding,
             metadata=dict(spec.metadata),
             preset=self._config.sandbox.preset,
+            environment=spec.environment,
             warm=warm,
             fork=fork,
             tenant=tenant,
@@ -125,6 +135,8 @@ class Resolver:
             raise InvalidJob("give either language or command", path="$")
         if spec.artifacts:
             raise InvalidJob("this service collects no artifacts", path="$.artifacts")
+        if spec.environment is not None and spec.language is None:
+            raise InvalidJob("an environment needs a language", path="$.environment")
 
     def _backend(self, wanted: str | None, workers: Capabilities) -> str:
         if wanted is None or wanted == workers.default:
@@ -198,6 +210,29 @@ class Resolver:
 
     def _limits(self, spec: JobSpec, base: Limits) -> Limits:
         return resolved_limits(spec.limits, base, self._config.limits.max)
+
+    def _in_environment(self, runtime: Runtime, spec: JobSpec, workers: Capabilities) -> Runtime:
+        """Return the language with the packages that the job names."""
+        name = spec.environment
+        if name is None:
+            return runtime
+        chosen = self._with_packages.get((runtime.name, name))
+        if chosen is None:
+            others = self._config.environments
+            known = [each for each in others if (runtime.name, each) in self._with_packages]
+            which = "is for another language" if name in others else "is unknown"
+            there_are = f"there are: {', '.join(sorted(known))}" if known else "there is none"
+            raise InvalidJob(
+                f"the environment {quoted(name)} {which}; for {runtime.name} {there_are}",
+                path="$.environment",
+            )
+        facts = workers.environments.get(name)
+        if facts is None or facts.reason:
+            raise InvalidJob(
+                f"the environment {quoted(name)} is not available: {NOT_BUILT}",
+                path="$.environment",
+            )
+        return chosen
 
     def _deep(self, limits: Limits) -> Limits:
         """Return the limits with a stack as large as the memory, for deep recursion."""

@@ -15,6 +15,7 @@ __all__ = [
     "Ahead",
     "BackendFacts",
     "Capabilities",
+    "EnvironmentFacts",
     "merged",
     "public_reason",
 ]
@@ -47,15 +48,26 @@ class BackendFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class EnvironmentFacts:
+    reason: str = ""
+    """Why it cannot be used; empty if it can."""
+    packages: Mapping[str, str] = field(default_factory=dict)
+    """The packages that programs may rely on, and their versions."""
+
+
+@dataclass(frozen=True, slots=True)
 class Accepts:
     """Which jobs a worker can run; a job with a command needs no language."""
 
     backends: frozenset[str]
     languages: frozenset[str]
+    environments: frozenset[str] = frozenset()
 
     def takes(self, job: JobFacts) -> bool:
-        return job.backend in self.backends and (
-            job.language is None or job.language in self.languages
+        return (
+            job.backend in self.backends
+            and (job.language is None or job.language in self.languages)
+            and (job.environment is None or job.environment in self.environments)
         )
 
 
@@ -82,11 +94,14 @@ class Capabilities:
     """The number of ended jobs and templates with a process that resists SIGKILL."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """The versions of languages, as far as they are known."""
+    environments: Mapping[str, EnvironmentFacts] = field(default_factory=dict)
+    """The configured environments."""
 
     @property
     def accepts(self) -> Accepts:
         usable = {name for name, backend in self.backends.items() if not backend.reason}
-        return Accepts(frozenset(usable), self.languages)
+        built = {name for name, facts in self.environments.items() if not facts.reason}
+        return Accepts(frozenset(usable), self.languages, frozenset(built))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +138,9 @@ NOTHING: Final = Capabilities(
 def merged(workers: Sequence[Capabilities]) -> Capabilities:
     """Return the capabilities of several workers together.
 
-    A backend or a language can be used if one of them has it. An allow-list of hosts, terminals and
-    the files of workspaces can be used with a backend only if every worker that has it can, since
-    any may get the job.
+    A backend, a language or an environment can be used if one of them has it. An allow-list of
+    hosts, terminals and the files of workspaces can be used with a backend only if every worker
+    that has it can, since any may get the job.
     """
     if len(workers) < 2:
         return workers[0] if workers else NOTHING
@@ -134,6 +149,11 @@ def merged(workers: Sequence[Capabilities]) -> Capabilities:
         for name, facts in worker.backends.items():
             known = backends.get(name)
             backends[name] = facts if known is None else _either(known, facts)
+    environments: dict[str, EnvironmentFacts] = {}
+    for worker in workers:
+        for name, built in worker.environments.items():
+            other = environments.get(name)
+            environments[name] = built if other is None else _common(other, built)
     languages = frozenset().union(*(worker.languages for worker in workers))
     missing = {
         name: reason
@@ -154,6 +174,7 @@ def merged(workers: Sequence[Capabilities]) -> Capabilities:
         trusted=any(worker.trusted for worker in workers),
         resisting=sum(worker.resisting for worker in workers),
         versions=_agreed(workers),
+        environments=environments,
     )
 
 
@@ -164,6 +185,18 @@ def _agreed(workers: Sequence[Capabilities]) -> Mapping[str, str]:
         for name in worker.languages:
             told.setdefault(name, set()).add(worker.versions.get(name, ""))
     return {name: min(all_) for name, all_ in told.items() if len(all_) == 1 and all_ != {""}}
+
+
+def _common(one: EnvironmentFacts, other: EnvironmentFacts) -> EnvironmentFacts:
+    """Return the one that can be used; if both can, the packages that both have."""
+    if one.reason or other.reason:
+        return other if one.reason else one
+    packages = {
+        name: version
+        for name, version in one.packages.items()
+        if other.packages.get(name) == version
+    }
+    return EnvironmentFacts(packages=packages)
 
 
 def _either(one: BackendFacts, other: BackendFacts) -> BackendFacts:

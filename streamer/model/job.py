@@ -181,6 +181,7 @@ class JobSpec:
     limits: Mapping[str, float | str] = field(default_factory=dict)
     network: bool = False
     sandbox: str | None = None
+    environment: str | None = None
     artifacts: tuple[str, ...] = ()
     output_encoding: Literal["utf-8", "base64"] = "utf-8"
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -246,6 +247,8 @@ class ResolvedJob:
     metadata: Mapping[str, str] = field(default_factory=dict)
     preset: str = ""
     """The preset of the configuration."""
+    environment: str | None = None
+    """The name of the operator's packages that it runs with: its steps and paths have them."""
     warm: bool = False
     fork: str | None = None
     tenant: str = ""
@@ -268,6 +271,7 @@ class ResolvedJob:
             self.metadata,
             self.preset,
             terminal=self.terminal,
+            environment=self.environment,
         )
 
 
@@ -287,3 +291,4 @@ class JobFacts:
     preset: str = ""
     policy: str | None = None
     terminal: TerminalSize | None = None
+    environment: str | None = None

@@ -14,7 +14,16 @@ from typing import Any, Final
 from streamer.errors import ConfigError
 from streamer.model.job import MIB, Limits
 
-__all__ = ["SIZES", "Runtime", "by_name", "is_secret", "public_tool_reason", "sized"]
+__all__ = [
+    "PYTHON",
+    "SIZES",
+    "VARIABLE",
+    "Runtime",
+    "by_name",
+    "is_secret",
+    "public_tool_reason",
+    "sized",
+]
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9+#_-]*(@[A-Za-z0-9][A-Za-z0-9.+_-]*)?")
 """Dots only in a version: elsewhere the dotted name of a setting must stay unambiguous."""

@@ -132,6 +132,8 @@ class Attack:
     """In how many cases of one job it is run, if in any."""
     project: Mapping[str, str] = field(default_factory=dict)
     """The files of a project that it is run with, by name."""
+    environment: bool = False
+    """Whether it runs with packages of the operator's, of which `trusted` is one."""
     alone: bool = False
     """Whether no other attack may run at the same time."""
 

@@ -20,11 +20,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from streamer.compose import Parts
+from streamer.config.schema import SandboxConfig
 from streamer.doctor.lures import Lures, lay_lures, marked_processes
+from streamer.environments.build import build
+from streamer.environments.packages import Wanted
 from streamer.eventlog.joblog import Event
 from streamer.jobs.job import Job
+from streamer.model.environment import Environment
 from streamer.model.events import Status
 from streamer.model.job import Case, JobSpec, TerminalSize
+from streamer.model.languages import DEFAULT_RUNTIMES
 from streamer.sandbox.enforcement import enforcement
 from streamer.spi import Backend
 from streamer.testing.attack import Attack, NoProof
@@ -47,6 +52,9 @@ SHARED_FOLDERS: Final = ("/tmp", "/var/tmp", "/dev/shm")
 KNOCK_S: Final = 0.02
 BUILD: Final = "escape-build"
 """The name of a language whose compiler is the attack."""
+OWN: Final = "packages"
+OTHER: Final = "packages-of-others"
+"""The names of environments: of attacks on packages, and of nobody here."""
 LINE_END: Final = re.compile(r"\r\n|\r|\n")
 NAME_ON_HOST: Final = re.compile(r"(?:/jobs|:.*/streamer-[^/\n]*)/([0-9a-f]{16})\b")
 """The name of a job's folder, or of its control group."""
@@ -201,6 +209,7 @@ class Campaign:
             "ipc_key": random.randrange(1, 2**31),
             "mark": mark,
             "note": f"note-{lures.abstract}",
+            "other_environment": str(self.state / OTHER),
             "pid_namespace": str(Path("/proc/self/ns/pid").readlink()),
             "plants": [str(plant) for plant in lures.plants],
             "port": lures.port,
@@ -234,11 +243,13 @@ async def open_campaign(
     async with AsyncExitStack() as stack:
         state = stack.enter_context(_state_folder())
         runtime = {"entry": "attack.py", "compile": ["python3", "-I", "attack.py"], "run": ["true"]}
+        environments = {name: _environment(state / name) for name in (OWN, OTHER)}
         sections: dict[str, Mapping[str, Any]] = {
             "queue": {"concurrency": 2 * lanes + 2},
             "limits": {"default": LIMITS},
             "server": {"state_dir": str(state)},
             "runtimes": {BUILD: runtime},
+            "environments": environments,
             **(config or {}),
         }
         service = await stack.enter_async_context(open_service(backend, options or {}, sections))
@@ -259,6 +270,17 @@ def _state_folder() -> Iterator[Path]:
         yield folder
 
 
+def _environment(folder: Path) -> dict[str, Any]:
+    """Build an environment with one module, and return its table of the configuration."""
+    environment = Environment(folder.name, ("python",), str(folder))
+    build(environment, DEFAULT_RUNTIMES["python"], SandboxConfig().path, Wanted((), ()))
+    (site,) = folder.glob("lib/python3*/site-packages")
+    module = site / "trusted.py"
+    module.write_text("VALUE = 'as built'\n")
+    module.chmod(0o644)
+    return {"languages": ["python"], "path": str(folder)}
+
+
 def _job(attack: Attack, hint: Mapping[str, Any], project: str | None) -> JobSpec:
     env = {"ESCAPE_HINT": json.dumps(hint)}
     limits = dict(attack.limits)
@@ -270,6 +292,15 @@ def _job(attack: Attack, hint: Mapping[str, Any], project: str | None) -> JobSpe
     file = script("attack.py", attack.source)
     if attack.language == "build":
         return JobSpec(language=BUILD, files=(file,), env=env, limits=limits)
+    if attack.environment:
+        return JobSpec(
+            language="python",
+            environment=OWN,
+            files=(file,),
+            entry="attack.py",
+            env=env,
+            limits=limits,
+        )
     return JobSpec(
         command=("python3", "-I", "attack.py"),
         files=(file,),

@@ -20,6 +20,7 @@ __all__ = [
     "Answer",
     "Cancelled",
     "Completed",
+    "Environment",
     "Failed",
     "Health",
     "InputTaken",
@@ -130,6 +131,8 @@ class ListedJob(Answer):
     """The last two are final."""
     language: str | None
     """The name of its language; null for a command."""
+    environment: str | None
+    """The name of the packages that it runs with, if any."""
     sandbox: str
     """The backend of its sandbox."""
     policy: Policy
@@ -232,6 +235,19 @@ class Readers(Answer):
     sessions: Sequence[Reader]
 
 
+class Environment(Answer):
+    """Packages for programs in a language."""
+
+    name: str
+    """Its name, for ``environment``."""
+    available: bool
+    """Whether a worker has it."""
+    reason: str | None
+    """Why it is not available; null if it is."""
+    packages: Mapping[str, str]
+    """The packages that programs may rely on, with their versions."""
+
+
 class Runtime(Answer):
     """A language."""
 
@@ -252,6 +268,8 @@ class Runtime(Answer):
     """Whether a worker can run it."""
     reason: str | None
     """Why it is not available; null if it is."""
+    environments: Sequence[Environment]
+    """The sets of packages for it that the operator has configured."""
 
 
 class Runtimes(Answer):

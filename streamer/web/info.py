@@ -17,7 +17,8 @@ from aiohttp import web
 from streamer.engine.measures import JobMeasures
 from streamer.errors import NotFound
 from streamer.jobs.jobs import Jobs
-from streamer.model.capabilities import NOTHING, Ahead, public_reason
+from streamer.model.capabilities import NOTHING, Ahead, EnvironmentFacts, public_reason
+from streamer.model.environment import NOT_BUILT
 from streamer.model.names import camel
 from streamer.model.runtime import public_tool_reason
 from streamer.sse.sessionmap import SessionMap
@@ -79,6 +80,10 @@ class InfoHandlers:
                     compiled=bool(runtime.compile),
                     available=available,
                     reason=reason,
+                    environments=[
+                        _environment(environment, workers.environments.get(environment))
+                        for environment in self.jobs.environments_of(name)
+                    ],
                 )
             )
         return json_answer(answers.Runtimes(listed))
@@ -150,3 +155,13 @@ class InfoHandlers:
             self.ahead(),
         )
         return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4"})
+
+
+def _environment(name: str, facts: EnvironmentFacts | None) -> answers.Environment:
+    built = facts is not None and not facts.reason
+    return answers.Environment(
+        name=name,
+        available=built,
+        reason=None if built else NOT_BUILT,
+        packages=facts.packages if facts is not None else {},
+    )

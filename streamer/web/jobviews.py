@@ -37,6 +37,7 @@ def _facts(view: JobView, links: JobLinks) -> dict[str, Any]:
         "job_id": facts.job_id,
         "status": view.state,
         "language": facts.language,
+        "environment": facts.environment,
         "sandbox": facts.backend,
         "policy": Policy(facts.backend, facts.preset, facts.policy),
         "metadata": facts.metadata,

@@ -132,6 +132,8 @@ class _JobRequest(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     """Whether it may use the network; only where ``sandbox.network`` allows it."""
     sandbox: str | None = None
     """The name of a backend; only those of ``sandbox.allow``."""
+    environment: str | None = None
+    """The name of a set of packages that the operator has built for the language."""
     artifacts: list[str] | None = None
     """Patterns of the files that are kept."""
     output_encoding: Literal["utf-8", "base64"] | None = None
@@ -207,6 +209,7 @@ def parse_job(body: bytes | bytearray) -> JobSpec:
         limits=_limits(request.limits),
         network=bool(request.network),
         sandbox=request.sandbox,
+        environment=request.environment,
         artifacts=tuple(request.artifacts or ()),
         output_encoding=request.output_encoding or "utf-8",
         metadata=request.metadata or {},

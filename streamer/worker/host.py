@@ -28,7 +28,9 @@ class WorkerHost:
     def __init__(self, config: Config, backends: Backends) -> None:
         self._config = config
         self.backends = backends
-        self.languages = Languages(config.runtimes, config.sandbox.path, config.limits, backends)
+        self.languages = Languages(
+            config.runtimes, config.sandbox.path, config.limits, backends, config.environments
+        )
 
     @asynccontextmanager
     async def open_pool(self, users: int) -> AsyncIterator[Pool]:
@@ -71,6 +73,9 @@ class WorkerHost:
             # Not every host has every built-in language; one that was configured is expected.
             if self._config.runtimes[name] != DEFAULT_RUNTIMES.get(name):
                 log.warning("the language %s is not available: %s", name, reason)
+        for name, facts in self.languages.environments.items():
+            if facts.reason:
+                log.warning("the environment %s is not available: %s", name, facts.reason)
         if not (sandbox.allow_command or self.languages.available):
             log.warning(
                 "no language is available: check sandbox.path (%s) and `streamer runtimes`",
@@ -98,6 +103,7 @@ class WorkerHost:
             languages=self.languages.available,
             missing=self.languages.missing,
             versions=dict(self.languages.versions),
+            environments=self.languages.environments,
             processors=len(os.sched_getaffinity(0)),
             places=self._config.queue.places,
             cgroup_level=cgroup_level,

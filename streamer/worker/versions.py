@@ -1,4 +1,4 @@
-"""Know which languages this host has, and in which versions.
+"""Know which languages this host has, in which versions, and with which packages.
 
 A version is what the tool says in the sandbox that jobs get: on the host another one may be found,
 and a tool that is broken in the sandbox says nothing.
@@ -13,12 +13,15 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from streamer.bounded import within
 from streamer.config.schema import LimitsConfig
+from streamer.environments.manifest import MANIFEST, look
 from streamer.errors import SandboxFailure
-from streamer.model.runtime import Runtime, sized
+from streamer.model.environment import Environment
+from streamer.model.runtime import Runtime, by_name, sized
 from streamer.sandbox.host.replaced import What
 from streamer.sandbox.lookout import Lookout
 from streamer.sandbox.registry import Backends
@@ -56,18 +59,26 @@ class Languages:
         path: str,
         limits: LimitsConfig,
         backends: Backends,
+        environments: Mapping[str, Environment] = MappingProxyType({}),
     ) -> None:
         """`path` is the PATH of the jobs."""
         self._runtimes = runtimes
         self._path = path
         self._limits = limits
         self._backends = backends
-        self.missing: Mapping[str, str] = missing_tools(runtimes, path)
-        """The reasons why languages are not available here, by name."""
+        self._environments = environments
+        self._look()
         self.versions: dict[str, str] = {}
         """What the tools of the others have said so far."""
         self.on_change: Callable[[], None] = lambda: None
-        """Called when either may have changed."""
+        """Called when any of these may have changed."""
+
+    def _look(self) -> None:
+        """Look at the host's files again."""
+        self.missing: Mapping[str, str] = missing_tools(self._runtimes, self._path)
+        """The reasons why languages are not available here, by name."""
+        self.environments = look(self._environments, by_name(self._runtimes), self._path)
+        """The configured packages for languages, by name."""
 
     @property
     def available(self) -> frozenset[str]:
@@ -91,11 +102,11 @@ class Languages:
         """Ask the tools that differ from the known ones; return what was there, once it changes."""
         changed = asyncio.Event()
         places = {name: _places(runtime, self._path) for name, runtime in self._runtimes.items()}
-        seen = await lookout.seen(sorted({place for each in places.values() for place in each}))
+        of_packages = {f"{each.path}/{MANIFEST}" for each in self._environments.values()}
+        seen = await lookout.seen(sorted(of_packages.union(*places.values())))
         watch = lookout.watch(seen, lambda _: changed.set(), content=True)
         try:
-            # In a thread, as it looks at files.
-            self.missing = await asyncio.to_thread(missing_tools, self._runtimes, self._path)
+            await asyncio.to_thread(self._look)
             self.on_change()
             await self.ask(
                 name

@@ -19,7 +19,7 @@ SECTIONS: Final[dict[str, Mark]] = {
     "streams": KEPT,
     "projects": KEPT,
     "sessions": 11,
-    "environments": 11,
+    "environments": KEPT,
     "engine": KEPT,
     "auth": KEPT,
     "metrics": KEPT,
@@ -142,6 +142,12 @@ RUNTIME_KEYS: Final[dict[str, Mark]] = {
     "title": ADDED,
     "files": ADDED,
     "terminal": 11,
+}
+
+ENVIRONMENT_KEYS: Final[dict[str, Mark]] = {
+    "languages": KEPT,
+    "path": KEPT,
+    "variables": KEPT,
 }
 
 BACKEND_TABLES: Final = ("bwrap", "firejail", "plain")

@@ -91,7 +91,7 @@ FIELDS: Final[dict[str, Mark]] = {
     "outputEncoding": KEPT,
     "metadata": KEPT,
     "sessionId": 11,
-    "environment": 11,
+    "environment": KEPT,
     "cases": KEPT,
     "stopOnFailure": KEPT,
     "webhook": 12,
@@ -222,6 +222,7 @@ JOB: Final[dict[str, Mark]] = {
     "result.sandbox": KEPT,
     "result.phase": KEPT,
     "language": ADDED,
+    "environment": ADDED,
     "sandbox": ADDED,
     "policy.backend": ADDED,
     "policy.preset": ADDED,
@@ -266,6 +267,7 @@ RUNTIME: Final[dict[str, Mark]] = {
     "compiled": ADDED,
     "available": ADDED,
     "reason": ADDED,
+    "environments": ADDED,
 }
 
 PROBLEM: Final[dict[str, Mark]] = {

@@ -86,6 +86,7 @@ COMMANDS: Final[dict[str, Mark]] = {
     "sandboxes": KEPT,
     "version": KEPT,
     "project": ADDED,
+    "environment": ADDED,
 }
 
 OPTIONS: Final[dict[str, Mark]] = {
@@ -108,6 +109,7 @@ OPTIONS: Final[dict[str, Mark]] = {
     "run --config": KEPT,
     "run --raw": KEPT,
     "run --env": ADDED,
+    "run --environment": ADDED,
     "run --project": ADDED,
     "run --token": ADDED,
     "run --no-stdin": ADDED,
@@ -205,7 +207,7 @@ SPEC: Final[dict[str, Mark]] = {
     "output_encoding": KEPT,
     "metadata": KEPT,
     "session_id": 11,
-    "environment": 11,
+    "environment": KEPT,
     "cases": KEPT,
     "stop_on_failure": KEPT,
     "webhook": 12,

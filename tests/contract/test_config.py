@@ -79,6 +79,13 @@ def test_keys_of_a_language() -> None:
     assert differences(table_config.RUNTIME_KEYS, found) == []
 
 
+def test_keys_of_an_environment() -> None:
+    table = {"languages": ["python"], "variables": {"A": "b"}}
+    values = effective(Config.from_mapping({"environments": {"x": table}}))
+    found = {key.split(".")[2] for key in values if key.startswith("environments.x.")}
+    assert differences(table_config.ENVIRONMENT_KEYS, found) == []
+
+
 @pytest.mark.parametrize("backend", table_config.BACKEND_TABLES)
 def test_a_backend_has_a_table_of_options(backend: str) -> None:
     with pytest.raises(ConfigError, match=rf"sandbox\.{backend}.*nonsense"):

@@ -23,6 +23,7 @@ from streamer.web.app import LIFETIME
 from streamer.web.parameters import Handler
 from tests.conftest import Start
 from tests.contract import ADDED, KEPT, differences, table_http
+from tests.environments.making import made_for_python
 from tests.jobs.archives import zip_of
 from tests.support import AnyClient, follow, received, submit
 from tests.web import SLEEPER, problem, python, until_state
@@ -109,8 +110,9 @@ async def accepted(client: AnyClient, job: dict[str, Any]) -> bool:
 
 
 @pytest.mark.parametrize("field", table_http.FIELDS)
-async def test_a_field_of_a_submission(start: Start, field: str) -> None:
-    client = await start(sandbox={"allow": ["bwrap"], "network": "open"})
+async def test_a_field_of_a_submission(start: Start, field: str, place: Path) -> None:
+    built = {"science": made_for_python(place / "science", {})} if field == "environment" else {}
+    client = await start(sandbox={"allow": ["bwrap"], "network": "open"}, environments=built)
     job = {**python("print(1)"), **table_http.EXAMPLES[field]}
     given = {name: value for name, value in job.items() if value is not None}
     assert given[field] not in ([], {}, "")

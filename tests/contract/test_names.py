@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ import streamer
 from streamer.errors import StreamerError
 from tests.conftest import OpenService, Start
 from tests.contract import KEPT, Mark, differences, table_names
+from tests.environments.making import made_for_python
 from tests.jobs.archives import zip_of
 
 
@@ -101,8 +103,9 @@ async def project() -> AsyncIterator[bytes]:
     yield zip_of([("lib.py", b"")])
 
 
-async def test_what_a_job_can_be_submitted_with(open_service: OpenService) -> None:
-    service = await open_service("plain", sandbox={"network": "open"})
+async def test_what_a_job_can_be_submitted_with(open_service: OpenService, place: Path) -> None:
+    built = {"science": made_for_python(place / "science", {})}
+    service = await open_service("plain", sandbox={"network": "open"}, environments=built)
     found = set()
     known = inspect.signature(streamer.JobSpec).parameters
     for name in {*table_names.SPEC, *known}:

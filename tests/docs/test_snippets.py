@@ -18,10 +18,15 @@ import streamer
 
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-# What clients.md shows is run over broken connections and behind a proxy, by tests/interop.
+# What clients.md shows is run over broken connections and behind a proxy, by tests/interop; what
+# environments.md shows, one after another, by tests/environments.
 DOCUMENTS = [
     ROOT / "README.md",
-    *(path for path in sorted((ROOT / "docs").glob("*.md")) if path.stem != "clients"),
+    *(
+        path
+        for path in sorted((ROOT / "docs").glob("*.md"))
+        if path.stem not in ("clients", "environments")
+    ),
 ]
 SNIPPETS = [
     pytest.param(language, code, id=f"{path.stem}-{number}-{language}")

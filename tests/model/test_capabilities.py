@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from streamer.model.capabilities import NOTHING, Accepts, BackendFacts, Capabilities, merged
+from streamer.model.capabilities import (
+    NOTHING,
+    Accepts,
+    BackendFacts,
+    Capabilities,
+    EnvironmentFacts,
+    merged,
+)
 from streamer.model.job import JobFacts
 
 STRONG = Capabilities(
@@ -99,6 +106,25 @@ def test_a_worker_accepts_what_it_can_run() -> None:
     assert not accepts.takes(job("bwrap"))
     assert not accepts.takes(job("firejail", "c"))
     assert not accepts.takes(job("plain"))
+
+
+def test_an_environment_is_used_where_it_is_built() -> None:
+    facts = {"one": EnvironmentFacts("not built"), "two": EnvironmentFacts()}
+    worker = replace(STRONG, environments=facts)
+    assert worker.accepts.takes(replace(job("bwrap"), environment="two"))
+    for name in ("one", "three"):
+        assert not worker.accepts.takes(replace(job("bwrap"), environment=name))
+    built = EnvironmentFacts(packages={"a": "1", "b": "1"})
+    other = replace(WEAK, environments={"one": built})
+    for workers in ([worker, other], [other, worker]):
+        assert merged(workers).environments == {"one": built, "two": EnvironmentFacts()}
+
+
+def test_of_packages_those_are_told_that_all_who_have_them_agree_on() -> None:
+    one = EnvironmentFacts(packages={"a": "1", "b": "1"})
+    two = EnvironmentFacts(packages={"a": "1", "b": "2", "c": "1"})
+    workers = [replace(STRONG, environments={"x": facts}) for facts in (one, two)]
+    assert merged(workers).environments["x"].packages == {"a": "1"}
 
 
 def test_a_version_is_told_if_all_who_have_the_language_agree() -> None:

@@ -211,3 +211,33 @@ def test_a_group_that_is_not_there_is_refused(group: Path) -> None:
         command(group / "none", "true"), check=False, capture_output=True, text=True
     )
     assert (done.returncode, "No such file" in done.stderr) == (125, True)
+
+
+def test_a_folder_is_read_only_for_the_command_even_for_its_owner(place: Path) -> None:
+    """With the flags of the mount that it is in: the kernel lets nobody drop one."""
+    folder, other = place / "folder", place / "other"
+    for each in (folder, other):
+        each.mkdir()
+    options = ["--pid-namespace", f"--read-only={folder}", f"--read-only={place}/missing"]
+    if ROOT:
+        flags = ("mount", "-t", "tmpfs", "-o", "nosuid,nodev", "none", folder)
+        subprocess.run(flags, check=True)
+        options += ["--uid=60901", "--gid=60901"]
+        for each in (folder, other):
+            os.chown(each, 60901, 60901)
+    (folder / "file").touch()
+    (folder / "file").chmod(0o666)
+    script = (
+        f"cd {folder}; echo x >file; echo x >new; chmod 777 .; rm file; "
+        f"mount -o remount,bind,rw {folder}; umount {folder}; echo x >{folder}/again; "
+        f"echo x >{other}/new"
+    )
+    try:
+        command = (INIT, "enter", *options, "--", "/bin/sh", "-c", script)
+        subprocess.run(command, capture_output=True, check=False)
+        assert [path.name for path in folder.iterdir()] == ["file"]
+        assert (folder / "file").read_text() == ""
+        assert (other / "new").exists()
+    finally:
+        if ROOT:
+            subprocess.run(("umount", folder), check=True)

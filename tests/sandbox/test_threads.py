@@ -51,6 +51,17 @@ def folder() -> Iterator[StateFolder]:
             yield state
 
 
+def test_what_is_shown_is_looked_for_again_once_it_is_there(folder: StateFolder) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        path = f"{name}/built-later"
+        without = folder.shown((f"-{path}",), (), network=False)
+        assert path not in {one.source for one in without}
+        Path(path).mkdir()
+        assert path in {one.source for one in folder.shown((f"-{path}",), (), network=False)}
+        Path(path).rmdir()
+        assert folder.shown((f"-{path}",), (), network=False) == without
+
+
 @pytest.fixture
 def works(folder: StateFolder, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Work]]:
     """Everything that runs in threads, by what it may wait for. Each may be called many times."""

@@ -187,6 +187,7 @@ def start_command(plan: LaunchPlan, host: Host, entry: Sequence[str]) -> tuple[s
         options += [f"--uid={plan.start_as.uid}", f"--gid={plan.start_as.gid}"]
     if plan.own_pid_namespace:
         options.append("--pid-namespace")
+        options += [f"--read-only={path}" for path in plan.read_only]
     if not options:
         return plan.argv
     return (str(host.init), "enter", *options, "--", *plan.argv)

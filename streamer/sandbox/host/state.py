@@ -41,17 +41,19 @@ class StateFolder:
         self.host = host_of(path / "rootfs", path / "init")
         build_rootfs(self.host.rootfs)
         self.workspaces = Workspaces(path / "jobs", places=places)
-        self._shown: dict[tuple[object, ...], tuple[int, tuple[Shown, ...]]] = {}
+        self._shown: dict[tuple[object, ...], tuple[tuple[int, ...], tuple[Shown, ...]]] = {}
 
     def shown(
         self, read_only: tuple[str, ...], etc: tuple[str, ...], *, network: bool
     ) -> tuple[Shown, ...]:
         """Return what a sandbox shows besides the system's folders (`rootfs`).
 
-        It takes a millisecond, so it is repeated only if a name in /etc was added or removed.
+        It takes a millisecond, so it is repeated only if a name in /etc, or one of these paths, was
+        added or removed.
         """
         key = (read_only, etc, network)
-        changed = os.stat("/etc").st_mtime_ns  # noqa: PTH116 - for each job, so quickly
+        there = (os.path.exists(path.removeprefix("-")) for path in read_only)  # noqa: PTH110 - below
+        changed = (os.stat("/etc").st_mtime_ns, *there)  # noqa: PTH116 - for each job, so quickly
         if key not in self._shown or self._shown[key][0] != changed:
             self._shown[key] = (changed, shown(self.host, read_only, etc, network=network))
         return self._shown[key][1]

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -82,6 +83,33 @@ void make_read_only(const char *path)
     if (access(path, F_OK) && errno == ENOENT)
         return; /* this kernel has none */
     if (mount(path, path, NULL, MS_BIND, NULL) || mount(NULL, path, NULL, MS_REMOUNT | MS_BIND | kept, NULL))
+        die(path);
+}
+
+/* A folder of the host, for a job that runs as its owner. The kernel lets nobody drop a flag of the
+ * mount that it is taken from. */
+static void show_read_only(const char *path)
+{
+    static const struct {
+        unsigned long of_file_system, of_mount;
+    } flags[] = {
+        {ST_NOSUID, MS_NOSUID},         {ST_NODEV, MS_NODEV},       {ST_NOEXEC, MS_NOEXEC},
+        {ST_NOATIME, MS_NOATIME},       {ST_NODIRATIME, MS_NODIRATIME},
+        {ST_RELATIME, MS_RELATIME},
+    };
+    struct statvfs there;
+    unsigned long kept = MS_RDONLY;
+    if (mount(path, path, NULL, MS_BIND | MS_REC, NULL)) {
+        if (errno == ENOENT)
+            return; /* it was removed meanwhile */
+        die(path);
+    }
+    if (statvfs(path, &there))
+        die(path);
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
+        if (there.f_flag & flags[i].of_file_system)
+            kept |= flags[i].of_mount;
+    if (mount(NULL, path, NULL, MS_REMOUNT | MS_BIND | kept, NULL))
         die(path);
 }
 
@@ -186,6 +214,7 @@ int enter(char **argv)
     const char *group = NULL;
     long uid = -1, gid = -1;
     int own_pids = 0;
+    char **options = argv;
     for (; *argv && strcmp(*argv, "--"); argv++) {
         if (!strncmp(*argv, "--uid=", 6))
             uid = atol(*argv + 6);
@@ -197,6 +226,8 @@ int enter(char **argv)
             group = *argv + 11;
         else if (!strcmp(*argv, "--pid-namespace"))
             own_pids = 1;
+        else if (!strncmp(*argv, "--read-only=", 12))
+            ; /* below, in a mount namespace */
         else
             die(*argv);
     }
@@ -222,6 +253,9 @@ int enter(char **argv)
             bound_all();
         if (!root)
             hide_cgroups();
+        for (; strcmp(*options, "--"); options++)
+            if (!strncmp(*options, "--read-only=", 12))
+                show_read_only(*options + 12);
     }
     become(uid, gid);
     if (own_pids)

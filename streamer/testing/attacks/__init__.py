@@ -20,6 +20,7 @@ from streamer.testing.attacks.memory import ATTACKS as MEMORY
 from streamer.testing.attacks.namespaces import ATTACKS as NAMESPACES
 from streamer.testing.attacks.neighbours import ATTACKS as NEIGHBOURS
 from streamer.testing.attacks.network import ATTACKS as NETWORK
+from streamer.testing.attacks.packages import ATTACKS as PACKAGES
 from streamer.testing.attacks.planted import ATTACKS as PLANTED
 from streamer.testing.attacks.privileges import ATTACKS as PRIVILEGES
 from streamer.testing.attacks.processes import ATTACKS as PROCESSES
@@ -38,6 +39,7 @@ THEMES: Final[Mapping[str, tuple[Attack, ...]]] = {
     "Network": NETWORK,
     "Other jobs": NEIGHBOURS,
     "Cases of one job": CASES,
+    "Packages of the operator": PACKAGES,
     "Information": INFORMATION,
     "The kernel": KERNEL,
     "Shared resources of the host": HOSTWIDE,
