@@ -26,6 +26,7 @@ PLACES: Final = {
     "client": (76, 4),
     "sse": (203, 4),
     "jobs": (345, 4),
+    "environments": (478, 4),
     "sandbox": (610, 4),
     "sandboxes": (762, 4),
     "plugins": (885, 4),

@@ -114,11 +114,15 @@ def list_all(options: ConfigOptions, *, as_json: bool) -> None:
             rows.append(_listed(name, [manifest.language], path, reason, manifest))
     if as_json:
         click.echo(_json(rows))
-    else:
-        from streamer.cli.table import show_rows
-
-        if rows:
-            show_rows([{**row, "packages": len(row["packages"])} for row in rows])
+        return
+    for row in rows:
+        number = len(row["packages"])
+        packages = (
+            f"{number} package{'s' * (number != 1)} for {', '.join(row['languages'])}, "
+            f"in {row['path']}"
+        )
+        what = filter(None, (row["reason"], packages if row["builtAt"] else ""))
+        click.echo(visible(f"{row['name']}: {'; '.join(what)}"))
 
 
 @environment.command("remove")

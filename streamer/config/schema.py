@@ -312,12 +312,11 @@ class Config(Section, frozen=True):
         _check_sections(tree)
         tree = with_sizes(with_preset(tree))
         prepared = {name: _section(name, table) for name, table in tree.items()}
-        if "environments" in prepared:
+        tables = prepared.get("environments", {})
+        if isinstance(tables, Mapping) and tables:
             state_dir = tree.get("server", {}).get("state_dir", "")
-            prepared["environments"] = read_environments(
-                tables=prepared["environments"],
-                state_dir=state_dir if isinstance(state_dir, str) else "",
-            )
+            of_text = state_dir if isinstance(state_dir, str) else ""
+            prepared["environments"] = read_environments(tables, of_text)
         try:
             return msgspec.convert(prepared, cls)
         except msgspec.ValidationError as error:

@@ -77,9 +77,9 @@ def wheel(
         lines = [f"{command} = {call}" for command, call in scripts.items()]
         files[f"{info}/entry_points.txt"] = "\n".join(["[console_scripts]", *lines, ""])
     record = []
-    for path, content in files.items():
+    for each, content in files.items():
         digest = base64.urlsafe_b64encode(hashlib.sha256(content.encode()).digest()).rstrip(b"=")
-        record.append(f"{path},sha256={digest.decode()},{len(content.encode())}")
+        record.append(f"{each},sha256={digest.decode()},{len(content.encode())}")
     files[f"{info}/RECORD"] = "\n".join([*record, f"{info}/RECORD,,", ""])
     path = folder / f"{name}-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:

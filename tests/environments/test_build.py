@@ -305,8 +305,13 @@ def test_the_list_says_what_can_be_used(place: Path) -> None:
         "streamer environment build absent --language python"
     )
     assert rows["stray"]["reason"] == "it is not in the configuration"
-    table = command(place, "list", "--config", str(config)).stdout
-    assert len(table.splitlines()) == 4
+    told = command(place, "list", "--config", str(config)).stdout.splitlines()
+    assert told[0] == f"good: 2 packages for python, in {place}/elsewhere"
+    assert told[1].startswith(f"absent: nothing is built in {place}")
+    assert told[2] == (
+        "stray: it is not in the configuration; 1 package for python, in "
+        f"{place}/environments/stray"
+    )
     assert command(place, "list", "--set", f"server.state_dir={place}/none").stdout == ""
 
 

@@ -172,8 +172,7 @@ async def test_what_is_wrong_is_told_with_what_there_is(
     }
     service = await open_service("bwrap", environments=tables)
     with pytest.raises(InvalidJob) as refused:
-        code = {"code": "1"} if "language" in given else {}
-        await service.jobs.submit(streamer.JobSpec(**given, **code))
+        await run_job(service, **given)
     assert (refused.value.message, refused.value.path) == (message, "$.environment")
     assert (
         f"the environment absent is not available: nothing is built in {place}/absent"
@@ -225,10 +224,14 @@ async def test_one_that_is_built_while_the_service_runs_is_used(
 
     languages.on_change = on_change
     service.ask_versions()
-    job = {"language": "python", "environment": "words", "code": "import hello; print(1)"}
+    job: dict[str, Any] = {
+        "language": "python",
+        "environment": "words",
+        "code": "import hello; print(1)",
+    }
     await changed.wait()
     with pytest.raises(InvalidJob):
-        await service.jobs.submit(streamer.JobSpec(**job))
+        await run_job(service, **job)
     made_for_python(place / "words", HELLO)
     while languages.environments["words"].reason:
         changed.clear()
