@@ -176,10 +176,9 @@ def _backends(config: Config, manager: pluggy.PluginManager) -> Backends:
         sandbox.backend,
         sandbox.path,
         allow_list=sandbox.network == "allow-list",
-        read_only=[
-            *(path for runtime in config.runtimes.values() for path in runtime.read_only),
-            *(f"-{each.path}" for each in config.environments.values()),  # it may be built later
-        ],
+        # Without those of environments, which may be built later: one in a place that a sandbox
+        # cannot show must not be in the way of jobs without it.
+        read_only=[path for runtime in config.runtimes.values() for path in runtime.read_only],
         etc=[name for runtime in config.runtimes.values() for name in runtime.etc],
         warm=sandbox.warm,
         forked=[runtime for runtime in config.runtimes.values() if runtime.fork],

@@ -52,6 +52,8 @@ SHARED_FOLDERS: Final = ("/tmp", "/var/tmp", "/dev/shm")
 KNOCK_S: Final = 0.02
 BUILD: Final = "escape-build"
 """The name of a language whose compiler is the attack."""
+ENVIRONMENTS: Final = "environments"
+"""The folder with packages; it has nothing else."""
 OWN: Final = "packages"
 OTHER: Final = "packages-of-others"
 """The names of environments: of attacks on packages, and of nobody here."""
@@ -209,7 +211,7 @@ class Campaign:
             "ipc_key": random.randrange(1, 2**31),
             "mark": mark,
             "note": f"note-{lures.abstract}",
-            "other_environment": str(self.state / OTHER),
+            "other_environment": str(self.state / ENVIRONMENTS / OTHER),
             "pid_namespace": str(Path("/proc/self/ns/pid").readlink()),
             "plants": [str(plant) for plant in lures.plants],
             "port": lures.port,
@@ -243,7 +245,8 @@ async def open_campaign(
     async with AsyncExitStack() as stack:
         state = stack.enter_context(_state_folder())
         runtime = {"entry": "attack.py", "compile": ["python3", "-I", "attack.py"], "run": ["true"]}
-        environments = {name: _environment(state / name) for name in (OWN, OTHER)}
+        packages = state / ENVIRONMENTS
+        environments = {name: _environment(packages / name) for name in (OWN, OTHER)}
         sections: dict[str, Mapping[str, Any]] = {
             "queue": {"concurrency": 2 * lanes + 2},
             "limits": {"default": LIMITS},

@@ -34,6 +34,7 @@ SUCCEED_IN_PLAIN = (
     "a socket in a folder of others",
     "a socket of netlink",
     "an abstract socket of the host",
+    "another environment",
     "another job's abstract socket",
     "another job's lock on a file of all",
     "another job's port on loopback",
