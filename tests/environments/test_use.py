@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +19,29 @@ from tests.conftest import OpenService, Start
 from tests.environments.making import made_for_node, made_for_python
 from tests.running import run_job
 
+
+@pytest.fixture(params=[path for path in ("/tmp", "/opt") if os.access(path, os.W_OK)])
+def anywhere(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """Return a folder for packages: one that a sandbox has of its own, or another.
+
+    In bwrap only the latter is shown by a template.
+    """
+    with tempfile.TemporaryDirectory(prefix="streamer-place-", dir=request.param) as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
 HELLO = {"hello": "def greet(): return 'hello from a package'"}
 
 
 async def test_a_program_imports_what_is_there(
-    backend: str, open_service: OpenService, place: Path
+    backend: str, open_service: OpenService, anywhere: Path
 ) -> None:
-    tables = {"words": made_for_python(place / "words", HELLO)}
+    tables = {"words": made_for_python(anywhere / "words", HELLO)}
     service = await open_service(backend, environments=tables)
     code = "import hello, subprocess, sys; print(hello.greet(), sys.prefix); subprocess.run(['python', '-c', 'import hello; print(2)'])"
     ran = await run_job(service, language="python", environment="words", code=code)
-    assert ran.out.splitlines() == [f"hello from a package {place}/words", "2"]
+    assert ran.out.splitlines() == [f"hello from a package {anywhere}/words", "2"]
     without = await run_job(service, language="python", code="import hello")
     assert "No module named 'hello'" in without.text("stderr")
 
@@ -99,15 +113,15 @@ print("tried", tried)
 
 
 async def test_no_job_changes_it_for_the_next(
-    backend: str, open_service: OpenService, place: Path
+    backend: str, open_service: OpenService, anywhere: Path
 ) -> None:
     """Even if it belongs to the service's user, as whom the job runs; in plain too."""
-    tables = {"words": made_for_python(place / "words", HELLO)}
+    tables = {"words": made_for_python(anywhere / "words", HELLO)}
     service = await open_service(backend, environments=tables)
-    before = _state(place)
+    before = _state(anywhere)
     ran = await run_job(service, language="python", environment="words", code=POISON)
     assert ran.out == "tried 17\n"
-    assert _state(place) == before
+    assert _state(anywhere) == before
     again = await run_job(
         service, language="python", environment="words", code="import hello; print(hello.greet())"
     )
@@ -123,16 +137,16 @@ def _state(place: Path) -> dict[str, tuple[int, int, int]]:
 
 
 async def test_no_job_sees_another_environment(
-    isolating_backend: str, open_service: OpenService, place: Path
+    isolating_backend: str, open_service: OpenService, anywhere: Path
 ) -> None:
     tables = {
-        name: made_for_python(place / name, {name: "secret = 1"}) for name in ("one", "other")
+        name: made_for_python(anywhere / name, {name: "secret = 1"}) for name in ("one", "other")
     }
     service = await open_service(isolating_backend, environments=tables)
-    code = f"import os, one; print(os.listdir({str(place)!r})); print(os.path.exists({str(place / 'other')!r}))"
+    code = f"import os, one; print(os.listdir({str(anywhere)!r})); print(os.path.exists({str(anywhere / 'other')!r}))"
     ran = await run_job(service, language="python", environment="one", code=code)
     assert ran.out == "['one']\nFalse\n"
-    ran = await run_job(service, command=("ls", str(place)))
+    ran = await run_job(service, command=("ls", str(anywhere)))
     assert ran.text() == ""
     assert ran.complete.exit_code != 0
 
