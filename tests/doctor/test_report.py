@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import subprocess
@@ -14,10 +15,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
+import msgspec
 import pytest
+from rich.console import Console
 
 import streamer
 from sandboxes.bwrap import Bwrap
+from streamer.cli.doctor import show
 from streamer.config.schema import Config
 from streamer.doctor.hostfacts import (
     CgroupFacts,
@@ -31,7 +35,7 @@ from streamer.doctor.hostfacts import (
 )
 from streamer.doctor.lures import marked_processes
 from streamer.doctor.probes import PROBES
-from streamer.doctor.report import _try_probe, examine
+from streamer.doctor.report import Report, _environments, _try_probe, examine
 from streamer.doctor.target import Ran, Target
 from streamer.engine.memory.engine import MemoryEngine
 from streamer.model.events import Complete
@@ -499,3 +503,17 @@ def test_only_a_refusal_of_namespaces_is_explained_as_one() -> None:
     for said in ("bwrap: No permissions to create new namespace", "bwrap: setting up uid map: x"):
         assert "bwrap-userns-restrict" in (Bwrap().explain(1, said) or "")
     assert Bwrap().explain(125, "usage: streamer-init enter [--pid-namespace] -- COMMAND") is None
+
+
+def test_what_cannot_be_used_of_packages_is_told(tmp_path: Path) -> None:
+    table = {"languages": ["python"], "path": str(tmp_path / "science")}
+    found = _environments(Config.from_mapping({"environments": {"science": table}}))
+    (science,) = found
+    assert science.reason.startswith(f"nothing is built in {tmp_path}/science; build it: streamer")
+    report = Report(host=facts(), configured="auto", chosen="bwrap", backends=(), ok=True)
+    console = Console(record=True, width=400, file=io.StringIO())
+    show(msgspec.structs.replace(report, environments=found), console)
+    assert f"environment science: {science.reason}\n" in console.export_text()
+    used = msgspec.structs.replace(science, reason="")
+    show(msgspec.structs.replace(report, environments=(used,)), console)
+    assert "environment science: can be used\n" in console.export_text()
