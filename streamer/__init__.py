@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from streamer.client import Client, ServiceProblem
     from streamer.config.load import load_config
     from streamer.config.schema import Config
+    from streamer.engine.blobs import JobFile
     from streamer.engine.interface import JobView
     from streamer.eventlog.joblog import Event
     from streamer.jobs.job import Job
@@ -36,6 +37,7 @@ __all__ = [
     "Config",
     "Event",
     "Job",
+    "JobFile",
     "JobSpec",
     "JobView",
     "Jobs",
@@ -60,6 +62,7 @@ _HOMES = {
     "Config": "streamer.config.schema",
     "Event": "streamer.eventlog.joblog",
     "Job": "streamer.jobs.job",
+    "JobFile": "streamer.engine.blobs",
     "JobSpec": "streamer.model.job",
     "JobView": "streamer.engine.interface",
     "Jobs": "streamer.jobs.jobs",

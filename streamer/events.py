@@ -2,6 +2,28 @@
 
 from __future__ import annotations
 
-from streamer.model.events import CaseEnd, Complete, Error, Gap, JobEvent, Output, Status, Truncated
+from streamer.model.events import (
+    Artifact,
+    ArtifactFailure,
+    CaseEnd,
+    Complete,
+    Error,
+    Gap,
+    JobEvent,
+    Output,
+    Status,
+    Truncated,
+)
 
-__all__ = ["CaseEnd", "Complete", "Error", "Gap", "JobEvent", "Output", "Status", "Truncated"]
+__all__ = [
+    "Artifact",
+    "ArtifactFailure",
+    "CaseEnd",
+    "Complete",
+    "Error",
+    "Gap",
+    "JobEvent",
+    "Output",
+    "Status",
+    "Truncated",
+]

@@ -27,6 +27,7 @@ from streamer.eventlog.log import EventLog
 from streamer.jobs.resolve import Resolver
 from streamer.model.capabilities import BackendFacts, Capabilities
 from streamer.model.events import Output, encode
+from streamer.model.globs import Glob
 from streamer.model.hosts import Place
 from streamer.model.runtime import by_name
 from streamer.model.terminal import TerminalFilter, visible
@@ -37,6 +38,8 @@ from streamer.web import wire
 from streamer.web.callers.address import client_address
 from streamer.web.callers.origin import check_origin
 from streamer.web.parameters import cursor, idempotency, number, prefer_wait_s, speed, takes
+from streamer.web.previews import preview_type
+from streamer.web.ranges import byte_range
 from streamer.worker.output import TextDecoder
 
 TOO_MUCH = 10.0
@@ -59,7 +62,7 @@ def files(names: list[str]) -> bytes:
 
 RESOLVER = Resolver(Config(), by_name(Config().runtimes))
 WORKERS = Capabilities(
-    {"bwrap": BackendFacts("namespaces")},
+    {"bwrap": BackendFacts("namespaces", readable=True)},
     default="bwrap",
     languages=frozenset(Config().runtimes),
     missing={},
@@ -174,6 +177,9 @@ CASES: dict[str, tuple[Parser, Worst, int]] = {
         lambda n: body(limits={"memoryBytes": "1_1" * n + "!"}),
         4000,
     ),
+    "patterns of files": (accept, lambda n: body(artifacts=["a"] * n), 20_000),
+    "a long pattern": (accept, lambda n: body(artifacts=["*?" * n]), 50_000),
+    "a pattern's class": (accept, lambda n: body(artifacts=["[" * n]), 50_000),
     "an unknown language": (accept, lambda n: json.dumps({"language": "\n" * n}).encode(), 50_000),
     # The head of a request to a job's proxy.
     "a header's blanks": (
@@ -244,6 +250,24 @@ CASES: dict[str, tuple[Parser, Worst, int]] = {
         lambda n: {"headers": {"X-Forwarded-For": "127.0.0.1," * n}},
         200,
     ),
+    "a range": (
+        asked(lambda request: byte_range(request.headers.get("Range"), 10)),
+        lambda n: {"headers": {"Range": "bytes=" + " " * n + "-"}},
+        20_000,
+    ),
+    # What a program leaves.
+    "a name that nearly matches": (Glob("*a*a*a*a*a*b").matches, lambda n: "a" * n, 20_000),
+    "a name that nearly matches again and again": (
+        Glob("*aaaa?aab*aab").matches,
+        lambda n: "a" * n,
+        20_000,
+    ),
+    "folders that nearly match": (
+        Glob("**/a/**/a/**/a/**/b").matches,
+        lambda n: "a/" * n + "a",
+        2000,
+    ),
+    "the first bytes of a file": (preview_type, lambda n: b"\xc3\xa9" * n + b"\0", 100_000),
     # What a program writes.
     "output of invalid bytes": (
         lambda data: TextDecoder().decode(data, final=True),

@@ -37,13 +37,14 @@ def job_spec(
     cases: str | None = None,
     stop_on_failure: bool = False,
     environment: str | None = None,
+    artifacts: Sequence[str] = (),
 ) -> JobSpec:
     """Return the job that runs the file `program`, or standard input for ``-``.
 
     With `in_project` the file is one of the project; None means the entry of the language.
     `files` are put beside it under their relative paths, or under their names if they lie outside
     of the current folder. `limits` and `env` are ``NAME=VALUE``. `cases` is a file with cases as
-    HTTP takes them. Raises `InvalidJob`.
+    HTTP takes them, `artifacts` patterns of files that are kept. Raises `InvalidJob`.
     """
     code = None
     if program is None or (in_project and program != "-"):
@@ -80,6 +81,7 @@ def job_spec(
         env=dict(_pair(text, "--env") for text in env),
         limits=dict(_limit(text) for text in limits),
         environment=environment,
+        artifacts=tuple(artifacts),
         output_encoding="base64",  # the program's exact bytes
         cases=() if cases is None else _cases(cases),
         stop_on_failure=stop_on_failure,

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from typing import IO, Final
 
+from streamer.cli.exitcodes import EXIT_NOT_RUN
 from streamer.cli.input import input_for
 from streamer.cli.run import INPUT_PAUSE_S, run_job
+from streamer.cli.saving import save_all
 from streamer.cli.stdio import StandardInput
 from streamer.cli.tty import Terminal
 from streamer.compose import build
 from streamer.config.schema import Config
+from streamer.engine.blobs import JobFile
 from streamer.errors import Busy
+from streamer.jobs.filedownloads import read_at
+from streamer.jobs.job import Job
 from streamer.model.job import JobSpec, TerminalSize
 from streamer.packing import opened_upload
 from streamer.worker.execution import Execution
@@ -32,10 +37,11 @@ async def run_local(
     forward_stdin: bool,
     raw: bool,
     on_terminal: bool = False,
+    output: str | None = None,
 ) -> int:
     """Run a job, on the terminal if asked for, and return the exit code for the shell.
 
-    `project` is the folder or archive that it gets a copy of.
+    `project` is the folder or archive that it gets a copy of, `output` where its files are saved.
     """
     terminal = Terminal() if on_terminal else None
     if terminal is not None:
@@ -52,26 +58,49 @@ async def run_local(
             spec = replace(spec, project_id=uploaded.id)
         job = await parts.jobs.submit(spec)
 
-        async def write(data: bytes) -> bool:
-            while True:
-                try:
-                    await (job.write(data) if data else job.end_input())
-                except Busy:  # the program has not read its earlier input yet
-                    await asyncio.sleep(INPUT_PAUSE_S)
-                else:
-                    return True
+        code = await _ran(job, started, terminal, forward_stdin=forward_stdin, raw=raw)
+        if output is None:
+            return code
+        kept = [(file.name, _content(job, file)) for file in await job.files()]
+        return code if await save_all(output, spec.artifacts, kept) else code or EXIT_NOT_RUN
 
-        if terminal is not None:
-            at = (terminal, job.resize)
-            forward = (StandardInput(), write)
-            return await run_job(job.events(), forward, job.cancel, raw=raw, at=at)
-        if not forward_stdin:
-            return await run_job(job.events(), None, job.cancel, raw=raw)
-        source = input_for(lambda: sum(execution.input_taken for execution in started))
-        try:
-            return await run_job(job.events(), (source, write), job.cancel, raw=raw)
-        finally:
-            source.leave()
+
+async def _ran(
+    job: Job,
+    started: list[Execution],
+    terminal: Terminal | None,
+    *,
+    forward_stdin: bool,
+    raw: bool,
+) -> int:
+    async def write(data: bytes) -> bool:
+        while True:
+            try:
+                await (job.write(data) if data else job.end_input())
+            except Busy:  # the program has not read its earlier input yet
+                await asyncio.sleep(INPUT_PAUSE_S)
+            else:
+                return True
+
+    if terminal is not None:
+        at = (terminal, job.resize)
+        forward = (StandardInput(), write)
+        return await run_job(job.events(), forward, job.cancel, raw=raw, at=at)
+    if not forward_stdin:
+        return await run_job(job.events(), None, job.cancel, raw=raw)
+    source = input_for(lambda: sum(execution.input_taken for execution in started))
+    try:
+        return await run_job(job.events(), (source, write), job.cancel, raw=raw)
+    finally:
+        source.leave()
+
+
+async def _content(job: Job, file: JobFile) -> AsyncGenerator[bytes, None]:
+    async with job.open_file(file) as fd:
+        at = 0
+        while chunk := await read_at(fd, CHUNK_BYTES, at):
+            at += len(chunk)
+            yield chunk
 
 
 async def _chunks(file: IO[bytes]) -> AsyncIterator[bytes]:

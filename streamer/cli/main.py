@@ -19,6 +19,7 @@ import streamer
 from streamer.cli.descriptors import drop_output, fill_closed
 from streamer.cli.environments import environment
 from streamer.cli.exitcodes import EXIT_BROKEN_PIPE, EXIT_NOT_RUN, EXIT_USAGE
+from streamer.cli.files import files
 from streamer.cli.options import ConfigOptions, config_options, load, load_serving
 from streamer.cli.projects import project
 from streamer.cli.work import work
@@ -81,6 +82,7 @@ def cli() -> None:
 
 cli.add_command(project)
 cli.add_command(environment)
+cli.add_command(files)
 
 
 @cli.command()
@@ -180,6 +182,10 @@ def serve(
     metavar="NAME",
     help="Run it with these packages of the operator's: environments.NAME.",
 )
+@click.option(
+    "--artifact", "artifacts", multiple=True, metavar="GLOB", help="Save the files that it leaves."
+)
+@click.option("-o", "--output", metavar="DIR", help="The folder in which they are saved.")
 @click.option("-n", "--no-stdin", is_flag=True, help="Give it no input; read no standard input.")
 @click.option("--raw", is_flag=True, help="Do not filter its output on a terminal.")
 @click.option(
@@ -199,6 +205,8 @@ def run(
     env: tuple[str, ...],
     cases: str | None,
     packages: str | None,
+    artifacts: tuple[str, ...],
+    output: str | None,
     *,
     stop_on_failure: bool,
     no_stdin: bool,
@@ -222,6 +230,8 @@ def run(
 
     if program is None and project_path is None:
         raise click.UsageError("name the FILE|- to run, or a --project")
+    if bool(artifacts) != (output is not None):
+        raise click.UsageError("--artifact GLOB and -o DIR need each other")
     if terminal:
         check_terminal(program, no_stdin=no_stdin, cases=cases)
     config = load(replace(options, sandbox=None) if url else options)
@@ -237,10 +247,12 @@ def run(
         cases=cases,
         stop_on_failure=stop_on_failure,
         environment=packages,
+        artifacts=artifacts,
     )
     # If standard input was the program's text, nothing is left of it; cases have their own.
     forward = program != "-" and not no_stdin and cases is None
-    how = {"forward_stdin": forward, "raw": raw, "on_terminal": terminal}
+    how: dict[str, Any] = {"forward_stdin": forward, "raw": raw, "on_terminal": terminal}
+    how["output"] = output
     try:
         if url:
             from streamer.cli.remote import run_remote, token_in

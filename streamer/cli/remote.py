@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,9 @@ from typing import Final
 import aiohttp
 import click
 
+from streamer.cli.exitcodes import EXIT_NOT_RUN
 from streamer.cli.run import INPUT_PAUSE_S, run_job
+from streamer.cli.saving import save_all
 from streamer.cli.stdio import StandardInput
 from streamer.cli.tty import Terminal
 from streamer.client import Client, ServiceProblem
@@ -51,10 +54,11 @@ async def run_remote(
     forward_stdin: bool,
     raw: bool,
     on_terminal: bool = False,
+    output: str | None = None,
 ) -> int:
     """Run a job on the service at `url` and return the exit code for the shell.
 
-    The folder or archive `project` is uploaded for it.
+    The folder or archive `project` is uploaded for it; `output` is where its files are saved.
     """
     spec = replace(spec, sandbox=sandbox, interactive=forward_stdin)
     terminal = Terminal() if on_terminal else None
@@ -70,7 +74,22 @@ async def run_remote(
         typing = _Numbered(client, job_id, terminal)
         forward = (StandardInput(), typing.write) if forward_stdin or terminal else None
         at = (terminal, partial(_resize, client, job_id)) if terminal else None
-        return await run_job(client.events(job_id), forward, cancel, raw=raw, at=at)
+        code = await run_job(client.events(job_id), forward, cancel, raw=raw, at=at)
+        if output is None:
+            return code
+        names = [file["name"] for file in await client.files(job_id)]
+        kept = [(name, _content(client, job_id, name)) for name in names]
+        return code if await save_all(output, spec.artifacts, kept) else code or EXIT_NOT_RUN
+
+
+async def _content(client: Client, job_id: str, name: str) -> AsyncGenerator[bytes, None]:
+    # Raises what `save_all` tells.
+    try:
+        async with contextlib.aclosing(client.read_file(job_id, name)) as pieces:
+            async for piece in pieces:
+                yield piece
+    except (aiohttp.ClientError, ServiceProblem) as error:
+        raise OSError(errno.EIO, str(error)) from error
 
 
 async def _submitted(client: Client, spec: JobSpec, project: str | None) -> str:

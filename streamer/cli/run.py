@@ -164,9 +164,13 @@ async def _show(
 def _report(end: Complete | Error) -> int:
     if isinstance(end, Error):
         click.echo(visible(f"streamer: {end.code}: {end.message}"), err=True)
-    elif end.reason != "exited":
+        return exit_code(end)
+    if end.reason != "exited":
         name = f" by {end.signal}" if end.signal else ""
         click.echo(visible(f"streamer: ended: {end.reason}{name} ({end.phase})"), err=True)
+    for failure in end.artifacts_failed:
+        what = failure.name or failure.glob
+        click.echo(visible(f"streamer: not kept: {what}: {failure.reason}"), err=True)
     return exit_code(end)
 
 

@@ -24,6 +24,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from streamer.client.files import files_of, path_of, pieces
 from streamer.client.problem import ServiceProblem, check, document_of, not_a_service
 from streamer.client.request import request_of, with_wire_names
 from streamer.client.run import Run
@@ -185,7 +186,7 @@ class Client:
                 raise
 
     async def purge(self, job_id: str) -> None:
-        """Delete a job's record and output. Raises `ServiceProblem` (409) if it is not over."""
+        """Delete all that is kept of a job. Raises `ServiceProblem` (409) if it is not over."""
         path = f"api/jobs/{quote(job_id, safe='')}"
         await self._call("DELETE", path, params={"purge": "1"})
 
@@ -235,6 +236,25 @@ class Client:
         path = f"api/jobs/{quote(job_id, safe='')}/resize"
         body = json.dumps({"cols": cols, "rows": rows}).encode()
         await self._call("POST", path, body=body)
+
+    # -- the files that jobs leave ------------------------------------------------------
+
+    async def files(self, job_id: str) -> list[dict[str, Any]]:
+        """Return the files that a job has left, of those that it asked for (``artifacts``).
+
+        Each has ``name``, ``bytes``, ``sha256`` and ``url``. There are none before it is over.
+        """
+        path = f"api/jobs/{quote(job_id, safe='')}/files"
+        return files_of(await self._call("GET", path))
+
+    def read_file(self, job_id: str, name: str) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes of one of them, in pieces of any size.
+
+        A lost connection is continued where it broke. Raises `InvalidRequest` for what is no name
+        of a file, `ServiceProblem` (404) if there is no such file.
+        """
+        url = f"api/jobs/{quote(job_id, safe='')}/files/{path_of(name)}"
+        return pieces(self._open, self._base.join(URL(url, encoded=True)), self._retries, _pause_s)
 
     # -- projects -----------------------------------------------------------------------
 

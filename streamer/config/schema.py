@@ -19,6 +19,7 @@ from typing import Annotated, Any, Final, Literal, Self, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
+from streamer.config.artifacts import ArtifactsConfig
 from streamer.config.auth import AuthConfig, MetricsConfig, TokenConfig
 from streamer.config.environments import check_languages, read_environments
 from streamer.config.presets import PRESETS
@@ -42,6 +43,7 @@ from streamer.model.languages import DEFAULT_RUNTIMES
 from streamer.model.runtime import Runtime, by_name
 
 __all__ = [
+    "ArtifactsConfig",
     "AuthConfig",
     "Config",
     "EngineConfig",
@@ -291,6 +293,7 @@ class Config(Section, frozen=True):
     queue: QueueConfig = QueueConfig()
     streams: StreamsConfig = StreamsConfig()
     projects: ProjectsConfig = ProjectsConfig()
+    artifacts: ArtifactsConfig = ArtifactsConfig()
     engine: EngineConfig = EngineConfig()
     auth: AuthConfig = AuthConfig()
     plugins: PluginsConfig = PluginsConfig()

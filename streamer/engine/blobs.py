@@ -17,7 +17,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["Blob", "BlobFacts", "BlobWriter", "Blobs"]
+__all__ = ["Blob", "BlobFacts", "BlobWriter", "Blobs", "JobFile"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,15 @@ class BlobFacts:
     kind: str
     created_at: float
     expires_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobFile:
+    """A file that a job has left: its path in the workspace, its bytes, and their CRC-32."""
+
+    name: str
+    blob: Blob
+    crc32: int
 
 
 class BlobWriter(Protocol):

@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from streamer.engine.blobs import Blobs
+from streamer.engine.blobs import Blobs, JobFile
 from streamer.eventlog.view import JobLogView
 from streamer.model.capabilities import Accepts, Capabilities
 from streamer.model.events import JobEvent
@@ -265,7 +265,13 @@ class Broker(Protocol):
         """
 
     async def purge(self, job_id: str) -> bool:
-        """Delete a finished job's record and log; False if it is not over. Raises `UnknownJob`."""
+        """Delete a finished job's record, log and files; False if it is not over.
+
+        Raises `UnknownJob`.
+        """
+
+    async def files(self, job_id: str) -> Sequence[JobFile]:
+        """Return the files that a finished job has left. Raises `UnknownJob`."""
 
     async def capabilities(self) -> Sequence[Capabilities]:
         """Return what each living worker has published last."""
@@ -332,7 +338,7 @@ it changes nothing and returns False, and the worker awaits `append`. Raises `Le
 """
 
 FinishNow = Callable[[Sequence[tuple[str, bytes]]], bool | None]
-"""The same for `finish`, in an attribute `finish_now`; None if it changes nothing."""
+"""The same for a `finish` without files, in an attribute `finish_now`; None: nothing is changed."""
 
 
 class Lease(Protocol):
@@ -366,10 +372,14 @@ class Lease(Protocol):
         `policy`, if given, is recorded too: the digest of what confines the job here.
         """
 
-    async def finish(self, events: Sequence[tuple[str, bytes]]) -> bool:
+    async def finish(
+        self, events: Sequence[tuple[str, bytes]], files: Sequence[JobFile] = ()
+    ) -> bool:
         """Append the last events, of which the last is terminal, and end the job in one step.
 
-        Returns False, and writes nothing, if the job is already over. May raise `LeaseLost`.
+        The blobs of `files` belong to the job from then on: they no longer expire by themselves,
+        and are deleted with its record. Returns False, and changes nothing, if the job is already
+        over. May raise `LeaseLost`.
         """
 
     def control(self) -> AsyncIterator[Control]:

@@ -35,7 +35,11 @@ def check_cases(spec: JobSpec, given: int, most: int) -> None:
         return
     if len(spec.cases) > most:
         raise InvalidJob(f"{len(spec.cases)} cases are too many: {most} at most", path="$.cases")
-    without = {"interactive": spec.interactive, "terminal": spec.terminal is not None}
+    without = {
+        "interactive": spec.interactive,
+        "terminal": spec.terminal is not None,
+        "artifacts": bool(spec.artifacts),
+    }
     for name, asked in without.items():
         if asked:
             raise InvalidJob(f"a job with cases cannot have {name}", path=f"$.{name}")

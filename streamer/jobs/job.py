@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    aclosing,
+    asynccontextmanager,
+)
 from operator import index
 from typing import Literal
 
+from streamer.engine.blobs import JobFile
 from streamer.engine.interface import (
     Broker,
     CancelResult,
@@ -16,7 +22,7 @@ from streamer.engine.interface import (
     Resize,
     Signal,
 )
-from streamer.errors import UnknownJob
+from streamer.errors import Gone, NotFound, UnknownJob
 from streamer.eventlog.joblog import Event
 from streamer.eventlog.view import JobLogView
 from streamer.jobs.terminals import check_size
@@ -66,8 +72,26 @@ class Job:
             raise UnknownJob(f"job {self.id!r} was forgotten before its end was read")
         return end
 
+    async def files(self) -> Sequence[JobFile]:
+        """Return the files that the job left (``artifacts``); none before it is over."""
+        return await self._engine.files(self.id)
+
+    @asynccontextmanager
+    async def open_file(self, file: JobFile) -> AsyncIterator[int]:
+        """Open one of them as an asynchronous context manager of a descriptor.
+
+        It may be shared: read it with `os.pread`, in a thread. Raises `Gone` if the job has been
+        deleted.
+        """
+        async with AsyncExitStack() as opened:
+            try:
+                fd = await opened.enter_async_context(self._engine.blobs.open(file.blob.id))
+            except NotFound:
+                raise Gone("the file is no longer kept") from None
+            yield fd
+
     async def purge(self) -> bool:
-        """Delete the job's record and log; False if it is not over."""
+        """Delete the job's record, log and files; False if it is not over."""
         return await self._engine.purge(self.id)
 
     async def cancel(self) -> CancelResult:

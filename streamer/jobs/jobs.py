@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from streamer.config.schema import Config
 from streamer.engine.interface import Broker, Idempotency, JobPlace, JobState, JobView, Stats
@@ -36,6 +36,9 @@ class Jobs:
         """The configured languages by name and alias."""
         self.draining = asyncio.Event()
         self.projects = Projects(config.projects, engine.blobs)
+        base = config.server.public_url.rstrip("/")
+        self.files_url: Callable[[str], str] = lambda job_id: f"{base}/api/jobs/{job_id}/files/"
+        """Where the files of a job can be downloaded, by its id: the web knows its own prefix."""
         self._engine = engine
         self._resolver = Resolver(config, self.runtimes)
 
@@ -85,7 +88,9 @@ class Jobs:
                 retry_after_s=5.0,
             )
         project = await self._project(spec, tenant)
-        job = self._resolver.resolve(spec, _new_job_id(), workers, tenant, project)
+        job_id = _new_job_id()
+        files_url = self.files_url(job_id) if spec.artifacts else ""
+        job = self._resolver.resolve(spec, job_id, workers, tenant, project, files_url)
         submitted = await self._engine.submit(
             job, tenant=tenant, idempotency=idempotency, only_repeated=draining
         )

@@ -14,6 +14,7 @@ from typing import Final
 from streamer.config.schema import Config
 from streamer.errors import BackendUnavailable, Forbidden, InvalidJob, quoted
 from streamer.jobs.arguments import check_arguments, check_metadata
+from streamer.jobs.artifacts import check_artifacts
 from streamer.jobs.cases import Program, check_cases, with_cases
 from streamer.jobs.commands import build_steps
 from streamer.jobs.limits import resolved_limits
@@ -57,10 +58,11 @@ class Resolver:
         workers: Capabilities,
         tenant: str = "",
         project: Project | None = None,
+        files_url: str = "",
     ) -> ResolvedJob:
         """Return the job to run; `workers` is what those who run it have together.
 
-        `project` is the one that it names.
+        `project` is the one that it names, `files_url` where its files can be downloaded.
 
         Raises `InvalidJob`, `Forbidden` or `BackendUnavailable`.
         """
@@ -70,6 +72,8 @@ class Resolver:
         given = check_arguments(spec.args, spec.env, "$", spec.command)
         check_metadata(spec.metadata)
         check_cases(spec, given, self._config.limits.max_cases)
+        facts = workers.backends[backend]
+        check_artifacts(spec.artifacts, self._config.artifacts, backend, facts)
         if spec.terminal is not None:
             check_terminal(spec.terminal, backend, workers.backends[backend])
         allow_hosts = self._allow_hosts(spec, backend, workers)
@@ -127,14 +131,14 @@ class Resolver:
             warm=warm,
             fork=fork,
             tenant=tenant,
+            artifacts=spec.artifacts,
+            files_url=files_url if spec.artifacts else "",
         )
         return with_cases(job, spec, program, workers)
 
     def _refuse_unsupported(self, spec: JobSpec) -> None:
         if (spec.language is None) == (not spec.command):
             raise InvalidJob("give either language or command", path="$")
-        if spec.artifacts:
-            raise InvalidJob("this service collects no artifacts", path="$.artifacts")
         if spec.environment is not None and spec.language is None:
             raise InvalidJob("an environment needs a language", path="$.environment")
 

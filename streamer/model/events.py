@@ -15,6 +15,7 @@ __all__ = [
     "KINDS",
     "TERMINAL_KINDS",
     "Artifact",
+    "ArtifactFailure",
     "CaseEnd",
     "Complete",
     "Error",
@@ -43,6 +44,20 @@ Reason = Literal[
 StreamName = Literal["stdout", "stderr"]
 PhaseName = Literal["compile", "run"]
 State = Literal["queued", "preparing", "compiling", "running"]
+FailureReason = Literal[
+    "no_match",
+    "not_a_file",
+    "bad_name",
+    "unreadable",
+    "too_many_files",
+    "too_large",
+    "storage_full",
+    "search_incomplete",
+    "timeout",
+    "sandbox_gone",
+    "internal",
+]
+"""Why a file, or what a pattern stands for, was not kept."""
 ErrorCode = Literal["sandbox_error", "worker_lost", "shutting_down", "internal"]
 
 
@@ -158,6 +173,17 @@ class CaseEnd(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
         return self.reason == "exited" and self.exit_code == 0
 
 
+class ArtifactFailure(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """A file that was not kept, by its `name`; or a pattern, in `glob`, of which that is true."""
+
+    reason: FailureReason
+    """Why not."""
+    name: str | None = None
+    """The path of the file in the workspace; characters that cannot be shown are U+FFFD."""
+    glob: str | None = None
+    """The pattern, if it is not about one file."""
+
+
 class Complete(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """The verdict, and the last event, of a job whose program ran.
 
@@ -195,6 +221,8 @@ class Complete(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """Which program was the last one; ``compile`` if that failed."""
     cases: tuple[CaseEnd, ...] | None = None
     """The verdicts of the cases that ran, in their order; only of a job with cases."""
+    artifacts_failed: tuple[ArtifactFailure, ...] = ()
+    """What ``artifacts`` asked for and was not kept, the first 20; never changes the verdict."""
 
 
 class Error(msgspec.Struct, frozen=True, rename="camel"):

@@ -255,6 +255,10 @@ class ResolvedJob:
     """Whose disk space it uses."""
     cases: tuple[JobCase, ...] = ()
     stop_on_failure: bool = False
+    artifacts: tuple[str, ...] = ()
+    """Patterns of the files that are kept when it ends (`streamer.model.globs`)."""
+    files_url: str = ""
+    """Where these can be downloaded: their address begins with it, and ends with their name."""
 
     @property
     def limits(self) -> Limits:

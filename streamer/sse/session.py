@@ -124,8 +124,9 @@ class Session:
 
     @property
     def position(self) -> int:
-        """The number of the last event sent, in the first log it follows."""
-        return self.source.cursors[0].position
+        """The number of the last event sent, in the first log it follows; 0 if it follows none."""
+        cursors = self.source.cursors
+        return cursors[0].position if cursors else 0
 
     @property
     def lag(self) -> int:

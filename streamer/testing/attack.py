@@ -134,6 +134,8 @@ class Attack:
     """The files of a project that it is run with, by name."""
     environment: bool = False
     """Whether it runs with packages of the operator's, of which `trusted` is one."""
+    artifacts: tuple[str, ...] = ()
+    """The patterns of the files that are kept of it, in which the host looks for the secret."""
     alone: bool = False
     """Whether no other attack may run at the same time."""
 

@@ -28,6 +28,7 @@ from streamer.eventlog.joblog import Event
 from streamer.jobs.job import Job
 from streamer.model.environment import Environment
 from streamer.model.events import Status
+from streamer.model.filenames import why_not_name
 from streamer.model.job import Case, JobSpec, TerminalSize
 from streamer.model.languages import DEFAULT_RUNTIMES
 from streamer.sandbox.enforcement import enforcement
@@ -179,6 +180,10 @@ class Campaign:
             if alive := marked_processes(mark):
                 broken.append(f"processes {alive} of the job were alive after its terminal event")
             broken += await _frame_faults(job, len(ran.events))
+            if attack.artifacts:
+                kept, wrong = await self._kept(job, lures)
+                achieved += kept
+                broken += wrong
         try:
             return [*achieved, *attack.judge(ran)], broken
         except NoProof as failure:
@@ -200,6 +205,23 @@ class Campaign:
         except AssertionError:
             broken.append("the last event is not its only terminal event")
         return ran
+
+    async def _kept(self, job: Job, lures: Lures) -> tuple[list[str], list[str]]:
+        """Look through the files that were kept of a job; return what it achieved, and faults."""
+        achieved, broken, size = [], [], 0
+        for file in await job.files():
+            size += file.blob.bytes
+            if why := why_not_name(file.name):
+                broken.append(f"a file is kept as {file.name!r}: {why}")
+            async with job.open_file(file) as fd:
+                found = await asyncio.to_thread(os.pread, fd, file.blob.bytes, 0)
+            if lures.secret.encode() in found:
+                achieved.append(f"{file.name!r}, which was kept of it, has the secret")
+        if size > self.service.config.artifacts.max_bytes:
+            broken.append(f"{size} bytes of files were kept")
+        if not await job.purge():
+            broken.append("its record cannot be deleted")
+        return achieved, broken
 
     def _hint(self, lures: Lures, mark: str) -> dict[str, Any]:
         half = len(lures.secret) // 2
@@ -313,6 +335,7 @@ def _job(attack: Attack, hint: Mapping[str, Any], project: str | None) -> JobSpe
         stdin=None if attack.terminal else b"",
         terminal=TERMINAL if attack.terminal else None,
         cases=(Case(),) * attack.cases,
+        artifacts=attack.artifacts,
     )
 
 

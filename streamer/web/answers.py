@@ -22,9 +22,11 @@ __all__ = [
     "Completed",
     "Environment",
     "Failed",
+    "Files",
     "Health",
     "InputTaken",
     "Job",
+    "JobFile",
     "JobLinks",
     "JobList",
     "ListedJob",
@@ -73,6 +75,8 @@ class JobLinks(Answer):
     """Its standard output; with ``stderr`` at the end its standard error."""
     cancel: str
     """Where DELETE cancels it."""
+    files: str
+    """The files that it has left."""
 
 
 class Accepted(Answer):
@@ -357,6 +361,26 @@ class Readiness(Answer):
     ready: bool
     """Whether all checks passed."""
     checks: ReadinessChecks
+
+
+class JobFile(Answer):
+    """A file that a job has left."""
+
+    name: str
+    """Its path in the workspace."""
+    bytes: int
+    """Its size."""
+    sha256: str
+    """Its SHA-256, in hexadecimal digits."""
+    url: str
+    """Where it can be downloaded."""
+
+
+class Files(Answer):
+    """The files that a job has left."""
+
+    files: Sequence[JobFile]
+    """In the order of their names."""
 
 
 class ProjectFile(Answer):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
+from functools import partial
 from typing import Final, Protocol, TypeVar
 
 import pluggy
@@ -24,6 +25,7 @@ from streamer.web.callers.access import Access
 from streamer.web.callers.address import client_address
 from streamer.web.callers.origin import check_origin
 from streamer.web.documents import large_documents
+from streamer.web.files import FileHandlers
 from streamer.web.info import InfoHandlers
 from streamer.web.jobs import JobHandlers
 from streamer.web.operations.service import OPEN_ROUTES
@@ -80,11 +82,12 @@ CORS: Final = web.RequestKey("streamer-cors", dict[str, str])
 CORS_HEADERS: Final = {
     "Access-Control-Allow-Methods": "GET, POST, DELETE, OPTIONS",
     "Access-Control-Allow-Headers": (
-        "Accept, Authorization, Cache-Control, Content-Type, Idempotency-Key, Last-Event-ID, Prefer"
+        "Accept, Authorization, Cache-Control, Content-Type, Idempotency-Key, If-None-Match, "
+        "If-Range, Last-Event-ID, Prefer, Range"
     ),
     "Access-Control-Expose-Headers": (
-        "Content-Disposition, Idempotency-Replayed, Location, Preference-Applied, Retry-After, "
-        "X-Job-Id"
+        "Accept-Ranges, Content-Disposition, Content-Range, ETag, Idempotency-Replayed, Location, "
+        "Preference-Applied, Retry-After, X-Job-Id"
     ),
     "Access-Control-Max-Age": "600",
 }
@@ -125,6 +128,9 @@ def make_app(
     app[LIFETIME] = lifetime
     app.add_routes(JobHandlers(jobs, access, bodies, transcripts, streams).routes())
     app.add_routes(streams.routes())
+    files = FileHandlers(jobs, sessions, access)
+    app.add_routes(files.routes())
+    jobs.files_url = partial(files.address, app.router)  # with the prefix that a host gives it
     app.add_routes(ProjectHandlers(jobs, access).routes())
     info = InfoHandlers(
         jobs,

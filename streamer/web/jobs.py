@@ -24,7 +24,7 @@ from streamer.web.streams import StreamHandlers
 
 __all__ = ["JobHandlers"]
 
-LINKS: Final = ("job", "stream", "stdin", "signal", "cast", "output")
+LINKS: Final = ("job", "stream", "stdin", "signal", "cast", "output", "files")
 ANY_ID: Final = "thejobsid"
 
 

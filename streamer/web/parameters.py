@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from aiohttp import web
@@ -17,6 +17,7 @@ from streamer.errors import InvalidRequest, cut, quoted
 
 __all__ = [
     "Handler",
+    "choice",
     "cursor",
     "cursor_text",
     "flag",
@@ -89,6 +90,14 @@ def flag(request: web.Request, name: str, *, default: bool = False) -> bool:
     if text not in FLAGS:
         raise InvalidRequest(f"{name} must be 1 or 0", path=f"?{name}")
     return FLAGS[text]
+
+
+def choice(request: web.Request, name: str, known: Sequence[str]) -> str | None:
+    """Return which of the known values is given, if one is."""
+    text = request.query.get(name)
+    if text is not None and text not in known:
+        raise InvalidRequest(f"{name} must be {' or '.join(known)}", path=f"?{name}")
+    return text
 
 
 def speed(request: web.Request) -> float:

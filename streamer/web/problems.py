@@ -11,11 +11,19 @@ from aiohttp import hdrs, web
 from msgspec import UNSET
 from multidict import CIMultiDict
 
-from streamer.errors import CallerError, CapacityError, StreamerError, Unauthorized, cut
+from streamer.errors import (
+    CallerError,
+    CapacityError,
+    RateLimited,
+    StreamerError,
+    Unauthorized,
+    cut,
+)
+from streamer.sse.sessionmap import Full
 from streamer.web.answers import Problem
 from streamer.web.documents import dump
 
-__all__ = ["TITLES", "answer", "leave_packed", "problem", "problems"]
+__all__ = ["TITLES", "answer", "leave_packed", "limited", "problem", "problems"]
 
 log: Final = logging.getLogger(__name__)
 
@@ -111,6 +119,11 @@ def answer(error: StreamerError) -> web.Response:
         headers=headers,
         content_type="application/problem+json",
     )
+
+
+def limited(full: Full) -> RateLimited:
+    """Return the error for a stream or download that finds no place."""
+    return RateLimited(str(full), retry_after_s=5.0)
 
 
 def problem(error: StreamerError) -> Problem:

@@ -11,7 +11,7 @@ from typing import Final
 from aiohttp import web
 
 from streamer.engine.interface import JobView
-from streamer.errors import Gone, InvalidRequest, RateLimited, UnknownJob
+from streamer.errors import Gone, InvalidRequest, UnknownJob
 from streamer.eventlog.cursor import Cursor
 from streamer.eventlog.log import EventLog
 from streamer.eventlog.view import LogView
@@ -32,6 +32,7 @@ from streamer.web.documents import json_answer
 from streamer.web.jobviews import timestamp
 from streamer.web.operations import streams as operations
 from streamer.web.parameters import flag, speed
+from streamer.web.problems import limited
 
 __all__ = ["StreamHandlers"]
 
@@ -177,7 +178,7 @@ class StreamHandlers:
         try:
             self.sessions.check_room(tenant)
         except Full as full:
-            raise _limited(full) from None
+            raise limited(full) from None
 
     async def _answer(
         self,
@@ -192,7 +193,7 @@ class StreamHandlers:
                 request, job_ids, source, headers=headers, client=client
             )
         except Full as full:
-            raise _limited(full) from None
+            raise limited(full) from None
 
     async def _download(
         self,
@@ -219,7 +220,7 @@ class StreamHandlers:
                     request, response, view.job.job_id, source, client=view.tenant
                 )
         except Full as full:
-            raise _limited(full) from None
+            raise limited(full) from None
         return response
 
 
@@ -230,10 +231,6 @@ def _headers(job: Job) -> dict[str, str]:
 def _check_beginning(log: LogView) -> None:
     if log.first_id > 1:
         raise Gone("the beginning of the output is no longer kept (streams.log_bytes)")
-
-
-def _limited(full: Full) -> RateLimited:
-    return RateLimited(str(full), retry_after_s=5.0)
 
 
 def _asked(text: str, count: int) -> list[int]:

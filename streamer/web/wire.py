@@ -135,7 +135,7 @@ class _JobRequest(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     environment: str | None = None
     """The name of a set of packages that the operator has built for the language."""
     artifacts: list[str] | None = None
-    """Patterns of the files that are kept."""
+    """Patterns of the files that are kept when it ends, such as ``out/**/*.png``."""
     output_encoding: Literal["utf-8", "base64"] | None = None
     """How output is sent. With ``utf-8`` (the default) invalid bytes become U+FFFD; ``base64``
     keeps every byte."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from streamer.config.artifacts import ArtifactsConfig
 from streamer.engine.blobs import Blobs
 from streamer.model.job import Phase, ResolvedJob, Step
 from streamer.sandbox.network.proxy import Outbound
@@ -14,6 +15,7 @@ from streamer.sandbox.pool import Pool
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.shape import Run, RunEnd, StoredProject
 from streamer.worker import prepare
+from streamer.worker.artifacts import Collected, Collection
 from streamer.worker.output import Budget, OutputPump
 from streamer.worker.program import Patience, ProgramRun, environment
 from streamer.worker.requests import JobRequests
@@ -34,6 +36,7 @@ class ExecutionSettings:
     blobs: Blobs
     patience: Patience
     on_output_limit: Literal["kill", "truncate"]
+    artifacts: ArtifactsConfig = field(default_factory=ArtifactsConfig)
     outbound: Outbound = field(default_factory=Outbound)
 
 
@@ -63,6 +66,8 @@ class Assignment:
     writer: Writer
     requests: JobRequests
     expect_in: Callable[[float], None]
+    collected: Collected
+    """The files that are kept of the job."""
 
     async def opened(
         self,
@@ -144,6 +149,14 @@ class Assignment:
                 self.requests.program_runs_in(None)
                 await self.writer.close()
         return end, reason_of(end, program.stopped, over_output=kills and budget.exceeded)
+
+    async def collect(self, sandbox: Sandbox) -> None:
+        """Keep the files of the job, when all of its programs have ended."""
+        settings, job = self.settings, self.job
+        collection = Collection(
+            sandbox, settings.blobs, job.tenant, settings.artifacts, self.collected
+        )
+        await collection.run(job.artifacts, self.stop)
 
     def _output_exceeded(self, stop: Stop) -> None:
         (self.stop if self.budget.exceeded else stop).request("output_limit")

@@ -1,8 +1,8 @@
 """Run one job: get its sandbox and files, run its steps, and write its one terminal event.
 
 The route: lease -> sandbox and files (`prepare`) -> for each step a program (`steps`, `program`),
-or for each case a sandbox and a program (`cases`) -> the verdict (`verdict`) -> the terminal event
-(`writer`).
+or for each case a sandbox and a program (`cases`) -> the verdict (`verdict`), and the files that
+are kept (`artifacts`) -> the terminal event (`writer`).
 Everything the job started is dead before that event. If a process resists SIGKILL the job ends
 with an error, and its place, user and folder are not used again.
 
@@ -18,12 +18,14 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from streamer.engine.blobs import JobFile
 from streamer.engine.interface import Lease, LeaseLost
 from streamer.errors import SandboxFailure
 from streamer.model.events import Complete, Error, JobEvent, Reason
 from streamer.sandbox.pool import Pool
 from streamer.sandbox.shape import FilesDoNotFit
 from streamer.worker import prepare
+from streamer.worker.artifacts import Collected, discard
 from streamer.worker.assignment import STOP_S, Assignment, ExecutionSettings
 from streamer.worker.build import NoRoom
 from streamer.worker.cases import CaseRuns
@@ -69,6 +71,7 @@ class Execution:
         """The time limit for the verdict and the cleanup, while they are waited for."""
         self._requests = JobRequests(lease, self.stop)
         self._cases: CaseRuns | None = None
+        self._collected = Collected()
         self.over = asyncio.Event()
         """Set when the job has its terminal event, or the lease was lost."""
         self.resists = False
@@ -147,6 +150,7 @@ class Execution:
     def _stopped_in(self, seconds: float) -> None:
         """Expect the verdict as long after these seconds as it may take after a stop."""
         if not self._verdict.done():
+            seconds += self._settings.artifacts.timeout_s if self._job.artifacts else 0
             self._over_in(seconds + self._settings.patience.kill_grace_s + STOP_S + TIDY_S)
 
     def _over_in(self, seconds: float) -> None:
@@ -160,11 +164,20 @@ class Execution:
             self._over_in(TIDY_S)
 
     async def _finish(self) -> None:
+        files = self._collected.files
         if (verdict := self._verdict.result()) is not None:
-            events: list[JobEvent] = [*self._budget.truncated(), verdict]
-            if await finish(self.lease, events):
+            events: list[JobEvent] = [*self._budget.truncated()]
+            kept: list[JobFile] = []
+            if isinstance(verdict, Complete):
+                kept, files = files, []
+                events += self._collected.events(self._job)
+            if await finish(self.lease, [*events, verdict], kept):
                 self.outcome = verdict.reason if isinstance(verdict, Complete) else verdict.code
+            else:
+                files = [*files, *kept]
         self.over.set()
+        if files:
+            await discard(self._settings.blobs, files)
 
     async def _confined(self) -> None:
         """Run the job to its verdict, then clean up."""
@@ -198,6 +211,7 @@ class Execution:
             writer=self._writer,
             requests=self._requests,
             expect_in=self._stopped_in,
+            collected=self._collected,
         )
         try:
             if self._job.cases:
@@ -221,4 +235,5 @@ class Execution:
             output_bytes=self._budget.taken,
             output_truncated=self._budget.cut,
             cases=None if self._cases is None else tuple(self._cases.ends),
+            artifacts_failed=tuple(self._collected.failed),
         )

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Container, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Final, get_args
 
 from streamer.worker.verdict import StopReason
 
 __all__ = ["Stop", "Stopped"]
 
+REASONS: Final = frozenset(get_args(StopReason))
+
 
 class Stopped(Exception):
-    """The job was stopped before its first program."""
+    """What a job waited for was interrupted by its stop."""
 
 
 class Stop:
@@ -48,15 +51,20 @@ class Stop:
             self.requested.remove_done_callback(pass_on)
 
     @asynccontextmanager
-    async def unless_requested(self, limit_s: float) -> AsyncIterator[None]:
-        """Interrupt a block: raises `Stopped` when the job is stopped, or TimeoutError."""
+    async def unless_requested(
+        self, limit_s: float, *, by: Container[StopReason] = REASONS
+    ) -> AsyncIterator[None]:
+        """Interrupt a block: raises `Stopped` when the job is stopped, or TimeoutError.
+
+        `by` are the reasons that count.
+        """
         try:
             async with asyncio.timeout(limit_s) as limit:
 
-                def cut(_: asyncio.Future[StopReason]) -> None:
+                def cut(requested: asyncio.Future[StopReason]) -> None:
                     # It may be called when the block has just ended, or is being cancelled
                     # because its time is up.
-                    if inside and not limit.expired():
+                    if inside and not limit.expired() and requested.result() in by:
                         limit.reschedule(self._loop.time())
 
                 inside = True
@@ -67,6 +75,6 @@ class Stop:
                     inside = False
                     self.requested.remove_done_callback(cut)
         except TimeoutError:
-            if self.requested.done():
+            if self.reason in by:
                 raise Stopped from None
             raise

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from streamer.model.events import CaseEnd, Complete, PhaseName, Reason
+from streamer.model.events import ArtifactFailure, CaseEnd, Complete, PhaseName, Reason
 from streamer.model.signals import signal_name
 from streamer.sandbox.shape import RunEnd
 
@@ -62,6 +62,7 @@ class JobEnd:
         output_bytes: int,
         output_truncated: bool,
         cases: tuple[CaseEnd, ...] | None = None,
+        artifacts_failed: tuple[ArtifactFailure, ...] = (),
     ) -> Complete:
         return Complete(
             **self._told(reason),
@@ -70,6 +71,7 @@ class JobEnd:
             sandbox=sandbox,
             phase=self.phase,
             cases=cases,
+            artifacts_failed=artifacts_failed,
         )
 
     def of_case(

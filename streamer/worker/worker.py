@@ -69,6 +69,7 @@ class Worker:
             blobs=engine.blobs,
             patience=Patience(config.sandbox.kill_grace_s, config.sandbox.linger_s),
             on_output_limit=config.streams.on_output_limit,
+            artifacts=config.artifacts,
         )
         self._strict = config.sandbox.seccomp == "strict"
         self._policies: dict[str, PolicyDigest] = {}

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, Literal, TypeVar
 
 from streamer.bounded import within
+from streamer.engine.blobs import JobFile
 from streamer.engine.interface import AppendNow, FinishNow, Lease, LeaseLost
 from streamer.model.events import JobEvent, encode
 from streamer.worker.outbox import Batch, Outbox
@@ -80,15 +81,18 @@ class Writer:
             await _first_of(self._lease.room(), self.program_ended.wait())
 
 
-async def finish(lease: Lease, events: Sequence[JobEvent]) -> bool:
+async def finish(lease: Lease, events: Sequence[JobEvent], files: Sequence[JobFile] = ()) -> bool:
     """Write the last events of a job and end it; False if the lease was lost or it failed."""
     encoded = [encode(event) for event in events]
-    finish_now: FinishNow = _of_its_own(lease, "finish_now") or (lambda _: None)
+    finish_now: FinishNow = _of_its_own(lease, "finish_now") or _not_now
+    if files:
+        finish_now = _not_now
     for pause_s in (*FINISH_PAUSES_S, None):
         try:
             if (ended := finish_now(encoded)) is not None:
                 return ended
-            return await within(ENGINE_TIMEOUT_S, lease.finish(encoded))
+            ending = lease.finish(encoded, files) if files else lease.finish(encoded)
+            return await within(ENGINE_TIMEOUT_S, ending)
         except LeaseLost:
             return False
         except Exception:
@@ -97,6 +101,10 @@ async def finish(lease: Lease, events: Sequence[JobEvent]) -> bool:
             await asyncio.sleep(pause_s)
     log.error("job %s: its end could not be written", lease.job.job_id)
     return False
+
+
+def _not_now(_: Sequence[tuple[str, bytes]]) -> None:
+    return None
 
 
 def _of_its_own(lease: Lease, name: str) -> Any:

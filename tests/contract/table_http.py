@@ -17,8 +17,8 @@ ROUTES: Final[dict[str, Mark]] = {
     "POST /api/jobs/{id}/stdin": KEPT,
     "POST /api/jobs/{id}/signal": KEPT,
     "POST /api/jobs/{id}/resize": KEPT,
-    "GET /api/jobs/{id}/files": 11,
-    "GET /api/jobs/{id}/files/{path}": 11,
+    "GET /api/jobs/{id}/files": KEPT,
+    "GET /api/jobs/{id}/files/{path}": KEPT,
     "GET /api/jobs/{id}/output/{stream}": ADDED,
     "GET /api/jobs/{id}/cast": ADDED,
     "GET /api/jobs/{id}/sessions": ADDED,
@@ -61,7 +61,8 @@ QUERY: Final[dict[str, Mark]] = {
     "GET /api/jobs?status": KEPT,
     "GET /api/jobs?limit": KEPT,
     "GET /api/jobs?cursor": KEPT,
-    "GET /api/jobs/{id}/files?archive": 11,
+    "GET /api/jobs/{id}/files?archive": KEPT,
+    "GET /api/jobs/{id}/files/{path}?inline": ADDED,
     "GET /api/jobs/{id}/output/{stream}?follow": ADDED,
     "DELETE /api/jobs/{id}?purge": KEPT,
     "POST /api/jobs/{id}/stdin?close": KEPT,
@@ -87,7 +88,7 @@ FIELDS: Final[dict[str, Mark]] = {
     "limits": KEPT,
     "network": KEPT,
     "sandbox": KEPT,
-    "artifacts": 11,
+    "artifacts": KEPT,
     "outputEncoding": KEPT,
     "metadata": KEPT,
     "sessionId": 11,
@@ -164,6 +165,7 @@ CODES: Final[dict[str, Mark]] = {
     "gone": KEPT,
     "internal": KEPT,
     "storage_full": ADDED,
+    "range_not_satisfiable": ADDED,
 }
 
 STATUS: Final[dict[str, int]] = {
@@ -183,6 +185,7 @@ STATUS: Final[dict[str, int]] = {
     "gone": 410,
     "internal": 500,
     "storage_full": 429,
+    "range_not_satisfiable": 416,
 }
 
 ACCEPTED: Final[dict[str, Mark]] = {
@@ -195,6 +198,7 @@ ACCEPTED: Final[dict[str, Mark]] = {
     "links.cancel": ADDED,
     "links.output": ADDED,
     "links.cast": ADDED,
+    "links.files": ADDED,
 }
 """The body of the 202 to a submission."""
 
@@ -234,6 +238,7 @@ JOB: Final[dict[str, Mark]] = {
     "links.cancel": ADDED,
     "links.output": ADDED,
     "links.cast": ADDED,
+    "links.files": ADDED,
 }
 """The document of a finished job."""
 
@@ -285,6 +290,8 @@ REQUEST_HEADERS: Final[dict[str, Mark]] = {
     "Idempotency-Key": KEPT,
     "Last-Event-ID": KEPT,
     "Authorization": KEPT,
+    "Range": ADDED,
+    "If-Range": ADDED,
     "Origin": KEPT,
     "Sec-Fetch-Site": KEPT,
     "Sec-Fetch-Mode": ADDED,
@@ -312,4 +319,6 @@ ANSWER_HEADERS: Final[dict[str, Mark]] = {
     "X-Content-Type-Options": ADDED,
     "Referrer-Policy": ADDED,
     "Etag": ADDED,
+    "Accept-Ranges": ADDED,
+    "Content-Range": ADDED,
 }

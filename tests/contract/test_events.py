@@ -62,6 +62,7 @@ async def every_kind(start: Start) -> list[Received]:
     seen += await run(client, **python("print('x' * 5000)", limits={"outputBytes": 1000}))
     cases = [{"stdin": "1", "name": "first"}, {"stdin": "0"}]
     seen += await run(client, **python("print(1); exit(int(input()))", cases=cases))
+    seen += await run(client, **python("open('a', 'w')", artifacts=["a", "none"]))
     loud = await submit(client, **python("for _ in range(3000): print('x' * 99)"))
     await until_state(client, loud, "complete")
     seen += await follow(client, loud)

@@ -250,6 +250,14 @@ async def test_answer_headers(start: Start) -> None:
     document = await submit_ended(client, mine)
     async with client.get(f"/api/jobs/{document}/output/stdout", headers=mine) as response:
         found |= set(response.headers)
+    left = python("open('a', 'w').write('x')", artifacts=["a"])
+    async with client.post(
+        "/api/execute", json=left, headers={**mine, "Prefer": "wait=60"}
+    ) as response:
+        files = (await response.json())["links"]["files"]
+    async with client.get(f"{files}/a", headers={**mine, "Range": "bytes=0-"}) as response:
+        assert response.status == 206
+        found |= set(response.headers)
     found -= {"Content-Type", "Content-Length", "Date", "Server", "Connection"}
     found -= {"Transfer-Encoding", "Keep-Alive", "Content-Encoding"}
     assert differences(table_http.ANSWER_HEADERS, found) == []
@@ -347,9 +355,11 @@ async def provoke(client: AnyClient, code: str) -> tuple[str, str]:
         return "GET", f"/api/stream/{await submit(client, **SLEEPER)}"
     if code == "not_found":
         return "GET", "/api/jobs/nothing"
-    if code == "storage_full":
-        return "POST", "/api/projects"
-    return "POST", "/api/execute"
+    if code == "range_not_satisfiable":
+        job = await submit(client, **python("open('a', 'w')", artifacts=["a"]))
+        await follow(client, job)
+        return "GET", f"/api/jobs/{job}/files/a"
+    return "POST", "/api/projects" if code == "storage_full" else "/api/execute"
 
 
 @web.middleware
@@ -378,7 +388,7 @@ async def test_a_code_is_really_answered(start: Start, code: str) -> None:
             "log_memory_bytes": 70_000,
             "disk_bytes": 0,
         },
-        engine={"blob_bytes": 1},
+        engine={"blob_bytes": 1 if code == "storage_full" else 100_000},
         sandbox={"backend": "plain", "allow": ["missing"]},
         plugins=(plugin(Missing),),
         auth={"tokens": [token]} if code == "unauthorized" else {},
@@ -388,7 +398,7 @@ async def test_a_code_is_really_answered(start: Start, code: str) -> None:
         if code == "rate_limited":
             first = await stack.enter_async_context(client.get(path))
             assert first.status == 200
-        asked = client.request(method, path, data=BODIES.get(code))
+        asked = client.request(method, path, data=BODIES.get(code), headers={"Range": "bytes=9-"})
         response = await stack.enter_async_context(asked)
         document = await problem(response, table_http.STATUS[code], code)
         retried = code in ("queue_full", "rate_limited", "shutting_down", "storage_full")

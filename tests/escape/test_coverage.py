@@ -54,7 +54,10 @@ ELSEWHERE: Mapping[int, tuple[str, ...]] = {
         "tests/jobs/archives/test_zip.py::test_entries_that_overlap",
         "tests/web/test_projects.py::test_a_bomb",
     ),
-    38: ("tests/web/test_refusals.py::test_an_unknown_project_is_named",),
+    38: (
+        "tests/web/test_files.py::test_a_path_that_no_file_has",
+        "tests/web/test_refusals.py::test_an_unknown_project_is_named",
+    ),
     54: ("tests/web/test_refusals.py::test_an_internal_failure_says_nothing",),
     57: ("tests/model/test_hosts.py::test_what_could_be_read_in_two_ways_is_no_host",),
     58: ("tests/backends/test_network.py::test_an_empty_list_is_none",),

@@ -206,6 +206,25 @@ def test_what_is_compiled_must_come_out_of_its_sandbox() -> None:
     assert refused.value.path == "$.cases"
 
 
+def test_files_can_only_be_taken_out_of_a_sandbox_that_can_be_read() -> None:
+    asked: dict[str, Any] = {"artifacts": ("a", "b/*")}
+    with_cases: dict[str, Any] = {"workers": READABLE, "cases": (Case(),)}
+    assert resolved(workers=READABLE, **asked).artifacts == ("a", "b/*")
+    for more in ({}, with_cases):
+        with pytest.raises(InvalidJob) as refused:
+            resolved(**asked, **more)
+        assert refused.value.path == "$.artifacts"
+
+
+def test_patterns_have_bounds() -> None:
+    most = ("a" * 128,) * 32
+    assert resolved(workers=READABLE, artifacts=most).artifacts == most
+    for patterns in ((*most, "a"), (*most[1:], "a" * 129), ("a", "/b")):
+        with pytest.raises(InvalidJob) as refused:
+            resolved(workers=READABLE, artifacts=patterns)
+        assert str(refused.value.path).startswith("$.artifacts")
+
+
 def test_a_language_is_recorded_by_its_name() -> None:
     assert resolved(language="s").language == "script"
     assert resolved(command=("a",)).language is None

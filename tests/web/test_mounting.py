@@ -55,6 +55,7 @@ async def print_one(client: AnyClient, prefix: str) -> None:
         "cancel": f"{prefix}/api/jobs/{body['jobId']}",
         "output": f"{prefix}/api/jobs/{body['jobId']}/output/stdout",
         "cast": f"{prefix}/api/jobs/{body['jobId']}/cast",
+        "files": f"{prefix}/api/jobs/{body['jobId']}/files",
     }
     assert response.headers["Location"] == body["links"]["job"]
     async with client.get(body["links"]["stream"]) as response:

@@ -164,7 +164,7 @@ WRONG = [
     place("metadata", **P, metadata={str(number): "" for number in range(65)}),
     place("sandbox", **P, sandbox="docker"),
     place("terminal.cols", **P, terminal={"cols": 0, "rows": 24}),
-    place("artifacts", **P, artifacts=["*"]),
+    place("artifacts[0]", **P, artifacts=["/a"]),
 ]
 
 

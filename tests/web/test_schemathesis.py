@@ -46,6 +46,11 @@ checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "403", "409",
 include-operation-id = "uploadProject"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "413", "429"]
 
+# Nor what the path of a file is: without `..`, for example.
+[[operations]]
+include-operation-id = "readFile"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "304", "400", "404"]
+
 # A replay may be as slow as one likes.
 [[operations]]
 include-operation-id = "followJob"

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -157,6 +157,18 @@ class DiskBlobs:
         if not stored.jobs:
             del self._held[blob_id]
         self._free_if_unused(stored)
+
+    def adopt(self, blob_id: str) -> None:
+        """Let a blob expire no more: it belongs to the record of a job, and goes with it."""
+        stored = self._find(blob_id)
+        if stored is not None:
+            stored.facts = replace(stored.facts, expires_at=None)
+
+    def drop(self, blob_id: str) -> None:
+        """Delete a blob, if it is there, without waiting until its space is free."""
+        stored = self._blobs.get(blob_id)
+        if stored is not None:
+            self._forget(stored)
 
     def expire(self) -> list[asyncio.Future[None]]:
         """Delete the blobs whose time is over; return what frees their space."""

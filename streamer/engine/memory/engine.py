@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
+from streamer.engine.blobs import JobFile
 from streamer.engine.interface import (
     Cancel,
     CancelResult,
@@ -108,6 +109,8 @@ class MemoryEngine:
         self.blobs = DiskBlobs(blobs or BlobLimits(0), wall_clock=wall_clock)
         # Without a reference to this object, which could not be told of when it is dropped then.
         self._table.release = partial(_release, self.blobs)
+        self._table.adopt = partial(_adopt, self.blobs)
+        self._table.drop = partial(_drop, self.blobs)
         self._workers: dict[str, Capabilities] = {}
         self._draining = False
         self._closed = False
@@ -234,6 +237,9 @@ class MemoryEngine:
         self._table.forget(record)
         return True
 
+    async def files(self, job_id: str) -> Sequence[JobFile]:
+        return self._table.get(job_id).files
+
     async def capabilities(self) -> Sequence[Capabilities]:
         """Return what the workers have published; they live as long as this process."""
         return tuple(self._workers.values())
@@ -351,6 +357,14 @@ def _takes(job: JobFacts, sent: Input | Eof | Signal | Resize) -> bool:
 def _release(blobs: DiskBlobs, job: ResolvedJob) -> None:
     if job.project is not None:
         blobs.release(job.project.blob_id)
+
+
+def _adopt(blobs: DiskBlobs, file: JobFile) -> None:
+    blobs.adopt(file.blob.id)
+
+
+def _drop(blobs: DiskBlobs, file: JobFile) -> None:
+    blobs.drop(file.blob.id)
 
 
 def _cancelled(job: JobFacts) -> Complete:

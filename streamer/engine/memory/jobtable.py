@@ -18,6 +18,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
+from streamer.engine.blobs import JobFile
 from streamer.engine.interface import Idempotency, JobPlace, JobState, JobView
 from streamer.engine.memory.fairqueue import FairQueue
 from streamer.engine.memory.forgottenkeys import ForgottenKeys, other_request
@@ -68,6 +69,8 @@ class Record:
     finished_at: float | None = None
     keep_until: float = 0.0
     result: tuple[str, bytes] | None = None
+    files: Sequence[JobFile] = ()
+    """What it has left, once it is over."""
     sent: int = 0
     """The highest number of what was sent to it."""
     received: Received = field(default_factory=Received)
@@ -137,6 +140,10 @@ class JobTable:
         """Called for each job that is over."""
         self.release: Callable[[ResolvedJob], None] = lambda _: None
         """Called with what a job was submitted with, once it is over."""
+        self.adopt: Callable[[JobFile], None] = lambda _: None
+        """Called for each file that a job has left, once it is over."""
+        self.drop: Callable[[JobFile], None] = lambda _: None
+        """Called for each when the job is deleted."""
         self._created_at = -math.inf
         self._records: dict[str, Record] = {}
         self._finished: OrderedDict[str, Record] = OrderedDict()
@@ -250,8 +257,13 @@ class JobTable:
         if record.first_output_at is None and any(kind == "output" for kind, _ in events):
             record.first_output_at = self._wall_clock()
 
-    def end(self, record: Record, events: Sequence[tuple[str, bytes]]) -> None:
-        """End the job with these events, the last of them terminal.
+    def end(
+        self,
+        record: Record,
+        events: Sequence[tuple[str, bytes]],
+        files: Sequence[JobFile] = (),
+    ) -> None:
+        """End the job with these events, the last of them terminal, and the files that it left.
 
         Everything it was submitted with is dropped, except what its record shows.
         """
@@ -274,16 +286,23 @@ class JobTable:
         if record.job is not None:
             self.release(record.job)
         record.job = None
+        record.files = tuple(files)
+        for file in files:
+            self.adopt(file)
         try:
             self.hear(record.view())
         except Exception:
             log.exception("job %s: the listener for finished jobs failed", job_id)
-        record.weight = RECORD_BYTES + sum(map(weigh, (record.facts, record.key, record.result)))
+        kept = (record.facts, record.key, record.result, record.files)
+        record.weight = RECORD_BYTES + sum(map(weigh, kept))
         self.kept_bytes += record.weight
         self.expire()
 
     def forget(self, record: Record) -> None:
-        """Delete a finished job. Readers of its log can continue, as long as there is room."""
+        """Delete a finished job and its files.
+
+        Readers of its files can continue, and those of its log as long as there is room.
+        """
         job_id = record.job_id
         del self._records[job_id], self._finished[job_id]
         self.kept_bytes -= record.weight
@@ -297,6 +316,8 @@ class JobTable:
         if record.key is not None:
             _, digest = self._keys.pop((record.tenant, record.key))
             self._forgotten_keys.add(record.tenant, record.key, digest, record.accepted_at)
+        for file in record.files:
+            self.drop(file)
         record.log.retire()
         if record.log.size_bytes:
             self._forgotten.add(record.log)

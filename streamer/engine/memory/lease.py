@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Final, Literal
 
+from streamer.engine.blobs import JobFile
 from streamer.engine.interface import Cancel, Control, Eof, Input, LeaseLost, Lost
 from streamer.engine.memory.inbox import Inbox
 from streamer.engine.memory.jobtable import JobTable, Record
@@ -77,12 +78,14 @@ class MemoryLease:
         self._table.advance(self._record, state, policy)
         self._inbox.news.set()
 
-    async def finish(self, events: Sequence[tuple[str, bytes]]) -> bool:
-        """End the job with these events; False if it was over or the lease was lost.
+    async def finish(
+        self, events: Sequence[tuple[str, bytes]], files: Sequence[JobFile] = ()
+    ) -> bool:
+        """End the job with these events and files; False if it was over or the lease was lost.
 
         Raises ValueError unless the last of them, and no other, is terminal.
         """
-        if not self._end(events):
+        if not self._end(events, files):
             return False
         await self._retention.enforce(self._record)
         return True
@@ -93,14 +96,14 @@ class MemoryLease:
         size = self._record.weight + _size(events)
         return self._end(events) if self._retention.has_room(self._record, size) else None
 
-    def _end(self, events: Sequence[tuple[str, bytes]]) -> bool:
+    def _end(self, events: Sequence[tuple[str, bytes]], files: Sequence[JobFile] = ()) -> bool:
         terminal = [kind in TERMINAL_KINDS for kind, _ in events]
         if sum(terminal) != 1 or not terminal[-1]:
             raise ValueError("Lease.finish needs exactly one terminal event, as the last one")
         if not self._held:
             return False
         self._given_up = True
-        self._table.end(self._record, events)
+        self._table.end(self._record, events, files)
         return True
 
     async def control(self) -> AsyncIterator[Control]:

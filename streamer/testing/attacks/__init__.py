@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from streamer.testing.attack import Attack
+from streamer.testing.attacks.artifacts import ATTACKS as ARTIFACTS
 from streamer.testing.attacks.cases import ATTACKS as CASES
 from streamer.testing.attacks.compiling import ATTACKS as COMPILING
 from streamer.testing.attacks.files import ATTACKS as FILES
@@ -50,6 +51,7 @@ THEMES: Final[Mapping[str, tuple[Attack, ...]]] = {
     "Staying alive": LIFETIME,
     "Forging the verdict": VERDICTS,
     "What is left in the workspace": PLANTED,
+    "The files that it leaves": ARTIFACTS,
     "While compiling": COMPILING,
 }
 

@@ -23,7 +23,7 @@ MAX_LIST: Final = 200
 
 OF_A_JOB: Final = (
     *("showJob", "cancelJob", "followJob", "writeInput", "sendSignal", "resizeTerminal"),
-    *("readOutput", "readRecording", "listReaders", "followJobs"),
+    *("readOutput", "readRecording", "listReaders", "followJobs", "listFiles", "readFile"),
 )
 
 EXECUTE: Final = Operation(

@@ -39,6 +39,7 @@ CODES: Final[Mapping[str, tuple[int, str]]] = {
     "conflict": (409, "the job, or an earlier request with the same key, does not allow it"),
     "gone": (410, "it is no longer kept"),
     "payload_too_large": (413, "the body, or what is in it, is larger than is ever allowed"),
+    "range_not_satisfiable": (416, "the file has no byte in the range"),
     "queue_full": (429, "the queue is full"),
     "rate_limited": (429, "the caller's share is used up, or there is no room at the moment"),
     "storage_full": (429, "there is no disk space for it at the moment"),
@@ -55,6 +56,7 @@ PLACES: Final[Mapping[str, str]] = {
     "job_id": "[0-9a-z]{1,64}",
     "project_id": "[0-9a-z]{1,64}",
     "stream": "stdout|stderr",
+    "path": r"[\s\S]+",
 }
 """The patterns of what stands in a path."""
 

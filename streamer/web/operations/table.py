@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from streamer.web.operations import jobs, projects, service, streams
+from streamer.web.operations import files, jobs, projects, service, streams
 from streamer.web.operations.operation import Operation
 
 __all__ = ["OPERATIONS", "TAGS"]
@@ -17,6 +17,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     jobs.WRITE,
     jobs.SIGNAL,
     jobs.RESIZE,
+    files.LIST,
+    files.READ,
     streams.FOLLOW,
     streams.FOLLOW_MANY,
     streams.OUTPUT,
@@ -38,6 +40,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
 
 TAGS: Final = {
     "jobs": "Submit jobs, and act on them.",
+    "files": "The files that jobs leave.",
     "streams": "Follow jobs: events, output, recordings.",
     "projects": "Upload folders of files once, and run any number of jobs in copies of them.",
     "service": "What the service can run, how busy and how healthy it is.",

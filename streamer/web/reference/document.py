@@ -51,6 +51,7 @@ PLACE_TEXTS: Final = {
     "job_id": "The id of the job.",
     "project_id": "The id of the project.",
     "stream": "Which output.",
+    "path": "The path of the file in the workspace; slashes in it may be percent-encoded.",
 }
 
 LINKED: Final = {
@@ -58,6 +59,7 @@ LINKED: Final = {
     "job_id": "$response.body#/jobId",
     "project_id": "$response.body#/projectId",
     "stream": "stdout",
+    "path": "out.txt",
 }
 """What a link gives to the parameters of its operation."""
 JOB_IN_PROJECT: Final = {"language": "python", "projectId": "$response.body#/projectId"}
@@ -67,6 +69,7 @@ RETRY_AFTER: Final = Header(
 )
 HEADERS: Final = {
     401: [Header("WWW-Authenticate", "How to log in.", {"type": "string"}, always=False)],
+    416: [Header("Content-Range", "The size of the file.", {"type": "string"})],
     429: [RETRY_AFTER],
     # A sandbox that does not work is not mended by time.
     503: [replace(RETRY_AFTER, always=False)],

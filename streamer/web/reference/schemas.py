@@ -79,7 +79,7 @@ def _with_names(value: Any, renamed: dict[str, str]) -> Any:
         if (ref := value.get("$ref")) in renamed:
             value = {**value, **component(renamed[ref])}
         return {key: _with_names(inner, renamed) for key, inner in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):  # a default may be a tuple
         return [_with_names(inner, renamed) for inner in value]
     return value
 

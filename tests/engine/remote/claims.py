@@ -71,5 +71,5 @@ class Claims:
             claim = self._server.claim
             self._take(await self._wire.call(claim, self._worker, self._number, 0, None))
         for lease in self._left:
-            await self._wire.call(self._server.finish, lease.token, 1, [END])
+            await self._wire.call(self._server.finish, lease.token, 1, [END], [])
         self._left.clear()

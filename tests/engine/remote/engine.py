@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, Literal
 
+from streamer.engine.blobs import JobFile
 from streamer.engine.interface import (
     Cancel,
     CancelResult,
@@ -136,6 +137,9 @@ class RemoteEngine:
 
     async def purge(self, job_id: str) -> bool:
         return await self._wire.call(self._server.purge, job_id)
+
+    async def files(self, job_id: str) -> Sequence[JobFile]:
+        return await self._wire.call(self._server.files, job_id)
 
     async def capabilities(self) -> Sequence[Capabilities]:
         return await self._wire.call(self._server.capabilities)

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, Literal, TypeVar
 
+from streamer.engine.blobs import JobFile
 from streamer.engine.interface import (
     Cancel,
     Control,
@@ -53,9 +54,11 @@ class RemoteLease:
     ) -> None:
         await self._write(self._server.state, state, policy)
 
-    async def finish(self, events: Sequence[tuple[str, bytes]]) -> bool:
+    async def finish(
+        self, events: Sequence[tuple[str, bytes]], files: Sequence[JobFile] = ()
+    ) -> bool:
         try:
-            return await self._write(self._server.finish, list(events))
+            return await self._write(self._server.finish, list(events), list(files))
         except LeaseLost:
             return False
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from streamer.engine.blobs import JobFile
 from streamer.engine.interface import (
     Cancel,
     CancelResult,
@@ -226,6 +227,9 @@ class Server:
     async def purge(self, job_id: str) -> bool:
         return await self.engine.purge(job_id)
 
+    async def files(self, job_id: str) -> list[JobFile]:
+        return list(await self.engine.files(job_id))
+
     async def capabilities(self) -> list[Capabilities]:
         return list(await self.engine.capabilities())
 
@@ -294,9 +298,11 @@ class Server:
         held = self._get(token)
         await self._once(held, number, lambda: held.lease.state(state, policy))
 
-    async def finish(self, token: str, number: int, events: list[tuple[str, bytes]]) -> bool:
+    async def finish(
+        self, token: str, number: int, events: list[tuple[str, bytes]], files: list[JobFile]
+    ) -> bool:
         held = self._get(token)
-        return bool(await self._once(held, number, lambda: held.lease.finish(events)))
+        return bool(await self._once(held, number, lambda: held.lease.finish(events, files)))
 
     async def next_item(self, token: str, kind: Items, after: int) -> SentItem | None:
         """Wait for the item after number `after`, which the caller has thereby acknowledged."""
