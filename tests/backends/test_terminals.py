@@ -252,7 +252,10 @@ async def test_the_rest_is_hung_up_when_the_program_ends(service: Parts) -> None
     assert (ran.text(), ran.verdict) == ("hung up\r\n", "exited 3")
 
 
-async def test_a_shell_that_ignores_sigterm_is_hung_up_when_it_is_cancelled(service: Parts) -> None:
+async def test_a_shell_that_ignores_sigterm_is_hung_up_when_it_is_cancelled(
+    backend: str, open_service: OpenService
+) -> None:
+    service = await open_service(backend, sandbox={"kill_grace_s": 10})
     async with at(service, command=("bash", "--norc", "--noprofile", "-i")) as typist:
         await typist.sees(r"\$ ")
         await typist.types("trap 'echo hung up >&2' EXIT\r")

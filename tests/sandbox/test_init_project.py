@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import struct
@@ -36,8 +37,12 @@ def unpack(init: Init, stored: bytes) -> None:
         file.write(stored)
         file.flush()
         fd = os.open(f"/proc/self/fd/{file.fileno()}", os.O_RDONLY)
-        socket.send_fds(init.sock, [struct.pack("<I", 1) + b"Z"], [fd])
-        os.close(fd)
+        hand_over(init, fd)
+
+
+def hand_over(init: Init, fd: int) -> None:
+    socket.send_fds(init.sock, [struct.pack("<I", 1) + b"Z"], [fd])
+    os.close(fd)
 
 
 def found(folder: Path) -> dict[str, bytes | None]:
@@ -185,12 +190,14 @@ def test_a_project_with_the_descriptors_of_a_program(init: Init) -> None:
     assert init.read()[0] == b"E"
 
 
-def test_its_descriptor_is_closed(init: Init) -> None:
-    def open_files() -> int:
-        return len(os.listdir(f"/proc/{init.process.pid}/fd"))
-
-    before = open_files()
+def test_its_descriptor_is_closed(init: Init, tmp_path: Path) -> None:
+    upload = tmp_path / "upload"
     for stored in (project(("a", b"x")), b"", project(("a", b"x"))):
-        unpack(init, stored)
+        upload.write_bytes(stored)
+        fd = os.open(upload, os.O_RDONLY)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        hand_over(init, fd)
         init.files_written()
-    assert open_files() == before
+        # The lock is that of the open file, and goes with its last descriptor (flock(2)).
+        with upload.open() as again:
+            fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -175,7 +175,8 @@ async def test_a_template_that_does_not_end_is_told(
     assert (await run_job(service, command=("echo", "1"))).out == "1\n"
     assert service.worker.pool is not None
     templates = service.worker.pool.templates
-    (kept,) = templates._kept.values()
+    # That of the test of the backend may show more.
+    every = [*templates._kept.values()]
 
     async def until_ready(status: int) -> Mapping[str, bool]:
         async with asyncio.timeout(20):
@@ -187,7 +188,8 @@ async def test_a_template_that_does_not_end_is_told(
                 await asyncio.sleep(0.01)
 
     ice.freeze()
-    templates._end(kept)
+    for kept in every:
+        templates._end(kept)
     assert not (await until_ready(503))["takedown"]
     ice.thaw()
     assert (await until_ready(200))["takedown"]
