@@ -205,11 +205,14 @@ async def test_who_still_takes_an_answer_is_not_idle(tmp_path: Path) -> None:
                         answered = sum("/api/jobs/" in line for line in served.lines)
                         if sent == answered:
                             break
-                while True:
-                    (new,) = await stack.enter_async_context(crowd(served, 1))
-                    with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-                        if await ask(new) == 200:
-                            break
+                seated = False
+                while not seated:
+                    async with AsyncExitStack() as unless_seated:
+                        (new,) = await unless_seated.enter_async_context(crowd(served, 1))
+                        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                            seated = await ask(new) == 200
+                        if seated:
+                            await stack.enter_async_context(unless_seated.pop_all())
                 assert await asyncio.wait_for(later[0].read(), 30) == b"", "it made room"
             slow.sendall(asked + b"Connection: close\r\n\r\n")
             slow.settimeout(30)
