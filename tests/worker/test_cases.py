@@ -292,7 +292,7 @@ async def test_the_next_sandbox_is_opened_ahead_if_there_is_room(
     assert told(ran) == ["exited 0"] * 5
     assert (counted.most, counted.all) == (most, 6)
     assert pool.series._left == room
-    assert pool.held._used == 0
+    assert pool.held._refill.jobs == 0
 
 
 KEEP = """
