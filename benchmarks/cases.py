@@ -22,6 +22,7 @@ from streamer.model.job import Case, JobSpec
 from streamer.worker import execution
 from streamer.worker.assignment import Assignment, CaseOutput
 from streamer.worker.cases import CaseRuns
+from streamer.worker.compilation import Compilation
 from streamer.worker.output import Budget
 from streamer.worker.verdict import JobEnd, Outcome
 
@@ -41,7 +42,9 @@ int main(void) {
 class InOne:
     """Runs every case of a job in the sandbox of its compiler, as no job does."""
 
-    def __init__(self, work: Assignment, end: JobEnd, held: contextlib.AsyncExitStack) -> None:
+    def __init__(
+        self, work: Assignment, _: Compilation, end: JobEnd, held: contextlib.AsyncExitStack
+    ) -> None:
         self._work = work
         self._end = end
         self._held = held
@@ -70,7 +73,12 @@ async def took_s(service: Parts, job: JobSpec) -> float:
 
 
 async def measure(rounds: int, cases: int, backend: str) -> None:
-    async with build({"sandbox": {"backend": backend}, "limits": {"max_cases": 1000}}) as service:
+    config = {
+        "sandbox": {"backend": backend},
+        "limits": {"max_cases": 1000},
+        "compile_cache": {"max_bytes": 0},
+    }
+    async with build(config) as service:
         for name, clocks in (("adds", 0), ("5 ms", 5000)):
             job = JobSpec(language="c", code=SOURCE % clocks, stdin=b"1 2", cases=(Case(),) * cases)
             times: dict[str, list[float]] = {"cases": [], "runs": []}

@@ -45,6 +45,7 @@ from streamer.model.runtime import Runtime, by_name
 __all__ = [
     "ArtifactsConfig",
     "AuthConfig",
+    "CompileCacheConfig",
     "Config",
     "EngineConfig",
     "LimitsConfig",
@@ -268,6 +269,12 @@ class EngineConfig(Section, frozen=True):
         return f"EngineConfig({', '.join(f'{key}={value!r}' for key, value in values.items())})"
 
 
+class CompileCacheConfig(Section, frozen=True):
+    """``[compile_cache]``: what compilers have made, kept for the next job with the program."""
+
+    max_bytes: NotNegative = 256 * MIB
+
+
 class PluginsConfig(Section, frozen=True):
     """``[plugins]``: installed plugins that are not loaded."""
 
@@ -295,6 +302,7 @@ class Config(Section, frozen=True):
     projects: ProjectsConfig = ProjectsConfig()
     artifacts: ArtifactsConfig = ArtifactsConfig()
     engine: EngineConfig = EngineConfig()
+    compile_cache: CompileCacheConfig = CompileCacheConfig()
     auth: AuthConfig = AuthConfig()
     plugins: PluginsConfig = PluginsConfig()
     metrics: MetricsConfig = MetricsConfig()

@@ -219,6 +219,8 @@ class Complete(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """The backend of its sandbox."""
     phase: PhaseName
     """Which program was the last one; ``compile`` if that failed."""
+    cached: bool = False
+    """Whether no compiler ran, since what it makes was still there of an earlier job of yours."""
     cases: tuple[CaseEnd, ...] | None = None
     """The verdicts of the cases that ran, in their order; only of a job with cases."""
     artifacts_failed: tuple[ArtifactFailure, ...] = ()

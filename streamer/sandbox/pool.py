@@ -29,6 +29,7 @@ from streamer.sandbox.drivers.gated import Gated, start
 from streamer.sandbox.drivers.spawn import start_command
 from streamer.sandbox.forks import ForkBounds, Forks
 from streamer.sandbox.held import HeldSandboxes
+from streamer.sandbox.host.replaced import What
 from streamer.sandbox.host.state import StateFolder, state_folder
 from streamer.sandbox.host.users import JobUsers
 from streamer.sandbox.launch import explained, places_of, same_paths, session_of
@@ -195,6 +196,15 @@ class Pool:
         await self.held.close()
         await self.templates.close()
         await self.lookout.close()
+
+    async def shown_now(
+        self, shape: Shape, program: Program, more: Sequence[str]
+    ) -> Mapping[str, What]:
+        """Return what is now at the paths that make a sandbox and a program in it what they are.
+
+        `more` are further paths. Raises `SandboxFailure` if it takes too long, OSError.
+        """
+        return await self.lookout.seen((*self._shows(shape, program), *more))
 
     def _shows(self, shape: Shape, program: Program | None) -> Sequence[str]:
         """Return the paths of the host that make a sandbox, and a program in it, what they are.

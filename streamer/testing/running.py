@@ -121,7 +121,10 @@ async def open_service(
     plugins = [] if type(known) is backend else [plugin(backend)]
     # Logs on disk would add a descriptor to this process.
     streams = {"disk_bytes": 0, **config.get("streams", {})}
-    tree = Config.from_mapping({**config, "sandbox": sandbox, "streams": streams})
+    # And a program that was compiled before would be no new one.
+    cache = {"max_bytes": 0, **config.get("compile_cache", {})}
+    sections = {**config, "sandbox": sandbox, "streams": streams, "compile_cache": cache}
+    tree = Config.from_mapping(sections)
     async with build(tree, plugins) as service:
         yield service
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from streamer.config.artifacts import ArtifactsConfig
 from streamer.engine.blobs import Blobs
+from streamer.model.events import JobEvent
 from streamer.model.job import Phase, ResolvedJob, Step
 from streamer.sandbox.network.proxy import Outbound
 from streamer.sandbox.pool import Pool
@@ -16,6 +17,7 @@ from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.shape import Run, RunEnd, StoredProject
 from streamer.worker import prepare
 from streamer.worker.artifacts import Collected, Collection
+from streamer.worker.compilecache import CompileCache
 from streamer.worker.output import Budget, OutputPump
 from streamer.worker.program import Patience, ProgramRun, environment
 from streamer.worker.requests import JobRequests
@@ -30,12 +32,17 @@ STOP_S: Final = 60.0
 """The time limit from a job's stop to its verdict: more than all waits in between."""
 
 
+WriteNow = Callable[[Sequence[JobEvent]], bool]
+Write = Callable[[Sequence[JobEvent]], Awaitable[None]]
+
+
 @dataclass(frozen=True, slots=True)
 class ExecutionSettings:
     path: str
     blobs: Blobs
     patience: Patience
     on_output_limit: Literal["kill", "truncate"]
+    cache: CompileCache
     artifacts: ArtifactsConfig = field(default_factory=ArtifactsConfig)
     outbound: Outbound = field(default_factory=Outbound)
 
@@ -111,9 +118,21 @@ class Assignment:
         await self.writer.state(state, policy)
 
     async def run(
-        self, sandbox: Sandbox, job: ResolvedJob, step: Step, case: CaseOutput | None = None
+        self,
+        sandbox: Sandbox,
+        job: ResolvedJob,
+        step: Step,
+        case: CaseOutput | None = None,
+        heard: Callable[[Sequence[JobEvent]], None] | None = None,
     ) -> tuple[RunEnd, Outcome]:
-        """Run one program to its end; return that and its reason."""
+        """Run one program to its end; return that and its reason.
+
+        `heard` is called with all events of its output.
+        """
+        write_now: WriteNow = self.writer.write_now
+        write: Write = self.writer.write
+        if heard is not None:
+            write_now, write = _heard_too(heard, write_now, write)
         budget = self.budget if case is None else case.budget
         stop = self.stop if case is None else case.stop
         kills = self.settings.on_output_limit == "kill"
@@ -122,8 +141,8 @@ class Assignment:
             budget=budget,
             as_base64=job.output_encoding == "base64",
             elapsed_ms=self.writer.elapsed_ms,
-            write_now=self.writer.write_now,
-            write=self.writer.write,
+            write_now=write_now,
+            write=write,
             on_exceeded=lambda: self._output_exceeded(stop) if kills else None,
             case=None if case is None else case.index,
         )
@@ -160,3 +179,18 @@ class Assignment:
 
     def _output_exceeded(self, stop: Stop) -> None:
         (self.stop if self.budget.exceeded else stop).request("output_limit")
+
+
+def _heard_too(
+    heard: Callable[[Sequence[JobEvent]], None], now: WriteNow, later: Write
+) -> tuple[WriteNow, Write]:
+    def write_now(events: Sequence[JobEvent]) -> bool:
+        if taken := now(events):
+            heard(events)
+        return taken
+
+    async def write(events: Sequence[JobEvent]) -> None:
+        heard(events)
+        await later(events)
+
+    return write_now, write

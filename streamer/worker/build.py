@@ -13,6 +13,7 @@ import os
 import stat
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
 
@@ -25,7 +26,7 @@ from streamer.sandbox.listing import Entry
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.shape import FilesDoNotFit
 
-__all__ = ["BUILD", "NoRoom", "store_build"]
+__all__ = ["BUILD", "Build", "NoRoom", "store_build"]
 
 T = TypeVar("T")
 
@@ -33,6 +34,11 @@ BUILD: Final = "build"
 """The kind of such a blob."""
 
 PIECE_BYTES: Final = 1024 * 1024
+
+KEEP_S: Final = 86_400.0
+"""A build outlives its worker by so much, in an engine that does: usually it is deleted before."""
+
+AS_STORED: Final = (0o644, 0o755)
 
 THREADS: Final = ThreadPoolExecutor(2, "streamer-builds")
 """Only for reading what compilers have left, so that nothing else waits for it."""
@@ -42,18 +48,30 @@ class NoRoom(Exception):
     """The engine has no room for what was compiled."""
 
 
-async def store_build(sandbox: Sandbox, blobs: Blobs, tenant: str, limits: Limits) -> JobProject:
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What was stored; `whole` says that a sandbox that gets it has the same."""
+
+    project: JobProject
+    whole: bool
+
+
+async def store_build(
+    sandbox: Sandbox, blobs: Blobs, tenant: str, limits: Limits, most: int | None = None
+) -> Build:
     """Store the workspace of a sandbox in which no program runs; the caller deletes the blob.
 
-    `limits` are those of the job's compiler. Raises `FilesDoNotFit`, `NoRoom`, `SandboxFailure`.
+    `limits` are those of the job's compiler. Raises `FilesDoNotFit`, also if it has more than
+    `most` bytes, `NoRoom`, `SandboxFailure`.
     """
     listing = await sandbox.list_files(most_inodes(limits))
     if not listing.complete:
         raise FilesDoNotFit
     entries = [entry for entry in listing.entries if _can_be_kept(entry)]
     heads = (len(entries) + 1) * (HEAD.size + MAX_NAME_BYTES)
+    most = limits.disk_bytes + heads if most is None else most
     try:
-        async with blobs.create(tenant, limits.disk_bytes + heads, kind=BUILD) as writer:
+        async with blobs.create(tenant, most, kind=BUILD, keep_s=KEEP_S) as writer:
             build = _Build(writer)
             for entry in entries:
                 await build.add(sandbox, entry)
@@ -65,7 +83,8 @@ async def store_build(sandbox: Sandbox, blobs: Blobs, tenant: str, limits: Limit
         raise NoRoom(f"there is no room for the compiled program: {error}") from error
     except OSError as error:
         raise SandboxFailure(f"the compiled program cannot be kept: {error}") from error
-    return JobProject(blob.id, build.bytes, build.entries)
+    whole = build.whole and len(entries) == len(listing.entries)
+    return Build(JobProject(blob.id, build.bytes, build.entries), whole)
 
 
 def _can_be_kept(entry: Entry) -> bool:
@@ -83,6 +102,7 @@ class _Build:
     def __init__(self, writer: BlobWriter) -> None:
         self.bytes = 0
         self.entries = 0
+        self.whole = True
         self._writer = writer
         self._size = 0
         self._piece = bytearray()
@@ -91,16 +111,19 @@ class _Build:
         """Add a file or folder; one that its own user may not read is left out."""
         if stat.S_ISDIR(entry.mode):
             await self._write(head_of(entry.path, 0, folder=True))
+            self.whole &= stat.S_IMODE(entry.mode) == 0o755
             self.entries += 1
             return
         try:
             fd = await sandbox.open_path(entry.path, os.O_RDONLY)
         except PermissionError:
+            self.whole = False
             return
         try:
             found, content = await _in_thread(partial(_beginning, fd))
             if not stat.S_ISREG(found.st_mode):
-                return
+                raise SandboxFailure("a compiled file became something else while it was read")
+            self.whole &= found.st_nlink == 1 and stat.S_IMODE(found.st_mode) in AS_STORED
             executable = bool(found.st_mode & 0o111)
             await self._write(head_of(entry.path, found.st_size, executable=executable) + content)
             async for piece in _rest(fd, len(content), found.st_size):

@@ -13,33 +13,36 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Self, cast
 
-from streamer.errors import SandboxFailure
 from streamer.model.events import CaseEnd, Reason
-from streamer.model.job import JobCase, JobProject, Phase, ResolvedJob
+from streamer.model.job import JobCase, Phase, ResolvedJob
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.series import Series
 from streamer.sandbox.shape import FilesDoNotFit, StoredProject
 from streamer.worker.assignment import STOP_S, Assignment, CaseOutput
-from streamer.worker.build import store_build
+from streamer.worker.compilation import STORE_S, Compilation
 from streamer.worker.output import Budget
-from streamer.worker.prepare import OPEN_S, opened_blob
+from streamer.worker.prepare import OPEN_S
 from streamer.worker.stop import Stop, Stopped
 from streamer.worker.verdict import JobEnd, Outcome
 from streamer.worker.writer import ENGINE_TIMEOUT_S
 
 __all__ = ["CaseRuns"]
 
-STORE_S: Final = 60.0
-"""The time limit for taking out what a compiler has made."""
-
 NO_VERDICT: Final = ("lost", "shutting_down")
 """Reasons with which a job ends without a verdict."""
 
 
 class CaseRuns:
-    def __init__(self, work: Assignment, end: JobEnd, held: contextlib.AsyncExitStack) -> None:
+    def __init__(
+        self,
+        work: Assignment,
+        compilation: Compilation,
+        end: JobEnd,
+        held: contextlib.AsyncExitStack,
+    ) -> None:
         """`end` gets the sum; `held` closes what is open at the end."""
         self._work = work
+        self._compilation = compilation
         self._job = work.job
         self._end = end
         self._held = held
@@ -53,39 +56,30 @@ class CaseRuns:
         If the job was stopped as a whole it is that reason. Raises `Stopped`, `NoRoom`,
         `FilesDoNotFit` and `SandboxFailure`.
         """
-        build = None
-        if len(self._job.steps) > 1:
-            stored, reason = await self._compiled()
-            if stored is None:
+        build = await self._compilation.found(self._held)
+        if self._compilation.needed and build is None:
+            build, reason = await self._compiled()
+            if build is None:
                 return reason
-            blobs = self._work.settings.blobs
-            build = await self._held.enter_async_context(opened_blob(stored, blobs))
         series = self._held.enter_context(self._work.pool.series.begin())
         jobs = (_job_of(case, self._job) for case in self._job.cases)
         return await self._run_all(
             await self._held.enter_async_context(_Sandboxes(self._work, series, jobs, build))
         )
 
-    async def _compiled(self) -> tuple[JobProject | None, Outcome]:
+    async def _compiled(self) -> tuple[StoredProject | None, Outcome]:
         """Run the compiler; return what it has made, or None, and why it ended."""
-        work, step = self._work, self._job.steps[0]
-        blobs = work.settings.blobs
+        work = self._work
         async with contextlib.AsyncExitStack() as held:
             sandbox = await work.opened(held)
-            work.expect_in(STOP_S + STORE_S + step.limits.wall_time_s + self._of_a_case_s)
+            compiling_s = work.job.steps[0].limits.wall_time_s
+            work.expect_in(STOP_S + STORE_S + compiling_s + self._of_a_case_s)
             await work.put_files(sandbox)
-            await work.tell_state("compiling", sandbox, first=True)
-            result, reason = await work.run(sandbox, self._job, step)
-            self._end.add(result, Phase.COMPILE.value)
+            reason = await self._compilation.run(sandbox)
             if reason != "exited" or self._end.status != 0:
                 return None, reason
-            try:
-                async with work.stop.unless_requested(STORE_S):
-                    build = await store_build(sandbox, blobs, self._job.tenant, step.limits)
-            except TimeoutError:
-                raise SandboxFailure(f"its files were not read within {STORE_S:.0f} s") from None
-            self._held.push_async_callback(blobs.delete, build.blob_id)
-        return build, reason
+            return await self._compilation.stored(sandbox, self._held), reason
+        raise AssertionError
 
     @property
     def _of_a_case_s(self) -> float:
@@ -118,7 +112,7 @@ class CaseRuns:
             ready = await sandboxes.next()
             if not self._told_running:
                 self._told_running = True
-                first = len(self._job.steps) == 1
+                first = not self._compilation.needed or self._compilation.cached
                 await work.tell_state("running", ready.sandbox, first=first)
             output = CaseOutput(index, budget, ready.stop)
             result, reason = await work.run(ready.sandbox, ready.job, ready.job.steps[0], output)

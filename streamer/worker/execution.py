@@ -29,6 +29,7 @@ from streamer.worker.artifacts import Collected, discard
 from streamer.worker.assignment import STOP_S, Assignment, ExecutionSettings
 from streamer.worker.build import NoRoom
 from streamer.worker.cases import CaseRuns
+from streamer.worker.compilation import Compilation
 from streamer.worker.output import Budget
 from streamer.worker.requests import JobRequests
 from streamer.worker.steps import run_steps
@@ -70,6 +71,7 @@ class Execution:
         self._waiting: asyncio.Timeout | None = None
         """The time limit for the verdict and the cleanup, while they are waited for."""
         self._requests = JobRequests(lease, self.stop)
+        self._compilation: Compilation | None = None
         self._cases: CaseRuns | None = None
         self._collected = Collected()
         self.over = asyncio.Event()
@@ -213,11 +215,12 @@ class Execution:
             expect_in=self._stopped_in,
             collected=self._collected,
         )
+        self._compilation = compilation = Compilation(work, end)
         try:
             if self._job.cases:
-                self._cases = CaseRuns(work, end, held)
+                self._cases = CaseRuns(work, compilation, end, held)
                 return await self._cases.run()
-            return await run_steps(work, end, held)
+            return await run_steps(work, compilation, end, held)
         except Stopped:
             return self._stop.requested.result()
 
@@ -234,6 +237,7 @@ class Execution:
             sandbox=self._job.backend,
             output_bytes=self._budget.taken,
             output_truncated=self._budget.cut,
+            cached=self._compilation is not None and self._compilation.cached,
             cases=None if self._cases is None else tuple(self._cases.ends),
             artifacts_failed=tuple(self._collected.failed),
         )

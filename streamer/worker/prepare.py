@@ -17,7 +17,7 @@ from streamer.sandbox.shape import Fork, Program, Shape, StoredProject
 from streamer.worker.program import environment
 from streamer.worker.stop import Stop, Stopped
 
-__all__ = ["OPEN_S", "Lend", "opened", "opened_blob", "put_files"]
+__all__ = ["OPEN_S", "Lend", "opened", "opened_blob", "put_files", "shape_of"]
 
 log: Final = logging.getLogger(__name__)
 
@@ -44,14 +44,7 @@ async def opened(
 
     `path` is the jobs' PATH. Raises `Stopped`, and `SandboxFailure`.
     """
-    shape = Shape(
-        job.backend,
-        job.limits,
-        network=job.network,
-        read_only=job.read_only,
-        etc=job.etc,
-        terminal=job.terminal is not None,
-    )
+    shape = shape_of(job)
     try:
         async with stop.unless_requested(OPEN_S):
             sandbox = await lend(shape, _program(job, path))
@@ -71,6 +64,17 @@ async def opened(
     except OSError as error:
         raise SandboxFailure(f"the host refuses something that it needs: {error}") from error
     return sandbox
+
+
+def shape_of(job: ResolvedJob) -> Shape:
+    return Shape(
+        job.backend,
+        job.limits,
+        network=job.network,
+        read_only=job.read_only,
+        etc=job.etc,
+        terminal=job.terminal is not None,
+    )
 
 
 def _program(job: ResolvedJob, path: str) -> Program | None:

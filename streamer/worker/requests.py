@@ -29,6 +29,8 @@ class JobRequests:
         self._sandbox: Sandbox | None = None
         self._signals: list[int] = []
         """Those that wait for a program, each once, as the kernel keeps pending ones: signal(7)."""
+        self.signalled = False
+        """Whether any has come."""
         self.feed: asyncio.Future[InputFeed] = asyncio.get_running_loop().create_future()
         """The program's input, once there is one."""
         self._size: Resize | None = None
@@ -71,6 +73,7 @@ class JobRequests:
             case Lost():
                 self._stop("lost")
             case Signal(number):
+                self.signalled = True
                 if number not in self._signals:
                     self._signals.append(number)
                 self._pass_signals_on()

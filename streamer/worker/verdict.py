@@ -61,6 +61,7 @@ class JobEnd:
         sandbox: str,
         output_bytes: int,
         output_truncated: bool,
+        cached: bool = False,
         cases: tuple[CaseEnd, ...] | None = None,
         artifacts_failed: tuple[ArtifactFailure, ...] = (),
     ) -> Complete:
@@ -70,6 +71,7 @@ class JobEnd:
             output_truncated=output_truncated,
             sandbox=sandbox,
             phase=self.phase,
+            cached=cached,
             cases=cases,
             artifacts_failed=artifacts_failed,
         )

@@ -20,6 +20,7 @@ from streamer.model.events import Error
 from streamer.sandbox.pool import Pool
 from streamer.sandbox.registry import Backends
 from streamer.worker.assignment import ExecutionSettings
+from streamer.worker.compilecache import CompileCache
 from streamer.worker.execution import Execution
 from streamer.worker.host import WorkerHost
 from streamer.worker.policy import PolicyDigest, policy_digest
@@ -70,6 +71,7 @@ class Worker:
             patience=Patience(config.sandbox.kill_grace_s, config.sandbox.linger_s),
             on_output_limit=config.streams.on_output_limit,
             artifacts=config.artifacts,
+            cache=CompileCache(engine.blobs, config.compile_cache.max_bytes),
         )
         self._strict = config.sandbox.seccomp == "strict"
         self._policies: dict[str, PolicyDigest] = {}
@@ -93,6 +95,8 @@ class Worker:
             self.backends.on_tried = self.host.languages.on_change = self._changed.set
             self.pool = await stack.enter_async_context(self.host.open_pool(self.places))
             self.pool.short_lived = self.short_lived
+            if self.short_lived:
+                self._settings.cache.most_bytes = 0
             self.pool.templates.on_resisting = self._changed.set
             await self.host.check(self.cgroup_level)
             await stack.enter_async_context(started(self.engine, self.pool.folder.path))

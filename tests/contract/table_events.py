@@ -69,6 +69,7 @@ FIELDS: Final[dict[str, Mark]] = {
     "complete.sandbox": KEPT,
     "complete.phase": KEPT,
     "complete.artifactsFailed": ADDED,
+    "complete.cached": ADDED,
     "complete.cases": KEPT,
     "error.code": KEPT,
     "error.message": KEPT,

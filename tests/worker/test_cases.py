@@ -37,7 +37,8 @@ END
 
 
 async def opened(open_service: OpenService, backend: str = "bwrap", **sections: Any) -> Parts:
-    return await open_service(backend, runtimes=[MADE], **sections)
+    without = {"compile_cache": {"max_bytes": 0}}
+    return await open_service(backend, runtimes=[MADE], **{**without, **sections})
 
 
 def made(program: str, *cases: Case, **fields: Any) -> dict[str, Any]:
