@@ -14,7 +14,7 @@ from streamer.config.schema import Config
 from streamer.errors import ConfigError, InvalidJob
 from streamer.jobs.commands import build_steps
 from streamer.jobs.resolve import Resolver
-from streamer.model.capabilities import Capabilities
+from streamer.model.capabilities import BackendFacts, Capabilities
 from streamer.model.job import MIB, JobSpec, Limits, SourceFile
 from streamer.model.languages import DEFAULT_RUNTIMES
 from streamer.model.runtime import Runtime, by_name, sized
@@ -22,6 +22,8 @@ from streamer.worker.tools import find_tool, missing_tools
 from tests.conftest import OpenService
 
 PATH = Config().sandbox.path
+
+BWRAP = {"bwrap": BackendFacts("namespaces")}
 
 
 def tool(folder: Path, name: str, mode: int = 0o755) -> str:
@@ -266,7 +268,7 @@ def test_the_limits_of_a_language_follow_the_configuration_and_the_language() ->
 
     raised = {"run": ["x"], "limits": {"memory_bytes": 700 * MIB}}
     runtimes: dict[str, Any] = {"raised": raised, "plain": {"run": ["x"]}}
-    workers = Capabilities({}, "bwrap", frozenset(runtimes), {}, processors=1, places=1)
+    workers = Capabilities(BWRAP, "bwrap", frozenset(runtimes), {}, processors=1, places=1)
     for default, most in ((100, 2048), (200, 2048), (100, 600), (1000, 2048)):
         limits = {
             "default": {"memory_bytes": default * MIB},
@@ -334,7 +336,7 @@ def test_a_version_by_option() -> None:
 def test_files_of_the_runtime_are_put_beside_the_callers_and_yield_to_them() -> None:
     own = {"run": ["x", "{entry}"], "entry": "main.x", "files": {".x/live": "ours", "b": "too"}}
     config = Config.from_mapping({"runtimes": {"own": own}})
-    workers = Capabilities({}, "bwrap", frozenset({"own"}), {}, processors=1, places=1)
+    workers = Capabilities(BWRAP, "bwrap", frozenset({"own"}), {}, processors=1, places=1)
     resolver = Resolver(config, by_name(config.runtimes))
     spec = JobSpec(language="own", code="c", files=(SourceFile("b", b"theirs"),))
     files = resolver.resolve(spec, "1", workers).files
