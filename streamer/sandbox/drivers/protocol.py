@@ -77,7 +77,7 @@ __all__ = [
     "why_not_hello",
 ]
 
-PROTOCOL: Final = 10
+PROTOCOL: Final = 11
 """The hello has the init's version; in an editable installation it may be an old build."""
 
 SEES_PROC: Final = 1

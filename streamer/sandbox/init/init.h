@@ -11,7 +11,7 @@
 enum { CONTROL = 0 };
 
 /* See streamer/sandbox/drivers/protocol.py, which has the same numbers. */
-enum { PROTOCOL = 10 };
+enum { PROTOCOL = 11 };
 enum { SEES_PROC = 1, UNBOUNDED = 2, FIRST = 4 }; /* flags of 'H' */
 enum { WALK_DISK = 1 }; /* flags of 'C', 'R' and 'U' */
 enum { GROUP_MEMORY = 2, GROUP_TIME = 4, GROUP_SHARE = 8, HOLD = 16, FORK = 32, TERMINAL = 64 }; /* of 'R' */
