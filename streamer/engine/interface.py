@@ -205,18 +205,23 @@ class Broker(Protocol):
         *,
         tenant: str = "",
         idempotency: Idempotency | None = None,
-        only_repeated: bool = False,
     ) -> Submitted:
         """Accept a job and start its log, or refuse at once.
 
         Another submission with a known `job_id` or key returns the same job. Raises `Busy` if the
         queue is full, `RateLimited` if the tenant's share of it is, `TooLarge` if the job could
         never fit into it, `Conflict` if the key was used with another request, `Gone` if the key's
-        job is no longer kept, and `Draining` after `drain`. With `only_repeated` a new key is
-        `Draining` too: a process that stops accepts no job that others would have to run.
+        job is no longer kept, and `Draining` after `drain`.
 
         The blob of the job's project is kept until the job is over, though it is deleted or
         expires; if it was before, `InvalidJob` is raised.
+        """
+
+    async def repeated(self, idempotency: Idempotency, *, tenant: str = "") -> str | None:
+        """Return the id of the job that was submitted with a key, or None if the key is new.
+
+        Also after `drain`, and for a job that could not be submitted any more. Raises `Conflict`
+        and `Gone` as `submit` does.
         """
 
     def follow(self, job_id: str, after: int = 0) -> AbstractAsyncContextManager[JobLogView]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from streamer.config.schema import Config
 from streamer.engine.interface import Broker, Idempotency, JobPlace, JobState, JobView, Stats
-from streamer.errors import Draining, NotFound, unknown_project
+from streamer.errors import Draining, NotFound, StreamerError, unknown_project
 from streamer.jobs.job import Job
 from streamer.jobs.project import Project
 from streamer.jobs.projects import Projects
@@ -76,25 +76,37 @@ class Jobs:
         self, spec: JobSpec, *, tenant: str, idempotency: Idempotency | None = None
     ) -> Job:
         """Do what `submit` does, for a job whose types are known to be right."""
-        draining = self.draining.is_set()
-        if draining and idempotency is None:  # only the engine knows whether a key was used before
-            raise Draining(
-                "the service is shutting down and accepts no new jobs", retry_after_s=5.0
-            )
+        if self.draining.is_set():
+            stops = "the service is shutting down and accepts no new jobs"
+            return await self._repeated(idempotency, tenant, Draining(stops, retry_after_s=5.0))
         workers = await self.capabilities()
         if not workers.places:
             raise Draining(
                 "the service has not started yet: submit once the application has",
                 retry_after_s=5.0,
             )
-        project = await self._project(spec, tenant)
         job_id = _new_job_id()
         files_url = self.files_url(job_id) if spec.artifacts else ""
-        job = self._resolver.resolve(spec, job_id, workers, tenant, project, files_url)
-        submitted = await self._engine.submit(
-            job, tenant=tenant, idempotency=idempotency, only_repeated=draining
-        )
+        try:
+            project = await self._project(spec, tenant)
+            job = self._resolver.resolve(spec, job_id, workers, tenant, project, files_url)
+        except StreamerError as error:
+            # What the first job had may be gone: its project, a language, a sandbox.
+            return await self._repeated(idempotency, tenant, error)
+        submitted = await self._engine.submit(job, tenant=tenant, idempotency=idempotency)
         return Job(self._engine, submitted.job_id, replayed=not submitted.created)
+
+    async def _repeated(
+        self, idempotency: Idempotency | None, tenant: str, error: StreamerError
+    ) -> Job:
+        """Return the first job with a key. Without one `error` is raised."""
+        # Only the engine knows whether a key was used before.
+        first = None
+        if idempotency is not None:
+            first = await self._engine.repeated(idempotency, tenant=tenant)
+        if first is None:
+            raise error
+        return Job(self._engine, first, replayed=True)
 
     async def _project(self, spec: JobSpec, tenant: str) -> Project | None:
         if spec.project_id is None:

@@ -20,7 +20,7 @@ from streamer.engine.interface import (
     LeaseLost,
     Lost,
 )
-from streamer.errors import Draining, UnknownJob
+from streamer.errors import Conflict, Draining, UnknownJob
 from streamer.eventlog.joblog import Event
 from streamer.model.capabilities import BackendFacts, Capabilities
 from streamer.model.events import TERMINAL_KINDS, Complete, Error, Status
@@ -63,14 +63,18 @@ async def test_a_log_tells_the_whole_life_of_a_job(engine: Engine, bench: Bench)
     assert isinstance(events[-1].data, Complete)
 
 
-async def test_who_takes_no_new_jobs_is_answered_for_a_repeated_one(engine: Engine) -> None:
-    key, job = Idempotency("key", b"digest"), make_job()
+async def test_a_key_tells_its_job_without_another_one(engine: Engine) -> None:
+    key = Idempotency("key", b"digest")
+    assert await engine.repeated(key) is None
+    first = await engine.submit(make_job(), idempotency=key)
+    assert await engine.repeated(key) == first.job_id
+    assert await engine.repeated(key, tenant="another") is None
+    with pytest.raises(Conflict):
+        await engine.repeated(Idempotency("key", b"other"))
+    await engine.drain()
+    assert await engine.repeated(key) == first.job_id
     with pytest.raises(Draining):
-        await engine.submit(job, idempotency=key, only_repeated=True)
-    assert (await engine.stats()).waiting == 0
-    first = await engine.submit(job, idempotency=key)
-    again = await engine.submit(make_job(), idempotency=key, only_repeated=True)
-    assert (again.job_id, again.created) == (first.job_id, False)
+        await engine.submit(make_job())
 
 
 async def test_the_state_is_followed_and_the_result_kept(engine: Engine) -> None:

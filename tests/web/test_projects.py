@@ -164,6 +164,30 @@ async def test_a_waiting_job_keeps_its_project(start: Start) -> None:
     await until_stored(parts_of(client).engine.blobs, 0)
 
 
+async def test_a_repeated_submission_finds_its_job_though_the_project_is_gone(
+    start: Start,
+) -> None:
+    client = await start()
+    project = (await upload(client, zip_of(FILES)))["projectId"]
+    body = {"language": "python", "projectId": project}
+    key = {"Idempotency-Key": "one"}
+    async with client.post("/api/execute", json=body, headers=key) as response:
+        first = (await response.json())["jobId"]
+    await until_state(client, first, "complete")
+    async with client.delete(f"/api/projects/{project}") as response:
+        assert response.status == 204
+    async with client.post("/api/execute", json=body, headers=key) as response:
+        assert response.status == 202
+        assert response.headers["Idempotency-Replayed"] == "true"
+        assert (await response.json())["jobId"] == first
+    async with client.post("/api/execute", json={**body, "code": "1"}, headers=key) as response:
+        await problem(response, 409, "conflict")
+    async with client.post(
+        "/api/execute", json=body, headers={"Idempotency-Key": "two"}
+    ) as response:
+        await problem(response, 400, "unknown_project")
+
+
 async def test_a_project_of_another_tenant(start: Start) -> None:
     client = await start(auth=TOKENS)
     project = (await upload(client, zip_of(FILES), headers=ALICE))["projectId"]

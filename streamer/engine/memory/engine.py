@@ -143,14 +143,13 @@ class MemoryEngine:
         *,
         tenant: str = "",
         idempotency: Idempotency | None = None,
-        only_repeated: bool = False,
     ) -> Submitted:
         first = None if idempotency is None else self._table.repeated(tenant, idempotency)
         if first is None and self._table.find(job.job_id) is not None:
             first = job.job_id
         if first is not None:
             return Submitted(first, created=False)
-        if self._draining or only_repeated:
+        if self._draining:
             raise Draining("the service is shutting down and takes no new jobs")
         weight = weight_of(job, idempotency)
         self._admission.check(tenant, weight)
@@ -159,6 +158,9 @@ class MemoryEngine:
         record = self._table.add(job, tenant, idempotency, weight)
         await self._retention.enforce(record)
         return Submitted(job.job_id, created=True)
+
+    async def repeated(self, idempotency: Idempotency, *, tenant: str = "") -> str | None:
+        return self._table.repeated(tenant, idempotency)
 
     def follow(self, job_id: str, after: int = 0) -> AbstractAsyncContextManager[JobLog]:
         """Lend the job's log itself, which has every event at once. Raises `UnknownJob`."""

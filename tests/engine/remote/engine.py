@@ -77,10 +77,11 @@ class RemoteEngine:
         *,
         tenant: str = "",
         idempotency: Idempotency | None = None,
-        only_repeated: bool = False,
     ) -> Submitted:
-        submit = self._server.submit_again if only_repeated else self._server.submit
-        return await self._wire.call(submit, job, tenant, idempotency)
+        return await self._wire.call(self._server.submit, job, tenant, idempotency)
+
+    async def repeated(self, idempotency: Idempotency, *, tenant: str = "") -> str | None:
+        return await self._wire.call(self._server.repeated, tenant, idempotency)
 
     @asynccontextmanager
     async def follow(self, job_id: str, after: int = 0) -> AsyncIterator[JobLog]:

@@ -187,12 +187,8 @@ class Server:
     ) -> Submitted:
         return await self.engine.submit(job, tenant=tenant, idempotency=idempotency)
 
-    async def submit_again(
-        self, job: ResolvedJob, tenant: str, idempotency: Idempotency | None
-    ) -> Submitted:
-        return await self.engine.submit(
-            job, tenant=tenant, idempotency=idempotency, only_repeated=True
-        )
+    async def repeated(self, tenant: str, idempotency: Idempotency) -> str | None:
+        return await self.engine.repeated(idempotency, tenant=tenant)
 
     async def last_id(self, job_id: str) -> int:
         async with self.engine.follow(job_id) as log:
