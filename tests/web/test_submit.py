@@ -29,6 +29,7 @@ async def test_answers_202_with_the_id_and_where_to_look(start: Start) -> None:
             "cancel": f"/api/jobs/{job_id}",
             "output": f"/api/jobs/{job_id}/output/stdout",
             "cast": f"/api/jobs/{job_id}/cast",
+            "files": f"/api/jobs/{job_id}/files",
         },
     }
     assert text(await follow(client, job_id)) == "1\n"
