@@ -181,32 +181,36 @@ async def test_control_c_interrupts_what_is_in_the_foreground_and_control_z_stop
         await typist.sees(r"\$ ")
         await typist.types(f"{sleeping}\r")
         await typist.sees(f"{sleeping}\r\n")
-        await asyncio.to_thread(until_runs, sleeping)
+        await until_in_foreground(sleeping)
         await typist.types("\x1a")
         await typist.sees("Stopped")
         await typist.types("jobs; fg\r")
         await typist.sees(rf"Stopped +{sleeping}\r\n")
         await typist.sees(f"{sleeping}\r\n")
+        await until_in_foreground(sleeping)
         await typist.types("\x03")
         await typist.types("echo status $?; exit 7\r")
         await typist.sees("status 130")
         assert (await typist.ends()).exit_code == 7
 
 
-def commands() -> set[bytes]:
-    """Return the commands of all processes here, with their arguments."""
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            found.add(path.read_bytes())
-    return found
+async def until_in_foreground(command: str) -> None:
+    """Wait until a job's shell has executed it, and it runs and has the terminal (proc_pid_stat(5)).
 
-
-def until_runs(command: str) -> None:
-    """Wait until a job's shell has executed it: before that its child would be stopped."""
+    Before that the shell would get what is typed, or its child that is no program yet.
+    """
     words = command.encode().replace(b" ", b"\0") + b"\0"
-    while words not in commands():
-        pass
+    while not any(is_in_foreground(folder, words) for folder in Path("/proc").glob("[0-9]*")):
+        await asyncio.sleep(0.01)
+
+
+def is_in_foreground(process: Path, words: bytes) -> bool:
+    with contextlib.suppress(OSError):
+        if (process / "cmdline").read_bytes() == words:
+            stat = (process / "stat").read_text().rpartition(")")[2].split()
+            state, _, group, _, _, foreground = stat[:6]
+            return state != "T" and group == foreground
+    return False
 
 
 async def test_a_new_size_is_told_at_once(service: Parts) -> None:
