@@ -101,8 +101,11 @@ class Lookout:
                         self._watches.discard(watch)
                         watch.on_change([*watch.seen])
                     return
+                before = self._seen
                 # Some are watched only since the look began.
-                self._seen = {path: now.get(path, self._seen[path]) for path in self._watched()}
+                self._seen = {path: now.get(path, before[path]) for path in self._watched()}
+                if all(before[path] == what for path, what in self._seen.items()):
+                    continue  # to compare each of hundreds of watches takes milliseconds
                 for watch in [*self._watches]:
                     if changed := watch.changed(now):
                         self._watches.discard(watch)
