@@ -27,6 +27,7 @@ from streamer.sandbox.drivers.template import Template
 from streamer.sandbox.forks import ForkBounds
 from streamer.sandbox.launch import places_of
 from streamer.sandbox.lookout import Lookout, Watch
+from streamer.sandbox.processors import Processors
 from streamer.sandbox.shape import Program
 from streamer.spi import Backend, Host, Identity, LaunchPlan, SandboxJob, Shown, TemplatePlan
 
@@ -36,6 +37,12 @@ log: Final = logging.getLogger(__name__)
 
 IDLE_S: Final = 60.0
 """A template that has made no sandbox for so long is ended."""
+
+SPARE_FOR_EACH_PROCESSOR: Final = 8
+"""If so many wait for each processor, another one is a rest of many jobs at once."""
+
+REST_S: Final = 5.0
+"""It is ended after this time: it is two processes and some MiB."""
 
 FRESH_S: Final = 10.0
 """One used less long ago makes no room for another: they would only replace each other."""
@@ -87,6 +94,7 @@ class Templates:
         self._host = host
         self._lookout = lookout
         self._most = most
+        self._spare = SPARE_FOR_EACH_PROCESSOR * Processors().count
         self._entry = entry
         self._bounds = bounds or ForkBounds()
         self._kept: dict[Key, Kept] = {}
@@ -168,7 +176,9 @@ class Templates:
             if not kept.users and kept in self._retired:
                 self._end(kept)
             elif not kept.users and self._kept.get(kept.key) is kept:
-                kept.idle = asyncio.get_running_loop().call_later(IDLE_S, self._end, kept)
+                unused = sum(not one.users for one in self._kept.values())
+                after_s = IDLE_S if unused <= self._spare else REST_S
+                kept.idle = asyncio.get_running_loop().call_later(after_s, self._end, kept)
 
     async def _find(
         self, plan: TemplatePlan, shown: Sequence[Shown], program: Program | None

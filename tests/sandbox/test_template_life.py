@@ -203,6 +203,27 @@ async def test_an_idle_template_is_ended(pool: Pool, monkeypatch: pytest.MonkeyP
 
 
 @ROOT_ONLY
+async def test_the_rest_of_many_jobs_at_once_is_ended_early(
+    need: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("bwrap")
+    monkeypatch.setattr(templates, "REST_S", 0.01)
+    with pool_of(places=3) as pool:
+        pool.templates._spare = 1
+        async with lent(pool):
+            one = pool.templates.pids
+            async with lent(pool), lent(pool):
+                assert len(pool.templates.pids) == 3 * len(one)
+        async with asyncio.timeout(20):
+            while len(pool.templates.pids) > len(one):
+                await asyncio.sleep(0.01)
+        (kept,) = pool.templates._kept.values()
+        assert kept.idle is not None
+        assert kept.idle.when() > asyncio.get_running_loop().time() + 10
+        await pool.close()
+
+
+@ROOT_ONLY
 async def test_no_job_without_isolation_shares_its_user_with_a_template(
     need: Callable[[str], str],
 ) -> None:
