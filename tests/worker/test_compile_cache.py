@@ -199,7 +199,8 @@ async def test_a_tool_that_is_replaced(open_service: OpenService, tmp_path: Any)
     tool.write_text(f"#!/bin/sh\n{MAKE}\n")
     tool.chmod(0o755)
     for folder in (tmp_path, *tmp_path.parents[:-1]):
-        folder.chmod(folder.stat().st_mode | 0o555)
+        if folder.owner() == tmp_path.owner():
+            folder.chmod(folder.stat().st_mode | 0o555)
     runtime = replace(MADE, compile=(str(tool),), read_only=(str(tool),))
     service = await open_service("bwrap", runtimes=[runtime])
     cached = [(await made(service)).complete.cached for _ in range(2)]
