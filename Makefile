@@ -8,8 +8,11 @@ SOURCES := streamer sandboxes tests examples benchmarks docs setup.py
 PYTEST_ARGS ?=
 # The rows of docs/performance.md that `make bench` measures; all by default.
 SUITES ?=
-# Most tests wait for programs, so three at once suit two processors; PYTEST_ARGS="-n 0" for none.
-WORKERS ?= 3
+# Tests whose outcome is the same for every account.
+ANY_ACCOUNT := $(addsuffix .py,test_architecture test_linear test_packaging) \
+	contract docs engine eventlog interop jobs languages model sse warmed
+# Most tests wait for programs, so four at once suit two processors; PYTEST_ARGS="-n 0" for none.
+WORKERS ?= 4
 # All tests of a class or a module in one process: what they share is set up once, and each attack runs once,
 # since an escape suite runs all of its attacks in each process that is given one. In the order of the files,
 # since the modules with the fewest tests, which would come last, are among the longest.
@@ -31,21 +34,27 @@ UV_GROUP := build/lock/bin/uv pip compile $(UV_OPTIONS) --group
 
 # Which system packages .ci/system-packages sees to.
 NEEDS := run
-setup test test-fast bench escape-matrix: NEEDS := test
+setup test test-thorough test-isolation test-fast bench escape-matrix: NEEDS := test
 
-.PHONY: help setup run test test-fast lint bench escape-matrix architecture languages lock wheel clean system
+.PHONY: help setup run test test-thorough test-isolation test-fast lint bench escape-matrix architecture languages lock wheel clean system
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.dev $(VENV)/.project build/node/.installed ## set everything up for work on the code
 
 run: $(VENV)/.project ## start the service on 127.0.0.1:8080 and show a program's live output
 	@exec $(BIN)/streamer serve --demo examples/ticks.py
 
-test: setup ## run the whole suite; PYTEST_ARGS="-k stream" for a part of it
+test: setup ## run the suite; PYTEST_ARGS="-k stream" for a part of it
+	@$(PYTEST) -m 'not thorough' $(PYTEST_ARGS)
+
+test-thorough: setup ## run the suite, and all of it again in every other way of making sandboxes, as CI does
 	@$(PYTEST) $(PYTEST_ARGS)
+
+test-isolation: setup ## run what may depend on the account that the service runs as
+	@$(PYTEST) -m 'not thorough or isolation' $(ANY_ACCOUNT:%=--ignore=tests/%) $(PYTEST_ARGS)
 
 test-fast: setup ## run the quick tests, in less than a minute: with bwrap and the memory engine only
 	@$(PYTEST) -m 'not slow' $(PYTEST_ARGS)
@@ -80,6 +89,7 @@ lock: $(VENV)/.created ## renew the lock files: newest versions, with their hash
 		install --require-hashes -r requirements/lock.txt
 	$(UV_COMPILE) --all-extras --group dev -o requirements/dev.txt
 	$(UV_COMPILE) --extra cli -c requirements/dev.txt -o requirements/runtime.txt
+	$(UV_COMPILE) --extra cli --extra redis --extra s3 --extra uvloop -c requirements/dev.txt -o requirements/deployed.txt
 	$(UV_COMPILE) -c requirements/dev.txt -o requirements/embedded.txt
 	$(UV_GROUP) build -c requirements/dev.txt -o requirements/build.txt
 	$(UV_GROUP) lock -o requirements/lock.txt

@@ -27,7 +27,7 @@ from typing import Any, Final
 import msgspec
 import uvloop
 
-from benchmarks import runs, streams
+from benchmarks import commands, judging, projects, runs, streams
 from benchmarks.figures import Figure, Report, Row
 from benchmarks.report import write
 from benchmarks.servers import NODE_MODULES
@@ -39,6 +39,7 @@ OPEN_FILES: Final = 20_000
 SUITES: Final[Mapping[str, Callable[[int], Coroutine[Any, Any, list[Figure]]]]] = {
     "latency": runs.latency,
     "start": runs.start,
+    "startup": commands.startup,
     "throughput": runs.throughput,
     "delay": streams.delay,
     "flood": streams.flooding,
@@ -47,6 +48,8 @@ SUITES: Final[Mapping[str, Callable[[int], Coroutine[Any, Any, list[Figure]]]]] 
     "slow": streams.slow,
     "growth": runs.growth,
     "fairness": runs.fairness,
+    "projects": projects.starting,
+    "judging": judging.judging,
 }
 
 

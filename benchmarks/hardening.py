@@ -151,6 +151,7 @@ async def main(rounds: int) -> None:
                 {"bwrap": Bwrap(), "unfiltered": Unfiltered()},
                 state_dir="",
                 cgroup="off",
+                cpu_weight=12,
                 uid_base=FIRST_UID,
                 places=1,
                 users=1,

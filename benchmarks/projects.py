@@ -19,11 +19,17 @@ import zipfile
 from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
+from benchmarks.figures import Figure
+from benchmarks.servers import STREAMER
 from streamer.compose import Parts, build
 from streamer.model.events import Output
 from streamer.model.job import JobSpec
 
+__all__ = ["starting"]
+
 CONTENT: Final = b"x = 1\n" * 40
+FILES: Final = 10_000
+TURNS: Final = 7
 
 
 def names(files: int) -> list[str]:
@@ -78,16 +84,34 @@ async def measure(rounds: int, files: int) -> None:
             began = time.perf_counter()
             project = await projects.upload(sent(data))
             print(f"upload {kind}: {time.perf_counter() - began:.3f} s, {len(data)} bytes")
-        jobs = {
-            "one file": JobSpec(language="python", code="print(1)"),
-            f"{files} files": JobSpec(language="python", project_id=project.id),
-        }
-        times: dict[str, list[float]] = {name: [] for name in jobs}
-        for _ in range(rounds):
-            for name, job in jobs.items():
-                times[name].append(await first_line_s(service, job))
-        for name, taken in times.items():
+        for name, taken in (await _first_lines(service, project.id, rounds, files)).items():
             print(f"{name}: {statistics.median(taken):.3f} s, at most {max(taken):.3f} s")
+
+
+async def _first_lines(
+    service: Parts, project_id: str, rounds: int, files: int
+) -> dict[str, list[float]]:
+    """Return the seconds until the first line of a job with one file and of one with a project."""
+    jobs = {
+        "one file": JobSpec(language="python", code="print(1)"),
+        f"{files:,} files": JobSpec(language="python", project_id=project_id),
+    }
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(rounds):
+        for name, job in jobs.items():
+            times[name].append(await first_line_s(service, job))
+    return times
+
+
+async def starting(rounds: int) -> list[Figure]:
+    """From the submission of a job with a project to the first line of its program."""
+    async with build({"sandbox": {"backend": "bwrap"}}) as service:
+        project = await service.jobs.projects.upload(sent(as_zip(FILES)))
+        times = await _first_lines(service, project.id, TURNS * rounds, FILES)
+    return [
+        Figure(name, "ms", {STREAMER: [each * 1e3 for each in taken]}, plotted=True)
+        for name, taken in times.items()
+    ]
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from benchmarks import plots
+from benchmarks.aims import AIMS
 from benchmarks.figures import TARGETS, Figure, Report, Row, median, percentile, ratio
 
 __all__ = ["write"]
@@ -37,8 +38,9 @@ def write(report: Report, page: Path) -> None:
     pictures = page.with_suffix("")
     head, *texts = re.split(r"^## ", TEXT.read_text(), flags=re.MULTILINE)
     sections = dict(map(_section, texts))
-    load = sections.pop("load")
+    load, aims = sections.pop("load"), sections.pop("aims")
     parts = [head.strip(), _summary(sections, report)]
+    parts += [f"## {aims.title}", aims.meaning, _aims_table(sections, report), aims.costs]
     for name, (title, meaning, costs) in sections.items():
         row = report.rows.get(name)
         if row is None:
@@ -74,6 +76,20 @@ def _summary(sections: Mapping[str, Section], report: Report) -> str:
     if missing:
         table += ["", f"Not measured yet: {', '.join(missing)}."]
     return "\n".join(table)
+
+
+def _aims_table(sections: Mapping[str, Section], report: Report) -> str:
+    rows = [_cells("", "measured", "aim", "reached"), "|---|---:|---:|---|"]
+    for aim in AIMS:
+        value = aim.value(report)
+        if value is None:
+            continue
+        figure = f"{sections[aim.suite].title}: {aim.label}"
+        named = figure if aim.base is None else f"{figure}, x {aim.base}"
+        bound = f"{'at least' if aim.at_least else 'at most'} {plots.number(aim.bound)}"
+        reached = "yes" if aim.reached(value) else "**no**"
+        rows.append(_cells(named, plots.number(value), bound, reached))
+    return "\n".join(rows)
 
 
 def _ratio_text(figures: Sequence[Figure], base: str) -> str:

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any, Final, TypeVar
 
 from benchmarks.client import Client, Stream
-from benchmarks.figures import Figure, median, percentile
+from benchmarks.figures import TARGETS, Figure, median, percentile
 from benchmarks.programs import (
     BARE,
     HELLO,
@@ -22,13 +22,30 @@ from benchmarks.programs import (
     bare_rate,
     pause,
 )
-from benchmarks.servers import EXPRESS, STREAMER, TENANTS, Server, both, express, ours
+from benchmarks.servers import (
+    COLD,
+    EXPRESS,
+    FORKED,
+    STREAMER,
+    TENANTS,
+    Server,
+    both,
+    express,
+    ours,
+)
 
 __all__ = ["Times", "fairness", "growth", "in_turns", "latency", "run", "start", "throughput"]
 
 T = TypeVar("T")
 JOB_TIMEOUT_S: Final = 60
 CELL_S: Final = 2
+REST_S: Final = 0.05
+"""Between two jobs, so that none meets what the one before it has left to do."""
+CALLER_RESTS_S: Final = 0.3
+"""Between two jobs of a caller who is alone: as long as until its next turn in `latency`."""
+SETTLES_S: Final = 1
+LOADS: Final = (1, 4, 16, 64)
+LOAD_ON_ASYNCIO: Final = 4
 NAMES: Final = {"python hello": HELLO, "bash no-op": NOTHING}
 
 
@@ -81,28 +98,39 @@ async def _bare(way: str, job: dict[str, Any]) -> Times:
 async def latency(rounds: int) -> list[Figure]:
     """One job after another: from sending it to its acceptance, first byte and end."""
     figures = []
-    async with both() as servers:
+    async with both() as servers, ours(settings=FORKED) as forked, ours(settings=COLD) as cold:
         for name, job in NAMES.items():
             ways = _ways(servers, job)
+            others = {"forked": forked, "cold": cold} if job is HELLO else {}
+            ways |= {other: partial(run, server.client, job) for other, server in others.items()}
             times: dict[str, list[Times]] = defaultdict(list)
             for turn in range(3 + 30 * rounds):
                 for target in in_turns(list(ways), turn):
+                    await asyncio.sleep(REST_S)
                     took = await ways[target]()
                     if turn >= 3:  # the first ones warm up
                         times[target].append(took)
             served = {server.name: times[server.name] for server in servers}
-            ends = _milliseconds(times, "end")
             if job is HELLO:
-                figures += [
-                    Figure(f"{name}: accepted", "ms", _milliseconds(served, "accepted")),
-                    Figure(
-                        f"{name}: first byte", "ms", _milliseconds(times, "first"), plotted=True
-                    ),
-                ]
-            figures += [
-                Figure(f"{name}: end", "ms", ends, plotted=True),
-                _p95(f"{name}: end, p95", ends),
-            ]
+                accepted = _milliseconds(served, "accepted")
+                figures.append(Figure(f"{name}: accepted", "ms", accepted))
+            compared = {target: times[target] for target in ways if target in TARGETS}
+            figures += _ends(name, compared, first=job is HELLO)
+            for other in others:
+                figures += _ends(f"{name}, {other}", {**compared, STREAMER: times[other]})
+    return figures
+
+
+def _ends(name: str, times: dict[str, list[Times]], *, first: bool = True) -> list[Figure]:
+    """Return when jobs had written something, if `first`, and when they were over."""
+    ends = _milliseconds(times, "end")
+    figures = [
+        Figure(f"{name}: end", "ms", ends, plotted=True),
+        _p95(f"{name}: end, p95", ends),
+    ]
+    if first:
+        began = _milliseconds(times, "first")
+        figures.insert(0, Figure(f"{name}: first byte", "ms", began, plotted=True))
     return figures
 
 
@@ -175,24 +203,61 @@ async def _timed(way: Callable[[], Awaitable[Times]]) -> float:
 async def throughput(rounds: int) -> list[Figure]:
     """As many jobs as a number of callers can run, each one after another, for two seconds."""
     figures = []
-    async with both() as servers:
+    async with both() as servers, ours(settings=FORKED) as forked, ours(with_uvloop=False) as bare:
+        for _ in range(10):
+            await run(forked.client, HELLO)  # the first ones are not forked
         for name, job in NAMES.items():
-            for load in (1, 4, 16, 64):
-                rates: dict[str, list[float]] = defaultdict(list)
-                costs: dict[str, list[float]] = defaultdict(list)
+            for load in LOADS:
+                found = _Rates()
                 for turn in range(rounds):
                     for way in BARE:
                         count = max(30, min(load * 5, 120))
-                        rates[way].append(await bare_rate(way, job, load, count))
+                        found.rates[way].append(await bare_rate(way, job, load, count))
                     for server in in_turns(servers, turn):
-                        rate, cost = await _closed_loop(server, job, load)
-                        rates[server.name].append(rate)
-                        costs[server.name].append(cost)
-                figures += [
-                    Figure(f"{name}, at once", "jobs/s", rates, load, plotted=True, more=True),
-                    Figure(f"{name}: server CPU a job, at once", "ms", costs, load),
-                ]
+                        await found.measure(server.name, server, job, load)
+                    if job is HELLO:
+                        await found.measure("forked", forked, job, load)
+                    if load == LOAD_ON_ASYNCIO:
+                        await found.measure("asyncio", bare, job, load)
+                figures += found.figures(name, load)
     return figures
+
+
+class _Rates:
+    """Jobs a second, and what each costs the server, by target."""
+
+    def __init__(self) -> None:
+        self.rates: dict[str, list[float]] = defaultdict(list)
+        self.costs: dict[str, list[float]] = defaultdict(list)
+
+    async def measure(self, target: str, server: Server, job: dict[str, Any], load: int) -> None:
+        rate, cost = await _closed_loop(server, job, load)
+        self.rates[target].append(rate)
+        self.costs[target].append(cost)
+
+    def figures(self, name: str, load: int) -> list[Figure]:
+        found = []
+        for way, named in ((STREAMER, name), ("forked", f"{name}, forked")):
+            if way in self.rates:
+                rates, costs = self._as_ours(self.rates, way), self._as_ours(self.costs, way)
+                found += [
+                    Figure(f"{named}, at once", "jobs/s", rates, load, plotted=True, more=True),
+                    Figure(f"{named}: server CPU a job, at once", "ms", costs, load),
+                ]
+        if "asyncio" in self.costs:
+            costs = self._as_ours(self.costs, "asyncio")
+            pairs = zip(costs[STREAMER], self.costs[STREAMER], strict=True)
+            more = {STREAMER: [without / with_it for without, with_it in pairs]}
+            found += [
+                Figure(f"{name}: server CPU a job without uvloop, at once", "ms", costs, load),
+                Figure(f"{name}: the same, x that with uvloop, at once", "", more, load),
+            ]
+        return found
+
+    def _as_ours(self, values: dict[str, list[float]], way: str) -> dict[str, list[float]]:
+        """Return the values of all targets, with those of one of our ways as ours."""
+        compared = {target: found for target, found in values.items() if target in TARGETS}
+        return {**compared, STREAMER: values[way]}
 
 
 async def _closed_loop(server: Server, job: dict[str, Any], load: int) -> tuple[float, float]:
@@ -211,7 +276,7 @@ async def _closed_loop(server: Server, job: dict[str, Any], load: int) -> tuple[
 
 async def growth(rounds: int) -> list[Figure]:
     """Thousands of jobs one after another: does memory, latency or a number of files grow?"""
-    blocks, block = 10, 60 * rounds
+    blocks, block = 10, 500 * rounds // 3
     memory: dict[str, list[float]] = defaultdict(list)
     times: dict[str, list[float]] = defaultdict(list)
     files: dict[str, list[float]] = {}
@@ -219,13 +284,15 @@ async def growth(rounds: int) -> list[Figure]:
         for server in servers:
             for _ in range(20):
                 await run(server.client, NOTHING)
+        await asyncio.sleep(SETTLES_S)  # what is opened for jobs to come is there
+        for server in servers:
             files[server.name] = [-float(server.descriptors())]
         for turn in range(blocks):
             for server in in_turns(servers, turn):
                 took = [(await run(server.client, NOTHING)).end for _ in range(block)]
                 times[server.name].append(median(took) * 1e3)
                 memory[server.name].append(server.resident_mib())
-        await asyncio.sleep(1)
+        await asyncio.sleep(SETTLES_S)
         for server in servers:
             files[server.name][0] += server.descriptors()
     growing = {
@@ -257,7 +324,11 @@ async def fairness(rounds: int) -> list[Figure]:
         }
         for turn in range(rounds):
             for server in in_turns((first, second), turn):
-                took = [(await run(server.client, HELLO)).end * 1e3 for _ in range(5)]
+                await asyncio.sleep(SETTLES_S)
+                took = []
+                for _ in range(5):
+                    await asyncio.sleep(CALLER_RESTS_S)
+                    took.append((await run(server.client, HELLO)).end * 1e3)
                 alone[server.name].append(median(took))
                 crowd = [
                     asyncio.create_task(run(greedy[server.name], pause(0.1))) for _ in range(100)

@@ -14,12 +14,15 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Final
 
 from benchmarks.client import Client
 from benchmarks.programs import BWRAP
 
-__all__ = ["EXPRESS", "MIB", "STREAMER", "TENANTS", "Server", "both", "express", "ours"]
+__all__ = [
+    "COLD", "EXPRESS", "FORKED", "MIB", "STREAMER", "TENANTS", "Server", "both", "express", "ours",
+]  # fmt: skip
 
 MIB: Final = 1024 * 1024
 STREAMER: Final = "streamer"
@@ -31,12 +34,55 @@ NODE_MODULES: Final = ROOT / "build" / "benchmarks"
 PLACES: Final = 2 * (os.cpu_count() or 1)
 """Jobs at a time where nothing else is said: the default of the service."""
 MANY_PLACES: Final = 200
+REST_WITHIN_S: Final = 30
+LITTLE_CPU_S: Final = 0.05
 FOR_LOAD: Final = (
     f"queue.concurrency={MANY_PLACES}",
     "limits.default.output_bytes=1073741824",
     "streams.max_readers_per_job=6000",
     "streams.max_readers=20000",
 )
+
+FORKED: Final = ("runtimes.python.fork=true",)
+COLD: Final = ("sandbox.warm=false",)
+"""Nothing is opened or started before its job; the templates of sandboxes stay."""
+WITHOUT_UVLOOP: Final = """\
+import sys
+sys.modules["uvloop"] = None
+from streamer.__main__ import main
+main()
+"""
+
+
+@dataclass
+class Server:
+    """A running server: a client of it, and its own process, without its jobs and sandboxes."""
+
+    name: str
+    client: Client
+    pid: int
+    ready_s: float
+    """How long it took from its start until it listened."""
+
+    def resident_mib(self) -> float:
+        """Return the memory that is resident in its process."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / MIB
+
+    def cpu_s(self) -> float:
+        """Return the processor time of its process."""
+        return _cpu_s(self.pid)
+
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/fd"))  # noqa: PTH208 - only their number
+
+
+def _cpu_s(pid: int) -> float:
+    """Return the processor time of a process that may have ended."""
+    with contextlib.suppress(OSError):
+        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+    return 0
 
 
 def _descendants(pid: int) -> Sequence[int]:
@@ -49,33 +95,18 @@ def _descendants(pid: int) -> Sequence[int]:
     return found
 
 
-@dataclass
-class Server:
-    """A running server: a client of it, and its processes while no job runs."""
+async def _at_rest(pid: int) -> None:
+    """Wait until a server has made ready what it wants for its first jobs.
 
-    name: str
-    client: Client
-    pids: Sequence[int]
-
-    def resident_mib(self) -> float:
-        """Return the memory that is resident in all its processes."""
-        pages = 0
-        for pid in self.pids:
-            with contextlib.suppress(OSError):
-                pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / MIB
-
-    def cpu_s(self) -> float:
-        """Return the processor time of its processes, without that of jobs."""
-        ticks = 0
-        for pid in self.pids:
-            with contextlib.suppress(OSError):
-                stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-                ticks += int(stat[11]) + int(stat[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
-
-    def descriptors(self) -> int:
-        return len(os.listdir(f"/proc/{self.pids[0]}/fd"))  # noqa: PTH208 - only their number
+    The service asks all compilers and interpreters for their versions, which takes seconds.
+    """
+    before = -1.0
+    for _ in range(REST_WITHIN_S):
+        await asyncio.sleep(1)
+        used = sum(map(_cpu_s, _descendants(pid)))
+        if abs(used - before) < LITTLE_CPU_S:
+            return
+        before = used
 
 
 @asynccontextmanager
@@ -83,6 +114,7 @@ async def _started(
     name: str, argv: Sequence[str], env: dict[str, str] | None = None, token: str = ""
 ) -> AsyncIterator[Server]:
     """Start a server that says where it listens, and end it."""
+    began = monotonic()
     process = await asyncio.create_subprocess_exec(
         *argv, env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
@@ -96,10 +128,11 @@ async def _started(
                 raise RuntimeError(f"{name} did not start: {said}")
             said += line
             found = re.search(r"listens on http://([\d.]+):(\d+)", line)
+        ready_s = monotonic() - began
         draining = asyncio.create_task(process.stdout.read())
-        await asyncio.sleep(2)  # what it makes ready for its first jobs is there
+        await _at_rest(process.pid)
         client = Client((found[1], int(found[2])), token)
-        yield Server(name, client, _descendants(process.pid))
+        yield Server(name, client, process.pid, ready_s)
         client.close()
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -110,9 +143,17 @@ async def _started(
 
 
 @asynccontextmanager
-async def ours(*, load: bool = False, tenants: bool = False) -> AsyncIterator[Server]:
+async def ours(
+    *,
+    load: bool = False,
+    tenants: bool = False,
+    settings: Sequence[str] = (),
+    with_uvloop: bool = True,
+) -> AsyncIterator[Server]:
     """Start the service with its defaults, with room for `load`, or with two tenants."""
-    settings = [option for value in FOR_LOAD if load for option in ("--set", value)]
+    given = (*settings, *(FOR_LOAD if load else ()))
+    options = [option for value in given for option in ("--set", value)]
+    program = ("-m", "streamer") if with_uvloop else ("-c", WITHOUT_UVLOOP)
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "config.toml")
         tokens = [
@@ -122,9 +163,9 @@ async def ours(*, load: bool = False, tenants: bool = False) -> AsyncIterator[Se
             if tenants
         ]
         config.write_text("".join(tokens))
-        serve = (sys.executable, "-m", "streamer", "serve", "--port", "0", "--config", str(config))
+        serve = (sys.executable, *program, "serve", "--port", "0", "--config", str(config))
         token = TENANTS[0] if tenants else ""
-        async with _started(STREAMER, (*serve, *settings), token=token) as server:
+        async with _started(STREAMER, (*serve, *options), token=token) as server:
             yield server
 
 

@@ -14,11 +14,13 @@ from benchmarks.client import Stream
 from benchmarks.figures import Figure, median, percentile
 from benchmarks.programs import HELLO, LINE_BYTES, bare_end, burst, clock, flood, sleeper
 from benchmarks.runs import in_turns, run
-from benchmarks.servers import MIB, Server, both
+from benchmarks.servers import MIB, STREAMER, Server, both, ours
 
 __all__ = ["delay", "fanout", "flooding", "idle", "slow"]
 
 FLOOD_MIB: Final = 256
+SLOW_READERS: Final = 100
+SIP_TIMEOUT_S: Final = 10
 TIMEOUT_S: Final = 90
 
 
@@ -86,6 +88,13 @@ async def delay(rounds: int) -> list[Figure]:
                 Figure("delay p99, streams", "ms", found["p99"], load),
                 Figure("server CPU a line, streams", "us", found["cpu"], load),
             ]
+            if load > 1:
+                worst = "delay p50 of the worst stream, x the median one's, streams"
+                together = f"all open at once, of {seconds:g} s, streams"
+                figures += [
+                    Figure(worst, "", found["worst"], load, compared=False),
+                    Figure(together, "s", found["together"], load, compared=False),
+                ]
     return figures
 
 
@@ -107,13 +116,17 @@ async def _delays(server: Server, load: int, seconds: float) -> dict[str, float]
     # Only lines printed while all streams ran: those of a late reader are older.
     since = max(delays.seconds[0][0] for delays in every)
     until = min(delays.seconds[-1][0] for delays in every)
-    late = [s for each in every for at, s in each.seconds if since <= at - s and at <= until]
-    if len(late) < 50 * load:
+    common = [[s for at, s in each.seconds if since <= at - s and at <= until] for each in every]
+    late = [seconds for each in common for seconds in each]
+    if min(map(len, common)) < 50:
         raise RuntimeError(f"{server.name}'s {load} streams hardly ran at the same time")
+    middles = [median(each) for each in common]
     return {
         "p50": percentile(late, 50) * 1e3,
         "p99": percentile(late, 99) * 1e3,
         "cpu": (server.cpu_s() - cpu) * 1e6 / lines,
+        "worst": max(middles) / median(middles),
+        "together": until - since,
     }
 
 
@@ -252,38 +265,74 @@ async def _idle(server: Server, load: int) -> dict[str, float]:
 
 
 async def slow(rounds: int) -> list[Figure]:
-    """One reader takes 1 KB a second of a 256 MiB output, for 15 s; others run their jobs."""
+    """One reader takes 1 KB a second of a 256 MiB output, for 15 s; others run their jobs.
+
+    Then a hundred readers, of one job of the service: what the reference server keeps for them
+    would not fit into the machine.
+    """
     found = Values()
     async with both(load=True) as servers:
         for server in servers:
             found.add(server.name, await _slow(server, 5 * rounds))
+    async with ours(load=True) as server:
+        crowd = await _slow_crowd(server, 5 * rounds)
     return [
         Figure("memory before", "MiB", found["before"]),
         Figure("memory at most", "MiB", found["peak"], plotted=True),
         Figure("another's job before", "ms", found["alone"]),
         Figure("another's job meanwhile", "ms", found["beside"], plotted=True),
+        Figure("memory that a hundred readers add at most", "MiB", {STREAMER: [crowd]}),
     ]
 
 
-async def _slow(server: Server, seconds: int) -> dict[str, float]:
+async def _slow_reader(server: Server, job_id: str) -> socket.socket:
+    """Return a connection that waits for a job's events, with a small buffer."""
     loop = asyncio.get_running_loop()
+    reader = socket.socket()
+    reader.setblocking(False)
+    reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    await loop.sock_connect(reader, server.client.address)
+    await loop.sock_sendall(reader, server.client.stream_request(job_id))
+    return reader
+
+
+async def _sip(server: Server, reader: socket.socket) -> None:
+    received = asyncio.get_running_loop().sock_recv(reader, 1024)
+    if not await asyncio.wait_for(received, SIP_TIMEOUT_S):
+        raise RuntimeError(f"{server.name} closed a slow reader's stream")
+
+
+async def _slow(server: Server, seconds: int) -> dict[str, float]:
     alone = [(await run(server.client, HELLO)).end * 1e3 for _ in range(5)]
     before, beside = server.resident_mib(), list[float]()
 
     async def crawl() -> None:
-        job_id = await server.client.submit(flood(FLOOD_MIB))
-        reader = socket.socket()
-        reader.setblocking(False)
-        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        await loop.sock_connect(reader, server.client.address)
-        await loop.sock_sendall(reader, server.client.stream_request(job_id))
+        reader = await _slow_reader(server, await server.client.submit(flood(FLOOD_MIB)))
         for _ in range(seconds):
             next_s = monotonic() + 1
-            if not await asyncio.wait_for(loop.sock_recv(reader, 1024), 1):
-                raise RuntimeError(f"{server.name} closed the slow reader's stream")
+            await _sip(server, reader)
             beside.append((await run(server.client, HELLO)).end * 1e3)
             await asyncio.sleep(max(0, next_s - monotonic()))
         reader.close()
 
     peak = await _peak_mib(server, crawl())
     return {"before": before, "peak": peak, "alone": median(alone), "beside": median(beside)}
+
+
+async def _slow_crowd(server: Server, seconds: int) -> float:
+    """Return by how much the memory grows for readers of one job who hardly read, in MiB."""
+    for _ in range(5):
+        await run(server.client, HELLO)
+    before = server.resident_mib()
+
+    async def crawl() -> None:
+        job_id = await server.client.submit(flood(FLOOD_MIB))
+        readers = [await _slow_reader(server, job_id) for _ in range(SLOW_READERS)]
+        for _ in range(seconds):
+            next_s = monotonic() + 1
+            await asyncio.gather(*(_sip(server, reader) for reader in readers))
+            await asyncio.sleep(max(0, next_s - monotonic()))
+        for reader in readers:
+            reader.close()
+
+    return await _peak_mib(server, crawl()) - before

@@ -9,6 +9,7 @@ from typing import Final
 from streamer.model.job import MIB, Limits
 from streamer.model.languages import DEFAULT_RUNTIMES
 from streamer.model.runtime import Runtime
+from streamer.worker.tools import tools_in
 
 PAGE: Final = Path(__file__).with_name("languages.md")
 MARKED: Final = re.compile(
@@ -35,7 +36,7 @@ PACKAGES: Final = {
     "csharp": "mono-mcs mono-runtime",
     "haskell": "ghc",
     "pascal": "fp-compiler fp-units-base",
-    "ocaml": "ocaml-nox",
+    "ocaml": "ocaml",
 }
 """Debian's, in which each language was tried."""
 
@@ -49,7 +50,7 @@ def table() -> str:
     for name, runtime in sorted(DEFAULT_RUNTIMES.items(), key=lambda item: item[1].title.lower()):
         names = ", ".join(f"`{word}`" for word in (name, *runtime.aliases))
         packages = ", ".join(f"`{word}`" for word in PACKAGES[name].split())
-        compiler = f"`{runtime.compile[0]}`" if runtime.compile else ""
+        compiler = "".join(f"`{tool}`" for tool in tools_in(runtime.compile))
         cells = (runtime.title, names, f"`{runtime.entry}`", packages, compiler, _more(runtime))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from streamer.jobs.job import Job
     from streamer.jobs.jobs import Jobs
     from streamer.model.job import Case, JobSpec, Limits, SourceFile, TerminalSize
+    from streamer.model.session import SessionSpec
+    from streamer.model.webhook import Webhook
     from streamer.spi import hookimpl
     from streamer.web.app import get_service, get_sessions
     from streamer.web.callers.access import Action
@@ -43,8 +45,10 @@ __all__ = [
     "Jobs",
     "Limits",
     "ServiceProblem",
+    "SessionSpec",
     "SourceFile",
     "TerminalSize",
+    "Webhook",
     "create_app",
     "get_service",
     "get_sessions",
@@ -68,8 +72,10 @@ _HOMES = {
     "Jobs": "streamer.jobs.jobs",
     "Limits": "streamer.model.job",
     "ServiceProblem": "streamer.client",
+    "SessionSpec": "streamer.model.session",
     "SourceFile": "streamer.model.job",
     "TerminalSize": "streamer.model.job",
+    "Webhook": "streamer.model.webhook",
     "create_app": "streamer.application",
     "get_service": "streamer.web.app",
     "get_sessions": "streamer.web.app",

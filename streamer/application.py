@@ -33,6 +33,7 @@ def create_app(
         parts,
         parts.hook,
         parts.shares,
+        parts.engine.rates,
         parts.measures,
         unconfined=parts.unconfined,
         middlewares=middlewares,

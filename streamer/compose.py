@@ -9,44 +9,61 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
 import pluggy
 
 from streamer.bounded import within
 from streamer.config.load import load_config
-from streamer.config.schema import Config
+from streamer.config.schema import Config, without_password
 from streamer.config.shares import Shares
-from streamer.engine.interface import Engine, JobView
-from streamer.engine.lifetime import started
+from streamer.engine.interface import Engine, JobView, KnowsNodes
+from streamer.engine.lifetime import kept_up, started
+from streamer.engine.limits import (
+    BlobLimits,
+    QueueLimits,
+    SessionLimits,
+    TenantLimits,
+    WebhookLimits,
+)
 from streamer.engine.measures import JobMeasures
-from streamer.engine.memory.admission import QueueLimits
-from streamer.engine.memory.blobs import BlobLimits
 from streamer.engine.memory.engine import MemoryEngine
 from streamer.engine.memory.retention import RetentionLimits
+from streamer.engine.redis.address import SCHEMES, parse_address
+from streamer.engine.stores.address import FolderAddress, parse_store
+from streamer.engine.stores.folder import FolderStore
+from streamer.engine.stores.store import Store
 from streamer.errors import ConfigError
 from streamer.eventlog.spool import Spool
 from streamer.jobs.jobs import Jobs
-from streamer.model.capabilities import Ahead
+from streamer.jobs.tracing import Tracing
+from streamer.model.capabilities import Ahead, Capabilities
+from streamer.model.events import Complete, Error
+from streamer.model.job import ResolvedJob
+from streamer.model.runtime import by_name
+from streamer.model.timeline import Timeline
 from streamer.plugins import load_backends, load_plugins
+from streamer.sandbox.host.rootfs import SYSTEM
 from streamer.sandbox.registry import Backends
 from streamer.spi import Isolation
 from streamer.web.server.logs import log_finished
+from streamer.worker.execution import OnOver
 from streamer.worker.worker import Worker
 
-__all__ = ["ConfigLike", "Parts", "Role", "build"]
+__all__ = ["ConfigLike", "Parts", "build", "not_shared"]
 
 log: Final = logging.getLogger(__name__)
 
 DRAIN_TIMEOUT_S: Final = 5.0
 """How long to wait for the engine to accept no more jobs."""
 
-ConfigLike = Config | Mapping[str, Any] | str | Path | None
+TELL_S: Final = 10.0
+"""How long a process may take to tell the engine what became of a webhook."""
 
-Role = Literal["all", "api", "worker"]
+ConfigLike = Config | Mapping[str, Any] | str | Path | None
 
 
 @dataclass(eq=False)
@@ -63,6 +80,8 @@ class Parts:
     engine: Engine
     jobs: Jobs
     measures: JobMeasures
+    backends: Backends
+    tracing: Tracing | None
     unconfined: bool
     """Whether callers may run a command, or anything in a sandbox without isolation."""
     _worker: Worker | None
@@ -76,12 +95,15 @@ class Parts:
         return self._worker
 
     async def __aenter__(self) -> Self:
+        if self.tracing is not None:
+            self.tracing.announce()
         async with contextlib.AsyncExitStack() as stack:
             if self._worker is not None:
                 await stack.enter_async_context(self._worker)
             else:
-                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="streamer-"))
-                await stack.enter_async_context(started(self.engine, Path(folder)))
+                folder = stack.enter_context(_own_folder(self.config.server.state_dir))
+                await stack.enter_async_context(started(self.engine, folder))
+                await stack.enter_async_context(kept_up(self.engine))
             self._resources = stack.pop_all()
         return self
 
@@ -113,6 +135,20 @@ class Parts:
         except Exception:
             log.exception("the engine could not be told to accept no more jobs")
 
+    def own(self) -> Capabilities | None:
+        """Return what the worker of this process can run now, or None if there is none."""
+        return None if self._worker is None else self._worker.capabilities()
+
+    @property
+    def node(self) -> str:
+        """The name of this process in an engine that tells processes apart."""
+        return self.engine.node if isinstance(self.engine, KnowsNodes) else ""
+
+    async def node_gone(self, node: str) -> None:
+        """Tell the engine that a process has ended, with all that it ran."""
+        if isinstance(self.engine, KnowsNodes):
+            await self.engine.node_gone(node)
+
     def ahead(self) -> Ahead:
         """Return what the worker of this process, if any, has started before its job."""
         return Ahead() if self._worker is None else self._worker.ahead
@@ -128,8 +164,8 @@ class Parts:
             await self._worker.try_all()
 
 
-def build(config: ConfigLike = None, plugins: Iterable[object] = (), role: Role = "all") -> Parts:
-    """Return the parts of a service, without HTTP and not started.
+def build(config: ConfigLike = None, plugins: Iterable[object] = ()) -> Parts:
+    """Return the parts of a service that `server.role` asks for, without HTTP and not started.
 
     Raises `ConfigError`, `PluginError`.
     """
@@ -139,23 +175,56 @@ def build(config: ConfigLike = None, plugins: Iterable[object] = (), role: Role 
     shares = Shares.of(settings, several_clients=_has_several_clients(settings, manager.hook))
     engine: Engine | None = manager.hook.streamer_engine(config=settings)
     if engine is None:
-        engine = _memory_engine(settings, shares)
+        engine = _engine(settings, shares)
+    if settings.server.role != "all" and engine.alone:
+        raise not_shared(settings)
     if settings.streams.on_full == "wait" and not engine.alone:
         raise ConfigError(
             'streams.on_full = "wait": the engine of engine.url cannot hold a program for readers '
             'in other processes; set "drop"'
         )
-    measures = JobMeasures()
-    engine.listen(_finished(measures, manager.hook))
+    measures = _measures(settings)
+    tracing = Tracing() if settings.tracing.enabled else None
+    engine.listen(_finished(measures, tracing, manager.hook))
+    worker = None if settings.server.role == "api" else Worker(settings, engine, backends)
+    if worker is not None:
+        worker.on_over = _ran(measures, tracing)
     return Parts(
         config=settings,
         hook=manager.hook,
         shares=shares,
         engine=engine,
-        jobs=Jobs(settings, engine),
+        jobs=Jobs(settings, engine, tracing),
         measures=measures,
+        backends=backends,
+        tracing=tracing,
         unconfined=_reaches_no_isolation(settings, backends),
-        _worker=None if role == "api" else Worker(settings, engine, backends),
+        _worker=worker,
+    )
+
+
+@contextlib.contextmanager
+def _own_folder(state_dir: str) -> Iterator[Path]:
+    """Create the folder of a process without a worker, for what it receives and sends."""
+    try:
+        if state_dir:
+            Path(state_dir).mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix="streamer-", dir=state_dir or None)
+    except OSError as error:
+        raise ConfigError(
+            f"server.state_dir: {error.filename or state_dir}: {error.strerror}; use a folder that "
+            "the service may write to"
+        ) from error
+    with folder as name:
+        yield Path(name)
+
+
+def not_shared(config: Config) -> ConfigError:
+    """Return the error for a part of a service whose engine no other process can use."""
+    return ConfigError(
+        f'server.role = "{config.server.role}": the API and the workers need an engine that '
+        f"processes can share, and engine.url is {without_password(config.engine.url)!r}: set a "
+        'redis:// one, or server.role = "all"'
     )
 
 
@@ -194,8 +263,7 @@ def _backends(config: Config, manager: pluggy.PluginManager) -> Backends:
 
 
 def _has_several_clients(config: Config, hook: pluggy.HookRelay) -> bool:
-    tenants = {token.tenant for token in config.auth.tokens}
-    return len(tenants) > 1 or bool(hook.streamer_authorize.get_hookimpls())
+    return config.auth.tells_apart or bool(hook.streamer_authorize.get_hookimpls())
 
 
 def _reaches_no_isolation(config: Config, backends: Backends) -> bool:
@@ -207,30 +275,114 @@ def _reaches_no_isolation(config: Config, backends: Backends) -> bool:
     )
 
 
-def _finished(measures: JobMeasures, hook: pluggy.HookRelay) -> Callable[[JobView], None]:
+def _measures(config: Config) -> JobMeasures:
+    languages = {runtime.name for runtime in by_name(config.runtimes).values()}
+    tenants = (token.tenant for token in config.auth.tokens)
+    return JobMeasures(languages, [*tenants, *config.auth.tenants])
+
+
+def _finished(
+    measures: JobMeasures, tracing: Tracing | None, hook: pluggy.HookRelay
+) -> Callable[[JobView], None]:
     def finished(view: JobView) -> None:
         log_finished(view)
         measures.finished(view)
+        if tracing is not None:
+            tracing.ended(view)
         hook.streamer_job_finished(job=view)
 
     return finished
 
 
-def _memory_engine(config: Config, shares: Shares) -> MemoryEngine:
+def _ran(measures: JobMeasures, tracing: Tracing | None) -> OnOver:
+    def ran(job: ResolvedJob, timeline: Timeline, end: Complete | Error) -> None:
+        measures.ran(job.language, timeline)
+        if tracing is not None:
+            tracing.ran(job.facts, job.tenant, timeline, end)
+
+    return ran
+
+
+def _engine(config: Config, shares: Shares) -> Engine:
+    scheme = config.engine.url.partition(":")[0]
+    if scheme in SCHEMES:
+        return _redis_engine(config, shares)
     if config.engine.url != "memory://":
-        scheme = config.engine.url.partition(":")[0]
         raise ConfigError(
-            f"engine.url: no plugin serves {scheme}://; the built-in engine is memory://"
+            f"engine.url: no plugin serves {scheme}://; the built-in engines are memory:// and "
+            "redis://"
         )
+    if config.engine.blobs_url:
+        raise ConfigError(
+            "engine.blobs_url: the engine memory:// keeps files in server.state_dir; set "
+            "engine.url to a server that several services share"
+        )
+    return _memory_engine(config, shares)
+
+
+def _tenants(config: Config) -> dict[str, TenantLimits]:
+    return {
+        name: TenantLimits(
+            running=own.max_running,
+            waiting=own.max_waiting,
+            waiting_bytes=own.max_waiting_bytes,
+            sessions=own.max_sessions,
+            blobs=own.max_blobs,
+            blob_bytes=own.blob_bytes,
+        )
+        for name, own in config.auth.tenants.items()
+    }
+
+
+def _queue_limits(config: Config, shares: Shares) -> QueueLimits:
+    return QueueLimits(
+        tenants=_tenants(config),
+        places=config.queue.places,
+        max_waiting=config.queue.max_waiting,
+        max_waiting_bytes=config.queue.max_waiting_bytes,
+        max_waiting_per_client=shares.waiting,
+        max_waiting_bytes_per_client=shares.waiting_bytes,
+        max_running_per_client=shares.running,
+        by_places=shares.by_places,
+    )
+
+
+def _blob_limits(config: Config, shares: Shares) -> BlobLimits:
+    return BlobLimits(
+        tenants=_tenants(config),
+        total=config.engine.blob_bytes,
+        tenant=shares.blob_bytes,
+        number=config.engine.max_blobs,
+        number_of_one=shares.blobs,
+    )
+
+
+def _session_limits(config: Config, shares: Shares) -> SessionLimits:
+    return SessionLimits(
+        tenants=_tenants(config),
+        total=config.sessions.max,
+        tenant=shares.sessions,
+        ended=config.sessions.max_ended,
+        ended_s=config.streams.retention_s,
+    )
+
+
+def _webhook_limits(config: Config, shares: Shares) -> WebhookLimits:
+    webhooks = config.webhooks
+    return WebhookLimits(
+        pending=webhooks.max_pending,
+        pending_bytes=webhooks.max_pending_bytes,
+        pending_of_one=shares.webhooks,
+        at_once_of_place=webhooks.max_per_host,
+        at_once_of_one=shares.webhooks_at_once,
+        # Who is still at it must not be overtaken: it takes the answer to tell of, too.
+        lease_s=webhooks.timeout_s + TELL_S,
+    )
+
+
+def _memory_engine(config: Config, shares: Shares) -> MemoryEngine:
     return MemoryEngine(
-        queue=QueueLimits(
-            places=config.queue.places,
-            max_waiting=config.queue.max_waiting,
-            max_waiting_bytes=config.queue.max_waiting_bytes,
-            max_waiting_per_client=shares.waiting,
-            max_waiting_bytes_per_client=shares.waiting_bytes,
-            max_running_per_client=shares.running,
-        ),
+        queue=_queue_limits(config, shares),
         retention_s=config.streams.retention_s,
         retention=RetentionLimits(
             memory=config.streams.retention_bytes,
@@ -239,11 +391,73 @@ def _memory_engine(config: Config, shares: Shares) -> MemoryEngine:
             on_full=config.streams.on_full,
         ),
         spool=Spool(config.streams.disk_bytes),
-        blobs=BlobLimits(
-            total=config.engine.blob_bytes,
-            tenant=shares.blob_bytes,
-            number=config.engine.max_blobs,
-        ),
+        blobs=_blob_limits(config, shares),
+        sessions=_session_limits(config, shares),
+        webhooks=_webhook_limits(config, shares),
         idempotency_s=config.queue.idempotency_s,
         max_idempotency_keys=config.queue.max_idempotency_keys,
     )
+
+
+def _redis_engine(config: Config, shares: Shares) -> Engine:
+    address = parse_address(config.engine.url)
+    try:
+        # Only here: the packages are an extra.
+        from streamer.engine.redis.engine import RedisEngine  # noqa: PLC0415
+        from streamer.engine.redis.limits import RedisLimits  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in ("redis", "hiredis"):
+            raise
+        raise ConfigError(
+            f"engine.url: the package {package} is not installed: "
+            'pip install "aiohttp-streamer[redis]"'
+        ) from None
+    limits = RedisLimits(
+        queue=_queue_limits(config, shares),
+        kept_bytes=config.streams.retention_bytes,
+        # In the server all events are in memory, so one job must not take it all.
+        log_bytes=min(config.streams.log_bytes, config.streams.retention_bytes // 4),
+        blobs=_blob_limits(config, shares),
+        sessions=_session_limits(config, shares),
+        retention_s=config.streams.retention_s,
+        idempotency_s=config.queue.idempotency_s,
+        max_idempotency_keys=config.queue.max_idempotency_keys,
+        lease_s=config.engine.lease_s,
+        webhooks=_webhook_limits(config, shares),
+    )
+    return RedisEngine(address, limits, store=_store(config))
+
+
+def _store(config: Config) -> Store | None:
+    """Return where the bytes of files are, if not in the engine's server."""
+    engine = config.engine
+    address = parse_store(engine.blobs_url, engine.blobs_access_key, engine.blobs_secret_key)
+    if address is None:
+        return None
+    if isinstance(address, FolderAddress):
+        _check_hidden(address.path, config)
+        return FolderStore(address)
+    try:
+        # Only here: the package is an extra.
+        from streamer.engine.stores.s3 import S3Store  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "obstore":
+            raise
+        raise ConfigError(
+            "engine.blobs_url: the package obstore is not installed: "
+            'pip install "aiohttp-streamer[s3]"'
+        ) from None
+    return S3Store(address)
+
+
+def _check_hidden(folder: Path, config: Config) -> None:
+    """Raise `ConfigError` for a folder in what sandboxes show of the host."""
+    shown = [f"/{name}" for name in SYSTEM]
+    shown += [path for runtime in config.runtimes.values() for path in runtime.read_only]
+    shown += [environment.path for environment in config.environments.values()]
+    for path in shown:
+        if folder.resolve().is_relative_to(Path(path.removeprefix("-")).resolve()):
+            raise ConfigError(
+                f"engine.blobs_url: {folder} is in {path.removeprefix('-')}, which jobs can read"
+            )

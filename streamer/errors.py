@@ -17,6 +17,8 @@
      |    +-- Busy             429  the queue is full
      |    |    +-- RateLimited       the caller's share of something is taken
      |    +-- Draining         503  the service is shutting down
+     |    +-- NoWorker         503  no living worker can run it
+     |    +-- EngineUnavailable 503  the engine's server cannot be reached
      +-- ServiceError          the service or the host is at fault (5xx, or no start)
           +-- BackendUnavailable  503  the sandbox is missing or failed its test
           +-- SandboxFailure      a sandbox that worked before could not run a job
@@ -37,10 +39,12 @@ __all__ = [
     "ConfigError",
     "Conflict",
     "Draining",
+    "EngineUnavailable",
     "Forbidden",
     "Gone",
     "InvalidJob",
     "InvalidRequest",
+    "NoWorker",
     "NotFound",
     "PluginError",
     "RateLimited",
@@ -154,7 +158,7 @@ class Conflict(CallerError):
 
 
 class Gone(CallerError):
-    """The output, or the job of an idempotency key, is no longer kept (410)."""
+    """The output, or the job of a key, is no longer kept; or the session has ended (410)."""
 
     code = "gone"
     status = 410
@@ -194,6 +198,20 @@ class Draining(CapacityError):
     """The service is shutting down, or has not started yet, and accepts no jobs (503)."""
 
     code = "shutting_down"
+    status = 503
+
+
+class NoWorker(CapacityError):
+    """No worker is there that could run it; one may come (503)."""
+
+    code = "sandbox_unavailable"
+    status = 503
+
+
+class EngineUnavailable(CapacityError, ConnectionError):
+    """The server of the engine cannot be reached, or the connection to it was lost (503)."""
+
+    code = "engine_unavailable"
     status = 503
 
 

@@ -11,6 +11,7 @@ from streamer.model.events import (
     Gap,
     JobEvent,
     Output,
+    Stats,
     Status,
     Truncated,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "Gap",
     "JobEvent",
     "Output",
+    "Stats",
     "Status",
     "Truncated",
 ]

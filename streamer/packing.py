@@ -55,4 +55,7 @@ def _add(archive: tarfile.TarFile, folder: Path, above: str) -> None:
                     archive.addfile(info, file)
             else:
                 kind = "a symbolic link" if stat.S_ISLNK(mode) else "a special file"
-                raise InvalidRequest(f"{name}: {kind}; a project has files and folders only")
+                raise InvalidRequest(
+                    f"{name}: {kind}; a project has files and folders only: "
+                    "upload an archive without it (tar --exclude)"
+                )

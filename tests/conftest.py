@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import logging
 import os
+import re
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
@@ -22,7 +23,10 @@ from streamer.compose import Parts, build
 from streamer.config.schema import Config
 from streamer.model.runtime import Runtime
 from tests.browser.chromium import Browser, chromium
+from tests.redisserver import RedisServer, redis_server
 from tests.running import reap_adopted
+from tests.s3server import S3Server, s3_server
+from tests.thorough import is_thorough
 from tests.tools import tool
 
 # By default an example that takes 0.2 s fails, as on a busy machine any may.
@@ -51,6 +55,7 @@ SLOW: Final = (
     "tests/web/test_access.py",
     "tests/web/test_again.py",
     "tests/web/test_fields.py",
+    "tests/web/test_grants.py",
     "tests/web/test_many.py",
     "tests/web/test_nodes.py",
     "tests/web/test_origins.py",
@@ -70,17 +75,36 @@ SLOW: Final = (
     "tests/sandbox/test_trials.py",
     "tests/sandbox/test_unanswered.py",
     "tests/doctor/test_report.py",
+    "tests/supervisor/test_several.py",
     "tests/test_installed.py",
+    "tests/test_leases.py",
     "tests/test_linear.py",
     "tests/test_load.py",
+    "tests/test_log_secrecy.py",
     "tests/test_neighbours.py",
     "tests/test_process.py",
+    "tests/test_roles.py",
     "tests/worker/test_bounds.py",
+    "tests/worker/test_kept_bounds.py",
     "tests/worker/test_warm.py",
 )
 """Files and folders that take long as a whole, though none of their tests does."""
 
-OTHERS: Final = frozenset({"firejail", "plain", "templated", "remote", "no_groups"})
+COLLECTED: Final = pytest.StashKey[frozenset[str]]()
+"""All tests that were collected, before any is deselected."""
+
+FULLY: Final = ("tests/backends/test_conformance.py", "tests/contract/", "tests/engine/")
+"""Where `make test` tries firejail and all engines too. Elsewhere bwrap and memory stand for them."""
+
+IN_REDIS: Final = tuple(
+    f"tests/web/test_{name}.py" for name in ("nodes", "repeats", "resume", "stream", "webhooks")
+)
+"""What else `make test` tries in Redis: what its engine does with the HTTP interface."""
+
+ISOLATION: Final = re.compile(r"tests/(backends|escape|public|sandbox|worker|test_neighbours\.py)")
+"""Thorough tests whose outcome may depend on whether the service runs as root, so CI runs them as both."""
+
+OTHERS: Final = frozenset({"firejail", "plain", "templated", "remote", "redis", "no_groups"})
 """With these the same is tested as with bwrap, the memory engine and what groups the host has."""
 
 
@@ -92,8 +116,10 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return None
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests of `SLOW` and with `OTHERS`, and those that must run one after another."""
+    """Mark tests as slow, thorough, and such that must run one after another."""
+    config.stash[COLLECTED] = frozenset(item.nodeid for item in items)
     for item in items:
         if "doctor" in item.nodeid:
             # It plants files and processes on the host, and one test looks whether any is left.
@@ -101,6 +127,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         callspec = getattr(item, "callspec", None)
         of = "" if callspec is None else callspec.id.replace("no-groups", "no_groups")
         with_other = OTHERS & {*of.split("-")}
+        fully = (*FULLY, *IN_REDIS) if "redis" in with_other else FULLY
+        elsewhere = with_other & {"firejail", "remote", "redis"} and not item.nodeid.startswith(
+            fully
+        )
+        if elsewhere or is_thorough(item.nodeid):
+            item.add_marker(pytest.mark.thorough)
+            item.add_marker(pytest.mark.slow)
+            if not with_other & {"remote", "redis"} and ISOLATION.match(item.nodeid):
+                item.add_marker(pytest.mark.isolation)
         if with_other or item.path.relative_to(config.rootpath).as_posix().startswith(SLOW):
             item.add_marker(pytest.mark.slow)
 
@@ -245,6 +280,23 @@ async def open_service() -> AsyncIterator[OpenService]:
             return await stack.enter_async_context(service)
 
         yield open_one
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisServer]:
+    """Run one Redis server for the tests of a module; each engine has keys of its own.
+
+    Not for all: it is a child of this process, and tests of other modules count those.
+    """
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module", name="s3_server")
+def one_s3_server() -> Iterator[S3Server]:
+    """Run one server of S3 for the tests of a module; each has a part of its bucket."""
+    with s3_server() as server:
+        yield server
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from functools import partial
 from typing import Any, Final
 
 from streamer.errors import BackendUnavailable
+from streamer.model.capabilities import NOT_TESTED
 from streamer.model.languages import DEFAULT_RUNTIMES
 from streamer.sandbox.pool import Pool
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.shape import Fork, Program, Shape
-from streamer.sandbox.templates import UNTESTED
 from tests.sandbox.forking import can_fork
 
 __all__ = ["FORKING", "fork_at_once", "fork_each"]
@@ -43,7 +43,7 @@ async def fork_each(pool: Pool) -> None:
     Raises `BackendUnavailable` where none is.
     """
     async with asyncio.timeout(60):
-        while (why_not := pool.templates.why_not("bwrap")) == UNTESTED:
+        while (why_not := pool.templates.why_not("bwrap")) == NOT_TESTED:
             await asyncio.sleep(0.01)
     if not can_fork():
         why_not = "programs are not forked on such a machine, or with such a kernel"

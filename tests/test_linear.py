@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
+import stat
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -21,14 +23,23 @@ from aiohttp.test_utils import make_mocked_request
 from yarl import URL
 
 from streamer.config.schema import Config
+from streamer.engine.memory.fairqueue import FairQueue
 from streamer.errors import StreamerError
 from streamer.eventlog.frames import EventParser, frame, joined_lines, split_frames, to_json
 from streamer.eventlog.log import EventLog
+from streamer.jobs.archives.entries import text_of
+from streamer.jobs.archives.tar import _extended as extended
+from streamer.jobs.archives.tar import read_tar
+from streamer.jobs.archives.zip import LARGE
+from streamer.jobs.archives.zip import _sizes as zip_sizes
+from streamer.jobs.project import Contents, Project
 from streamer.jobs.resolve import Resolver
 from streamer.model.capabilities import BackendFacts, Capabilities
 from streamer.model.events import Output, encode
 from streamer.model.globs import Glob
 from streamer.model.hosts import Place
+from streamer.model.job import Lane
+from streamer.model.project import StoredEntry
 from streamer.model.runtime import by_name
 from streamer.model.terminal import TerminalFilter, visible
 from streamer.sandbox.network.request import Refused, parse_request
@@ -39,8 +50,10 @@ from streamer.web.callers.address import client_address
 from streamer.web.callers.origin import check_origin
 from streamer.web.parameters import cursor, idempotency, number, prefer_wait_s, speed, takes
 from streamer.web.previews import preview_type
+from streamer.web.projects import _boundary
 from streamer.web.ranges import byte_range
 from streamer.worker.output import TextDecoder
+from tests.jobs.archives import raw_header
 
 TOO_MUCH = 10.0
 """The most work, as a factor, for four times the input: well above 4, well below 16."""
@@ -73,6 +86,18 @@ WORKERS = Capabilities(
 
 def accept(data: bytes) -> None:
     RESOLVER.resolve(wire.parse_job(data), "job", WORKERS)
+
+
+def accept_over(project: Project, data: bytes) -> None:
+    RESOLVER.resolve(wire.parse_job(data), "job", WORKERS, "", project)
+
+
+def project_of(*names: str) -> Project:
+    entries = [StoredEntry(name, 0, stat.S_IFREG | 0o644, 0) for name in names]
+    return Project("id", Contents.of(entries), 0.0)
+
+
+SMALL = project_of("main.py")
 
 
 def request(first: str, *headers: str) -> bytes:
@@ -113,6 +138,31 @@ def shown(data: Any) -> None:
     for at in range(0, len(data), 16):
         filtered.feed(data[at : at + 16])
     filtered.end()
+
+
+class Whole:
+    """A stream that is read at once."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def read(self, _: int) -> bytes:
+        data, self._data = self._data, b""
+        return data
+
+
+LANE = Lane("bwrap", "python", None, None)
+
+
+def queued(jobs: Any) -> None:
+    """Let jobs wait, each of a tenant and with a priority, and take them."""
+    queue = FairQueue()
+    for count, (tenant, priority) in enumerate(jobs):
+        queue.push(tenant, str(count), 1, priority, LANE)
+        queue.position(tenant, str(count))
+    list(queue.in_order())
+    while queue.pop() is not None:
+        pass
 
 
 TRANSPORT = mock.Mock()
@@ -176,6 +226,11 @@ CASES: dict[str, tuple[Parser, Worst, int]] = {
         accept,
         lambda n: body(limits={"memoryBytes": "1_1" * n + "!"}),
         4000,
+    ),
+    "deep files over a project": (
+        partial(accept_over, SMALL),
+        lambda n: files([f"{'a/' * 15 * (n // 250)}{i}" for i in range(n)]),
+        250,
     ),
     "patterns of files": (accept, lambda n: body(artifacts=["a"] * n), 20_000),
     "a long pattern": (accept, lambda n: body(artifacts=["*?" * n]), 50_000),
@@ -255,6 +310,33 @@ CASES: dict[str, tuple[Parser, Worst, int]] = {
         lambda n: {"headers": {"Range": "bytes=" + " " * n + "-"}},
         20_000,
     ),
+    # An upload.
+    "a name of an archive": (text_of, lambda n: b"./" * n, 20_000),
+    "an extended header": (
+        lambda data: extended(ord("x"), data),
+        lambda n: b"4 =\n" * n,
+        50_000,
+    ),
+    "headers of a tar archive": (
+        lambda data: list(read_tar(Whole(data))),
+        lambda n: raw_header(b"a", b"00000000000\0") * n,
+        1000,
+    ),
+    "an extra field": (
+        lambda extra: zip_sizes("a", extra, LARGE, 0, 0),
+        lambda n: bytes(4 * n),
+        20_000,
+    ),
+    "a media type's parameters": (
+        asked(_boundary),
+        lambda n: {"headers": {"Content-Type": "multipart/form-data" + ";" * n}},
+        2000,
+    ),
+    "a media type's quotes": (
+        asked(_boundary),
+        lambda n: {"headers": {"Content-Type": 'multipart/form-data; x="' + ";\\a" * n}},
+        2000,
+    ),
     # What a program leaves.
     "a name that nearly matches": (Glob("*a*a*a*a*a*b").matches, lambda n: "a" * n, 20_000),
     "a name that nearly matches again and again": (
@@ -297,6 +379,15 @@ CASES: dict[str, tuple[Parser, Worst, int]] = {
     "a terminal's parameters": (shown, lambda n: b"\x1b[" + b"1;" * n, 5000),
     "a terminal's escapes": (shown, lambda n: b"\x1b[\x1b\x9b" * n, 5000),
     "a message of the log": (visible, lambda n: "\n\x1b" * n, 20_000),
+    # The queue.
+    "jobs of one tenant": (queued, lambda n: [("", 0)] * n, 2000),
+    "jobs of all priorities": (queued, lambda n: [("", i % 21 - 10) for i in range(n)], 2000),
+    "jobs that overtake all others": (
+        queued,
+        lambda n: [("", min(i * 21 // n, 20) - 10) for i in range(n)],
+        2000,
+    ),
+    "jobs of tenants with one each": (queued, lambda n: [(str(i), 0) for i in range(n)], 2000),
 }
 
 

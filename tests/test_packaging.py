@@ -282,6 +282,24 @@ def test_system_packages_names_what_only_the_tests_need(scripts: Path) -> None:
     assert "never called" not in message
 
 
+def test_the_tests_bring_the_small_languages_only(scripts: Path) -> None:
+    put(scripts, **COMPLETE, apt_get="echo never called >&2")
+    script = scripts / "system-packages"
+    of_jobs = "PATH=/usr/local/bin:/usr/bin:/bin"
+    assert of_jobs in script.read_text()
+    # Whatever languages this host has.
+    script.write_text(script.read_text().replace(of_jobs, "PATH=/nowhere"))
+    needed = []
+    for purpose in ("test", "languages"):
+        _, _, message = as_ordinary_user(script, purpose)
+        (line,) = [line for line in message.splitlines() if "sudo apt-get install" in line]
+        needed.append({*line.partition(" -y ")[2].split()})
+    small, large = needed
+    assert {"lua5.4", "perl", "php-cli", "ruby", "sqlite3"} <= small
+    assert {"cargo", "default-jdk-headless", "golang-go", "rustc"} <= large
+    assert not small & large
+
+
 def test_system_packages_names_what_only_the_machine_needs(scripts: Path) -> None:
     put(scripts, apt_get="echo never called >&2")
 

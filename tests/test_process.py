@@ -8,12 +8,13 @@ import hashlib
 import json
 import os
 import re
+import resource
 import secrets
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import pytest
 from aiohttp import ClientSession
 from yarl import URL
 
-from tests.support import Received, other_address, processes_with, received
+from tests.support import Received, open_to_all, other_address, processes_with, received
 
 FAST = {"streams": {"grace_s": 0.05}}
 
@@ -99,10 +100,7 @@ def state(tmp_path: Path) -> Path:
     """Return a folder that every user may pass through, as jobs do on their way."""
     folder = tmp_path / "state"
     folder.mkdir()
-    for place in (folder, *folder.parents):
-        if place.owner() == folder.owner() and place != Path("/tmp"):
-            place.chmod(0o755)
-    return folder
+    return open_to_all(folder)
 
 
 @pytest.mark.parametrize("umask", ["022", "027", "077"])
@@ -239,11 +237,23 @@ bash -c 'exec -a {mark} sleep 600' & echo up; wait"""
         assert not left[0].exists()
 
 
+@contextlib.contextmanager
+def most_descriptors() -> Iterator[int]:
+    """Let this process open as many files as it may, and return how many that are."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        yield hard
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 async def test_as_many_clients_may_wait_as_the_kernel_allows(state: Path) -> None:
     """They connect while the service is stopped, so none of them is accepted."""
     loop = asyncio.get_running_loop()
-    count = min(1000, int(Path("/proc/sys/net/core/somaxconn").read_text()))
+    of_kernel = int(Path("/proc/sys/net/core/somaxconn").read_text())
     async with serving(state) as server, contextlib.AsyncExitStack() as stack:
+        count = min(4096, of_kernel, stack.enter_context(most_descriptors()) - 100)
         url = URL(server.listens.partition("listens on ")[2].split("/,")[0])
         server.process.send_signal(signal.SIGSTOP)
         stack.callback(server.process.send_signal, signal.SIGCONT)
@@ -310,15 +320,19 @@ async def test_what_nohup_lets_ignore_stays_ignored(state: Path) -> None:
 async def test_every_line_of_a_json_log_is_json_and_tells_who_did_what(state: Path) -> None:
     options = ("logging.format=json", "logging.access=true", 'server.trusted_proxies=["127.0.0.1"]')
     settings = [part for option in options for part in ("--set", option)]
-    digest = hashlib.sha256(b"t").hexdigest()
+    digest = hashlib.sha256(b"hunter2").hexdigest()
     settings += ["--set", f'auth.tokens=[{{tenant="alice", sha256="{digest}"}}]']
-    headers = {"Authorization": "Bearer t", "X-Forwarded-For": "192.0.2.9"}
+    headers = {"Authorization": "Bearer hunter2", "X-Forwarded-For": "192.0.2.9"}
     async with serving(state, *settings) as server:
         job = {"language": "bash", "code": "exit 3"}
         address = "/api/execute?access_token=secret"
         async with server.session.post(address, json=job, headers=headers) as response:
             job_id = (await response.json())["jobId"]
-        async with server.session.get(f"/api/stream/{job_id}", headers=headers) as response:
+        async with server.session.get(f"/api/stream/{job_id}?access_token=hunter2") as response:
+            assert [event async for event in received(response)][-1].kind == "complete"
+        async with server.session.post(f"/api/jobs/{job_id}/grants", headers=headers) as response:
+            grant = await response.json()
+        async with server.session.get(grant["links"]["stream"]) as response:
             assert [event async for event in received(response)][-1].kind == "complete"
         forged = URL("/x%0A2026-01-01%20forged%1B[2J", encoded=True)
         assert (await server.session.get(forged, headers=headers)).status == 404
@@ -326,6 +340,8 @@ async def test_every_line_of_a_json_log_is_json_and_tells_who_did_what(state: Pa
         await asyncio.wait_for(server.process.wait(), 45)
         text = (await server.log).decode()
     assert "secret" not in text
+    assert grant["grant"] not in text
+    assert "hunter2" not in text
     lines = [json.loads(line) for line in (server.listens + text).splitlines()]
     assert all(datetime.fromisoformat(line["time"]).utcoffset() is not None for line in lines)
     (over,) = (line for line in lines if line["logger"] == "streamer.jobs")

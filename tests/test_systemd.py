@@ -23,6 +23,8 @@ from streamer.doctor.hostfacts import CGROUP_REMEDY
 
 ROOT = Path(streamer.__file__).parent.parent
 UNIT = ROOT / "deploy" / "streamer.service"
+PARTS = {"streamer-api@.service": "8081", "streamer-worker@.service": "8091"}
+"""The units of parts, and a port of each."""
 STREAMER = Path(sys.executable).parent / "streamer"
 INSTALLED = "/opt/streamer/bin/streamer"
 """The command that the unit starts."""
@@ -219,9 +221,12 @@ def unit_for_here(folder: Path) -> Path:
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd-analyze")
-def test_the_unit_of_the_repository_is_valid(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [UNIT.name, *PARTS])
+def test_the_units_of_the_repository_are_valid(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name.replace("@", f"@{PARTS.get(name)}")
+    path.write_text((UNIT.parent / name).read_text().replace(INSTALLED, str(STREAMER)))
     done = subprocess.run(
-        ["systemd-analyze", "verify", unit_for_here(tmp_path)],
+        ["systemd-analyze", "verify", path],
         check=False,
         capture_output=True,
         text=True,

@@ -11,7 +11,10 @@ import pytest
 NODE_PACKAGES = Path(__file__).parents[1] / "build" / "node"
 """Where the set-up puts the packages of Node.js: a program that runs here can import them."""
 
-NAMES = {"chromium": ("chromium", "chromium-browser", "google-chrome")}
+NAMES = {
+    "chromium": ("chromium", "chromium-browser", "google-chrome"),
+    "redis-server": ("redis-server", "valkey-server"),
+}
 
 
 def required_tools() -> frozenset[str]:

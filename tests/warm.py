@@ -19,24 +19,29 @@ PATIENCE_S = 2.0
 """For a program that is held nowhere."""
 
 
-def hold_each(pool: Pool) -> Sequence[bool]:
+def hold_each(pool: Pool, patience_s: float = PATIENCE_S) -> Sequence[bool]:
     """Hold the first program of each job from now on, whatever it is: commands and compilers too.
 
-    Return a list that tells of each whether it was held.
+    Return a list that tells of each whether it was held, within `patience_s`.
     """
     waited: list[bool] = []
-    pool.lend = partial(_lend, waited, pool.lend)  # type: ignore[method-assign]
+    pool.lend = partial(_lend, waited, patience_s, pool.lend)  # type: ignore[method-assign]
     return waited
 
 
 async def _lend(
-    waited: list[bool], lend: Any, shape: Shape, program: Program | None = None, **options: Any
+    waited: list[bool],
+    patience_s: float,
+    lend: Any,
+    shape: Shape,
+    program: Program | None = None,
+    **options: Any,
 ) -> Sandbox:
     sandbox: Sandbox = await lend(shape, program, **options)
     if program is not None and not sandbox.waits:
         try:
             await sandbox.hold(program.run(sandbox.home, Stdio.pipes(with_input=True)))
-            await asyncio.wait({sandbox.held}, timeout=PATIENCE_S)
+            await asyncio.wait({sandbox.held}, timeout=patience_s)
         except SandboxFailure:
             await sandbox.close()
             raise

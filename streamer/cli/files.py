@@ -13,7 +13,7 @@ from streamer.cli.service import asked, of_service
 if TYPE_CHECKING:
     from streamer.client import Client
 
-__all__ = ["files"]
+__all__ = ["files", "place_of"]
 
 
 @click.command()
@@ -23,7 +23,8 @@ __all__ = ["files"]
     "-o",
     "--output",
     metavar="DIR|FILE",
-    help="Save PATH as FILE, or beneath DIR if that exists; without PATH all files beneath DIR.",
+    help="Save PATH as FILE, or beneath DIR if that exists or ends with a slash; without PATH "
+    "all files beneath DIR.",
 )
 @click.option("--raw", is_flag=True, help="Do not filter a file on a terminal.")
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
@@ -57,14 +58,14 @@ def files(
         if as_json:
             click.echo(in_json({"files": listed}))
         elif listed:
-            from streamer.cli.table import show_rows  # noqa: PLC0415
+            from streamer.cli.table import show_rows
 
             show_rows([{"name": file["name"], "bytes": file.get("bytes")} for file in listed])
     return code
 
 
 async def _print(client: Client, job_id: str, name: str, *, raw: bool) -> None:
-    from streamer.cli.stdio import Outlet  # noqa: PLC0415
+    from streamer.cli.stdio import Outlet
 
     outlet = Outlet(1, raw=raw)
     async for chunk in client.read_file(job_id, name):
@@ -73,22 +74,22 @@ async def _print(client: Client, job_id: str, name: str, *, raw: bool) -> None:
 
 
 async def _save(client: Client, job_id: str, name: str, output: str) -> None:
-    from streamer.cli.saving import save  # noqa: PLC0415
+    from streamer.cli.saving import save
 
-    folder, last = _place(output, name)
+    folder, last = place_of(output, name)
     await save(folder, last, client.read_file(job_id, name))
 
 
-def _place(output: str, name: str) -> tuple[str, str]:
+def place_of(output: str, name: str) -> tuple[str, str]:
     """Return the folder and the name with which a file is saved."""
-    if os.path.isdir(output):  # noqa: PTH112 - Path.is_dir may raise
+    if output.endswith("/") or os.path.isdir(output):  # noqa: PTH112 - Path.is_dir may raise
         return output, name.rpartition("/")[2]
     folder, last = os.path.split(output)
     return folder or ".", last
 
 
 async def _save_all(client: Client, job_id: str, folder: str) -> None:
-    from streamer.cli.saving import save  # noqa: PLC0415
+    from streamer.cli.saving import save
 
     for file in await client.files(job_id):
         await save(folder, file["name"], client.read_file(job_id, file["name"]))

@@ -18,7 +18,7 @@ from streamer.model.names import camel
 from streamer.model.runtime import Runtime
 from streamer.model.sizes import parse_size
 
-__all__ = ["job_spec"]
+__all__ = ["job_spec", "parsed_limits"]
 
 BY_CAMEL: Final = {camel(limit.name): limit.name for limit in fields(Limits)}
 WHOLE: Final = re.compile("[+-]?[0-9]{1,20}(_[0-9]{1,20})*")
@@ -36,8 +36,10 @@ def job_spec(
     env: Sequence[str] = (),
     cases: str | None = None,
     stop_on_failure: bool = False,
+    retry: int = 0,
     environment: str | None = None,
     artifacts: Sequence[str] = (),
+    priority: int = 0,
 ) -> JobSpec:
     """Return the job that runs the file `program`, or standard input for ``-``.
 
@@ -66,7 +68,7 @@ def job_spec(
         except OSError as error:
             raise InvalidJob(f"standard input: {error.strerror}") from None
     else:
-        main = _read(program)
+        main = _program(program, runtimes)
         entry = main.name
         sources = [main]
         if language is None:
@@ -79,17 +81,19 @@ def job_spec(
         entry=entry,
         args=tuple(args),
         env=dict(_pair(text, "--env") for text in env),
-        limits=dict(_limit(text) for text in limits),
+        limits=parsed_limits(limits),
         environment=environment,
         artifacts=tuple(artifacts),
         output_encoding="base64",  # the program's exact bytes
         cases=() if cases is None else _cases(cases),
         stop_on_failure=stop_on_failure,
+        priority=priority,
+        retry=retry,
     )
 
 
 def _cases(name: str) -> tuple[Case, ...]:
-    from streamer.web.wire import parse_cases  # noqa: PLC0415 - few commands need it
+    from streamer.web.wire import parse_cases
 
     try:
         cases = parse_cases(Path(name).read_bytes())
@@ -100,6 +104,23 @@ def _cases(name: str) -> tuple[Case, ...]:
     if not cases:
         raise InvalidJob(f"{name}: there are no cases")
     return cases
+
+
+def parsed_limits(limits: Sequence[str]) -> dict[str, float | str]:
+    """Return the limits that are given as ``NAME=VALUE``. Raises `InvalidJob`."""
+    return dict(_limit(text) for text in limits)
+
+
+def _program(name: str, runtimes: Mapping[str, Runtime]) -> SourceFile:
+    try:
+        return _read(name)
+    except InvalidJob as error:
+        hint = ""
+        if os.path.isdir(name):  # noqa: PTH112 - Path.is_dir may raise
+            hint = f"; to run a program of a folder: --project {name} FILE"
+        elif name in runtimes:
+            hint = "; it is a language: name the file of a program"
+        raise InvalidJob(f"{error}{hint}") from error
 
 
 def _read(name: str) -> SourceFile:

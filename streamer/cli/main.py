@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -20,19 +21,28 @@ from streamer.cli.descriptors import drop_output, fill_closed
 from streamer.cli.environments import environment
 from streamer.cli.exitcodes import EXIT_BROKEN_PIPE, EXIT_NOT_RUN, EXIT_USAGE
 from streamer.cli.files import files
-from streamer.cli.options import ConfigOptions, config_options, load, load_serving
+from streamer.cli.host import doctor, runtimes, sandboxes
+from streamer.cli.options import (
+    OF_SERVICE,
+    OF_USER,
+    ORIGINS,
+    ConfigOptions,
+    config_options,
+    load,
+    load_serving,
+)
 from streamer.cli.projects import project
+from streamer.cli.service import about_file
+from streamer.cli.sessions import session
+from streamer.cli.tokens import token as token_commands
 from streamer.cli.work import work
-from streamer.errors import BackendUnavailable, CallerError, ConfigError, StreamerError
+from streamer.errors import CallerError, ConfigError, StreamerError
 from streamer.model.terminal import visible
 
 if TYPE_CHECKING:
-    from streamer.config.schema import Config
+    from aiohttp.web import Application
 
 __all__ = ["main"]
-
-OF_SERVICE: Final = "./config.toml"
-OF_USER: Final = "~/.config/streamer/config.toml"
 
 
 def main(
@@ -72,6 +82,10 @@ class _Commands(click.Group):
         except BrokenPipeError:
             drop_output()
             return EXIT_BROKEN_PIPE
+        except ConfigError as error:
+            from streamer.config.load import with_origin
+
+            raise with_origin(error, ctx.meta.get(ORIGINS, {})) from None
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -83,6 +97,11 @@ def cli() -> None:
 cli.add_command(project)
 cli.add_command(environment)
 cli.add_command(files)
+cli.add_command(session)
+cli.add_command(token_commands)
+cli.add_command(runtimes)
+cli.add_command(sandboxes)
+cli.add_command(doctor)
 
 
 @cli.command()
@@ -92,10 +111,14 @@ cli.add_command(files)
 @click.option(
     "--role",
     type=click.Choice(["all", "api", "worker"]),
-    default="all",
-    help="The part of the service in this process; the memory engine needs all.",
+    help="The part of the service in this process: api accepts jobs, worker runs them.",
 )
-@click.option("--workers", type=click.IntRange(1), default=1, metavar="N", help="Must be 1.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    metavar="N",
+    help="Processes that share the port; queue.concurrency is how many jobs each runs.",
+)
 @click.option(
     "--demo", metavar="FILE", help="Run a program once the service listens, and show its output."
 )
@@ -103,14 +126,17 @@ def serve(
     options: ConfigOptions,
     host: str | None,
     port: int | None,
-    role: str,
-    workers: int,
+    role: str | None,
+    workers: int | None,
     demo: str | None,
 ) -> None:
     """Run the service until Ctrl-C or SIGTERM."""
     address = [
         f"server.{key}={value}"
-        for key, value in (("host", host), ("port", port))
+        for key, value in (
+            *(("host", host), ("port", port)),
+            *(("role", role), ("workers", workers)),
+        )
         if value is not None
     ]
     from streamer.application import create_app
@@ -119,32 +145,36 @@ def serve(
     from streamer.web.server.serve import serve as serve_forever
 
     config, _ = load_serving(replace(options, overrides=(*options.overrides, *address)))
-    if role != "all":
-        raise click.UsageError(
-            f"--role {role} needs an engine that processes can share; "
-            f"engine.url is {config.engine.url!r}"
-        )
-    if workers != 1:
-        raise click.UsageError(
-            f"--workers {workers}: several processes need an engine that they can share, and "
-            f"engine.url is {config.engine.url!r}; for more jobs at once: --set queue.concurrency=N"
-        )
-    configure_logging(config.logging)
     program = Path(demo) if demo is not None else None
+    if program is not None and config.server.role == "worker":
+        raise click.UsageError(f"--demo {demo}: a worker accepts no jobs; use it with another role")
     if program is not None and not program.is_file():
         raise click.UsageError(f"--demo {demo}: there is no such file")
+
+    def say(address: str) -> None:
+        if sys.stderr is not None and sys.stderr.isatty():  # otherwise the log says so
+            click.echo(f"streamer {streamer.__version__} listens on {address}/", err=True)
+
+    async def demonstrate(address: str, app: Application) -> None:
+        if program is not None:
+            await show_demo(address, program, app)
+
+    gc.set_threshold(10_000, 10, 10)
+    if config.server.workers > 1:
+        from streamer.supervisor.serve import serve_together
+
+        serve_together(config, partial(work, quick=True), say, demonstrate)
+        return
+    configure_logging(config.logging)
     app = create_app(config)
 
     async def on_ready(address: str) -> None:
-        if sys.stderr is not None and sys.stderr.isatty():  # otherwise the log says so
-            click.echo(f"streamer {streamer.__version__} listens on {address}/", err=True)
-        if program is not None:
-            await show_demo(address, program, app)
+        say(address)
+        await demonstrate(address, app)
 
     # What exists now stays, so the collector need not look at it again. A job makes hundreds of
     # objects and hardly a cycle: 700 between two looks, the default, is for smaller programs.
     gc.freeze()
-    gc.set_threshold(10_000, 10, 10)
     work(serve_forever(app, config, on_ready), quick=True)
 
 
@@ -160,6 +190,7 @@ def serve(
     help="Run FILE of this folder or archive; without FILE the language's entry.",
 )
 @click.option("--url", metavar="URL", help="Run it on the service at URL.")
+@click.option("--session", "session_id", metavar="ID", help="Run it in this session of --url.")
 @click.option("--token-file", metavar="FILE", help="A file with the token for --url.")
 @click.option(
     "--token",
@@ -177,6 +208,13 @@ def serve(
 @click.option("--cases", metavar="FILE", help="Run it for each case of a JSON file.")
 @click.option("--stop-on-failure", is_flag=True, help="Not after a case that fails.")
 @click.option(
+    "--retry",
+    metavar="N",
+    type=click.IntRange(0, 3),
+    default=0,
+    help="Run it again up to N times when its worker is lost; needs --url.",
+)
+@click.option(
     "--environment",
     "packages",
     metavar="NAME",
@@ -186,6 +224,13 @@ def serve(
     "--artifact", "artifacts", multiple=True, metavar="GLOB", help="Save the files that it leaves."
 )
 @click.option("-o", "--output", metavar="DIR", help="The folder in which they are saved.")
+@click.option(
+    "--priority",
+    type=click.IntRange(-10, 10),
+    default=0,
+    metavar="N",
+    help="With --url: 10 is first among your waiting jobs, -10 last.",
+)
 @click.option("-n", "--no-stdin", is_flag=True, help="Give it no input; read no standard input.")
 @click.option("--raw", is_flag=True, help="Do not filter its output on a terminal.")
 @click.option(
@@ -198,6 +243,7 @@ def run(
     language: str | None,
     project_path: str | None,
     url: str | None,
+    session_id: str | None,
     token: str | None,
     token_file: str | None,
     limits: tuple[str, ...],
@@ -207,6 +253,8 @@ def run(
     packages: str | None,
     artifacts: tuple[str, ...],
     output: str | None,
+    priority: int,
+    retry: int,
     *,
     stop_on_failure: bool,
     no_stdin: bool,
@@ -232,6 +280,7 @@ def run(
         raise click.UsageError("name the FILE|- to run, or a --project")
     if bool(artifacts) != (output is not None):
         raise click.UsageError("--artifact GLOB and -o DIR need each other")
+    _check_remote(url, session_id, project_path, retry)
     if terminal:
         check_terminal(program, no_stdin=no_stdin, cases=cases)
     config = load(replace(options, sandbox=None) if url else options)
@@ -246,8 +295,10 @@ def run(
         env=env,
         cases=cases,
         stop_on_failure=stop_on_failure,
+        retry=retry,
         environment=packages,
         artifacts=artifacts,
+        priority=priority,
     )
     # If standard input was the program's text, nothing is left of it; cases have their own.
     forward = program != "-" and not no_stdin and cases is None
@@ -259,6 +310,7 @@ def run(
 
             if token_file:
                 token = token_in(token_file)
+            spec = replace(spec, session_id=session_id)
             job = run_remote(url, token, spec, options.sandbox, project_path, **how)
         else:
             from streamer.cli.local import run_local
@@ -273,8 +325,18 @@ def run(
         return EXIT_NOT_RUN
     except OSError as error:
         at = url or program or project_path
-        click.echo(f"streamer: {visible(f'{at}: {error}')}", err=True)
+        click.echo(f"streamer: {visible(about_file(error) or f'{at}: {error}')}", err=True)
         return EXIT_NOT_RUN
+
+
+def _check_remote(
+    url: str | None, session_id: str | None, project_path: str | None, retry: int
+) -> None:
+    """Check the options that only a service can fulfil. Raises `click.UsageError`."""
+    if session_id and (not url or project_path):
+        raise click.UsageError("--session needs --url, and has its own project")
+    if retry and not url:
+        raise click.UsageError("--retry needs --url: here the job is lost with this command")
 
 
 @cli.command("config")
@@ -291,123 +353,24 @@ def show_config(
 ) -> None:
     """Print the effective configuration as TOML, secrets as comments."""
     from streamer.compose import build
-    from streamer.config.text import in_force, template
+    from streamer.config.text import in_force, template, with_options
 
     if begin:
         click.echo(template(), nl=False)
         return
     config, origins = load_serving(options)
+    refusal = None
+    try:
+        config = with_options(config, build(config).backends)
+    except StreamerError as error:  # what `serve` would refuse, as an unknown option of a backend
+        refusal = error
     for line in in_force(config, origins if show_origin else None):
         click.echo(line)
-    build(config)  # refuses what `serve` would, such as an unknown option of a backend
-
-
-@cli.command()
-@config_options(OF_USER)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def runtimes(
-    options: ConfigOptions,
-    *,
-    as_json: bool,
-) -> None:
-    """List the languages and whether they are available on this host."""
-    from streamer.compose import build
-
-    parts = build(load(options))
-    missing = parts.worker.host.languages.missing
-    known = {runtime.name: runtime for runtime in parts.jobs.runtimes.values()}
-    rows = [
-        {
-            "name": name,
-            **({"title": runtime.title or name} if as_json else {}),
-            "aliases": ", ".join(runtime.aliases),
-            "entry": runtime.entry,
-            "available": name not in missing,
-            "reason": missing.get(name, ""),
-        }
-        for name, runtime in sorted(known.items())
-    ]
-    _print_rows(rows, as_json=as_json)
-
-
-@cli.command()
-@config_options(OF_USER)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def sandboxes(
-    options: ConfigOptions,
-    *,
-    as_json: bool,
-) -> None:
-    """List the sandbox backends; a test program is run in each."""
-    config = load(options)
-    _print_rows(work(_try_sandboxes(config)), as_json=as_json)
-
-
-@cli.command()
-@config_options(OF_USER)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def doctor(
-    options: ConfigOptions,
-    *,
-    as_json: bool,
-) -> int:
-    """Test what each sandbox enforces on this host, and how to fix what it does not.
-
-    Exits with 1 if the configured sandbox, or one that callers may choose, does not keep all of
-    its promises.
-    """
-    import logging
-
-    import msgspec
-
-    from streamer.doctor.report import examine
-
-    config = load(options)
-    logging.getLogger("streamer").setLevel(logging.ERROR)
-    try:
-        report = work(examine(config))
-    except BackendUnavailable as error:
-        click.echo(f"streamer: {visible(str(error))}", err=True)
-        return 1
-    if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(report)))
-    else:
-        from rich.console import Console
-
-        from streamer.cli.doctor import show
-
-        show(report, Console())
-    return 0 if report.ok else 1
+    if refusal is not None:
+        raise refusal
 
 
 @cli.command()
 def version() -> None:
     """Print the version."""
     click.echo(streamer.__version__)
-
-
-async def _try_sandboxes(config: Config) -> list[dict[str, Any]]:
-    from streamer.compose import build
-
-    async with build(config).worker.trial() as backends:
-        reasons = await backends.reasons()
-    return [
-        {
-            "name": name,
-            "isolation": backend.isolation.name.lower(),
-            "available": not reasons[name],
-            "reason": reasons[name],
-        }
-        for name, backend in sorted(backends.items())
-    ]
-
-
-def _print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
-    if as_json:
-        import json
-
-        click.echo(json.dumps(rows, indent=2))
-    else:
-        from streamer.cli.table import show_rows
-
-        show_rows(rows)

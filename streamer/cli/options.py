@@ -10,14 +10,29 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Final, TypeVar
 
 import click
 
 if TYPE_CHECKING:
     from streamer.config.schema import Config
 
-__all__ = ["ConfigOptions", "config_options", "load", "load_serving"]
+__all__ = [
+    "OF_SERVICE",
+    "OF_USER",
+    "ORIGINS",
+    "ConfigOptions",
+    "config_options",
+    "load",
+    "load_serving",
+]
+
+OF_SERVICE: Final = "./config.toml"
+OF_USER: Final = "~/.config/streamer/config.toml"
+"""Where commands look for a configuration, as their help says."""
+
+ORIGINS: Final = "streamer.origins"
+"""Where the loaded configuration came from, in the context of the command."""
 
 R = TypeVar("R")
 
@@ -92,6 +107,8 @@ def load_serving(options: ConfigOptions) -> tuple[Config, Mapping[str, str]]:
 
 def load(options: ConfigOptions) -> Config:
     """Return the user's configuration; one in this folder may belong to an untrusted program."""
+    from msgspec.structs import replace
+
     from streamer.config.file import FILE_NAME, seems_ours, users_file
 
     path = _named(options)
@@ -100,7 +117,10 @@ def load(options: ConfigOptions) -> Config:
         here = Path(FILE_NAME)
         if seems_ours(here) and not (path and path.samefile(here)):
             _note(f"{FILE_NAME} in this folder is not read; to use it: --config {FILE_NAME}")
-    return _load(path, options)[0]
+    config = _load(path, options)[0]
+    # These commands are about this host, or run one program here, whatever part of a service the
+    # configuration is for.
+    return replace(config, server=replace(config.server, role="all"))
 
 
 def _named(options: ConfigOptions) -> Path | None:
@@ -114,12 +134,14 @@ def _load(path: Path | None, options: ConfigOptions) -> tuple[Config, Mapping[st
     for name, meant in stray_variables(os.environ):
         _note(f"warning: the variable {name} is not read; did you mean {meant}?")
     sandbox = [f"sandbox.backend={options.sandbox}"] if options.sandbox else []
-    return load_with_origins(
+    config, origins = load_with_origins(
         path,
         environ=os.environ,
         overrides=[*options.overrides, *sandbox],
         profile=options.profile,
     )
+    click.get_current_context().meta[ORIGINS] = origins
+    return config, origins
 
 
 def _note(text: str) -> None:

@@ -41,7 +41,7 @@ def show(
         if as_json:
             click.echo(in_json(document))
         else:
-            from streamer.cli.table import show_rows  # noqa: PLC0415
+            from streamer.cli.table import show_rows
 
             rows = [file for file in document["files"] if isinstance(file, dict)]
             if rows:

@@ -88,8 +88,9 @@ async def _content(client: Client, job_id: str, name: str) -> AsyncGenerator[byt
         async with contextlib.aclosing(client.read_file(job_id, name)) as pieces:
             async for piece in pieces:
                 yield piece
-    except (aiohttp.ClientError, ServiceProblem) as error:
-        raise OSError(errno.EIO, str(error)) from error
+    except (aiohttp.ClientError, ServiceProblem, TimeoutError) as error:
+        why = str(error) or "the service did not answer in time"
+        raise OSError(errno.EIO, why) from error
 
 
 async def _submitted(client: Client, spec: JobSpec, project: str | None) -> str:

@@ -22,9 +22,9 @@ from streamer.cli.exitcodes import (
 from streamer.cli.input import InputSource
 from streamer.cli.stdio import NAMES, Outlet, StandardInput
 from streamer.cli.tty import Modes, Terminal
-from streamer.errors import StreamerError
+from streamer.errors import StreamerError, UnknownJob
 from streamer.eventlog.joblog import Event
-from streamer.model.events import CaseEnd, Complete, Error, Output, Status
+from streamer.model.events import CaseEnd, Complete, Error, Gap, Output, Status
 from streamer.model.signals import signal_number
 from streamer.model.terminal import visible
 
@@ -75,7 +75,8 @@ async def run_job(
     cancelling: list[asyncio.Future[object]] = []
     terminal = at[0] if at else None
 
-    showing = asyncio.create_task(_show(events, terminal, raw=raw))
+    gaps: list[Gap] = []
+    showing = asyncio.create_task(_show(events, gaps, terminal, raw=raw))
 
     def interrupted() -> None:
         if cancelling or (terminal is not None and terminal.unanswered):
@@ -109,7 +110,8 @@ async def run_job(
     if failure is not None and (terminal is not None or not isinstance(end, int)):
         click.echo(f"streamer: the input could not be sent: {visible(str(failure))}", err=True)
         return EXIT_NOT_RUN
-    return end if isinstance(end, int) else _report(end)
+    code = end if isinstance(end, int) else _report(end)
+    return code or EXIT_NOT_RUN if gaps else code
 
 
 async def _seen(
@@ -123,6 +125,9 @@ async def _seen(
         if this is None or this.cancelling():
             raise
         return EXIT_INTERRUPTED
+    except UnknownJob as error:
+        click.echo(f"streamer: the service has lost the job: {visible(str(error))}", err=True)
+        return EXIT_NOT_RUN
     except OSError as error:
         if error.filename not in NAMES.values():
             raise
@@ -134,9 +139,12 @@ async def _seen(
 
 
 async def _show(
-    events: AsyncIterator[Event], terminal: Terminal | None = None, *, raw: bool
+    events: AsyncIterator[Event], gaps: list[Gap], terminal: Terminal | None, *, raw: bool
 ) -> Complete | Error:
-    """Write the output as it arrives and return how the job ended. Raises `OSError`."""
+    """Write the output as it arrives and return how the job ended. Raises `OSError`, `UnknownJob`.
+
+    What is not kept any more is told, and added to `gaps`.
+    """
     outlets = {"stdout": Outlet(1, raw=raw), "stderr": Outlet(2, raw=raw)}
     modes = Modes()
     end: Complete | Error | None = None
@@ -147,8 +155,10 @@ async def _show(
             elif isinstance(event.data, CaseEnd):
                 _report_case(event.data)
             elif isinstance(event.data, Status):
-                if terminal is not None and event.data.state == "running":
-                    terminal.begin()
+                _take_status(event.data, terminal)
+            elif isinstance(event.data, Gap):
+                gaps.append(event.data)
+                _report_gap(event.data)
             elif isinstance(event.data, Complete | Error):
                 end = event.data
     finally:
@@ -159,6 +169,14 @@ async def _show(
     if end is None:
         raise _not_a_service(204)
     return end
+
+
+def _take_status(status: Status, terminal: Terminal | None) -> None:
+    if terminal is not None and status.state == "running":
+        terminal.begin()
+    if status.attempt is not None:
+        again = f"streamer: {status.reason}: attempt {status.attempt} begins anew"
+        click.echo(visible(again), err=True)
 
 
 def _report(end: Complete | Error) -> int:
@@ -172,6 +190,12 @@ def _report(end: Complete | Error) -> int:
         what = failure.name or failure.glob
         click.echo(visible(f"streamer: not kept: {what}: {failure.reason}"), err=True)
     return exit_code(end)
+
+
+def _report_gap(gap: Gap) -> None:
+    if gap.to is not None:  # else nothing of the job is kept, which is told when it is asked for
+        what = f"events {gap.from_} to {gap.to} are no longer kept: output may be missing"
+        click.echo(f"streamer: {what}", err=True)
 
 
 def _report_case(end: CaseEnd) -> None:
@@ -193,7 +217,7 @@ async def _print(output: Output, outlet: Outlet, modes: Modes) -> None:
 
 def _not_a_service(status: int) -> Exception:
     # Only a remote service answers so, and its client takes as long to import as all the rest.
-    from streamer.client.problem import not_a_service  # noqa: PLC0415 - as above
+    from streamer.client.problem import not_a_service
 
     return not_a_service(status)
 

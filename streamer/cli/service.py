@@ -15,7 +15,7 @@ from streamer.model.terminal import visible
 if TYPE_CHECKING:
     from streamer.client import Client
 
-__all__ = ["as_json", "asked", "of_service"]
+__all__ = ["about_file", "as_json", "asked", "of_service"]
 
 T = TypeVar("T")
 
@@ -42,10 +42,10 @@ def asked(
     ask: Callable[[Client], Awaitable[T]],
 ) -> tuple[int, T | None]:
     """Ask the service; return the exit code and the answer."""
-    import aiohttp  # noqa: PLC0415
+    import aiohttp
 
-    from streamer.cli.remote import explained, token_in  # noqa: PLC0415
-    from streamer.client import Client, ServiceProblem  # noqa: PLC0415
+    from streamer.cli.remote import explained, token_in
+    from streamer.client import Client, ServiceProblem
 
     async def asking() -> T:
         async with Client(url, token=token_in(token_file) if token_file else token) as client:
@@ -56,11 +56,18 @@ def asked(
     try:
         return 0, work(run)
     except (OSError, ServiceProblem, aiohttp.ClientError) as error:
-        click.echo(f"streamer: {visible(f'{url}: {error}')}", err=True)
+        click.echo(f"streamer: {visible(about_file(error) or f'{url}: {error}')}", err=True)
         return EXIT_NOT_RUN, None
 
 
+def about_file(error: Exception) -> str:
+    """Return what is wrong with a file here, or ``""`` for any other error."""
+    if isinstance(error, OSError) and isinstance(error.filename, str) and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return ""
+
+
 def as_json(document: object) -> str:
-    import json  # noqa: PLC0415
+    import json
 
     return json.dumps(document, indent=2)

@@ -14,7 +14,7 @@ from typing import Final
 
 import click
 
-__all__ = ["Modes", "Terminal", "check_terminal"]
+__all__ = ["RESET", "Modes", "Terminal", "check_terminal"]
 
 MOST: Final = 1000
 """The largest size that a service takes, in columns or rows."""
@@ -24,13 +24,32 @@ USUAL: Final = (80, 24)
 BY_SIGNALS: Final = (signal.SIGHUP, signal.SIGQUIT)
 """What else ends a run that has the terminal, so that it is restored."""
 
-SEQUENCE: Final = re.compile(rb"\x1b\[\?([0-9;]{1,64})([hl])")
+SEQUENCE: Final = re.compile(rb"(?:\x1b\[|\xc2\x9b)\?([0-9;]{1,64})([hl])")
+"""What sets modes; the C1 control in UTF-8 does as well as ESC [."""
 LONGEST: Final = 70
 MOST_MODES: Final = 100
+COMMON: Final = frozenset(
+    str(mode).encode()
+    for mode in (
+        *range(1, 10),
+        12,
+        25,
+        45,
+        47,
+        66,
+        *range(1000, 1017),
+        1047,
+        1048,
+        1049,
+        2004,
+        2026,
+    )
+)
+"""Those that are always followed, as programs may set more than that many."""
 ON_BY_DEFAULT: Final = frozenset((b"7", b"25"))
 """Wrapping of lines, and the cursor."""
-RESET: Final = b"\x1b[0m\x1b>"
-"""No colours, and the usual keypad."""
+RESET: Final = b"\x1b[0m\x1b>\x1b(B\x0f\x1b[4l"
+"""No colours, the usual keypad and letters, and nothing is inserted."""
 
 
 def check_terminal(program: str | None, *, no_stdin: bool, cases: str | None) -> None:
@@ -134,10 +153,12 @@ class Modes:
         end = 0
         for found in SEQUENCE.finditer(text):
             end = found.end()
-            for mode in found[1].split(b";"):
-                if len(self._changed) < MOST_MODES or mode in self._changed:
+            for number in found[1].split(b";"):
+                mode = number.lstrip(b"0")
+                if mode in COMMON or mode in self._changed or len(self._changed) < MOST_MODES:
                     self._changed[mode] = found[2] == b"h"
-        cut = text.rfind(b"\x1b", max(end, len(text) - LONGEST))
+        begun = max(end, len(text) - LONGEST)
+        cut = max(text.rfind(b"\x1b", begun), text.rfind(b"\xc2", begun))
         self._rest = text[cut:] if cut >= 0 else b""
 
     def reset(self) -> bytes:

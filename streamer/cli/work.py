@@ -15,12 +15,12 @@ T = TypeVar("T")
 
 def work(coroutine: Coroutine[Any, Any, T], *, quick: bool = False) -> T:
     """Run a coroutine; if `quick`, by uvloop if it is installed (the extra ``uvloop``)."""
-    import asyncio  # noqa: PLC0415 - `streamer version` needs next to nothing
+    import asyncio
 
     run = asyncio.run
     if quick:
         with contextlib.suppress(ImportError):
-            from uvloop import run  # noqa: PLC0415
+            from uvloop import run
     on_work: Callable[[], object] = click.get_current_context().obj
     on_work()
     return run(coroutine)

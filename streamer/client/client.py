@@ -9,26 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import json
-import os
-import random
 import secrets
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Final, Self
+from typing import Any, Final, Self
 from urllib.parse import quote
 
 import aiohttp
 import msgspec
-from yarl import URL
 
+from streamer.client.batch import submitted_together
+from streamer.client.connection import MAX_RETRY_AFTER_S, TRANSIENT, Connection, pause_s
 from streamer.client.files import files_of, path_of, pieces
-from streamer.client.problem import ServiceProblem, check, document_of, not_a_service
+from streamer.client.problem import ServiceProblem, check, not_a_service
 from streamer.client.request import request_of, with_wire_names
 from streamer.client.run import Run
-from streamer.errors import ConfigError, StreamerError
+from streamer.client.sessions import RemoteSession
 from streamer.eventlog.frames import EventParser
 from streamer.eventlog.joblog import Event
 from streamer.model.events import KINDS, TERMINAL_KINDS, decode
@@ -38,47 +36,30 @@ from streamer.packing import opened_upload
 
 __all__ = ["Client"]
 
-CONNECT_TIMEOUT_S: Final = 10.0
-READ_TIMEOUT_S: Final = 100.0
-"""Three heartbeats: a stream that is silent for longer counts as lost."""
+
 MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
-FIRST_PAUSE_S: Final = 0.2
-MAX_PAUSE_S: Final = 10.0
-MAX_RETRY_AFTER_S: Final = 60.0
-"""A longer Retry-After is raised to the caller instead of waited for."""
 MAX_INPUT_PAUSE_S: Final = 1.0
-REFUSED: Final = frozenset({429, 503})
-"""With these codes the service has done nothing, so repeating the request is safe."""
-TRANSIENT: Final = REFUSED | {502, 504}
 
 
 class Client:
     """A connection to one service. Use it as an asynchronous context manager.
 
-    `url` is where the service is mounted; `token` is sent as a bearer token. `retries` is how
-    often a call is repeated after it was refused for lack of capacity (429, 503) or, if repeating
-    it is safe, lost its connection. Refusals raise `ServiceProblem`; an unknown or expired job
-    raises its subclass `UnknownJob`. If the service cannot be reached, a call raises
-    `aiohttp.ClientError` or TimeoutError; following a job waits for the service instead.
+    `url` is where the service is mounted; `token` is sent as a bearer token. With `grant`, which
+    another client has made, one job can be read without a token. `retries` is how often a call is
+    repeated after it was refused for lack of capacity (429, 503) or, if repeating it is safe, lost
+    its connection. Refusals raise `ServiceProblem`; an unknown or expired job raises its subclass
+    `UnknownJob`. If the service cannot be reached, a call raises `aiohttp.ClientError` or
+    TimeoutError; following a job waits for the service instead.
     """
 
-    def __init__(self, url: str, *, token: str | None = None, retries: int = 3) -> None:
-        base = URL(url if url.endswith("/") else url + "/")
-        if base.scheme not in ("http", "https") or not base.host:
-            raise ConfigError(
-                f"{url!r}: the URL of a service begins with http:// or https://, such as "
-                "http://127.0.0.1:8080"
-            )
-        self._base = base
-        self._retries = retries
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._session: aiohttp.ClientSession | None = None
+    def __init__(
+        self, url: str, *, token: str | None = None, grant: str | None = None, retries: int = 3
+    ) -> None:
+        self._connection = Connection(url, token, retries, grant)
+        self._call = self._connection.call
 
     async def __aenter__(self) -> Self:
-        timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S
-        )
-        self._session = aiohttp.ClientSession(headers=self._headers, timeout=timeout)
+        self._connection.open()
         return self
 
     async def __aexit__(
@@ -87,8 +68,7 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
+        await self._connection.close()
 
     # -- jobs ---------------------------------------------------------------------------
 
@@ -117,33 +97,52 @@ class Client:
             raise not_a_service(202)
         return job_id
 
+    async def batch(
+        self,
+        jobs: Sequence[JobSpec | Mapping[str, Any]],
+        *,
+        idempotency_key: str | None = None,
+    ) -> list[str | ServiceProblem]:
+        """Submit up to 100 jobs at once; return the id of each, or why it was refused.
+
+        In their order. Each is a `JobSpec`, or the fields of ``POST /api/execute``; the key is as
+        in `submit`. Those that were refused for lack of capacity are submitted again, as often as a
+        call is repeated. Raises `ServiceProblem` if none of them was looked at.
+        """
+        return await submitted_together(self._connection, jobs, idempotency_key)
+
     def run(
         self,
         job: JobSpec | None = None,
         *,
         idempotency_key: str | None = None,
         cancel_on_close: bool = False,
+        stats: bool = False,
         **fields: Any,
     ) -> Run:
         """Submit a job and yield its events, up to and including the terminal event.
 
-        The arguments are those of `submit`. With `cancel_on_close` a job that is not over is
-        cancelled when the run is closed: use ``async with client.run(...) as run``, which also
-        closes it when the loop is left early.
+        The arguments are those of `submit`, and `stats` is that of `events`. With `cancel_on_close`
+        a job that is not over is cancelled when the run is closed: use ``async with client.run(...)
+        as run``, which also closes it when the loop is left early.
         """
-        return Run(self, job, idempotency_key, fields, cancel_on_close=cancel_on_close)
+        return Run(self, job, idempotency_key, fields, cancel_on_close=cancel_on_close, stats=stats)
 
-    async def events(self, job_id: str, after: int = 0) -> AsyncGenerator[Event, None]:
+    async def events(
+        self, job_id: str, after: int = 0, *, stats: bool = False
+    ) -> AsyncGenerator[Event, None]:
         """Yield a job's events after number `after`, then live ones, up to the terminal event.
 
-        Yields nothing if `after` is the terminal event. Raises `UnknownJob` if the job is unknown
-        or has expired.
+        With `stats` also what it uses (`streamer.events.Stats`), once a second while its programs
+        run; such an event has the number of the one before. Yields nothing if `after` is the
+        terminal event. Raises `UnknownJob` if the job is unknown or has expired.
         """
         failures = 0
         while True:
             asked_s = 0.0
             try:
-                async with contextlib.aclosing(self._stream(job_id, after)) as stream:
+                stream = self._stream(job_id, after, stats=stats)
+                async with contextlib.aclosing(stream):
                     async for event in stream:
                         after, failures = event.id, 0
                         yield event
@@ -157,7 +156,7 @@ class Client:
                 if problem.status not in TRANSIENT:
                     raise
                 asked_s = min(problem.retry_after or 0.0, MAX_RETRY_AFTER_S)
-            await asyncio.sleep(max(asked_s, _pause_s(failures)))
+            await asyncio.sleep(max(asked_s, pause_s(failures)))
             failures += 1
 
     async def job(self, job_id: str) -> dict[str, Any]:
@@ -204,20 +203,24 @@ class Client:
         if seq is not None:
             query["seq"] = str(seq)
         sent = as_bytes(data)
-        failures = 0
+        waits = 0
+        left = 0 if seq is None else self._connection.retries
         while True:
             try:
                 await self._call("POST", path, body=sent, params=query, twice=False, retries=0)
             except ServiceProblem as problem:
                 if problem.status != 429:
-                    raise
+                    if not left or problem.status not in TRANSIENT:
+                        raise
+                    left -= 1
             except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError):
-                if seq is None or failures >= self._retries:
+                if not left:
                     raise
+                left -= 1
             else:
                 return
-            await asyncio.sleep(min(_pause_s(failures), MAX_INPUT_PAUSE_S))
-            failures += 1
+            await asyncio.sleep(min(pause_s(waits), MAX_INPUT_PAUSE_S))
+            waits += 1
 
     async def end_input(self, job_id: str) -> None:
         """Close the program's standard input. Raises `ServiceProblem` (409) if it is closed."""
@@ -237,6 +240,18 @@ class Client:
         body = json.dumps({"cols": cols, "rows": rows}).encode()
         await self._call("POST", path, body=body)
 
+    async def grant(
+        self, job_id: str, *, expires_s: float | None = None, files: bool = True
+    ) -> dict[str, Any]:
+        """Make a link with which anybody may read a job until it expires, by default for an hour.
+
+        Returns ``grant``, ``expiresAt`` and ``links``. With `files` it opens those that the job
+        leaves, too.
+        """
+        path = f"api/jobs/{quote(job_id, safe='')}/grants"
+        wanted = {"files": files} if expires_s is None else {"files": files, "expiresS": expires_s}
+        return await self._call("POST", path, body=json.dumps(wanted).encode())
+
     # -- the files that jobs leave ------------------------------------------------------
 
     async def files(self, job_id: str) -> list[dict[str, Any]]:
@@ -254,7 +269,9 @@ class Client:
         of a file, `ServiceProblem` (404) if there is no such file.
         """
         url = f"api/jobs/{quote(job_id, safe='')}/files/{path_of(name)}"
-        return pieces(self._open, self._base.join(URL(url, encoded=True)), self._retries, _pause_s)
+        return pieces(
+            self._connection.http, self._connection.url(url), self._connection.retries, pause_s
+        )
 
     # -- projects -----------------------------------------------------------------------
 
@@ -275,6 +292,23 @@ class Client:
     async def delete_project(self, project_id: str) -> None:
         """Delete a project. The jobs that were submitted with it keep it."""
         await self._call("DELETE", f"api/projects/{quote(project_id, safe='')}")
+
+    # -- sessions -----------------------------------------------------------------------
+
+    def session(self, session_id: str | None = None, **fields: Any) -> RemoteSession:
+        """Return a session: jobs that share one workspace, and its files.
+
+        Use it as ``async with client.session() as session``: it is opened with the fields of ``POST
+        /api/sessions``, or it is the open one with this id; and it is ended at the end.
+        """
+        if session_id is not None and fields:
+            raise TypeError("give the id of an open session, or the fields of a new one")
+        return RemoteSession(self, self._connection, session_id, fields)
+
+    async def sessions(self) -> list[dict[str, Any]]:
+        """Return the documents of the caller's sessions, newest first."""
+        listed: list[dict[str, Any]] = (await self._call("GET", "api/sessions"))["sessions"]
+        return listed
 
     # -- the service --------------------------------------------------------------------
 
@@ -305,12 +339,14 @@ class Client:
 
     # -- shared -------------------------------------------------------------------------
 
-    async def _stream(self, job_id: str, after: int) -> AsyncGenerator[Event, None]:
+    async def _stream(self, job_id: str, after: int, *, stats: bool) -> AsyncGenerator[Event, None]:
         headers = {"Accept": "text/event-stream"}
         if after:
             headers["Last-Event-ID"] = str(after)
-        url = self._base.join(URL(f"api/stream/{quote(job_id, safe='')}", encoded=True))
-        async with self._open.get(url, headers=headers) as response:
+        url = self._connection.url(f"api/stream/{quote(job_id, safe='')}")
+        if stats:
+            url = url.update_query({"stats": "1"})
+        async with self._connection.http.get(url, headers=headers) as response:
             await check(response)
             if response.status == 204 and after:
                 raise _Over
@@ -320,7 +356,7 @@ class Client:
             async for chunk in response.content.iter_any():
                 try:
                     events = [
-                        Event(int(number), kind, decode(kind, data.encode()))
+                        Event(_number(number, kind, after), kind, decode(kind, data.encode()))
                         for number, kind, data in parser.feed(chunk)
                         if kind in KINDS  # a newer service may have further kinds
                     ]
@@ -329,46 +365,10 @@ class Client:
                 for event in events:
                     yield event
 
-    async def _call(
-        self,
-        method: str,
-        path: str,
-        *,
-        body: bytes | IO[bytes] | None = None,
-        headers: Mapping[str, str] | None = None,
-        params: Mapping[str, str] | None = None,
-        twice: bool = True,
-        retries: int | None = None,
-    ) -> dict[str, Any]:
-        """Send a request, and repeat it if that helps; `twice` says that repeating it is safe."""
-        retries = self._retries if retries is None else retries
-        url = self._base.join(URL(path, encoded=True)).update_query(params or {})
-        failures = 0
-        while True:
-            # As a file, which aiohttp sends in pieces: it warns about large bytes objects.
-            data = None if body is None else _again(body)
-            asked_s = 0.0
-            try:
-                async with self._open.request(method, url, data=data, headers=headers) as response:
-                    await check(response)
-                    return await document_of(response)
-            except ServiceProblem as problem:
-                again = problem.status in (TRANSIENT if twice else REFUSED)
-                again = again and problem.code != "sandbox_unavailable"  # a retry would not help
-                asked_s = problem.retry_after or 0.0
-                if not again or failures >= retries or asked_s > MAX_RETRY_AFTER_S:
-                    raise
-            except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError):
-                if not twice or failures >= retries:
-                    raise
-            await asyncio.sleep(max(asked_s, _pause_s(failures)))
-            failures += 1
 
-    @property
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            raise StreamerError("use the client as `async with streamer.Client(...) as client:`")
-        return self._session
+def _number(text: str, kind: str, after: int) -> int:
+    """Return the number of an event; only that of ``stats`` may be that of the one before."""
+    return after if kind == "stats" and not text else int(text)
 
 
 class _Over(Exception):
@@ -380,17 +380,3 @@ def _project(document: dict[str, Any]) -> dict[str, Any]:
     if not has_id or not isinstance(document.get("files"), list):
         raise not_a_service(200)
     return document
-
-
-def _again(body: bytes | IO[bytes]) -> IO[bytes]:
-    """Return a body to be sent from its beginning; aiohttp closes what it has sent."""
-    if isinstance(body, bytes):
-        return io.BytesIO(body)
-    again = open(os.dup(body.fileno()), "rb")  # noqa: PTH123, SIM115 - a descriptor, for aiohttp
-    again.seek(0)
-    return again
-
-
-def _pause_s(failures: int) -> float:
-    """Return how long to wait after this many failures in a row, with jitter."""
-    return min(FIRST_PAUSE_S * 2.0**failures, MAX_PAUSE_S) * random.uniform(0.5, 1.0)

@@ -5,14 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import aiohttp
 import msgspec
 
 from streamer.errors import CallerError, UnknownJob
 
-__all__ = ["ServiceProblem", "check", "document_of", "not_a_service", "retry_after_s"]
+__all__ = [
+    "ServiceProblem",
+    "check",
+    "document_of",
+    "documents_of",
+    "not_a_service",
+    "retry_after_s",
+]
+
+T = TypeVar("T")
 
 MAX_ANSWER_BYTES: Final = 128 * 1024 * 1024
 """For the body of a success, decompressed: a record may hold megabytes of escaped output."""
@@ -57,11 +66,23 @@ async def check(response: aiohttp.ClientResponse) -> None:
 
 async def document_of(response: aiohttp.ClientResponse) -> dict[str, Any]:
     """Return the JSON object in a response. Raises `ServiceProblem` if there is none."""
+    return await _decoded(response, dict[str, Any], b"{}")
+
+
+async def documents_of(
+    response: aiohttp.ClientResponse,
+) -> tuple[list[dict[str, Any]], float | None]:
+    """Return the list of JSON objects in a response, and when to ask again, as `document_of`."""
+    found = await _decoded(response, list[dict[str, Any]], b"")
+    return found, retry_after_s(response.headers.get("Retry-After"))
+
+
+async def _decoded(response: aiohttp.ClientResponse, kind: type[T], nothing: bytes) -> T:
     body = await _read(response, MAX_ANSWER_BYTES)
     if body is None:
         raise not_a_service(response.status)
     try:
-        return msgspec.json.decode(body or b"{}", type=dict[str, Any])
+        return msgspec.json.decode(body or nothing, type=kind)
     except msgspec.DecodeError:
         raise not_a_service(response.status) from None
 
@@ -91,5 +112,5 @@ def retry_after_s(text: str | None) -> float | None:
         if text.isascii() and text.isdigit():
             return float(text)
         return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None

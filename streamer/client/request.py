@@ -10,6 +10,7 @@ from typing import Any
 from streamer.errors import InvalidJob
 from streamer.model.job import Case, JobSpec, SourceFile, TerminalSize
 from streamer.model.names import camel
+from streamer.model.webhook import Webhook
 
 __all__ = ["request_of", "with_wire_names"]
 
@@ -54,8 +55,9 @@ def _plain(value: object, name: str) -> object:
     if isinstance(value, Case):
         given = {field.name: getattr(value, field.name) for field in fields(Case)}
         return {name: part for name, part in given.items() if part not in (None, {})}
-    if isinstance(value, TerminalSize):
-        return {"cols": value.cols, "rows": value.rows}
+    if isinstance(value, TerminalSize | Webhook):
+        names = ("cols", "rows") if isinstance(value, TerminalSize) else ("url", "events")
+        return {part: _plain(getattr(value, part), name) for part in names}
     if isinstance(value, list | tuple):
         return [_plain(part, name) for part in value]
     if isinstance(value, bytes):

@@ -42,6 +42,7 @@ class Run:
         fields: Mapping[str, Any],
         *,
         cancel_on_close: bool,
+        stats: bool,
     ) -> None:
         key = secrets.token_hex(16) if idempotency_key is None else idempotency_key
         self.idempotency_key = key
@@ -49,7 +50,7 @@ class Run:
         # closed, the event loop closes the generator at once.
         self._accepted: list[str] = []
         submit = partial(client.submit, job, idempotency_key=key, **fields)
-        self._events = _run(client, submit, self._accepted, cancelling=cancel_on_close)
+        self._events = _run(client, submit, self._accepted, cancelling=cancel_on_close, stats=stats)
 
     @property
     def job_id(self) -> str | None:
@@ -84,6 +85,7 @@ async def _run(
     accepted: list[str],
     *,
     cancelling: bool,
+    stats: bool,
 ) -> AsyncGenerator[Event, None]:
     async def submitting() -> None:
         accepted.append(await submit())
@@ -98,7 +100,7 @@ async def _run(
         # A submission that is cancelled half-way may have arrived already, and cancelling the
         # job needs the id in the answer.
         await asyncio.shield(submission)
-        async with contextlib.aclosing(client.events(accepted[0])) as events:
+        async with contextlib.aclosing(client.events(accepted[0], stats=stats)) as events:
             async for event in events:
                 over = event.kind in TERMINAL_KINDS
                 yield event

@@ -23,10 +23,18 @@ import msgspec
 
 from streamer.config.file import read_document
 from streamer.config.schema import Config, with_preset, without_password
-from streamer.config.tree import Key, Tree, Written, leaves, merge, read_value
+from streamer.config.tree import Key, Tree, Written, is_size, leaves, merge, read_value
 from streamer.errors import ConfigError
 
-__all__ = ["HIDDEN", "effective", "load_config", "load_with_origins", "stray_variables", "values"]
+__all__ = [
+    "HIDDEN",
+    "effective",
+    "load_config",
+    "load_with_origins",
+    "stray_variables",
+    "values",
+    "with_origin",
+]
 
 PREFIX: Final = "STREAMER_"
 PROFILE: Final = "STREAMER_PROFILE"
@@ -82,6 +90,17 @@ def load_with_origins(
     return config, {key: named.get(key, "default") for key in effective(config)}
 
 
+def with_origin(error: ConfigError, origins: Mapping[str, str]) -> ConfigError:
+    """Return an error that was found later than here with the origin of its key before it.
+
+    Plugins say which options a backend has. `origins` are those of `load_with_origins`.
+    """
+    # A message may go on with the value: "sandbox.backend = ...".
+    origin = _origin(error.message.partition(": ")[0].partition(" ")[0], origins)
+    known = origin and origin != "default"
+    return ConfigError(f"{origin}: {error.message}") if known else error
+
+
 def effective(config: Config) -> dict[str, object]:
     """Return every value by its dotted key; secrets are replaced by `HIDDEN`."""
     return {".".join(key): value for key, value in values(config).items()}
@@ -92,9 +111,14 @@ def values(config: Config) -> dict[Key, object]:
     tree: Tree = msgspec.to_builtins(config, enc_hook=str)
     tree["sandbox"] |= tree["sandbox"].pop("options")
     tree["engine"]["url"] = without_password(config.engine.url)
-    tree["auth"]["tokens"] = [
-        {"tenant": token.tenant, "sha256": HIDDEN} for token in config.auth.tokens
-    ]
+    tree["engine"]["blobs_url"] = without_password(config.engine.blobs_url)
+    tree["engine"]["blobs_secret_key"] = HIDDEN if config.engine.blobs_secret_key else ""
+    tree["auth"]["tokens"] = [_given(token) | {"sha256": HIDDEN} for token in config.auth.tokens]
+    tree["auth"]["grant_secret"] = HIDDEN if config.auth.grant_secret else ""
+    tree["auth"]["tenants"] = {name: _given(own) for name, own in config.auth.tenants.items()}
+    webhooks = tree["webhooks"]
+    webhooks["secrets"] = [HIDDEN for _ in config.webhooks.secrets]
+    webhooks["tenant_secrets"] = {name: [HIDDEN] for name in config.webhooks.tenant_secrets}
     tree["metrics"]["token_sha256"] = HIDDEN if config.metrics.token_sha256 else ""
     for named in (*tree["runtimes"].values(), *tree["environments"].values()):
         del named["name"]
@@ -102,6 +126,15 @@ def values(config: Config) -> dict[Key, object]:
         key: HIDDEN if len(key) > 2 and SECRET.search(key[-1]) else value
         for key, value in leaves(tree)
         if value != {}
+    }
+
+
+def _given(section: msgspec.Struct) -> Tree:
+    """Return what is not as by default, or has no default."""
+    return {
+        field.name: msgspec.to_builtins(value)
+        for field in msgspec.structs.fields(section)
+        if (value := getattr(section, field.name)) != field.default
     }
 
 
@@ -139,16 +172,24 @@ def _combine(layers: Sequence[Layer]) -> tuple[Config, dict[Key, str]]:
         return Config.from_mapping(tree), origins
     except ConfigError as error:
         # The message begins with the key.
-        origin = _origin(error.message.partition(": ")[0], origins)
+        named = {".".join(key): origin for key, origin in origins.items()}
+        origin = _origin(error.message.partition(": ")[0], named)
         raise ConfigError(f"{origin}: {error.message}" if origin else error.message) from None
 
 
-def _origin(dotted: str, origins: Mapping[Key, str]) -> str:
-    """Return the latest layer that set a key, a part of its value, or a table around it."""
-    key = tuple(dotted.partition("[")[0].split("."))
-    inside = [origin for other, origin in origins.items() if other[: len(key)] == key]
-    around = [origin for other, origin in origins.items() if key[: len(other)] == other]
-    return next(reversed([*around, *inside]), "")
+def _origin(dotted: str, origins: Mapping[str, str]) -> str:
+    """Return the latest layer that set a key, a part of its value, or a table around it.
+
+    What nobody has set in a table with a name, as of a language, has the origin of that table.
+    """
+    place = dotted.partition("[")[0]
+    while place:
+        inside = [one for key, one in origins.items() if f"{key}.".startswith(f"{place}.")]
+        around = [one for key, one in origins.items() if place.startswith(f"{key}.")]
+        if inside or around or place.count(".") < 2:
+            return next(reversed([*around, *inside]), "")
+        place = place.rpartition(".")[0]
+    return ""
 
 
 def _read(path: Path) -> tuple[list[Layer], dict[str, Layer]]:
@@ -162,7 +203,8 @@ def _read(path: Path) -> tuple[list[Layer], dict[str, Layer]]:
     for tree in (document, *profiles.values()):
         environments = tree.get("environments")
         others = environments.values() if isinstance(environments, dict) else ()
-        for table, key in ((tree.get("server"), "state_dir"), *((one, "path") for one in others)):
+        paths = ((tree.get("server"), "state_dir"), (tree.get("auth"), "tokens_file"))
+        for table, key in (*paths, *((one, "path") for one in others)):
             if isinstance(table, dict) and table.get(key) and type(table[key]) is str:
                 table[key] = str(path.parent.absolute() / table[key])
     return [(str(path), document)], layers
@@ -203,6 +245,8 @@ def _is_text(key: Sequence[str]) -> bool:
     """Tell whether a key holds text, by its default; names and variables of tables are text."""
     if key[0] == "runtimes":
         return list(key[2:]) in (["entry"], ["title"]) or list(key[2:-1]) in (["env"], ["files"])
+    if key[0] == "auth" and key[1:2] == ["tenants"]:
+        return list(key[3:]) == ["rate"]
     if key[0] == "environments":
         return list(key[2:]) == ["path"] or list(key[2:-1]) == ["variables"]
     value: Any = Config()
@@ -218,7 +262,7 @@ def _parse(key: Sequence[str], text: str, where: str) -> Any:
     found, value = read_value(text)
     if found:
         return value
-    if key[-1].endswith("_bytes") or (key[0] == "sandbox" and len(key) > 3):
+    if is_size(key[-1]) or (key[0] == "sandbox" and len(key) > 3):
         return text
     # The text itself may be a secret.
     raise ConfigError(

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from streamer.config.tree import Tree, check_keys, explain, merge
 from streamer.errors import ConfigError
+from streamer.model.job import Limits
 from streamer.model.languages import DEFAULT_RUNTIMES
 from streamer.model.runtime import Runtime
 
 __all__ = ["extended"]
+
+LIMITS: Final = tuple(limit.name for limit in fields(Limits))
 
 
 def extended(tables: Mapping[str, Any]) -> dict[str, Runtime]:
@@ -29,6 +32,8 @@ def extended(tables: Mapping[str, Any]) -> dict[str, Runtime]:
         place = f"runtimes.{name}"
         below = _below(name, runtimes)
         check_keys(table, known, place)
+        if "limits" in table:
+            check_keys(table["limits"], LIMITS, f"{place}.limits")
         try:
             runtimes[name] = _with_its_version(below, msgspec.convert(merge(below, table), Runtime))
         except msgspec.ValidationError as error:
@@ -47,10 +52,16 @@ def _hint(name: str) -> str:
 
 
 def _below(name: str, runtimes: Mapping[str, Runtime]) -> Tree:
-    """Return what a table is merged over."""
+    """Return what a table is merged over. Raises `ConfigError` for a version of an alias."""
     language, _, version = name.partition("@")
     base = runtimes.get(name) or runtimes.get(language)
     if base is None:
+        for other in runtimes.values():
+            if version and language in other.aliases:
+                raise ConfigError(
+                    f"runtimes.{name}: {language} is another name of runtimes.{other.name}: "
+                    f'write runtimes."{other.name}@{version}"'
+                )
         return {"name": name}
     below: Tree = msgspec.to_builtins(base)
     if base.name != name:

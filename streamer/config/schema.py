@@ -20,7 +20,14 @@ import msgspec
 from msgspec import Meta
 
 from streamer.config.artifacts import ArtifactsConfig
-from streamer.config.auth import AuthConfig, MetricsConfig, TokenConfig
+from streamer.config.auth import (
+    AuthConfig,
+    MetricsConfig,
+    TenantConfig,
+    TokenConfig,
+    check_rate,
+    read_tenants,
+)
 from streamer.config.environments import check_languages, read_environments
 from streamer.config.presets import PRESETS
 from streamer.config.projects import ProjectsConfig
@@ -34,13 +41,17 @@ from streamer.config.section import (
     Section,
     Text,
 )
+from streamer.config.sessions import SessionsConfig
 from streamer.config.tree import check_keys, explain, merge, with_sizes
+from streamer.config.webhooks import WebhooksConfig
+from streamer.config.worker import WorkerConfig
 from streamer.errors import ConfigError
 from streamer.model.environment import Environment
 from streamer.model.hosts import HostRule
 from streamer.model.job import LEAST, MAX_CASES, MIB, MOST, Limits
 from streamer.model.languages import DEFAULT_RUNTIMES
 from streamer.model.runtime import Runtime, by_name
+from streamer.model.scopes import SCOPES
 
 __all__ = [
     "ArtifactsConfig",
@@ -54,10 +65,16 @@ __all__ = [
     "PluginsConfig",
     "ProjectsConfig",
     "QueueConfig",
+    "Role",
     "SandboxConfig",
     "ServerConfig",
+    "SessionsConfig",
     "StreamsConfig",
+    "TenantConfig",
     "TokenConfig",
+    "TracingConfig",
+    "WebhooksConfig",
+    "WorkerConfig",
     "is_loopback",
     "with_preset",
     "without_password",
@@ -69,11 +86,17 @@ PUBLIC_URL: Final = re.compile(r"https?://[^\s/?#@]+(?:/[^\s?#]*)?")
 URL: Final = re.compile("[a-z][a-z0-9+.-]*://.*")
 
 
+Role = Literal["all", "api", "worker"]
+"""The part of the service in one process."""
+
+
 class ServerConfig(Section, frozen=True):
     """``[server]``: where the service listens and how it stops."""
 
+    role: Role = "all"
     host: Text = "127.0.0.1"
     port: Port = 8080
+    workers: Annotated[int, Meta(ge=1, le=256)] = 1
     max_body_bytes: Positive = 8 * MIB
     bodies_bytes: Positive = 64 * MIB
     body_timeout_s: Seconds = 10.0
@@ -83,11 +106,13 @@ class ServerConfig(Section, frozen=True):
     allowed_origins: tuple[str, ...] = ()
     public_url: str = ""
     trusted_proxies: tuple[Text, ...] = ()
+    rate_per_address: str = ""
     state_dir: str = ""
 
     def __post_init__(self) -> None:
         """Check that one body fits, and that browsers can send the allowed origins."""
         super().__post_init__()
+        check_rate("server.rate_per_address", self.rate_per_address)
         if self.bodies_bytes < self.max_body_bytes:
             raise ConfigError(
                 f"server.bodies_bytes: {self.bodies_bytes} has no room for one body of "
@@ -128,6 +153,7 @@ class SandboxConfig(Section, frozen=True):
     uid_base: Annotated[int, Meta(ge=1000, le=2**31)] = 60706
     path: Text = "/usr/local/bin:/usr/bin:/bin"
     cgroup: Text = "auto"
+    cpu_weight: Annotated[int, Meta(ge=1, le=10_000)] = 12
     seccomp: Literal["standard", "strict"] = "standard"
     warm: bool = True
     fork_jobs: Annotated[int, Meta(ge=1, le=10_000)] = 200
@@ -176,6 +202,13 @@ class LimitsConfig(Section, frozen=True):
         stack_bytes=2048 * MIB,
     )
     max_cases: Annotated[int, Meta(ge=1, le=MAX_CASES)] = 100
+    max_cases_s: SecondsOrNone = 0.0
+
+    @property
+    def all_cases_s(self) -> float:
+        """The most that the time limits of a job's cases may be together."""
+        usual = max(self.max_cases * self.default.wall_time_s, self.max.wall_time_s)
+        return self.max_cases_s or usual
 
     def __post_init__(self) -> None:
         """Check that programs can run within each limit and no default exceeds its maximum."""
@@ -254,9 +287,13 @@ class EngineConfig(Section, frozen=True):
     """``[engine]``: where jobs, logs and blobs live."""
 
     url: str = "memory://"
+    blobs_url: str = ""
+    blobs_access_key: str = ""
+    blobs_secret_key: str = ""
     blob_bytes: NotNegative = 4096 * MIB
     blob_bytes_per_client: NotNegative = 0
     max_blobs: Positive = 100_000
+    lease_s: Annotated[float, Meta(ge=3, le=45)] = 15.0
 
     def __post_init__(self) -> None:
         """Check that it is a URL; the engine checks the rest."""
@@ -265,7 +302,11 @@ class EngineConfig(Section, frozen=True):
             raise ConfigError("engine.url: not a URL; write scheme://, such as memory://")
 
     def __repr__(self) -> str:
-        values = msgspec.structs.asdict(self) | {"url": without_password(self.url)}
+        values = msgspec.structs.asdict(self) | {
+            "url": without_password(self.url),
+            "blobs_url": without_password(self.blobs_url),
+            "blobs_secret_key": "***" if self.blobs_secret_key else "",
+        }
         return f"EngineConfig({', '.join(f'{key}={value!r}' for key, value in values.items())})"
 
 
@@ -289,6 +330,12 @@ class LoggingConfig(Section, frozen=True):
     access: bool = False
 
 
+class TracingConfig(Section, frozen=True):
+    """``[tracing]``: whether jobs are recorded as spans of OpenTelemetry."""
+
+    enabled: bool = False
+
+
 class Config(Section, frozen=True):
     """The whole configuration. Make a changed copy with `msgspec.structs.replace`."""
 
@@ -298,20 +345,25 @@ class Config(Section, frozen=True):
     runtimes: Mapping[str, Runtime] = msgspec.field(default_factory=lambda: dict(DEFAULT_RUNTIMES))
     environments: Mapping[str, Environment] = {}
     queue: QueueConfig = QueueConfig()
+    worker: WorkerConfig = WorkerConfig()
     streams: StreamsConfig = StreamsConfig()
     projects: ProjectsConfig = ProjectsConfig()
     artifacts: ArtifactsConfig = ArtifactsConfig()
+    sessions: SessionsConfig = SessionsConfig()
+    webhooks: WebhooksConfig = WebhooksConfig()
     engine: EngineConfig = EngineConfig()
     compile_cache: CompileCacheConfig = CompileCacheConfig()
     auth: AuthConfig = AuthConfig()
     plugins: PluginsConfig = PluginsConfig()
     metrics: MetricsConfig = MetricsConfig()
     logging: LoggingConfig = LoggingConfig()
+    tracing: TracingConfig = TracingConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         by_name(self.runtimes)
         check_languages(self.environments, self.runtimes)
+        self.worker.taken(self.runtimes)
 
     @classmethod
     def from_mapping(cls, tree: Mapping[str, Any]) -> Self:
@@ -384,9 +436,11 @@ def _section(name: str, table: object) -> object:
         plain = {key: value for key, value in table.items() if key not in options}
         return {**check_keys(plain, known, name), "options": options}
     table = check_keys(table, known, name)
+    if name == "auth" and "tenants" in table:
+        return {**table, "tenants": read_tenants(table["tenants"])}
     if name == "limits":
         limits = [field.name for field in fields(Limits)]
-        for which in {*table} - {"max_cases"}:
+        for which in {*table} - {"max_cases", "max_cases_s"}:
             check_keys(table[which], limits, f"limits.{which}")
         return merge(msgspec.to_builtins(LimitsConfig()), table)
     return table
@@ -395,6 +449,10 @@ def _section(name: str, table: object) -> object:
 def _remedy(key: str) -> str:
     """Return what may be written at a key, from its type or default."""
     section, _, name = key.partition("[")[0].partition(".")
+    if key.startswith("auth.tokens[") and ".scopes" in key:
+        return f"; known: {', '.join(SCOPES)}"
+    if key.startswith("auth.tokens[") and key.endswith(".expires"):
+        return "; write a time with its zone, such as 2030-12-31T00:00:00Z"
     if key.startswith("auth.tokens["):
         return '; write tenant and sha256, the latter from: printf %s "$TOKEN" | sha256sum'
     for field in msgspec.structs.fields(type(getattr(Config(), section))):

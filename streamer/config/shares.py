@@ -21,8 +21,14 @@ class Shares:
     waiting: int | None
     waiting_bytes: int | None
     running: int | None
+    by_places: bool
+    """Whether `running` is nothing that was configured, but by the places of this service."""
     readers: int | None
     blob_bytes: int | None
+    sessions: int | None
+    blobs: int | None
+    webhooks: int | None
+    webhooks_at_once: int | None
 
     @classmethod
     def of(cls, config: Config, *, several_clients: bool) -> Shares:
@@ -33,15 +39,27 @@ class Shares:
                 waiting=queue.max_per_client or None,
                 waiting_bytes=None,
                 running=queue.max_running_per_client or None,
+                by_places=False,
                 readers=streams.max_readers_per_client or None,
                 blob_bytes=config.engine.blob_bytes_per_client or None,
+                sessions=config.sessions.max_per_client or None,
+                blobs=None,
+                webhooks=None,
+                webhooks_at_once=None,
             )
         return cls(
             waiting=queue.max_per_client or _half(queue.max_waiting),
             waiting_bytes=_half(queue.max_waiting_bytes),
-            running=queue.max_running_per_client or max(queue.places - 1, 1),
+            # The places of all processes of the service.
+            running=queue.max_running_per_client
+            or max(queue.places * config.server.workers - 1, 1),
+            by_places=not queue.max_running_per_client,
             readers=streams.max_readers_per_client or _half(streams.max_readers),
             blob_bytes=config.engine.blob_bytes_per_client or _half(config.engine.blob_bytes),
+            sessions=config.sessions.max_per_client or _half(config.sessions.max),
+            blobs=_half(config.engine.max_blobs),
+            webhooks=_half(config.webhooks.max_pending),
+            webhooks_at_once=_half(config.webhooks.concurrency),
         )
 
 

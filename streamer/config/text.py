@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from msgspec.structs import replace
 
 from streamer.config.load import HIDDEN, values
 from streamer.config.schema import Config
 
-__all__ = ["in_force", "template"]
+__all__ = ["in_force", "template", "with_options"]
 
 BARE: Final = re.compile("[A-Za-z0-9_-]+")
 PACKAGE: Final = Path(__file__).parent.parent
@@ -25,6 +28,20 @@ def in_force(config: Config, origins: Mapping[str, str] | None = None) -> Iterat
             line = f"# {line}"
         origin = "" if origins is None else f"  # {origins.get('.'.join(key), 'default')}"
         yield line + origin
+
+
+def with_options(config: Config, backends: Mapping[str, Any]) -> Config:
+    """Return the configuration with all options of these backends, which are dataclasses."""
+    options = {
+        name: {
+            field.name: value
+            for field in fields(backend)
+            if field.init and (value := getattr(backend, field.name)) is not None
+        }
+        for name, backend in backends.items()
+        if is_dataclass(backend)
+    }
+    return replace(config, sandbox=replace(config.sandbox, options=options))
 
 
 def template() -> str:

@@ -19,6 +19,7 @@ __all__ = [
     "Written",
     "check_keys",
     "explain",
+    "is_size",
     "leaves",
     "merge",
     "read_value",
@@ -90,11 +91,15 @@ def check_keys(table: object, known: Iterable[str], place: str = "") -> Mapping[
     return table
 
 
+def is_size(name: str) -> bool:
+    """Tell whether a key holds a size: ``memory_bytes``, ``blob_bytes_per_client``."""
+    return name.removesuffix("_per_client").endswith("_bytes")
+
+
 def with_sizes(tree: Mapping[str, Any], at: Key = ()) -> Tree:
     """Return the tree with every size given as text replaced by its number of bytes.
 
-    A key that ends in ``_bytes`` is a size, but not a variable or a file of a runtime or of an
-    environment. Raises `ConfigError`.
+    A variable or a file of a runtime or of an environment is none. Raises `ConfigError`.
     """
     read: Tree = {}
     for name, value in tree.items():
@@ -103,7 +108,7 @@ def with_sizes(tree: Mapping[str, Any], at: Key = ()) -> Tree:
         of_environment = name == "variables" and "environments" in key[-3:-2]
         if isinstance(value, Mapping) and not (of_runtime or of_environment):
             read[name] = with_sizes(value, key)
-        elif isinstance(value, str) and name.endswith("_bytes"):
+        elif isinstance(value, str) and is_size(name):
             try:
                 read[name] = parse_size(value)
             except ValueError as error:
@@ -111,6 +116,14 @@ def with_sizes(tree: Mapping[str, Any], at: Key = ()) -> Tree:
         else:
             read[name] = value
     return read
+
+
+def _in_words(types: re.Match[str]) -> str:
+    """Return types of msgspec's in the words of TOML, each once."""
+    words = [WORDS.get(word, word) for word in types[1].split(" | ")]
+    if "a number" in words and "a whole number" in words:
+        words.remove("a whole number")
+    return " or ".join(words)
 
 
 def explain(error: msgspec.ValidationError, place: str = "") -> tuple[str, str]:
@@ -121,7 +134,7 @@ def explain(error: msgspec.ValidationError, place: str = "") -> tuple[str, str]:
     what, _, path = str(error).partition(" - at `$")
     what = re.sub(r"^Object (contains unknown|missing required) field", r"\1 key", what)
     what = re.sub(r"^Invalid enum value .*", "unknown value", what)
-    what = re.sub(r"`(\w+)`", lambda word: WORDS.get(word[1], word[1]), what)
+    what = re.sub(r"`(\w+(?: \| \w+)*)`", _in_words, what)
     if what.endswith("a list, got a string"):
         what += '; write it like ["a", "b"]'
     key = f"{place}{path.removesuffix('`').replace('[...]', '')}".removeprefix(".")

@@ -31,12 +31,13 @@ from streamer.doctor.target import Finding, ProbeFailed, Target
 from streamer.engine.lifetime import closed
 from streamer.environments.manifest import look
 from streamer.errors import BackendUnavailable, ConfigError
+from streamer.model.capabilities import NOT_OFFERED
 from streamer.model.names import camel
 from streamer.model.runtime import by_name
 from streamer.sandbox.cgroups.tree import cgroup_tree
 from streamer.sandbox.enforcement import enforcement
 from streamer.sandbox.forks import Forks
-from streamer.sandbox.trial import NOT_OFFERED, knows_templates
+from streamer.sandbox.trial import knows_templates
 from streamer.spi import Backend
 
 __all__ = ["BackendReport", "EnvironmentReport", "Outcome", "ProbeReport", "Report", "examine"]
@@ -118,7 +119,7 @@ async def examine(config: Config) -> Report:
     Raises `ConfigError` and `PluginError` as `create_app` does, and `BackendUnavailable` if no
     backend can be tested at all.
     """
-    with cgroup_tree(config.sandbox.cgroup) as tree:
+    with cgroup_tree(config.sandbox.cgroup, config.sandbox.cpu_weight) as tree:
         host = host_facts(tree.level if tree else None, config.sandbox.cgroup)
     parts = build(_target_config(config, config.sandbox.backend))
     chosen = ""

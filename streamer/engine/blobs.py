@@ -6,6 +6,8 @@ every engine, and is tested for each by ``tests/engine/test_blobs.py``:
 - A blob exists only when it was committed; what is abandoned earlier leaves nothing.
 - Every byte that is stored, also before it is committed, counts as the disk space that it takes.
 - A descriptor of `open` can be read to the end of its context, even if the blob is deleted.
+- What was made evictable is deleted before anything is refused for want of its space, unless it is
+  being read: one tenant's for its own share, anybody's for what all share.
 - The event loop never waits for a disk.
 
 A broken connection is repeated by the engine itself; OSError if that does not help.
@@ -76,10 +78,12 @@ class Blobs(Protocol):
         so that an id of one kind is not taken for another. Raises `RateLimited`, `Busy`, OSError.
         """
 
-    def open(self, blob_id: str) -> AbstractAsyncContextManager[int]:
+    def open(self, blob_id: str, *, part: range | None = None) -> AbstractAsyncContextManager[int]:
         """Open a blob as an async context manager of a descriptor, which can only be read.
 
-        It may be shared, so read it with pread(2), in a thread. Raises `NotFound`, OSError.
+        It may be shared, so read it with pread(2), in a thread. With `part` only these bytes need
+        be there, at their places; an engine whose bytes are elsewhere compares the whole with its
+        SHA-256, a part not. Raises `NotFound`, OSError.
         """
 
     async def find(self, blob_id: str) -> BlobFacts | None:
@@ -87,6 +91,12 @@ class Blobs(Protocol):
 
     async def delete(self, blob_id: str) -> None:
         """Delete a blob; without effect if there is none."""
+
+    async def make_evictable(self, blob_id: str) -> None:
+        """Let a blob give way when there is no room for another; without effect if there is none.
+
+        Those that were opened least recently go first.
+        """
 
     async def used_bytes(self) -> int:
         """Return the disk space of all blobs."""

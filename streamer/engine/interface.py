@@ -12,6 +12,8 @@ every engine, and is tested for each by ``tests/engine``:
 - A log may be followed before, during and after the run.
 - Two submissions with one idempotency key give one job.
 - A lease that was lost writes nothing.
+- A job whose worker is lost ends, or waits again in the place that it had if it may be run again
+  (`retry`): then a status event says so first, and event numbers go on.
 
 An engine belongs to one process (`alone`), or several processes share it.
 
@@ -19,12 +21,17 @@ The connection to an engine may break. A `Broker` repeats a broken call itself, 
 twice. A broken call of a `Runner` or `Lease` raises ConnectionError, and may have been done. Then
 
 - the worker repeats `Lease.append`, `state` or `finish` with the same events before it calls
-  another of them. The engine recognises a repetition, writes the events once, and answers as it
-  answered, or would have answered, the first call;
+  another of them, unless that is `release`. The engine recognises a repetition, writes the
+  events once, and answers as it answered, or would have answered, the first call;
 - the worker calls `Runner.claim` again with the same name; the answer begins with the leases of
   the answer that was lost;
 - `heartbeat`, `reap` and `publish` are called again anyway, at the next heartbeat;
 - `Lease.control` and `inputs` are opened again, and continue after the last item that was taken.
+
+What a job uses while it runs (`streamer.model.events.Stats`) is in no log. Who wants it opens
+`Broker.usage`, and then sends a `Measure` now and again; the worker measures, and tells by
+`Lease.tell_usage`, until nobody listens. A `Measure` goes as a `Resize` does; what is told goes to
+those who listen at that moment, is kept nowhere, and may be lost.
 """
 
 from __future__ import annotations
@@ -33,15 +40,19 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol, runtime_checkable
 
 from streamer.engine.blobs import Blobs, JobFile
+from streamer.engine.rates import Rates
+from streamer.engine.sessions import Sessions
+from streamer.engine.views import JobState, JobView
+from streamer.engine.webhooks import Webhooks
 from streamer.eventlog.view import JobLogView
 from streamer.model.capabilities import Accepts, Capabilities
-from streamer.model.events import JobEvent
-from streamer.model.job import JobFacts, ResolvedJob
+from streamer.model.job import ResolvedJob
 
 __all__ = [
+    "SECRET_BYTES",
     "AppendNow",
     "Broker",
     "Cancel",
@@ -55,18 +66,21 @@ __all__ = [
     "JobPlace",
     "JobState",
     "JobView",
+    "KnowsNodes",
     "Lease",
     "LeaseLost",
     "Lost",
+    "Measure",
+    "OwnQueue",
     "Resize",
     "Runner",
     "Signal",
     "Stats",
     "Submitted",
+    "WaitingJob",
 ]
 
-JobState = Literal["queued", "preparing", "compiling", "running", "complete", "error"]
-"""The state of a job; the last two are final, and named like the terminal events."""
+SECRET_BYTES: Final = 32
 
 JobPlace = tuple[float, str]
 """Where a list continues: after the job with this creation time (`time.time`) and id."""
@@ -93,22 +107,27 @@ class Submitted:
 
 
 @dataclass(frozen=True, slots=True)
-class JobView:
-    """A snapshot of one job. Times are seconds since the epoch (`time.time`).
+class WaitingJob:
+    """A job in the queue; `position` counts from 1."""
 
-    It has no files, variables and input, which may be megabytes. `position` in the queue counts
-    from 1; it is None in lists, and for a job that does not wait.
+    job_id: str
+    position: int
+    estimated_wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class OwnQueue:
+    """What a tenant has in the queue: all numbers, and the next few of its jobs.
+
+    `estimated_wait_s` is how long a job of it would wait that is submitted now, `most_running` how
+    many of them may run.
     """
 
-    job: JobFacts
-    tenant: str
-    state: JobState
-    created_at: float
-    started_at: float | None
-    finished_at: float | None
-    result: JobEvent | None
-    first_output_at: float | None = None
-    position: int | None = None
+    running: int
+    waiting: int
+    most_running: int | None
+    estimated_wait_s: float
+    jobs: Sequence[WaitingJob] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +138,8 @@ class Stats:
     waiting jobs with everything they were submitted with, `record_bytes` that of the records of
     finished jobs, `blob_bytes` the disk space of projects and artifacts. `estimated_wait_s` is how
     long a job submitted now would wait, if its tenant is below its limit of running jobs.
+    `sessions` are those that have not ended, `webhooks` those that wait for the end of their jobs
+    or for their delivery.
     """
 
     waiting: int
@@ -131,6 +152,8 @@ class Stats:
     record_bytes: int = 0
     estimated_wait_s: float = 0.0
     blob_bytes: int = 0
+    sessions: int = 0
+    webhooks: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,11 +196,16 @@ class Signal:
 
 
 @dataclass(frozen=True, slots=True)
+class Measure:
+    """Somebody has begun to listen to what the job uses, or still does; only the last matters."""
+
+
+@dataclass(frozen=True, slots=True)
 class Lost:
     """The lease is lost (`LeaseLost`)."""
 
 
-Control = Cancel | Signal | Resize | Lost
+Control = Cancel | Signal | Resize | Measure | Lost
 
 
 class LeaseLost(Exception):
@@ -199,6 +227,18 @@ class Broker(Protocol):
     def blobs(self) -> Blobs:
         """The projects and artifacts, between `start` and `close`."""
 
+    @property
+    def sessions(self) -> Sessions:
+        """The sessions; their API side."""
+
+    @property
+    def webhooks(self) -> Webhooks:
+        """The webhooks of jobs that are over."""
+
+    @property
+    def rates(self) -> Rates:
+        """How often something was done lately."""
+
     async def submit(
         self,
         job: ResolvedJob,
@@ -214,7 +254,8 @@ class Broker(Protocol):
         job is no longer kept, and `Draining` after `drain`.
 
         The blob of the job's project is kept until the job is over, though it is deleted or
-        expires; if it was before, `InvalidJob` is raised.
+        expires; if it was before, `InvalidJob` is raised. `Gone` or `NotFound` is raised if the
+        job's session has ended, or there is none.
         """
 
     async def repeated(self, idempotency: Idempotency, *, tenant: str = "") -> str | None:
@@ -234,6 +275,14 @@ class Broker(Protocol):
         A view may lag behind the log, but never skips, repeats or reorders events. If the job is
         deleted before the view has all its events, the view ends with a `Gap` whose reason is
         ``expired``.
+        """
+
+    def usage(
+        self, job_id: str, hear: Callable[[bytes], None]
+    ) -> AbstractAsyncContextManager[None]:
+        """Call `hear` in the event loop with what `Lease.tell_usage` gets while this is open.
+
+        Raises `UnknownJob` when it is entered. Several may listen to one job, in one process too.
         """
 
     async def summary(self, job_id: str) -> JobView | None:
@@ -257,7 +306,10 @@ class Broker(Protocol):
         """End a queued job now, or ask the worker of a running one. Idempotent."""
 
     async def send(
-        self, job_id: str, control: Input | Eof | Signal | Resize, number: int | None = None
+        self,
+        job_id: str,
+        control: Input | Eof | Signal | Resize | Measure,
+        number: int | None = None,
     ) -> Literal["accepted", "closed"]:
         """Send input, a signal or a size to the job's program; it is kept until the program runs.
 
@@ -281,7 +333,19 @@ class Broker(Protocol):
     async def capabilities(self) -> Sequence[Capabilities]:
         """Return what each living worker has published last."""
 
+    async def secret(self, name: str) -> bytes:
+        """Return the random bytes of this name, the same for all who share the engine.
+
+        They are as old as the engine's jobs: what loses those loses it too.
+        """
+
     async def stats(self) -> Stats: ...
+
+    async def own_queue(self, tenant: str) -> OwnQueue:
+        """Return what a tenant has in the queue.
+
+        Its estimates take into account how many of its jobs may run, positions do not.
+        """
 
     async def ready(self) -> bool:
         """Tell whether the engine can be reached and accepts jobs; a full queue counts as ready.
@@ -304,6 +368,10 @@ class Runner(Protocol):
         """The same as those of the `Broker`."""
 
     @property
+    def sessions(self) -> Sessions:
+        """The sessions; their worker's side."""
+
+    @property
     def heartbeat_s(self) -> float:
         """How often `heartbeat` is due, in seconds: a third of a lease's time."""
 
@@ -319,9 +387,10 @@ class Runner(Protocol):
     ) -> Sequence[Lease]:
         """Wait up to a second for jobs and return at most `free` of them.
 
-        With `accepts`, only jobs that it accepts; the others keep their turns. A worker has one
-        claim at a time. If a call is cancelled, the jobs that it had claimed are returned by the
-        worker's next call, or end with ``shutting_down`` once this process drains.
+        With `accepts`, only jobs that it accepts; the others keep their turns. A job of a session
+        goes to its worker only, once no other job of it runs. A worker has one claim at a time. If
+        a call is cancelled, the jobs that it had claimed are returned by the worker's next call, or
+        end with ``shutting_down`` once this process drains.
         """
 
     async def heartbeat(self, leases: Sequence[Lease]) -> Sequence[tuple[Lease, Cancel | Lost]]:
@@ -331,7 +400,11 @@ class Runner(Protocol):
         """
 
     async def reap(self) -> int:
-        """End the jobs whose leases have expired with ``worker_lost``; return how many."""
+        """Take the jobs whose leases have expired from their workers; return how many these are.
+
+        One that may be run again (`retry`), and has taken no input of its caller, waits again,
+        before its tenant's jobs with no higher priority. The others end with ``worker_lost``.
+        """
 
 
 AppendNow = Callable[[Sequence[tuple[str, bytes]]], bool]
@@ -355,6 +428,10 @@ class Lease(Protocol):
     @property
     def accepted_at(self) -> float:
         """When the job was accepted, on this machine's `time.monotonic` clock."""
+
+    @property
+    def attempt(self) -> int:
+        """Which time the job is run, from 1."""
 
     async def append(self, events: Sequence[tuple[str, bytes]]) -> None:
         """Append encoded events (`streamer.model.events.encode`) to the log. Raises `LeaseLost`."""
@@ -387,6 +464,21 @@ class Lease(Protocol):
         over. May raise `LeaseLost`.
         """
 
+    async def release(self, *, ran: bool = False) -> bool:
+        """Give the job back, to be run elsewhere; False if it stays with this lease.
+
+        Without `ran` only if none of its programs was started, by its state. With it everything
+        that was started is dead, and only a job that may be run again is taken, as by
+        `Runner.reap`. No job of a session is, and none if no process takes jobs any more.
+        Afterwards the lease is lost.
+        """
+
+    async def tell_usage(self, stats: bytes) -> bool:
+        """Pass the encoded data of a `Stats` to all that listen; return whether anybody does.
+
+        True if that is unknown. May raise `LeaseLost`, and is not repeated after ConnectionError.
+        """
+
     def control(self) -> AsyncIterator[Control]:
         """Yield requests for the job from the API side, until the job is over."""
 
@@ -417,3 +509,15 @@ class Engine(Broker, Runner, Protocol):
 
     async def close(self) -> None:
         """Release all resources, within 10 s. No other method may be called afterwards."""
+
+
+@runtime_checkable
+class KnowsNodes(Protocol):
+    """What an engine may have too, if it knows in which process a job runs."""
+
+    @property
+    def node(self) -> str:
+        """The name of this process."""
+
+    async def node_gone(self, node: str) -> None:
+        """Take back the leases of a process that is gone, with all that it ran."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
@@ -35,6 +36,34 @@ async def started(engine: Engine, folder: Path) -> AsyncIterator[None]:
         yield
     finally:
         await closed(engine)
+
+
+@asynccontextmanager
+async def kept_up(engine: Engine) -> AsyncIterator[None]:
+    """End the jobs of lost workers while this is open: there may be no other worker to do it."""
+    keeping = asyncio.create_task(_keep_reaping(engine), name="streamer-reap")
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+
+
+async def _keep_reaping(engine: Engine) -> None:
+    failing = False
+    while True:
+        await asyncio.sleep(engine.heartbeat_s)
+        try:
+            await within(engine.heartbeat_s, engine.reap())
+        except Exception as error:
+            if not failing:
+                why = str(error) or "no answer in time"
+                expected = isinstance(error, ConnectionError | TimeoutError)
+                about = "the jobs of lost workers cannot be ended: %s; trying again"
+                log.error(about, why, exc_info=not expected)
+            failing = True
+        else:
+            failing = False
 
 
 async def closed(engine: Engine) -> None:

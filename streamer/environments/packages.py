@@ -1,9 +1,10 @@
 """Install packages into a new folder, by pip or by npm, without running code of theirs.
 
 A wheel is only unpacked. A source package runs its own code when it is built, and packages of npm
-may have scripts that run when they are installed: as the operator, on the host, with the network.
-So neither is done unless the operator allows it. The interpreter of the new environment is not run
-on the host any more once something is in it, since a package may have code that runs at its start.
+may have scripts that run when they are installed, or come from a repository, where they are built:
+as the operator, on the host, with the network. So nothing of this is done unless the operator
+allows it. The interpreter of the new environment is not run on the host any more once something is
+in it, since a package may have code that runs at its start.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from streamer.environments.fault import EnvironmentFault
@@ -61,6 +63,21 @@ OURS: Final = ("ROOT", "TARGET", "PREFIX", "USER", "PYTHON", "REQUIRE_VIRTUALENV
 """Variables of pip that say where to install; those that say from where stay the operator's."""
 
 LOCKS: Final = ("npm-shrinkwrap.json", "package-lock.json")
+
+GUARD: Final = "streamer-guard.cjs"
+GUARDED_NPM: Final = f"""\
+const starts = require("child_process");
+const refuse = () => {{ throw new Error("{REFUSED}"); }};
+starts.ChildProcess.prototype.spawn = refuse;
+for (const name of Object.keys(starts))
+    if (/^(spawn|exec|fork)/.test(name)) starts[name] = refuse;
+require("module").syncBuiltinESMExports();
+"""
+"""Read by npm before all else: it starts no program.
+
+Its own option (--ignore-scripts) is not enough: what comes from a repository is built by another
+npm in a folder with settings of the package's (.npmrc), which say what that starts.
+"""
 
 LINKS: Final = """\
 // Node.js looks for the packages of `import` in folders above the program only.
@@ -107,7 +124,7 @@ def install_for_python(folder: Path, interpreter: str, wanted: Wanted) -> Mappin
     guard = "allow" if wanted.allow_source else "forbid"
     python = str(folder / "bin" / "python")
     command = (python, "-I", "-c", GUARDED_PIP, pip, guard, "install", *options, "--")
-    _run((*command, *wanted.packages))
+    _run((*command, *wanted.packages), name="pip")
     (site,) = folder.glob("lib/python3*/site-packages")
     found = importlib.metadata.distributions(path=[str(site)])
     return dict(sorted((each.metadata["Name"], each.version) for each in found))
@@ -146,15 +163,19 @@ def install_for_node(folder: Path, wanted: Wanted) -> Mapping[str, str]:
     if len(wanted.files) > 1:
         raise EnvironmentFault("npm takes one package.json")
     words = ["ci" if _copied(folder, wanted.files) and not wanted.packages else "install"]
+    variables = {}
     if not wanted.allow_source:
         words.append("--ignore-scripts")
+        (folder / GUARD).write_text(GUARDED_NPM)
+        variables["NODE_OPTIONS"] = _requiring(folder / GUARD)
     words += ["--omit=dev", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error"]
     # npm would look for files from the new folder.
     packages = [
         str(Path(each).absolute()) if each.startswith((".", "/")) else each
         for each in wanted.packages
     ]
-    _run((npm, "--prefix", str(folder), *words, "--", *packages), cwd=folder)
+    command = (npm, "--prefix", str(folder), *words, "--", *packages)
+    _run(command, cwd=folder, variables=variables)
     package = _document(folder / "package.json")
     asked = package.get("dependencies")
     versions = {
@@ -162,9 +183,15 @@ def install_for_node(folder: Path, wanted: Wanted) -> Mapping[str, str]:
         for name in (asked if isinstance(asked, dict) else ())
     }
     # They have the address of the registry, and paths of the operator's.
-    for name in ("package.json", *LOCKS, "node_modules/.package-lock.json"):
+    for name in ("package.json", *LOCKS, "node_modules/.package-lock.json", GUARD):
         (folder / name).unlink(missing_ok=True)
     return dict(sorted(versions.items()))
+
+
+def _requiring(module: Path) -> str:
+    """Return the options of Node.js with which every program of it reads a module first."""
+    quoted = str(module).replace("\\", "\\\\").replace('"', '\\"')
+    return f'{os.environ.get("NODE_OPTIONS", "")} --require "{quoted}"'.strip()
 
 
 def _copied(folder: Path, files: Sequence[Path]) -> bool:
@@ -189,16 +216,25 @@ def _document(path: Path) -> dict[str, object]:
     return document if isinstance(document, dict) else {}
 
 
-def _run(command: Sequence[str], *, cwd: Path | None = None, quiet: bool = False) -> str:
+def _run(
+    command: Sequence[str],
+    *,
+    cwd: Path | None = None,
+    variables: Mapping[str, str] = MappingProxyType({}),
+    quiet: bool = False,
+    name: str = "",
+) -> str:
     """Run a command whose messages are the operator's to see; return what it prints, if `quiet`.
 
-    Raises `EnvironmentFault` if it fails.
+    `variables` are for it besides the operator's. Raises `EnvironmentFault` if it fails, with its
+    `name` for people.
     """
     environ = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("PYTHON") and name not in {f"PIP_{ours}" for ours in OURS}
     }
+    environ |= variables
     try:
         ran = subprocess.run(
             command,
@@ -219,10 +255,11 @@ def _run(command: Sequence[str], *, cwd: Path | None = None, quiet: bool = False
     if REFUSED in ran.stderr:
         raise EnvironmentFault(
             "a package comes as source, which runs its own code on this host when it is built; "
-            "name a version that has wheels, or allow it with --allow-source\n"
+            "name a version that is built (a wheel; for npm none from a repository), or allow it "
+            "with --allow-source\n"
             f"{_last(ran.stderr, without=REFUSED)}"
         )
-    raise EnvironmentFault(f"{Path(command[0]).name} failed:\n{_last(ran.stderr)}")
+    raise EnvironmentFault(f"{name or Path(command[0]).name} failed:\n{_last(ran.stderr)}")
 
 
 def _last(text: str, *, without: str = "") -> str:

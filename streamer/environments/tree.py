@@ -31,11 +31,7 @@ def fresh_folder(target: Path) -> Iterator[Path]:
     Raises `EnvironmentFault` if another build of the same runs.
     """
     _passable(target.parent)
-    with (target.parent / f".{target.name}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise EnvironmentFault(f"another build of {target} runs") from None
+    with _alone(target):
         folder = target.parent / f".{target.name}.new"
         shutil.rmtree(folder, ignore_errors=True)  # of a build that was killed
         folder.mkdir()
@@ -44,6 +40,40 @@ def fresh_folder(target: Path) -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _alone(target: Path) -> Iterator[Path]:
+    """Hold the lock of what is built in `target`; yield its file, which the holder may remove.
+
+    Raises `EnvironmentFault` if another has it.
+    """
+    path = target.parent / f".{target.name}.lock"
+    lock = _locked(path)
+    if lock is None:
+        raise EnvironmentFault(f"another build of {target} runs")
+    try:
+        yield path
+    finally:
+        os.close(lock)
+
+
+def _locked(path: Path) -> int | None:
+    """Return a descriptor that holds a lock, or None if another does."""
+    while True:
+        with contextlib.ExitStack() as unless_ours:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            lock = os.open(path, flags, 0o600)
+            unless_ours.callback(os.close, lock)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return None
+            # Between these calls its last holder may have removed it: then others lock a new one.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(path.lstat(), os.fstat(lock)):
+                    unless_ours.pop_all()
+                    return lock
 
 
 def _passable(folder: Path) -> None:
@@ -107,9 +137,13 @@ def put_in_place(built: Path, target: Path) -> None:
 
 
 def remove(target: Path) -> None:
-    """Remove an environment and what its builds have left."""
-    gone = target.parent / f".{target.name}.previous"
-    shutil.rmtree(gone, ignore_errors=True)
-    target.rename(gone)
-    shutil.rmtree(gone)
-    (target.parent / f".{target.name}.lock").unlink(missing_ok=True)
+    """Remove an environment and what its builds have left.
+
+    Raises `EnvironmentFault` if a build of it runs.
+    """
+    with _alone(target) as lock:
+        gone = target.parent / f".{target.name}.previous"
+        shutil.rmtree(gone, ignore_errors=True)
+        target.rename(gone)
+        shutil.rmtree(gone)
+        lock.unlink()

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -73,6 +74,8 @@ class EventLog:
         self.memory_bytes = 0
         self.disk_bytes = 0
         self.done = False
+        self.appended_at = 0.0
+        """When the newest event came, on the monotonic clock."""
 
     @property
     def last_id(self) -> int:
@@ -126,6 +129,7 @@ class EventLog:
             self._tail.append(made)
             self._tail_bytes += _size(made)
         self.done = end
+        self.appended_at = time.monotonic()
         self._changed()
         self.wake()
 

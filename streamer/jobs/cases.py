@@ -5,6 +5,7 @@ Of what a case does not change it has no copy: there may be hundreds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
@@ -19,6 +20,11 @@ __all__ = ["Program", "check_cases", "with_cases"]
 
 MAX_NAME_BYTES: Final = 100
 """Of a case: the last event of the job has all names."""
+
+MAX_WORDS: Final = 16_384
+"""Arguments and variables of all cases together, those of the job included, which each case has.
+
+A few bytes could ask for millions of them: each takes memory, and time to count it."""
 
 Program = Callable[[Limits], tuple[tuple[str, ...], Mapping[str, str]]]
 """Returns the command without the caller's arguments, and the runtime's variables, for limits."""
@@ -43,17 +49,28 @@ def check_cases(spec: JobSpec, given: int, most: int) -> None:
     for name, asked in without.items():
         if asked:
             raise InvalidJob(f"a job with cases cannot have {name}", path=f"$.{name}")
+    words = 0
     for index, case in enumerate(spec.cases):
         path = f"$.cases[{index}]"
+        words += len(spec.args if case.args is None else case.args) + len(case.env)
+        if words > MAX_WORDS:
+            raise InvalidJob(
+                f"the cases have more than {MAX_WORDS} arguments and variables together; those of "
+                "the job count for each case",
+                path=path,
+            )
         check_arguments(case.args or (), case.env, path, besides=given)
         if case.name is not None:
             _check_name(case.name, f"{path}.name")
 
 
 def with_cases(
-    job: ResolvedJob, spec: JobSpec, program: Program, workers: Capabilities
+    job: ResolvedJob, spec: JobSpec, program: Program, workers: Capabilities, most_s: float
 ) -> ResolvedJob:
-    """Return the job with its cases, of which each may lower its limits. Raises `InvalidJob`."""
+    """Return the job with its cases, of which each may lower its limits.
+
+    They take one place one after another: together they may run for `most_s`. Raises `InvalidJob`.
+    """
     if not spec.cases:
         return job
     if len(job.steps) > 1 and not workers.backends[job.backend].readable:
@@ -66,6 +83,13 @@ def with_cases(
         _resolved(case, f"$.cases[{index}]", job, spec, program)
         for index, case in enumerate(spec.cases)
     )
+    together_s = math.fsum(case.step.limits.wall_time_s for case in cases)
+    if together_s > most_s:
+        raise InvalidJob(
+            f"by their wallTimeS the cases may run for {together_s:g} s together, and "
+            f"limits.max_cases_s allows {most_s:g} s: lower it, or give fewer cases",
+            path="$.cases",
+        )
     return replace(job, cases=cases, stop_on_failure=spec.stop_on_failure)
 
 

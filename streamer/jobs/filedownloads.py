@@ -101,7 +101,7 @@ async def _zipped(
 ) -> AsyncGenerator[bytes, None]:
     for file in files:
         yield header_of(file, made_at)
-        async with job.open_file(file) as fd:
+        async with job.open_file(file, part=range(file.blob.bytes)) as fd:
             source = FileSource(fd, 0, file.blob.bytes)
             while piece := await source.read():
                 yield piece

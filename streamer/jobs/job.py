@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
@@ -26,7 +27,8 @@ from streamer.errors import Gone, NotFound, UnknownJob
 from streamer.eventlog.joblog import Event
 from streamer.eventlog.view import JobLogView
 from streamer.jobs.terminals import check_size
-from streamer.model.events import Complete, Error
+from streamer.jobs.usage import UsageFeeds, newest_stats
+from streamer.model.events import Complete, Error, Stats
 from streamer.model.job import TerminalSize
 from streamer.model.typed import as_bytes, as_signal
 
@@ -39,8 +41,17 @@ class Job:
     All methods but `cancel` raise `UnknownJob` if there is no such job, or it has expired.
     """
 
-    def __init__(self, engine: Broker, job_id: str, *, replayed: bool = False) -> None:
+    def __init__(
+        self,
+        engine: Broker,
+        job_id: str,
+        usage: UsageFeeds | None = None,
+        *,
+        replayed: bool = False,
+    ) -> None:
+        """`usage` is what all handles of one process share."""
         self._engine = engine
+        self._usage = UsageFeeds(engine) if usage is None else usage
         self.id = job_id
         self.replayed = replayed
         """Whether the job existed before: the submission was repeated with its idempotency key."""
@@ -54,6 +65,27 @@ class Job:
         async with self.follow(after) as log, aclosing(log.events(after)) as events:
             async for event in events:
                 yield event
+
+    async def stats(self) -> AsyncGenerator[Stats, None]:
+        """Yield what the job uses, once a second while its programs run, up to its end.
+
+        Nothing of that is kept: it begins with what is measured next.
+        """
+        async with self.follow() as log, self._usage.follow(self.id) as usage:
+            seen = usage.last_id
+            while not log.done:
+                if usage.last_id > seen:
+                    seen = usage.last_id
+                    yield newest_stats(usage)
+                    continue
+                waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+                log.watch(waiter)
+                usage.watch(waiter)
+                try:
+                    await waiter
+                finally:
+                    log.unwatch(waiter)
+                    usage.unwatch(waiter)
 
     async def view(self) -> JobView:
         """Return a snapshot of the job, without its output."""
@@ -77,15 +109,17 @@ class Job:
         return await self._engine.files(self.id)
 
     @asynccontextmanager
-    async def open_file(self, file: JobFile) -> AsyncIterator[int]:
+    async def open_file(self, file: JobFile, *, part: range | None = None) -> AsyncIterator[int]:
         """Open one of them as an asynchronous context manager of a descriptor.
 
-        It may be shared: read it with `os.pread`, in a thread. Raises `Gone` if the job has been
-        deleted.
+        It may be shared: read it with `os.pread`, in a thread. With `part` only these bytes need be
+        there, at their places. Raises `Gone` if the job has been deleted.
         """
         async with AsyncExitStack() as opened:
             try:
-                fd = await opened.enter_async_context(self._engine.blobs.open(file.blob.id))
+                fd = await opened.enter_async_context(
+                    self._engine.blobs.open(file.blob.id, part=part)
+                )
             except NotFound:
                 raise Gone("the file is no longer kept") from None
             yield fd
@@ -108,15 +142,15 @@ class Job:
         same by counting bytes: it is where the data begins in all input of the job. Raises
         `Conflict` if something before it is missing, `Busy` until the program has read earlier
         input, `TooLarge` for data that could never fit into the input buffer, and ValueError for a
-        number below 1, which would be dropped.
+        number below 1, which would be dropped, or a negative `seq`, which would lose bytes.
         """
-        return await self._engine.send(self.id, Input(as_bytes(data), seq), _from_one(number))
+        return await self._engine.send(self.id, Input(as_bytes(data), _at(seq)), _from_one(number))
 
     async def end_input(
         self, *, number: int | None = None, seq: int | None = None
     ) -> Literal["accepted", "closed"]:
         """End the program's standard input; on a terminal the end is typed (Ctrl-D)."""
-        return await self._engine.send(self.id, Eof(seq), _from_one(number))
+        return await self._engine.send(self.id, Eof(_at(seq)), _from_one(number))
 
     async def resize(self, cols: int, rows: int) -> Literal["accepted", "closed"]:
         """Give the job's terminal another size; ``closed`` if it has none, or is over.
@@ -139,3 +173,9 @@ def _from_one(number: int | None) -> int | None:
     if number is not None and number < 1:
         raise ValueError(f"number = {number}: numbers begin with 1")
     return number
+
+
+def _at(seq: int | None) -> int | None:
+    if seq is not None and seq < 0:
+        raise ValueError(f"seq = {seq}: the first byte is 0")
+    return seq

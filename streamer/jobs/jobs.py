@@ -12,15 +12,30 @@ import secrets
 from collections.abc import Callable, Sequence
 
 from streamer.config.schema import Config
-from streamer.engine.interface import Broker, Idempotency, JobPlace, JobState, JobView, Stats
+from streamer.engine.interface import (
+    Broker,
+    Idempotency,
+    JobPlace,
+    JobState,
+    JobView,
+    OwnQueue,
+    Stats,
+)
+from streamer.engine.webhooks import Webhooks
 from streamer.errors import Draining, NotFound, StreamerError, unknown_project
 from streamer.jobs.job import Job
+from streamer.jobs.opensession import SessionResolver
 from streamer.jobs.project import Project
 from streamer.jobs.projects import Projects
-from streamer.jobs.resolve import Resolver
-from streamer.model.capabilities import Capabilities, merged
+from streamer.jobs.sessions import Sessions
+from streamer.jobs.tracing import Tracing
+from streamer.jobs.usage import UsageFeeds
+from streamer.jobs.workers import Workers
+from streamer.model.capabilities import Capabilities
 from streamer.model.job import JobSpec
 from streamer.model.runtime import by_name
+from streamer.model.session import ResolvedSession
+from streamer.model.tracecontext import parsed_traceparent
 from streamer.model.typed import typed_spec
 
 __all__ = ["Jobs"]
@@ -29,9 +44,10 @@ __all__ = ["Jobs"]
 class Jobs:
     """Submit jobs and find them again; see `streamer.get_service`."""
 
-    def __init__(self, config: Config, engine: Broker) -> None:
+    def __init__(self, config: Config, engine: Broker, tracing: Tracing | None = None) -> None:
         """Raises `ConfigError` if two languages have the same name."""
         self.config = config
+        self._tracing = tracing
         self.runtimes = by_name(config.runtimes)
         """The configured languages by name and alias."""
         self.draining = asyncio.Event()
@@ -40,7 +56,10 @@ class Jobs:
         self.files_url: Callable[[str], str] = lambda job_id: f"{base}/api/jobs/{job_id}/files/"
         """Where the files of a job can be downloaded, by its id: the web knows its own prefix."""
         self._engine = engine
-        self._resolver = Resolver(config, self.runtimes)
+        self.usage = UsageFeeds(engine)
+        self.workers = Workers(engine, self.runtimes)
+        self._resolver = SessionResolver(config, self.runtimes)
+        self.sessions = Sessions(config, engine, self._resolver, self.workers, self._project)
 
     def environments_of(self, language: str) -> list[str]:
         """Return the names of the environments that are configured for a language."""
@@ -49,6 +68,11 @@ class Jobs:
             for name, each in self.config.environments.items()
             if any(self.runtimes[one].name == language for one in each.languages)
         )
+
+    @property
+    def webhooks(self) -> Webhooks:
+        """The webhooks of jobs that are over."""
+        return self._engine.webhooks
 
     @property
     def outlive_process(self) -> bool:
@@ -61,64 +85,111 @@ class Jobs:
         *,
         tenant: str = "",
         idempotency: Idempotency | None = None,
+        traceparent: str = "",
     ) -> Job:
         """Accept a job and return at once.
 
-        `tenant` owns the job: only requests of that tenant may read it. Raises `InvalidJob`,
-        `Forbidden` or `Conflict` if the job is at fault, `Busy` if the queue is full, `Draining`
-        if the service is shutting down or has not started.
+        `tenant` owns the job: only requests of that tenant may read it. `traceparent` (W3C Trace
+        Context) names the trace that it belongs to, and is left out if it is invalid. Raises
+        `InvalidJob`, `Forbidden` or `Conflict` if the job is at fault, `Busy` if the queue is full,
+        `Draining` if the service is shutting down or has not started, `NoWorker` if none could run
+        it.
         """
         if not isinstance(tenant, str):
             raise TypeError(f"tenant must be a str, not a {type(tenant).__name__}")
-        return await self.accept(typed_spec(spec), tenant=tenant, idempotency=idempotency)
+        return await self.accept(
+            typed_spec(spec),
+            tenant=tenant,
+            idempotency=idempotency,
+            traceparent=parsed_traceparent(traceparent),
+        )
 
     async def accept(
-        self, spec: JobSpec, *, tenant: str, idempotency: Idempotency | None = None
+        self,
+        spec: JobSpec,
+        *,
+        tenant: str,
+        idempotency: Idempotency | None = None,
+        traceparent: str = "",
     ) -> Job:
         """Do what `submit` does, for a job whose types are known to be right."""
+        if self._tracing is None:
+            return await self._accept(spec, tenant, idempotency, traceparent)
+        with self._tracing.accepting(traceparent, tenant) as acceptance:
+            job = await self._accept(spec, tenant, idempotency, acceptance.traceparent)
+            acceptance.accepted(job.id, replayed=job.replayed)
+            return job
+
+    async def _accept(
+        self, spec: JobSpec, tenant: str, idempotency: Idempotency | None, traceparent: str
+    ) -> Job:
         if self.draining.is_set():
+            if (first := await self._repeated(idempotency, tenant)) is not None:
+                return first
             stops = "the service is shutting down and accepts no new jobs"
-            return await self._repeated(idempotency, tenant, Draining(stops, retry_after_s=5.0))
-        workers = await self.capabilities()
-        if not workers.places:
-            raise Draining(
-                "the service has not started yet: submit once the application has",
-                retry_after_s=5.0,
-            )
+            raise Draining(stops, retry_after_s=5.0)
+        published = await self.workers.published()
         job_id = _new_job_id()
         files_url = self.files_url(job_id) if spec.artifacts else ""
         try:
-            project = await self._project(spec, tenant)
-            job = self._resolver.resolve(spec, job_id, workers, tenant, project, files_url)
-        except StreamerError as error:
-            # What the first job had may be gone: its project, a language, a sandbox.
-            return await self._repeated(idempotency, tenant, error)
+            workers = self.workers.for_job(spec, published)
+            project = await self._project(spec.project_id, tenant, self._declaring(spec))
+            session = await self._session(spec.session_id, tenant)
+            job = self._resolver.resolve(
+                spec,
+                job_id,
+                workers,
+                tenant,
+                project,
+                files_url,
+                session=session,
+                traceparent=traceparent,
+            )
+            self.workers.check_job(job, published)
+        except StreamerError:
+            # What the first job had may be gone: its project, its session, a language, a sandbox.
+            if (first := await self._repeated(idempotency, tenant)) is not None:
+                return first
+            raise
         submitted = await self._engine.submit(job, tenant=tenant, idempotency=idempotency)
-        return Job(self._engine, submitted.job_id, replayed=not submitted.created)
+        return Job(self._engine, submitted.job_id, self.usage, replayed=not submitted.created)
 
-    async def _repeated(
-        self, idempotency: Idempotency | None, tenant: str, error: StreamerError
-    ) -> Job:
-        """Return the first job with a key. Without one `error` is raised."""
-        # Only the engine knows whether a key was used before.
-        first = None
-        if idempotency is not None:
-            first = await self._engine.repeated(idempotency, tenant=tenant)
-        if first is None:
-            raise error
-        return Job(self._engine, first, replayed=True)
+    async def _repeated(self, idempotency: Idempotency | None, tenant: str) -> Job | None:
+        """Return the first job with a key, if there is one: only the engine knows.
 
-    async def _project(self, spec: JobSpec, tenant: str) -> Project | None:
-        if spec.project_id is None:
+        It is not given the error to raise otherwise: an error in a variable of a function that it
+        has passed through is garbage in a cycle, with the whole job, which is collected much later.
+        """
+        if idempotency is None:
+            return None
+        first = await self._engine.repeated(idempotency, tenant=tenant)
+        return None if first is None else Job(self._engine, first, self.usage, replayed=True)
+
+    async def _session(self, session_id: str | None, tenant: str) -> ResolvedSession | None:
+        if session_id is None:
+            return None
+        return (await self.sessions.named(session_id, tenant)).session
+
+    def _declaring(self, spec: JobSpec) -> str | None:
+        """Return the file of the project that says how the class is named, if there is one."""
+        runtime = self.runtimes.get(spec.language or "")
+        if runtime is None or not runtime.names_class:
+            return None
+        return runtime.entry if spec.entry is None else spec.entry
+
+    async def _project(
+        self, project_id: str | None, tenant: str, begin_of: str | None = None
+    ) -> Project | None:
+        if project_id is None:
             return None
         try:
-            return await self.projects.find(spec.project_id, tenant=tenant)
+            return await self.projects.find(project_id, tenant=tenant, begin_of=begin_of)
         except NotFound:
-            raise unknown_project(spec.project_id) from None
+            raise unknown_project(project_id) from None
 
     def job(self, job_id: str) -> Job:
         """Return a handle for an id, not looked up yet: its methods raise `UnknownJob`."""
-        return Job(self._engine, job_id)
+        return Job(self._engine, job_id, self.usage)
 
     async def list(
         self,
@@ -137,7 +208,7 @@ class Jobs:
 
     async def capabilities(self) -> Capabilities:
         """Return what all workers together can run (`streamer.model.capabilities.merged`)."""
-        return merged(await self._engine.capabilities())
+        return await self.workers.together()
 
     async def reachable(self) -> bool:
         """Tell whether the engine can be reached and accepts jobs."""
@@ -146,6 +217,15 @@ class Jobs:
     async def estimated_wait_s(self) -> float:
         """Return how long a job submitted now would wait, in seconds, by recent jobs."""
         return round((await self._engine.stats()).estimated_wait_s, 2)
+
+    async def grant_secret(self) -> bytes:
+        """Return what signs grants, the same in all processes of the service."""
+        given = self.config.auth.grant_secret
+        return given.encode("utf-8", "surrogatepass") or await self._engine.secret("grants")
+
+    async def own_queue(self, *, tenant: str = "") -> OwnQueue:
+        """Return how many jobs of a tenant run and wait, and how long the next ones wait."""
+        return await self._engine.own_queue(tenant)
 
     async def stats(self) -> Stats:
         return await self._engine.stats()

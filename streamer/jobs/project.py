@@ -46,13 +46,15 @@ class Contents:
 
     def check_over(self, files: Sequence[SourceFile], limits: Limits) -> None:
         """Check that files can lie over it, and that all fits. Raises `InvalidJob`."""
+        checked: set[str] = set()
         for index, file in enumerate(files):
             path = f"$.files[{index}].name"
             if file.name in self._folders:
                 raise InvalidJob(f"{quoted(file.name)} is a folder of the project", path=path)
             for folder in _above(file.name):
-                if folder in self._folders:
+                if folder in self._folders or folder in checked:
                     break  # and so are those above
+                checked.add(folder)
                 if folder in self._files:
                     raise InvalidJob(f"{quoted(folder)} is a file of the project", path=path)
         size = self.bytes + sum(len(file.content) for file in files)
@@ -86,6 +88,8 @@ class Project:
     id: str
     contents: Contents
     expires_at: float
+    begin: bytes = field(default=b"", repr=False)
+    """The beginning of the file that was asked for with it."""
 
     @property
     def for_job(self) -> JobProject:

@@ -13,15 +13,20 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
 from typing import Final, TypeVar
+from weakref import WeakValueDictionary
 
 from streamer.config.projects import ProjectsConfig
-from streamer.engine.blobs import BlobFacts, Blobs, BlobWriter
-from streamer.errors import NotFound, RateLimited, TooLarge
-from streamer.jobs.archives.entries import Bounds, Source
+from streamer.engine.blobs import Blob, BlobFacts, Blobs
+from streamer.errors import InvalidRequest, NotFound, RateLimited, TooLarge
+from streamer.jobs.archives.entries import Bounds, Interrupted, Source
 from streamer.jobs.archives.read import store_project
+from streamer.jobs.commands import SOURCE_BYTES
 from streamer.jobs.project import Contents, Project
+from streamer.jobs.receiving import PIECE_BYTES, receive
 from streamer.model.filenames import MAX_NAME_BYTES
 from streamer.model.project import HEAD, stored_entries
 
@@ -32,9 +37,6 @@ T = TypeVar("T")
 UPLOAD: Final = "upload"
 PROJECT: Final = "project"
 
-PIECE_BYTES: Final = 1024 * 1024
-"""What is handed to a blob at once; each piece takes a turn of the event loop and a thread."""
-
 MOST_CACHED: Final = 16 * 1024 * 1024
 """Bytes of lists of files that are kept in memory, for jobs that use a project again."""
 ENTRY_BYTES: Final = 400
@@ -42,6 +44,15 @@ ENTRY_BYTES: Final = 400
 
 THREADS: Final = ThreadPoolExecutor(2, "streamer-archives")
 """Archives are read by so many threads at a time: they use the processor as a job does."""
+
+READ_S: Final = 120.0
+"""How long one may be read. The largest takes some seconds."""
+
+UPLOAD_S: Final = 3600.0
+"""What a killed process has left of an upload is deleted then; none takes as long to be read."""
+
+LOOKING: Final = ThreadPoolExecutor(2, "streamer-projects")
+"""Only to see what stored projects have: jobs wait for that."""
 
 
 class Projects:
@@ -51,6 +62,7 @@ class Projects:
         self.config = config
         self._blobs = blobs
         self._uploads: Counter[str] = Counter()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._listed: OrderedDict[str, Contents] = OrderedDict()
         self._listed_bytes = 0
 
@@ -62,21 +74,29 @@ class Projects:
         With `boundary` they are a form (multipart/form-data) of files. Raises `InvalidRequest` and
         `TooLarge`, which name the entry that is at fault, and `Busy` or its `RateLimited`.
         """
+        most = self.config.max_upload_bytes
         with self._counted(tenant):
-            async with self._blobs.create(
-                tenant, self.config.max_upload_bytes, kind=UPLOAD
-            ) as writer:
-                await self._receive(data, writer)
+            async with self._blobs.create(tenant, most, kind=UPLOAD, keep_s=UPLOAD_S) as writer:
+                await receive(data, writer, most, partial(too_large, self.config))
                 upload = await writer.commit()
-            try:
-                return await self._stored(upload.id, upload.bytes, tenant, boundary)
-            finally:
-                await self._blobs.delete(upload.id)
+            # Nobody would know of a project whose upload was cancelled.
+            async with AsyncExitStack() as unless_returned:
+                try:
+                    project = await self._stored(upload, tenant, boundary, unless_returned)
+                finally:
+                    await self._blobs.delete(upload.id)
+                unless_returned.pop_all()
+            return project
 
-    async def find(self, project_id: str, *, tenant: str = "") -> Project:
-        """Return a project of a tenant. Raises `NotFound`."""
+    async def find(
+        self, project_id: str, *, tenant: str = "", begin_of: str | None = None
+    ) -> Project:
+        """Return a project of a tenant, with the beginning of a file. Raises `NotFound`."""
         facts = await self._facts(project_id, tenant)
-        return self._project(facts, await self._contents(project_id))
+        project = self._project(facts, await self._contents(project_id))
+        if begin_of is None:
+            return project
+        return replace(project, begin=await self._begin(project, begin_of))
 
     async def delete(self, project_id: str, *, tenant: str = "") -> None:
         """Delete a project; jobs that were submitted with it keep it. Raises `NotFound`."""
@@ -101,27 +121,15 @@ class Projects:
             if not self._uploads[tenant]:
                 del self._uploads[tenant]
 
-    async def _receive(self, data: AsyncIterator[bytes], writer: BlobWriter) -> None:
-        size, piece = 0, bytearray()
-        async for chunk in data:
-            size += len(chunk)
-            # Before it is kept: a chunk of a host's code may be as large as it likes.
-            if size > self.config.max_upload_bytes:
-                raise too_large(self.config)
-            piece += chunk
-            if len(piece) >= PIECE_BYTES:
-                await writer.write(bytes(piece))
-                piece.clear()
-        await writer.write(bytes(piece))
-
     async def _stored(
-        self, upload_id: str, size: int, tenant: str, boundary: bytes | None
+        self, upload: Blob, tenant: str, boundary: bytes | None, unless_returned: AsyncExitStack
     ) -> Project:
+        """Store what is in an upload; `unless_returned` deletes it."""
         config = self.config
         bounds = Bounds(config.max_files, config.max_bytes, config.max_ratio)
         most = bounds.total + (bounds.entries + 1) * (HEAD.size + MAX_NAME_BYTES)
         async with (
-            self._blobs.open(upload_id) as fd,
+            self._blobs.open(upload.id) as fd,
             self._blobs.create(tenant, most, kind=PROJECT, keep_s=config.keep_s) as writer,
         ):
             loop = asyncio.get_running_loop()
@@ -130,15 +138,27 @@ class Projects:
                 out = _Pieces(
                     lambda data: asyncio.run_coroutine_threadsafe(writer.write(data), loop).result()
                 )
-                store_project(Source(fd, size, stop), bounds, out.add, boundary)
+                with _in_time(stop):
+                    store_project(Source(fd, upload.bytes, stop), bounds, out.add, boundary)
                 out.flush()
 
-            await _interruptible(read)
+            async with self._turn(tenant):
+                await _interruptible(THREADS, read)
             blob = await writer.commit()
+            unless_returned.push_async_callback(self._blobs.delete, blob.id)
         facts = await self._blobs.find(blob.id)
         if facts is None:  # it has expired: the time is short, or the disk slow
             raise NotFound(f"there is no project {blob.id!r}")
         return self._project(facts, await self._contents(blob.id))
+
+    def _turn(self, tenant: str) -> AbstractAsyncContextManager[object]:
+        """Return what is held while an archive is read: a tenant with a name has one at a time.
+
+        Some archives take long, and those of others must be read meanwhile.
+        """
+        if not tenant:
+            return nullcontext()
+        return self._turns.setdefault(tenant, asyncio.Lock())
 
     async def _facts(self, project_id: str, tenant: str) -> BlobFacts:
         facts = await self._blobs.find(project_id)
@@ -162,9 +182,17 @@ class Projects:
                 source = Source(fd, os.fstat(fd).st_size, stop)
                 return Contents.of(stored_entries(source.pread))
 
-            contents = await _interruptible(read)
+            contents = await _interruptible(LOOKING, read)
         self._keep(project_id, contents)
         return contents
+
+    async def _begin(self, project: Project, name: str) -> bytes:
+        found = (file for file in project.contents.files if file.name == name)
+        if (file := next(found, None)) is None:
+            return b""
+        async with self._blobs.open(project.id) as fd:
+            size = min(file.bytes, SOURCE_BYTES)
+            return await _interruptible(LOOKING, lambda _: os.pread(fd, size, file.at))
 
     def _keep(self, project_id: str, contents: Contents) -> None:
         size = _size(contents)
@@ -210,22 +238,52 @@ def _size(contents: Contents) -> int:
     return ENTRY_BYTES * contents.entries + names
 
 
-async def _interruptible(work: Callable[[threading.Event], T]) -> T:
+@contextmanager
+def _in_time(stop: threading.Event) -> Iterator[None]:
+    """Stop what reads an archive in this block after `READ_S`. Then raises `InvalidRequest`."""
+    late = threading.Event()
+
+    def give_up() -> None:
+        late.set()
+        stop.set()
+
+    timer = threading.Timer(READ_S, give_up)
+    timer.daemon = True  # it must not hold up the end of the process
+    timer.start()
+    try:
+        yield
+    except Interrupted:
+        if not late.is_set():
+            raise
+        raise InvalidRequest(f"the upload could not be read within {READ_S:g} s") from None
+    finally:
+        timer.cancel()
+
+
+async def _interruptible(threads: ThreadPoolExecutor, work: Callable[[threading.Event], T]) -> T:
     """Run work in a thread, and stop it if nobody waits for it any more.
 
     Returns only when the thread has ended, however often it is cancelled: the thread reads a
     descriptor that is closed next.
     """
     stop = threading.Event()
-    future = asyncio.get_running_loop().run_in_executor(THREADS, work, stop)
+    working = threads.submit(work, stop)
+    future = asyncio.wrap_future(working)
     cancelled: asyncio.CancelledError | None = None
     while not future.done():
         try:
             await asyncio.wait({future})
         except asyncio.CancelledError as error:
+            if working.cancel():  # it has not begun, and never will
+                raise
             stop.set()
             cancelled = error
-    if cancelled is not None:
-        future.exception()  # nobody waits for it
-        raise cancelled
-    return future.result()
+    try:
+        if cancelled is not None:
+            future.exception()  # nobody waits for it
+            raise cancelled
+        return future.result()
+    finally:
+        # They have the error, and that has this frame: what was read of the archive would wait for
+        # the garbage collector.
+        del working, future, cancelled

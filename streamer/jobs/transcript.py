@@ -7,7 +7,7 @@ import base64
 import codecs
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 
@@ -28,6 +28,9 @@ AT_ONCE: Final = 8
 
 TRANSCRIPT_BYTES: Final = 2048
 """The memory of a transcript besides its texts."""
+
+PLACE_BYTES: Final = 128
+"""The memory of where one case begins."""
 
 
 class EventsGone(Exception):
@@ -59,12 +62,16 @@ class Transcripts:
         self._places = asyncio.Semaphore(AT_ONCE)
         self.kept_bytes = 0
 
-    async def text(self, job_id: str, follow: Follow) -> dict[str, object]:
-        """Return ``stdout`` and ``stderr`` so far, and whether parts of them are missing."""
-        async with self._places:
-            return await self._text(job_id, follow)
+    async def text(self, job_id: str, follow: Follow, *, again: bool = False) -> dict[str, object]:
+        """Return ``stdout`` and ``stderr`` so far, and whether parts of them are missing.
 
-    async def _text(self, job_id: str, follow: Follow) -> dict[str, object]:
+        ``cases`` has both of each case, by its number, as far as it has written anything. Of a job
+        that is run `again`, as some may be, it is what the last attempt has written.
+        """
+        async with self._places:
+            return await self._text(job_id, follow, again=again)
+
+    async def _text(self, job_id: str, follow: Follow, *, again: bool) -> dict[str, object]:
         transcript = self._kept.pop(job_id, None)
         if transcript is None:
             transcript = _Transcript(self._limit)
@@ -72,7 +79,7 @@ class Transcripts:
         self._kept[job_id] = transcript
         try:
             async with transcript.lock:
-                await transcript.read_on(follow)
+                await transcript.read_on(follow, again=again)
                 return transcript.texts()
         finally:
             self._count(transcript)  # also what was read for a caller who has left meanwhile
@@ -99,11 +106,14 @@ class _Transcript:
         self._begin()
 
     def _begin(self) -> None:
-        self._texts = {"stdout": _Text(self._limit), "stderr": _Text(self._limit)}
+        self._texts = self._empty()
         self._position = 0
         self._looked_through = 0
         self._unread = False
         """Whether events are missing that the log still has."""
+
+    def _empty(self) -> dict[str, _Text]:
+        return {"stdout": _Text(self._limit), "stderr": _Text(self._limit)}
 
     def measured(self) -> int:
         return TRANSCRIPT_BYTES + sum(text.measured() for text in self._texts.values())
@@ -111,14 +121,18 @@ class _Transcript:
     def texts(self) -> dict[str, object]:
         written = {name: text.finish() for name, text in self._texts.items()}
         cut = {f"{name}_truncated": text.cut for name, text in self._texts.items()}
+        cases: dict[int, dict[str, str]] = {}
+        for name, text in self._texts.items():
+            for case, part in text.of_cases():
+                cases.setdefault(case, {})[name] = part
         if self._unread:
             self._begin()  # the disk may work again when the next one asks
-        return {**written, **cut}
+        return {**written, **cut, "cases": cases}
 
-    async def read_on(self, follow: Follow) -> None:
+    async def read_on(self, follow: Follow, *, again: bool) -> None:
         async with follow(self._position) as log:
             with log.cursor(self._position) as cursor:
-                while not all(text.full for text in self._texts.values()):
+                while again or not all(text.full for text in self._texts.values()):
                     data, last = await cursor.read()
                     if not data:
                         return
@@ -138,6 +152,8 @@ class _Transcript:
                 self._unread |= number >= first_id
                 for text in self._texts.values():
                     text.cut = True
+            elif kind == "status" and b'"attempt":' in body:
+                self._texts = self._empty()
             elif kind == "output" and not self._texts[stream_of(body)].full:
                 event = decode(kind, body)
                 assert isinstance(event, Output)
@@ -150,6 +166,10 @@ class _Text:
     def __init__(self, limit: int) -> None:
         self._room = limit
         self._parts: list[str] = []
+        self._chars = 0
+        self._case: int | None = None
+        self._begins: list[tuple[int | None, int]] = [(None, 0)]
+        """Where each case begins, which come one after another."""
         self._decoder = TextOfStream()
         self.full = False
         """Whether the limit is reached."""
@@ -157,6 +177,10 @@ class _Text:
         """Whether a part is missing, at the end or at the beginning."""
 
     def add(self, event: Output) -> None:
+        if event.case != self._case:
+            self._case = event.case
+            self._begins.append((event.case, self._chars))
+            self._decoder = TextOfStream()  # a character does not go on in the next one
         text = self._decoder.decode(event)
         size = len(text.encode())
         if size > self._room:
@@ -164,13 +188,23 @@ class _Text:
             self.full = self.cut = True
         self._room -= min(size, self._room)
         self._parts.append(text)
+        self._chars += len(text)
 
     def finish(self) -> str:
         self._parts = ["".join(self._parts)]
         return self._parts[0]
 
+    def of_cases(self) -> Iterator[tuple[int, str]]:
+        """Yield each case that has written something, and what."""
+        text = self.finish()
+        ends = [*(begin for _, begin in self._begins[1:]), self._chars]
+        for (case, begin), end in zip(self._begins, ends, strict=True):
+            if case is not None:
+                yield case, text[begin:end]
+
     def measured(self) -> int:
-        return sum(sys.getsizeof(part) for part in self._parts)
+        places = sys.getsizeof(self._begins) + PLACE_BYTES * len(self._begins)
+        return places + sum(sys.getsizeof(part) for part in self._parts)
 
 
 _STDOUT: Final = b'{"stream":"stdout"'

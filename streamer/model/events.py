@@ -23,6 +23,7 @@ __all__ = [
     "JobEvent",
     "Output",
     "Reason",
+    "Stats",
     "Status",
     "Truncated",
     "decode",
@@ -64,7 +65,10 @@ ErrorCode = Literal["sandbox_error", "worker_lost", "shutting_down", "internal"]
 class Status(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """The job has reached a state. `position` in the queue counts from 1.
 
-    The first event of every log is a Status and has the job's id.
+    With it comes how long the job would still wait, by what is known of the others.
+
+    The first event of every log is a Status and has the job's id. A job that is to be run again is
+    ``queued`` once more: then there is a `reason`, and an `attempt` if its programs have run.
     """
 
     state: State
@@ -73,8 +77,14 @@ class Status(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """When: milliseconds since the job was accepted."""
     position: int | None = None
     """Its place in the queue, while it is queued; told again as it comes nearer."""
+    estimated_wait_ms: int | None = None
+    """How long it may still wait, while it is queued; told again when that changes much."""
     job_id: str | None = None
     """The id of the job, in the first event of its log."""
+    attempt: int | None = None
+    """Which attempt comes now, from 2 on, if the job is run again from the start."""
+    reason: Literal["worker_lost", "shutting_down"] | None = None
+    """Why it is queued again: its worker is gone, or stops."""
 
 
 class Output(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -137,6 +147,23 @@ class Artifact(msgspec.Struct, frozen=True, rename="camel"):
     """Where it can be downloaded."""
 
 
+class Stats(msgspec.Struct, frozen=True, rename="camel"):
+    """What the job uses while its programs run, once a second.
+
+    Only for readers that ask for it (``?stats=1``). It is part of no log: it has no id, is told
+    when it is measured, and never again.
+    """
+
+    cpu_time_ms: int | None
+    """The CPU time of its programs so far, together; null where nothing measures it."""
+    memory_bytes: int | None
+    """Its memory now, without files that the kernel has in its cache; null as before."""
+    processes: int | None
+    """How many processes and threads it has now; null as before."""
+    t: int
+    """When: milliseconds since the job was accepted."""
+
+
 class CaseEnd(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """The verdict of one case, after its output."""
 
@@ -192,7 +219,8 @@ class Complete(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     highest; both of the latter are None where nothing measures them. `output_bytes` is what the
     log has of the output, in both streams together; `phase` is that of the last program.
 
-    With `cases`, why it ended is that of the first case that did not exit with 0.
+    With `cases`, why it ended is that of the first case that did not exit with 0. Of a job that was
+    run again, all is that of the last attempt.
     """
 
     reason: Reason
@@ -225,6 +253,8 @@ class Complete(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """The verdicts of the cases that ran, in their order; only of a job with cases."""
     artifacts_failed: tuple[ArtifactFailure, ...] = ()
     """What ``artifacts`` asked for and was not kept, the first 20; never changes the verdict."""
+    attempts: int = 1
+    """How often it was run, if more than once."""
 
 
 class Error(msgspec.Struct, frozen=True, rename="camel"):
@@ -236,7 +266,7 @@ class Error(msgspec.Struct, frozen=True, rename="camel"):
     """What happened, for people."""
 
 
-JobEvent = Status | Output | Truncated | Gap | Artifact | CaseEnd | Complete | Error
+JobEvent = Status | Output | Truncated | Gap | Artifact | Stats | CaseEnd | Complete | Error
 
 KINDS: Final[dict[str, type[JobEvent]]] = {
     "status": Status,
@@ -244,6 +274,7 @@ KINDS: Final[dict[str, type[JobEvent]]] = {
     "truncated": Truncated,
     "gap": Gap,
     "artifact": Artifact,
+    "stats": Stats,
     "case": CaseEnd,
     "complete": Complete,
     "error": Error,

@@ -12,6 +12,9 @@ MAX_NAME_BYTES: Final = 1024
 MAX_PART_BYTES: Final = 255
 """NAME_MAX of all relevant file systems (limits.h)."""
 
+MOVING: Final = frozenset((b"", b".", b".."))
+"""Parts with which a path leads elsewhere than it seems to, or is not the only one of its file."""
+
 
 def why_not_name(name: str) -> str:
     """Return why a name is refused, or ``""``; it must clearly be below the workspace."""
@@ -24,7 +27,7 @@ def why_not_name(name: str) -> str:
     parts = raw.split(b"/")
     if b"\0" in raw or b"\\" in raw:
         why = "a name must not contain NUL or backslash"
-    elif any(part in (b"", b".", b"..") for part in parts):
+    elif not MOVING.isdisjoint(parts):
         why = "a name must be relative, without empty, . or .. parts"
     elif len(parts) > MAX_DEPTH:
         why = f"a name has at most {MAX_DEPTH} parts, and this one {len(parts)}"

@@ -11,6 +11,7 @@ product of their lengths.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Final
@@ -31,6 +32,8 @@ Matches = Callable[[str], object]
 
 def why_not_glob(pattern: str) -> str:
     """Return why a pattern is refused, or ``""``."""
+    if pattern.endswith("/") and not why_not_name(pattern[:-1]):
+        return "a pattern stands for files: write folder/** for all files below a folder"
     if why := why_not_name(pattern):
         return why.replace("a name", "a pattern", 1)
     for part in pattern.split("/"):
@@ -40,16 +43,22 @@ def why_not_glob(pattern: str) -> str:
 
 
 class Glob:
-    """One pattern, which `why_not_glob` has admitted."""
+    """One pattern, which `why_not_glob` has admitted.
+
+    It is compiled when it is first used, in the thread that does: that may take a quarter second.
+    """
 
     def __init__(self, pattern: str) -> None:
         self.pattern = pattern
-        parts = pattern.split("/")
-        if parts[-1] == ANY_FOLDERS:
-            parts.append("*")
         self.is_name = not WILD.search(pattern)
         """Whether it is just the name of one file."""
-        self._parts = [None if part == ANY_FOLDERS else _matcher(part) for part in parts]
+
+    @functools.cached_property
+    def _parts(self) -> list[Matches | None]:
+        parts = self.pattern.split("/")
+        if parts[-1] == ANY_FOLDERS:
+            parts.append("*")
+        return [None if part == ANY_FOLDERS else _matcher(part) for part in parts]
 
     def matches(self, path: str) -> bool:
         """Return whether the pattern stands for a path."""

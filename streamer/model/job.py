@@ -9,18 +9,23 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
+
+from streamer.model.webhook import Webhook
 
 __all__ = [
     "LEAST",
     "MAX_CASES",
+    "MAX_RETRIES",
     "MOST",
+    "PRIORITIES",
     "USER_PACKAGES",
     "Case",
     "JobCase",
     "JobFacts",
     "JobProject",
     "JobSpec",
+    "Lane",
     "Limits",
     "Phase",
     "ResolvedJob",
@@ -142,6 +147,9 @@ class TerminalSize:
 MAX_CASES: Final = 1000
 """The most that the configuration may allow: the last event of a job has the verdict of each."""
 
+MAX_RETRIES: Final = 3
+"""How often a job may be run again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -158,13 +166,19 @@ class Case:
     name: str | None = None
 
 
+PRIORITIES: Final = range(-10, 11)
+"""Higher ones first, among the waiting jobs of one tenant."""
+
+
 @dataclass(frozen=True, slots=True)
 class JobSpec:
     """A job as the caller asks for it; fields left out take the value of the configuration.
 
     Exactly one of `language` and `command` is given. `limits` maps names of `Limits` fields to
     values up to ``limits.max``; a size may be text ("256MiB"). With `cases` the program runs once
-    for each of them, and with `stop_on_failure` not after one that does not exit with 0.
+    for each of them, and with `stop_on_failure` not after one that does not exit with 0. With a
+    higher `priority` (`PRIORITIES`) it comes before the tenant's other waiting jobs. `retry`
+    is how often it is run again, from the start, when its worker is lost; `MAX_RETRIES` at most.
     """
 
     language: str | None = None
@@ -172,6 +186,7 @@ class JobSpec:
     code: str | None = None
     files: tuple[SourceFile, ...] = ()
     project_id: str | None = None
+    session_id: str | None = None
     entry: str | None = None
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
@@ -187,6 +202,9 @@ class JobSpec:
     metadata: Mapping[str, str] = field(default_factory=dict)
     cases: tuple[Case, ...] = ()
     stop_on_failure: bool = False
+    priority: int = 0
+    retry: int = 0
+    webhook: Webhook | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +244,8 @@ class ResolvedJob:
     that the runtime needs besides the system's, `etc` patterns of names in /etc. With `network` the
     job shares the host's network; otherwise a proxy lets it reach the entries of `allow_hosts`.
     With `warm` its program may be one that was started before: nothing but its limits and its files
-    is the caller's own. `fork` is the tenant from whose interpreter it may be forked.
+    is the caller's own. `fork` is the tenant from whose interpreter it may be forked. With
+    `output_terminal` its standard output is a pseudo-terminal, which its caller does not notice.
     """
 
     job_id: str
@@ -251,14 +270,24 @@ class ResolvedJob:
     """The name of the operator's packages that it runs with: its steps and paths have them."""
     warm: bool = False
     fork: str | None = None
+    output_terminal: bool = False
     tenant: str = ""
     """Whose disk space it uses."""
     cases: tuple[JobCase, ...] = ()
     stop_on_failure: bool = False
+    retry: int = 0
+    """How often it may be run again when its worker is lost."""
     artifacts: tuple[str, ...] = ()
     """Patterns of the files that are kept when it ends (`streamer.model.globs`)."""
     files_url: str = ""
     """Where these can be downloaded: their address begins with it, and ends with their name."""
+    session_id: str | None = None
+    """The session in whose sandbox it runs; its network and mounts are those of that."""
+    priority: int = 0
+    webhook: Webhook | None = None
+    """To whom its end is told."""
+    traceparent: str = ""
+    """That of its acceptance (`streamer.model.tracecontext`)."""
 
     @property
     def limits(self) -> Limits:
@@ -276,7 +305,20 @@ class ResolvedJob:
             self.preset,
             terminal=self.terminal,
             environment=self.environment,
+            session_id=self.session_id,
+            priority=self.priority,
+            retry=self.retry,
+            traceparent=self.traceparent,
         )
+
+
+class Lane(NamedTuple):
+    """What decides which workers can run a job."""
+
+    backend: str
+    language: str | None
+    environment: str | None
+    session_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,3 +338,11 @@ class JobFacts:
     policy: str | None = None
     terminal: TerminalSize | None = None
     environment: str | None = None
+    session_id: str | None = None
+    priority: int = 0
+    retry: int = 0
+    traceparent: str = ""
+
+    @property
+    def lane(self) -> Lane:
+        return Lane(self.backend, self.language, self.environment, self.session_id)

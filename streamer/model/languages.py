@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from streamer.model.buildscripts import IN_FOLDER, OF_OCAML
 from streamer.model.job import MIB
 from streamer.model.livelines import IN_C, IN_HASKELL, IN_OCAML, IN_PASCAL, IN_RUBY
 from streamer.model.runtime import Runtime
@@ -23,6 +24,11 @@ JVM: Final = (
     *("-XX:ActiveProcessorCount={processors}", "-XX:+UseSerialGC"),
 )
 """By default it sizes its heap, its collectors and its compilers by the host."""
+
+WITHOUT_TESTS: Final = tuple(
+    f"!{above}src/test/{language}/*" for language in ("java", "kotlin") for above in ("", "*/")
+)
+"""Where Maven and Gradle expect tests, which need libraries that are not there."""
 
 NODE_TYPES: Final = """\
 declare var Buffer: any, __dirname: string, __filename: string, global: any;
@@ -164,7 +170,8 @@ COMPILED: Final = (
         title="Rust",
         aliases=("rs",),
         entry="main.rs",
-        compile=("rustc", "--edition=2021", "-O", "-o", "a.out", "{entry}"),
+        # A name of a file may have what that of a crate may not.
+        compile=("rustc", "--edition=2021", "-O", "--crate-name=main", "-o", "a.out", "{entry}"),
         run=("./a.out",),
         limits={"memory_bytes": 768 * MIB},
         version=("rustc", "--version"),
@@ -174,8 +181,12 @@ COMPILED: Final = (
         title="Go",
         aliases=("golang",),
         entry="main.go",
-        compile=("go", "build", "-buildvcs=false", "-o", "a.out", "{folder}"),
-        run=("./a.out",),
+        # There it finds the go.mod, in that folder or above.
+        compile=(
+            *("sh", "-c", IN_FOLDER, "go", "{folder}", "build", "-buildvcs=false"),
+            *("-o", "a.out", "."),
+        ),
+        run=("{folder}/a.out",),
         env={
             # With go.mod, or without.
             "GO111MODULE": "auto",
@@ -196,12 +207,13 @@ COMPILED: Final = (
         name="java",
         title="Java",
         entry="Main.java",
-        sources=("*.java",),
+        sources=("*.java", *WITHOUT_TESTS),
         compile=(
             *("javac", *(f"-J{option}" for option in JVM), "-J-XX:TieredStopAtLevel=1"),
             *("-encoding", "UTF-8", "-d", ".", "{sources}"),
         ),
-        run=("java", *JVM, "{stem}"),
+        # With the resources where Maven and Gradle expect them, or beside the sources.
+        run=("java", *JVM, "-cp", ".:{root}:{root}/../resources", "{class}"),
         limits={"memory_bytes": 512 * MIB, "processes": 256},
         version=("java", "--version"),
     ),
@@ -210,7 +222,7 @@ COMPILED: Final = (
         title="Kotlin",
         aliases=("kt",),
         entry="main.kt",
-        sources=("*.kt",),
+        sources=("*.kt", *WITHOUT_TESTS),
         compile=("kotlinc", "{sources}", "-include-runtime", "-d", "a.jar"),
         run=("java", *JVM, "-jar", "a.jar"),
         env={"JAVA_OPTS": " ".join(JVM)},
@@ -267,9 +279,9 @@ COMPILED: Final = (
         title="Pascal (Free Pascal)",
         aliases=("pas",),
         entry="main.pas",
-        # -Fa: a unit before those that the program uses.
+        # -Fa: a unit before those that the program uses. -FE: here, and not beside the entry.
         compile=(
-            *("fpc", "-v0", "-l-", "-O2", "-Fu.streamer", "-Fastreamer_lines", "-oa.out"),
+            *("fpc", "-v0", "-l-", "-O2", "-Fu.streamer", "-Fastreamer_lines", "-FE.", "-oa.out"),
             "{entry}",
         ),
         run=("./a.out",),
@@ -283,12 +295,22 @@ COMPILED: Final = (
         aliases=("ml",),
         entry="main.ml",
         compile=(
-            *("ocamlopt", "-I", "+unix", "-I", "+threads", "-o", "a.out"),
-            *("unix.cmxa", "threads.cmxa", ".streamer/live.c", "{entry}", "-cclib"),
+            *("sh", "-c", OF_OCAML, "ocamlopt", "{folder}", "{entry}"),
+            *(
+                "-I",
+                "+unix",
+                "-I",
+                "+threads",
+                "-o",
+                "a.out",
+                "unix.cmxa",
+                "threads.cmxa",
+                "-cclib",
+            ),
             "-Wl,--wrap=caml_ml_output,--wrap=caml_ml_output_bytes,--wrap=caml_ml_output_char",
         ),
-        run=("./a.out",),
-        files={".streamer/live.c": IN_OCAML},
+        run=("{folder}/a.out",),
+        files={".streamer/live-lines.c": IN_OCAML},
         version=("ocamlopt", "-version"),
     ),
 )

@@ -40,7 +40,7 @@ CANNOT_FORK: Final = (
 PLACEHOLDER: Final = re.compile(r"\{\w+\}")
 SIZES: Final = ("{memory_bytes}", "{memory_mb}", "{processors}")
 """Placeholders for the job's limits, for programs that otherwise size themselves by the host."""
-PLACES: Final = ("{entry}", "{folder}", "{stem}", "{sources}")
+PLACES: Final = ("{entry}", "{folder}", "{stem}", "{class}", "{root}", "{sources}")
 """Placeholders for the program's files."""
 
 SECRETS: Final = (
@@ -57,9 +57,11 @@ class Runtime:
 
     `compile` runs first and must succeed; it is empty for an interpreted language. In both
     commands ``{entry}`` stands for the entry file, ``{folder}`` for its folder (``.`` or
-    ``./src``), ``{stem}`` for its name without folder and ending, and a word that is ``{sources}``
-    becomes the entry file and all files that match the patterns in `sources`. The caller's
-    arguments follow `run`. No shell is involved.
+    ``./src``), ``{stem}`` for its name without folder and ending, ``{class}`` for the same with the
+    package that it declares, as in Java (``org.example.Main``), ``{root}`` for the folder above
+    those of the package, and a word that is ``{sources}`` becomes the entry file and all files that
+    match the patterns in `sources` and none that has a ``!`` before it. The caller's arguments
+    follow `run`. No shell is involved.
 
     ``{memory_bytes}``, ``{memory_mb}`` (MiB) and ``{processors}``, in both commands and in `env`,
     are the job's limits and not the host's figures.
@@ -71,7 +73,8 @@ class Runtime:
     that every job gets. `limits` raises ``limits.default`` for this language. `version` is a
     command that prints the version. With `warm` the program of an interpreted language may be
     started before its job. With `fork` it may be forked from a Python that runs already, one for
-    each tenant. Raises `ConfigError`.
+    each tenant. With `terminal` the standard output of its programs is a pseudo-terminal, for a
+    language that writes lines at once to nothing else. Raises `ConfigError`.
     """
 
     name: str
@@ -90,6 +93,7 @@ class Runtime:
     version: tuple[str, ...] = ()
     warm: bool = True
     fork: bool = False
+    terminal: bool = False
 
     def __post_init__(self) -> None:
         for key, wrong in self._faults():
@@ -111,6 +115,8 @@ class Runtime:
         yield from self._variable_faults()
         if self.fork and not self._can_fork:
             yield "fork", CANNOT_FORK
+        if self.fork and self.terminal:
+            yield "terminal", "a program that is forked has no terminal: switch one of them off"
         for path in self.read_only:
             yield from self._path_faults(path.removeprefix("-"))
         yield from self._etc_faults()
@@ -135,6 +141,12 @@ class Runtime:
     def base(self) -> str:
         """The name of the language without a version."""
         return self.name.partition("@")[0]
+
+    @property
+    def names_class(self) -> bool:
+        """Whether a command has ``{class}`` or ``{root}``, for which the entry must be read."""
+        words = (*self.compile, *self.run)
+        return any(place in word for word in words for place in ("{class}", "{root}"))
 
     def raised(self, default: Limits, ceiling: Limits) -> Limits:
         """Return the default limits, raised for the language up to the ceiling."""
@@ -209,6 +221,10 @@ def by_name(runtimes: Mapping[str, Runtime]) -> dict[str, Runtime]:
     for runtime in runtimes.values():
         for name in (runtime.name, *runtime.aliases):
             other = names.setdefault(name, runtime)
+            if other is not runtime and name == runtime.name:
+                raise ConfigError(
+                    f"runtimes.{name}: this is another name of runtimes.{other.name}: write that"
+                )
             if other is not runtime:
                 raise ConfigError(
                     f"runtimes.{runtime.name}.aliases: {name!r} is also a name of the runtime "

@@ -17,6 +17,7 @@ from streamer.errors import InvalidJob, quoted
 from streamer.model.job import Case, JobSpec, Limits, SourceFile, TerminalSize
 from streamer.model.names import camel
 from streamer.model.signals import signal_number
+from streamer.model.webhook import Webhook
 
 __all__ = ["as_bytes", "as_signal", "typed_spec"]
 
@@ -51,6 +52,8 @@ def typed_spec(spec: object) -> JobSpec:
         values["files"] = [_file(file, f"$.files[{n}]") for n, file in enumerate(spec.files)]
     if isinstance(spec.terminal, TerminalSize):
         values["terminal"] = {"cols": spec.terminal.cols, "rows": spec.terminal.rows}
+    if isinstance(spec.webhook, Webhook):
+        values["webhook"] = {"url": spec.webhook.url, "events": spec.webhook.events}
     case_limits: list[Mapping[str, Any]] = []
     if isinstance(spec.cases, list | tuple):
         values["cases"] = [

@@ -10,17 +10,16 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from streamer.model.capabilities import NOT_TESTED
 from streamer.sandbox.shape import Program, Shape
 
-__all__ = ["MAX_FAILURES", "UNFORKED", "ForkBounds", "Forks"]
+__all__ = ["MAX_FAILURES", "ForkBounds", "Forks"]
 
 log: Final = logging.getLogger(__name__)
-
-UNFORKED: Final = "it has not been tested"
 
 RETRY_S: Final = 30.0
 """After a failure a program is started as by default for this time."""
@@ -55,7 +54,7 @@ class Forks:
 
     def why_not(self, backend: str, language: str) -> str:
         """Return why no program of a language is forked in sandboxes of a backend, or ``""``."""
-        return self._why_not.get((backend, language), UNFORKED)
+        return self._why_not.get((backend, language), NOT_TESTED)
 
     def tried(self, backend: str, language: str, why_not: str) -> None:
         """Record the result of a test, without which nothing is forked."""
@@ -72,6 +71,10 @@ class Forks:
         return tuple(
             sorted(name for (at, name), why in self._why_not.items() if (at, why) == (backend, ""))
         )
+
+    def unforked(self, backend: str) -> Mapping[str, str]:
+        """Return the others that were tested, and why their programs are not."""
+        return {name: why for (at, name), why in self._why_not.items() if at == backend and why}
 
     def may(self, backend: str, program: Program | None) -> bool:
         """Return whether the program of a job may be forked, as far as is known."""

@@ -22,7 +22,7 @@ from functools import partial
 from typing import Final
 
 from streamer.bounded import ends_in
-from streamer.model.capabilities import Ahead
+from streamer.model.capabilities import NOT_TESTED, Ahead
 from streamer.sandbox.lookout import Lookout, Watch
 from streamer.sandbox.processors import Processors
 from streamer.sandbox.refill import Refill
@@ -31,7 +31,7 @@ from streamer.sandbox.shape import Program, Shape
 from streamer.sandbox.stdio import Stdio
 from streamer.sandbox.wants import Wants
 
-__all__ = ["UNTRIED", "HeldSandboxes", "Key"]
+__all__ = ["HeldSandboxes", "Key"]
 
 log: Final = logging.getLogger(__name__)
 
@@ -52,8 +52,6 @@ END_TIMEOUT_S: Final = 10.0
 
 MOST_KEYS: Final = 64
 """Of so many kinds it is known that they have failed."""
-
-UNTRIED: Final = "it has not been tested"
 
 Key = tuple[Shape, Program | None]
 """What must be equal for a job: without a program, only the sandbox."""
@@ -118,7 +116,7 @@ class HeldSandboxes:
 
     def why_not(self, backend: str) -> str:
         """Return why no program is held in sandboxes of a backend, or ``""``."""
-        return self._why_not.get(backend, UNTRIED)
+        return self._why_not.get(backend, NOT_TESTED)
 
     def tried(self, backend: str, why_not: str, *, opens: bool = True) -> None:
         """Record the result of a test, without which nothing is done ahead.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -89,7 +90,7 @@ class Meter:
 
     def _look_at_cpu_time(self) -> None:
         try:
-            left_us = self._allowed_us - self._used_us()
+            left_us = self._allowed_us - self.used_us()
         except Exception as failure:  # noqa: BLE001 - as above
             self._fail(failure)
             return
@@ -126,7 +127,10 @@ class Meter:
                 end = replace(end, cause="memory")
             elif passed is not None:
                 end = replace(end, cause=passed)
-        used_us = self._used_us()
+        used_us = self.used_us()
+        # The kernel's limit of one process is the same, and may be reached first.
+        if end.cause is None and _by_limit(end.status) and used_us >= self._allowed_us:
+            end = replace(end, cause="cpu_time")
         if end.cpu_time_us is None:
             return replace(
                 end, cpu_time_us=used_us, peak_memory_bytes=self._cgroup.peak_memory_bytes()
@@ -134,5 +138,11 @@ class Meter:
         # The init does not see all of a child whose parent ignores SIGCHLD.
         return replace(end, cpu_time_us=max(end.cpu_time_us, used_us))
 
-    def _used_us(self) -> int:
+    def used_us(self) -> int:
+        """Return the CPU time of the run so far."""
         return self._cgroup.cpu_time_us() - self._before_us
+
+
+def _by_limit(status: int) -> bool:
+    """Return whether RLIMIT_CPU may have ended a process (setrlimit(2))."""
+    return os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL)

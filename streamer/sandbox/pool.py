@@ -33,6 +33,7 @@ from streamer.sandbox.host.replaced import What
 from streamer.sandbox.host.state import StateFolder, state_folder
 from streamer.sandbox.host.users import JobUsers
 from streamer.sandbox.launch import explained, places_of, same_paths, session_of
+from streamer.sandbox.lifeline import Lifeline
 from streamer.sandbox.lookout import Lookout
 from streamer.sandbox.meter import Alarm
 from streamer.sandbox.sandbox import Sandbox, Way
@@ -64,6 +65,7 @@ class Pool:
         *,
         strict_filter: bool,
         places: int,
+        lasting: int = 0,
         forks: ForkBounds | None = None,
     ) -> None:
         """`groups` are lent below `cgroups`.
@@ -84,7 +86,11 @@ class Pool:
         """Whether it is for one job, or for tests of backends only."""
         self.forks = Forks(forks or ForkBounds())
         # One for each place, some that are being closed, and one for tests.
-        most = (places + SPARE + 1) * (2 if forks else 1)  # as many that have become programs
+        most = (places + lasting + SPARE + 1) * (
+            2 if forks else 1
+        )  # as many that have become programs
+        self.lifeline = Lifeline()
+        """Until when the programs of jobs may run."""
         self.lookout = Lookout()
         self.templates = Templates(folder.host, self.lookout, most, self._template_entry, forks)
         self.held = HeldSandboxes(self._open, self._shows, self.lookout, self.forks.may, places)
@@ -97,8 +103,13 @@ class Pool:
     @property
     def ahead(self) -> Ahead:
         """What was done before the jobs."""
-        forks = {name: self.forks.languages(name) for name in self._backends}
-        return replace(self.held.ahead, forks=forks, forked=self.forks.count)
+        return replace(
+            self.held.ahead,
+            not_held={name: self.held.why_not(name) for name in self._backends},
+            forks={name: self.forks.languages(name) for name in self._backends},
+            forked=self.forks.count,
+            not_forked={name: self.forks.unforked(name) for name in self._backends},
+        )
 
     @property
     def no_templates(self) -> str:
@@ -135,6 +146,10 @@ class Pool:
         program = self.forks.as_tested(shape.backend, program)
         self.forks.wanted(shape, program)
         return await self.held.lend(shape, program)
+
+    async def lend_to_session(self, shape: Shape) -> Sandbox:
+        """Lend one of the sandboxes that are not for jobs; otherwise as `lend`."""
+        return await self._open(shape)
 
     async def _open(
         self,
@@ -179,6 +194,8 @@ class Pool:
                     way = "template" if driver.forked_from is None else "forked"
             if driver is None:
                 driver = await self._start(backend, job, workspace, cgroup, held)
+            if isinstance(driver, Gated) and not for_trial:
+                driver.lifeline = self.lifeline
             return Sandbox(
                 driver,
                 identity,
@@ -374,9 +391,11 @@ def open_pool(
     *,
     state_dir: str,
     cgroup: str,
+    cpu_weight: int,
     uid_base: int,
     places: int,
     users: int,
+    lasting: int = 0,
     strict_filter: bool,
     forks: ForkBounds | None = None,
 ) -> Iterator[Pool]:
@@ -385,16 +404,19 @@ def open_pool(
     The owner calls `Pool.close` at its end.
 
     `places` is the most sandboxes at a time, and the most control groups kept for later ones;
-    `users` the number of users to reserve if this process is root. With `forks` some languages fork
+    `users` the number of users to reserve for them if this process is root. `lasting` is the most
+    sandboxes besides, which sessions keep. With `forks` some languages fork
     their programs.
     """
     with contextlib.ExitStack() as stack:
-        cgroups = stack.enter_context(cgroup_tree(cgroup))
-        folder = stack.enter_context(state_folder(state_dir, places=places))
+        cgroups = stack.enter_context(cgroup_tree(cgroup, cpu_weight))
+        folder = stack.enter_context(state_folder(state_dir, places=places + lasting))
         of_jobs = of_trials = None
         if folder.host.root:
             spare = min(users, SPARE)
-            of_jobs = stack.enter_context(contextlib.closing(JobUsers(uid_base, users, spare)))
+            of_jobs = stack.enter_context(
+                contextlib.closing(JobUsers(uid_base, users + lasting, spare))
+            )
             of_trials = stack.enter_context(contextlib.closing(JobUsers(uid_base, 1)))
         groups = None
         if cgroups is not None:
@@ -408,6 +430,7 @@ def open_pool(
             of_trials,
             strict_filter=strict_filter,
             places=places,
+            lasting=lasting,
             forks=forks,
         )
         stack.callback(pool.templates.abandon)

@@ -27,18 +27,19 @@ from typing import Any, Final
 
 from streamer.bounded import ends_in
 from streamer.errors import BackendUnavailable, ConfigError, SandboxFailure
-from streamer.model.capabilities import UNTRIED
+from streamer.model.capabilities import (
+    NO_ROOM,
+    NOT_OFFERED,
+    NOT_TESTED,
+    NOT_WANTED,
+    SWITCHED_OFF,
+    UNTRIED,
+)
 from streamer.model.runtime import Runtime
-from streamer.sandbox.forks import UNFORKED
-from streamer.sandbox.held import UNTRIED as UNHELD
 from streamer.sandbox.pool import NO_LATER_JOBS, Pool
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.shape import Shape
-from streamer.sandbox.templates import UNTESTED
 from streamer.sandbox.trial import (
-    NO_ROOM,
-    NOT_OFFERED,
-    NOT_WANTED,
     UNBOUNDED,
     Trial,
     holds_to_allow_list,
@@ -46,7 +47,7 @@ from streamer.sandbox.trial import (
 )
 from streamer.spi import Backend, Isolation
 
-__all__ = ["SWITCHED_OFF", "Backends"]
+__all__ = ["Backends"]
 
 log: Final = logging.getLogger(__name__)
 
@@ -67,9 +68,6 @@ RETRY_S: Final = 30.0
 
 MAX_FAILURES: Final = 3
 """After this many jobs in a row that its sandbox could not run, a backend is tested again."""
-
-
-SWITCHED_OFF: Final = "sandbox.warm is false"
 
 Test = Callable[[Backend, Pool], Coroutine[Any, Any, None]]
 
@@ -255,8 +253,8 @@ class Backends(Mapping[str, Backend]):
         """Repeat failed tests of templates, and of programs that are held or forked."""
         assert self._pool is not None
         pool = self._pool
-        no_template = ("", NOT_OFFERED, UNTESTED, pool.no_templates)
-        not_warm = ("", NOT_WANTED, UNHELD, SWITCHED_OFF, NO_LATER_JOBS)
+        no_template = ("", NOT_OFFERED, NOT_TESTED, pool.no_templates)
+        not_warm = ("", NOT_WANTED, NOT_TESTED, SWITCHED_OFF, NO_LATER_JOBS)
         for name, backend in self._backends.items():
             if self._reasons.get(name, UNTRIED):
                 continue
@@ -265,8 +263,9 @@ class Backends(Mapping[str, Backend]):
                 tests["template"] = self._try_template
             if pool.held.why_not(name) not in not_warm:
                 tests["warm"] = self._try_warm
-            for runtime in self._fails_to_fork(name, pool):
-                tests[f"fork-{runtime.name}"] = partial(self._try_fork, runtime)
+            for runtime in self._forked:
+                if pool.forks.needs_test(name, runtime.name):
+                    tests[f"fork-{runtime.name}"] = partial(self._try_fork, runtime)
             for what, test in tests.items():
                 async with self._one_at_a_time:
                     await self._try_again(backend, pool, what, test)
@@ -351,7 +350,7 @@ class Backends(Mapping[str, Backend]):
                     backend.name,
                     why_not,
                 )
-            elif not why_not and before != UNTESTED:
+            elif not why_not and before != NOT_TESTED:
                 log.warning("sandbox %s: its template works again", backend.name)
             pool.templates.tried(backend.name, why_not)
 
@@ -368,16 +367,10 @@ class Backends(Mapping[str, Backend]):
             log.warning(
                 "sandbox %s: no program is started before its job: %s", backend.name, why_not
             )
-        elif not why_not and before != UNHELD:
+        elif not why_not and before != NOT_TESTED:
             log.warning("sandbox %s: programs are started before their jobs again", backend.name)
         opens = backend.gated and backend.ahead != "nothing"
         pool.held.tried(backend.name, why_not, opens=opens)
-
-    def _fails_to_fork(self, backend: str, pool: Pool) -> list[Runtime]:
-        """Return the languages of which it is worth to try again whether programs can be forked."""
-        if pool.templates.why_not(backend):
-            return []
-        return [one for one in self._forked if pool.forks.needs_test(backend, one.name)]
 
     async def _try_fork(self, runtime: Runtime, backend: Backend, pool: Pool) -> None:
         async with contextlib.AsyncExitStack() as stack:
@@ -394,7 +387,7 @@ class Backends(Mapping[str, Backend]):
                 level = logging.DEBUG
             what = "sandbox %s: no program of %s is forked: %s"
             log.log(level, what, backend.name, runtime.name, why_not)
-        elif not why_not and before not in ("", UNFORKED):
+        elif not why_not and before not in ("", NOT_TESTED):
             log.warning("sandbox %s: programs of %s are forked again", backend.name, runtime.name)
         pool.forks.tried(backend.name, runtime.name, why_not)
 

@@ -13,7 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Literal
@@ -23,10 +23,10 @@ from streamer.model.job import Limits, SourceFile, TerminalSize
 from streamer.sandbox.cgroups.cgroup import Cgroup
 from streamer.sandbox.drivers.deadlines import fails_after
 from streamer.sandbox.drivers.driver import Driver
-from streamer.sandbox.listing import Listing, list_folder
+from streamer.sandbox.listing import Lister, Listing
 from streamer.sandbox.meter import Alarm, Meter
 from streamer.sandbox.running import Running
-from streamer.sandbox.shape import KILLED_FOR_MEMORY, Run, StoredProject, Use
+from streamer.sandbox.shape import KILLED_FOR_MEMORY, LargeFile, Run, StoredProject, Use
 from streamer.sandbox.stdio import Stdio
 from streamer.spi import Identity
 
@@ -38,7 +38,11 @@ MOST_ENTRIES: Final = 10_000
 LIST_TIMEOUT_S: Final = 20.0
 
 THREADS: Final = ThreadPoolExecutor(2, "streamer-listing")
-"""Only for listing workspaces, so that other slow work does not delay it."""
+"""Only for listing workspaces, so that other slow work does not delay it.
+
+Sandboxes take turns of `TURN_S`: very deep folders take seconds, in which others would wait."""
+
+TURN_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,11 @@ class Sandbox:
         self._held = held
         self._same = same
         self._closing = asyncio.Lock()
+        self._closed = False
+        """Whether `close` was called: it closes the descriptors of a program that waits."""
         self._running: Running | None = None
+        self._measured_by: Meter | None = None
+        """That of the last run, if a group measures it."""
         self._waiting: _Waiting | None = None
         self._busy = False
         """Whether a program is being started, or files are being written."""
@@ -128,6 +136,16 @@ class Sandbox:
                 if not self._is_exhausted:  # the next run tells
                     raise
 
+    async def put_file(self, file: LargeFile, limits: Limits) -> None:
+        """Write one file as `put_files` does; its pieces have 256 KiB at most."""
+        with self._alone():
+            await self._driver.put_file(file, limits)
+
+    async def give_room(self, limits: Limits) -> None:
+        """Let files be written within these limits, after a run that had lower ones."""
+        if self._cgroup is not None:
+            await self._cgroup.limit(limits)
+
     @property
     def _is_exhausted(self) -> bool:
         """Whether the kernel has killed a program that waited, and the init with it, for memory.
@@ -150,16 +168,27 @@ class Sandbox:
         `run` lets it go on if it is given the same program with the descriptors of `stdio`. The
         sandbox closes those of `run`. Raises `SandboxFailure` if it cannot be started.
         """
-        with contextlib.ExitStack() as unless_held, self._alone():
+        await self._hold(run, self._same)
+
+    async def make_ready(self, run: Run) -> None:
+        """Do ahead what `run` does, but for the program itself: nothing of it is executed yet.
+
+        Otherwise as `hold`; the files of its job must be there.
+        """
+        await self._hold(run, None)
+
+    async def _hold(self, run: Run, same: Sequence[str] | None) -> None:
+        with contextlib.ExitStack() as unless_held:
             unless_held.callback(run.stdio.close)
-            if self._waiting is not None:
-                raise SandboxFailure("another program is held in the sandbox")
-            if self.identity is not None:
-                run.stdio.give_to(self.identity)
-            meter = self._meter(run)
-            if not await self._begin(run, partial(self._driver.hold, same=self._same)):
-                raise SandboxFailure("the sandbox has used more memory than the program may")
-            self._waiting = _Waiting(run, meter)
+            with self._alone():
+                if self._waiting is not None:
+                    raise SandboxFailure("another program is held in the sandbox")
+                if self.identity is not None:
+                    run.stdio.give_to(self.identity)
+                meter = self._meter(run)
+                if not await self._begin(run, partial(self._driver.hold, same=same)):
+                    raise SandboxFailure("the sandbox has used more memory than the program may")
+                self._waiting = _Waiting(run, meter)
             unless_held.pop_all()
 
     @property
@@ -186,8 +215,16 @@ class Sandbox:
     @property
     def alive(self) -> bool:
         """Whether a program could be run, as far as is known."""
+        if self._driver.is_gone:
+            return False
         exited = self._driver.exited
         return not exited.done() or exited.cancelled() or exited.exception() is None
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the next program could be started: it lives, and nothing is left of the last."""
+        over = self._running is None or self._running.ended.done()
+        return self.alive and over and not self._busy
 
     def on_exit(self, call: Callable[[], None]) -> None:
         """Call a function once the program of `hold` has ended, or all of the sandbox."""
@@ -230,7 +267,12 @@ class Sandbox:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Start no program during a block. Raises `SandboxFailure` if the sandbox is in use."""
+        """Start no program during a block.
+
+        Raises `SandboxFailure` if the sandbox is in use, or closed.
+        """
+        if self._closed:
+            raise SandboxFailure("the sandbox was closed")
         if self._busy or (self._running is not None and not self._running.ended.done()):
             raise SandboxFailure("another program runs in the sandbox, or files are being written")
         self._busy = True
@@ -276,6 +318,7 @@ class Sandbox:
             if meter is None or not meter.out_of_memory:
                 raise
             return Running.never_began(KILLED_FOR_MEMORY)
+        self._measured_by = meter
         self._running = Running.follow(self._driver, meter, self.kill, self._clear)
         return self._running
 
@@ -287,6 +330,36 @@ class Sandbox:
         if self._running is not None and not self._running.ended.done():
             self._kill_group()
             self._driver.end_rest()
+
+    def keep_rest(self) -> None:
+        """Let what later programs leave go on beside the next ones, until the sandbox is closed.
+
+        A program that is killed takes all of it with it, and each run's usage is that of all.
+        Raises `SandboxFailure` if that is not possible here.
+        """
+        self._driver.keep_rest()
+
+    def leave_rest(self) -> None:
+        """End the run of a program that has exited, and kill what it has left if none is kept."""
+        if self._running is not None and not self._running.ended.done():
+            self._kill_group()
+            self._driver.leave_rest()
+
+    async def check_rest(self, limits: Limits) -> None:
+        """Check what goes on between programs, by `keep_rest`.
+
+        Raises `FilesDoNotFit` if it has written more than these limits allow.
+        """
+        with self._alone():
+            await self._driver.check_rest(limits)
+
+    def cpu_time_us(self) -> int:
+        """Return the CPU time of everything that ran in it; 0 if only its init knows."""
+        return 0 if self._cgroup is None else self._cgroup.cpu_time_us()
+
+    def memory_kills(self) -> int:
+        """Return how many processes in it the kernel has killed at its limit of memory."""
+        return 0 if self._cgroup is None else self._cgroup.oom_kills()
 
     async def kill(self) -> None:
         """Kill the program and everything it started, in escalating steps.
@@ -314,14 +387,19 @@ class Sandbox:
         takes too long.
         """
         root = await self.open_path(".", os.O_RDONLY | os.O_DIRECTORY)
-        # In a thread, which closes the descriptor: there may be thousands of entries.
-        listing = THREADS.submit(list_folder, root, most)
+        lister = Lister(root, most)  # in threads: there may be thousands of entries
+        turn: Future[Listing | None] | None = None
         try:
             async with fails_after(LIST_TIMEOUT_S, "the workspace was not listed in time"):
-                return await asyncio.wrap_future(listing)
+                while True:
+                    turn = THREADS.submit(lister.go_on, TURN_S)
+                    if (listing := await asyncio.wrap_future(turn)) is not None:
+                        return listing
         finally:
-            if listing.cancel():  # it has not begun, and never will
-                os.close(root)
+            if turn is None or turn.cancel() or turn.done():
+                lister.close()
+            else:  # the disk hangs, perhaps for ever
+                turn.add_done_callback(lambda _: lister.close())
 
     async def use(self) -> Use:
         """Return the CPU time of all runs so far, and the memory and disk in use now."""
@@ -334,12 +412,28 @@ class Sandbox:
             memory_bytes=self._cgroup.memory_bytes(),
         )
 
+    async def use_of_run(self) -> Use | None:
+        """Return the CPU time of the present run, and the memory and processes in use now.
+
+        None if its program has ended. Not the disk. Memory is what the kernel could not drop:
+        without the content of files that it has in its cache. Raises `SandboxFailure` and OSError,
+        as for a sandbox that is closed.
+        """
+        use = await self._driver.use(of_run=True)
+        if self._running is None or self._driver.exited.done():
+            return None
+        if self._cgroup is None or self._measured_by is None:
+            return replace(use, disk_bytes=None)
+        processes = self._cgroup.processes() if use.processes is None else use.processes
+        return Use(self._measured_by.used_us(), self._cgroup.needed_bytes(), None, processes)
+
     async def close(self) -> None:
         """Kill everything in it and release its resources, however long that takes. Idempotent.
 
         While a process resists SIGKILL, its user, folder and group are not used again. The caller
         must bound the wait.
         """
+        self._closed = True
         async with self._closing:
             try:
                 if self._running is not None:

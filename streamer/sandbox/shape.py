@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -16,6 +16,7 @@ __all__ = [
     "Cause",
     "FilesDoNotFit",
     "Fork",
+    "LargeFile",
     "PathRefused",
     "Program",
     "Run",
@@ -25,7 +26,7 @@ __all__ = [
     "Use",
 ]
 
-Cause = Literal["cpu_time", "memory", "disk", "killed"]
+Cause = Literal["cpu_time", "memory", "disk", "killed", "lost"]
 """What ended a run, if not the program itself: a limit, or a kill by us."""
 
 
@@ -54,6 +55,16 @@ class StoredProject:
     fd: int
     bytes: int
     entries: int
+
+
+@dataclass(frozen=True, slots=True)
+class LargeFile:
+    """A file that is not held in memory: `pieces` yields its `size` bytes, part after part."""
+
+    name: str
+    mode: int
+    size: int
+    pieces: AsyncIterator[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +148,15 @@ KILLED_FOR_MEMORY: Final = RunEnd(signal.SIGKILL, "memory", None, None, 0)
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """What a sandbox has used so far, and uses now; None if unknown."""
+    """What a sandbox has used so far, and uses now; None if unknown.
+
+    `processes` are those of its programs, with their threads.
+    """
 
     cpu_time_us: int | None
     memory_bytes: int | None
     disk_bytes: int | None
+    processes: int | None
 
 
 class FilesDoNotFit(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import termios
 from collections.abc import Mapping
 from typing import Final, Literal
 
@@ -66,6 +67,31 @@ class Stdio:
         made = cls((theirs[0], theirs[1], theirs[2]), ours)
         if not with_input:
             made.end_input()
+        return made
+
+    @classmethod
+    def lively(cls, *, with_input: bool = False) -> Stdio:
+        """Create the same, but with a pseudo-terminal as standard output.
+
+        It changes nothing that is written, is nobody's controlling terminal, and has no size.
+        """
+        with contextlib.ExitStack() as unless_made:
+            made = cls.pipes(with_input=with_input)
+            unless_made.callback(made.close)
+            ours, theirs = os.openpty()
+            unless_made.callback(os.close, ours)
+            unless_made.callback(os.close, theirs)
+            settings = termios.tcgetattr(theirs)
+            settings[1] &= ~termios.OPOST
+            settings[3] &= ~(termios.ECHO | termios.ICANON | termios.ISIG | termios.IEXTEN)
+            termios.tcsetattr(theirs, termios.TCSANOW, settings)
+            os.set_blocking(ours, False)
+            stdin, stdout, stderr = made._theirs  # noqa: SLF001 - of this class
+            for pipe in (stdout, made.take("stdout")):
+                os.close(pipe)
+            made._theirs = (stdin, theirs, stderr)  # noqa: SLF001 - as above
+            made._ours["stdout"] = ours  # noqa: SLF001 - as above
+            unless_made.pop_all()
         return made
 
     @classmethod

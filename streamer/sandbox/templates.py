@@ -22,6 +22,7 @@ from functools import cache, partial
 from typing import Final
 
 from streamer.errors import SandboxFailure
+from streamer.model.capabilities import NOT_TESTED
 from streamer.sandbox.drivers.spawn import start_command
 from streamer.sandbox.drivers.template import Template
 from streamer.sandbox.forks import ForkBounds
@@ -31,7 +32,7 @@ from streamer.sandbox.processors import Processors
 from streamer.sandbox.shape import Program
 from streamer.spi import Backend, Host, Identity, LaunchPlan, SandboxJob, Shown, TemplatePlan
 
-__all__ = ["UNTESTED", "Templates"]
+__all__ = ["Templates"]
 
 log: Final = logging.getLogger(__name__)
 
@@ -52,8 +53,6 @@ RETRY_S: Final = 5.0
 
 MAX_FAILURES: Final = 3
 """After this many failures in a row they do so until a test has succeeded."""
-
-UNTESTED: Final = "it has not been tested"
 
 Key = tuple[object, ...]
 """What must be equal for two jobs to have a template in common."""
@@ -112,7 +111,7 @@ class Templates:
 
     def why_not(self, backend: str) -> str:
         """Return why jobs of a backend get sandboxes of their own, or ``""``."""
-        return self._why_not.get(backend, UNTESTED)
+        return self._why_not.get(backend, NOT_TESTED)
 
     def tried(self, backend: str, why_not: str) -> None:
         """Record the result of a test: without one no job gets a sandbox from a template."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from streamer.errors import SandboxFailure
+from streamer.model.capabilities import NO_ROOM, NOT_OFFERED, NOT_WANTED, needs_template
 from streamer.model.job import Limits, SourceFile
 from streamer.model.runtime import Runtime
 from streamer.sandbox.claims import broken_claim, trial_program
@@ -19,9 +20,6 @@ from streamer.sandbox.stdio import Stdio
 from streamer.spi import Backend, Isolation
 
 __all__ = [
-    "NOT_OFFERED",
-    "NOT_WANTED",
-    "NO_ROOM",
     "UNBOUNDED",
     "Trial",
     "holds_to_allow_list",
@@ -38,13 +36,7 @@ UNBOUNDED: Final = (
     "sandbox limit it: a profile of AppArmor denies CAP_SYS_RESOURCE, or the kernel is too old"
 )
 
-NOT_WANTED: Final = "the backend does not allow it"
-
-NO_ROOM: Final = "there was no room for another"
-
 FORKED: Final = "import sys; sys.exit(__name__ != '__main__' or len(sys.argv) != 1)"
-
-NOT_OFFERED: Final = "it has no template, or its options switch it off"
 
 
 class Trial:
@@ -99,7 +91,7 @@ class Trial:
     ) -> str:
         """Return why no program of a language can be forked from a running one, or ``""``."""
         if why_no_template := pool.templates.why_not(backend.name):
-            return f"this needs a template: {why_no_template}"
+            return needs_template(why_no_template)
         try:
             return await self._fork(backend, pool, held, runtime)
         except (SandboxFailure, OSError) as failure:

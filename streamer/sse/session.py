@@ -85,6 +85,9 @@ class Answer(Protocol):
         """End the background task of the response, if it has one."""
 
 
+LAG_EVERY: Final = 16
+"""One of so many writes tells how late it is."""
+
 FRAMING_BYTES: Final = 32
 """At most what HTTP adds to a write: the size of a chunk, and its end."""
 
@@ -109,6 +112,13 @@ class Session:
     """When the write in progress began; infinite if there is none."""
     counted: int = 0
     """Its part of the sum in `outgoing`."""
+    on_lag: Callable[[float], None] | None = None
+    """Called with the seconds from an event to its write, now and then."""
+    _began_at: float = field(default_factory=time.monotonic)
+    _until_lag: int = 0
+    """After so many writes it looks how late they are; never, from 0 on."""
+    _late: tuple[int, float] | None = None
+    """An event that it has not written yet, and when that came."""
     _writing: int = 0
     _copied: int = 0
     """What the connection will hold once it has copied what is being written."""
@@ -185,8 +195,7 @@ class Session:
             if pending or data:
                 if not await self._write(pending + data):
                     return
-                self.source.sent()
-                self.active_at = time.monotonic()
+                self._sent()
                 # These bytes are sent and no longer counted; reading the next may take long.
                 pending = data = b""
             elif self.source.ended:
@@ -210,7 +219,7 @@ class Session:
         if not await self._write(opening + (data or b"")):
             return False
         if data:
-            self.source.sent()
+            self._sent()
         self.active_at = time.monotonic()
         return True
 
@@ -273,6 +282,8 @@ class Session:
         if len(cursors) == 1 and self._read_now is not None and self._write_now is not None:
             log = cursors[0].log
             self._log = log if isinstance(log, EventLog) else None  # an engine may have others
+        if self._log is not None and self.on_lag is not None:
+            self._until_lag = 1
 
     def _pass_on(self) -> None:
         """Write what is new without the coroutine, while it waits; wake it if that cannot be."""
@@ -295,11 +306,32 @@ class Session:
         unsent = self._write_now(data)
         if unsent is None:
             return False
-        self.source.sent()
-        self.active_at = time.monotonic()
+        self._sent()
         if unsent or self.counted:
             self.outgoing.count(self)
         return True
+
+    def _sent(self) -> None:
+        self.source.sent()
+        self.active_at = time.monotonic()
+        self._until_lag -= 1
+        if not self._until_lag:
+            self._tell_lag()
+
+    def _tell_lag(self) -> None:
+        """Tell how late the newest event is, as soon as it is written."""
+        log, tell = self._log, self.on_lag
+        assert log is not None
+        assert tell is not None
+        number, came_at = self._late or (log.last_id, log.appended_at)
+        self._until_lag = 1  # look again
+        if came_at < self._began_at:
+            return  # it was there before its reader
+        if self.position < number:
+            self._late = number, came_at
+            return
+        self._late, self._until_lag = None, LAG_EVERY
+        tell(self.active_at - came_at)
 
     async def _linger(self, grace_s: float, leaving: asyncio.Event | None) -> None:
         loop = asyncio.get_running_loop()

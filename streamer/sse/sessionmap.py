@@ -39,12 +39,14 @@ Listener = Callable[[Session, Change], None]
 class Full(web.HTTPServiceUnavailable):
     """A limit on the number of sessions is reached; the message says which.
 
-    Raised in a handler it becomes the answer: 503 with ``Retry-After``.
+    Raised in a handler it becomes the answer: 503 with ``Retry-After``. `of_client` is whether it
+    is the limit for one client.
     """
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, of_client: bool = False) -> None:
         super().__init__(text=message, headers={"Retry-After": str(RETRY_AFTER_S)})
         self._message = message
+        self.of_client = of_client
 
     def __str__(self) -> str:
         return self._message
@@ -69,7 +71,8 @@ class SessionView:
 class SessionMap:
     """The open sessions, by what they follow.
 
-    At most `max_per_key` sessions follow one key, `max_per_client` belong to one client, and
+    At most `max_per_key` sessions follow one key, `max_per_client` (a number, or a function of the
+    client's name that returns one) belong to one client, and
     `max_sessions` are open in total. If more than `max_buffered_bytes` wait to be sent, the clients
     that have stalled for the longest time are cut off; maps may share the `outgoing` that counts
     this. Once `leaving` is set no stream stays open after its last event. Listeners are called for
@@ -84,7 +87,7 @@ class SessionMap:
         *,
         max_per_key: int = 1000,
         max_sessions: int | None = 20_000,
-        max_per_client: int | None = None,
+        max_per_client: int | Callable[[str], int | None] | None = None,
         max_buffered_bytes: int | None = 256 * 1024 * 1024,
         outgoing: Outgoing | None = None,
         leaving: asyncio.Event | None = None,
@@ -93,12 +96,14 @@ class SessionMap:
         self.options = options or StreamOptions()
         self._max_per_key = max_per_key
         self._max_sessions = max_sessions
-        self._max_per_client = max_per_client
+        self._share_of = max_per_client if callable(max_per_client) else lambda _: max_per_client
         self._clients: Counter[str] = Counter()
         self.outgoing = Outgoing(max_buffered_bytes) if outgoing is None else outgoing
         self._sessions: dict[str, set[Session]] = {}
         self._all: set[Session] = set()
         self._listeners: list[Listener] = []
+        self.on_lag: Callable[[float], None] | None = None
+        """Called with the seconds from an event to its write to a client, for a sample of them."""
         self._pulse: asyncio.TimerHandle | None = None
         self._leaving = leaving
         self._address_of = address_of or (lambda request: request.remote or "")
@@ -213,9 +218,11 @@ class SessionMap:
         """Raise `Full` if no further session can be opened, whatever its key."""
         if self._max_sessions is not None and len(self._all) >= self._max_sessions:
             raise Full(f"{self._max_sessions} streams are open, which is the most")
-        share = self._max_per_client
+        share = None if client is None else self._share_of(client)
         if share is not None and client is not None and self._clients[client] >= share:
-            raise Full(f"you have {share} streams open, which is the most for one client")
+            raise Full(
+                f"you have {share} streams open, which is the most for one client", of_client=True
+            )
 
     @contextmanager
     def tracked(self, session: Session) -> Iterator[None]:
@@ -242,6 +249,7 @@ class SessionMap:
 
     def _add(self, session: Session) -> None:
         session.outgoing = self.outgoing
+        session.on_lag = self.on_lag
         self._all.add(session)
         if session.client is not None:
             self._clients[session.client] += 1

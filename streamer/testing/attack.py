@@ -122,6 +122,8 @@ class Attack:
     """Empty: run the Python program. ``build``: it is the *compiler*. Otherwise a source text."""
     neighbour: bool = False
     """Whether another job, described in the hint, runs meanwhile; it must not notice."""
+    build: bool = False
+    """Whether a compiled program of another tenant, which has the secret, is kept meanwhile."""
     knocks: bool = False
     """Whether the host meanwhile tries to connect to the port ``door`` of the hint."""
     terminal: bool = False
@@ -136,6 +138,10 @@ class Attack:
     """Whether it runs with packages of the operator's, of which `trusted` is one."""
     artifacts: tuple[str, ...] = ()
     """The patterns of the files that are kept of it, in which the host looks for the secret."""
+    session: bool = False
+    """Whether it is run in a session, whose files are then read and written from outside."""
+    keeps: bool = False
+    """Whether its session keeps what its jobs leave running, where that is possible."""
     alone: bool = False
     """Whether no other attack may run at the same time."""
 

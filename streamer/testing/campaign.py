@@ -31,12 +31,14 @@ from streamer.model.events import Status
 from streamer.model.filenames import why_not_name
 from streamer.model.job import Case, JobSpec, TerminalSize
 from streamer.model.languages import DEFAULT_RUNTIMES
+from streamer.model.session import SessionSpec
 from streamer.sandbox.enforcement import enforcement
 from streamer.spi import Backend
 from streamer.testing.attack import Attack, NoProof
+from streamer.testing.neighbour import Neighbour, keep_build
 from streamer.testing.processes import adopt_orphans, kept_besides
-from streamer.testing.programs import NEIGHBOUR
-from streamer.testing.running import SLOWNESS, Ran, ended, open_service, run_job, script
+from streamer.testing.running import SLOWNESS, Ran, open_service, run_job, script
+from streamer.testing.sessionfiles import misled
 
 __all__ = ["Campaign", "Outcome", "open_campaign"]
 
@@ -59,8 +61,6 @@ OWN: Final = "packages"
 OTHER: Final = "packages-of-others"
 """The names of environments: of attacks on packages, and of nobody here."""
 LINE_END: Final = re.compile(r"\r\n|\r|\n")
-NAME_ON_HOST: Final = re.compile(r"(?:/jobs|:.*/streamer-[^/\n]*)/([0-9a-f]{16})\b")
-"""The name of a job's folder, or of its control group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +108,17 @@ class Campaign:
             broken: list[str] = []
             before, folders = self._processes(), self._folders()
             project = await self._project(attack)
+            session = await self._session(attack)
             for _ in range(attack.times):
-                judged, wrong = await self._run(attack, lures, project)
+                judged, wrong = await self._run(attack, lures, project, session)
                 achieved += judged
                 broken += wrong
+                if session is not None:
+                    achieved += await misled(self.service.jobs.sessions, session, lures.secret)
             if project is not None:
                 await self.service.jobs.projects.delete(project)
+            if session is not None:
+                await self._end(session)
             if attack.alone and (left := self._processes()) != before:
                 broken.append(f"processes were left on the host: {left}, before {before}")
             if attack.alone and (new := self._folders() - folders):
@@ -161,8 +166,23 @@ class Campaign:
 
         return (await self.service.jobs.projects.upload(data())).id
 
+    async def _session(self, attack: Attack) -> str | None:
+        """Open the session of an attack, in which all of its runs are; return its id."""
+        if not attack.session:
+            return None
+        can = (await self.service.jobs.capabilities()).backends[self.backend.name].keeps
+        spec = SessionSpec(limits=dict(attack.limits), keep_processes=attack.keeps and can)
+        return (await self.service.jobs.sessions.open(spec)).session.session_id
+
+    async def _end(self, session: str) -> None:
+        """End a session, and wait until nothing is left of it."""
+        await self.service.jobs.sessions.end(session)
+        async with asyncio.timeout(GUARD_S * SLOWNESS):
+            while self.service.worker.sessions.get(session) is not None:  # noqa: ASYNC110 - no event
+                await asyncio.sleep(0.01)
+
     async def _run(
-        self, attack: Attack, lures: Lures, project: str | None
+        self, attack: Attack, lures: Lures, project: str | None, session: str | None
     ) -> tuple[list[str], list[str]]:
         mark = secrets.token_hex(8)
         hint = self._hint(lures, mark)
@@ -170,14 +190,16 @@ class Campaign:
         broken: list[str] = []
         async with AsyncExitStack() as stack:
             if attack.neighbour:
-                beside = _Neighbour(self.service, lures)
+                beside = Neighbour(self.service, lures)
                 hint["neighbour"] = await stack.enter_async_context(beside.running(achieved))
-            job = await self.service.jobs.submit(_job(attack, hint, project))
+            if attack.build:
+                await keep_build(self.service, BUILD, lures)
+            job = await self.service.jobs.submit(_job(attack, hint, project, session))
             if attack.knocks:
                 stack.enter_context(_knocking(hint["door"], lures))
             ran = await self._followed(job, broken, alone=attack.alone)
             # Checked at once: the terminal event promises that everything is dead.
-            if alive := marked_processes(mark):
+            if (alive := marked_processes(mark)) and not attack.keeps:
                 broken.append(f"processes {alive} of the job were alive after its terminal event")
             broken += await _frame_faults(job, len(ran.events))
             if attack.artifacts:
@@ -275,6 +297,8 @@ async def open_campaign(
             "server": {"state_dir": str(state)},
             "runtimes": {BUILD: runtime},
             "environments": environments,
+            # No attack is compiled twice: each has a hint of its own.
+            "compile_cache": {"max_bytes": 2**20},
             **(config or {}),
         }
         service = await stack.enter_async_context(open_service(backend, options or {}, sections))
@@ -306,7 +330,9 @@ def _environment(folder: Path) -> dict[str, Any]:
     return {"languages": ["python"], "path": str(folder)}
 
 
-def _job(attack: Attack, hint: Mapping[str, Any], project: str | None) -> JobSpec:
+def _job(
+    attack: Attack, hint: Mapping[str, Any], project: str | None, session: str | None
+) -> JobSpec:
     env = {"ESCAPE_HINT": json.dumps(hint)}
     limits = dict(attack.limits)
     if limits.get("wall_time_s", 0.0) >= GUARD_S:
@@ -330,6 +356,7 @@ def _job(attack: Attack, hint: Mapping[str, Any], project: str | None) -> JobSpe
         command=("python3", "-I", "attack.py"),
         files=(file,),
         project_id=project,
+        session_id=session,
         env=env,
         limits=limits,
         stdin=None if attack.terminal else b"",
@@ -337,57 +364,6 @@ def _job(attack: Attack, hint: Mapping[str, Any], project: str | None) -> JobSpe
         cases=(Case(),) * attack.cases,
         artifacts=attack.artifacts,
     )
-
-
-class _Neighbour:
-    """Another job of the same service, which holds the secret too."""
-
-    def __init__(self, service: Parts, lures: Lures) -> None:
-        self._service = service
-        self._lures = lures
-
-    @asynccontextmanager
-    async def running(self, noticed: list[str]) -> AsyncIterator[dict[str, Any]]:
-        """Run it during a block, and add to `noticed` what it noticed."""
-        secret = self._lures.secret
-        mark = secrets.token_hex(8)
-        hint = {"mark": mark, "secret": [secret], "ipc_key": random.randrange(1, 2**31)}
-        job = await self._service.jobs.submit(
-            JobSpec(
-                command=("python3", "-I", "neighbour.py", secret),
-                files=(script("neighbour.py", NEIGHBOUR),),
-                env={"ESCAPE_HINT": json.dumps(hint), "NEIGHBOUR_SECRET": secret},
-                interactive=True,
-            )
-        )
-        said = ""
-        async for event in job.events():
-            said = getattr(event.data, "data", "")
-            if said or event.kind in ("complete", "error"):
-                break
-        try:
-            place = json.loads(said)
-        except ValueError:
-            raise NoProof(f"the other job did not come up: {said[:500]}") from None
-        try:
-            yield {**place, "ipc_key": hint["ipc_key"], "names": _names(mark)}
-        finally:
-            await job.end_input()
-            ran = await ended(job)
-        told = ran.text().partition("NOTICED: ")[2].strip()
-        if told != "nothing":
-            noticed.append(f"the other job noticed: {told or ran.verdict}")
-
-
-def _names(mark: str) -> list[str]:
-    """Return the names of the job with this mark on the host: its folder or control group."""
-    names: set[str] = set()
-    for pid in marked_processes(mark):
-        with contextlib.suppress(OSError):
-            place = Path("/proc", str(pid))
-            tables = (place / "cgroup").read_text() + (place / "mountinfo").read_text()
-            names |= {*NAME_ON_HOST.findall(f"{tables}{(place / 'cwd').readlink()}")}
-    return sorted(names)
 
 
 @contextlib.contextmanager

@@ -13,16 +13,19 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from streamer.engine.interface import JobState
-from streamer.model.events import Complete, Error
+from streamer.model.events import CaseEnd, Complete, Error
 
 __all__ = [
     "Accepted",
     "Answer",
     "Cancelled",
+    "CaseResult",
     "Completed",
     "Environment",
     "Failed",
     "Files",
+    "Grant",
+    "GrantLinks",
     "Health",
     "InputTaken",
     "Job",
@@ -45,6 +48,7 @@ __all__ = [
     "Sandbox",
     "Sandboxes",
     "SignalSent",
+    "WebhookState",
 ]
 
 
@@ -89,6 +93,31 @@ class Accepted(Answer):
     links: JobLinks
 
 
+class GrantLinks(Answer, omit_defaults=True):
+    """The addresses that a grant opens, with the grant in each."""
+
+    job: str
+    """The job's document."""
+    stream: str
+    """Its events."""
+    output: str
+    """Its standard output; with ``stderr`` in place of ``stdout`` its standard error."""
+    cast: str
+    """Its recording for asciinema."""
+    files: str | UnsetType = UNSET
+    """The files that it has left, if the grant opens them."""
+
+
+class Grant(Answer):
+    """A grant: whoever has it may read one job until it expires."""
+
+    grant: str
+    """What opens the job, as ``?grant=``."""
+    expires_at: str
+    """When it opens nothing any more."""
+    links: GrantLinks
+
+
 class Policy(Answer):
     """What confines a job."""
 
@@ -98,6 +127,15 @@ class Policy(Answer):
     """The preset of the configuration."""
     sha256: str | None
     """The digest of all that confines it; null until a worker has prepared the job."""
+
+
+class CaseResult(CaseEnd, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
+    """The data of an event ``case``, and the output of the case."""
+
+    stdout: str
+    """What it wrote to standard output; the texts of the job and of its cases are cut together."""
+    stderr: str
+    """What it wrote to standard error."""
 
 
 class Completed(Complete, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
@@ -111,6 +149,9 @@ class Completed(Complete, frozen=True, rename="camel", omit_defaults=True, kw_on
     """Whether a part of ``stdout`` is missing."""
     stderr_truncated: bool
     """Whether a part of ``stderr`` is missing."""
+    cases: tuple[CaseResult, ...] | None = None
+    """The verdicts of the cases that ran, in their order, with the output of each; only of a job
+    with cases."""
 
 
 class Failed(Error, frozen=True, rename="camel"):
@@ -124,6 +165,20 @@ class Failed(Error, frozen=True, rename="camel"):
     """Whether a part of ``stdout`` is missing."""
     stderr_truncated: bool
     """Whether a part of ``stderr`` is missing."""
+
+
+class WebhookState(Answer):
+    """What has become of a job's webhook."""
+
+    state: Literal["waiting", "pending", "delivered", "failed", "unwanted"]
+    """``waiting`` for the job's end, ``pending`` until it is told, ``unwanted`` if the job ended
+    with an event that was not asked for."""
+    attempts: int
+    """How often it was tried."""
+    last_error: str | UnsetType = UNSET
+    """Why the last attempt failed, if it did."""
+    next_at: str | UnsetType = UNSET
+    """When the next one is made, if there is one."""
 
 
 class ListedJob(Answer):
@@ -142,6 +197,8 @@ class ListedJob(Answer):
     policy: Policy
     metadata: Mapping[str, str]
     """What it was submitted with."""
+    priority: int
+    """Its place among your waiting jobs: higher ones first."""
     created_at: str
     """When it was accepted: ISO 8601, UTC, to the millisecond."""
     started_at: str | None
@@ -149,8 +206,12 @@ class ListedJob(Answer):
     finished_at: str | None
     """When it was over; null until then."""
     links: JobLinks
+    session_id: str | UnsetType = UNSET
+    """The session in which it runs; only if it named one."""
     position: int | UnsetType = UNSET
     """Its place in the queue, from 1; only in the document of a job that waits."""
+    estimated_wait_s: float | UnsetType = UNSET
+    """How long it may still wait; only in the document of a job that waits."""
     result: Annotated[Any, either(Complete, Error)] = UNSET
     """The data of its last event; only once it is over."""
 
@@ -166,6 +227,8 @@ class Job(ListedJob):
     """Whether a part of ``stdout`` is missing; not once the job is over."""
     stderr_truncated: bool | UnsetType = UNSET
     """Whether a part of ``stderr`` is missing; not once the job is over."""
+    webhook: WebhookState | UnsetType = UNSET
+    """What has become of its webhook; only if it has one."""
     result: Annotated[Any, either(Completed, Failed)] = UNSET
     """The data of its last event, and its output; only once it is over."""
 
@@ -222,7 +285,7 @@ class Reader(Answer):
     """A client that follows a job."""
 
     id: int
-    """The number of its stream, within the process that answers."""
+    """The number of its stream, within the service that answers."""
     peer: str | None
     """Its address; null if the caller may not see it."""
     since: str
@@ -302,11 +365,15 @@ class Sandbox(Answer):
     ``tmpfs``, ``timer``, ``counter`` or ``none``; in ``seccomp`` which of our system call filters
     there is: ``filter``, ``guard`` or ``none``."""
     held: int
-    """How many of its sandboxes wait for a job in the process that answers."""
+    """How many of its sandboxes wait for a job, by what the workers have said last."""
+    not_held: str | None
+    """Why no program waits in them; null if it may."""
     terminals: bool
     """Whether its programs can have a terminal."""
     forks: Sequence[str]
     """The languages whose programs are forked there."""
+    not_forked: Mapping[str, str]
+    """The languages whose programs would be by the configuration, and why they are not."""
 
 
 class Sandboxes(Answer):
@@ -315,6 +382,30 @@ class Sandboxes(Answer):
     sandboxes: Sequence[Sandbox]
     default: str
     """The name of the backend of jobs that name none."""
+
+
+class WaitingJob(Answer):
+    """A job of yours that waits."""
+
+    job_id: str
+    """The id of the job."""
+    position: int
+    """Its place in the queue, from 1."""
+    estimated_wait_s: float
+    """How long it may still wait."""
+
+
+class OwnQueue(Answer):
+    """What of the queue is yours."""
+
+    running: int
+    """How many of your jobs run."""
+    waiting: int
+    """How many of your jobs wait."""
+    max_running: int | None
+    """How many of your jobs may run at a time; null if no limit is yours alone."""
+    jobs: Sequence[WaitingJob]
+    """The next ten of those that wait, in their order."""
 
 
 class Queue(Answer):
@@ -329,7 +420,8 @@ class Queue(Answer):
     max_waiting: int
     """How many jobs may wait."""
     estimated_wait_s: float
-    """How long a job would wait of a client that is below its share of running jobs."""
+    """How long a job of yours would wait that came now, perhaps."""
+    own: OwnQueue
 
 
 class Health(Answer):
@@ -353,6 +445,8 @@ class ReadinessChecks(Answer):
     """The engine accepts jobs."""
     languages: bool
     """The host has a language, or commands are allowed."""
+    processes: bool
+    """All processes of the service (`server.workers`) accept jobs."""
 
 
 class Readiness(Answer):

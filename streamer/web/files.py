@@ -3,45 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 from urllib.parse import quote
 
 from aiohttp import web
 
 from streamer.engine.blobs import JobFile
 from streamer.engine.interface import JobView
-from streamer.errors import Gone, InvalidRequest, NotFound, quoted
+from streamer.errors import InvalidRequest, NotFound, quoted
 from streamer.jobs.archives.zipped import archive_bytes
 from streamer.jobs.filedownloads import FileSource, ZipSource, read_at
 from streamer.jobs.job import Job
 from streamer.jobs.jobs import Jobs
 from streamer.model.filenames import why_not_name
-from streamer.sse.bytestream import ByteStream
-from streamer.sse.session import Source
-from streamer.sse.sessionmap import Full, SessionMap
+from streamer.sse.sessionmap import SessionMap
 from streamer.web import answers
-from streamer.web.callers.access import Access
+from streamer.web.callers.access import GRANT, Access
 from streamer.web.documents import json_answer
 from streamer.web.operations import files as operations
 from streamer.web.parameters import choice, flag
 from streamer.web.previews import HEAD_BYTES, preview_type
-from streamer.web.problems import answer, limited
-from streamer.web.ranges import Unsatisfiable, byte_range
+from streamer.web.ranges import byte_range, content_range
+from streamer.web.sending import SAFE, saved_as, send
 
 __all__ = ["FileHandlers"]
-
-UNCLEAR: Final = re.compile(r"[^0-9A-Za-z._ -]")
-"""What old clients, which do not read ``filename*``, do not get in the name of a file."""
-
-SAFE: Final = {
-    # A browser must never show what a program has written as a page of ours.
-    "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "sandbox; default-src 'none'",
-    "X-Accel-Buffering": "no",
-}
 
 
 @dataclass(frozen=True)
@@ -65,12 +51,13 @@ class FileHandlers:
         if archive is not None:
             return await self._send_archive(request, job, view, files)
         address = self.address(request.app.router, job.id)
+        with_grant = f"?grant={request.query['grant']}" if GRANT in request else ""
         listed = [
             answers.JobFile(
                 name=file.name,
                 bytes=file.blob.bytes,
                 sha256=file.blob.sha256,
-                url=address + quote(file.name),
+                url=address + quote(file.name) + with_grant,
             )
             for file in files
         ]
@@ -95,25 +82,25 @@ class FileHandlers:
         if _has_it(request, file.blob.sha256):
             return web.Response(status=304, headers=headers)
         whole = request.headers.get("If-Range", tag) != tag
-        try:
-            part = None if whole else byte_range(request.headers.get("Range"), size)
-        except Unsatisfiable as error:
-            refused = answer(error)
-            refused.headers["Content-Range"] = f"bytes */{size}"
-            return refused
+        part = None if whole else byte_range(request.headers.get("Range"), size)
         sent = range(size) if part is None else part
-        async with job.open_file(file) as fd:
-            media = preview_type(await read_at(fd, HEAD_BYTES, 0)) if inline else None
+        media = None
+        if inline:
+            async with job.open_file(file, part=range(min(size, HEAD_BYTES))) as fd:
+                media = preview_type(await read_at(fd, HEAD_BYTES, 0))
+        async with job.open_file(file, part=sent) as fd:
             headers |= {
                 **SAFE,
                 "Accept-Ranges": "bytes",
                 "Content-Type": media or "application/octet-stream",
-                "Content-Disposition": _saved_as(file.name, inline=media is not None),
+                "Content-Disposition": saved_as(file.name, inline=media is not None),
             }
             if part is not None:
-                headers["Content-Range"] = f"bytes {sent.start}-{sent.stop - 1}/{size}"
+                headers["Content-Range"] = content_range(part, size)
             source = FileSource(fd, sent.start, sent.stop)
-            return await self._send(request, view, source, headers, len(sent))
+            return await send(
+                self.sessions, request, job.id, source, headers, len(sent), client=view.tenant
+            )
 
     async def _send_archive(
         self, request: web.Request, job: Job, view: JobView, files: Sequence[JobFile]
@@ -123,42 +110,15 @@ class FileHandlers:
             **SAFE,
             "Cache-Control": "no-store",
             "Content-Type": "application/zip",
-            "Content-Disposition": _saved_as(f"{job.id}.zip", inline=False),
+            "Content-Disposition": saved_as(f"{job.id}.zip"),
         }
         size = archive_bytes(files, made_at)
         async with contextlib.aclosing(ZipSource(job, files, made_at)) as source:
-            return await self._send(request, view, source, headers, size)
-
-    async def _send(
-        self,
-        request: web.Request,
-        view: JobView,
-        source: Source,
-        headers: Mapping[str, str],
-        size: int,
-    ) -> web.StreamResponse:
-        response = ByteStream(request, self.sessions.options, headers)
-        response.set_status(206 if "Content-Range" in headers else 200)
-        response.content_length = size
-        try:
-            # With less than its length the client knows that the rest is missing.
-            with contextlib.suppress(Gone):
-                await self.sessions.send(
-                    request, response, view.job.job_id, source, client=view.tenant
-                )
-        except Full as full:
-            raise limited(full) from None
-        return response
+            return await send(
+                self.sessions, request, job.id, source, headers, size, client=view.tenant
+            )
 
 
 def _has_it(request: web.Request, sha256: str) -> bool:
     tags = request.if_none_match or ()
     return any(tag.value in (sha256, "*") for tag in tags)
-
-
-def _saved_as(name: str, *, inline: bool) -> str:
-    """Return the header that names a file to save it in, also for old clients (RFC 6266)."""
-    last = name.rpartition("/")[2]
-    plain = UNCLEAR.sub("_", last)
-    kind = "inline" if inline else "attachment"
-    return f"{kind}; filename=\"{plain}\"; filename*=UTF-8''{quote(last, safe='')}"

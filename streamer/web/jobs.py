@@ -20,6 +20,7 @@ from streamer.web.callers.access import Access
 from streamer.web.documents import json_answer
 from streamer.web.jobviews import job_document, listed_job
 from streamer.web.operations import jobs as operations
+from streamer.web.rates import RequestRates
 from streamer.web.streams import StreamHandlers
 
 __all__ = ["JobHandlers"]
@@ -32,6 +33,7 @@ ANY_ID: Final = "thejobsid"
 class JobHandlers:
     jobs: Jobs
     access: Access
+    rates: RequestRates
     bodies: Bodies
     transcripts: Transcripts
     streams: StreamHandlers
@@ -52,27 +54,34 @@ class JobHandlers:
     async def execute(self, request: web.Request) -> web.StreamResponse:
         """Accept a job; answer at once, or with its stream, or after a bounded wait."""
         tenant = self.access.require(request, "submit")
+        await self.rates.take(request, tenant)
         wait_s = parameters.prefer_wait_s(request)
         streaming = "text/event-stream" in request.headers.get("Accept", "")
+        measured = parameters.flag(request, "stats")
         if streaming:
             self.streams.check_room(tenant)  # refuse before a job is accepted
         async with self.bodies.read(request, tenant) as body:
             idempotency = parameters.idempotency(request, body)
             spec = wire.parse_job(body)  # checks the types
             body.clear()
-            job = await self.jobs.accept(spec, tenant=tenant, idempotency=idempotency)
+            job = await self.jobs.accept(
+                spec,
+                tenant=tenant,
+                idempotency=idempotency,
+                traceparent=parameters.traceparent(request),
+            )
         if streaming:
             try:
                 # A client cannot have seen events of a new job.
                 asked = self.streams.asked(request) if job.replayed else 0
-                return await self.streams.follow(request, job, tenant, asked)
+                return await self.streams.follow(request, job, tenant, asked, measured=measured)
             except Busy:
                 pass  # the last place was taken meanwhile: the job runs, so return its links
         if wait_s is not None and not streaming and await _ends_within(job, wait_s):
             headers = {**self._job_headers(request, job), "Preference-Applied": f"wait={wait_s:g}"}
             return json_answer(await self._document(request, job), headers=headers)
         status: JobState = (await job.view()).state if job.replayed else "queued"
-        accepted = answers.Accepted(job.id, status, self._links(request, job.id))
+        accepted = answers.Accepted(job.id, status, self.links(request, job.id))
         return json_answer(accepted, status=202, headers=self._job_headers(request, job))
 
     async def show_job(self, request: web.Request) -> web.Response:
@@ -88,7 +97,7 @@ class JobHandlers:
             limit=limit,
             before=parameters.cursor(request),
         )
-        jobs = [listed_job(view, self._links(request, view.job.job_id)) for view in views]
+        jobs = [listed_job(view, self.links(request, view.job.job_id)) for view in views]
         cursor = None
         if len(views) == limit:
             cursor = parameters.cursor_text((views[-1].created_at, views[-1].job.job_id))
@@ -145,10 +154,10 @@ class JobHandlers:
     async def _document(self, request: web.Request, job: Job) -> answers.Job:
         # The view first: if the job is over in it, the text is complete.
         view = await job.view()
-        text = await self.transcripts.text(job.id, job.follow)
-        return job_document(view, text, self._links(request, job.id))
+        text = await self.transcripts.text(job.id, job.follow, again=view.job.retry > 0)
+        return job_document(view, text, self.links(request, job.id))
 
-    def _links(self, request: web.Request, job_id: str) -> answers.JobLinks:
+    def links(self, request: web.Request, job_id: str) -> answers.JobLinks:
         if not self._paths:
             self._find_paths(request.app.router)
         paths = self._paths.items()
@@ -167,7 +176,7 @@ class JobHandlers:
         self._paths["cancel"] = self._paths["job"]
 
     def _job_headers(self, request: web.Request, job: Job) -> dict[str, str]:
-        headers = {"Location": self._links(request, job.id).job, "X-Job-Id": job.id}
+        headers = {"Location": self.links(request, job.id).job, "X-Job-Id": job.id}
         return {**headers, "Idempotency-Replayed": "true"} if job.replayed else headers
 
 

@@ -14,26 +14,30 @@ from aiohttp import web
 
 from streamer.engine.interface import Idempotency, JobPlace, JobState
 from streamer.errors import InvalidRequest, cut, quoted
+from streamer.model.tracecontext import parsed_traceparent
 
 __all__ = [
+    "CREDENTIALS",
     "Handler",
     "choice",
     "cursor",
     "cursor_text",
     "flag",
     "idempotency",
+    "idempotency_key",
     "number",
     "offset",
     "prefer_wait_s",
     "speed",
     "state",
     "takes",
+    "traceparent",
 ]
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-EVERYWHERE: Final = frozenset(("access_token", "grant"))
-"""The parameter with the token, for clients that cannot set headers."""
+CREDENTIALS: Final = frozenset(("access_token", "grant"))
+"""The parameters that are credentials, for clients that cannot set headers: known everywhere."""
 MAX_WAIT_S: Final = 300.0
 MAX_KEY_CHARS: Final = 255
 STATES: Final[tuple[JobState, ...]] = (
@@ -50,7 +54,7 @@ CURSOR: Final = re.compile(r"([0-9]{1,12}\.[0-9]{1,20})_([0-9a-z]{1,64})")
 
 def takes(handler: Handler, *names: str) -> Handler:
     """Return a handler that refuses unknown query parameters."""
-    known = EVERYWHERE | {*names}
+    known = CREDENTIALS | {*names}
 
     async def checked(request: web.Request) -> web.StreamResponse:
         for name in request.query if request.query_string else ():
@@ -152,11 +156,20 @@ def prefer_wait_s(request: web.Request) -> float | None:
 
 
 def idempotency(request: web.Request, body: bytes | bytearray) -> Idempotency | None:
+    key = idempotency_key(request)
+    return None if key is None else Idempotency(key, hashlib.sha256(body).digest())
+
+
+def idempotency_key(request: web.Request) -> str | None:
     key = request.headers.get("Idempotency-Key")
-    if key is None:
-        return None
-    if not 1 <= len(key) <= MAX_KEY_CHARS:
+    if key is not None and not 1 <= len(key) <= MAX_KEY_CHARS:
         raise InvalidRequest(
             f"an Idempotency-Key has 1 to {MAX_KEY_CHARS} characters", path="Idempotency-Key"
         )
-    return Idempotency(key, hashlib.sha256(body).digest())
+    return key
+
+
+def traceparent(request: web.Request) -> str:
+    """Return the trace that the caller names, or ``""``; what is invalid is no error (W3C)."""
+    text = request.headers.get("traceparent")
+    return "" if text is None else parsed_traceparent(text)

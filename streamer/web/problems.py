@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import hdrs, web
 from msgspec import UNSET
@@ -19,11 +19,24 @@ from streamer.errors import (
     Unauthorized,
     cut,
 )
+from streamer.model.logfields import about
+from streamer.model.ranges import Unsatisfiable
 from streamer.sse.sessionmap import Full
 from streamer.web.answers import Problem
+from streamer.web.callers.access import TENANT
 from streamer.web.documents import dump
+from streamer.web.loggedpath import job_of, logged_path
 
-__all__ = ["TITLES", "answer", "leave_packed", "limited", "problem", "problems"]
+__all__ = [
+    "TITLES",
+    "answer",
+    "leave_packed",
+    "limited",
+    "problem",
+    "problems",
+    "retry_after",
+    "tell",
+]
 
 log: Final = logging.getLogger(__name__)
 
@@ -71,8 +84,7 @@ async def _answered(
     try:
         return await handler(request)
     except StreamerError as error:
-        if not isinstance(error, CallerError | CapacityError):
-            log.error("%s: %s", _asked(request), error)
+        tell(request, error)
         response = answer(error)
         if request.content.exception() is not None:
             response.force_close()  # the end of a broken body is unknown
@@ -82,13 +94,28 @@ async def _answered(
             raise
         return _converted(request, error)
     except Exception:
-        log.exception("%s failed", _asked(request))
+        log.exception("%s failed", _asked(request), extra=_about(request))
         return answer(StreamerError("internal"))
 
 
+def tell(request: web.Request, error: StreamerError) -> None:
+    """Log an error that is not the caller's, and says nothing to callers."""
+    if not isinstance(error, CallerError | CapacityError):
+        log.error("%s: %s", _asked(request), error, extra=_about(request))
+
+
+def retry_after(error: CapacityError) -> str:
+    """Return the value of Retry-After: seconds."""
+    return str(max(1, round(error.retry_after_s)))
+
+
 def _asked(request: web.Request) -> str:
-    # As it was sent: a decoded path may contain a newline, and a query a token.
-    return f"{request.method} {request.rel_url.raw_path}"
+    return f"{request.method} {logged_path(request)}"
+
+
+def _about(request: web.Request) -> dict[str, Any] | None:
+    job_id = job_of(request)
+    return None if job_id is None else about(job_id, request.get(TENANT))
 
 
 def _converted(request: web.Request, error: web.HTTPException) -> web.Response:
@@ -110,9 +137,11 @@ def _converted(request: web.Request, error: web.HTTPException) -> web.Response:
 def answer(error: StreamerError) -> web.Response:
     headers: CIMultiDict[str] = CIMultiDict()
     if isinstance(error, CapacityError):
-        headers[hdrs.RETRY_AFTER] = str(max(1, round(error.retry_after_s)))
+        headers[hdrs.RETRY_AFTER] = retry_after(error)
     if isinstance(error, Unauthorized) and error.challenge is not None:
         headers[hdrs.WWW_AUTHENTICATE] = error.challenge
+    if isinstance(error, Unsatisfiable):
+        headers[hdrs.CONTENT_RANGE] = f"bytes */{error.size}"
     return web.Response(
         body=dump(problem(error)),
         status=error.status,
@@ -123,7 +152,8 @@ def answer(error: StreamerError) -> web.Response:
 
 def limited(full: Full) -> RateLimited:
     """Return the error for a stream or download that finds no place."""
-    return RateLimited(str(full), retry_after_s=5.0)
+    key = " (streams.max_readers_per_client, or max_readers in auth.tenants)"
+    return RateLimited(f"{full}{key if full.of_client else ''}", retry_after_s=5.0)
 
 
 def problem(error: StreamerError) -> Problem:

@@ -8,7 +8,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from aiohttp import web
+from msgspec.structs import replace
 
 from streamer.engine.interface import JobView
 from streamer.errors import Gone, InvalidRequest, UnknownJob
@@ -20,6 +22,7 @@ from streamer.jobs.job import Job
 from streamer.jobs.jobs import Jobs
 from streamer.jobs.replay import PacedSource
 from streamer.jobs.transcript import EventsGone
+from streamer.jobs.usage import MeasuredSource
 from streamer.model.events import StreamName
 from streamer.sse.bytestream import ByteStream
 from streamer.sse.response import client_id, id_number
@@ -33,8 +36,11 @@ from streamer.web.jobviews import timestamp
 from streamer.web.operations import streams as operations
 from streamer.web.parameters import flag, speed
 from streamer.web.problems import limited
+from streamer.web.siblings import SIBLINGS
 
 __all__ = ["StreamHandlers"]
+
+READERS: Final = msgspec.json.Decoder(list[answers.Reader])
 
 MAX_NUMBER: Final = 10**15
 """More events than any log has."""
@@ -58,25 +64,42 @@ class StreamHandlers:
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """Follow a job's log from where the client left it, or replay it at its own pace."""
         job, view = await self.access.named(request, "read", self.jobs)
-        return await self.follow(request, job, view.tenant, self.asked(request), speed(request))
+        pace, measured = speed(request), flag(request, "stats")
+        asked = self.asked(request)
+        return await self.follow(request, job, view.tenant, asked, pace, measured=measured)
 
     def asked(self, request: web.Request) -> int:
         """Return the number of the last event that the client has; 0 if it sends none."""
         return id_number(client_id(request, self.sessions.options), MAX_NUMBER)
 
     async def follow(
-        self, request: web.Request, job: Job, tenant: str, asked: int = 0, speed: float = 0.0
+        self,
+        request: web.Request,
+        job: Job,
+        tenant: str,
+        asked: int = 0,
+        speed: float = 0.0,
+        *,
+        measured: bool = False,
     ) -> web.StreamResponse:
-        """Answer with a job's events after event `asked`; `speed` 0 means as fast as possible."""
+        """Answer with a job's events after event `asked`; `speed` 0 means as fast as possible.
+
+        With `measured` also with what it uses, unless it is a replay.
+        """
         async with job.follow(asked) as log:
             after = asked if asked <= log.last_id else 0
             if log.done and after == log.last_id:
                 # This stops a browser's EventSource for good.
                 return web.Response(status=204, headers=_headers(job))
-            with log.cursor(after) as cursor:
+            async with AsyncExitStack() as held:
+                cursor = held.enter_context(log.cursor(after))
                 source: Source = LogSource(cursor)
                 if speed > 0:
                     source = self._paced(cursor, await job.view(), speed)
+                elif measured and not log.done:
+                    usage = await held.enter_async_context(self.jobs.usage.follow(job.id))
+                    newest = held.enter_context(usage.cursor(usage.last_id))
+                    source = MeasuredSource(cursor, usage, newest)
                 return await self._answer(request, (job.id,), source, _headers(job), tenant)
 
     def _paced(self, cursor: Cursor, view: JobView, speed: float) -> PacedSource:
@@ -150,17 +173,36 @@ class StreamHandlers:
         job, _ = await self.access.named(request, "read", self.jobs)
         # The address of a reader is not for everybody who has a link to the job.
         told = await self.access.may(request, "viewers", job)
-        readers = [
+        readers = self._readers(job.id)
+        if (others := request.config_dict.get(SIBLINGS)) is not None:
+            all_of = {others.own: readers}
+            for number, text in (await others.ask(f"readers {job.id}")).items():
+                all_of[number] = READERS.decode(text)
+            # So that no two of them have the same.
+            readers = [
+                replace(reader, id=reader.id * others.count + number - 1)
+                for number, of_one in sorted(all_of.items())
+                for reader in of_one
+            ]
+        if not told:
+            readers = [replace(reader, peer=None) for reader in readers]
+        return json_answer(answers.Readers(readers))
+
+    def _readers(self, job_id: str) -> list[answers.Reader]:
+        return [
             answers.Reader(
                 id=view.number,
-                peer=view.peer if told else None,
+                peer=view.peer,
                 since=timestamp(view.since),
                 position=view.position,
                 lag=view.lag,
             )
-            for view in self.sessions.views(job.id)
+            for view in self.sessions.views(job_id)
         ]
-        return json_answer(answers.Readers(readers))
+
+    async def tell_readers(self, job_id: str) -> str:
+        """Tell the other processes who follows a job at this one."""
+        return msgspec.json.encode(self._readers(job_id)).decode()
 
     async def _opened(
         self, request: web.Request, job_id: str, after: int, stack: AsyncExitStack

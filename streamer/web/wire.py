@@ -10,27 +10,64 @@ import base64
 import binascii
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta
 
 from streamer.errors import InvalidJob, cut, quoted
 from streamer.jobs.resolve import MAX_FILES
-from streamer.model.job import MAX_CASES, Case, JobSpec, SourceFile, TerminalSize
+from streamer.model.job import (
+    MAX_CASES,
+    MAX_RETRIES,
+    PRIORITIES,
+    Case,
+    JobSpec,
+    SourceFile,
+    TerminalSize,
+)
 from streamer.model.names import camel
+from streamer.model.session import SessionSpec
+from streamer.model.webhook import Webhook
 
-__all__ = ["parse_cases", "parse_job", "parse_signal", "parse_size"]
+__all__ = [
+    "MAX_BATCH",
+    "MODE",
+    "parse_cases",
+    "parse_grant",
+    "parse_job",
+    "parse_session",
+    "parse_signal",
+    "parse_size",
+    "parts_of",
+]
+
+MAX_BATCH: Final = 100
+"""How many jobs may be submitted at once."""
 
 UNKNOWN_FIELD: Final = "Object contains unknown field `"
 UNKNOWN_VALUE: Final = "Invalid enum value '"
 AT: Final = " - at `$"
 """The end of a message of msgspec with a path; nothing in it is chosen by the caller."""
+TOO_MANY_CASES: Final = f"too many cases: {MAX_CASES} at most"
+TOO_MANY_JOBS: Final = f"Expected `array` of at most length {MAX_BATCH}"
+"""What msgspec says of a longer one."""
 MAX_NAME_CHARS: Final = 40
 """A longer name is like none of ours, and comparing it could take long."""
 INDEX: Final = re.compile(r"\[[^]]*\]")
 MODE: Final = re.compile(r"0?[0-7]{3}")
+RANGE: Final = Meta(extra_json_schema={"minimum": PRIORITIES[0], "maximum": PRIORITIES[-1]})
+
+
+class _Parsed(threading.local):
+    """What of the body that is being parsed has a bound."""
+
+    cases = 0
+
+
+_parsed: Final = _Parsed()
 
 
 # `null` means "not given" for every optional field.
@@ -97,6 +134,21 @@ class _Case(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     name: str | None = None
     """What its verdict is called."""
 
+    def __post_init__(self) -> None:
+        # Not when all are there: 8 kB of gzip are millions of them, a second and 200 MB.
+        _parsed.cases += 1
+        if _parsed.cases > MAX_CASES:
+            raise ValueError(TOO_MANY_CASES)
+
+
+class _Webhook(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+    """To whom the end of the job is told."""
+
+    url: str
+    """The address that gets a POST; ``https`` only, unless the operator allows its host."""
+    events: list[Literal["complete", "error"]] | None = None
+    """With which events it is told; by default with both that can end a job."""
+
 
 class _JobRequest(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     """A job. One of ``language`` and ``command`` is needed.
@@ -115,6 +167,9 @@ class _JobRequest(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     """The files of the program."""
     project_id: str | None = None
     """An uploaded project."""
+    session_id: str | None = None
+    """Run in the workspace of this session, after its other jobs. It has the files that they have
+    left; ``projectId`` and ``cases`` are refused, and another ``environment`` than its own."""
     entry: str | None = None
     """The file that is run; by default the language's entry name."""
     args: list[str] | None = None
@@ -146,6 +201,44 @@ class _JobRequest(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     has left."""
     stop_on_failure: bool | None = None
     """Whether the first case that does not exit with 0 is the last."""
+    priority: Annotated[int, RANGE] | None = None
+    """A higher one comes before your other waiting jobs; 0 by default."""
+    retry: Annotated[int, Meta(ge=0, le=MAX_RETRIES)] | None = None
+    """How often it is run again, from the start, when its worker is lost. The log says so."""
+    webhook: _Webhook | None = None
+    """To whom its end is told; only where ``webhooks.enabled`` allows it."""
+
+
+class _SessionRequest(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+    """A session. All may be left out, or be null."""
+
+    sandbox: str | None = None
+    """The name of a backend; only those of ``sandbox.allow``."""
+    limits: _Limits | None = None
+    """The most that each of its jobs may use; by default what every language needs by default."""
+    network: bool | None = None
+    """Whether its jobs may use the network; only where ``sandbox.network`` allows it."""
+    project_id: str | None = None
+    """An uploaded project, which is in the workspace from the start."""
+    environment: str | None = None
+    """Packages of the operator's, for all of its jobs in a language that they are for."""
+    languages: list[str] | None = None
+    """Those that its jobs may be in; by default those of the worker that has the most."""
+    keep_processes: bool | None = None
+    """Whether what a job leaves running goes on, until the session's end."""
+    idle_s: float | None = None
+    """After so many seconds without a job or a request it ends, at most ``sessions.idle_s``."""
+    metadata: dict[str, str] | None = None
+    """Texts that are returned with the session."""
+
+
+class _GrantRequest(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+    """A grant. All may be left out, or be null."""
+
+    expires_s: Annotated[float, Meta(ge=1)] | None = None
+    """After how many seconds it opens nothing any more: an hour, at most ``auth.grant_max_s``."""
+    files: bool | None = None
+    """Whether it opens the files that the job has left, too; by default it does."""
 
 
 class _ResizeRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -164,6 +257,14 @@ class _SignalRequest(msgspec.Struct, forbid_unknown_fields=True):
     """Its name as in ``kill -l``: ``SIGINT``, ``SIGRTMIN+3``."""
 
 
+# Not a list, of which all would be there before they are counted: 8 kB of gzip are millions.
+_Batch: Final = msgspec.defstruct(
+    "_Batch",
+    [(f"part{number}", msgspec.Raw, UNSET) for number in range(MAX_BATCH)],
+    array_like=True,
+    forbid_unknown_fields=True,
+)
+
 PARTS: Final[Mapping[str, type[msgspec.Struct]]] = {
     "$[]": _Case,
     "$[].limits": _Limits,
@@ -172,10 +273,14 @@ PARTS: Final[Mapping[str, type[msgspec.Struct]]] = {
     "$.files[]": _File,
     "$.limits": _Limits,
     "$.terminal": _Terminal,
+    "$.webhook": _Webhook,
 }
 
+_batches: Final = msgspec.json.Decoder(_Batch)
+_sessions: Final = msgspec.json.Decoder(_SessionRequest)
 _jobs: Final = msgspec.json.Decoder(_JobRequest)
 _cases: Final = msgspec.json.Decoder(list[_Case])
+_grants: Final = msgspec.json.Decoder(_GrantRequest)
 _sizes: Final = msgspec.json.Decoder(_ResizeRequest)
 _signals: Final = msgspec.json.Decoder(_SignalRequest)
 
@@ -191,8 +296,8 @@ def parse_job(body: bytes | bytearray) -> JobSpec:
             f"{len(request.files)} files are too many: {MAX_FILES} at most", path="$.files"
         )
     cases = request.cases or ()
-    if request.cases is not None and not 0 < len(cases) <= MAX_CASES:
-        raise InvalidJob(f"give 1 to {MAX_CASES} cases", path="$.cases")
+    if request.cases is not None and not cases:
+        raise InvalidJob("there are no cases: give one, or leave it out", path="$.cases")
     size = request.terminal
     return JobSpec(
         language=request.language,
@@ -200,6 +305,7 @@ def parse_job(body: bytes | bytearray) -> JobSpec:
         code=request.code,
         files=tuple(_file(file, f"$.files[{i}]") for i, file in enumerate(request.files or ())),
         project_id=request.project_id,
+        session_id=request.session_id,
         entry=request.entry,
         args=tuple(request.args or ()),
         env=request.env or {},
@@ -215,13 +321,45 @@ def parse_job(body: bytes | bytearray) -> JobSpec:
         metadata=request.metadata or {},
         cases=tuple(_case(case, f"$.cases[{i}]") for i, case in enumerate(cases)),
         stop_on_failure=bool(request.stop_on_failure),
+        priority=request.priority or 0,
+        retry=request.retry or 0,
+        webhook=None if request.webhook is None else _webhook(request.webhook),
     )
+
+
+def parts_of(body: bytes | bytearray) -> Iterator[bytes]:
+    """Yield the elements of a JSON array, as they stand in it. Raises `InvalidJob` at once."""
+    batch = _decode(_batches, body)
+    found = (getattr(batch, name) for name in batch.__struct_fields__)
+    return (bytes(part) for part in found if part is not UNSET)
 
 
 def parse_cases(body: bytes) -> tuple[Case, ...]:
     """Return the cases of a JSON array, as they are in a job. Raises `InvalidJob`."""
     cases: list[_Case] = _decode(_cases, body)
     return tuple(_case(case, f"$[{i}]") for i, case in enumerate(cases))
+
+
+def parse_session(body: bytes | bytearray) -> SessionSpec:
+    """Return the session that a body describes; without a body all is as configured."""
+    request: _SessionRequest = _decode(_sessions, body) if body else _SessionRequest()
+    return SessionSpec(
+        sandbox=request.sandbox,
+        limits=_limits(request.limits),
+        network=bool(request.network),
+        project_id=request.project_id,
+        environment=request.environment,
+        languages=tuple(request.languages or ()),
+        keep_processes=bool(request.keep_processes),
+        idle_s=request.idle_s,
+        metadata=request.metadata or {},
+    )
+
+
+def parse_grant(body: bytes | bytearray) -> _GrantRequest:
+    """Return the grant that a body asks for. Raises `InvalidJob`."""
+    request: _GrantRequest = _decode(_grants, body) if body else _GrantRequest()
+    return request
 
 
 def parse_signal(body: bytes | bytearray) -> str:
@@ -242,6 +380,11 @@ def _limits(limits: _Limits | None) -> dict[str, float | str]:
         for name in _Limits.__struct_fields__
         if (value := getattr(limits, name, None)) is not None
     }
+
+
+def _webhook(webhook: _Webhook) -> Webhook:
+    events = webhook.events
+    return Webhook(webhook.url) if events is None else Webhook(webhook.url, tuple(events))
 
 
 def _case(case: _Case, path: str) -> Case:
@@ -276,6 +419,7 @@ def _text(text: str, path: str) -> bytes:
 
 
 def _decode(decoder: msgspec.json.Decoder[Any], body: bytes | bytearray) -> Any:
+    _parsed.cases = 0
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -293,6 +437,10 @@ def _refusal(message: str, body: Any) -> InvalidJob:
     """
     detail, at, path = message.rpartition(AT)
     detail, path = (detail, f"${path[:-1]}") if at else (message, "$")
+    if detail == TOO_MANY_JOBS:
+        return InvalidJob(f"too many jobs: {MAX_BATCH} at most", path=path)
+    if detail == TOO_MANY_CASES:
+        return InvalidJob(detail, path=path.rpartition("[")[0])
     if detail.startswith(UNKNOWN_FIELD):
         name = detail[len(UNKNOWN_FIELD) : -1]
         known = PARTS.get(INDEX.sub("[]", path), body).__struct_encode_fields__

@@ -13,7 +13,6 @@ import errno
 import logging
 import os
 import stat
-import time
 import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,13 +23,14 @@ from urllib.parse import quote
 
 from streamer.config.artifacts import ArtifactsConfig
 from streamer.engine.blobs import Blobs, JobFile
-from streamer.errors import Busy, SandboxFailure, cut
+from streamer.errors import Busy, EngineUnavailable, SandboxFailure, cut
 from streamer.model.events import Artifact, ArtifactFailure, FailureReason
-from streamer.model.filenames import MAX_NAME_BYTES, why_not_name
+from streamer.model.filenames import MAX_NAME_BYTES
 from streamer.model.globs import Glob
 from streamer.model.job import ResolvedJob
-from streamer.sandbox.listing import Entry, Listing
+from streamer.sandbox.listing import Listing
 from streamer.sandbox.sandbox import Sandbox
+from streamer.worker.matching import MOST_TOLD, Matching
 from streamer.worker.stop import Stop, Stopped
 from streamer.worker.verdict import StopReason
 
@@ -46,8 +46,8 @@ ORPHAN_S: Final = 3600.0
 
 PIECE_BYTES: Final = 1024 * 1024
 
-MOST_TOLD: Final = 20
-"""How many failures are told."""
+AWAY_PAUSE_S: Final = 0.5
+"""How often it is tried again to store a file while the engine cannot be reached."""
 
 DISCARD_S: Final = 10.0
 """How long to wait for the deletion of files that no job got."""
@@ -60,7 +60,11 @@ GONE: Final[frozenset[StopReason]] = frozenset({"lost", "shutting_down"})
 """Stops that end a collection: a job that is cancelled still has its files."""
 
 THREADS: Final = ThreadPoolExecutor(2, "streamer-artifacts")
-"""Only to match names and to read files, so that this delays nothing else."""
+"""Only to read files, so that this delays nothing else."""
+
+MATCHING: Final = ThreadPoolExecutor(1, "streamer-matching")
+"""Only to match names. Jobs take turns of 20 ms: matching may take minutes, and the files of
+others must not be lost by that."""
 
 
 @dataclass(slots=True)
@@ -137,34 +141,22 @@ class Collection:
         listing = Listing((), complete=True)
         if not all(glob.is_name for glob in globs):
             listing = await self._sandbox.list_files()
-        matching = asyncio.get_running_loop().run_in_executor(
-            THREADS, _matched, globs, listing.entries, time.monotonic() + self._bounds.timeout_s
-        )
-        names: dict[str, None] = {}
-        for glob, matched in zip(globs, await matching, strict=True):
-            for name, is_file in matched:
-                if name not in names and not self._add(name, names, is_file=is_file):
-                    self.collected.fail("too_many_files", glob=glob.pattern)
-                    break
-            if not glob.is_name and not listing.complete:
-                self.collected.fail("search_incomplete", glob=glob.pattern)
-            elif not matched:
-                self.collected.fail("no_match", glob=glob.pattern)
-        return list(names)
-
-    def _add(self, name: str, names: dict[str, None], *, is_file: bool) -> bool:
-        """Add a name, or tell why not; return False if there are too many."""
-        if why_not_name(name):
-            self.collected.fail("bad_name", name=name)
-        elif not is_file:
-            self.collected.fail("not_a_file", name=name)
-        elif len(names) == self._bounds.max_files:
-            return False
-        else:
-            names[name] = None
-        return True
+        matching = Matching(globs, listing, self._bounds.max_files)
+        loop = asyncio.get_running_loop()
+        while not await loop.run_in_executor(MATCHING, matching.go_on):
+            pass  # it is the turn of others
+        for failure in matching.failures:
+            self.collected.fail(failure.reason, name=failure.name, glob=failure.glob)
+        return list(matching.names)
 
     async def _keep(self, name: str) -> None:
+        while True:  # until the time for all is up
+            try:
+                return await self._keep_now(name)
+            except EngineUnavailable:
+                await asyncio.sleep(AWAY_PAUSE_S)
+
+    async def _keep_now(self, name: str) -> None:
         try:
             fd = await self._sandbox.open_path(name, os.O_RDONLY)
         except OSError as error:
@@ -180,6 +172,8 @@ class Collection:
                 self.collected.fail("unreadable", name=name)
             except Busy:
                 self.collected.fail("storage_full", name=name)
+            except EngineUnavailable:
+                raise
             except OSError as error:
                 log.error("a file of a job could not be stored: %s", error)
                 self.collected.fail("internal", name=name)
@@ -247,32 +241,6 @@ class _Open:
 def _read(fd: int, most: int, crc32: int) -> tuple[bytes, int]:
     data = os.read(fd, most)
     return data, zlib.crc32(data, crc32)
-
-
-def _matched(
-    globs: Sequence[Glob], entries: Sequence[Entry], give_up_at: float
-) -> list[list[tuple[str, bool]]]:
-    """Return what each pattern stands for, in order: names, and whether it is a file.
-
-    Folders are left out. Nobody has looked yet whether there is a file of a pattern without
-    wildcards. Raises TimeoutError.
-    """
-    listed = sorted(
-        (entry.path, stat.S_ISREG(entry.mode)) for entry in entries if not stat.S_ISDIR(entry.mode)
-    )
-    found: list[list[tuple[str, bool]]] = []
-    for glob in globs:
-        if glob.is_name:
-            found.append([(glob.pattern, True)])
-            continue
-        matched = []
-        for name, is_file in listed:
-            if time.monotonic() > give_up_at:
-                raise TimeoutError
-            if glob.matches(name):
-                matched.append((name, is_file))
-        found.append(matched)
-    return found
 
 
 def _why_not_opened(error: OSError) -> FailureReason:

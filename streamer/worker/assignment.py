@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from streamer.config.artifacts import ArtifactsConfig
 from streamer.engine.blobs import Blobs
+from streamer.errors import SandboxFailure
 from streamer.model.events import JobEvent
 from streamer.model.job import Phase, ResolvedJob, Step
+from streamer.model.timeline import Timeline
 from streamer.sandbox.network.proxy import Outbound
 from streamer.sandbox.pool import Pool
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.shape import Run, RunEnd, StoredProject
+from streamer.sandbox.stdio import Stdio
 from streamer.worker import prepare
 from streamer.worker.artifacts import Collected, Collection
 from streamer.worker.compilecache import CompileCache
@@ -75,6 +79,9 @@ class Assignment:
     expect_in: Callable[[float], None]
     collected: Collected
     """The files that are kept of the job."""
+    timeline: Timeline
+    session: prepare.Lender | None = None
+    """That in whose sandbox the job runs, if it names one."""
 
     async def opened(
         self,
@@ -94,6 +101,7 @@ class Assignment:
             settings.outbound,
             self.stop,
             held,
+            self.session,
         )
 
     async def put_files(
@@ -110,12 +118,32 @@ class Assignment:
         blobs = self.settings.blobs
         await prepare.put_files(job or self.job, sandbox, stop or self.stop, blobs, build)
 
+    async def make_ready(self, sandbox: Sandbox, job: ResolvedJob) -> None:
+        """Do ahead what starting the first program takes; whatever keeps it from that, `run` tells.
+
+        The files of the job are in the sandbox.
+        """
+        if job.output_terminal:
+            return  # it has no pipes
+        step = job.steps[0]
+        with contextlib.suppress(SandboxFailure, OSError):
+            stdio = Stdio.pipes(with_input=True)
+            await sandbox.make_ready(self._run_of(sandbox, job, step, stdio))
+
+    def _run_of(self, sandbox: Sandbox, job: ResolvedJob, step: Step, stdio: Stdio) -> Run:
+        env = environment(job, self.settings.path, sandbox.home)
+        return Run(step.argv, env, step.limits, stdio)
+
     async def tell_state(
         self, state: Literal["compiling", "running"], sandbox: Sandbox, *, first: bool
     ) -> None:
         """Record the job's state and, with its `first` program, how its sandbox was made."""
         policy = self.policy(way=sandbox.way) if first and sandbox.way != "own" else None
         await self.writer.state(state, policy)
+        if state == "compiling":
+            self.timeline.compiling = time.monotonic()
+        else:
+            self.timeline.running = time.monotonic()
 
     async def run(
         self,
@@ -160,13 +188,13 @@ class Assignment:
             ours.callback(pump.close)
             stdio, feed = await connected(job, step, sandbox, pump, ours)
             if feed is not None and step.phase is Phase.RUN and case is None:
-                self.requests.feed.set_result(feed)
-            env = environment(job, self.settings.path, sandbox.home)
+                self.requests.feed_is(feed)
             try:
-                end = await program.run(Run(step.argv, env, step.limits, stdio))
+                end = await program.run(self._run_of(sandbox, job, step, stdio))
             finally:
                 self.requests.program_runs_in(None)
                 await self.writer.close()
+        self.requests.usage.add(end)
         return end, reason_of(end, program.stopped, over_output=kills and budget.exceeded)
 
     async def collect(self, sandbox: Sandbox) -> None:

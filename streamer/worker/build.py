@@ -9,6 +9,7 @@ or not UTF-8, are left out.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import stat
 from collections.abc import AsyncIterator, Callable
@@ -22,11 +23,13 @@ from streamer.errors import Busy, SandboxFailure, TooLarge
 from streamer.model.filenames import MAX_NAME_BYTES
 from streamer.model.job import JobProject, Limits, most_inodes
 from streamer.model.project import HEAD, end_of_project, head_of
-from streamer.sandbox.listing import Entry
+from streamer.sandbox.listing import Entry, Listing
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.shape import FilesDoNotFit
 
-__all__ = ["BUILD", "Build", "NoRoom", "store_build"]
+__all__ = ["BUILD", "Build", "NotStored", "store_build"]
+
+log: Final = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -44,8 +47,8 @@ THREADS: Final = ThreadPoolExecutor(2, "streamer-builds")
 """Only for reading what compilers have left, so that nothing else waits for it."""
 
 
-class NoRoom(Exception):
-    """The engine has no room for what was compiled."""
+class NotStored(Exception):
+    """What was compiled cannot be stored, by no fault of its sandbox. Callers get the message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +65,20 @@ async def store_build(
     """Store the workspace of a sandbox in which no program runs; the caller deletes the blob.
 
     `limits` are those of the job's compiler. Raises `FilesDoNotFit`, also if it has more than
-    `most` bytes, `NoRoom`, `SandboxFailure`.
+    `most` bytes, `NotStored`, `SandboxFailure`.
     """
-    listing = await sandbox.list_files(most_inodes(limits))
+    is_open = True
+    try:
+        listing = await sandbox.list_files(most_inodes(limits))
+    except PermissionError:  # a compiler can take those of the workspace itself away
+        listing, is_open = Listing((), complete=True), False
     if not listing.complete:
         raise FilesDoNotFit
     entries = [entry for entry in listing.entries if _can_be_kept(entry)]
     heads = (len(entries) + 1) * (HEAD.size + MAX_NAME_BYTES)
     most = limits.disk_bytes + heads if most is None else most
+    if sum(entry.size for entry in entries if stat.S_ISREG(entry.mode)) > most:
+        raise FilesDoNotFit  # before any of it is read
     try:
         async with blobs.create(tenant, most, kind=BUILD, keep_s=KEEP_S) as writer:
             build = _Build(writer)
@@ -80,10 +89,11 @@ async def store_build(
     except TooLarge:
         raise FilesDoNotFit from None
     except Busy as error:
-        raise NoRoom(f"there is no room for the compiled program: {error}") from error
+        raise NotStored(f"there is no room for the compiled program: {error}") from error
     except OSError as error:
-        raise SandboxFailure(f"the compiled program cannot be kept: {error}") from error
-    whole = build.whole and len(entries) == len(listing.entries)
+        log.error("a compiled program could not be stored: %s", error)
+        raise NotStored("the compiled program could not be stored") from error
+    whole = is_open and build.whole and len(entries) == len(listing.entries)
     return Build(JobProject(blob.id, build.bytes, build.entries), whole)
 
 

@@ -2,7 +2,9 @@
 
 So no case can find what an earlier one has left. What a compiler makes is taken out of its sandbox
 once (`streamer.worker.build`) and put into each; without a compiler the job's own files are. While
-one case runs, the next one's sandbox is opened and filled, but never more than two are open.
+one case runs, the next one's sandbox is opened and filled, and its program made ready up to its
+execve(2); and what the last one has left is taken down. Never more are open than the series may
+have (`streamer.sandbox.series`).
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ class CaseRuns:
     async def run(self) -> Outcome:
         """Return why the first program that did not exit with 0 ended.
 
-        If the job was stopped as a whole it is that reason. Raises `Stopped`, `NoRoom`,
+        If the job was stopped as a whole it is that reason. Raises `Stopped`, `NotStored`,
         `FilesDoNotFit` and `SandboxFailure`.
         """
         build = await self._compilation.found(self._held)
@@ -134,7 +136,8 @@ class CaseRuns:
             )
             self.ends.append(told)
             async with asyncio.timeout(ENGINE_TIMEOUT_S):
-                await work.writer.write([told])
+                if not work.writer.write_now([told]):
+                    await work.writer.write([told])
                 await work.writer.flush()
         return reason, end.status
 
@@ -176,7 +179,8 @@ class _Sandboxes:
         self._jobs = jobs
         self._opening: asyncio.Task[_Ready] | None = None
         self._used: _Ready | None = None
-        self._closing: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+        """Those of earlier cases, as long as they last; and those that have failed."""
 
     async def __aenter__(self) -> Self:
         self._begin()
@@ -184,8 +188,8 @@ class _Sandboxes:
 
     async def __aexit__(self, *_: object) -> None:
         async with contextlib.AsyncExitStack() as rest:  # each, whatever the others raise
-            if self._closing is not None:
-                rest.push_async_callback(asyncio.wait, {self._closing})
+            if self._closing:
+                rest.push_async_callback(asyncio.wait, tuple(self._closing))
             if self._used is not None:
                 rest.push_async_callback(self._used.held.aclose)
             if self._opening is not None:
@@ -193,38 +197,47 @@ class _Sandboxes:
                 await asyncio.wait({self._opening})
                 if not self._opening.cancelled() and self._opening.exception() is None:
                     rest.push_async_callback(self._opening.result().held.aclose)
-        if self._closing is not None:
-            await self._closing
+        await asyncio.gather(*self._closing)
 
     async def next(self) -> _Ready:
         """Return the sandbox of the next case. Raises `Stopped`, `FilesDoNotFit` and others."""
         if self._opening is None:
             self._begin()
         assert self._opening is not None
-        await asyncio.wait({self._opening})
+        if not self._opening.done():
+            await asyncio.wait({self._opening})
         opening, self._opening = self._opening, None
-        if self._series.overlaps:
-            self._begin()
+        if self._series.most > 1:
+            self._begin(beside=1)
         self._used = opening.result()
         return self._used
 
     def close_last(self) -> None:
         """Begin to close the sandbox of the case that is over."""
         assert self._used is not None
-        self._closing = asyncio.create_task(self._used.held.aclose())
+        closing = asyncio.create_task(self._used.held.aclose())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closed)
         self._used = None
 
-    def _begin(self) -> None:
+    def _closed(self, closing: asyncio.Task[None]) -> None:
+        if not closing.cancelled() and closing.exception() is None:
+            self._closing.discard(closing)
+
+    def _begin(self, *, beside: int = 0) -> None:
+        """Begin to open the next one, `beside` so many in use."""
         job = next(self._jobs, None)
         if job is not None:
-            self._opening = asyncio.create_task(self._opened(job, self._closing))
+            most_closing = self._series.most - 1 - beside
+            self._opening = asyncio.create_task(self._opened(job, most_closing))
 
-    async def _opened(self, job: ResolvedJob, closing: asyncio.Task[None] | None) -> _Ready:
-        if closing is not None:
-            await asyncio.shield(closing)
+    async def _opened(self, job: ResolvedJob, most_closing: int) -> _Ready:
+        while len(closing := [task for task in self._closing if not task.done()]) > most_closing:
+            await asyncio.wait(closing, return_when=asyncio.FIRST_COMPLETED)
         async with contextlib.AsyncExitStack() as held:
             stop = held.enter_context(self._work.stop.part())
             sandbox = await self._work.opened(held, job, self._series.lend)
             await self._work.put_files(sandbox, job, stop, self._build)
+            await self._work.make_ready(sandbox, job)
             return _Ready(job, sandbox, stop, held.pop_all())
         raise AssertionError

@@ -20,14 +20,16 @@ import msgspec
 from streamer.errors import SandboxFailure
 from streamer.model.events import JobEvent, Output
 from streamer.model.job import Phase
+from streamer.model.logfields import about
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.shape import FilesDoNotFit, Program, StoredProject
 from streamer.worker.assignment import Assignment
-from streamer.worker.build import Build, NoRoom, store_build
+from streamer.worker.build import Build, NotStored, store_build
 from streamer.worker.compilecache import Compiled
 from streamer.worker.prepare import opened_blob, shape_of
 from streamer.worker.program import environment
 from streamer.worker.stop import Stopped
+from streamer.worker.tools import started
 from streamer.worker.verdict import JobEnd, Outcome
 from streamer.worker.writer import ENGINE_TIMEOUT_S
 
@@ -37,6 +39,10 @@ log: Final = logging.getLogger(__name__)
 
 STORE_S: Final = 60.0
 """The time limit for taking out what a compiler has made."""
+
+LEAST_S: Final = 0.5
+ENTRY_S: Final = 0.0002
+"""What each file takes to be taken out: a project has thousands."""
 
 MOST_SAID: Final = 64 * 1024
 """Characters; a compiler that says more is run again."""
@@ -68,10 +74,13 @@ class Compilation:
         cache, job = self._work.settings.cache, self._work.job
         if not (self.needed and cache.most_bytes) or job.network or job.allow_hosts:
             return None
+        if job.session_id is not None:  # what earlier jobs have left decides, too
+            return None
         try:
             self._key = await self._digest()
         except (SandboxFailure, OSError) as failure:
-            log.debug("job %s: its program is not looked for: %s", job.job_id, failure)
+            told = about(job.job_id, job.tenant)
+            log.debug("job %s: its program is not looked for: %s", job.job_id, failure, extra=told)
             return None
         compiled = cache.get(self._key)
         if compiled is None:
@@ -103,17 +112,25 @@ class Compilation:
     async def stored(self, sandbox: Sandbox, held: contextlib.AsyncExitStack) -> StoredProject:
         """Take out what the compiler has made; `held` closes it, and deletes it unless it is kept.
 
-        Raises `Stopped`, `FilesDoNotFit`, `NoRoom`, `SandboxFailure`.
+        Raises `Stopped`, `FilesDoNotFit`, `NotStored`, `SandboxFailure`.
         """
-        work, blobs = self._work, self._work.settings.blobs
+        work, blobs, cache = self._work, self._work.settings.blobs, self._work.settings.cache
         try:
             async with work.stop.unless_requested(STORE_S):
                 build = await store_build(sandbox, blobs, work.job.tenant, work.job.steps[0].limits)
         except TimeoutError:
-            raise SandboxFailure(f"its files were not read within {STORE_S:.0f} s") from None
+            # Not the sandbox's fault: the compiler may have left very many.
+            why = f"the compiled program was not read within {STORE_S:.0f} s"
+            raise NotStored(why) from None
+        try:
+            # First: what the cache has it may delete again, for another job.
+            opened = await held.enter_async_context(opened_blob(build.project, blobs))
+        except SandboxFailure:
+            await cache.drop(build.project)
+            raise
         if not await self._kept(build):
-            held.push_async_callback(blobs.delete, build.project.blob_id)
-        return await held.enter_async_context(opened_blob(build.project, blobs))
+            held.push_async_callback(cache.drop, build.project)
+        return opened
 
     async def keep(self, sandbox: Sandbox) -> None:
         """Keep what the compiler has made for later jobs, if that is possible."""
@@ -122,16 +139,21 @@ class Compilation:
             return
         job = self._work.job
         most = cache.most_of_one
+        # Its program waits meanwhile, so it must not take longer than to compile it again.
+        limit_s = min(max(self._end.wall_us / 1e6, LEAST_S), STORE_S)
+        if job.project is not None and job.project.entries * ENTRY_S > limit_s:
+            return
         try:
-            async with self._work.stop.unless_requested(STORE_S):
+            async with self._work.stop.unless_requested(limit_s):
                 build = await store_build(
                     sandbox, cache.blobs, job.tenant, job.steps[0].limits, most
                 )
-        except (NoRoom, FilesDoNotFit, SandboxFailure, Stopped, TimeoutError) as failure:
-            log.debug("job %s: what was compiled is not kept: %s", job.job_id, failure)
+        except (NotStored, FilesDoNotFit, SandboxFailure, Stopped, TimeoutError) as failure:
+            told = about(job.job_id, job.tenant)
+            log.debug("job %s: what was compiled is not kept: %s", job.job_id, failure, extra=told)
             return
         if not await self._kept(build):
-            await cache.blobs.delete(build.project.blob_id)
+            await cache.drop(build.project)
 
     async def _kept(self, build: Build) -> bool:
         if self._key is None or not (build.whole and self._may_be_kept):
@@ -148,7 +170,7 @@ class Compilation:
         work, job = self._work, self._work.job
         step = job.steps[0]
         env = environment(job, work.settings.path, home="")
-        tool = Program(step.argv, tuple(env.items()), step.limits)
+        tool = Program(tuple(started(step.argv)), tuple(env.items()), step.limits)
         shown = await work.pool.shown_now(shape_of(job), tool, INSTALLED)
         project = ""
         if job.project is not None:

@@ -1,11 +1,13 @@
 """Remember what compilers have made, for the next job of the same tenant with the same program.
 
-The index is this worker's; the builds are blobs (`streamer.worker.build`). The worker stores them
-from its own reading of a sandbox, and only the init of a sandbox reads them: a job can do neither.
+The index is this worker's; the builds are blobs (`streamer.worker.build`), which the engine deletes
+when there is no room for others. The worker stores them from its own reading of a sandbox, and only
+the init of a sandbox reads them: a job can do neither.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +17,8 @@ from streamer.model.events import Output
 from streamer.model.job import JobProject
 
 __all__ = ["CompileCache", "Compiled"]
+
+log: Final = logging.getLogger(__name__)
 
 ENTRY_BYTES: Final = 8192
 """What an entry takes besides its files and what its compiler has said."""
@@ -61,6 +65,10 @@ class CompileCache:
             return False
         self._kept[key] = tenant, compiled
         self._used[tenant] += compiled.size
+        try:
+            await self.blobs.make_evictable(compiled.build.blob_id)
+        except OSError as error:  # it expires
+            log.error("a compiled program keeps its space: %s", error)
         while self._used[tenant] > self.most_of_one:
             await self.forget(next(k for k, (owner, _) in self._kept.items() if owner == tenant))
         while self._used.total() > self.most_bytes:
@@ -76,4 +84,11 @@ class CompileCache:
         self._used[tenant] -= compiled.size
         if not self._used[tenant]:
             del self._used[tenant]
-        await self.blobs.delete(compiled.build.blob_id)
+        await self.drop(compiled.build)
+
+    async def drop(self, build: JobProject) -> None:
+        """Delete a build that nobody needs: what goes wrong with that must not harm a job."""
+        try:
+            await self.blobs.delete(build.blob_id)
+        except OSError as error:  # it expires
+            log.error("a compiled program could not be deleted: %s", error)

@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from streamer.config.schema import Config
-from streamer.model.capabilities import BackendFacts, Capabilities
+from streamer.model.capabilities import Accepts, Ahead, BackendFacts, Capabilities
 from streamer.model.languages import DEFAULT_RUNTIMES
+from streamer.model.runtime import by_name
 from streamer.sandbox.enforcement import check_required, enforcement
 from streamer.sandbox.forks import ForkBounds
 from streamer.sandbox.pool import Pool, open_pool
@@ -29,20 +30,27 @@ class WorkerHost:
         self._config = config
         self.backends = backends
         self.languages = Languages(
-            config.runtimes, config.sandbox.path, config.limits, backends, config.environments
+            config.worker.taken(config.runtimes),
+            config.sandbox.path,
+            config.limits,
+            backends,
+            config.environments,
+            by_name(config.runtimes),
         )
 
     @asynccontextmanager
-    async def open_pool(self, users: int) -> AsyncIterator[Pool]:
-        """Create what sandboxes need, and let backends be tested with it."""
+    async def open_pool(self, users: int, lasting: int = 0) -> AsyncIterator[Pool]:
+        """Create what sandboxes need, `lasting` of them for sessions; backends can be tested."""
         sandbox = self._config.sandbox
         with open_pool(
             self.backends,
             state_dir=self._config.server.state_dir,
             cgroup=sandbox.cgroup,
+            cpu_weight=sandbox.cpu_weight,
             uid_base=sandbox.uid_base,
             places=self._config.queue.places,
             users=users,
+            lasting=lasting,
             strict_filter=sandbox.seccomp == "strict",
             forks=self._forks,
         ) as pool:
@@ -66,7 +74,9 @@ class WorkerHost:
         """
         sandbox = self._config.sandbox
         await self.backends.find_default()
-        await self.backends.reasons(sandbox.allow)
+        # Nobody asks a worker by itself for those that were not tested yet.
+        everything = self._config.server.role == "worker"
+        await self.backends.reasons(self.backends if everything else sandbox.allow)
         for name in {self.backends.default, *sandbox.allow} & self.backends.keys():
             check_required(sandbox.require, self.backends[name], cgroup_level)
         for name, reason in self.languages.missing.items():
@@ -83,7 +93,7 @@ class WorkerHost:
             )
 
     def capabilities(
-        self, cgroup_level: str | None, *, accepting: bool, resisting: int
+        self, cgroup_level: str | None, *, accepting: bool, resisting: int, ahead: Ahead
     ) -> Capabilities:
         reasons = self.backends.known(self.backends)
         filtering = self.backends.filtering
@@ -95,6 +105,8 @@ class WorkerHost:
                     filtering=name in filtering,
                     terminals=backend.gated and backend.terminals(),
                     readable=backend.gated,
+                    sessions=backend.gated,
+                    keeps=backend.gated and cgroup_level is not None,
                     enforces=enforcement(backend, cgroup_level),
                 )
                 for name, backend in self.backends.items()
@@ -110,4 +122,16 @@ class WorkerHost:
             accepting=accepting,
             trusted=self.backends.trusted,
             resisting=resisting,
+            ahead=ahead,
+        )
+
+    @property
+    def accepts(self) -> Accepts:
+        """Which jobs it can run: the same as by its capabilities, for each claim."""
+        reasons = self.backends.known(self.backends)
+        environments = self.languages.environments
+        return Accepts(
+            frozenset(name for name, reason in reasons.items() if not reason),
+            self.languages.available,
+            frozenset(name for name, facts in environments.items() if not facts.reason),
         )

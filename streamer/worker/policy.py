@@ -1,9 +1,9 @@
 """The digest of the policy that confines a job, for its record.
 
 Two jobs with the same digest had the same backend with the same options, the same way to their
-sandbox (a template's, that of an interpreter that forks, or a command of their own), the same
-limits for each step and case, the same network, the same system call filter, and the same version
-of streamer.
+sandbox (a template's, that of an interpreter that forks, a session's, or a command of their own),
+the same limits for each step and case, the same network, the same system call filter, and the same
+version of streamer.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ def policy_digest(
         steps = (*job.steps, *(case.step for case in job.cases))
         limits = tuple((step.phase, step.limits) for step in steps)
         shown = (job.read_only, job.etc)
-        return digest(limits, way, job.network, job.allow_hosts, *shown, job.terminal is not None)
+        # That of a session was opened for all of its jobs, with a terminal if there can be one.
+        made = way if job.session_id is None else "session"
+        return digest(limits, made, job.network, job.allow_hosts, *shown, job.terminal is not None)
 
     return of_job
 

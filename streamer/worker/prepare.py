@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final
+from contextlib import AbstractAsyncContextManager
+from typing import Final, Protocol
 
 from streamer.engine.blobs import Blobs
-from streamer.errors import NotFound, SandboxFailure
+from streamer.errors import EngineUnavailable, NotFound, SandboxFailure
 from streamer.model.hosts import HostRule
 from streamer.model.job import USER_PACKAGES, JobProject, ResolvedJob
+from streamer.model.logfields import about
 from streamer.sandbox.network.proxy import PROXY_PORT, Outbound, Proxy
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.shape import Fork, Program, Shape, StoredProject
 from streamer.worker.program import environment
 from streamer.worker.stop import Stop, Stopped
 
-__all__ = ["OPEN_S", "Lend", "opened", "opened_blob", "put_files", "shape_of"]
+__all__ = ["AWAY_S", "OPEN_S", "Lend", "Lender", "opened", "opened_blob", "put_files", "shape_of"]
 
 log: Final = logging.getLogger(__name__)
 
 OPEN_S: Final = 60.0
 """The time limit for opening a sandbox."""
+
+AWAY_S: Final = 30.0
+AWAY_PAUSE_S: Final = 0.5
+"""How long a job waits for its project while the engine is away, and how often it looks."""
 
 MOST_OF_MEMORY: Final = 4
 """Files of more than this part of the memory limit are written before the program is started."""
@@ -32,6 +39,12 @@ Lend = Callable[[Shape, Program | None], Awaitable[Sandbox]]
 """`Pool.lend`, or that of a series."""
 
 
+class Lender(Protocol):
+    """A session, which lends its sandbox to one job after another."""
+
+    def lent(self) -> AbstractAsyncContextManager[Sandbox]: ...
+
+
 async def opened(
     job: ResolvedJob,
     lend: Lend,
@@ -39,23 +52,33 @@ async def opened(
     outbound: Outbound,
     stop: Stop,
     held: contextlib.AsyncExitStack,
+    session: Lender | None = None,
 ) -> Sandbox:
     """Open the sandbox of a job, and its proxy if it has one; `held` closes both.
 
-    `path` is the jobs' PATH. Raises `Stopped`, and `SandboxFailure`.
+    `path` is the jobs' PATH. A job of a session gets that of `session`, once it has its turn.
+    Raises `Stopped`, and `SandboxFailure`.
     """
-    shape = shape_of(job)
     try:
+        # The engine gives out the jobs of a session one by one: it waits for requests only.
         async with stop.unless_requested(OPEN_S):
-            sandbox = await lend(shape, _program(job, path))
-            held.push_async_callback(sandbox.close)
+            if session is None:
+                sandbox = await lend(shape_of(job), _program(job, path))
+                held.push_async_callback(sandbox.close)
+            else:
+                sandbox = await held.enter_async_context(session.lent())
+            way = sandbox.way if session is None else "session"
             waited = "yes" if sandbox.waits else "no"
-            log.debug("job_id=%s sandbox=%s waited=%s", job.job_id, sandbox.way, waited)
+            log.debug(
+                *("job_id=%s sandbox=%s waited=%s", job.job_id, way, waited),
+                extra=about(job.job_id, job.tenant),
+            )
             if job.allow_hosts:
                 proxy = Proxy(
                     await sandbox.listen(PROXY_PORT),
                     [HostRule.parse(entry) for entry in job.allow_hosts],
                     job_id=job.job_id,
+                    tenant=job.tenant,
                     outbound=outbound,
                 )
                 await held.enter_async_context(proxy)
@@ -115,6 +138,13 @@ async def put_files(
     `SandboxFailure`.
     """
     limits = job.steps[0].limits
+    if job.session_id is not None:
+        # Not interrupted, which has a time limit of its own: after half a frame the init would
+        # understand no other one, and with its sandbox the session would end.
+        await sandbox.put_files(job.files, limits)
+        if stop.reason is not None:
+            raise Stopped
+        return
     try:
         async with stop.unless_requested(job.limits.wall_time_s):
             if build is not None:
@@ -132,16 +162,27 @@ async def _project(job: ResolvedJob, blobs: Blobs) -> AsyncIterator[StoredProjec
     if job.project is None:
         yield None
         return
-    async with opened_blob(job.project, blobs) as project:
+    async with opened_blob(job.project, blobs, away_s=AWAY_S) as project:
         yield project
 
 
 @contextlib.asynccontextmanager
-async def opened_blob(project: JobProject, blobs: Blobs) -> AsyncIterator[StoredProject]:
-    """Open what is stored in the form of a project. Raises `SandboxFailure`."""
+async def opened_blob(
+    project: JobProject, blobs: Blobs, *, away_s: float = 0.0
+) -> AsyncIterator[StoredProject]:
+    """Open what is stored in the form of a project. Raises `SandboxFailure`.
+
+    While the engine cannot be reached it is tried again, for `away_s` seconds.
+    """
+    now = asyncio.get_running_loop().time
+    ends = now() + away_s
     async with contextlib.AsyncExitStack() as held:
-        try:
-            fd = await held.enter_async_context(blobs.open(project.blob_id))
-        except (NotFound, OSError) as error:
-            raise SandboxFailure(f"the project of the job cannot be read: {error}") from error
+        fd = None
+        while fd is None:
+            try:
+                fd = await held.enter_async_context(blobs.open(project.blob_id))
+            except (NotFound, OSError) as error:
+                if not isinstance(error, EngineUnavailable) or now() >= ends:
+                    raise SandboxFailure(f"the project cannot be read: {error}") from error
+                await asyncio.sleep(AWAY_PAUSE_S)
         yield StoredProject(fd, project.bytes, project.entries)

@@ -177,7 +177,10 @@ class ProgramRun:
                 timeout=min(self._patience.linger_s, max(0.0, left_s)),
                 return_when=asyncio.FIRST_COMPLETED,
             )
-        self._sandbox.end_rest()
+        if self.stopped is None:
+            self._sandbox.leave_rest()
+        else:
+            self._sandbox.end_rest()
 
     def _pump_ended(self, pumping: asyncio.Task[None]) -> None:
         # Nobody reads the program's output any more; `run` raises the reason.

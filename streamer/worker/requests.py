@@ -7,9 +7,21 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
-from streamer.engine.interface import Cancel, Control, Eof, Input, Lease, Lost, Resize, Signal
+from streamer.engine.interface import (
+    Cancel,
+    Control,
+    Eof,
+    Input,
+    Lease,
+    Lost,
+    Measure,
+    Resize,
+    Signal,
+)
+from streamer.model.logfields import about
 from streamer.sandbox.sandbox import Sandbox
 from streamer.worker.streams import InputFeed
+from streamer.worker.usage import UsageReports
 from streamer.worker.verdict import StopReason
 
 __all__ = ["JobRequests"]
@@ -33,9 +45,9 @@ class JobRequests:
         """Whether any has come."""
         self.feed: asyncio.Future[InputFeed] = asyncio.get_running_loop().create_future()
         """The program's input, once there is one."""
+        self.usage = UsageReports(lease)
         self._size: Resize | None = None
         """The last size of its terminal that was asked for."""
-        self.feed.add_done_callback(lambda _: self._resize())
 
     def channels(self) -> list[Coroutine[Any, Any, None]]:
         """Return the coroutines that listen until they are cancelled or the job is over.
@@ -47,10 +59,16 @@ class JobRequests:
             channels.append(self._listen(self._inputs, self._take_input))
         return channels
 
+    def feed_is(self, feed: InputFeed) -> None:
+        """Pass input and sizes on to the program from now on."""
+        self.feed.set_result(feed)
+        self._resize()
+
     def program_runs_in(self, sandbox: Sandbox | None) -> None:
         """Pass signals on to the program in this sandbox; with None they wait for the next."""
         self._sandbox = sandbox
         self._pass_signals_on()
+        self.usage.program_runs_in(sandbox)
 
     async def _listen(
         self, channel: Callable[[], AsyncIterator[T]], take: Callable[[T], Awaitable[None]]
@@ -61,7 +79,9 @@ class JobRequests:
                     await take(item)
             except Exception:
                 # If it stayed broken, the job could no longer be cancelled.
-                log.exception("job %s: a channel of the engine broke", self._lease.job.job_id)
+                job = self._lease.job
+                told = about(job.job_id, job.tenant)
+                log.exception("job %s: a channel of the engine broke", job.job_id, extra=told)
                 await asyncio.sleep(PAUSE_S)
             else:
                 return
@@ -77,12 +97,14 @@ class JobRequests:
                 if number not in self._signals:
                     self._signals.append(number)
                 self._pass_signals_on()
+            case Measure():
+                self.usage.ask()
             case Resize():
                 self._size = control
                 self._resize()
 
     def _resize(self) -> None:
-        if self._size is not None and self.feed.done() and not self.feed.cancelled():
+        if self._size is not None and self.feed.done():
             self.feed.result().resize(self._size.cols, self._size.rows)
 
     def _pass_signals_on(self) -> None:

@@ -164,9 +164,10 @@ async def connected(
     given = step.stdin or None if compiling else job.stdin
     interactive = job.interactive and not compiling
     with_input = given is not None or interactive
-    stdio = sandbox.stdio(with_input=with_input)
+    lively = job.output_terminal and not compiling
+    stdio = (Stdio.lively if lively else sandbox.stdio)(with_input=with_input)
     held.callback(stdio.close)
-    pump.add("stdout", stdio.take("stdout"))
+    pump.add("stdout", stdio.take("stdout"), terminal=lively)
     pump.add("stderr", stdio.take("stderr"))
     if not with_input:
         return stdio, None

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from streamer.model.runtime import Runtime
 
-__all__ = ["Tool", "find_tool", "missing_tools"]
+__all__ = ["Tool", "find_tool", "missing_tools", "started", "tools_in"]
+
+BUFFERED_BY: Final = "stdbuf"
+"""It starts the program that comes after its options, such as those in OF_STDBUF and a value."""
+OF_STDBUF: Final = ("-i", "-o", "-e", "--input", "--output", "--error")
+
+EXECUTES: Final = 'exec "$0"'
+"""A script of ``sh -c`` with this prepares for the tool that comes after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +36,33 @@ def find_tool(runtime: Runtime, path: str) -> Tool:
     shim in a user's home.
     """
     first = Tool(runtime.run[0], None)
-    for command in (runtime.run, runtime.compile):
-        if not command or command[0].startswith(("./", "{")):
-            continue  # the program itself
-        found = shutil.which(command[0], path=path)
+    for name in (*tools_in(runtime.run), *tools_in(runtime.compile)):
+        found = shutil.which(name, path=path)
         if found is None:
-            where = "" if "/" in command[0] else f" in {path}"
-            reason = f"{command[0]} is not installed: looked for `{command[0]}`{where}"
-            return Tool(command[0], None, reason)
-        first = Tool(command[0], found)
+            where = "" if "/" in name else f" in {path}"
+            return Tool(name, None, f"{name} is not installed: looked for `{name}`{where}")
+        first = Tool(name, found)
     return first
+
+
+def started(command: Sequence[str]) -> Sequence[str]:
+    """Return a command without a script before it that executes it."""
+    prepared = tuple(command[:2]) == ("sh", "-c") and any(EXECUTES in word for word in command[2:3])
+    return command[3:] if prepared else command
+
+
+def tools_in(command: Sequence[str]) -> Iterator[str]:
+    """Yield the tools that a command starts; the program itself, such as ``./a.out``, is none."""
+    words = iter(started(command))
+    for word in words:
+        if word.startswith(("./", "{")):
+            return
+        if word in OF_STDBUF:
+            next(words, None)
+        elif not word.startswith("-"):
+            yield word
+            if Path(word).name != BUFFERED_BY:
+                return
 
 
 def missing_tools(runtimes: Mapping[str, Runtime], path: str) -> dict[str, str]:

@@ -64,6 +64,7 @@ class JobEnd:
         cached: bool = False,
         cases: tuple[CaseEnd, ...] | None = None,
         artifacts_failed: tuple[ArtifactFailure, ...] = (),
+        attempts: int = 1,
     ) -> Complete:
         return Complete(
             **self._told(reason),
@@ -74,6 +75,7 @@ class JobEnd:
             cached=cached,
             cases=cases,
             artifacts_failed=artifacts_failed,
+            attempts=attempts,
         )
 
     def of_case(

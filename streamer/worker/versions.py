@@ -28,7 +28,7 @@ from streamer.sandbox.registry import Backends
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.shape import Run, Shape
 from streamer.worker.program import base_environment
-from streamer.worker.tools import missing_tools
+from streamer.worker.tools import missing_tools, tools_in
 
 __all__ = ["Languages", "version_in"]
 
@@ -60,13 +60,18 @@ class Languages:
         limits: LimitsConfig,
         backends: Backends,
         environments: Mapping[str, Environment] = MappingProxyType({}),
+        of_environments: Mapping[str, Runtime] | None = None,
     ) -> None:
-        """`path` is the PATH of the jobs."""
+        """`path` is the PATH of the jobs.
+
+        `of_environments` are all languages that environments are for, by name and alias.
+        """
         self._runtimes = runtimes
         self._path = path
         self._limits = limits
         self._backends = backends
         self._environments = environments
+        self._of_environments = by_name(runtimes) if of_environments is None else of_environments
         self._look()
         self.versions: dict[str, str] = {}
         """What the tools of the others have said so far."""
@@ -77,7 +82,7 @@ class Languages:
         """Look at the host's files again."""
         self.missing: Mapping[str, str] = missing_tools(self._runtimes, self._path)
         """The reasons why languages are not available here, by name."""
-        self.environments = look(self._environments, by_name(self._runtimes), self._path)
+        self.environments = look(self._environments, self._of_environments, self._path)
         """The configured packages for languages, by name."""
 
     @property
@@ -106,7 +111,13 @@ class Languages:
         seen = await lookout.seen(sorted(of_packages.union(*places.values())))
         watch = lookout.watch(seen, lambda _: changed.set(), content=True)
         try:
+            before = self.environments
             await asyncio.to_thread(self._look)
+            for name, facts in self.environments.items():
+                if facts.reason and facts.reason != before[name].reason:
+                    log.warning("the environment %s is not available: %s", name, facts.reason)
+                elif before[name].reason and not facts.reason:
+                    log.info("the environment %s is available", name)
             self.on_change()
             await self.ask(
                 name
@@ -187,9 +198,7 @@ def _read(fd: int) -> str:
 def _places(runtime: Runtime, path: str) -> set[str]:
     """Return where its tools are, or would be if they were installed there."""
     places = {name.removeprefix("-") for name in runtime.read_only}
-    for command in (runtime.run, runtime.compile, runtime.version):
-        if not command or command[0].startswith(("./", "{")):
-            continue
-        name = command[0]
+    commands = (runtime.run, runtime.compile, runtime.version)
+    for name in (tool for command in commands for tool in tools_in(command)):
         places |= {name} if "/" in name else {f"{folder}/{name}" for folder in path.split(":")}
     return places

@@ -6,26 +6,28 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final, Self
 
 from streamer.bounded import within
 from streamer.config.schema import Config
-from streamer.engine.interface import Cancel, Engine, Lease, Lost
-from streamer.engine.lifetime import answer_at_start, name_of, started
-from streamer.model.capabilities import Ahead, Capabilities
+from streamer.engine.interface import Engine, Lease
+from streamer.engine.lifetime import answer_at_start, started
+from streamer.model.capabilities import Accepts, Ahead, Capabilities
 from streamer.model.events import Error
+from streamer.model.logfields import about
 from streamer.sandbox.pool import Pool
 from streamer.sandbox.registry import Backends
 from streamer.worker.assignment import ExecutionSettings
 from streamer.worker.compilecache import CompileCache
-from streamer.worker.execution import Execution
+from streamer.worker.execution import Execution, OnOver
 from streamer.worker.host import WorkerHost
+from streamer.worker.leases import Leases
 from streamer.worker.policy import PolicyDigest, policy_digest
 from streamer.worker.program import Patience
-from streamer.worker.verdict import StopReason
+from streamer.worker.sessions import WorkerSessions
 from streamer.worker.writer import ENGINE_TIMEOUT_S, finish, repeated
 
 __all__ = ["Worker"]
@@ -39,9 +41,6 @@ WITHDRAW_S: Final = 5.0
 """How long to wait, when it stops, for an engine that forgets it in any case."""
 END_S: Final = 90.0
 """How long all jobs may take to end once they are stopped; each has its own, shorter limits."""
-
-BEATS: Final = 3
-"""A lease lasts for this many heartbeats."""
 
 
 class Worker:
@@ -61,6 +60,7 @@ class Worker:
         self.places = config.queue.places
         self.on_start: Callable[[Execution], None] = lambda _: None
         """Called for each job that begins."""
+        self.on_over: OnOver = lambda *_: None
         self.short_lived = False
         """Set before it starts if it will run a single job, so that nothing is kept for others."""
         self.pool: Pool | None = None
@@ -76,8 +76,16 @@ class Worker:
         self._strict = config.sandbox.seccomp == "strict"
         self._policies: dict[str, PolicyDigest] = {}
         """The digests of policies, by backend."""
+        sessions = config.sessions
+        self.sessions = WorkerSessions(
+            self._name, engine, sessions.max, sessions.max_file_bytes, self._call
+        )
+        self.sessions.stop_jobs = self._stop_jobs
         self._running: dict[asyncio.Task[None], Execution] = {}
-        self._refusing: set[asyncio.Task[bool]] = set()
+        self._leases = Leases(
+            engine, self._call, lambda: [e for e in self._running.values() if not e.over.is_set()]
+        )
+        self._refusing: set[asyncio.Task[bool | None]] = set()
         self._hurried = asyncio.Event()
         self._resources = contextlib.AsyncExitStack()
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -85,7 +93,6 @@ class Worker:
         self._asking: asyncio.Task[None] | None = None
         self._failing: set[str] = set()
         """The calls of the engine whose last attempt has failed."""
-        self._warned_of_heartbeat = False
         self._published: Capabilities | None = None
         self._changed = asyncio.Event()
         """Set when the published capabilities may be out of date."""
@@ -93,7 +100,11 @@ class Worker:
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
             self.backends.on_tried = self.host.languages.on_change = self._changed.set
-            self.pool = await stack.enter_async_context(self.host.open_pool(self.places))
+            self.pool = await stack.enter_async_context(
+                self.host.open_pool(
+                    self.places, 0 if self.short_lived else self.config.sessions.max
+                )
+            )
             self.pool.short_lived = self.short_lived
             if self.short_lived:
                 self._settings.cache.most_bytes = 0
@@ -101,13 +112,14 @@ class Worker:
             await self.host.check(self.cgroup_level)
             await stack.enter_async_context(started(self.engine, self.pool.folder.path))
             # Before the jobs half starts, so that jobs can be submitted from then on.
-            self._published = self.host.capabilities(self.cgroup_level, accepting=True, resisting=0)
+            self._published = self._told(accepting=True)
             publish = self.engine.publish(self._name, self._published)
             await answer_at_start(self.engine, "publish", publish)
             self._resources = stack.pop_all()
         for name, work in (
             ("streamer-claim", self._claim_jobs()),
-            ("streamer-leases", self._keep_leases()),
+            ("streamer-leases", self._leases.keep(self.pool.lifeline)),
+            ("streamer-sessions", self.sessions.keep(self.pool, self._accepts)),
             ("streamer-trials", self.backends.keep_trying()),
             ("streamer-publish", self._keep_published()),
         ):
@@ -121,6 +133,7 @@ class Worker:
             afterwards.push_async_callback(self._resources.aclose)
             afterwards.push_async_callback(self._withdraw)
             afterwards.push_async_callback(self._end_tasks)
+            afterwards.push_async_callback(self.sessions.close, END_S)
             await self.drain(0)
 
     async def _end_tasks(self) -> None:
@@ -147,10 +160,9 @@ class Worker:
             yield self.backends
 
     async def try_all(self) -> None:
-        """Test the backends that were not tested yet, within a time limit."""
-        known = self.backends.known(self.backends)
-        if await self.backends.reasons() != known:
-            await self._publish()
+        """Test the backends that were not tested yet, within a time limit, and publish anew."""
+        await self.backends.reasons()
+        await self._publish()
 
     def ask_versions(self) -> None:
         """Begin to ask the tools of the languages for their versions, if that has not begun.
@@ -181,7 +193,8 @@ class Worker:
     def resisting(self) -> int:
         """The number of ended jobs and templates with a process that resists SIGKILL."""
         templates = 0 if self.pool is None else self.pool.templates.resisting
-        return templates + sum(execution.resists for execution in self._running.values())
+        jobs = sum(execution.resists for execution in self._running.values())
+        return templates + jobs + self.sessions.resisting
 
     async def drain(self, timeout_s: float) -> None:
         """Claim no more jobs, and give the running ones `timeout_s`.
@@ -192,8 +205,11 @@ class Worker:
         if claiming := self._tasks.get("streamer-claim"):
             claiming.cancel()
             await asyncio.gather(claiming, return_exceptions=True)
+        self.sessions.drain()
         if self.pool is not None:
             self.pool.held.stop()
+        if not self.engine.alone:
+            await self._hand_over()
         running = [e for e in self._running.values() if not e.over.is_set()]
         # As separate tasks, since an execution continues while a process resists SIGKILL.
         over: set[asyncio.Task[Any]] = {
@@ -216,6 +232,18 @@ class Worker:
         for task in over:
             task.cancel()
 
+    async def _hand_over(self) -> None:
+        """Give back the jobs of which nothing has run yet; the engine knows whether others can."""
+
+        async def give_back(execution: Execution) -> None:
+            async def release() -> bool:
+                return await execution.lease.release()  # an engine may have no such thing
+
+            if await self._call("release", release, self.engine.heartbeat_s):
+                execution.stop("lost")
+
+        await asyncio.gather(*map(give_back, self._running.values()))
+
     def hurry(self) -> None:
         """End the waiting time of a running `drain`."""
         self._hurried.set()
@@ -226,23 +254,43 @@ class Worker:
             if free <= 0:
                 await asyncio.wait(set(self._running), return_when=asyncio.FIRST_COMPLETED)
                 continue
-            # If it is alone, it also takes jobs that it cannot run: nobody else would end them.
-            accepts = None if self.engine.alone else self._capabilities().accepts
-            leases: Sequence[Lease] | None = await self._call(
-                "claim", partial(self.engine.claim, self._name, free, accepts)
-            )
-            if leases is None:
+            if not await self._claim_some(free):
                 await asyncio.sleep(CLAIM_RETRY_S)
-            for lease in leases or ():
-                try:
-                    self._start(lease)
-                except Exception:
-                    # No single job may end this loop.
-                    log.exception("job %s cannot be run here", lease.job.job_id)
-                    self._refuse(lease)
 
-    def _refuse(self, lease: Lease) -> None:
-        failure = Error("sandbox_error", "this worker cannot run the job")
+    async def _claim_some(self, free: int) -> bool:
+        """Claim jobs and start them; return whether the engine has answered.
+
+        Not within the loop, whose variables would keep the last of them until the next come.
+        """
+        leases: Sequence[Lease] | None = await self._call(
+            "claim", partial(self.engine.claim, self._name, free, self._accepts())
+        )
+        lost = await self._leases.lost_of(leases) if leases else ()
+        for lease in leases or ():
+            if lease in lost:
+                continue
+            try:
+                self._start(lease)
+            except Exception:
+                # No single job may end this loop.
+                job = lease.job
+                told = about(job.job_id, job.tenant)
+                log.exception("job %s cannot be run here", job.job_id, extra=told)
+                self._refuse(lease)
+        return leases is not None
+
+    def _accepts(self) -> Accepts | None:
+        # If it is alone, it also takes jobs that it cannot run: nobody else would end them.
+        return None if self.engine.alone else self.host.accepts
+
+    def _stop_jobs(self, session_id: str) -> None:
+        """Stop the job of a session that has ended."""
+        for execution in self._running.values():
+            if execution.lease.job.session_id == session_id:
+                execution.stop("cancelled")
+
+    def _refuse(self, lease: Lease, why: str = "this worker cannot run the job") -> None:
+        failure = Error("sandbox_error", why)
         task = asyncio.create_task(finish(lease, [failure]))
         self._refusing.add(task)
         task.add_done_callback(self._refusing.discard)
@@ -250,18 +298,29 @@ class Worker:
     def _start(self, lease: Lease) -> None:
         assert self.pool is not None
         name = lease.job.backend
+        session = None
+        if lease.job.session_id is not None:
+            session = self.sessions.get(lease.job.session_id)
+            if session is None:
+                self._refuse(lease, "the session of the job has ended")
+                return
         policy = partial(self._policy(name), lease.job)
-        execution = Execution(lease, self.pool, self._settings, policy, self._changed.set)
+        execution = Execution(lease, self.pool, self._settings, policy, self._changed.set, session)
+        execution.on_over = self.on_over
         self.on_start(execution)
         task = asyncio.create_task(execution.run(), name=f"streamer-job-{lease.job.job_id}")
         self._running[task] = execution
 
         def ended(task: asyncio.Task[None]) -> None:
             del self._running[task]
-            if execution.failed or execution.outcome != "shutting_down":
+            if session is None and (execution.failed or execution.outcome != "shutting_down"):
                 self.backends.job_ended(name, failed=execution.failed)
             if not task.cancelled() and task.exception() is not None:
-                log.error("job %s: unexpected failure", lease.job.job_id, exc_info=task.exception())
+                log.error(
+                    *("job %s: unexpected failure", lease.job.job_id),
+                    exc_info=task.exception(),
+                    extra=about(lease.job.job_id, lease.job.tenant),
+                )
             self._look_again()
 
         task.add_done_callback(ended)
@@ -273,54 +332,19 @@ class Worker:
             )
         return self._policies[backend]
 
-    async def _keep_leases(self) -> None:
-        """Renew the leases, and stop jobs that may have been given to another worker."""
-        loop = asyncio.get_running_loop()
-        beat_s = self.engine.heartbeat_s
-        asked_at = kept_at = loop.time()
-        while True:
-            await asyncio.sleep(asked_at + beat_s - loop.time())
-            asked_at = loop.time()
-            running = {e.lease: e for e in self._running.values() if not e.over.is_set()}
-            told = await self._call("heartbeat", partial(self._heartbeat, tuple(running)), beat_s)
-            if told is not None:
-                kept_at = asked_at  # the engine may have counted from then on
-                for lease, control in told:
-                    reason: StopReason = "cancelled" if isinstance(control, Cancel) else "lost"
-                    if (execution := running.get(lease)) is not None:
-                        execution.stop(reason)
-                await self._call("reap", self.engine.reap, beat_s)  # the next heartbeat is due
-            elif loop.time() - kept_at > (BEATS - 1) * beat_s:
-                log.error(
-                    "the engine has not answered for too long: %d jobs are stopped", len(running)
-                )
-                for execution in running.values():
-                    execution.stop("lost")
-
-    async def _heartbeat(self, leases: Sequence[Lease]) -> Sequence[tuple[Lease, Cancel | Lost]]:
-        answer: object = await self.engine.heartbeat(leases)
-        if isinstance(answer, Iterable):
-            return [(lease, control) for lease, control in answer]
-        # The engine has renewed the leases, so this is no reason to kill their jobs; and it may
-        # still tell `Lease.control` of lost ones.
-        if not self._warned_of_heartbeat:
-            self._warned_of_heartbeat = True
-            log.error(
-                "heartbeat() of the engine %s returned %r, not a list of the lost leases: the "
-                "engine was written for another version, and lost leases may go unnoticed",
-                *(name_of(self.engine), answer),
-            )
-        return ()
-
     # -- what it publishes ----------------------------------------------------------------
 
-    def _capabilities(self) -> Capabilities:
+    def capabilities(self) -> Capabilities:
+        """Return what it can run now, and its state."""
+        return self._told(accepting=self.ready)
+
+    def _told(self, *, accepting: bool) -> Capabilities:
         return self.host.capabilities(
-            self.cgroup_level, accepting=self.ready, resisting=self.resisting
+            self.cgroup_level, accepting=accepting, resisting=self.resisting, ahead=self.ahead
         )
 
     async def _publish(self) -> None:
-        self._published = self._capabilities()
+        self._published = self.capabilities()
         await self._call("publish", partial(self.engine.publish, self._name, self._published))
 
     async def _keep_published(self) -> None:
@@ -350,8 +374,11 @@ class Worker:
         try:
             async with asyncio.timeout(timeout_s):
                 answer = await repeated(call, tries=CALL_TRIES)
-        except Exception:
-            log.exception("a call of the engine failed: %s; trying again", name)
+        except Exception as error:
+            why = str(error) or "no answer in time"
+            expected = isinstance(error, ConnectionError | TimeoutError)
+            about = "a call of the engine failed: %s: %s; trying again"
+            log.error(about, name, why, exc_info=not expected)
             self._failing.add(name)
             self._look_again()
             return None

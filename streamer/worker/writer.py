@@ -7,12 +7,14 @@ import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, Final, Literal, TypeVar
 
 from streamer.bounded import within
 from streamer.engine.blobs import JobFile
 from streamer.engine.interface import AppendNow, FinishNow, Lease, LeaseLost
 from streamer.model.events import JobEvent, encode
+from streamer.model.logfields import about
 from streamer.worker.outbox import Batch, Outbox
 
 __all__ = ["ENGINE_TIMEOUT_S", "Writer", "finish", "repeated"]
@@ -41,9 +43,10 @@ class Writer:
         """`on_failure` is called when events could not be written: `flush` raises why."""
         self._lease = lease
         append_now: AppendNow | None = _of_its_own(lease, "append_now")
-        self._outbox = Outbox(self._append, on_failure, append_now)
         self.program_ended = asyncio.Event()
         """Set while no program runs that would have to be slowed down."""
+        append = partial(_append, lease, self.program_ended)
+        self._outbox = Outbox(append, on_failure, append_now)
 
     def elapsed_ms(self) -> int:
         """Return how long ago the job was accepted."""
@@ -72,17 +75,25 @@ class Writer:
         """Give up what is not written yet."""
         await self._outbox.close()
 
-    async def _append(self, batch: Batch) -> None:
-        async with asyncio.timeout(ENGINE_TIMEOUT_S):
-            await repeated(lambda: self._lease.append(batch))
-        if self._lease.full and not self.program_ended.is_set():
-            # Little is read meanwhile, so the program's writes block, at most until its wall
-            # time limit; a dead program has little output left.
-            await _first_of(self._lease.room(), self.program_ended.wait())
+
+async def _append(lease: Lease, program_ended: asyncio.Event, batch: Batch) -> None:
+    async with asyncio.timeout(ENGINE_TIMEOUT_S):
+        await repeated(lambda: lease.append(batch))
+    if lease.full and not program_ended.is_set():
+        # Little is read meanwhile, so the program's writes block, at most until its wall
+        # time limit; a dead program has little output left.
+        await _first_of(lease.room(), program_ended.wait())
 
 
-async def finish(lease: Lease, events: Sequence[JobEvent], files: Sequence[JobFile] = ()) -> bool:
-    """Write the last events of a job and end it; False if the lease was lost or it failed."""
+async def finish(
+    lease: Lease, events: Sequence[JobEvent], files: Sequence[JobFile] = ()
+) -> bool | None:
+    """Write the last events of a job and end it; False if the lease was lost.
+
+    None if there was no answer: the engine may have ended the job all the same, with the files.
+    """
+    job = lease.job
+    told = about(job.job_id, job.tenant)
     encoded = [encode(event) for event in events]
     finish_now: FinishNow = _of_its_own(lease, "finish_now") or _not_now
     if files:
@@ -96,11 +107,11 @@ async def finish(lease: Lease, events: Sequence[JobEvent], files: Sequence[JobFi
         except LeaseLost:
             return False
         except Exception:
-            log.exception("job %s: the engine did not accept its end", lease.job.job_id)
+            log.exception("job %s: the engine did not accept its end", job.job_id, extra=told)
         if pause_s is not None:
             await asyncio.sleep(pause_s)
-    log.error("job %s: its end could not be written", lease.job.job_id)
-    return False
+    log.error("job %s: its end could not be written", job.job_id, extra=told)
+    return None
 
 
 def _not_now(_: Sequence[tuple[str, bytes]]) -> None:

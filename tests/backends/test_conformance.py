@@ -10,7 +10,7 @@ import pytest
 from sandboxes.bwrap import Bwrap
 from sandboxes.firejail import Firejail
 from sandboxes.plain import Plain
-from streamer.sandbox.registry import SWITCHED_OFF
+from streamer.model.capabilities import SWITCHED_OFF
 from streamer.spi import Backend
 from streamer.testing import ConformanceSuite
 from streamer.testing.running import run_job

@@ -19,6 +19,7 @@ from streamer.compose import Parts
 from streamer.errors import BackendUnavailable, Forbidden, SandboxFailure
 from streamer.model.hosts import Address, address_refusal
 from streamer.model.job import JobSpec
+from streamer.model.session import SessionSpec
 from streamer.sandbox import trial
 from streamer.sandbox.drivers.channel import InitChannel
 from streamer.sandbox.drivers.netns import check_own_network
@@ -305,3 +306,14 @@ async def test_a_sandbox_in_the_hosts_network_is_refused_where_hosts_are_listed(
     await open_service("boaster", plugins=(BoasterPlugin(),))
     with pytest.raises(BackendUnavailable, match="shares the host's network"):
         await filtered(open_service, "boaster", "ok.test", plugins=(BoasterPlugin(),))
+
+
+async def test_each_job_of_a_session_has_its_own_proxy(
+    open_service: OpenService, isolating_backend: str, port: int
+) -> None:
+    service = await filtered(open_service, isolating_backend, f"ok.test:{port}")
+    session = await service.jobs.sessions.open(SessionSpec(network=True))
+    session_id = session.session.session_id
+    for _ in range(3):
+        source = f'print(json.dumps([get("http://ok.test:{port}/"), get("http://other.test/")]))'
+        assert await outcome(service, source, session_id=session_id) == [200, 403]

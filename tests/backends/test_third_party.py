@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -14,6 +17,7 @@ import pytest
 
 from streamer import spi
 from streamer.errors import BackendUnavailable, PluginError
+from streamer.model.capabilities import NOT_TESTED
 from streamer.model.events import Error
 from streamer.testing.running import plugin
 from tests.backends.conftest import checked_runs
@@ -315,3 +319,27 @@ async def test_two_backends_of_one_name_stop_the_start(open_service: OpenService
     other = type("Other", (Wrapped,), {"__module__": "elsewhere"})
     with pytest.raises(PluginError, match="elsewhere"):
         await open_service("wrapped", plugins=(plugin(Wrapped), plugin(other)))
+
+
+async def test_the_documented_backend_with_a_template_works(
+    need: Callable[[str], str], open_service: OpenService, tmp_path: Path
+) -> None:
+    need("bwrap")
+    page = (Path(__file__).parents[2] / "docs" / "backends.md").read_text()
+    samples = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (sample,) = (code for code in samples if "TemplatePlan(" in code)
+    (tmp_path / "documented.py").write_text(sample)
+    documented = runpy.run_path(str(tmp_path / "documented.py"))
+    service = await open_service("boxed", plugins=(documented["Plugin"](),))
+    pool = service.worker.pool
+    assert pool
+    async with asyncio.timeout(60):
+        while (why_not := pool.templates.why_not("boxed")) == NOT_TESTED:
+            await asyncio.sleep(0.01)
+    assert why_not == ""
+    async for run in checked_runs(service):
+        command = "touch /tmp/a /dev/shm/b c; id -u; ls /tmp /dev/shm .; cat"
+        ran = await run(command=("sh", "-c", command), stdin=b"in\n")
+        assert ran.out.split() == ["65534", ".:", "c", "/dev/shm:", "b", "/tmp:", "a", "in"]
+        ran = await run(command=("sh", "-c", "touch /usr/a"))
+        assert "Read-only file system" in ran.text("stderr")

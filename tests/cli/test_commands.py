@@ -119,10 +119,25 @@ def refused(
         ("config --set x", ("section.key=VALUE",)),
         ("nothing", ("nothing",)),
         ("serve --port 70000", ("70000",)),
-        ("serve --role worker", ("engine.url",)),
-        ("serve --workers 2", ("engine.url", "queue.concurrency")),
+        ("serve --workers 0", ("--workers",)),
+        ("serve --workers 2 --set streams.on_full=wait", ("server.workers = 1",)),
+        ("serve --workers 2 --role api", ("server.role", "engine.url", "redis://")),
+        ("serve --role worker", ("server.role", "engine.url", "redis://")),
+        ("serve --set server.role=api", ("server.role", "engine.url", "redis://")),
+        ("serve --set server.role=both", ("server.role", "all, api, worker")),
+        ("serve --set worker.languages=['py2']", ("worker.languages", "'py2'", "python")),
+        (
+            "serve --role api --set engine.url=redis://:s3cret@x --set streams.on_full=wait",
+            ("streams.on_full", "drop"),
+        ),
+        (
+            "serve --role worker --demo x.py --set engine.url=redis://:s3cret@x",
+            ("--demo", "accepts no jobs"),
+        ),
         ("run", ("FILE|-",)),
         ("run none.py", ("none.py", "No such file")),
+        ("run folder", ("folder: Is a directory; to run a program of a folder: --project",)),
+        ("run python3", ("python3: No such file or directory; it is a language",)),
         ("run x.unknown", ("x.unknown", "--language")),
         ("run x.py --limit wall_time_s", ("NAME=VALUE",)),
         ("run x.py --limit wall_time_s=x", ("number",)),
@@ -133,6 +148,7 @@ def refused(
         ("run x.py --file none", ("none", "No such file")),
         ("run x.py -t --cases none", ("--terminal", "--cases")),
         ("run x.py --stop-on-failure", ("stopOnFailure", "cases")),
+        ("run x.py --priority 11", ("--priority", "-10<=x<=10")),
     ],
 )
 def test_what_is_wrong_is_one_line(
@@ -142,6 +158,7 @@ def test_what_is_wrong_is_one_line(
     (tmp_path / "broken.toml").write_text("[server\n")
     (tmp_path / "x.unknown").write_text("")
     (tmp_path / "x.py").write_text("")
+    (tmp_path / "folder").mkdir()
     refused(arguments, *words)
 
 
@@ -307,6 +324,24 @@ async def test_projects_of_a_service(tmp_path: Path, start: Start) -> None:
     code, printed, said = await ask("show", project)
     assert (code, printed, said.count("\n")) == (125, "", 1)
     assert project in said
+
+
+async def test_run_with_a_priority(tmp_path: Path, start: Start) -> None:
+    client = await start()
+    (tmp_path / "main.sh").write_text("echo ran")
+    run = ("run", "-n", "main.sh", "--priority", "3", "--url", str(client.make_url("/")))
+    done = await asyncio.to_thread(command, tmp_path, *run)
+    assert (done.returncode, done.stdout) == (0, b"ran\n"), done.stderr
+    async with client.get("/api/jobs") as response:
+        assert [job["priority"] for job in (await response.json())["jobs"]] == [3]
+
+
+def test_a_project_that_is_not_there_is_named_and_not_the_program(tmp_path: Path) -> None:
+    done = command(tmp_path, "run", "--project", "none", "main.py")
+    said = "streamer: none: No such file or directory\n"
+    assert (done.returncode, done.stderr.decode()) == (125, said)
+    done = command(tmp_path, "project", "upload", "none", "--url", "http://127.0.0.1:1")
+    assert (done.returncode, done.stderr.decode()) == (125, said)
 
 
 def test_run_shows_what_the_compiler_says(tmp_path: Path) -> None:

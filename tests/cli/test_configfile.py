@@ -214,15 +214,40 @@ def test_a_variable_that_is_not_read_is_told_of(folder: Path) -> None:
     [
         ("sandbox.bwrap.pth=x", "sandbox.bwrap.pth: unknown option (did you mean path?)"),
         ("sandbox.backend=docker", "sandbox.backend = 'docker'"),
-        ("engine.url=redis://x", "engine.url: no plugin serves redis://"),
+        ("engine.url=other://x", "engine.url: no plugin serves other://"),
+        ("engine.url=redis://", "engine.url: no host"),
     ],
 )
 def test_config_refuses_what_serve_would(folder: Path, option: str, said: str) -> None:
     """An operator runs it before a restart, and prints what is in force all the same."""
     done = streamer(folder, "config", "--set", option)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert said in done.stderr
+    assert done.stderr.startswith(f"streamer: command line: {said}")
     assert "server.port = " in done.stdout
+
+
+def test_options_of_backends_are_shown_with_their_origin(folder: Path) -> None:
+    write(folder / "config.toml", '[sandbox.bwrap]\ntmp_bytes = "1MiB"\n')
+    shown = streamer(folder, "config", "--show-origin", "--set", "sandbox.firejail.user=x").stdout
+    assert "sandbox.bwrap.tmp_bytes = 1048576  # config.toml\n" in shown
+    assert "sandbox.bwrap.template = true  # default\n" in shown
+    assert 'sandbox.firejail.user = "x"  # command line\n' in shown
+
+
+@pytest.mark.parametrize("command", [("config",), ("runtimes",), ("run", "main.py")])
+def test_an_error_that_only_a_backend_finds_names_its_origin_too(
+    folder: Path, command: tuple[str, ...]
+) -> None:
+    write(folder / "main.py", "")
+    file = write(folder / "own.toml", "[sandbox.bwrap]\ntmp_bytes = true\n")
+    done = streamer(folder, *command, environ={"STREAMER_CONFIG": str(file)})
+    said = f"streamer: {file}: sandbox.bwrap.tmp_bytes: expected a whole number, got true or false"
+    assert (done.returncode, done.stderr.strip()) == (2, said)
+    variable = {"STREAMER_SANDBOX__BWRAP__TMP_BYTES": "x"}
+    done = streamer(folder, *command, environ=variable)
+    assert done.stderr.startswith(
+        "streamer: environment STREAMER_SANDBOX__BWRAP__TMP_BYTES: sandbox.bwrap.tmp_bytes: "
+    )
 
 
 def test_a_configuration_can_be_begun_and_printed_and_read_again(folder: Path) -> None:

@@ -87,6 +87,8 @@ async def test_files_of_a_job_at_a_service(tmp_path: Path, start: Start) -> None
     (tmp_path / "folder").mkdir()
     assert await at(tmp_path, "files", job, "out/deep/b.txt", "-o", "folder", *url) == (0, "", "")
     assert (tmp_path / "folder" / "b.txt").read_text() == "two"
+    assert await at(tmp_path, "files", job, "out/a.txt", "-o", "new/", *url) == (0, "", "")
+    assert (tmp_path / "new" / "a.txt").read_text() == "one"
     assert await at(tmp_path, "files", job, "-o", "all", *url) == (0, "", "")
     assert (tmp_path / "all" / "out" / "deep" / "b.txt").read_text() == "two"
     for arguments in ((job, "none"), ("nojob",)):

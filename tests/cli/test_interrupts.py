@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import open_to_all
+
 COMMAND = "runtimes"
 """It imports most, does not begin with work that has to be cleaned up after, and ends quickly."""
 FIRST = "streamer.cli"
@@ -86,9 +88,7 @@ def test_an_interrupt_that_is_ignored_stays_so() -> None:
 
 
 def test_an_interrupt_of_work_leaves_nothing_behind(tmp_path: Path) -> None:
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.owner() == tmp_path.owner() and folder != Path("/tmp"):
-            folder.chmod(0o755)  # a sandbox has another user than a root service
+    open_to_all(tmp_path)
     begun, state = tmp_path / "begun", tmp_path / "state"
     os.mkfifo(begun)
     begun.chmod(0o666)

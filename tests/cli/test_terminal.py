@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from streamer.cli.tty import Modes
+from streamer.cli.tty import RESET, Modes
 from streamer.testing.running import SLOWNESS
 
 WAIT_S = 30 * SLOWNESS
@@ -109,10 +109,12 @@ def where(request: pytest.FixtureRequest) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def window(folder: Path, source: str, *options: str) -> Iterator[Window]:
+def window(
+    folder: Path, source: str, *options: str, argv: tuple[str, ...] = (*STREAMER, "run", "-t")
+) -> Iterator[Window]:
     """Open a window with a program of Python in it."""
     (folder / "main.py").write_text(source)
-    opened = Window((*STREAMER, "run", "-t", *options, "main.py"), folder)
+    opened = Window((*argv, *options, "main.py"), folder)
     try:
         yield opened
     finally:
@@ -170,6 +172,33 @@ while True:
         at.sees("now 1000 x 1000")
         at.command.terminate()
         assert at.ends() == 130
+
+
+EARLY = """
+import asyncio, fcntl, struct, termios
+from streamer.cli.tty import Terminal
+
+async def main():
+    at = Terminal()
+    fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 11, 77, 0, 0))
+    told = asyncio.get_running_loop().create_future()
+    async def resize(*size):
+        told.set_result(size)
+    with at.kept(lambda: None):
+        following = asyncio.create_task(at.follow_size(resize))
+        at.begin()
+        size = await asyncio.wait_for(told, 20)
+        following.cancel()
+    print("told %d x %d" % size)
+
+asyncio.run(main())
+"""
+
+
+def test_a_size_that_changes_before_anybody_listens_is_told(tmp_path: Path) -> None:
+    with window(tmp_path, EARLY, argv=(sys.executable,)) as at:
+        at.sees("told 77 x 11")
+        assert at.ends() == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGINT])
@@ -268,7 +297,7 @@ def test_modes(written: list[bytes], back: bytes) -> None:
     modes = Modes()
     for data in written:
         modes.feed(data)
-    assert modes.reset() == (back + b"\x1b[0m\x1b>" if back else b"")
+    assert modes.reset() == (back + RESET if back else b"")
 
 
 def test_modes_of_a_program_that_sends_thousands_are_bounded() -> None:
@@ -276,3 +305,13 @@ def test_modes_of_a_program_that_sends_thousands_are_bounded() -> None:
     for number in range(100_000):
         modes.feed(b"\x1b[?%dh" % number)
     assert len(modes.reset()) < 10_000
+
+
+def test_many_modes_hide_none_that_matters() -> None:
+    modes = Modes()
+    modes.feed(b"".join(b"\x1b[?%dh" % number for number in range(3000, 4000)))
+    for piece in (b"\x1b[?1049;0002004h\xc2", b"\x9b?10", b"03h\xc2\xa0", b"\x1b[?25l"):
+        modes.feed(piece)
+    back = modes.reset()
+    for off in (b"1049l", b"2004l", b"1003l", b"25h"):
+        assert b"\x1b[?" + off in back

@@ -119,7 +119,7 @@ async def test_resumes_by_itself_whenever_it_is_cut(
 ) -> None:
     server = await start()
     # Its pauses are meant for a network; here they would take most of the time.
-    monkeypatch.setattr("streamer.client.client.random.uniform", lambda low, high: 0.01)
+    monkeypatch.setattr("streamer.client.connection.random.uniform", lambda low, high: 0.01)
     async with (
         cutting_proxy(server, 1) as (url, cuts),
         streamer.Client(url) as client,

@@ -122,7 +122,7 @@ async def test_base64_that_is_none_is_told_so() -> None:
     data = OUTPUT.replace("}", ',"encoding":"base64"}')
     async with answering(event(data=data)) as client:
         with pytest.raises(ServiceProblem, match="not from the service"):
-            await _show(client.events("a"), raw=False)
+            await _show(client.events("a"), [], None, raw=False)
 
 
 def test_an_end_cannot_speak_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

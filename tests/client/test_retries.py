@@ -15,6 +15,7 @@ from aiohttp.test_utils import TestServer
 
 import streamer
 from streamer import ServiceProblem
+from streamer.client.connection import FIRST_PAUSE_S, MAX_PAUSE_S, pause_s
 from streamer.client.problem import retry_after_s
 from tests.client.test_client import address
 from tests.conftest import Start
@@ -61,7 +62,7 @@ async def answering(answers: Answers) -> AsyncIterator[str]:
 
 
 async def test_a_submission_is_repeated_with_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamer.client.client.random.uniform", lambda low, high: 0.01)
+    monkeypatch.setattr("streamer.client.connection.random.uniform", lambda low, high: 0.01)
     answers = Answers(refusing(429), None, refusing(502), accepting(), accepting(), accepting())
     async with answering(answers) as url, streamer.Client(url) as client:
         assert await client.submit(**SLEEPER) == "a"
@@ -84,7 +85,7 @@ async def test_it_comes_back_when_it_was_told_to() -> None:
 async def test_what_is_refused_too_often_or_for_too_long_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("streamer.client.client.random.uniform", lambda low, high: 0.01)
+    monkeypatch.setattr("streamer.client.connection.random.uniform", lambda low, high: 0.01)
     answers = Answers(refusing(429), refusing(503), refusing(429, "0"), refusing(429, "3600"))
     async with answering(answers) as url, streamer.Client(url, retries=2) as client:
         with pytest.raises(ServiceProblem) as refused:
@@ -122,11 +123,34 @@ async def test_what_may_not_happen_twice_is_not_repeated() -> None:
 async def test_input_waits_while_the_program_has_not_read_the_last(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("streamer.client.client.random.uniform", lambda low, high: 0.0)
+    monkeypatch.setattr("streamer.client.connection.random.uniform", lambda low, high: 0.0)
     answers = Answers(*[refusing(429, "9") for _ in range(30)], accepting())
     async with answering(answers) as url, streamer.Client(url) as client:
         await client.write("a", b"x")
     assert answers.left == []
+
+
+async def test_numbered_input_is_sent_again_however_long_it_has_waited(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("streamer.client.connection.random.uniform", lambda low, high: 0.0)
+    full = [refusing(429) for _ in range(10)]
+    answers = Answers(*full, None, refusing(502), refusing(429), refusing(504), accepting())
+    async with answering(answers) as url, streamer.Client(url) as client:
+        await client.write("a", b"x", seq=0)
+    assert answers.left == []
+    answers = Answers(None, refusing(502), None, refusing(504), accepting())
+    async with answering(answers) as url, streamer.Client(url) as client:
+        with pytest.raises(ServiceProblem):
+            await client.write("a", b"x", seq=0)
+    assert len(answers.left) == 1, "three more at most"
+
+
+def test_the_pause_is_bounded_however_often_it_has_failed() -> None:
+    """An outage of hours has thousands of failures, and so has a program that reads no input."""
+    assert pause_s(0) <= FIRST_PAUSE_S
+    for failures in (10, 1023, 1024, 10**6):
+        assert MAX_PAUSE_S / 2 <= pause_s(failures) <= MAX_PAUSE_S
 
 
 async def test_a_page_that_is_no_service_is_told(start: Start) -> None:
@@ -154,3 +178,4 @@ def test_a_retry_after_may_be_a_date() -> None:
     assert found is not None
     assert 50 < found <= 100
     assert retry_after_s("Mon, 02 Jan 2006 15:04:05 GMT") == 0.0
+    assert retry_after_s("Mon, 02 Jan 99999999999 15:04:05 GMT") is None

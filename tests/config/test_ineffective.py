@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import streamer
+from streamer.config.tokens import changed_tokens, new_token
 from streamer.errors import ConfigError
 from streamer.sandbox.cgroups.tree import cgroup_tree
+from streamer.web.app import ACCESS
 from tests.conftest import Start
 
 
@@ -25,6 +29,36 @@ def test_a_list_of_hosts_that_nobody_may_reach_is_told_of(caplog: pytest.LogCapt
     caplog.clear()
     streamer.create_app({"sandbox": {**hosts, "network": "allow-list"}})
     assert caplog.messages == []
+
+
+def test_the_bounds_of_a_tenant_that_no_token_has_are_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    token, stored = new_token("school")
+    with changed_tokens(tmp_path / "tokens.json") as tokens:
+        tokens.append(stored)
+    file = {"tokens_file": str(tmp_path / "tokens.json")}
+    fixed = {"tokens": [{"tenant": "ann", "sha256": "5" * 64}]}
+    tenants = {"tenants": {name: {"max_running": 1} for name in ("", "ann", "school", "schol")}}
+
+    def told(*auth: dict[str, Any], plugins: tuple[object, ...] = ()) -> str:
+        caplog.clear()
+        config = {"auth": {key: one[key] for one in auth for key in one}}
+        streamer.create_app(config, plugins=plugins)[ACCESS].announce()
+        return " ".join(re.findall("no token has the tenant '(.*)',", caplog.text))
+
+    assert told(tenants, file, fixed) == " schol"
+    assert told(tenants, file) == " ann schol"
+    assert told(tenants) == "ann schol school", "all callers are the one without a name"
+    assert told(tenants, fixed) == " schol school"
+    assert told(tenants, plugins=(Deciding(),)) == "", "a plugin may know any"
+    assert token not in caplog.text
+
+
+class Deciding:
+    @streamer.hookimpl
+    def streamer_authorize(self) -> str:
+        return "schol"
 
 
 @pytest.fixture
@@ -69,7 +103,7 @@ async def test_a_path_without_any_language_is_told_of_and_not_ready(
 def test_a_control_group_that_was_named_and_cannot_be_used_is_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with cgroup_tree("/nowhere/streamer") as tree:
+    with cgroup_tree("/nowhere/streamer", 12) as tree:
         assert tree is None
     assert "sandbox.cgroup = '/nowhere/streamer' cannot be used" in caplog.text
     assert caplog.records[-1].levelname == "WARNING"

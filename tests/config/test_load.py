@@ -383,6 +383,23 @@ def test_a_file_that_is_not_there_is_named() -> None:
             '[runtimes.micropython]\nrun = ["x"]\naliases = ["py"]\n',
             "config.toml: runtimes.micropython.aliases: 'py' is also a name of the runtime 'python'",
         ),
+        (
+            '[runtimes.node]\nrun = ["node18", "{entry}"]\n',
+            "config.toml: runtimes.node: this is another name of runtimes.javascript: write that",
+        ),
+        (
+            '[runtimes.own]\nrun = ["x"]\nlimits = { memory = "1" }\n',
+            "config.toml: runtimes.own.limits.memory: unknown key; did you mean runtimes.own.limits.",
+        ),
+        (
+            '[runtimes.own]\nrun = ["x"]\nlimits = { processes = "1" }\n',
+            "config.toml: runtimes.own.limits: expected a number, got a string",
+        ),
+        ("[runtimes.own]\nrun = ['x']\nlimits = 1\n", "config.toml: runtimes.own.limits: expected"),
+        (
+            '[environments."../x"]\nlanguages = ["python"]\n',
+            "config.toml: environments.../x: use only letters",
+        ),
         ("profiles = 1\n", "config.toml: profiles: expected tables"),
         ("[profiles]\ndev = 1\n", "config.toml: profiles: expected tables"),
         (
@@ -435,3 +452,18 @@ def test_an_unknown_profile_is_refused(write: Write) -> None:
 )
 def test_a_variable_that_is_nearly_ours_is_told_of(name: str, meant: str | None) -> None:
     assert list(stray_variables({name: "1"})) == ([(name, meant)] if meant else [])
+
+
+def test_the_bounds_of_a_tenant_come_from_everywhere(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('[auth.tenants.school]\nmax_running = 1\nblob_bytes = "1MiB"\n')
+    config = load_config(
+        file,
+        environ={"STREAMER_AUTH__TENANTS__SCHOOL__MAX_WAITING": "3"},
+        overrides=["auth.tenants.school.max_running=2", 'auth.tenants."a.b".max_sessions=0'],
+    )
+    school, other = config.auth.tenants["school"], config.auth.tenants["a.b"]
+    assert (school.max_running, school.max_waiting, school.blob_bytes) == (2, 3, 1024 * 1024)
+    text = load_config(environ={"STREAMER_AUTH__TENANTS__A__RATE": "5/second"}).auth
+    assert text.tenants["a"].rate == "5/second"
+    assert (school.max_sessions, other.max_sessions) == (None, 0)

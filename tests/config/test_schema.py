@@ -136,6 +136,8 @@ def test_the_configuration_is_frozen() -> None:
         ("sandbox", "allow_command", "yes"),
         ("sandbox", "uid_base", 0),
         ("sandbox", "cgroup", "user.slice"),
+        ("sandbox", "cpu_weight", 0),
+        ("sandbox", "cpu_weight", 10_001),
         ("sandbox", "path", "/usr/bin:"),
         ("sandbox", "path", "/usr/bin:bin"),
         ("queue", "concurrency", -1),

@@ -35,9 +35,19 @@ env = {{ A = "é\\u2028", B_C = "" }}
 heartbeat_s = 7
 [metrics]
 token_sha256 = "{DIGEST}"
+[auth.tenants."a b"]
+max_running = 2
+max_waiting_bytes = "16MiB"
+max_sessions = 0
 [[auth.tokens]]
 tenant = "a"
 sha256 = "{DIGEST}"
+[[auth.tokens]]
+tenant = "b"
+sha256 = "{DIGEST[:-1]}6"
+name = "n"
+scopes = ["metrics"]
+expires = 2030-12-31T00:00:00Z
 """
 
 
@@ -51,7 +61,7 @@ def test_what_is_printed_is_read_again(tmp_path: Path, text: str, *, with_origin
     assert DIGEST not in printed
     again.write_text(printed)
     assert load_config(again, environ={}) == replace(
-        config, auth=AuthConfig(), metrics=MetricsConfig()
+        config, auth=AuthConfig(tenants=config.auth.tenants), metrics=MetricsConfig()
     )
 
 
@@ -63,7 +73,10 @@ def test_a_secret_is_a_comment(tmp_path: Path) -> None:
     lines = list(in_force(load_config(written, environ={})))
     assert "hunter2" not in "\n".join(lines)
     for line in (
-        '# auth.tokens = [{tenant = "a", sha256 = "***"}]',
+        (
+            '# auth.tokens = [{tenant = "a", sha256 = "***"}, {tenant = "b", sha256 = "***", '
+            'name = "n", scopes = ["metrics"], expires = "2030-12-31T00:00:00Z"}]'
+        ),
         '# metrics.token_sha256 = "***"',
         '# engine.url = "redis://u:***@h/0"',
         '# sandbox.x.token = "***"',
@@ -98,12 +111,47 @@ def test_the_template_is_config_toml_and_sets_nothing() -> None:
             "auth.tokens[0]: missing required key sha256; write tenant and sha256",
         ),
         (
+            {"auth": {"tokens": [{"tenant": "x", "sha256": DIGEST, "scopes": ["admin"]}]}},
+            "auth.tokens[0].scopes[0]: unknown value; known: run, read, upload, metrics",
+        ),
+        *(
+            (
+                {"auth": {"tokens": [{"tenant": "x", "sha256": DIGEST, "expires": wrong}]}},
+                "auth.tokens[0].expires: ",
+            )
+            for wrong in (1, "soon", "2030-12-31")
+        ),
+        *(
+            ({"auth": {"tenants": tenants}}, message)
+            for tenants, message in (
+                (5, "auth.tenants: expected tables"),
+                ({"a.b": 5}, "auth.tenants.a.b: expected a table"),
+                ({"a": {"max_runing": 1}}, "auth.tenants.a.max_runing: unknown key; did you mean"),
+                ({"a": {"max_running": 0}}, "auth.tenants.a.max_running: expected a whole number"),
+                ({"a": {"max_running": "x"}}, "auth.tenants.a.max_running: expected a whole"),
+                ({"a": {"blob_bytes": "x"}}, "auth.tenants.a.blob_bytes: "),
+                ({"a": {"max_sessions": -1}}, "auth.tenants.a.max_sessions: "),
+            )
+        ),
+        (
+            {"auth": {"tokens_file": "tokens.json", "anonymous": True}},
+            "auth.anonymous: it admits everybody, so auth.tokens_file has no effect",
+        ),
+        (
             {"limits": {"default": {"memory_bytes": 1}}},
             "limits.default.memory_bytes: with 1 no program can run; 4194304 is the least",
         ),
         (
             {"limits": {"max": {"open_files": 7}}},
             "limits.max.open_files: with 7 no program can run; 8 is the least",
+        ),
+        (
+            {"webhooks": {"allow_hosts": ["http://hooks.internal:8080"]}},
+            "webhooks.allow_hosts: 'http://hooks.internal:8080': this is a URL; write a host such as ",
+        ),
+        (
+            {"webhooks": {"allow_hosts": ["hooks.internal:0"]}},
+            "webhooks.allow_hosts: 'hooks.internal:0': a port is a number from 1 to 65535; write",
         ),
         ({"metrics": {"token_sha256": "x"}}, "metrics.token_sha256: not 64 hexadecimal"),
         ({"server": {"trusted_proxies": ["x"]}}, "server.trusted_proxies: 'x' is not an address"),

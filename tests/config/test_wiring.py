@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import streamer
 from streamer.compose import build
-from streamer.engine.memory.admission import QueueLimits
+from streamer.engine.limits import QueueLimits
 from streamer.engine.memory.engine import MemoryEngine
 from streamer.engine.memory.retention import RetentionLimits
 from streamer.eventlog.pages import PAGE_BYTES
@@ -30,7 +30,7 @@ def test_the_streams_have_the_settings_of_streams() -> None:
     assert sessions.options == StreamOptions(
         heartbeat_s=11, write_timeout_s=12, grace_s=0.5, retry_ms=1300, retry_jitter_ms=1400
     )
-    most = (sessions._max_per_key, sessions._max_sessions, sessions._max_per_client)
+    most = (sessions._max_per_key, sessions._max_sessions, sessions._share_of("a"))
     assert most == (15, 16, 8)
     assert sessions.outgoing._most == 17_000_000
 
@@ -68,6 +68,13 @@ def test_the_engine_has_the_settings_of_the_queue_and_of_the_logs() -> None:
     assert engine._retention._limits == RetentionLimits(
         memory=31_000_000, log_memory=3_200_000, log=33_000_000, on_full="wait"
     )
+
+
+def test_without_a_number_a_client_has_all_places_but_one_of_all_workers() -> None:
+    limits = engine_of(queue={"concurrency": 3}, auth=TOKENS)._limits
+    assert (limits.running_of("a"), limits.leaves_place("a")) == (2, True)
+    limits = engine_of(queue={"concurrency": 3})._limits
+    assert (limits.running_of("a"), limits.leaves_place("a")) == (None, False)
 
 
 def test_the_engine_keeps_as_much_for_as_long_as_it_is_told() -> None:

@@ -8,7 +8,7 @@ from tests.contract import ADDED, KEPT, Mark
 
 ROUTES: Final[dict[str, Mark]] = {
     "POST /api/execute": KEPT,
-    "POST /api/execute/batch": 11,
+    "POST /api/execute/batch": KEPT,
     "GET /api/stream/{id}": KEPT,
     "GET /api/stream": ADDED,
     "GET /api/jobs": KEPT,
@@ -17,6 +17,7 @@ ROUTES: Final[dict[str, Mark]] = {
     "POST /api/jobs/{id}/stdin": KEPT,
     "POST /api/jobs/{id}/signal": KEPT,
     "POST /api/jobs/{id}/resize": KEPT,
+    "POST /api/jobs/{id}/grants": ADDED,
     "GET /api/jobs/{id}/files": KEPT,
     "GET /api/jobs/{id}/files/{path}": KEPT,
     "GET /api/jobs/{id}/output/{stream}": ADDED,
@@ -25,14 +26,14 @@ ROUTES: Final[dict[str, Mark]] = {
     "POST /api/projects": KEPT,
     "GET /api/projects/{id}": KEPT,
     "DELETE /api/projects/{id}": KEPT,
-    "POST /api/sessions": 11,
-    "GET /api/sessions": 11,
-    "GET /api/sessions/{id}": 11,
-    "DELETE /api/sessions/{id}": 11,
-    "GET /api/sessions/{id}/files": 11,
-    "GET /api/sessions/{id}/files/{path}": 11,
-    "PUT /api/sessions/{id}/files/{path}": 11,
-    "DELETE /api/sessions/{id}/files/{path}": 11,
+    "POST /api/sessions": KEPT,
+    "GET /api/sessions": KEPT,
+    "GET /api/sessions/{id}": KEPT,
+    "DELETE /api/sessions/{id}": KEPT,
+    "GET /api/sessions/{id}/files": KEPT,
+    "GET /api/sessions/{id}/files/{path}": KEPT,
+    "PUT /api/sessions/{id}/files/{path}": KEPT,
+    "DELETE /api/sessions/{id}/files/{path}": KEPT,
     "GET /api/runtimes": KEPT,
     "GET /api/sandboxes": KEPT,
     "GET /api/queue": KEPT,
@@ -45,13 +46,14 @@ ROUTES: Final[dict[str, Mark]] = {
 }
 
 QUERY: Final[dict[str, Mark]] = {
+    "POST /api/execute?stats": ADDED,
     "GET /api/stream/{id}?lastEventId": KEPT,
     "GET /api/stream/{id}?last_event_id": ADDED,
     "GET /api/stream/{id}?evs_last_event_id": ADDED,
     "GET /api/stream/{id}?padding": ADDED,
     "GET /api/stream/{id}?evs_preamble": ADDED,
     "GET /api/stream/{id}?speed": ADDED,
-    "GET /api/stream/{id}?stats": 11,
+    "GET /api/stream/{id}?stats": KEPT,
     "GET /api/stream?job": ADDED,
     "GET /api/stream?lastEventId": ADDED,
     "GET /api/stream?last_event_id": ADDED,
@@ -67,8 +69,9 @@ QUERY: Final[dict[str, Mark]] = {
     "DELETE /api/jobs/{id}?purge": KEPT,
     "POST /api/jobs/{id}/stdin?close": KEPT,
     "POST /api/jobs/{id}/stdin?seq": ADDED,
+    "PUT /api/sessions/{id}/files/{path}?mode": ADDED,
 }
-"""Query parameters by route. Every route also takes ``access_token``, and ``grant`` (issue 12)."""
+"""Query parameters by route. Every route also takes ``access_token`` and ``grant``."""
 
 OPEN: Final = ("GET /", "GET /docs", "GET /healthz", "GET /readyz", "GET /metrics")
 """Routes that ignore their query."""
@@ -91,13 +94,13 @@ FIELDS: Final[dict[str, Mark]] = {
     "artifacts": KEPT,
     "outputEncoding": KEPT,
     "metadata": KEPT,
-    "sessionId": 11,
+    "sessionId": KEPT,
     "environment": KEPT,
     "cases": KEPT,
     "stopOnFailure": KEPT,
-    "webhook": 12,
-    "retry": 12,
-    "priority": 12,
+    "webhook": KEPT,
+    "retry": KEPT,
+    "priority": KEPT,
 }
 """The fields of ``POST /api/execute``."""
 
@@ -130,7 +133,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "environment": {"environment": "science"},
     "cases": {"cases": [{"stdin": "1", "args": [], "env": {}, "limits": {}, "name": "first"}]},
     "stopOnFailure": {"cases": [{"stdin": "1"}], "stopOnFailure": True},
-    "webhook": {"webhook": {"url": "https://example.org/", "events": ["complete"]}},
+    "webhook": {"webhook": {"url": "http://127.0.0.1:9/", "events": ["complete"]}},
     "retry": {"retry": 3},
     "priority": {"priority": -10},
 }
@@ -166,6 +169,7 @@ CODES: Final[dict[str, Mark]] = {
     "internal": KEPT,
     "storage_full": ADDED,
     "range_not_satisfiable": ADDED,
+    "engine_unavailable": ADDED,
 }
 
 STATUS: Final[dict[str, int]] = {
@@ -186,6 +190,7 @@ STATUS: Final[dict[str, int]] = {
     "internal": 500,
     "storage_full": 429,
     "range_not_satisfiable": 416,
+    "engine_unavailable": 503,
 }
 
 ACCEPTED: Final[dict[str, Mark]] = {
@@ -227,6 +232,7 @@ JOB: Final[dict[str, Mark]] = {
     "result.phase": KEPT,
     "language": ADDED,
     "environment": ADDED,
+    "priority": ADDED,
     "sandbox": ADDED,
     "policy.backend": ADDED,
     "policy.preset": ADDED,
@@ -248,6 +254,7 @@ QUEUE: Final[dict[str, Mark]] = {
     "capacity": KEPT,
     "estimatedWaitS": KEPT,
     "maxWaiting": ADDED,
+    "own": ADDED,
 }
 
 SANDBOX: Final[dict[str, Mark]] = {
@@ -259,7 +266,9 @@ SANDBOX: Final[dict[str, Mark]] = {
     "default": ADDED,
     "selectable": ADDED,
     "held": ADDED,
+    "notHeld": ADDED,
     "forks": ADDED,
+    "notForked": ADDED,
     "terminals": ADDED,
 }
 
@@ -297,6 +306,7 @@ REQUEST_HEADERS: Final[dict[str, Mark]] = {
     "Sec-Fetch-Mode": ADDED,
     "Host": KEPT,
     "X-Forwarded-For": ADDED,
+    "traceparent": ADDED,
 }
 """Headers that the service reads."""
 

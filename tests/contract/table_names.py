@@ -88,6 +88,8 @@ COMMANDS: Final[dict[str, Mark]] = {
     "project": ADDED,
     "environment": ADDED,
     "files": ADDED,
+    "session": ADDED,
+    "token": ADDED,
 }
 
 OPTIONS: Final[dict[str, Mark]] = {
@@ -106,6 +108,8 @@ OPTIONS: Final[dict[str, Mark]] = {
     "run --limit": KEPT,
     "run --cases": ADDED,
     "run --stop-on-failure": ADDED,
+    "run --priority": ADDED,
+    "run --retry": ADDED,
     "run --file": KEPT,
     "run --config": KEPT,
     "run --raw": KEPT,
@@ -114,6 +118,7 @@ OPTIONS: Final[dict[str, Mark]] = {
     "run --project": ADDED,
     "run --artifact": ADDED,
     "run --output": ADDED,
+    "run --session": ADDED,
     "run --token": ADDED,
     "run --no-stdin": ADDED,
     "run --terminal": ADDED,
@@ -167,8 +172,10 @@ PYTHON: Final[dict[str, Mark]] = {
     "streamer.Jobs": ADDED,
     "streamer.Limits": ADDED,
     "streamer.ServiceProblem": ADDED,
+    "streamer.SessionSpec": ADDED,
     "streamer.SourceFile": ADDED,
     "streamer.TerminalSize": ADDED,
+    "streamer.Webhook": ADDED,
     "streamer.get_sessions": ADDED,
     "streamer.load_config": ADDED,
     "streamer.spi.Backend": KEPT,
@@ -216,13 +223,13 @@ SPEC: Final[dict[str, Mark]] = {
     "artifacts": KEPT,
     "output_encoding": KEPT,
     "metadata": KEPT,
-    "session_id": 11,
+    "session_id": KEPT,
     "environment": KEPT,
     "cases": KEPT,
     "stop_on_failure": KEPT,
-    "webhook": 12,
-    "retry": 12,
-    "priority": 12,
+    "webhook": KEPT,
+    "retry": KEPT,
+    "priority": KEPT,
 }
 """The arguments of `JobSpec` that a job can really be submitted with."""
 
@@ -245,7 +252,10 @@ CLIENT: Final[dict[str, Mark]] = {
     "read_file": ADDED,
     "upload": KEPT,
     "project": ADDED,
+    "session": ADDED,
+    "sessions": ADDED,
     "delete_project": ADDED,
-    "batch": 11,
+    "batch": KEPT,
+    "grant": ADDED,
 }
 """The methods of `Client`: the verbs of the HTTP interface."""

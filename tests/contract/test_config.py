@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 import streamer
 from streamer.compose import build
 from streamer.config.load import effective
-from streamer.config.schema import Config
+from streamer.config.schema import Config, TenantConfig
 from streamer.errors import ConfigError
 from streamer.web.app import SERVICE
 from tests.contract import ADDED, KEPT, differences, table_config
@@ -49,14 +50,14 @@ def test_defaults_that_others_build_on() -> None:
     assert wrong == {}
 
 
-@pytest.mark.parametrize("key", [key for key, mark in KEYS.items() if mark not in (KEPT, ADDED)])
-def test_a_key_that_is_not_built_yet_stops_the_start(key: str) -> None:
-    section, *parents, name = key.split(".")
-    tree: dict[str, Any] = {name: 1}
-    for parent in reversed(parents):
-        tree = {parent: tree}
-    with pytest.raises(ConfigError, match=name):
-        Config.from_mapping({section: tree})
+def test_a_key_that_is_not_built_yet_stops_the_start() -> None:
+    for key in (key for key, mark in KEYS.items() if mark not in (KEPT, ADDED)):
+        section, *parents, name = key.split(".")
+        tree: dict[str, Any] = {name: 1}
+        for parent in reversed(parents):
+            tree = {parent: tree}
+        with pytest.raises(ConfigError, match=name):
+            Config.from_mapping({section: tree})
 
 
 def test_keys_of_a_language() -> None:
@@ -86,6 +87,16 @@ def test_keys_of_an_environment() -> None:
     assert differences(table_config.ENVIRONMENT_KEYS, found) == []
 
 
+def test_keys_of_a_tenant() -> None:
+    found = TenantConfig.__struct_fields__
+    assert differences(table_config.TENANT_KEYS, found) == []
+    table = {key: 1 for key in table_config.TENANT_KEYS if key != "rate"}
+    values = effective(Config.from_mapping({"auth": {"tenants": {"a b": table}}}))
+    assert {key for key in values if "tenants" in key} == {
+        f"auth.tenants.a b.{key}" for key in table
+    }
+
+
 @pytest.mark.parametrize("backend", table_config.BACKEND_TABLES)
 def test_a_backend_has_a_table_of_options(backend: str) -> None:
     with pytest.raises(ConfigError, match=rf"sandbox\.{backend}.*nonsense"):
@@ -95,8 +106,23 @@ def test_a_backend_has_a_table_of_options(backend: str) -> None:
 
 def test_the_engine_of_a_url() -> None:
     assert SERVICE in streamer.create_app({"engine": {"url": "memory://"}})
-    with pytest.raises(ConfigError, match="redis"):  # until issue 12 builds it
-        streamer.create_app({"engine": {"url": "redis://localhost"}})
+    for scheme in ("redis", "rediss"):
+        assert SERVICE in streamer.create_app({"engine": {"url": f"{scheme}://example.org"}})
+    with pytest.raises(ConfigError, match="no plugin serves other://"):
+        streamer.create_app({"engine": {"url": "other://localhost"}})
+
+
+@pytest.mark.parametrize("package", ["redis", "hiredis"])
+def test_an_engine_without_its_packages(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    for name in [name for name in sys.modules if f".{name}".startswith(f".{package}")]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in [name for name in sys.modules if name.startswith("streamer.engine.redis.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(
+        ConfigError, match=rf'{package} is not .*pip install "aiohttp-streamer\[redis'
+    ):
+        streamer.create_app({"engine": {"url": "redis://example.org"}})
 
 
 def test_concurrency_is_twice_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,8 @@ import pytest
 from streamer.model import events
 from tests.conftest import Start
 from tests.contract import KEPT, differences, table_events
-from tests.support import Received, follow, received, run, submit, verdict
-from tests.web import SLEEPER, python, until_state
+from tests.support import AnyClient, Received, follow, received, run, submit, verdict
+from tests.web import SLEEPER, lose_worker, python, until_output, until_state
 
 MIB = 1024 * 1024
 TEXT = r"""
@@ -67,7 +67,37 @@ async def every_kind(start: Start) -> list[Received]:
     loud = await submit(client, **python("for _ in range(3000): print('x' * 99)"))
     await until_state(client, loud, "complete")
     seen += await follow(client, loud)
+    seen += await measured(client)
+    seen += await run_again(client)
     return seen + await stopped(start)
+
+
+async def measured(client: AnyClient) -> list[Received]:
+    """Return the events of a job up to its first ``stats``, as one sees them who asks for these."""
+    job = await submit(client, **SLEEPER)
+    async with client.get(f"/api/stream/{job}?stats=1") as response:
+        seen = []
+        async for event in received(response):
+            seen.append(event)
+            if event.kind == "stats":
+                break
+        response.close()
+    async with client.delete(f"/api/jobs/{job}") as response:
+        assert response.status == 202
+    return seen
+
+
+async def run_again(client: AnyClient) -> list[Received]:
+    """Return the events of a job whose worker was lost."""
+    code = "print(1, flush=True); input()"
+    job = await submit(client, **python(code, interactive=True, retry=1))
+    async with client.get(f"/api/stream/{job}") as response:
+        await until_output(received(response), "1\n")
+        response.close()
+    await lose_worker(client, job)
+    async with client.post(f"/api/jobs/{job}/stdin?close=1", data=b"\n") as response:
+        assert response.status == 202
+    return await follow(client, job)
 
 
 async def stopped(start: Start) -> list[Received]:
@@ -123,6 +153,7 @@ def test_values() -> None:
     """What a field may hold is a closed list, and this is the whole of it."""
     lists = {
         "status.state": events.State,
+        "status.reason": get_args(get_type_hints(events.Status)["reason"])[0],
         "output.stream": events.StreamName,
         "output.phase": events.PhaseName,
         "output.encoding": get_args(get_type_hints(events.Output)["encoding"])[0],

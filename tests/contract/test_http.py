@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,8 +25,10 @@ from tests.conftest import Start
 from tests.contract import ADDED, KEPT, differences, table_http
 from tests.environments.making import made_for_python
 from tests.jobs.archives import zip_of
+from tests.redisserver import redis_server
 from tests.support import AnyClient, follow, received, submit
 from tests.web import SLEEPER, problem, python, until_state
+from tests.web.conftest import InRedis
 
 SOURCES = [
     (path, path.read_text())
@@ -112,13 +114,19 @@ async def accepted(client: AnyClient, job: dict[str, Any]) -> bool:
 @pytest.mark.parametrize("field", table_http.FIELDS)
 async def test_a_field_of_a_submission(start: Start, field: str, place: Path) -> None:
     built = {"science": made_for_python(place / "science", {})} if field == "environment" else {}
-    client = await start(sandbox={"allow": ["bwrap"], "network": "open"}, environments=built)
+    webhooks = {"enabled": True, "secrets": ["whsec_" + "QUFB" * 8], "allow_hosts": ["127.0.0.1"]}
+    client = await start(
+        sandbox={"allow": ["bwrap"], "network": "open"}, environments=built, webhooks=webhooks
+    )
     job = {**python("print(1)"), **table_http.EXAMPLES[field]}
     given = {name: value for name, value in job.items() if value is not None}
     assert given[field] not in ([], {}, "")
     if field == "projectId":
         data = zip_of([("main.py", b"print(1)")])
         async with client.post("/api/projects", data=data) as response:
+            given[field] = (await response.json())[field]
+    if field == "sessionId":
+        async with client.post("/api/sessions") as response:
             given[field] = (await response.json())[field]
     assert await accepted(client, given) == (table_http.FIELDS[field] == KEPT)
 
@@ -336,6 +344,12 @@ BODIES = {
 """A submission for each problem code that can answer one."""
 
 
+RETRIED = ("queue_full", "rate_limited", "shutting_down", "storage_full", "engine_unavailable")
+
+
+ADDRESSES = {"not_found": "/api/jobs/nothing", "engine_unavailable": "/api/queue"}
+
+
 async def provoke(client: AnyClient, code: str) -> tuple[str, str]:
     """Bring a service into the state for a code; return the request that is answered with it."""
     if code == "queue_full":
@@ -353,8 +367,8 @@ async def provoke(client: AnyClient, code: str) -> tuple[str, str]:
         return "GET", f"/api/jobs/{job}/output/stdout"
     if code == "rate_limited":
         return "GET", f"/api/stream/{await submit(client, **SLEEPER)}"
-    if code == "not_found":
-        return "GET", "/api/jobs/nothing"
+    if code in ADDRESSES:
+        return "GET", ADDRESSES[code]
     if code == "range_not_satisfiable":
         job = await submit(client, **python("open('a', 'w')", artifacts=["a"]))
         await follow(client, job)
@@ -376,9 +390,20 @@ async def test_what_nobody_expected_is_internal() -> None:
         assert "secret" not in document["detail"]
 
 
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """Return what closes a test's resources after its service."""
+    with ExitStack() as stack:
+        yield stack
+
+
 @pytest.mark.parametrize("code", [code for code in table_http.CODES if code != "internal"])
-async def test_a_code_is_really_answered(start: Start, code: str) -> None:
+async def test_a_code_is_really_answered(stack: ExitStack, start: Start, code: str) -> None:
     token = {"tenant": "a", "sha256": hashlib.sha256(b"secret").hexdigest()}
+    engines = []
+    if code == "engine_unavailable":
+        server = stack.enter_context(redis_server())
+        engines.append(InRedis(server.url()))
     client = await start(
         server={"max_body_bytes": 2000},
         queue={"concurrency": 1, "max_waiting": 1},
@@ -390,18 +415,20 @@ async def test_a_code_is_really_answered(start: Start, code: str) -> None:
         },
         engine={"blob_bytes": 1 if code == "storage_full" else 100_000},
         sandbox={"backend": "plain", "allow": ["missing"]},
-        plugins=(plugin(Missing),),
+        plugins=(plugin(Missing), *engines),
         auth={"tokens": [token]} if code == "unauthorized" else {},
     )
     method, path = await provoke(client, code)
-    async with AsyncExitStack() as stack:
+    if code == "engine_unavailable":
+        server.kill()
+    async with AsyncExitStack() as open_:
         if code == "rate_limited":
-            first = await stack.enter_async_context(client.get(path))
+            first = await open_.enter_async_context(client.get(path))
             assert first.status == 200
         asked = client.request(method, path, data=BODIES.get(code), headers={"Range": "bytes=9-"})
-        response = await stack.enter_async_context(asked)
+        response = await open_.enter_async_context(asked)
         document = await problem(response, table_http.STATUS[code], code)
-        retried = code in ("queue_full", "rate_limited", "shutting_down", "storage_full")
+        retried = code in RETRIED
         assert ("Retry-After" in response.headers) == retried
         assert int(response.headers.get("Retry-After", "1")) >= 1
         assert response.headers.get("WWW-Authenticate") == (

@@ -93,7 +93,7 @@ SPECS: dict[str, dict[str, Any]] = {
     "environment": {"environment": "science"},
     "cases": {"cases": (streamer.Case(stdin=b"1"),)},
     "stop_on_failure": {"cases": (streamer.Case(),), "stop_on_failure": True},
-    "webhook": {"webhook": {"url": "https://example.org/"}},
+    "webhook": {"webhook": streamer.Webhook("http://127.0.0.1:9/")},
     "retry": {"retry": 1},
     "priority": {"priority": 1},
 }
@@ -105,13 +105,19 @@ async def project() -> AsyncIterator[bytes]:
 
 async def test_what_a_job_can_be_submitted_with(open_service: OpenService, place: Path) -> None:
     built = {"science": made_for_python(place / "science", {})}
-    service = await open_service("plain", sandbox={"network": "open"}, environments=built)
+    webhooks = {"enabled": True, "secrets": ["whsec_" + "QUFB" * 8], "allow_hosts": ["127.0.0.1"]}
+    service = await open_service(
+        "plain", sandbox={"network": "open"}, environments=built, webhooks=webhooks
+    )
     found = set()
     known = inspect.signature(streamer.JobSpec).parameters
     for name in {*table_names.SPEC, *known}:
         given = {"language": "python", "code": "print(1)", **SPECS.get(name, {})}
         if name == "project_id":
             given[name] = (await service.jobs.projects.upload(project())).id
+        if name == "session_id":
+            opened = await service.jobs.sessions.open(streamer.SessionSpec())
+            given[name] = opened.session.session_id
         if name in known:
             try:
                 await service.jobs.submit(streamer.JobSpec(**given))

@@ -202,7 +202,7 @@ async def exit_codes(_: Start, folder: Path) -> bool:
     return [command("run", *line, cwd=folder).returncode for line in lines] == [7, 124, 125]
 
 
-@promise("--workers is how many processes share the port", 12)
+@promise("--workers is how many processes share the port", KEPT)
 async def workers(_: Start, folder: Path) -> bool:
     text = command("serve", "--help", cwd=folder).stdout
     (about,) = re.findall(r"--workers N\s+(.*)", text)

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from benchmarks.__main__ import NUMBERS, PAGE, SUITES
+from benchmarks.aims import AIMS, Aim
 from benchmarks.client import Chunks
 from benchmarks.figures import Figure, Report, Row, ratio
 from benchmarks.report import TEXT, write
@@ -33,7 +34,7 @@ def test_the_committed_report_is_that_of_the_committed_figures(tmp_path: Path) -
 
 def test_every_suite_is_explained() -> None:
     names = re.findall(r"^## (\w+): ", TEXT.read_text(), re.MULTILINE)
-    assert names == [*SUITES, "load"]
+    assert names == ["aims", *SUITES, "load"]
 
 
 def test_a_row_shows_medians_their_spread_and_ratios_within_the_rounds(tmp_path: Path) -> None:
@@ -48,6 +49,25 @@ def test_a_row_shows_medians_their_spread_and_ratios_within_the_rounds(tmp_path:
     picture = (tmp_path / "page" / "latency.svg").read_text()
     widths = [float(width) for width in re.findall(r'width="([\d.]+)" height="13"', picture)]
     assert widths == [370 * 0.75, 370]
+
+
+def test_every_aim_is_one_of_a_figure() -> None:
+    report = msgspec.json.decode(NUMBERS.read_bytes(), type=Report)
+    assert [aim for aim in AIMS if aim.value(report) is None] == []
+
+
+@pytest.mark.parametrize(("value", "reached"), [(0.39, "yes"), (0.4, "yes"), (0.41, "**no**")])
+def test_an_aim_is_reached_at_its_bound(tmp_path: Path, value: float, reached: str) -> None:
+    figure = Figure("python hello: first byte", "ms", {"streamer": [value], "raw": [1.0]})
+    (tmp_path / "page").mkdir()
+    write(Report({"latency": row(figure)}), tmp_path / "page.md")
+    line = f"first byte, x raw | {value:.2f} | at most 0.40 | {reached} |"
+    assert line in (tmp_path / "page.md").read_text()
+
+
+def test_an_aim_of_more_is_reached_above_its_bound() -> None:
+    aim = Aim("flood", "output", "Express", 2.5, at_least=True)
+    assert [aim.reached(value) for value in (2.4, 2.5, 2.6)] == [False, True, True]
 
 
 def test_a_ratio_needs_the_same_rounds() -> None:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import yaml
 from aiohttp import ClientSession
 from aiohttp.test_utils import TestServer
 
@@ -33,7 +34,7 @@ SNIPPETS = [
     for path in DOCUMENTS
     for number, (language, code) in enumerate(FENCE.findall(path.read_text()), 1)
 ]
-KNOWN = {"sh", "python", "json", "toml", "js", "text"}
+KNOWN = {"sh", "python", "json", "toml", "js", "yaml", "text"}
 """Languages of snippets; a ``text`` is the output of another one."""
 
 EVENT_SOURCE = ROOT / "tests" / "docs" / "eventsource.mjs"
@@ -76,6 +77,13 @@ async def check(program: list[str], text: str, folder: Path) -> str:
     return out.decode()
 
 
+async def has_groups(address: str) -> bool:
+    """Return whether the service has control groups."""
+    async with ClientSession() as session, session.get(f"http://{address}/api/sandboxes") as answer:
+        sandboxes = (await answer.json())["sandboxes"]
+    return any(one["enforces"]["memoryBytes"].startswith("cgroup") for one in sandboxes)
+
+
 def test_every_snippet_says_what_it_is() -> None:
     assert {snippet.values[0] for snippet in SNIPPETS} <= KNOWN
 
@@ -95,6 +103,8 @@ async def test_shell(code: str, address: str, tmp_path: Path) -> None:
             ["make", "test"],
         ]
         return
+    if "--keep-processes" in code and not await has_groups(address):
+        pytest.skip("without control groups no processes are kept")
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     printed = await check(
         ["bash", "-euo", "pipefail"], code.replace("127.0.0.1:8080", address), tmp_path
@@ -123,6 +133,14 @@ def test_toml_is_configuration(code: str, tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text(code)
     assert streamer.load_config(file, environ={}) != streamer.Config()
+
+
+@pytest.mark.parametrize("code", of("yaml"))
+def test_yaml_is_for_prometheus_and_names_our_rules(code: str) -> None:
+    settings = yaml.safe_load(code)
+    assert settings.keys() == {"scrape_configs", "rule_files"}
+    for path in settings["rule_files"]:
+        assert (ROOT / "deploy" / Path(path).name).is_file()
 
 
 @pytest.mark.parametrize("code", of("js"))

@@ -39,6 +39,7 @@ from streamer.doctor.report import Report, _environments, _try_probe, examine
 from streamer.doctor.target import Ran, Target
 from streamer.engine.memory.engine import MemoryEngine
 from streamer.model.events import Complete
+from tests.conftest import OpenService
 from tests.sandbox.forking import can_fork
 from tests.sandbox.templated import powerless
 
@@ -212,6 +213,17 @@ def test_the_probes_see_what_plain_leaves_open(here: Diagnosis, need: Callable[[
     assert "was reached" in details["loopback"]
     assert "within reach" in details["abstract"]
     assert here.backend("plain")["enforces"]["seccomp"] == "guard"
+
+
+async def test_it_is_told_whether_templates_are_used(
+    here: Diagnosis, open_service: OpenService, need: Callable[[str], str]
+) -> None:
+    service = await open_service(need("bwrap"))
+    assert service.worker.pool is not None
+    why_not = service.worker.pool.templates.why_not("bwrap")
+    way = f"not used, each job has its own command: {why_not}" if why_not else "used"
+    assert here.backend("bwrap")["template"] == way
+    assert here.backend("plain")["template"] == ""
 
 
 def test_it_is_told_whose_programs_are_forked(here: Diagnosis, need: Callable[[str], str]) -> None:

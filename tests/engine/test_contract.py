@@ -12,6 +12,7 @@ from functools import partial
 import pytest
 
 from streamer.engine.interface import (
+    SECRET_BYTES,
     Cancel,
     Engine,
     Idempotency,
@@ -54,7 +55,7 @@ async def test_a_log_tells_the_whole_life_of_a_job(engine: Engine, bench: Bench)
     assert await lease.finish([output("c"), complete()])
     events = await events_of(engine, job.job_id)
     assert [event.data for event in events[:4]] == [
-        Status("queued", t=0, position=1, job_id=job.job_id),
+        Status("queued", t=0, position=1, estimated_wait_ms=0, job_id=job.job_id),
         Status("preparing", t=250),
         Status("compiling", t=250),
         Status("running", t=250),
@@ -486,3 +487,11 @@ async def test_every_job_that_is_over_is_heard_of_once(bench: Bench) -> None:
     assert isinstance(heard[1].result, Complete)
     assert heard[0].first_output_at is not None
     assert None not in {view.finished_at for view in heard}
+
+
+async def test_a_secret_is_random_and_the_same_for_all(bench: Bench) -> None:
+    engine = await bench.make()
+    secret = await engine.secret("a")
+    assert len(secret) == SECRET_BYTES
+    assert await engine.secret("a") == secret
+    assert await engine.secret("b") != secret

@@ -231,8 +231,10 @@ async def test_input_that_says_where_it_begins_comes_once(engine: Engine) -> Non
     with pytest.raises(Conflict, match="begins at byte 7, and 6 "):
         await engine.send(job_id, Input(b"x", 7))
     assert await engine.send(job_id, Input(b"three")) == "accepted", "it says nothing, so it is new"
-    with pytest.raises(Conflict):
+    with pytest.raises(Conflict, match="begins at byte 12, and 11 "):
         await engine.send(job_id, Eof(12))
+    with pytest.raises(Conflict, match="ends at byte 6, and 11 "):
+        await engine.send(job_id, Eof(6))
     lease = await claim_one(engine)
     await lease.state("running")
     for _ in range(2):

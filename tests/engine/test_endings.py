@@ -13,7 +13,7 @@ import pytest
 
 from streamer.compose import Parts
 from streamer.engine.interface import Eof, Input, Lease, LeaseLost, Signal
-from streamer.engine.memory.admission import QueueLimits
+from streamer.engine.limits import QueueLimits
 from streamer.engine.memory.engine import MemoryEngine
 from streamer.engine.memory.retention import RetentionLimits
 from streamer.errors import Draining
@@ -211,6 +211,7 @@ async def test_real_programs_that_are_ended_at_random_have_one_end_each(
             plugins=(Plugin(),),
             sandbox={"kill_grace_s": 0.01},
             queue={"concurrency": 8},
+            sessions={"max": 1},  # all of them reserve users for theirs
         )
         jobs = await asyncio.gather(*(one_job(service, chance) for _ in range(30)))
         reading = [asyncio.create_task(ended(job)) for job in jobs]

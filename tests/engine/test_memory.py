@@ -21,12 +21,14 @@ from typing import Any
 import pytest
 
 from streamer.engine.interface import Idempotency, JobView, Lease, LeaseLost, Signal
-from streamer.engine.memory.admission import QueueLimits
+from streamer.engine.limits import QueueLimits
 from streamer.engine.memory.engine import MemoryEngine
-from streamer.engine.memory.inbox import INBOX_BYTES, Inbox, size_of
+from streamer.engine.memory.inbox import Inbox
 from streamer.engine.memory.lease import FRAMING_BYTES, MemoryLease
+from streamer.engine.memory.places import Places
 from streamer.engine.memory.retention import RetentionLimits
-from streamer.engine.memory.weight import weight_of
+from streamer.engine.refusals import INBOX_BYTES, size_of
+from streamer.engine.weight import weight_of
 from streamer.errors import Busy, Conflict, Gone, UnknownJob
 from streamer.eventlog.cursor import Cursor
 from streamer.eventlog.frames import split_frames
@@ -196,7 +198,7 @@ async def test_a_place_that_changes_all_the_time_does_not_fill_a_log() -> None:
     [last] = await submit(engine, "b")
     for _ in range(300):  # others come before it and go again
         others = await submit(engine, *"cdefg")
-        engine._table.tell_places()
+        Places(engine._table).tell()
         for job_id in others:
             await engine.cancel(job_id)
         record = engine._table.get(last)
@@ -324,6 +326,22 @@ async def test_jobs_keep_their_order_when_the_clock_is_set_back() -> None:
     assert sorted(set(times), reverse=True) == times
     page = await engine.jobs(tenant="a", before=(times[1], second[0]))
     assert [view.job.job_id for view in page] == first[::-1]
+    await engine.close()
+
+
+async def test_the_same_end_once_more_is_answered_as_the_first_one() -> None:
+    """As of a worker that could not wait for the answer."""
+    engine = make_engine()
+    lease = await started(engine)
+    last = [output("x"), complete()]
+    assert await lease.finish(last)
+    assert await lease.finish(last)
+    assert lease.finish_now(last)
+    assert not await lease.finish([complete()]), "another"
+    assert [event.kind for event in await events_of(engine, lease.job.job_id)][-2:] == [
+        "output",
+        "complete",
+    ]
     await engine.close()
 
 
@@ -720,9 +738,14 @@ async def test_an_end_without_a_wait_is_the_only_one() -> None:
     with pytest.raises(ValueError, match="exactly one terminal event"):
         lease.finish_now([output("x")])
     assert lease.finish_now([complete()]) is True
-    assert lease.finish_now([complete()]) is False
-    assert not await lease.finish([complete()])
-    assert [event.kind for event in await events_of(engine, lease.job.job_id)][-1] == "complete"
+    before = await events_of(engine, lease.job.job_id)
+    # Who repeats the call did not hear its answer; another end is refused.
+    assert lease.finish_now([complete()]) is True
+    assert await lease.finish([complete()])
+    assert lease.finish_now([complete(reason="cancelled")]) is False
+    assert not await lease.finish([complete(reason="cancelled")])
+    assert await events_of(engine, lease.job.job_id) == before
+    assert [event.kind for event in before].count("complete") == 1
     await engine.close()
 
 

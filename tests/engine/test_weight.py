@@ -11,10 +11,10 @@ from typing import Any, Self
 import pytest
 
 from streamer.engine.interface import Idempotency, Input, Signal
-from streamer.engine.memory.admission import QueueLimits
+from streamer.engine.limits import QueueLimits
 from streamer.engine.memory.engine import MemoryEngine
 from streamer.engine.memory.retention import RetentionLimits
-from streamer.engine.memory.weight import weigh
+from streamer.engine.weight import weigh
 from streamer.errors import Busy, TooLarge
 from streamer.model.events import Output
 from streamer.model.job import Limits, Phase, ResolvedJob, SourceFile, Step
@@ -155,16 +155,16 @@ async def test_the_queue_is_bounded_by_what_its_jobs_hold() -> None:
     with pytest.raises(TooLarge, match="max_waiting_bytes"):
         await engine.submit(replace(make_job(), stdin=bytes(100 * KIB)))
     for _ in range(2):
-        await engine.submit(replace(make_job(), stdin=bytes(40 * KIB)))
+        await engine.submit(replace(make_job(), stdin=bytes(39 * KIB)))
     with pytest.raises(Busy) as refused:
-        await engine.submit(replace(make_job(), stdin=bytes(40 * KIB)))
+        await engine.submit(replace(make_job(), stdin=bytes(39 * KIB)))
     assert refused.value.code == "queue_full"
     await engine.submit(make_job())
     first = await claim_one(engine)
-    await engine.submit(replace(make_job(), stdin=bytes(40 * KIB)))
+    await engine.submit(replace(make_job(), stdin=bytes(39 * KIB)))
     assert (await engine.stats()).waiting_bytes <= 100 * KIB
     with pytest.raises(Busy):
-        await engine.submit(replace(make_job(), stdin=bytes(40 * KIB)))
+        await engine.submit(replace(make_job(), stdin=bytes(39 * KIB)))
     await first.finish([complete()])
     for view in await engine.jobs(tenant="", limit=10):
         await engine.cancel(view.job.job_id)

@@ -16,7 +16,7 @@ import pytest
 
 from streamer.environments.fault import EnvironmentFault
 from streamer.environments.manifest import MANIFEST, Manifest, find_interpreter, found
-from streamer.environments.tree import fresh_folder, put_in_place, settle
+from streamer.environments.tree import fresh_folder, put_in_place, remove, settle
 from streamer.model.environment import LOADER, Environment
 from streamer.model.languages import DEFAULT_RUNTIMES
 from streamer.model.runtime import by_name
@@ -142,6 +142,7 @@ def test_source_is_refused_before_it_runs_whatever_names_it(way: str, place: Pat
     told = failure(place, *words)
     assert not ran.exists()
     if way == "name":
+        assert "pip failed:" in told
         assert "No matching distribution found for evil" in told  # as pip says it
         return
     assert "runs its own code on this host when it is built" in told
@@ -213,6 +214,52 @@ def test_packages_of_npm_are_unpacked_and_their_scripts_do_not_run(place: Path) 
     assert ran.exists()
 
 
+def repository(place: Path, name: str, files: dict[str, str]) -> str:
+    """Make a repository of git; return its address as a package of npm."""
+    folder = place / name
+    folder.mkdir()
+    for each, text in files.items():
+        (folder / each).write_text(text)
+        (folder / each).chmod(0o755)
+    git = ("git", "-c", "user.name=x", "-c", "user.email=x", "-C", str(folder))
+    for words in (("init", "-q"), ("add", "."), ("commit", "-q", "-m", "x")):
+        subprocess.run((*git, *words), check=True)
+    return f"git+{folder.as_uri()}"
+
+
+def test_packages_from_a_repository_run_nothing_here_whatever_their_settings_say(
+    place: Path,
+) -> None:
+    """To make one ready npm starts another npm in its folder, which reads the settings there."""
+    tool("npm")
+    tool("git")
+    ran = place / "ran"
+    inner = repository(place, "inner", {"package.json": '{"name": "inner", "version": "1.0.0"}'})
+    package = {
+        "name": "evil",
+        "version": "1.0.0",
+        "scripts": {"prepare": f"touch {ran}"},
+        "dependencies": {"inner": inner},
+    }
+    evil = repository(
+        place,
+        "evil",
+        {
+            "package.json": json.dumps(package),
+            ".npmrc": "git=./evil.sh",
+            "evil.sh": f'#!/bin/sh\ntouch {ran}\nexec git "$@"\n',
+        },
+    )
+    needs = {"name": "fine", "version": "1.0.0", "dependencies": {"evil": evil}}
+    tarball(place, "fine.tgz", {"package/package.json": json.dumps(needs)})
+    told = failure(place, "x", "--language", "javascript", "./fine.tgz")
+    assert not ran.exists()
+    assert "runs its own code on this host when it is built" in told
+    words = ("x", "--language", "javascript", "./fine.tgz", "--allow-source")
+    assert built(place, *words)["packages"] == {"fine": "1.0.0"}
+    assert ran.exists()
+
+
 def test_what_leads_out_of_the_packages_is_refused(place: Path) -> None:
     assert INTERPRETER is not None
     folder = place / "x"
@@ -254,6 +301,46 @@ def test_two_builds_of_the_same_do_not_meet(place: Path) -> None:
         assert list(again.iterdir()) == []
     with (place / ".x.lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_what_is_being_built_is_not_removed(place: Path) -> None:
+    """Else two builds of the same could meet: the lock would go, and the next take a new one."""
+    target = place / "x"
+    made_for_python(target, {})
+    with fresh_folder(target):
+        with pytest.raises(EnvironmentFault, match="another build"):
+            remove(target)
+        assert target.is_dir()
+    remove(target)
+    assert list(place.iterdir()) == []
+
+
+def test_a_lock_that_was_removed_meanwhile_is_none(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, path = fcntl.flock, place / ".x.lock"
+    removed: list[int] = []
+
+    def late(lock: int, how: int) -> None:
+        if not removed:
+            removed.append(lock)
+            path.unlink()  # as the one does who had it
+        flock(lock, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with fresh_folder(place / "x"):
+        assert removed
+        with path.open() as other, pytest.raises(BlockingIOError):
+            flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_lock_that_is_a_link_is_not_followed(place: Path) -> None:
+    precious = place / "precious"
+    precious.write_text("here")
+    (place / ".x.lock").symlink_to(precious)
+    with pytest.raises(OSError, match="symbolic link"), fresh_folder(place / "x"):
+        pass
+    assert precious.read_text() == "here"
 
 
 def test_something_else_is_neither_replaced_nor_removed(place: Path) -> None:

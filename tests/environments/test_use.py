@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import streamer
 from streamer.errors import ConfigError, InvalidJob
 from streamer.model.environment import NOT_BUILT
+from streamer.model.languages import DEFAULT_RUNTIMES
 from tests.conftest import OpenService, Start
 from tests.environments.making import made_for_node, made_for_python
 from tests.running import run_job
@@ -44,6 +46,34 @@ async def test_a_program_imports_what_is_there(
     assert ran.out.splitlines() == [f"hello from a package {anywhere}/words", "2"]
     without = await run_job(service, language="python", code="import hello")
     assert "No module named 'hello'" in without.text("stderr")
+
+
+async def test_the_jobs_of_a_session_have_its_packages(
+    backend: str, open_service: OpenService, anywhere: Path
+) -> None:
+    tables = {
+        "words": made_for_python(anywhere / "words", HELLO),
+        "other": made_for_python(anywhere / "other", HELLO),
+    }
+    service = await open_service(backend, environments=tables)
+    opened = await service.jobs.sessions.open(streamer.SessionSpec(environment="words"))
+    session_id = opened.session.session_id
+    code = "import hello, sys; print(hello.greet(), sys.prefix)"
+    for chosen in (None, "words"):
+        ran = await run_job(
+            service, language="python", session_id=session_id, environment=chosen, code=code
+        )
+        assert ran.out == f"hello from a package {anywhere}/words\n"
+    assert (await run_job(service, language="bash", session_id=session_id, code="echo 1")).out == (
+        "1\n"
+    )
+    spec = streamer.JobSpec(language="python", session_id=session_id, environment="other", code="")
+    with pytest.raises(InvalidJob, match="at its start") as refusal:
+        await service.jobs.submit(spec)
+    assert refusal.value.path == "$.environment"
+    bare = (await service.jobs.sessions.open(streamer.SessionSpec())).session.session_id
+    ran = await run_job(service, language="python", session_id=bare, code=code)
+    assert "No module named 'hello'" in ran.text("stderr")
 
 
 async def test_a_program_of_node_requires_and_imports_what_is_there(
@@ -225,7 +255,10 @@ async def test_it_is_listed_with_its_packages_and_in_the_record(start: Start, pl
 
 
 async def test_one_that_is_built_while_the_service_runs_is_used(
-    open_service: OpenService, need: Callable[[str], str], place: Path
+    open_service: OpenService,
+    need: Callable[[str], str],
+    place: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     tables = {"words": {"languages": ["python"], "path": str(place / "words")}}
     service = await open_service(need("bwrap"), environments=tables)
@@ -252,6 +285,12 @@ async def test_one_that_is_built_while_the_service_runs_is_used(
         await changed.wait()
     await service.worker._publish()
     assert (await run_job(service, **job)).out == "1\n"
+    caplog.clear()
+    shutil.rmtree(place / "words")
+    while not languages.environments["words"].reason:
+        changed.clear()
+        await changed.wait()
+    assert "the environment words is not available: nothing is built in" in caplog.text
 
 
 async def test_jobs_with_it_are_neither_held_nor_forked(
@@ -299,6 +338,17 @@ def test_a_wrong_table_stops_the_start(table: Mapping[str, Any], message: str) -
     with pytest.raises(ConfigError) as refused:
         streamer.Config.from_mapping({"environments": {"x": table}})
     assert refused.value.message.startswith(message)
+
+
+def test_nothing_is_started_ahead_of_a_job_with_packages() -> None:
+    """It would be kept for others, though most jobs want none."""
+    python = replace(DEFAULT_RUNTIMES["python"], fork=True)
+    with_packages = streamer.Config.from_mapping(
+        {"environments": {"x": {"languages": ["python"], "path": "/opt/x"}}}
+    ).environments["x"]
+    applied = with_packages.applied(python, "/usr/bin")
+    assert (python.warm, python.fork) == (True, True)
+    assert (applied.warm, applied.fork) == (False, False)
 
 
 def test_a_wrong_name_stops_the_start() -> None:

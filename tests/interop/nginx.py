@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
 from tests.interop.clients import snippet
+from tests.redisserver import free_port
 from tests.tools import tool
 
-__all__ = ["GZIP", "proxied"]
+__all__ = ["GZIP", "proxied", "serving"]
 
 GZIP: Final = "gzip on; gzip_types *; gzip_min_length 1;"
 
@@ -40,9 +40,7 @@ async def proxied(
 
     With `bare` it adds no header.
     """
-    executable = tool("nginx")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     server = snippet("nginx").replace("127.0.0.1:8081", f"127.0.0.1:{port}")
     server = server.replace("127.0.0.1:8080", f"127.0.0.1:{upstream}")
     if bare:
@@ -50,6 +48,14 @@ async def proxied(
     if prefix:
         server = server.replace("location / {", f"location {prefix} {{")
         server = server.replace(f":{upstream};", f":{upstream}/;")
+    async with serving(server, folder, more):
+        yield f"http://127.0.0.1:{port}"
+
+
+@asynccontextmanager
+async def serving(server: str, folder: Path, more: str = "") -> AsyncIterator[None]:
+    """Run nginx with what is in its block ``http``, until it is left."""
+    executable = tool("nginx")
     user = "user root;" if os.getuid() == 0 else ""
     conf = folder / "nginx.conf"
     conf.write_text(FRAME.format(folder=folder, user=user, more=more, server=server))
@@ -66,7 +72,7 @@ async def proxied(
                 line = await process.stderr.readline()
                 said += line
                 assert line, said.decode()
-        yield f"http://127.0.0.1:{port}"
+        yield
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()

@@ -8,7 +8,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
+from streamer.model.events import Complete, JobEvent, Output, Stats, Status, encode
 from tests.browser.chromium import Browser
 from tests.conftest import Start
 from tests.interop.clients import FOLLOWERS, Follower, Transcript
@@ -83,6 +86,64 @@ async def test_live_with_comments_in_between(
     job_id = await submit(client, **python(PROGRAM))
     url = f"http://127.0.0.1:{client.port}/api/stream/{job_id}"
     assert await follower(url, tmp_path, own_browser) == EXPECTED
+
+
+async def test_an_event_without_an_id_moves_no_client(
+    follower: Follower, own_browser: Browser | None, tmp_path: Path
+) -> None:
+    asked: list[str] = []
+    stats = _frame(Stats(cpu_time_ms=1, memory_bytes=1, processes=1, t=1))
+    answers = [
+        _frame(Status("queued", t=0, job_id="x"), 1) + _frame(_printed("before\n"), 2),
+        stats,
+        None,  # a 502, after which a new EventSource is opened
+        stats,
+        stats + _frame(_printed("after\n"), 3) + _frame(END, 4),
+    ]
+
+    async def stream(request: web.Request) -> web.Response:
+        asked.append(request.headers.get("Last-Event-ID") or request.query.get("lastEventId", ""))
+        assert len(asked) <= len(answers), asked
+        body = answers[len(asked) - 1]
+        if body is None:
+            return web.Response(status=502)
+        return web.Response(body=b"retry: 10\n" + body, content_type="text/event-stream")
+
+    async def page(_: web.Request) -> web.Response:
+        return web.Response(text="a page")
+
+    app = web.Application()
+    app.add_routes([web.get("/api/stream/{job}", stream), web.get("/healthz", page)])
+    async with TestServer(app) as server:
+        url = str(server.make_url("/api/stream/x?stats=1"))
+        assert await follower(url, tmp_path, own_browser) == Transcript("before\nafter\n", "")
+    assert asked == ["", "2", "2", "2", "2"]
+
+
+END = Complete(
+    reason="exited",
+    exit_code=0,
+    signal=None,
+    duration_ms=1,
+    cpu_time_ms=1,
+    peak_memory_bytes=1,
+    timed_out=False,
+    oom_killed=False,
+    output_bytes=13,
+    output_truncated=False,
+    sandbox="bwrap",
+    phase="run",
+)
+
+
+def _printed(text: str) -> Output:
+    return Output("stdout", text, t=1, phase="run")
+
+
+def _frame(event: JobEvent, number: int | None = None) -> bytes:
+    kind, data = encode(event)
+    made = b"event: %b\ndata: %b\n" % (kind.encode(), data)
+    return made + (b"\n" if number is None else b"id: %d\n\n" % number)
 
 
 async def test_a_job_that_python_gives_up_on_is_cancelled(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,10 +13,12 @@ from typing import Any
 import pytest
 
 from streamer.config.projects import ProjectsConfig
-from streamer.engine.memory.blobs import BlobLimits, DiskBlobs
+from streamer.engine.limits import BlobLimits
+from streamer.engine.memory.blobs import DiskBlobs
 from streamer.errors import Busy, InvalidRequest, NotFound, RateLimited, TooLarge
 from streamer.jobs import projects as module
 from streamer.jobs.archives import read
+from streamer.jobs.archives.entries import Source
 from streamer.jobs.projects import Projects
 
 from .archives import MIB, form_of, tar_of, zip_of
@@ -88,6 +92,24 @@ async def test_it_expires(blobs: DiskBlobs) -> None:
         await projects.find(project.id)
 
 
+async def test_what_a_killed_service_has_left_expires(
+    blobs: DiskBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In an engine that other services share, nobody else would know of it."""
+    stored, create = [], blobs.create
+
+    def seen(*args: Any, **how: Any) -> Any:
+        stored.append(how)
+        return create(*args, **how)
+
+    monkeypatch.setattr(blobs, "create", seen)
+    await make(blobs).upload(sent(zip_of([("a", b"1")])))
+    assert [(how["kind"], how.get("keep_s") is not None) for how in stored] == [
+        ("upload", True),
+        ("project", True),
+    ]
+
+
 async def test_a_form(blobs: DiskBlobs) -> None:
     form = form_of([(b'filename="a/b"', b"1"), (b'filename="c"', b"2")])
     project = await make(blobs).upload(sent(form), boundary=b"xyz")
@@ -132,6 +154,23 @@ async def test_what_is_refused_leaves_nothing(
         await make(blobs, max_files=10, max_bytes=2 * MIB, max_ratio=10_000).upload(sent(upload))
     assert await blobs.used_bytes() == 0
     assert list((tmp_path / "blobs").iterdir()) == []
+
+
+async def test_nothing_of_what_is_refused_waits_for_the_garbage_collector(
+    blobs: DiskBlobs,
+) -> None:
+    projects = make(blobs)
+    gc.collect()
+    gc.disable()
+    try:
+        with contextlib.suppress(InvalidRequest):  # `pytest.raises` would keep it
+            await projects.upload(sent(tar_of([("a", b"1"), ("../b", b"2")])))
+            raise AssertionError("it was not refused")
+        async with asyncio.timeout(10):  # the thread may not be quite at its end
+            while any(isinstance(one, Source) for one in gc.get_objects()):
+                await asyncio.sleep(0)
+    finally:
+        gc.enable()
 
 
 async def test_a_share_of_the_disk_that_is_used_up(blobs: DiskBlobs) -> None:
@@ -196,6 +235,61 @@ async def test_an_upload_that_is_cancelled_while_it_is_read(
     assert list((tmp_path / "blobs").iterdir()) == []
 
 
+async def test_a_tenant_has_one_archive_read_at_a_time(
+    blobs: DiskBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Archives that take long do not keep those of others waiting, nor jobs with a project."""
+    go_on = threading.Event()
+    begun: asyncio.Queue[None] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    real = read.store_project
+    hostile = tar_of([("hostile", b"1")])
+
+    def slow(source: Any, *rest: Any) -> Any:
+        if source.pread(7, 0) == b"hostile":
+            loop.call_soon_threadsafe(begun.put_nowait, None)
+            assert go_on.wait(60)
+        return real(source, *rest)
+
+    projects = make(blobs)
+    known = await projects.upload(sent(tar_of([("a", b"1")])), tenant="bob")
+    monkeypatch.setattr(module, "store_project", slow)
+    uploads = [
+        asyncio.create_task(projects.upload(sent(hostile), tenant="alice")) for _ in range(3)
+    ]
+    await begun.get()
+    project = await projects.upload(sent(tar_of([("a", b"1")])), tenant="bob")
+    assert project.contents.files[0].name == "a"
+    uploads += [asyncio.create_task(projects.upload(sent(hostile), tenant="carol"))]
+    await begun.get()  # both threads are taken
+    projects._forget(known.id)
+    assert await projects.find(known.id, tenant="bob") == known
+    waiting = asyncio.create_task(projects.upload(sent(hostile), tenant="dave"))
+    while not module.THREADS._work_queue.qsize():
+        await asyncio.sleep(0)
+    waiting.cancel()  # it ends though no thread is free
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    go_on.set()
+    await asyncio.gather(*uploads)
+    assert begun.qsize() == 2
+    assert not projects._turns
+
+
+async def test_an_archive_that_takes_too_long(
+    blobs: DiskBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def endless(source: Any, *_: Any) -> Any:
+        while True:
+            source.go_on()
+
+    monkeypatch.setattr(module, "store_project", endless)
+    monkeypatch.setattr(module, "READ_S", 0.1)
+    with pytest.raises(InvalidRequest, match=r"within 0\.1 s"):
+        await make(blobs).upload(sent(tar_of([("a", b"1")])))
+    assert await blobs.used_bytes() == 0
+
+
 async def test_lists_are_kept_within_bounds(
     blobs: DiskBlobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,3 +304,28 @@ async def test_lists_are_kept_within_bounds(
     for project in (*kept, large):
         await projects.delete(project.id)
     assert (projects._listed_bytes, len(projects._listed)) == (0, 0)
+
+
+@pytest.mark.parametrize("last", ["_contents", "delete"])
+async def test_an_upload_that_is_cancelled_when_it_is_stored_leaves_nothing(
+    blobs: DiskBlobs, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    """Nobody would know of the project."""
+    projects = make(blobs)
+    begun = asyncio.Event()
+    real = getattr(projects if last == "_contents" else blobs, last)
+
+    async def slow(*given: Any) -> Any:
+        done = await real(*given)
+        if not begun.is_set():
+            begun.set()
+            await asyncio.Event().wait()
+        return done
+
+    monkeypatch.setattr(projects if last == "_contents" else blobs, last, slow)
+    task = asyncio.create_task(projects.upload(sent(tar_of([("a", b"1")]))))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await blobs.used_bytes() == 0

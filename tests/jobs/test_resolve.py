@@ -11,6 +11,7 @@ import pytest
 from streamer.config.schema import Config, LimitsConfig, SandboxConfig
 from streamer.errors import BackendUnavailable, InvalidJob
 from streamer.jobs import arguments, resolve
+from streamer.jobs.commands import MAX_COMMAND_BYTES, build_steps
 from streamer.jobs.resolve import Resolver
 from streamer.model import filenames
 from streamer.model.capabilities import BackendFacts, Capabilities
@@ -190,11 +191,75 @@ def test_arguments_of_a_case_count_with_those_of_the_job() -> None:
     assert refused.value.path == "$.cases[1].args"
 
 
+def test_words_of_all_cases_count_together() -> None:
+    """A few bytes may stand for millions of arguments, which the queue would have to weigh."""
+    job: dict[str, Any] = {"args": ("",) * 4096}
+    assert len(resolved(**job, cases=(Case(limits={"wall_time_s": 1.0}),) * 4).cases) == 4
+    assert resolved(**job, cases=(Case(args=()),) * 100).cases
+    for more in (Case(), Case(args=("",)), Case(args=(), env={"A": ""})):
+        with pytest.raises(InvalidJob, match="16384") as refused:
+            resolved(**job, cases=(*(Case(),) * 4, more))
+        assert refused.value.path == "$.cases[4]"
+
+
+def test_sources_are_found_by_their_ending_or_pattern() -> None:
+    runtime = Runtime(
+        name="made", entry="main.x", compile=("cc", "{sources}"), run=("./a",),
+        sources=("*.x", "lib[0-9]/*", "*.a*b"),
+    )  # fmt: skip
+    names = ["main.x", "b.x", ".x", "x", "b.xx", "lib1/y", "lib/y", "c.aab", "c.ab.c", "B.X"]
+    compiling, _ = build_steps(runtime, "main.x", names)
+    assert compiling == ("cc", "main.x", "b.x", "c.aab", "lib1/y")
+
+
+def test_more_sources_than_a_command_can_name() -> None:
+    made = Runtime(
+        name="built", entry="main.c", compile=("cc", "{sources}"), run=("./a",), sources=("*.c",)
+    )
+    resolver = Resolver(Config(), {"built": made})
+    most = (MAX_COMMAND_BYTES - len("cc main.c ./a ")) // 251
+    names = [f"{i:04}{'s' * 244}.c" for i in range(most + 1)]
+
+    def resolve_with(*names: str) -> ResolvedJob:
+        return resolver.resolve(JobSpec(language="built", **named("main.c", *names)), "1", WORKERS)
+
+    assert len(resolve_with(*names[:-1]).steps[0].argv) == 2 + most
+    with pytest.raises(InvalidJob, match="source files") as refused:
+        resolve_with(*names)
+    assert refused.value.path == "$.files"
+
+
 def test_as_many_cases_as_are_configured() -> None:
     config = LimitsConfig(max_cases=2)
     assert len(resolved(config, cases=(Case(),) * 2).cases) == 2
     with pytest.raises(InvalidJob, match="2 at most"):
         resolved(config, cases=(Case(),) * 3)
+
+
+def test_cases_have_a_time_together() -> None:
+    """They hold one place, one after another."""
+    most = LimitsConfig(max_cases_s=100)
+    assert len(resolved(most, cases=(Case(limits={"wall_time_s": 50}),) * 2).cases) == 2
+    for cases in (
+        (Case(limits={"wall_time_s": 50}), Case(limits={"wall_time_s": 50.5})),
+        (Case(limits={"wall_time_s": 50}), Case()),
+    ):
+        with pytest.raises(InvalidJob, match=r"limits\.max_cases_s allows 100 s") as refused:
+            resolved(most, cases=cases)
+        assert refused.value.path == "$.cases"
+    assert resolved(most, limits={"wall_time_s": 600}).steps
+
+
+def test_as_many_cases_as_there_may_be_fit_with_the_default_time_limit() -> None:
+    assert len(resolved(cases=(Case(),) * 100).cases) == 100
+    assert len(resolved(cases=(Case(),) * 10, limits={"wall_time_s": 600}).cases) == 10
+    with pytest.raises(InvalidJob, match="6600 s together"):
+        resolved(cases=(Case(),) * 11, limits={"wall_time_s": 600})
+    one = LimitsConfig(max_cases=1)
+    assert resolved(one, cases=(Case(),), limits={"wall_time_s": 600}).cases
+    # Rounded one after another these would be more than their product.
+    tenths = LimitsConfig(max_cases_s=9 * 0.7)
+    assert len(resolved(tenths, cases=(Case(),) * 9, limits={"wall_time_s": 0.7}).cases) == 9
 
 
 def test_what_is_compiled_must_come_out_of_its_sandbox() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import errno
 import os
 import sys
@@ -38,6 +39,32 @@ def lent(log: JobLog) -> Any:
 
 def write(log: JobLog, text: str, stream: Any = "stdout") -> None:
     log.append([encode(Output(stream, text, 0, "run"))])
+
+
+async def test_each_case_has_its_part_of_the_texts() -> None:
+    transcripts = Transcripts(30, 10**7)
+    log = JobLog()
+
+    def told(text: bytes, case: int | None, stream: Any = "stdout") -> None:
+        data = base64.b64encode(text).decode()
+        output = Output(stream, data, 0, "run", encoding="base64", case=case)
+        log.append([encode(output)])
+
+    told(b"compiled", None)
+    told(b"one\xc3", 0)  # the rest of the letter never comes
+    told(b"e", 0, "stderr")
+    told(b"\xa9two", 2)
+    told(b"2", 2)
+    told(b"!" * 100, 3)
+    told(b"?", 4)
+    text = await transcripts.text("job", lent(log))
+    assert text["stdout"] == f"compiledone\ufffdtwo2{'!' * 12}"
+    assert text["cases"] == {
+        0: {"stdout": "one", "stderr": "e"},
+        2: {"stdout": "\ufffdtwo2"},
+        3: {"stdout": "!" * 12},
+    }
+    assert await transcripts.text("job", lent(log)) == text
 
 
 async def test_each_event_is_read_once_however_many_ask() -> None:

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import tomllib
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 import pytest_asyncio
@@ -19,7 +19,7 @@ import pytest_asyncio
 from streamer import web
 from streamer.compose import Parts, build
 from streamer.model.events import Complete, Output
-from streamer.model.job import JobSpec
+from streamer.model.job import JobSpec, SourceFile
 from streamer.model.languages import DEFAULT_RUNTIMES
 from tests.conftest import BACKENDS
 from tests.languages.managed import MANAGED
@@ -115,6 +115,16 @@ async def test_standard_input(row: Row, service: Parts) -> None:
 async def test_arguments(row: Row, service: Parts) -> None:
     end = await ran(service, row, "arguments", args=row.given)
     assert (end.verdict, of(end)) == ("exited 0", f"a b\n--x\n{LETTERS}\n"), end.events
+
+
+async def test_an_entry_in_a_folder(row: Row, service: Parts) -> None:
+    need_language(service, row.language)
+    entry = PurePosixPath(DEFAULT_RUNTIMES[row.language].entry)
+    # Java wants the name of the class.
+    name = f"src/{entry}" if row.language == "java" else f"src/my first.try{entry.suffix}"
+    file = SourceFile(name, row.program("hello").encode())
+    end = await run_job(service, language=row.language, entry=name, files=(file,))
+    assert (end.verdict, of(end)) == ("exited 0", "hello\n"), end.events
 
 
 async def test_letters_of_every_length(row: Row, service: Parts) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 from collections.abc import AsyncIterator, Callable
 
@@ -11,7 +12,6 @@ import pytest_asyncio
 from streamer.compose import Parts, build
 from streamer.model.job import SourceFile
 from tests.running import run_job
-from tests.tools import tool
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
 
@@ -35,6 +35,28 @@ GO = """
     func main() { fmt.Println(dep.Dep() + inner.Empty) }
     """
 
+PIP = """
+    import subprocess, sys, zipfile
+    with zipfile.ZipFile("dep-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("dep.py", "DEP = 'works'")
+        wheel.writestr("dep-1.0.dist-info/METADATA", "Metadata-Version: 2.1\\nName: dep\\nVersion: 1.0\\n")
+        wheel.writestr("dep-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr("dep-1.0.dist-info/RECORD", "")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--no-index"]
+    subprocess.run([*pip, "--target", "packages", "./dep-1.0-py3-none-any.whl"], check=True)
+    sys.path.append("packages")
+    import dep
+    print(dep.DEP)
+    """
+
+CARGO = """
+    use std::process::{exit, Command};
+    fn main() {
+        let words = ["run", "--quiet", "--offline", "--manifest-path", "app/Cargo.toml"];
+        exit(Command::new("cargo").args(words).status().unwrap().code().unwrap())
+    }
+    """
+
 CASES = {
     "npm": (
         "javascript",
@@ -42,6 +64,17 @@ CASES = {
         {
             "dep/package.json": '{"name": "dep", "version": "1.0.0"}',
             "dep/index.js": "module.exports = 'works'",
+        },
+    ),
+    "pip3": ("python", PIP, {}),
+    "cargo": (
+        "rust",
+        CARGO,
+        {
+            "app/Cargo.toml": '[package]\nname = "app"\nversion = "1.0.0"\n[dependencies]\ndep = { path = "../dep" }\n',
+            "app/src/main.rs": 'fn main() { println!("{}", dep::DEP); }',
+            "dep/Cargo.toml": '[package]\nname = "dep"\nversion = "1.0.0"\n',
+            "dep/src/lib.rs": 'pub const DEP: &str = "works";',
         },
     ),
     "gem": (
@@ -73,7 +106,9 @@ async def service(need: Callable[[str], str]) -> AsyncIterator[Parts]:
 
 @pytest.mark.parametrize("name", CASES)
 async def test_a_project_with_a_package(name: str, service: Parts) -> None:
-    tool(name)
+    # That of the jobs: they do not see a version manager's in somebody's home.
+    if shutil.which(name, path=service.config.sandbox.path) is None:
+        pytest.skip(f"{name} is not installed")
     language, code, texts = CASES[name]
     files = tuple(SourceFile(path, text.encode()) for path, text in texts.items())
     program = textwrap.dedent(code)

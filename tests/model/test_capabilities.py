@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
+
+import pytest
 
 from streamer.model.capabilities import (
+    ISOLATIONS,
     NOTHING,
     Accepts,
+    Ahead,
     BackendFacts,
     Capabilities,
     EnvironmentFacts,
+    able,
     merged,
 )
-from streamer.model.job import JobFacts
+from streamer.model.job import JobFacts, Limits
+from streamer.model.session import ResolvedSession
+from streamer.spi import Isolation
 
 STRONG = Capabilities(
     {
@@ -66,11 +74,53 @@ def test_together_they_have_what_one_of_them_has() -> None:
     assert both.default == "bwrap"
     assert both.languages == {"python", "c", "java"}
     assert both.missing == {"lua": "lua is not installed"}
-    assert (both.places, both.processors, both.resisting) == (6, 2, 1)
+    assert (both.places, both.processors, both.resisting) == (6, 2, 0)
     assert both.trusted
     assert both.accepting
     idle = replace(STRONG, accepting=False)
     assert not merged([idle, replace(WEAK, accepting=False)]).accepting
+
+
+def test_the_default_is_the_strongest_in_whatever_order_the_workers_come() -> None:
+    assert [isolation.name.lower() for isolation in Isolation] == [*ISOLATIONS]
+    for workers in ([STRONG, WEAK], [WEAK, STRONG]):
+        assert merged(workers).default == "bwrap"
+    bare = replace(STRONG, default="plain", places=100)
+    for workers in ([bare, WEAK], [WEAK, bare]):
+        assert merged(workers).default == "firejail"
+
+
+def test_a_job_is_for_those_that_have_its_language_and_its_environment() -> None:
+    java = replace(WEAK, environments={"words": EnvironmentFacts()})
+    assert able([STRONG, java], ["java"], None) == [java]
+    assert able([STRONG, java], ["python"], None) == [STRONG, java]
+    assert able([STRONG, java], ["python"], "words") == [java]
+    assert able([STRONG, java], [], "words") == [java]
+    assert able([STRONG, java], ["c"], "words") == [STRONG], "it has no such environment"
+    assert able([STRONG, java], ["lua"], "none") == [STRONG, java]
+
+
+def test_a_session_is_for_one_that_has_all_its_languages() -> None:
+    session = ResolvedSession("s", "", "bwrap", Limits(), 60.0, 600.0, languages=("c", "python"))
+    assert STRONG.accepts.opens(session)
+    assert not STRONG.accepts.opens(replace(session, languages=("c", "java")))
+    assert not STRONG.accepts.opens(replace(session, environment="words"))
+
+
+def test_what_is_done_ahead_is_added_up() -> None:
+    one = Ahead(
+        {"bwrap": 2},
+        warm=1,
+        not_held={"bwrap": "", "plain": "why"},
+        not_forked={"bwrap": {"python": "why"}},
+    )
+    other = Ahead({"bwrap": 1}, forks={"bwrap": ["python"]}, not_held={"bwrap": "why"})
+    both = merged([replace(STRONG, ahead=one), replace(WEAK, ahead=other)]).ahead
+    assert both.held == {"bwrap": 3}
+    assert both.warm == 1
+    assert both.forks == {"bwrap": ["python"]}
+    assert both.not_forked == {"bwrap": {}}
+    assert both.not_held == {"bwrap": "", "plain": "why"}
 
 
 def test_what_neither_can_use_has_a_reason() -> None:
@@ -86,17 +136,19 @@ def test_hosts_are_listed_only_where_each_worker_holds_jobs_to_them() -> None:
     assert merged([WEAK, STRONG]).backends["bwrap"].filtering
 
 
-def test_there_are_terminals_only_where_each_worker_has_them() -> None:
+@pytest.mark.parametrize("name", ["terminals", "readable", "sessions", "keeps"])
+def test_there_is_what_may_be_missing_only_where_each_worker_has_it(name: str) -> None:
     facts = BackendFacts("deny_list", filtering=True)
+    has: dict[str, Any] = {name: True}
     without = replace(STRONG, backends={"firejail": facts})
-    having = replace(STRONG, backends={"firejail": replace(facts, filtering=False, terminals=True)})
+    having = replace(STRONG, backends={"firejail": replace(facts, filtering=False, **has)})
     for workers in ([without, having], [having, without]):
-        assert not merged(workers).backends["firejail"].terminals
+        assert not getattr(merged(workers).backends["firejail"], name)
     for workers in (
         [having, having],
         [having, replace(WEAK, backends={"firejail": replace(facts, reason="none")})],
     ):
-        assert merged(workers).backends["firejail"].terminals
+        assert getattr(merged(workers).backends["firejail"], name)
 
 
 def test_a_worker_accepts_what_it_can_run() -> None:

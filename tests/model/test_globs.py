@@ -63,6 +63,10 @@ def test_a_pattern_that_is_refused(pattern: str) -> None:
     assert why_not_glob(pattern).startswith(("a pattern", "the name", "a part", "** stands"))
 
 
+def test_a_folder_alone_is_refused_with_the_remedy() -> None:
+    assert "folder/**" in why_not_glob("out/")
+
+
 def test_names_without_wildcards() -> None:
     assert Glob("a/b.txt").is_name
     assert not Glob("a/?.txt").is_name

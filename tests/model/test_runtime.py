@@ -67,6 +67,70 @@ def test_sources_are_the_entry_and_then_the_others_in_order() -> None:
     assert steps == (("cc", "z.c", "a/b.c", "b.c"), ("./a.out",))
 
 
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        (b"package com.example;\nclass Main {}", "com.example.Main"),
+        (b"// package no;\r\n/* package no;\n*/ package\ta_1.b$ ; import x;", "a_1.b$.Main"),
+        (b"/**/package a;", "a.Main"),
+        ("package \u00e4.\u4e2d;".encode(), "\u00e4.\u4e2d.Main"),
+        (b"", "Main"),
+        (b"class Main {}\npackage a;", "Main"),
+        (b"packages a;", "Main"),
+        (b"package a", "Main"),
+        (b"package -a;", "Main"),
+        (b"/* package a;", "Main"),
+        (b"\xff package a;", "Main"),
+    ],
+)
+def test_a_class_is_named_with_the_package_that_its_file_declares(source: bytes, name: str) -> None:
+    runtime = Runtime(name="j", run=("java", "{class}", "{stem}"), compile=("javac", "{class}"))
+    assert build_steps(runtime, "src/Main.java", [], source) == (
+        ("javac", name),
+        ("java", name, "Main"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("entry", "source", "root"),
+    [
+        ("src/main/java/org/example/Main.java", b"package org.example;", "./src/main/java"),
+        ("org/example/Main.java", b"package org.example;", "."),
+        ("src/Main.java", b"", "./src"),
+        ("Main.java", b"", "."),
+        ("src/Main.java", b"package org.example;", "./src"),
+        ("xorg/Main.java", b"package org;", "./xorg"),
+    ],
+)
+def test_the_root_is_above_the_folders_of_the_package(entry: str, source: bytes, root: str) -> None:
+    runtime = Runtime(name="j", run=("java", "-cp", ".:{root}"))
+    assert build_steps(runtime, entry, [], source)[1][2] == f".:{root}"
+
+
+def test_sources_without_some() -> None:
+    runtime = Runtime(
+        name="j", run=("j",), compile=("jc", "{sources}"), sources=("*.j", "!test/*", "!*/test/*")
+    )
+    names = ["a.j", "test/b.j", "x/test/y/c.j", "x/tests/d.j"]
+    assert build_steps(runtime, "a.j", names)[0] == ("jc", "a.j", "x/tests/d.j")
+    assert build_steps(runtime, "test/b.j", names)[0] == ("jc", "test/b.j", "a.j", "x/tests/d.j")
+
+
+def test_a_script_that_executes_a_tool_is_none(tmp_path: Path) -> None:
+    own = Runtime(name="own", run=("./a",), compile=("sh", "-c", 'exec "$0" "$@"', "tool", "x"))
+    assert find_tool(own, str(tmp_path)).name == "tool"
+    script = Runtime(name="own", run=("sh", "-c", "echo", "x"))
+    assert find_tool(script, str(tmp_path)).name == "sh"
+
+
+def test_hidden_files_are_no_sources() -> None:
+    """macOS puts a ._main.c of its own beside each main.c of an archive, or below __MACOSX."""
+    runtime = Runtime(name="c", run=("./a.out",), compile=("cc", "{sources}"), sources=("*.c",))
+    hidden = ["._b.c", "__MACOSX/sub/._b.c", ".git/b.c", "sub/.#b.c"]
+    assert build_steps(runtime, "a.c", ["a.c", "sub/b.c", *hidden])[0] == ("cc", "a.c", "sub/b.c")
+    assert build_steps(runtime, ".a.c", [".a.c"])[0] == ("cc", ".a.c")
+
+
 def test_the_entry_may_stand_within_a_word_and_other_braces_stay() -> None:
     runtime = Runtime(name="x", run=("x", "--file={entry}", "{entry}", "awk {print} {}", "{}"))
     assert build_steps(runtime, "a b", [])[1] == ("x", "--file=a b", "a b", "awk {print} {}", "{}")
@@ -90,6 +154,11 @@ def test_a_file_name_is_never_an_option() -> None:
     assert build_steps(runtime, "-e.x", ["-e.x", "--o.x"]) == (
         ("x", "./-e.x", "./--o.x"),
         ("x", "./-e.x"),
+    )
+    # Compilers read options from a file that is named so.
+    assert build_steps(runtime, "@e.x", ["@e.x", "@o.x"]) == (
+        ("x", "./@e.x", "./@o.x"),
+        ("x", "./@e.x"),
     )
 
 
@@ -279,6 +348,27 @@ def test_the_limits_of_a_language_follow_the_configuration_and_the_language() ->
         assert memory(config, "raised") == min(max(default, 700), most) * MIB
 
 
+@pytest.mark.parametrize(
+    "launcher", [("stdbuf", "-oL"), ("stdbuf", "-o", "L", "-i", "0"), ("stdbuf", "--output=L")]
+)
+def test_behind_stdbuf_there_is_the_tool(launcher: tuple[str, ...], tmp_path: Path) -> None:
+    own = Runtime(name="own", run=(*launcher, "mytool", "-batch", "{entry}"))
+    assert find_tool(own, str(tmp_path)).name == "stdbuf"
+    tool(tmp_path, "stdbuf")
+    missing = find_tool(own, str(tmp_path))
+    assert missing.reason == f"mytool is not installed: looked for `mytool` in {tmp_path}"
+    tool(tmp_path, "mytool")
+    assert find_tool(own, str(tmp_path)).reason == ""
+    tool(tmp_path, "cc")
+    compiled = replace(own, compile=("cc", "{entry}"), run=(*launcher, "./a.out"))
+    assert find_tool(compiled, str(tmp_path)).reason == ""
+
+
+def test_sql_needs_sqlite(tmp_path: Path) -> None:
+    tool(tmp_path, "stdbuf")
+    assert missing_tools(DEFAULT_RUNTIMES, str(tmp_path))["sql"].startswith("sqlite3 is not inst")
+
+
 async def test_a_configured_language_without_its_tool_is_logged_at_the_start(
     open_service: OpenService, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
@@ -311,6 +401,24 @@ def test_a_version_extends_its_language() -> None:
     assert runtimes["python"].limits == {}
     assert runtimes["zig@0.11"].title == ""
     assert by_name(runtimes)["snake@3.12"] is new
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("node@20", "javascript@20"), ("snake@2", "python@2"), ("py@3.12", "python@3.12")],
+)
+def test_a_version_of_an_alias_is_refused_with_the_name_that_is_meant(
+    name: str, meant: str
+) -> None:
+    """It would be a language of its own, with nothing of the one that is meant."""
+    tables = {name: {"run": ["x", "{entry}"]}, "python": {"aliases": ["py", "snake"]}}
+    with pytest.raises(ConfigError) as refused:
+        Config.from_mapping({"runtimes": tables})
+    base = meant.partition("@")[0]
+    alias = name.partition("@")[0]
+    assert refused.value.message == (
+        f'runtimes.{name}: {alias} is another name of runtimes.{base}: write runtimes."{meant}"'
+    )
 
 
 def test_another_tool_is_asked_for_its_own_version() -> None:

@@ -83,6 +83,7 @@ def test_sizes_in_environment_options_and_profiles(tmp_path: Path) -> None:
         '[runtimes.python.limits]\nmemory_bytes = "300m"\n'
         '[runtimes.python.env]\nA_bytes = "1k"\n'
         '[sandbox.bwrap]\ntmp_bytes = "32MiB"\n'
+        '[engine]\nblob_bytes_per_client = "2GB"\n'
     )
     config = load_config(
         path,
@@ -95,7 +96,10 @@ def test_sizes_in_environment_options_and_profiles(tmp_path: Path) -> None:
     assert config.runtimes["python"].env["A_bytes"] == "1k"
     assert config.sandbox.options["bwrap"]["tmp_bytes"] == 32 * 2**20
     assert config.server.max_body_bytes == 10 * 2**20
+    assert config.engine.blob_bytes_per_client == 2 * 10**9
     assert config.streams.retention_bytes == 3 * 2**29
+    config = load_config(path, environ={"STREAMER_ENGINE__BLOB_BYTES_PER_CLIENT": "1k"})
+    assert config.engine.blob_bytes_per_client == 1024
 
 
 def test_a_wrong_size_is_told_with_its_key_and_origin(tmp_path: Path) -> None:

@@ -126,6 +126,10 @@ async def test_input_and_signals_of_other_types_raise_at_once(open_service: Open
             await job.write("lost", number=number)
         with pytest.raises(ValueError, match="begin with 1"):
             await job.end_input(number=number)
+    with pytest.raises(ValueError, match="the first byte is 0"):
+        await job.write("lost", seq=-1)
+    with pytest.raises(ValueError, match="the first byte is 0"):
+        await job.end_input(seq=-1)
     assert await job.write("tëxt\n", number=1) == "accepted"
     async for event in job.events():
         if isinstance(event.data, Output):

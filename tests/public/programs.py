@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from streamer.model.job import MIB
+from streamer.model.job import MIB, SourceFile
 from streamer.model.languages import DEFAULT_RUNTIMES
 from streamer.model.runtime import Runtime
 
@@ -137,19 +137,29 @@ NETWORK: Final = (
     ),
 )
 
-JAVA: Final = Runtime(
-    name="java",
-    entry="Main.java",
-    sources=("*.java",),
-    compile=("javac", "-J-XX:MaxRAM={memory_bytes}", "-d", ".", "{sources}"),
-    run=(
-        *("java", "-XX:MaxRAM={memory_bytes}", "-XX:MaxRAMPercentage=50"),
-        *("-XX:ActiveProcessorCount={processors}", "-XX:+UseSerialGC", "Main"),
-    ),
-    limits={"memory_bytes": 512 * MIB},
-)
-
 MEMORY: Final = (
+    Case(
+        "a program in a package, with another file of it",
+        "java",
+        """
+        // package of.no.one;
+        package com.example;
+        public class Main { public static void main(String[] words) { new Other().tell(words[0]); } }
+        """,
+        "com.example.Other: hi\n",
+        {
+            "args": ("hi",),
+            "files": (
+                SourceFile(
+                    "Other.java",
+                    b"package com.example;\nclass Other { void tell(String s) {"
+                    b' System.out.println(getClass().getName() + ": " + s); } }',
+                ),
+                # macOS puts it into archives.
+                SourceFile("__MACOSX/._Other.java", b"\0\5\x16\7\0\2\0\0Mac OS X"),
+            ),
+        },
+    ),
     Case(
         "05 much garbage, in Java",
         "java",
@@ -162,7 +172,6 @@ MEMORY: Final = (
         """,
         "1799970000\n",
         {"limits": {"memory_bytes": 256 * MIB}},
-        runtime=JAVA,
         tools=("javac -version", "java -version"),
     ),
     Case(
@@ -210,7 +219,6 @@ ETC: Final = (
         "php",
         '<?php var_dump(ctype_digit("1"));',
         "bool(true)\n",
-        runtime=Runtime(name="php", entry="main.php", run=("php", "{entry}"), etc=("php",)),
         tools=("php -r 'ctype_digit(1);'",),
     ),
     Case(
@@ -218,7 +226,6 @@ ETC: Final = (
         "r",
         "print(sd(c(1,2,3)))",
         "[1] 1\n",
-        runtime=Runtime(name="r", entry="main.R", run=("Rscript", "{entry}"), etc=("R",)),
         tools=("Rscript -e 1",),
     ),
     Case(
@@ -226,13 +233,6 @@ ETC: Final = (
         "pascal",
         "begin writeln('hi'); end.",
         "hi\n",
-        runtime=Runtime(
-            name="pascal",
-            entry="main.pas",
-            compile=("fpc", "-v0", "-oa.out", "{entry}"),
-            run=("./a.out",),
-            etc=("fpc*.cfg",),
-        ),
         tools=("fpc -iV",),
     ),
     Case(

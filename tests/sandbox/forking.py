@@ -6,7 +6,7 @@ import asyncio
 import ctypes
 import os
 import platform
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final
@@ -26,6 +26,7 @@ __all__ = [
     "ENV",
     "PROGRAM",
     "SHAPE",
+    "Customize",
     "can_fork",
     "forking_pool",
     "holding",
@@ -37,6 +38,9 @@ __all__ = [
 
 SHAPE: Final = Shape("bwrap", LIMITS)
 ENV: Final[Mapping[str, str]] = {"PATH": "/usr/bin:/bin", "HOME": "", "LANG": "C.UTF-8"}
+
+Customize = Callable[[str], tuple[Program, Shape]]
+"""What the fixture `customized` returns."""
 
 
 def can_fork() -> bool:
@@ -105,8 +109,11 @@ async def holding(pool: Pool) -> Sandbox:
     return sandbox
 
 
-async def ran_in(sandbox: Sandbox, code: str, what: Program = PROGRAM) -> str:
-    await sandbox.put_files((SourceFile("main.py", code.encode()),), what.limits)
+async def ran_in(
+    sandbox: Sandbox, code: str, what: Program = PROGRAM, more: Sequence[SourceFile] = ()
+) -> str:
+    """Run a program in a sandbox with `more` files; return what it has printed."""
+    await sandbox.put_files((SourceFile("main.py", code.encode()), *more), what.limits)
     stdio = sandbox.stdio(with_input=False)
     try:
         run: Run = what.run(sandbox.home, stdio)

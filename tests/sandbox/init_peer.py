@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import socket
 import struct
 import subprocess
@@ -11,12 +12,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Final
+
+import pytest
 
 from tests.running import adopt_orphans, descendants
 
-__all__ = ["INIT", "Init", "run_frame", "served_init"]
+__all__ = ["INIT", "Init", "run_frame", "served_init", "waits_ms"]
 
 INIT = str(files("streamer.sandbox") / "init" / "streamer-init")
+POLL: Final = "7"
+"""The number of poll(2) on x86-64."""
 
 
 @dataclass
@@ -75,6 +81,23 @@ def served_init(folder: Path, wrapper: tuple[str, ...] = ()) -> Iterator[Init]:
         ours.close()
         served.ends()
     assert descendants() == {}
+
+
+def waits_ms(pid: int) -> int:
+    """Return for how many milliseconds an init waits for events now; -1 is without end.
+
+    Skips the test where nobody may see that.
+    """
+    if platform.machine() != "x86_64":
+        pytest.skip("poll(2) gets its time in another way there")
+    while True:
+        try:
+            number, *arguments = Path(f"/proc/{pid}/syscall").read_text().split()
+        except PermissionError:
+            pytest.skip("only root may see where an init waits")
+        if number == POLL:
+            found = int(arguments[2], 16) & 0xFFFFFFFF
+            return -1 if found == 0xFFFFFFFF else found
 
 
 def run_frame(

@@ -40,6 +40,7 @@ def pool_of(
         {"bwrap": bwrap, "plain": Plain()},
         state_dir="",
         cgroup=cgroup,
+        cpu_weight=12,
         uid_base=60706,
         places=places,
         users=places,

@@ -41,7 +41,7 @@ REQUIRED = os.environ.get("STREAMER_REQUIRE_CGROUP")
 
 @pytest.fixture
 def tree() -> CgroupTree:
-    with cgroup_tree("auto") as found:
+    with cgroup_tree("auto", 12) as found:
         assert REQUIRED in (None, found and found.level)
         if found is None:
             assert not (ROOT and Path("/sys/fs/cgroup/memory/tasks").exists()), "v1 is here"
@@ -187,7 +187,7 @@ async def test_nothing_of_a_job_is_left_in_a_group(
 
 async def test_a_cleared_group_has_nothing_alive_in_it(tree: CgroupTree) -> None:
     adopt_orphans()
-    with cgroup_tree("auto") as ours:
+    with cgroup_tree("auto", 12) as ours:
         assert ours is not None
         async with GroupSlot(ours).lend(lambda: None) as group:
             script = "for i in 1 2 3 4 5 6 7 8; do setsid sleep 600 & done; echo up; wait"
@@ -203,22 +203,40 @@ async def test_a_cleared_group_has_nothing_alive_in_it(tree: CgroupTree) -> None
             await process.wait()
 
 
-def test_all_jobs_together_have_an_eighth_of_the_weight_of_others() -> None:
-    with cgroup_tree("auto") as tree:
+@pytest.mark.parametrize(("weight", "shares"), [(25, 256), (100, 1024), (10_000, 102_400)])
+def test_all_jobs_together_have_the_configured_weight(weight: int, shares: int) -> None:
+    with cgroup_tree("auto", weight) as tree:
         if tree is None:
             pytest.skip("no cgroup is ours to divide: not root, and none is delegated")
         weights = {
-            "cpu.shares": str(1024 * (os.cpu_count() or 1) // 8),
-            "cpu.weight": "12",
+            "cpu.shares": shares * (os.cpu_count() or 1),
+            "cpu.weight": weight,
         }
         found = {
-            name: (root / name).read_text().strip()
+            name: int((root / name).read_text())
             for root in tree.roots
             for name in weights
             if (root / name).exists()
         }
         assert found, "nothing shares the processors"
         assert found == {name: weights[name] for name in found}
+
+
+async def test_a_service_gives_its_jobs_the_configured_weight(open_service: OpenService) -> None:
+    service = await open_service("plain", sandbox={"cpu_weight": 50})
+    pool = service.worker.pool
+    assert pool is not None
+    if pool.cgroups is None:
+        pytest.skip("no cgroup is ours to divide: not root, and none is delegated")
+    weights = {"cpu.shares": 512 * (os.cpu_count() or 1), "cpu.weight": 50}
+    found = {
+        name: int((root / name).read_text())
+        for root in pool.cgroups.roots
+        for name in weights
+        if (root / name).exists()
+    }
+    assert found, "nothing shares the processors"
+    assert found == {name: weights[name] for name in found}
 
 
 def test_a_process_of_another_namespace_is_not_taken_for_our_own_group(
@@ -245,7 +263,7 @@ def test_a_group_that_another_service_sweeps_is_made_again(
         real(fd, operation)
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with cgroup_tree("auto") as found:
+    with cgroup_tree("auto", 12) as found:
         assert found is not None
         assert found.level == tree.level
         assert swept
@@ -299,7 +317,7 @@ async def test_what_a_killed_service_left_is_swept(
     try:
         while not all(pids(folder / "job") for folder in left):
             await asyncio.sleep(0.005)
-        with cgroup_tree("auto"):
+        with cgroup_tree("auto", 12):
             async with asyncio.timeout(20):  # a service beside may be sweeping them
                 while any(folder.exists() for folder in left):
                     await asyncio.sleep(0.005)

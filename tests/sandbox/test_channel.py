@@ -33,6 +33,8 @@ from tests.running import descriptors
         (errno.ENOSPC, True, SandboxFailure),  # the host's disk
         (errno.EIO, False, SandboxFailure),
         (errno.ELOOP, False, PathRefused),
+        (errno.ENOENT, False, PathRefused),  # a process has just removed its folder
+        (errno.ETXTBSY, False, PathRefused),  # a program that runs
     ],
 )
 async def test_a_disk_of_the_hosts_that_is_full_is_not_the_jobs_fault(

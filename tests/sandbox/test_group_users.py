@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,11 @@ import streamer
 from streamer.sandbox.cgroups.files import pids
 from streamer.sandbox.cgroups.slots import GroupSlots
 from streamer.sandbox.cgroups.tree import CgroupTree, cgroup_tree
+from streamer.sandbox.forks import ForkBounds
+from streamer.sandbox.shape import Program
 from tests.running import adopt_orphans
+from tests.sandbox.forking import PROGRAM, SHAPE, need_forks
+from tests.sandbox.templated import pool_of
 
 INIT = str(Path(streamer.__file__).parent / "sandbox" / "init" / "streamer-init")
 FIRST, SECOND = 61190, 61191
@@ -24,7 +28,7 @@ FIRST, SECOND = 61190, 61191
 @pytest.fixture
 def tree() -> Iterator[CgroupTree]:
     adopt_orphans()
-    with cgroup_tree("auto") as found:
+    with cgroup_tree("auto", 12) as found:
         if found is None or not found.by_user:
             pytest.skip("needs a service of root with control groups of version 2")
         yield found
@@ -98,3 +102,48 @@ async def test_a_users_group_is_lent_again(tree: CgroupTree, slots: GroupSlots) 
             (again.folders[0] / "cgroup.controllers").read_text().split()
         )
         assert again.folders[0].is_relative_to(tree.roots[0])
+
+
+@pytest.fixture
+def unified() -> Iterator[Path]:
+    """A group of version 2, which need have no controllers, with a group in it."""
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    roots = [Path(mount[1]) for mount in mounts if mount[2] == "cgroup2"]
+    if os.geteuid() != 0 or not roots:
+        pytest.skip("only root may make groups, where version 2 is mounted")
+    group = roots[0] / f"streamer-test-{os.getpid()}"
+    inner = group / "inner"
+    inner.mkdir(parents=True)
+    try:
+        yield group
+    finally:
+        inner.rmdir()
+        group.rmdir()
+
+
+@pytest.mark.parametrize("program", [None, PROGRAM], ids=["template", "forked"])
+async def test_a_sandbox_is_made_in_its_group(
+    unified: Path, need: Callable[[str], str], program: Program | None
+) -> None:
+    need("bwrap")
+    if program is not None:
+        need_forks()
+    adopt_orphans()
+    with pool_of(cgroup="off", forks=ForkBounds()) as pool:
+        pool.forks.tried("bwrap", "python", "")
+        for _ in range(2):
+            pool.forks.wanted(SHAPE, program)
+        sandbox = await pool.lend(SHAPE, program)
+        (kept,) = pool.templates._kept.values()
+        assert kept.template.program == program
+        # It may move what it makes from the one to the other (cgroups(7)).
+        assert kept.identity is not None
+        (unified / "cgroup.procs").write_text(str(kept.template._hello.result()))
+        for group in (unified, unified / "inner"):
+            os.chown(group / "cgroup.procs", kept.identity.uid, -1)
+        made = kept.template.sandbox(kept.template.plan, str(unified / "inner"), (), by_group=0)
+        await made.come_up()
+        assert pids(unified / "inner") == [made._wrapper.pid]
+        await made.close()
+        await sandbox.close()
+        await pool.close()

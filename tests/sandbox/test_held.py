@@ -10,17 +10,21 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from streamer.errors import SandboxFailure
 from streamer.model.job import Limits, SourceFile
+from streamer.sandbox.drivers.protocol import GROUP_MEMORY
 from streamer.sandbox.meter import Meter
 from streamer.sandbox.sandbox import Sandbox
-from streamer.sandbox.shape import FilesDoNotFit, Run, RunEnd
+from streamer.sandbox.shape import FilesDoNotFit, Run, RunEnd, Shape
 from streamer.sandbox.stdio import Stdio
 from streamer.testing.running import SLOWNESS
 from tests.running import descendants, descriptors
+from tests.sandbox.facts import FACTS, in_common, of_any_two
+from tests.sandbox.init_peer import waits_ms
 from tests.sandbox.test_sandbox import lent, pool_of
 
 MIB = 1024 * 1024
@@ -348,16 +352,23 @@ async def test_a_proxy_may_listen_beside_it(need: Callable[[str], str]) -> None:
             assert (end.status, out) == (0, "")
 
 
-async def test_two_have_nothing_in_common(need: Callable[[str], str]) -> None:
+@pytest.mark.parametrize("name", ["bwrap", "templated"])
+async def test_two_have_nothing_in_common(need: Callable[[str], str], name: str) -> None:
     need("bwrap")
-    tell = "print(hash('x'), id(object), open('/proc/self/maps').readline().split('-')[0])"
-    told = set()
-    async with opened("bwrap", "auto") as sandbox:
-        for _ in range(3):
+    said = []
+    with pool_of() as pool:
+        for _ in range(2):
+            sandbox = await pool.lend(Shape(name, LIMITS))
+            assert sandbox.from_template == (name == "templated")
             await hold(sandbox)
-            await put(sandbox, f"{tell}\nimport random; print(random.random())")
-            told.add((await finish(sandbox))[1])
-    assert len(told) == 3
+            await put(sandbox, FACTS)
+            end, text = await finish(sandbox)
+            await sandbox.close()
+            assert end.status == 0, text
+            said.append(text)
+        assert len(pool.templates.pids) in (0, 2)  # of one template, and its wrapper
+        await pool.close()
+    assert in_common(said) <= of_any_two()
 
 
 async def test_firejail_lets_nobody_be_traced(need: Callable[[str], str]) -> None:
@@ -376,3 +387,44 @@ async def test_without_our_init_none_is_held() -> None:
         async with lent(pool, "direct") as sandbox:
             with pytest.raises(SandboxFailure, match="without our init"):
                 await sandbox.hold(run_of(sandbox, PYTHON, Stdio.pipes()))
+
+
+QUIET = """
+import _signal, _thread, posix
+def go_on(*_):
+    posix.read(0, 1)
+    while True:
+        pass
+_signal.signal(_signal.SIGWINCH, go_on)
+lock = _thread.allocate_lock()
+lock.acquire()
+lock.acquire()
+"""
+RARE_MS = 200
+"""Between two looks while anything happens there is less (``init/watch.c``)."""
+
+
+async def test_what_it_uses_is_looked_at_soon_after_its_job_has_come(
+    need: Callable[[str], str],
+) -> None:
+    """What the init knows is older than the files of the job."""
+    need("bwrap")
+    limits = Limits(wall_time_s=60, cpu_time_s=60)
+    argv = ("python3", "-I", "-S", "-c", QUIET)
+    async with opened("templated", "auto", limits) as sandbox:
+        driver: Any = sandbox._driver
+        if not driver._run_flags & GROUP_MEMORY:
+            pytest.skip("otherwise the init looks often")
+        init, before = driver._wrapper.pid, descendants()
+        await sandbox.hold(run_of(sandbox, argv, Stdio.pipes(with_input=True), limits=limits))
+        async with asyncio.timeout(20):
+            while waits_ms(init) < RARE_MS:  # it does nothing, and is not held
+                await asyncio.sleep(0)
+            while not sandbox.held.done():
+                os.kill(program_of(before), signal.SIGWINCH)
+                await asyncio.sleep(0.01)
+        assert waits_ms(init) == -1
+        with contextlib.closing(sandbox.stdio(with_input=False)) as stdio:
+            await sandbox.run(run_of(sandbox, argv, stdio, limits=limits))
+            assert 0 <= waits_ms(init) < RARE_MS
+            await sandbox.kill()

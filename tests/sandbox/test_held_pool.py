@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from streamer.errors import SandboxFailure
+from streamer.model.capabilities import NOT_TESTED
 from streamer.model.job import Limits, SourceFile
 from streamer.sandbox import held as module
 from streamer.sandbox import lookout, refill, wants
@@ -544,7 +545,7 @@ async def test_a_backend_that_does_not_want_it_has_none_opened(pool: Pool) -> No
         pass
     assert not pool.held._refill._wanted
     assert pool.held._refill._timer is None
-    assert pool.held.why_not("firejail") == module.UNTRIED
+    assert pool.held.why_not("firejail") == NOT_TESTED
     async with lent(pool, None, replace(SHAPE, backend="plain")):
         pass
     assert pool.held._refill._timer is None

@@ -9,15 +9,16 @@ import resource
 import socket
 import struct
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from streamer.errors import SandboxFailure
 from streamer.sandbox.drivers.channel import InitChannel
-from streamer.sandbox.drivers.protocol import PROTOCOL
+from streamer.sandbox.drivers.protocol import GROUP_MEMORY, GROUP_SHARE, GROUP_TIME, KEEP, PROTOCOL
 from tests.running import descendants
-from tests.sandbox.init_peer import INIT, Init, run_frame
+from tests.sandbox.init_peer import INIT, Init, run_frame, waits_ms
 
 
 def until_started(init: Init) -> None:
@@ -39,6 +40,41 @@ def test_it_runs_one_program_after_another(init: Init) -> None:
         init.send_stdio()
         init.send(b"R", run_frame("/bin/true"))
         assert init.read()[0] == b"X"
+
+
+def test_it_looks_seldom_where_a_group_keeps_to_the_limits(init: Init) -> None:
+    init.send_stdio()
+    by_group = GROUP_MEMORY | GROUP_SHARE | GROUP_TIME
+    init.send(b"R", run_frame("/bin/sleep", "600", flags=by_group))
+    deadline = time.monotonic() + 20
+    while waits_ms(init.process.pid) < 400:  # 500 on average; where it has to look, 50
+        assert time.monotonic() < deadline
+    init.send(b"K")
+    assert init.read()[0] == b"X"
+
+
+def test_it_lowers_the_priority_of_no_process_of_the_host(init: Init) -> None:
+    """Here it has no namespace of process ids, so it sees them all; as root it may change them."""
+    if os.readlink("/proc/self/ns/pid") != "pid:[4026531836]":
+        pytest.skip("this is a container: what is here is not told from a sandbox")
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    crowd = "while :; do (:); done & " * 8 * (os.cpu_count() or 1) + "wait"
+    init.send_stdio()
+    init.send(b"R", run_frame("/bin/sh", "-c", crowd))
+    looked = looks(init)
+    deadline = time.monotonic() + 60
+    while looks(init) < looked + 30:  # it lowers after four looks at a crowd that changes
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
+    init.send(b"K")
+    assert init.read()[0] == b"X"
+
+
+def looks(init: Init) -> int:
+    """Return how often the init has waited, which it does between two looks."""
+    status = Path(f"/proc/{init.process.pid}/status").read_text()
+    return int(status.partition("voluntary_ctxt_switches:")[2].split()[0])
 
 
 @pytest.mark.parametrize("size", [0, 2**24 + 1, 2**31, 2**32 - 1])
@@ -259,3 +295,86 @@ def test_a_program_is_in_a_session_that_neither_it_nor_the_init_leads(
     session, program, parent = map(int, (tmp_path / "told").read_text().split())
     assert parent == init.process.pid
     assert session not in (program, os.getsid(parent))
+
+
+def test_what_a_program_leaves_goes_on_only_if_it_may(init: Init) -> None:
+    leaves = run_frame("/bin/sh", "-c", "sleep 600 &", flags=KEEP)
+    for number in range(1, 3):
+        init.send_stdio()
+        init.send(b"R", leaves)
+        assert init.read()[0] == b"W"
+        init.send(b"V")
+        assert init.read()[0] == b"X"
+        assert len(descendants()) == 1 + number
+    init.send(b"V")  # without a program it has no effect, and no answer
+    init.send_stdio()
+    init.send(b"R", run_frame("/bin/sh", "-c", "sleep 600 &"))
+    assert init.read()[0] == b"W"
+    init.send(b"V")
+    assert init.read()[0] == b"X"
+    assert [*descendants()] == [init.process.pid]
+
+
+def test_who_kills_a_program_kills_what_was_left_before(init: Init) -> None:
+    for script in ("sleep 600 &", "sleep 600"):
+        init.send_stdio()
+        init.send(b"R", run_frame("/bin/sh", "-c", script, flags=KEEP))
+        if script.endswith("&"):
+            assert init.read()[0] == b"W"
+            init.send(b"V")
+            assert init.read()[0] == b"X"
+    init.send(b"K")
+    kind, told = init.read()
+    assert (kind, told[:1]) == (b"X", b"k")
+    assert [*descendants()] == [init.process.pid]
+
+
+def boot_us() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
+
+
+def test_a_program_ends_when_its_time_is_over(init: Init) -> None:
+    init.send(b"L", struct.pack("<Q", boot_us() + 300_000))
+    init.send_stdio()
+    init.send(b"R", run_frame("/bin/sh", "-c", "sleep 600 & sleep 600"))
+    kind, told = init.read()
+    assert (kind, told[:1]) == (b"X", b"l")
+    assert [*descendants()] == [init.process.pid]
+    init.send_stdio()
+    init.send(b"R", run_frame("/bin/true"))
+    kind, told = init.read()
+    assert (kind, told[:1]) == (b"X", b"-"), "each time is told once"
+
+
+def test_a_program_goes_on_while_it_is_told_so(init: Init) -> None:
+    init.send(b"L", struct.pack("<Q", boot_us() + 500_000))
+    init.send_stdio()
+    init.send(b"R", run_frame("/bin/sleep", "1"))
+    init.send(b"L", struct.pack("<Q", boot_us() + 600_000_000))
+    init.send(b"L", b"short")  # is no time
+    kind, told = init.read()
+    assert (kind, told[:1]) == (b"X", b"-")
+
+
+def test_what_programs_have_left_ends_when_their_time_is_over(init: Init) -> None:
+    init.send_stdio()
+    init.send(b"R", run_frame("/bin/sh", "-c", "sleep 600 &", flags=KEEP))
+    assert init.read()[0] == b"W"
+    init.send(b"V")
+    assert init.read()[0] == b"X"
+    assert len(descendants()) == 2
+    init.send(b"L", struct.pack("<Q", boot_us()))
+    until_started(init)
+    assert [*descendants()] == [init.process.pid]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root sees what the init has open")
+def test_its_timer_goes_on_while_the_machine_is_suspended(init: Init) -> None:
+    """As poll(2) does not: it would sleep the rest of the time afterwards."""
+    init.send(b"L", struct.pack("<Q", boot_us() + 600_000_000))
+    until_started(init)
+    told = [path.read_text() for path in Path(f"/proc/{init.process.pid}/fdinfo").iterdir()]
+    [timer] = [text for text in told if "clockid" in text]
+    assert f"clockid: {time.CLOCK_BOOTTIME}\n" in timer
+    seconds = timer.partition("it_value: (")[2].partition(",")[0]
+    assert 590 < int(seconds) <= 600

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from streamer.sandbox.drivers.protocol import OF_RUN, WALK_DISK
 from tests.sandbox.init_peer import Init, run_frame
 
 
@@ -63,12 +64,12 @@ def test_it_opens_a_path_while_a_program_runs(init: Init, tmp_path: Path) -> Non
     assert init.read()[0] == b"X"
 
 
-def used(init: Init) -> tuple[int, int, int]:
-    init.send(b"U", struct.pack("<I", 1))
+def used(init: Init, flags: int = WALK_DISK) -> tuple[int, ...]:
+    """Return CPU time, memory, disk, and the number of processes."""
+    init.send(b"U", struct.pack("<I", flags))
     kind, told = init.read()
     assert kind == b"U"
-    cpu, memory, disk = struct.unpack("<QQQ", told)
-    return cpu, memory, disk
+    return struct.unpack("<QQQQ", told)
 
 
 def test_it_adds_up_what_its_programs_have_used(init: Init, tmp_path: Path) -> None:
@@ -84,6 +85,22 @@ def test_it_adds_up_what_its_programs_have_used(init: Init, tmp_path: Path) -> N
         sums.append(used(init)[0])
     assert sums == sorted(sums)
     assert sums[-1] >= 150_000
+
+
+def test_with_a_flag_it_tells_nothing_of_earlier_programs_and_of_the_disk(
+    init: Init, tmp_path: Path
+) -> None:
+    (tmp_path / "f").write_bytes(bytes(100_000))
+    of_run = WALK_DISK | OF_RUN
+    busy = "import time\nwhile time.process_time() < 0.3: pass"
+    init.send_stdio()
+    init.send(b"R", run_frame("/usr/bin/env", "python3", "-c", busy))
+    assert init.read()[0] == b"X"
+    assert used(init)[0] >= 300_000
+    assert used(init)[2] >= 100_000
+    cpu, _, disk, processes = used(init, of_run)
+    assert (cpu, disk) == (0, 0)
+    assert processes > 0, "it is in no namespace of its own here"
 
 
 @pytest.mark.parametrize("payload", [b"", bytes(3), bytes(5)])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import itertools
 import os
 import resource
 import stat
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
@@ -17,7 +19,7 @@ import pytest
 
 from sandboxes.bwrap import Bwrap
 from streamer.errors import SandboxFailure
-from streamer.sandbox.listing import MOST_DEPTH, Listing, list_folder
+from streamer.sandbox.listing import MOST_DEPTH, Lister, Listing
 from streamer.sandbox.pool import Pool
 from streamer.sandbox.sandbox import THREADS, Sandbox
 from streamer.sandbox.stdio import Stdio
@@ -44,6 +46,58 @@ def pool() -> Iterator[Pool]:
 async def sandbox(pool: Pool, backend: str) -> AsyncIterator[Sandbox]:
     async with lent(pool, backend) as sandbox:
         yield sandbox
+
+
+@contextlib.contextmanager
+def as_ordinary_user() -> Iterator[None]:
+    """Be one, as many services are: root may open everything."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize(("mode", "names"), [(0o000, []), (0o444, []), (0o311, []), (0o755, ["x"])])
+def test_a_folder_into_which_we_may_not_look(mode: int, names: list[str]) -> None:
+    """It costs nothing but what is in it, and is told."""
+    with as_ordinary_user(), tempfile.TemporaryDirectory() as name:
+        at = Path(name)
+        for folder in ("a", "closed", "z"):
+            (at / folder).mkdir()
+            (at / folder / "x").touch()
+        (at / "closed").chmod(mode)
+        lister = Lister(os.open(at, os.O_RDONLY), most=100)
+        with contextlib.closing(lister):
+            listing = lister.go_on(60)
+        (at / "closed").chmod(0o755)
+    assert listing is not None
+    found = sorted(entry.path for entry in listing.entries)
+    assert found == ["a", "a/x", "closed", *(f"closed/{name}" for name in names), "z", "z/x"]
+    assert (listing.complete, listing.closed) == (True, not names)
+
+
+@pytest.mark.parametrize(("mode", "complete"), [(0o000, True), (0o444, False)])
+def test_names_of_a_closed_folder_count_though_they_are_not_listed(
+    mode: int, *, complete: bool
+) -> None:
+    """A job may make as many as it likes; a folder that is not even read has counted itself."""
+    with as_ordinary_user(), tempfile.TemporaryDirectory() as name:
+        closed = Path(name, "closed")
+        closed.mkdir()
+        for number in range(10):
+            (closed / f"{number}").touch()
+        closed.chmod(mode)
+        lister = Lister(os.open(name, os.O_RDONLY), most=1)
+        with contextlib.closing(lister):
+            listing = lister.go_on(60)
+        closed.chmod(0o755)
+    assert listing is not None
+    assert [entry.path for entry in listing.entries] == ["closed"]
+    assert (listing.complete, listing.closed) == (complete, complete)
 
 
 @contextlib.contextmanager
@@ -144,11 +198,13 @@ async def test_a_disk_that_hangs_holds_up_a_listing_for_so_long(
 ) -> None:
     go_on = threading.Event()
 
-    def hang(root: int, most: int) -> Listing:
-        go_on.wait(60)
-        return list_folder(root, most)
+    list_on = Lister.go_on
 
-    monkeypatch.setattr("streamer.sandbox.sandbox.list_folder", hang)
+    def hang(lister: Lister, seconds: float) -> Listing | None:
+        go_on.wait(60)
+        return list_on(lister, seconds)
+
+    monkeypatch.setattr(Lister, "go_on", hang)
     monkeypatch.setattr("streamer.sandbox.sandbox.LIST_TIMEOUT_S", 0.1)
     asked = [asyncio.create_task(sandbox.list_files()) for _ in range(5)]
     try:
@@ -162,6 +218,32 @@ async def test_a_disk_that_hangs_holds_up_a_listing_for_so_long(
     both_free = threading.Barrier(2, timeout=20)
     waits = [asyncio.wrap_future(THREADS.submit(both_free.wait)) for _ in range(2)]
     await asyncio.gather(*waits)
+
+
+async def test_workspaces_are_listed_in_turns(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that takes long does not keep the others waiting."""
+    assert await told(sandbox, "mkdir -p a/b c; touch a/b/f d") == (0, "")
+    begun: set[Lister] = set()
+    turns: list[Lister] = []
+    list_on = Lister.go_on
+
+    def counted(lister: Lister, _: float) -> Listing | None:
+        begun.add(lister)
+        if len(begun) < 3:
+            return None  # or it might be over before the others have begun
+        turns.append(lister)
+        return list_on(lister, 0.0)
+
+    monkeypatch.setattr(Lister, "go_on", counted)
+    listings = await asyncio.gather(*(sandbox.list_files() for _ in range(3)))
+    for listing in listings:
+        assert [entry.path for entry in listing.entries if "b" in entry.path] == ["a/b", "a/b/f"]
+        assert len(listing.entries) == 5
+    # One for each folder and entry, and none has all of them in a row.
+    assert len(turns) == 3 * (4 + 5 + 1)
+    assert max(len([*same]) for _, same in itertools.groupby(turns)) < 10
 
 
 class Showing(Bwrap):

@@ -53,6 +53,7 @@ async def test_a_place_comes_back_however_the_tidying_ends() -> None:
 
     execution = object.__new__(Execution)
     execution._job = ResolvedJob(job_id="one", language=None, backend="plain", steps=())
+    execution._about = {}
     execution.resists = True
     await execution._all_given_back(asyncio.create_task(failing()))
     assert not execution.resists

@@ -31,6 +31,11 @@ def test_a_path_is_shown_where_it_is(host: Host, tmp_path: Path) -> None:
     assert places(host, tmp_path) == [Shown(str(tmp_path), str(tmp_path))]
 
 
+def test_a_path_that_may_be_missing_is_shown_if_it_is_there(host: Host, tmp_path: Path) -> None:
+    assert places(host, f"-{tmp_path}") == [Shown(str(tmp_path), str(tmp_path))]
+    assert places(host, f"-{tmp_path}/none") == []
+
+
 def test_what_the_system_shows_anyway_is_not_mounted_again(host: Host) -> None:
     assert places(host, "/usr/bin", "/bin/sh", "/usr") == []
 

@@ -30,12 +30,13 @@ from streamer.sandbox.drivers import direct, spawn
 from streamer.sandbox.drivers.gated import Gated
 from streamer.sandbox.drivers.spawn import Spawned
 from streamer.sandbox.host import workspace
+from streamer.sandbox.lifeline import Lifeline
 from streamer.sandbox.listing import Listing
 from streamer.sandbox.meter import Meter
 from streamer.sandbox.pool import Pool, open_pool
 from streamer.sandbox.running import Running
 from streamer.sandbox.sandbox import Sandbox
-from streamer.sandbox.shape import FilesDoNotFit, PathRefused, Run, RunEnd, Shape
+from streamer.sandbox.shape import FilesDoNotFit, LargeFile, PathRefused, Run, RunEnd, Shape
 from streamer.sandbox.stdio import Stdio
 from streamer.spi import Backend, LaunchPlan, SandboxJob
 from streamer.testing.running import SLOWNESS
@@ -82,6 +83,7 @@ def pool_of(cgroup: str = "auto") -> Iterator[Pool]:
         BACKENDS,
         state_dir="",
         cgroup=cgroup,
+        cpu_weight=12,
         uid_base=60706,
         places=4,
         users=4,
@@ -171,6 +173,35 @@ async def test_programs_run_one_after_another_among_the_same_files(sandbox: Sand
     assert await told(sandbox, "cat c; pwd") == (0, f"two\n{sandbox.home}\n")
     await sandbox.put_files((SourceFile("d", b"three"),), LIMITS)
     assert await told(sandbox, "cat d; kill -9 $$") == (-9, "three")
+
+
+async def test_programs_end_by_themselves_when_their_time_is_over(
+    pool: Pool, sandbox: Sandbox
+) -> None:
+    assert await told(sandbox, "echo one") == (0, "one\n"), "without a time there is none"
+    stdio = Stdio.pipes()
+    pool.lifeline.extend(Lifeline.now_us() + 400_000)
+    running = await sandbox.run(shell("trap '' TERM; sleep 600 & sleep 600", stdio))
+    end = await running.ended
+    assert end.cause == "lost"
+    stdio.close()
+    pool.lifeline.extend(Lifeline.now_us() + 400_000)
+    stdio = Stdio.pipes()
+    running = await sandbox.run(shell("sleep 1; echo three", stdio))
+    pool.lifeline.extend(Lifeline.now_us() + 600_000_000)
+    end = await finished(sandbox, running)
+    assert (end.cause, os.read(stdio._ours["stdout"], 100)) == (None, b"three\n")
+    stdio.close()
+
+
+async def test_a_program_that_waited_for_its_job_has_its_time(pool: Pool, sandbox: Sandbox) -> None:
+    stdio = Stdio.pipes()
+    await sandbox.make_ready(shell("echo up; sleep 600", stdio))
+    pool.lifeline.extend(Lifeline.now_us() + 400_000)
+    running = await sandbox.run(shell("echo up; sleep 600", sandbox.stdio(with_input=True)))
+    assert (await running.ended).cause == "lost"
+    assert os.read(stdio._ours["stdout"], 100) == b"up\n"
+    stdio.close()
 
 
 async def test_what_a_program_writes_has_an_end_whether_it_was_started_or_not(
@@ -275,6 +306,19 @@ async def test_a_sandbox_goes_on_after_files_that_were_refused(
             assert await told(sandbox, "cat f folder/g; rm g folder/g", few) == (0, "newn")
 
 
+async def test_a_file_that_cannot_be_read_to_its_end_is_not_written(sandbox: Sandbox) -> None:
+    async def pieces(*, broken: bool) -> AsyncIterator[bytes]:
+        yield bytes(300_000)
+        if broken:
+            raise OSError(errno.EIO, "the disk is broken")
+
+    with pytest.raises(OSError, match="broken"):
+        await sandbox.put_file(LargeFile("a/b", 0o644, 600_000, pieces(broken=True)), LIMITS)
+    assert await told(sandbox, "ls") == (0, "")
+    await sandbox.put_file(LargeFile("a/b", 0o755, 300_000, pieces(broken=False)), LIMITS)
+    assert await told(sandbox, "test -x a/b && wc -c <a/b") == (0, "300000\n")
+
+
 async def test_a_signal_reaches_the_program_and_a_kill_all_of_it(sandbox: Sandbox) -> None:
     stdio = Stdio.pipes()
     script = "trap 'echo heard' USR1; setsid sleep 600 & echo up; while :; do sleep 0.01; done"
@@ -318,6 +362,28 @@ async def test_what_a_program_leaves_goes_on_until_it_is_ended(
             assert (end.cause, os.waitstatus_to_exitcode(end.status)) == (None, code)
             assert 0 < end.wall_us < 60e6 * SLOWNESS
             stdio.close()
+
+
+class Shared(Plain):
+    """Its init is in the namespace of the host's processes."""
+
+    name: ClassVar[str] = "shared"
+
+    def plan(self, job: SandboxJob, workspace: Path) -> LaunchPlan:
+        return replace(super().plan(job, workspace), own_pid_namespace=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "cgroup"), [("shared", "auto"), ("plain", "off"), ("direct", "auto")]
+)
+async def test_nothing_is_kept_that_no_namespace_ends_or_no_group_counts(
+    monkeypatch: pytest.MonkeyPatch, name: str, cgroup: str
+) -> None:
+    monkeypatch.setitem(BACKENDS, "shared", Shared())
+    with pool_of(cgroup) as pool:
+        async with lent(pool, name) as sandbox:
+            with pytest.raises(SandboxFailure, match="processes"):
+                sandbox.keep_rest()
 
 
 async def test_without_our_init_a_rest_that_does_not_die_fails_the_run(
@@ -837,6 +903,49 @@ async def test_what_is_used_so_far_is_told(
             assert (after.memory_bytes or 0) < 40_000_000
 
 
+async def test_what_the_present_run_uses_is_told_apart(
+    need: Callable[[str], str], cgroup: str, backend: str
+) -> None:
+    with pool_of(cgroup) as pool:
+        async with lent(pool, backend) as sandbox:
+            burn = "python3 -c 'import time\nwhile time.process_time() < 0.5: pass'"
+            assert await told(sandbox, burn) == (0, "")
+            assert await sandbox.use_of_run() is None
+            stdio = Stdio.pipes()
+            script = "sleep 60 & sleep 60 & echo up; wait"
+            env = {"PATH": "/usr/bin:/bin"}
+            running = await sandbox.run(Run(("sh", "-c", script), env, LIMITS, stdio))
+            await until_written(stdio)
+            use = await sandbox.use_of_run()
+            assert use is not None
+            assert 0 <= (use.cpu_time_us or 0) < 500_000
+            assert 0 < (use.memory_bytes or 0) < 40_000_000
+            assert (use.disk_bytes, use.processes) == (None, 3)
+            await sandbox.kill()
+            await running.ended
+            assert await sandbox.use_of_run() is None
+            stdio.close()
+
+
+async def test_the_cache_of_files_is_no_memory_that_a_run_uses(pool: Pool) -> None:
+    if pool.cgroups is None:
+        pytest.skip("only a group counts it")
+    async with lent(pool, "plain") as sandbox:
+        stdio = Stdio.pipes()
+        script = f"head -c {60 * MIB} /dev/zero >file; cat file >/dev/null; echo up; sleep 60"
+        limits = replace(LIMITS, disk_bytes=100 * MIB, memory_bytes=200 * MIB)
+        running = await sandbox.run(
+            Run(("sh", "-c", script), {"PATH": "/usr/bin:/bin"}, limits, stdio)
+        )
+        await until_written(stdio)
+        use = await sandbox.use_of_run()
+        assert use is not None
+        assert 0 < (use.memory_bytes or 0) < 40 * MIB
+        await sandbox.kill()
+        await running.ended
+        stdio.close()
+
+
 @pytest.mark.parametrize("name", ["bwrap", "templated", "firejail"])
 async def test_without_a_group_what_is_in_mounts_of_its_own_counts_as_memory(
     need: Callable[[str], str], name: str
@@ -856,6 +965,17 @@ async def test_without_our_init_only_a_group_tells_what_is_used() -> None:
                 use = await sandbox.use()
                 assert use.disk_bytes is None
                 assert (use.cpu_time_us is None) == (pool.cgroups is None)
+                stdio = Stdio.pipes()
+                running = await sandbox.run(
+                    Run(("sleep", "60"), {"PATH": "/usr/bin:/bin"}, LIMITS, stdio)
+                )
+                of_run = await sandbox.use_of_run()
+                assert of_run is not None
+                figures = (of_run.cpu_time_us, of_run.memory_bytes, of_run.processes)
+                assert all((figure is None) == (pool.cgroups is None) for figure in figures)
+                await sandbox.kill()
+                await running.ended
+                stdio.close()
                 with pytest.raises(SandboxFailure):
                     await sandbox.open_path("f", os.O_RDONLY)
                 with pytest.raises(SandboxFailure):
@@ -891,6 +1011,7 @@ async def test_a_sandbox_that_does_not_open_leaves_nothing(tmp_path: Path) -> No
         {"broken": broken},
         state_dir="",
         cgroup="auto",
+        cpu_weight=12,
         uid_base=60706,
         places=1,
         users=1,

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
+import termios
+from array import array
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -20,7 +24,7 @@ from streamer.errors import SandboxFailure
 from streamer.sandbox.drivers import template as driver
 from streamer.sandbox.drivers.gated import Gated
 from streamer.sandbox.drivers.protocol import PROTOCOL
-from streamer.sandbox.drivers.spawn import spawn
+from streamer.sandbox.drivers.spawn import spawn, start_command
 from streamer.sandbox.drivers.template import Child, Template
 from streamer.sandbox.pool import Pool
 from streamer.sandbox.shape import Program
@@ -70,6 +74,18 @@ async def test_a_request_that_could_not_be_sent_takes_nobodys_answer(pool: Pool)
         await last.come_up()
 
 
+def full_pipe(held: contextlib.AsyncExitStack) -> tuple[int, int]:
+    """Return the ends of a pipe to which nothing can be written until it is read from."""
+    reading, writing = os.pipe2(os.O_NONBLOCK)
+    held.callback(os.close, reading)
+    held.callback(os.close, writing)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, bytes(65536))
+    os.set_blocking(writing, True)
+    return reading, writing
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="a template hides its processes from their own user")
 async def test_the_namespaces_of_a_job_are_made_in_its_group_and_not_by_the_template(
     pool: Pool,
@@ -80,13 +96,7 @@ async def test_the_namespaces_of_a_job_are_made_in_its_group_and_not_by_the_temp
     async with contextlib.AsyncExitStack() as held, lent(pool):
         (kept,) = pool.templates._kept.values()
         its_own = network(init_of(pool.templates.pids))
-        entered, enters = os.pipe2(os.O_NONBLOCK)
-        held.callback(os.close, entered)
-        held.callback(os.close, enters)
-        with contextlib.suppress(BlockingIOError):
-            while True:  # until it is full
-                os.write(enters, bytes(65536))
-        os.set_blocking(enters, True)
+        entered, enters = full_pipe(held)
         first = kept.template.sandbox(kept.template.plan, "", (enters,), by_group=0)
         held.push_async_callback(first.close)
         second = kept.template.sandbox(kept.template.plan, "", (), by_group=0)
@@ -97,6 +107,37 @@ async def test_the_namespaces_of_a_job_are_made_in_its_group_and_not_by_the_temp
         await first.come_up()
         networks = {network(sandbox._wrapper.pid) for sandbox in (first, second)}
         assert len(networks - {its_own}) == 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="an account's descriptors on their way are counted")
+async def test_a_sandbox_that_cannot_be_handed_over_is_dead(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of so many descriptors that nobody has received a process may send no more (unix(7)).
+    few = ("/bin/sh", "-c", 'ulimit -n 16 && exec "$@"', "sh")
+    monkeypatch.setattr(
+        "streamer.sandbox.templates.start_command",
+        lambda *given: (*few, *start_command(*given)),
+    )
+    async with contextlib.AsyncExitStack() as held, lent(pool):
+        (kept,) = pool.templates._kept.values()
+        before = descendants()
+        _, enters = full_pipe(held)
+        asked: list[Gated] = []
+        for _ in range(20):
+            asked.append(kept.template.sandbox(kept.template.plan, "", (enters,), by_group=0))
+            held.push_async_callback(asked[-1].close)
+        unread = array("i", [1])
+        while unread[0]:  # until the template has taken all of them
+            fcntl.ioctl(kept.template._sock, termios.TIOCOUTQ, unread)
+        answers = [cast("Child", gated._wrapper)._answer for gated in asked]
+        await asyncio.wait(answers)
+        made = [answer for answer in answers if answer.exception() is None]
+        assert len(made) < len(answers)
+        # Each waits to enter its group, and so would those that nobody else knows.
+        assert len(descendants()) == len(before) + len(made)
+        for gated in asked:
+            gated._wrapper.kill()  # they would not hear that they are closed
 
 
 async def test_a_pool_that_is_left_without_a_close_leaves_no_template(

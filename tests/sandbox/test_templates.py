@@ -50,6 +50,8 @@ keys = "/proc/keys"
 found = {
     "namespaces": {name: os.readlink(f"/proc/self/ns/{name}") for name in
                    ("user", "pid", "mnt", "ipc", "uts", "net", "cgroup")},
+    "devices": {path: os.stat(path).st_dev for path in
+                ("/dev/pts", "/dev/shm", "/proc", "/tmp", "/work")},
     "capabilities": [status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")],
     "privileges": status["NoNewPrivs"],
     "user": [os.getuid(), os.getgid()],
@@ -125,6 +127,8 @@ async def test_two_jobs_in_a_row_have_nothing_in_common(pool: Pool) -> None:
             assert (await told(sandbox, LEAVE))[0].status == 0
     assert len(pool.templates.pids) == 2  # one template, and its wrapper
     first, second = found
+    for each in found:
+        del each["devices"]  # those of file systems that have ended may be given to new ones
     one, other = first.pop("namespaces"), second.pop("namespaces")
     ours = {name: str(Path(f"/proc/self/ns/{name}").readlink()) for name in one}
     assert not set(ours.values()) & {*one.values(), *other.values()}
@@ -171,7 +175,7 @@ async def test_both_ways_show_a_job_the_same(need: Callable[[str], str]) -> None
             await sandbox.close()
             assert end.status == 0
             found.append(json.loads(out))
-            del found[-1]["namespaces"], found[-1]["parents"]
+            del found[-1]["namespaces"], found[-1]["parents"], found[-1]["devices"]
             # bwrap leaves what the init may have had: no_new_privs makes it worth nothing.
             del found[-1]["capabilities"][3]
         await pool.close()
@@ -190,8 +194,10 @@ async def test_without_the_filter_there_is_no_further_user_namespace(
         assert found["mount"] == "EPERM"
 
 
-async def test_two_jobs_of_one_template_have_no_common_namespace(pool: Pool) -> None:
-    # At the same time: the kernel may give the numbers of ended namespaces to new ones.
+async def test_two_jobs_of_one_template_have_no_common_namespace_or_file_system(
+    pool: Pool,
+) -> None:
+    # At the same time: the kernel may give the numbers of what has ended to what is new.
     async with contextlib.AsyncExitStack() as held, lent(pool) as first:
         (kept,) = pool.templates._kept.values()
         gated = kept.template.sandbox(kept.template.plan, "", (), by_group=0)
@@ -209,8 +215,9 @@ async def test_two_jobs_of_one_template_have_no_common_namespace(pool: Pool) -> 
             texts = await asyncio.gather(*(told(sandbox, LOOK) for sandbox in (first, second)))
         finally:
             await second.close()
-    one, other = (json.loads(out)["namespaces"] for _, out in texts)
-    assert not set(one.values()) & set(other.values())
+    one, other = (json.loads(out) for _, out in texts)
+    for what in ("namespaces", "devices"):
+        assert not set(one[what].values()) & set(other[what].values())
 
 
 async def test_a_group_that_runs_out_of_memory_takes_no_template_with_it(pool: Pool) -> None:

@@ -180,6 +180,7 @@ def _group(folder: Path, used: int) -> Path:
     for name in ("pids.max", "memory.swap.max", "memory.max"):
         (folder / name).touch()
     (folder / "memory.current").write_text(f"{used}\n")
+    (folder / "memory.stat").write_text(f"file {used}\nshmem 0\n")
     return folder
 
 

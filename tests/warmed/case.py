@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from streamer.model.job import JobSpec, SourceFile
+from streamer.model.job import USER_PACKAGES, JobSpec, SourceFile
 
 __all__ = ["Case"]
 
@@ -20,6 +20,11 @@ class Case:
     env: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, float] = field(default_factory=dict)
     entry: str | None = None
+
+    @property
+    def has_packages(self) -> bool:
+        """Whether it brings packages of its own, which an interpreter looks for when it starts."""
+        return any(name.startswith(f"{USER_PACKAGES}/") for name in self.files)
 
     def job(self, language: str, **others: Any) -> JobSpec:
         return JobSpec(

@@ -9,7 +9,8 @@ from typing import Any
 
 from aiohttp import ClientResponse
 
-from tests.support import AnyClient, Received, received
+from streamer.engine.memory.engine import MemoryEngine
+from tests.support import AnyClient, Received, parts_of, received
 
 SLEEPER: dict[str, Any] = {"command": ["sleep", "60"]}
 """A job that runs until it is cancelled."""
@@ -40,6 +41,14 @@ async def problem(response: ClientResponse, status: int, code: str) -> dict[str,
     assert "Traceback" not in text
     assert str(Path(__file__).parents[2]) not in text
     return document
+
+
+async def lose_worker(client: AnyClient, job_id: str) -> None:
+    """Let the lease of a running job in memory end, as that of a worker that is lost."""
+    engine = parts_of(client).engine
+    assert isinstance(engine, MemoryEngine)
+    engine._table.running[job_id].lease_until = 0.0
+    assert await engine.reap() == 1
 
 
 async def until_output(events: AsyncIterator[Received], wanted: str) -> None:

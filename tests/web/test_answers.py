@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import Start
-from tests.support import follow, submit
+from tests.jobs.archives import zip_of
+from tests.support import AnyClient, follow, submit
 from tests.web import SLEEPER, python, until_state
 
 HTTP = (Path(__file__).parents[2] / "docs" / "http.md").read_text()
@@ -49,6 +50,7 @@ async def test_every_field_of_every_answer_is_documented(start: Start) -> None:
     ):
         async with client.request(method, target, data=data) as response:
             answers[method, target] = await response.json(content_type=None)
+    answers |= await of_files(client)
     async with client.get(f"/api/stream/{waiting}") as response:
         await response.content.readline()
         async with client.get(f"/api/jobs/{waiting}/sessions") as listed:
@@ -62,3 +64,29 @@ async def test_every_field_of_every_answer_is_documented(start: Start) -> None:
     assert missing == set()
     seen = {name for answer in answers.values() for name in names(answer)}
     assert {"nextCursor", "result", "position", "peer", "checks", "stdoutTruncated"} <= seen
+    assert {"artifactsFailed", "projectId", "sha256", "keepProcesses", "kind", "complete"} <= seen
+
+
+async def of_files(client: AnyClient) -> dict[tuple[str, str], Any]:
+    """Return the answers about projects, sessions, and the files of jobs and sessions."""
+    answers = {}
+
+    async def ask(method: str, target: str, **how: Any) -> Any:
+        async with client.request(method, target, **how) as response:
+            assert response.status < 300, await response.text()
+            answers[method, target] = await response.json()
+        return answers[method, target]
+
+    leaves = python("open('left', 'w').write('x')", artifacts=["left", "none"])
+    job_id = await submit(client, **leaves)
+    events = await follow(client, job_id)
+    answers["GET", "artifact"] = [event.data for event in events if event.kind == "artifact"]
+    await ask("GET", f"/api/jobs/{job_id}")
+    await ask("GET", f"/api/jobs/{job_id}/files")
+    project = await ask("POST", "/api/projects", data=zip_of([("main.py", b"")]))
+    await ask("GET", f"/api/projects/{project['projectId']}")
+    links = (await ask("POST", "/api/sessions", json={"metadata": {"k": "v"}}))["links"]
+    await ask("PUT", f"{links['files']}/a/file", data=b"x")
+    for target in (links["session"], links["files"], "/api/sessions"):
+        await ask("GET", target)
+    return answers

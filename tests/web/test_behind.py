@@ -26,6 +26,9 @@ from tests.web import SLEEPER, python, until_state
         (["127.0.0.1"], "127.0.0.1", ["9.9.9.9, 1.1.1.1"], "1.1.1.1"),
         (["127.0.0.1"], "127.0.0.1", ["9.9.9.9", "1.1.1.1"], "1.1.1.1"),
         (["127.0.0.1", "10.0.0.0/8"], "127.0.0.1", ["9.9.9.9, 1.1.1.1, 10.1.2.3"], "1.1.1.1"),
+        # A Unix socket, as in an application behind a proxy of its host.
+        ([], "", ["1.1.1.1"], "127.0.0.1"),
+        (["127.0.0.1"], "", ["9.9.9.9, 1.1.1.1"], "1.1.1.1"),
         (["10.0.0.0/8"], "10.0.0.1", ["10.0.0.3,10.0.0.2"], "10.0.0.3"),
         (["127.0.0.1"], "127.0.0.1", ["1.1.1.1, unknown"], "127.0.0.1"),
         (["127.0.0.1"], "127.0.0.1", [""], "127.0.0.1"),
@@ -90,7 +93,7 @@ async def test_a_token_of_the_metrics_opens_them_and_nothing_else(start: Start) 
         async with client.get("/metrics", headers=wrong) as response:
             assert response.status == 401
     async with client.get("/metrics", headers={"Authorization": "Bearer runs"}) as response:
-        assert response.status == 200
+        assert response.status == 403, "one tenant's token does not show what others do"
 
 
 async def test_a_scraper_may_come_from_elsewhere_where_nobody_is_known(start: Start) -> None:

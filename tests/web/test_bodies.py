@@ -128,7 +128,12 @@ async def test_what_is_refused_gives_its_room_back(start: Start) -> None:
 
 async def test_one_tenant_cannot_take_the_room_of_the_others(start: Start) -> None:
     tokens = [
-        {"tenant": name, "sha256": hashlib.sha256(name.encode()).hexdigest()} for name in "ab"
+        {
+            "tenant": name,
+            "sha256": hashlib.sha256(name.encode()).hexdigest(),
+            "scopes": ["run", "metrics"],
+        }
+        for name in "ab"
     ]
     client = await start(
         server={"max_body_bytes": SIZE, "bodies_bytes": 4 * SIZE}, auth={"tokens": tokens}

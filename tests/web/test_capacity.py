@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Never
 
+import pytest
+
+from streamer.errors import EngineUnavailable
 from streamer.web.app import LIFETIME
 from tests.conftest import Start
-from tests.support import AnyClient, follow, received, run, submit, text, verdict
+from tests.support import AnyClient, follow, parts_of, received, run, submit, text, verdict
 from tests.web import SLEEPER, problem, python, until_state
 
 
@@ -25,6 +29,25 @@ async def test_a_full_queue_refuses_and_says_when_to_try_again(start: Start) -> 
     async with client.delete(f"/api/jobs/{waiting[0]}") as response:
         assert response.status == 202
     await submit(client, **SLEEPER)
+
+
+async def test_strangers_do_not_fill_the_log_while_the_engine_is_away(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = await start()
+
+    async def away() -> Never:
+        raise EngineUnavailable("there is no connection", retry_after_s=1.0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parts_of(client).jobs, "capabilities", away)
+        for _ in range(3):
+            async with client.get("/readyz") as response:
+                assert response.status == 503
+                assert not (await response.json())["checks"]["engine"]
+    assert caplog.text.count("did not answer a readiness check") == 1
+    async with client.get("/readyz") as response:
+        assert response.status == 200
 
 
 async def test_a_service_that_drains_takes_no_jobs_and_goes_on_answering(start: Start) -> None:
@@ -82,6 +105,8 @@ async def test_the_metrics_count_what_happened(start: Start) -> None:
     client = await start()
     await run(client, command=["true"])
     await run(client, command=["sleep", "9"], limits={"wallTimeS": 0.1})
+    async with client.post("/api/sessions") as response:
+        assert response.status == 201
     await metrics_of(client, finished=2)
     async with client.get("/metrics") as response:
         assert response.content_type == "text/plain"
@@ -91,6 +116,7 @@ async def test_the_metrics_count_what_happened(start: Start) -> None:
     assert values[f'{finished}{{outcome="exited"}}'] == "1"
     assert values[f'{finished}{{outcome="wall_time"}}'] == "1"
     assert values["streamer_jobs_running"] == "0"
+    assert values["streamer_sessions_open"] == "1"
 
 
 async def metrics_of(client: AnyClient, *, finished: int) -> dict[str, float]:
@@ -115,7 +141,8 @@ async def test_jobs_that_never_ran_are_counted(start: Start) -> None:
             assert response.status == 202
     values = await metrics_of(client, finished=3)
     assert values['streamer_jobs_finished_total{outcome="cancelled"}'] == 3
-    assert values["streamer_job_wait_seconds_count"] == 0, "they never had a worker"
+    waited = [name for name in values if name.startswith("streamer_job_wait_seconds")]
+    assert waited == [], "they never had a worker"
     assert values["streamer_waiting_bytes"] == 0 < values["streamer_record_bytes"]
 
 
@@ -131,13 +158,19 @@ async def test_the_metrics_tell_how_long_jobs_wait_and_run(start: Start) -> None
     await follow(client, first)
     await follow(client, second)
     values = await metrics_of(client, finished=2)
-    for part, count in (("wait", 2), ("run", 2), ("first_output", 1)):
+    for part, labels in (
+        ("wait", 'language="command",tenant=""'),
+        ("run", 'language="python",reason="exited"'),
+        ("first_output", 'language="python"'),
+    ):
         name = f"streamer_job_{part}_seconds"
-        buckets = [value for key, value in values.items() if key.startswith(f"{name}_bucket")]
+        buckets = [
+            value for key, value in values.items() if key.startswith(f"{name}_bucket{{{labels}")
+        ]
         assert buckets == sorted(buckets), "each holds those before it"
-        assert values[f"{name}_count"] == values[f'{name}_bucket{{le="+Inf"}}'] == count
-        assert values[f'{name}_bucket{{le="0.25"}}'] < count
-        assert values[f"{name}_sum"] >= 0.3
+        assert values[f"{name}_count{{{labels}}}"] == buckets[-1] == 1
+        assert values[f'{name}_bucket{{{labels},le="0.25"}}'] == 0
+        assert values[f"{name}_sum{{{labels}}}"] >= 0.3
 
 
 async def test_metrics_that_are_off_are_not_there(start: Start) -> None:

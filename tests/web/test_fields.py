@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+from collections.abc import Callable
 from typing import Any, Final
 
 import pytest
@@ -16,6 +17,7 @@ from streamer.errors import InvalidJob, StreamerError
 from streamer.jobs.resolve import MAX_FILES, Resolver
 from streamer.model.capabilities import BackendFacts, Capabilities
 from streamer.model.filenames import MAX_DEPTH
+from streamer.model.job import MAX_CASES
 from streamer.model.runtime import by_name
 from streamer.web import problems, wire
 from streamer.web.documents import dump
@@ -54,6 +56,8 @@ WHOLE: Final[dict[str, Any]] = {
         {"stdin": "", "args": ["a"], "env": {"A": "a"}, "limits": {"cpuTimeS": 1}, "name": "a"}
     ],
     "stopOnFailure": False,
+    "priority": 1,
+    "retry": 0,
 }
 SIGNAL: Final = {"signal": "SIGINT"}
 
@@ -296,6 +300,21 @@ async def test_as_many_folders_as_a_body_holds_are_refused(client: AnyClient) ->
     data = io.BytesIO(json.dumps({**python(""), "files": files}).encode())
     async with client.post("/api/execute", data=data) as response:
         assert (await problem(response, 400, INVALID))["path"] == "$.files"
+
+
+def test_of_too_many_cases_only_the_first_are_parsed() -> None:
+    """Eight kilobytes of gzip are millions of them."""
+    most = MAX_CASES
+    parsers: list[tuple[Callable[[bytes], object], str, str]] = [
+        (wire.parse_job, '{{"cases": {}}}', "$.cases"),
+        (wire.parse_cases, "{}", "$"),
+    ]
+    for parse, form, path in parsers:
+        for count in (2 * most, most + 1):
+            with pytest.raises(InvalidJob, match=f"{most} at most") as refused:
+                parse(form.format([{}] * count).encode())
+            assert (refused.value.path, wire._parsed.cases) == (path, most + 1)
+        assert parse(form.format([{}] * most).encode())
 
 
 async def test_too_many_files_are_refused_before_any_is_looked_at(client: AnyClient) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from aiohttp import ClientResponse, web
+from aiohttp import ClientPayloadError, ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
 from yarl import URL
 
@@ -178,17 +178,17 @@ async def test_parts_and_what_the_client_has(
         ("page.html", "text/plain; charset=utf-8"),
         ("out/a b/x\ny.txt", "text/plain; charset=utf-8"),
         ("plot.png", "image/png"),
-        ("out/data.bin", None),
+        ("out/data.bin", "application/octet-stream"),
     ],
 )
-async def test_what_a_browser_may_show(start: Start, name: str, media: str | None) -> None:
+async def test_what_a_browser_may_show(start: Start, name: str, media: str) -> None:
     client = await start()
     job_id = await left(client)
     path = f"/api/jobs/{job_id}/files/{quote(name)}?inline=1"
     async with client.get(encoded(path)) as response:
         check_safe(response)
-        kind = "attachment" if media is None else "inline"
-        assert response.headers["Content-Type"] == media or "application/octet-stream"
+        kind = "attachment" if media == "application/octet-stream" else "inline"
+        assert response.headers["Content-Type"] == media
         assert response.headers["Content-Disposition"].startswith(f"{kind}; ")
         assert await response.read() == NAMES[name]
 
@@ -269,8 +269,24 @@ async def test_a_reader_of_a_purged_job_has_the_rest(start: Start) -> None:
     await until_stored(parts_of(client).engine.blobs, 0)
 
 
-async def test_a_download_counts_as_a_reader(start: Start) -> None:
-    client = await start(streams={"max_readers_per_job": 2})
+async def test_an_archive_of_a_purged_job_breaks_off(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = await start()
+    job_id = await left(client, f"{LARGE}; open('more', 'w').write('x')", "large", "more")
+    async with client.get(f"/api/jobs/{job_id}/files?archive=zip") as response:
+        await response.content.readexactly(16)
+        async with client.delete(f"/api/jobs/{job_id}?purge=1") as purged:
+            assert purged.status == 204
+        with pytest.raises(ClientPayloadError):
+            await response.read()
+    await until_stored(parts_of(client).engine.blobs, 0)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+@pytest.mark.parametrize("bound", ["max_readers_per_job", "max_readers_per_client"])
+async def test_a_download_counts_as_a_reader(start: Start, bound: str) -> None:
+    client = await start(streams={bound: 2})
     job_id = await left(client, LARGE, "large")
     target = f"/api/jobs/{job_id}/files/large"
     with stalled(client, target), stalled(client, f"/api/jobs/{job_id}/files?archive=zip"):

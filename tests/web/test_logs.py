@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -54,6 +56,7 @@ def test_a_json_line_has_the_time_with_its_zone_and_the_fields(said: Said) -> No
     assert line.count("\n") == 1
     document = json.loads(line)
     assert datetime.fromisoformat(document.pop("time")).utcoffset() is not None
+    assert document.pop("node") == f"{socket.gethostname()}:{os.getpid()}"
     assert document == {
         "level": "info", "logger": "x", "message": "a\nb c", "tenant": "t", "n": 1,
     }  # fmt: skip
@@ -95,7 +98,7 @@ def test_a_job_that_is_over_is_one_line(said: Said) -> None:
     ended, lost = map(json.loads, said.getvalue().splitlines())
     assert ended["logger"] == "streamer.jobs"
     assert {
-        key: value for key, value in ended.items() if key not in ("time", "level", "logger")
+        key: value for key, value in ended.items() if key not in ("time", "level", "logger", "node")
     } == {
         "message": (
             "job_id=j1 tenant=alice language=python sandbox=bwrap waited_ms=1500 reason=exited "

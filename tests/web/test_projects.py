@@ -75,9 +75,10 @@ async def test_other_archives(start: Start, kind: str) -> None:
     assert [file["name"] for file in document["files"]] == ["main.py", "lib/a.py"]
 
 
-async def test_a_form_of_files(start: Start) -> None:
+@pytest.mark.parametrize("quoted", [True, False])
+async def test_a_form_of_files(start: Start, *, quoted: bool) -> None:
     client = await start()
-    form = FormData(quote_fields=False)
+    form = FormData(quote_fields=quoted)
     for name, content in FILES:
         form.add_field("files", content, filename=name)
     document = await upload(client, form)
@@ -97,6 +98,25 @@ async def test_files_and_code_lie_over_a_project(start: Start) -> None:
     assert text(await run(client, language="python", projectId=project, **entry)) == ""
     command = ["cat", "lib/a.py"]
     assert text(await run(client, command=command, projectId=project)) == "x = 7\n"
+
+
+async def test_a_class_has_the_package_of_its_file(start: Start) -> None:
+    """Whichever way the file comes: it has another name for the program that runs it."""
+    client = await start(runtimes={"j": {"entry": "Main.j", "run": ["echo", "{class}"]}})
+    files = [("Main.j", b"package a;"), ("src/x/Other.j", b"package x;"), ("Plain.j", b"")]
+    project = (await upload(client, zip_of(files)))["projectId"]
+    over = [{"name": "Main.j", "content": "package b;"}]
+    for fields, said in (
+        ({"projectId": project}, "a.Main"),
+        ({"projectId": project, "entry": "src/x/Other.j"}, "x.Other"),
+        ({"projectId": project, "entry": "Plain.j"}, "Plain"),
+        ({"projectId": project, "files": over}, "b.Main"),
+        ({"projectId": project, "code": "package c;"}, "c.Main"),
+        ({"files": over}, "b.Main"),
+        ({"code": "package c;", "cases": [{"args": ["1"]}], "args": ["2"]}, "c.Main 1"),
+        ({"code": "package c;", "cases": [{"limits": {"wallTimeS": 5}}]}, "c.Main"),
+    ):
+        assert text(await run(client, language="j", **fields)) == f"{said}\n", fields
 
 
 async def test_a_job_changes_its_own_copy_only(start: Start) -> None:
@@ -130,6 +150,22 @@ async def test_jobs_that_do_not_go_with_the_project(
     async with client.post("/api/execute", json=body) as response:
         document = json.loads(await response.read())
     assert (response.status, document["path"]) == (400, path), document
+
+
+async def test_a_program_in_the_folder_of_an_archive_is_pointed_out(start: Start) -> None:
+    """As GitHub, npm and the Finder make them."""
+    client = await start()
+    files = [
+        ("repo-main/lib/main.py", b""),
+        ("repo-main/main.py", b"print(1)"),
+        ("a/xmain.py", b""),
+    ]
+    project = (await upload(client, packed("gz", tar_of(files))))["projectId"]
+    body = {"language": "python", "projectId": project}
+    async with client.post("/api/execute", json=body) as response:
+        said = (await problem(response, 400, "invalid_request"))["detail"]
+    assert said.endswith("name the one to run in entry, such as 'repo-main/main.py'")
+    assert text(await run(client, **body, entry="repo-main/main.py")) == "1\n"
 
 
 async def test_more_files_than_the_disk_limit_allows(start: Start) -> None:
@@ -231,8 +267,13 @@ async def test_what_a_header_says_that_cannot_be(start: Start) -> None:
         data = packed("gz", tar_of(FILES))
         assert said in await refused(client, data, 400, "invalid_request", headers=headers)
     form = form_of([(b'filename="a"', b"1")], b"a b'c")
-    headers = {"Content-Type": 'multipart/form-data; charset=utf-8; boundary="a b\'c"'}
-    assert await upload(client, form, headers=headers)
+    for said in (
+        'multipart/form-data; charset=utf-8; boundary="a b\'c"',
+        'Multipart/Form-Data ;x="; boundary=y";; BOUNDARY="a\\ b\'c"; boundary=z',
+    ):
+        assert await upload(client, form, headers={"Content-Type": said})
+    for said in ("(" * 5000, "a/b" + ";" * 5000, "multipart/form-datas; boundary=x"):
+        assert await upload(client, data, headers={"Content-Type": said})
 
 
 async def test_a_bomb(start: Start) -> None:

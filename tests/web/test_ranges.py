@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from streamer.web.ranges import Unsatisfiable, byte_range
+from streamer.model.ranges import Unsatisfiable
+from streamer.web.ranges import byte_range
 
 
 @pytest.mark.parametrize(

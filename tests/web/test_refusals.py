@@ -140,6 +140,8 @@ WRONG = [
     place("terminal", **P, cases=[{}], terminal={"cols": 80, "rows": 24}),
     place("artifacts", **P, cases=[{}], artifacts=["*"]),
     place("stopOnFailure", **P, stopOnFailure=True),
+    *(place("priority", **P, priority=value) for value in (-11, 11, 10**30, 1.5, "1", True)),
+    *(place("retry", **P, retry=times) for times in (-1, 4, 1.5, "1", True)),
     # The program.
     place(""),
     place("", code="1"),
@@ -397,10 +399,10 @@ async def test_an_internal_failure_says_nothing(
 ) -> None:
     client = await start()
 
-    async def fail(self: Jobs) -> float:
+    async def fail(self: Jobs, *, tenant: str) -> None:
         raise ValueError("secret /etc/shadow")
 
-    monkeypatch.setattr(Jobs, "estimated_wait_s", fail)
+    monkeypatch.setattr(Jobs, "own_queue", fail)
     async with client.get("/api/queue") as response:
         body = await response.text()
         await problem(response, 500, "internal")

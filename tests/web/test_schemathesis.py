@@ -23,7 +23,7 @@ from tests.conftest import Start
 
 ROOT: Final = Path(tests.__file__).parents[1]
 
-REQUESTS: Final = int(os.environ.get("STREAMER_TEST_REQUESTS", "1000"))
+REQUESTS: Final = int(os.environ.get("STREAMER_TEST_REQUESTS", "300"))
 """How many at least; CI asks once for 5,000."""
 PER_OPERATION: Final = REQUESTS * 3 // 2 // len(OPERATIONS)
 """Some operations have not so many different ones."""
@@ -39,17 +39,40 @@ allow-x00 = true
 # that a key comes with the same request again.
 [[operations]]
 include-operation-id = "execute"
-checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "403", "409", "429"]
+checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "403", "404", "409", "410", "429"]
+checks.negative_data_rejection.expected-statuses = ["4xx", "503"]
+
+# A batch is answered, whatever becomes of its jobs. Each is many jobs, for whose end the streams of
+# other requests would wait.
+[[operations]]
+include-operation-id = "executeBatch"
+generation.max-examples = 5
+checks.negative_data_rejection.expected-statuses = ["2xx", "4xx", "503"]
+
+# A session that is known may have ended, and its project may be unknown.
+[[operations]]
+include-operation-id = "openSession"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "403", "429"]
+
+[[operations]]
+include-operation-id-regex = "(show|end|list|read|write|remove)Session"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "304", "400", "404", "409", "410", "416", "429"]
+checks.negative_data_rejection.expected-statuses = ["4xx", "503"]
 
 # Nor can it say what is in an archive, or what the names of the files of a form are.
 [[operations]]
 include-operation-id = "uploadProject"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "413", "429"]
 
-# Nor what the path of a file is: without `..`, for example.
+# Nor what the path of a file is: without `..`, for example; or what a grant looks like.
 [[operations]]
 include-operation-id = "readFile"
-checks.positive_data_acceptance.expected-statuses = ["2xx", "304", "400", "404"]
+checks.positive_data_acceptance.expected-statuses = ["2xx", "304", "400", "401", "404", "416"]
+
+# A grant has a longest time, which is configured.
+[[operations]]
+include-operation-id = "createGrant"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "404"]
 
 # A replay may be as slow as one likes.
 [[operations]]

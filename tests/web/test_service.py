@@ -35,6 +35,7 @@ async def test_the_queue_tells_how_long_one_would_wait(start: Start) -> None:
             "capacity": 1,
             "maxWaiting": 7,
             "estimatedWaitS": 0,
+            "own": {"running": 0, "waiting": 0, "maxRunning": None, "jobs": []},
         }
     await until_state(client, await submit(client, **SLEEPER), "running")
     for _ in range(3):

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 
+import pytest
+
+from streamer.model.job import JobSpec
 from tests.conftest import Start
 from tests.support import follow, received, run, submit, text, verdict
 from tests.web import SLEEPER, problem, python, until_state
@@ -229,3 +233,50 @@ async def test_a_size_in_a_request_may_have_a_unit(start: Start) -> None:
     for size, expected in (("1.5MiB", 3 * 2**19), ("2MB", 2_000_000), (4096, 4096)):
         events = await run(client, **python(program, limits={"fileBytes": size}))
         assert int(text(events)) == expected
+
+
+async def test_who_waits_is_told_what_each_case_has_written(start: Start) -> None:
+    client = await start()
+    code = "import sys; n = input(); print('got', n); sys.exit(f'no {n}' if n == '2' else 0)"
+    body = {"language": "python", "code": code, "cases": [{"stdin": n} for n in "123"]}
+    async with client.post("/api/execute", json=body, headers={"Prefer": "wait=60"}) as response:
+        result = (await response.json())["result"]
+    assert result["stdout"] == "got 1\ngot 2\ngot 3\n"
+    told = [(case["stdout"], case["stderr"], case["exitCode"]) for case in result["cases"]]
+    assert told == [("got 1\n", "", 0), ("got 2\n", "no 2\n", 1), ("got 3\n", "", 0)]
+
+
+@pytest.mark.memory_engine("what is found out before it, and what it refuses itself")
+@pytest.mark.parametrize("batch", [False, True], ids=["alone", "batch"])
+async def test_nothing_of_a_refused_job_waits_for_the_garbage_collector(
+    start: Start,
+    batch: bool,  # noqa: FBT001
+) -> None:
+    client = await start(queue={"concurrency": 1, "max_waiting": 1})
+    await until_state(client, await submit(client, **SLEEPER), "running")
+    await submit(client, **SLEEPER)
+    refused = [
+        {"language": "klingon", "code": ""},
+        {**python("1"), "metadata": {str(number): "" for number in range(1000)}},
+        {**python("1"), "projectId": "a" * 26},
+        {**python("1"), "sessionId": "a" * 26},
+        SLEEPER,
+    ]
+    gc.collect()
+    gc.disable()
+    try:
+        before = _described()
+        for job in refused:
+            for headers in ({}, {"Idempotency-Key": "k"}):
+                path, body = ("/api/execute/batch", [job] * 2) if batch else ("/api/execute", job)
+                async with client.post(path, json=body, headers=headers) as response:
+                    told = await response.json()
+                for one in told if batch else [told]:
+                    assert one["status"] in (400, 404, 429), one
+        assert _described() == before
+    finally:
+        gc.enable()
+
+
+def _described() -> int:
+    return sum(isinstance(one, JobSpec) for one in gc.get_objects())

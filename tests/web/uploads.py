@@ -1,8 +1,11 @@
-"""Archives for Schemathesis, which cannot make one from a schema (SCHEMATHESIS_HOOKS)."""
+"""What Schemathesis needs (SCHEMATHESIS_HOOKS): archives, since it cannot make one from a schema."""
 
 from __future__ import annotations
 
+import ast
+import threading
 from functools import partial
+from typing import Any
 
 import schemathesis
 from hypothesis import strategies as st
@@ -19,3 +22,16 @@ schemathesis.openapi.media_type("application/zip", FILES.map(zip_of))
 schemathesis.openapi.media_type("application/x-tar", TAR)
 schemathesis.openapi.media_type("application/gzip", TAR.map(partial(packed, "gz")))
 schemathesis.openapi.media_type("application/zstd", TAR.map(partial(packed, "zst")))
+
+# In Python before 3.11.5 threads that parse at the same time fail now and then with "AST constructor
+# recursion depth mismatch" (python/cpython#106905); Hypothesis does that to describe its functions.
+PARSING = threading.Lock()
+parse = ast.parse
+
+
+def parse_alone(*args: Any, **kwargs: Any) -> Any:
+    with PARSING:
+        return parse(*args, **kwargs)
+
+
+ast.parse = parse_alone

@@ -25,6 +25,9 @@ from tests.conftest import OpenService
 from tests.running import Ran, ended, program
 from tests.support import until_stored
 
+from .test_engine_faults import Faulty as FaultyLease
+from .test_engine_faults import make_faulty
+
 Need = Callable[[str], str]
 
 LIMITS = {"wall_time_s": 30.0}
@@ -123,6 +126,8 @@ async def test_only_regular_files_of_the_workspace(open_service: OpenService, ba
         ("bad_name", "out/\ufffd.txt"),
         ("bad_name", "out/back\\slash.txt"),
     }
+    # Each once, though two patterns stand for it.
+    assert len(ran.complete.artifacts_failed) == len(failed(ran))
 
 
 @pytest.mark.parametrize(
@@ -362,3 +367,50 @@ async def test_files_of_a_lost_job_are_deleted(open_service: OpenService, need: 
     await asyncio.wait_for(begun[-1].over.wait(), 30)
     assert await contents(job) == {}
     await until_stored(service.engine.blobs, 0)
+
+
+class Unheard(FaultyLease):
+    """A lease that ends a job, and whose answers are lost."""
+
+    async def finish(self, *arguments: Any) -> object:
+        await self._lease.finish(*arguments)
+        raise ConnectionError("the engine is away")
+
+
+async def test_files_that_a_job_may_have_got_are_not_deleted(
+    open_service: OpenService, need: Need, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.worker.writer.FINISH_PAUSES_S", (0.0,))
+    service = await open_service(need("bwrap"))
+    begun: list[Execution] = []
+    service.worker.on_start = begun.append
+    make_faulty(service, monkeypatch, lambda lease: Unheard(lease, {}))
+    await run(service, shell("true"))  # the claim that was under way
+    job, ran = await run(service, shell("echo x > a", "a"))
+    assert ran.verdict == "exited 0"
+    await asyncio.wait_for(begun[-1].over.wait(), 30)
+    assert await contents(job) == {"a": b"x\n"}
+
+
+async def test_an_end_that_the_worker_did_not_wait_for_has_its_files(
+    open_service: OpenService, need: Need, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.worker.writer.ENGINE_TIMEOUT_S", 0.2)
+    service = await open_service(need("bwrap"))
+    begun: list[Execution] = []
+    service.worker.on_start = begun.append
+    engine: Any = service.engine
+    enforce, hanging = engine._retention.enforce, [hang]
+
+    async def slow(record: Any) -> None:
+        """Make room on a disk that does not answer at first, when the job is over."""
+        if record.over and hanging:
+            await hanging.pop()()
+        await enforce(record)
+
+    monkeypatch.setattr(engine._retention, "enforce", slow)
+    job, ran = await run(service, shell("echo x > a", "a"))
+    assert ran.verdict == "exited 0"
+    await asyncio.wait_for(begun[-1].over.wait(), 30)
+    assert not hanging
+    assert await contents(job) == {"a": b"x\n"}

@@ -10,12 +10,14 @@ from typing import Any, Final
 import pytest
 
 from streamer.compose import Parts
+from streamer.engine.memory.lease import MemoryLease
 from streamer.jobs.job import Job
 from streamer.model.events import CaseEnd, Output, Status, Truncated
 from streamer.model.job import Case, JobSpec, Limits
 from streamer.model.runtime import Runtime
 from streamer.sandbox.pool import Pool
 from streamer.sandbox.sandbox import Sandbox
+from streamer.worker.execution import Execution
 from tests.conftest import OpenService
 from tests.running import Ran, ended, run_job, script
 from tests.support import until_stored
@@ -109,6 +111,29 @@ async def test_a_verdict_comes_after_the_output_of_its_case_and_before_the_next(
         if isinstance(event.data, CaseEnd | Output)
     ]
     assert seen == [None, 0, 0, 0, 1, 1, 1]
+
+
+async def test_the_end_waits_for_the_verdict_of_the_last_case(
+    open_service: OpenService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = await opened(open_service)
+    append, close, closed = MemoryLease.append, Sandbox.close, asyncio.Event()
+
+    async def far_away(lease: MemoryLease, batch: Any) -> None:
+        if batch[-1][0] == "case":
+            await closed.wait()  # that of the case, after which nothing else is left to do
+            for _ in range(1000):
+                await asyncio.sleep(0)
+        await append(lease, batch)
+
+    async def close_one(sandbox: Sandbox) -> None:
+        await close(sandbox)
+        closed.set()
+
+    monkeypatch.setattr(MemoryLease, "append", far_away)
+    monkeypatch.setattr(Sandbox, "close", close_one)
+    ran = await run_job(service, command=("true",), cases=(Case(),))
+    assert told(ran) == ["exited 0"]
 
 
 PROGRAM = """
@@ -237,6 +262,37 @@ async def test_cancelling_ends_all_of_them(open_service: OpenService) -> None:
     assert ran.verdict == "cancelled SIGTERM"
 
 
+async def test_a_job_that_is_cancelled_after_a_failure_was_cancelled(
+    open_service: OpenService,
+) -> None:
+    service = await opened(open_service)
+    cases = (Case(stdin=b"0"), Case(stdin=b"60"))
+    job = await service.jobs.submit(
+        JobSpec(**made("echo up; read line; sleep $line; exit 3", *cases))
+    )
+    await until_case(job, 1)
+    await job.cancel()
+    ran = await ended(job)
+    assert told(ran) == ["exited 3", "cancelled SIGTERM"]
+    assert ran.verdict == "cancelled SIGTERM"
+
+
+async def test_each_case_has_time_of_its_own_before_its_sandbox_counts_as_stuck(
+    open_service: OpenService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expect_in, expected = Execution._stopped_in, list[float]()
+
+    def noted(execution: Execution, seconds: float) -> None:
+        expected.append(seconds)
+        expect_in(execution, seconds)
+
+    monkeypatch.setattr(Execution, "_stopped_in", noted)
+    service = await opened(open_service)
+    cases = (Case(), Case(), Case())
+    await run_job(service, command=("true",), cases=cases, limits={"wall_time_s": 100})
+    assert len([seconds for seconds in expected if seconds > 200]) == len(cases)
+
+
 async def test_a_signal_goes_to_the_case_that_runs(open_service: OpenService) -> None:
     service = await opened(open_service)
     program = "trap 'exit 5' USR1; echo up; read line || while :; do sleep 0.01; done"
@@ -264,12 +320,15 @@ class Counted:
 
     def __init__(self, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
         self.most = self._now = self.all = 0
+        self.places: set[int] = set()
+        """How many jobs had a place when one was opened."""
         opening, closing = pool.held._open, Sandbox.close
 
         async def open_one(*given: Any, **named: Any) -> Sandbox:
             self._now += 1
             self.all += 1
             self.most = max(self.most, self._now)
+            self.places.add(pool.held._refill.jobs)
             return await opening(*given, **named)
 
         async def close_one(sandbox: Sandbox) -> None:
@@ -280,7 +339,7 @@ class Counted:
         monkeypatch.setattr(Sandbox, "close", close_one)
 
 
-@pytest.mark.parametrize(("room", "most"), [(8, 2), (0, 1)])
+@pytest.mark.parametrize(("room", "most"), [(8, 3), (1, 2), (0, 1)])
 async def test_the_next_sandbox_is_opened_ahead_if_there_is_room(
     open_service: OpenService, monkeypatch: pytest.MonkeyPatch, room: int, most: int
 ) -> None:
@@ -292,6 +351,7 @@ async def test_the_next_sandbox_is_opened_ahead_if_there_is_room(
     ran = await run_job(service, **made("echo up", *(Case() for _ in range(5))))
     assert told(ran) == ["exited 0"] * 5
     assert (counted.most, counted.all) == (most, 6)
+    assert counted.places == {1}
     assert pool.series._left == room
     assert pool.held._refill.jobs == 0
 
@@ -343,6 +403,16 @@ async def test_regular_files_and_folders_are_what_a_case_gets(
     assert outputs(ran)[0] == KEPT.format(size=len(KEEP))
 
 
+async def test_a_workspace_that_cannot_be_read_is_empty_for_the_cases(
+    open_service: OpenService,
+) -> None:
+    service = await opened(open_service)
+    ran = await run_job(service, **made("echo up", Case(), code="mkdir made; chmod 0 ."))
+    assert ran.complete.reason == "exited"
+    assert [end.reason for end in ends(ran)] == ["exited"]
+    assert ran.complete.exit_code
+
+
 async def test_what_is_compiled_counts_while_it_is_kept(open_service: OpenService) -> None:
     service = await opened(open_service, engine={"blob_bytes": 1_000_000})
     job = made("", Case(), code="mkdir made; head -c 2000000 /dev/zero > made/large")
@@ -380,6 +450,49 @@ async def test_a_sandbox_that_fails_is_the_end_of_the_job(
     await until_stored(service.engine.blobs, 0)
 
 
+async def test_what_is_not_read_in_time_is_no_fault_of_the_sandbox(
+    open_service: OpenService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.worker.compilation.STORE_S", 0.0)
+    service = await opened(open_service)
+    begun: list[Execution] = []
+    service.worker.on_start = begun.append
+    ran = await run_job(service, **made("echo up", Case()))
+    assert ran.verdict == "error sandbox_error"
+    assert not begun[-1].failed
+    await until_stored(service.engine.blobs, 0)
+
+
+async def test_the_end_comes_after_every_sandbox_is_closed(
+    open_service: OpenService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = await opened(open_service, sandbox={"warm": False})
+    closing, slow, asked, closed = Sandbox.close, asyncio.Event(), [], []
+
+    async def close(sandbox: Sandbox) -> None:
+        asked.append(sandbox)
+        if len(asked) == 2:  # that of the first case; the compiler's was before
+            await slow.wait()
+        await closing(sandbox)
+        closed.append(sandbox)
+
+    monkeypatch.setattr(Sandbox, "close", close)
+    begun: list[Execution] = []
+    service.worker.on_start = begun.append
+    program = "echo up; read line; sleep $line"
+    cases = (Case(stdin=b"0"), Case(stdin=b"60"), Case(stdin=b"60"))
+    job = await service.jobs.submit(JobSpec(**made(program, *cases)))
+    await until_case(job, 1)
+    await job.cancel()
+    while len(closed) < 2:
+        await asyncio.sleep(0.001)
+    for _ in range(200):
+        await asyncio.sleep(0)
+    assert not begun[-1].over.is_set()
+    slow.set()
+    assert (await ended(job)).verdict == "cancelled SIGTERM"
+
+
 async def test_jobs_with_cases_beside_each_other(open_service: OpenService) -> None:
     service = await opened(open_service, queue={"concurrency": 4})
     cases = tuple(Case(stdin=str(n).encode()) for n in range(4))
@@ -388,6 +501,26 @@ async def test_jobs_with_cases_beside_each_other(open_service: OpenService) -> N
     )
     for ran in jobs:
         assert outputs(ran) == {None: "compiling\n", 0: "0", 1: "1", 2: "2", 3: "3"}
+
+
+async def test_a_case_whose_files_take_too_long_is_no_end_of_the_job(
+    open_service: OpenService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = await opened(open_service)
+    put, puts = Sandbox.put_files, []
+
+    async def slow(sandbox: Sandbox, *given: Any) -> None:
+        puts.append(sandbox)
+        if len(puts) == 2:  # the first are those of the compiler
+            await asyncio.Event().wait()
+        await put(sandbox, *given)
+
+    monkeypatch.setattr(Sandbox, "put_files", slow)
+    cases = (Case(limits={"wall_time_s": 0.3}), Case())
+    ran = await run_job(service, **made("echo up", *cases))
+    assert [end.reason for end in ends(ran)] == ["wall_time", "exited"]
+    assert ran.complete.reason == "wall_time"
+    assert outputs(ran)[1] == "up\n"
 
 
 async def test_a_case_has_its_own_limits(open_service: OpenService) -> None:

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import os
 import re
+import stat
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from streamer.config.artifacts import ArtifactsConfig
 from streamer.engine.blobs import Blobs
-from streamer.engine.memory.blobs import BlobLimits, DiskBlobs
+from streamer.engine.limits import BlobLimits
+from streamer.engine.memory.blobs import DiskBlobs
+from streamer.model import globs
+from streamer.model.globs import Glob
 from streamer.model.job import SourceFile
+from streamer.sandbox.listing import Entry, Listing
 from streamer.sandbox.pool import Pool
 from streamer.sandbox.sandbox import Sandbox
 from streamer.sandbox.shape import Run, Shape
 from streamer.sandbox.stdio import Stdio
+from streamer.worker import matching as module
 from streamer.worker.artifacts import Collected, Collection
+from streamer.worker.matching import Matching
 from streamer.worker.stop import Stop
 from tests.sandbox import test_sandbox
 from tests.sandbox.test_sandbox import LIMITS, until_written
@@ -29,6 +39,62 @@ pool = test_sandbox.pool
 sandbox = test_sandbox.sandbox
 
 SECRET = b"outside"
+
+
+async def test_patterns_are_matched_in_turns(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes a job long to match does not cost others their files."""
+    turns: list[object] = []
+    go_on = Matching.go_on
+
+    def counted(matching: Matching) -> bool:
+        turns.append(matching)
+        return go_on(matching)
+
+    monkeypatch.setattr(Matching, "go_on", counted)
+    monkeypatch.setattr(module, "TURN_S", 0.0)
+    entries = [Entry(f"out/{name}", stat.S_IFREG, 1) for name in "edcab"]
+
+    class Listed:
+        async def list_files(self) -> Listing:
+            return Listing([Entry("out", stat.S_IFDIR, 0), *entries], complete=True)
+
+    searches = [
+        Collection(cast("Any", Listed()), blobs, "", ArtifactsConfig(), Collected())
+        for _ in range(3)
+    ]
+    patterns = [Glob("out/[a-c]"), Glob("name"), Glob("**")]
+    found = await asyncio.gather(*(search._found(patterns) for search in searches))
+    names = ["out/a", "out/b", "out/c", "name", "out/d", "out/e"]
+    assert found == [names] * 3
+    assert len(turns) == 3 * (2 * len(entries) + 2)
+    assert max(len([*same]) for _, same in itertools.groupby(turns)) < 2 * len(entries) + 1
+
+
+async def test_patterns_are_compiled_beside_the_loop(
+    blobs: Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """4 KiB of classes with characters of all planes take a second."""
+    threads: set[int] = set()
+    compiled = globs._matcher
+
+    def seen(part: str) -> globs.Matches:
+        threads.add(threading.get_ident())
+        return compiled(part)
+
+    monkeypatch.setattr(globs, "_matcher", seen)
+
+    class Listed:
+        async def list_files(self) -> Listing:
+            return Listing([Entry("zz", stat.S_IFREG, 1)], complete=True)
+
+    collected = Collected()
+    search = Collection(cast("Any", Listed()), blobs, "", ArtifactsConfig(), collected)
+    await search.run(("[b-\U0001f600]", "**/[c\u1234]*"), Stop())
+    assert [failure.reason for failure in collected.failed] == ["no_match"] * 2
+    assert threads
+    assert threading.get_ident() not in threads
+
+
 SWAPPING = """
 import os, sys, threading
 out = sys.argv[1]
@@ -177,3 +243,48 @@ async def test_without_our_init_that_is_told(
     assert {failure.reason for failure in found.failed} == {"sandbox_gone"}
     await sandbox.close()
     await pool.close()
+
+
+async def test_files_that_no_job_gets_expire(sandbox: Sandbox, blobs: Blobs) -> None:
+    await sandbox.put_files((SourceFile("a", b"x"),), LIMITS)
+    (file,) = (await collected(sandbox, blobs, "a")).files
+    facts = await blobs.find(file.blob.id)
+    assert facts is not None
+    assert facts.kind == "artifact"
+    assert facts.expires_at == pytest.approx(facts.created_at + 3600)
+
+
+async def test_a_file_is_closed_only_when_no_thread_reads_it(
+    sandbox: Sandbox, blobs: Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its number would soon be that of another file, which the thread would read."""
+    reading: list[int] = []
+    go_on = threading.Event()
+
+    def slow(fd: int, most: int, crc32: int) -> tuple[bytes, int]:
+        reading.append(fd)
+        go_on.wait()
+        return os.read(fd, most), crc32
+
+    monkeypatch.setattr("streamer.worker.artifacts._read", slow)
+    await sandbox.put_files((SourceFile("a", b"x"),), LIMITS)
+    kept = Collected()
+    bounds = ArtifactsConfig(timeout_s=0.2)
+    try:
+        await Collection(sandbox, blobs, "", bounds, kept).run(["a"], Stop())
+        assert [failure.reason for failure in kept.failed] == ["timeout"]
+        inode = os.fstat(reading[0]).st_ino
+    finally:
+        go_on.set()
+    fd = await sandbox.open_path("a", os.O_RDONLY)
+    assert os.fstat(fd).st_ino == inode
+    os.close(fd)
+    while descriptor_is_open(reading[0], inode):
+        await asyncio.sleep(0)
+
+
+def descriptor_is_open(fd: int, inode: int) -> bool:
+    try:
+        return os.fstat(fd).st_ino == inode
+    except OSError:
+        return False

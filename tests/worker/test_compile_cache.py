@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import tarfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
 
 from streamer.compose import Parts
 from streamer.model.events import Output, Status
-from streamer.model.job import Case, JobProject, JobSpec, SourceFile
+from streamer.model.job import (
+    Case,
+    JobProject,
+    JobSpec,
+    Limits,
+    Phase,
+    ResolvedJob,
+    SourceFile,
+    Step,
+)
 from streamer.model.runtime import Runtime
+from streamer.model.session import SessionSpec
+from streamer.worker import build, compilation
+from streamer.worker.compilation import Compilation
 from streamer.worker.compilecache import ENTRY_BYTES, CompileCache, Compiled
+from streamer.worker.verdict import JobEnd
 from tests.conftest import OpenService
 from tests.running import Ran, ended
 from tests.support import until_stored
@@ -59,6 +74,17 @@ async def test_the_second_job_with_a_program_does_not_compile_it(
     assert times == sorted(times)
 
 
+async def test_a_job_of_a_session_compiles_for_itself_only(open_service: OpenService) -> None:
+    service = await opened(open_service)
+    assert not (await made(service)).complete.cached
+    session = (await service.jobs.sessions.open(SessionSpec())).session.session_id
+    for _ in range(2):
+        assert not (await made(service, session_id=session)).complete.cached
+    code = MAKE + "; echo other"
+    assert not (await made(service, session_id=session, code=code)).complete.cached
+    assert not (await made(service, code=code)).complete.cached
+
+
 async def test_cases_use_it_too(open_service: OpenService) -> None:
     service = await opened(open_service)
     cases = (Case(stdin=b"1"), Case(stdin=b"2"))
@@ -67,6 +93,23 @@ async def test_cases_use_it_too(open_service: OpenService) -> None:
     third = await made(service)
     assert [ran.complete.cached for ran in (first, second, third)] == [False, True, True]
     assert second.text() == "compiling\n1./program\n2./program\n"
+
+
+async def test_how_cases_are_confined_is_told_with_the_first_program_that_runs(
+    open_service: OpenService,
+) -> None:
+    service = await opened(open_service)
+    pool = service.worker.pool
+    assert pool is not None
+    async with asyncio.timeout(60):
+        while pool.templates.why_not("bwrap"):
+            await asyncio.sleep(0.01)
+    policies = []
+    for cached in (False, True):
+        job = await service.jobs.submit(JobSpec(language="made", code=MAKE, cases=(Case(),)))
+        assert (await ended(job)).complete.cached == cached
+        policies.append((await job.view()).job.policy)
+    assert policies[0] == policies[1]
 
 
 @pytest.mark.parametrize(
@@ -131,6 +174,7 @@ async def test_a_project_counts_by_its_content(open_service: OpenService) -> Non
         f"{MAKE}; mkfifo pipe",
         f"{MAKE}; chmod 600 program",
         f"{MAKE}; mkdir private; chmod 700 private",
+        f"{MAKE}; chmod 0 .",
         f"{MAKE}; seq 100000",
         "echo 'exit 4' > program; kill -9 $$",
     ],
@@ -170,6 +214,42 @@ async def test_a_program_cannot_change_what_the_next_job_gets(open_service: Open
     assert texts == ["new\n"] * 3
 
 
+async def test_what_takes_longer_to_keep_than_to_compile_is_not_kept(
+    open_service: OpenService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program waits for that: with a project of 15,000 files for three seconds."""
+    service = await opened(open_service)
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for number in range(10):
+            archive.addfile(tarfile.TarInfo(f"file{number}"))
+
+    async def data() -> AsyncIterator[bytes]:
+        yield packed.getvalue()
+
+    project = (await service.jobs.projects.upload(data())).id
+    asked: list[object] = []
+    store = build.store_build
+
+    async def slow(*args: Any) -> Any:
+        asked.append(args)
+        await asyncio.sleep(60)
+        return await store(*args)
+
+    monkeypatch.setattr(compilation, "store_build", slow)
+    monkeypatch.setattr(compilation, "LEAST_S", 0.0)
+    code = f"{MAKE}; sleep 0.2"
+    assert (await made(service, code=code)).verdict == "exited 0"
+    assert len(asked) == 1
+    monkeypatch.setattr(compilation, "ENTRY_S", 60.0)
+    assert (await made(service, code=code, project_id=project)).verdict == "exited 0"
+    assert len(asked) == 1
+    monkeypatch.setattr(compilation, "store_build", store)
+    monkeypatch.setattr(compilation, "LEAST_S", 30.0)
+    for times in range(2):
+        assert (await made(service, code=code)).complete.cached == bool(times)
+
+
 async def test_it_can_be_off(open_service: OpenService) -> None:
     service = await opened(open_service, compile_cache={"max_bytes": 0})
     for _ in range(2):
@@ -186,11 +266,65 @@ async def test_what_is_gone_is_compiled_again(open_service: OpenService) -> None
     assert [(await made(service)).complete.cached for _ in range(2)] == [False, True]
 
 
+async def test_what_is_larger_than_is_kept_is_not_read(
+    open_service: OpenService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = await opened(open_service, compile_cache={"max_bytes": 200_000})
+    kinds: list[str] = []
+    blobs: Any = service.engine.blobs
+    create = blobs.create
+
+    def counted(*given: Any, kind: str, **how: Any) -> Any:
+        kinds.append(kind)
+        return create(*given, kind=kind, **how)
+
+    monkeypatch.setattr(blobs, "create", counted)
+    for size, created in ((90_000, ["build"]), (100_001, [])):
+        kinds.clear()
+        ran = await made(service, code=f"{MAKE}; head -c {size} /dev/zero > large")
+        assert ran.verdict == "exited 0"
+        assert kinds == created
+    ((_, kept),) = service.worker._settings.cache._kept.values()
+    assert 90_000 < kept.build.bytes < 91_000
+
+
+async def test_what_is_not_listed_as_a_whole_is_not_kept(
+    open_service: OpenService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.sandbox.listing.MOST_CHARACTERS", 3)
+    service = await opened(open_service)
+    for _ in range(2):
+        ran = await made(service)
+        assert (ran.verdict, ran.complete.cached) == ("exited 0", False)
+    assert (await made(service, cases=(Case(),))).complete.reason == "disk"
+
+
 async def test_a_full_disk_is_no_harm(open_service: OpenService) -> None:
     service = await opened(open_service, engine={"blob_bytes": 1})
     for _ in range(2):
         ran = await made(service)
         assert (ran.verdict, ran.complete.cached) == ("exited 0", False)
+
+
+@pytest.mark.parametrize("cases", [(), (Case(), Case())], ids=["no cases", "cases"])
+async def test_programs_that_are_kept_give_way_to_the_next(
+    open_service: OpenService, cases: tuple[Case, ...]
+) -> None:
+    """A client cannot delete them: they must not use up its share of the disk for good."""
+    service = await opened(open_service, engine={"blob_bytes_per_client": 400_000})
+    for number in (1, 2, 3, 1):
+        code = f"{MAKE}; head -c 250000 /dev/zero > large; : {number}"
+        ran = await made(service, tenant="alice", code=code, cases=cases)
+        assert (ran.verdict, ran.complete.cached) == ("exited 0", False)
+    assert (await made(service, tenant="alice", code=code, cases=cases)).complete.cached
+
+
+async def test_programs_that_are_kept_give_way_to_a_project(open_service: OpenService) -> None:
+    service = await opened(open_service, engine={"blob_bytes_per_client": 400_000})
+    await made(service, tenant="alice", code=f"{MAKE}; head -c 250000 /dev/zero > large")
+    packed = project(bytes(150_000))
+    uploaded = await service.jobs.projects.upload(packed, tenant="alice")
+    assert uploaded.id
 
 
 async def test_a_tool_that_is_replaced(open_service: OpenService, tmp_path: Any) -> None:
@@ -209,6 +343,20 @@ async def test_a_tool_that_is_replaced(open_service: OpenService, tmp_path: Any)
     assert cached == [False, True, False]
 
 
+async def test_a_build_that_cannot_be_deleted_is_no_harm() -> None:
+    class Broken:
+        async def delete(self, _: str) -> None:
+            raise OSError("the disk is broken")
+
+        make_evictable = delete
+
+    blobs: Any = Broken()
+    cache = CompileCache(blobs, 8 * ENTRY_BYTES)
+    for key in (b"a", b"b", b"c"):
+        assert await cache.keep(key, "alice", Compiled(JobProject(key.decode(), ENTRY_BYTES, 1)))
+    assert (cache.get(b"a"), cache._used.total()) == (None, 4 * ENTRY_BYTES)
+
+
 class Deleting:
     """Blobs of which only the deletion is seen."""
 
@@ -217,6 +365,9 @@ class Deleting:
 
     async def delete(self, blob_id: str) -> None:
         self.deleted.append(blob_id)
+
+    async def make_evictable(self, blob_id: str) -> None:
+        pass
 
 
 async def test_the_least_recently_used_goes_first_and_a_tenant_has_half() -> None:
@@ -245,3 +396,97 @@ async def test_the_least_recently_used_goes_first_and_a_tenant_has_half() -> Non
     for key in (b"a", b"c", b"d", b"e", b"f"):
         await cache.forget(key)
     assert cache._used.total() == 0
+
+
+async def digest(job: ResolvedJob, shown: Mapping[str, object] | None = None) -> bytes:
+    """Return the key of a job's program where this is what its sandbox shows."""
+
+    class Shows:
+        async def shown_now(self, *_: object) -> Mapping[str, object]:
+            return {"/usr/bin/cc": 1} if shown is None else shown
+
+    class Blobs:
+        async def find(self, blob_id: str) -> object:
+            return SimpleNamespace(blob=SimpleNamespace(sha256=blob_id[:1]))
+
+    settings = SimpleNamespace(path="/bin", blobs=Blobs())
+    work: Any = SimpleNamespace(job=job, pool=Shows(), settings=settings)
+    return await Compilation(work, JobEnd("compile"))._digest()
+
+
+COMPILES: Final = ResolvedJob(
+    job_id="job",
+    language="made",
+    backend="bwrap",
+    steps=(
+        Step(Phase.COMPILE, ("cc", "main.c"), Limits(), b"input"),
+        Step(Phase.RUN, ("./a.out",), Limits()),
+    ),
+    files=(SourceFile("main.c", b"x"),),
+    project=JobProject("1-blob", 1, 1),
+)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"tenant": "alice"},
+        {"language": "other"},
+        {"backend": "firejail"},
+        {"read_only": ("/opt/tool",)},
+        {"etc": ("tool",)},
+        {"output_encoding": "base64"},
+        {"env": {"A": "b"}},
+        {"files": ()},
+        {"project": None},
+        {"project": JobProject("2-blob", 1, 1)},
+        {"steps": (Step(Phase.COMPILE, ("cc", "-g"), Limits(), b"input"), COMPILES.steps[1])},
+        {"steps": (Step(Phase.COMPILE, ("cc", "main.c"), Limits(), b""), COMPILES.steps[1])},
+        {
+            "steps": (
+                Step(Phase.COMPILE, ("cc", "main.c"), Limits(processes=1), b"input"),
+                COMPILES.steps[1],
+            )
+        },
+    ],
+    ids=str,
+)
+async def test_all_that_decides_what_a_compiler_makes_is_in_the_key(other: dict[str, Any]) -> None:
+    assert await digest(replace(COMPILES, **other)) != await digest(COMPILES)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"job_id": "other"},
+        {"stdin": b"x"},
+        {"metadata": {"a": "b"}},
+        {"artifacts": ("*",)},
+        {"project": JobProject("1-again", 1, 1)},
+        {"steps": (COMPILES.steps[0], Step(Phase.RUN, ("./a.out", "x"), Limits(processes=1)))},
+    ],
+    ids=str,
+)
+async def test_what_only_the_program_gets_is_not_in_the_key(other: dict[str, Any]) -> None:
+    assert await digest(replace(COMPILES, **other)) == await digest(COMPILES)
+
+
+async def test_what_the_sandbox_shows_is_in_the_key() -> None:
+    one = await digest(COMPILES)
+    assert await digest(COMPILES, {"/usr/bin/cc": 2}) != one
+    assert await digest(COMPILES, {"/usr/bin/c": 1}) != one
+
+
+async def test_what_was_not_said_as_a_whole_is_not_kept(open_service: OpenService) -> None:
+    service = await opened(open_service, streams={"on_output_limit": "truncate"})
+    for _ in range(2):
+        ran = await made(service, code=f"{MAKE}; seq 100", limits={"output_bytes": 50})
+        assert ran.complete.output_truncated
+        assert not ran.complete.cached
+
+
+async def test_what_could_reach_some_hosts_is_not_kept(open_service: OpenService) -> None:
+    sandbox = {"network": "allow-list", "allow_hosts": ["example.org"]}
+    service = await opened(open_service, sandbox=sandbox)
+    for _ in range(2):
+        assert not (await made(service, network=True)).complete.cached

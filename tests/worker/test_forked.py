@@ -12,15 +12,16 @@ import pytest
 
 from streamer.compose import Parts
 from streamer.errors import SandboxFailure
+from streamer.model.capabilities import NO_ROOM
 from streamer.model.job import JobSpec, SourceFile, TerminalSize
 from streamer.sandbox.drivers.gated import Gated
 from streamer.sandbox.forks import MAX_FAILURES
 from streamer.sandbox.pool import Pool
-from streamer.sandbox.trial import NO_ROOM, Trial
+from streamer.sandbox.trial import Trial
 from tests.conftest import OpenService, Start
 from tests.fork import FORKING
 from tests.running import ended, run_job
-from tests.sandbox.forking import PROGRAM, need_forks
+from tests.sandbox.forking import PROGRAM, can_fork, need_forks
 from tests.support import submit
 
 SEED: Final = "print(hash('a text'))"
@@ -281,6 +282,19 @@ async def test_without_templates_jobs_run_as_by_default(
     assert service.ahead().forked == 0
 
 
+@pytest.mark.skipif(can_fork(), reason="programs are forked here")
+async def test_a_kernel_or_machine_on_which_nothing_is_forked_is_told(
+    need: Callable[[str], str], open_service: OpenService
+) -> None:
+    need("bwrap")
+    service = await open_service("bwrap", runtimes=(FORKING,))
+    why = (await pool_of(service)).forks.why_not("bwrap", "python")
+    assert "CONFIG_CHECKPOINT_RESTORE" in why or "x86-64 and AArch64" in why
+    assert len({await seed(service) for _ in range(3)}) == 3
+    assert service.ahead().forks["bwrap"] == ()
+    assert service.ahead().forked == 0
+
+
 @pytest.mark.parametrize("backend", ["firejail", "plain"])
 async def test_other_backends_run_jobs_as_by_default(
     need: Callable[[str], str],
@@ -394,19 +408,24 @@ async def test_callers_see_which_languages_are_forked(
     need("bwrap")
     need_forks()
     client = await start(runtimes={"python": {"fork": True}}, sandbox={"warm": False})
+    backends: dict[str, dict[str, Any]] = {}
 
     async def forks() -> list[str]:
         async with client.get("/api/sandboxes") as response:
             listed = (await response.json())["sandboxes"]
-        return next(list(one["forks"]) for one in listed if one["name"] == "bwrap")
+        backends.update((one["name"], one) for one in listed)
+        return list(backends["bwrap"]["forks"])
 
     async def metrics() -> str:
         async with client.get("/metrics") as response:
             return await response.text()
 
     async with asyncio.timeout(20):
-        while await forks() != ["python"]:
+        while await forks() != ["python"] or not backends["plain"]["notForked"]:
             await asyncio.sleep(0.02)
+    assert backends["bwrap"]["notForked"] == {}
+    assert backends["bwrap"]["notHeld"] == "sandbox.warm is false"
+    assert "has no template" in backends["plain"]["notForked"]["python"]
     for _ in range(2):
         await submit(client, language="python", code="pass")
     async with asyncio.timeout(20):

@@ -8,7 +8,7 @@ import fcntl
 import itertools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import pytest
@@ -94,11 +94,11 @@ def piped(pump: OutputPump, stream: Literal["stdout", "stderr"]) -> int:
     return writing
 
 
-def feeding() -> tuple[int, InputFeed]:
+def feeding(*, terminal: bool = False) -> tuple[int, InputFeed]:
     """Return the reading end of a pipe, and the `InputFeed` of the other."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    return reading, InputFeed(writing)
+    return reading, InputFeed(writing, terminal=terminal)
 
 
 class Pumped:
@@ -162,6 +162,35 @@ async def test_a_line_is_passed_on_at_once_and_the_end_is_not_waited_for(*, prom
     pumped.pump.hurry()
     await asyncio.wait_for(running, 20)
     assert pumped.text == "one\ntwo"
+
+
+async def test_whole_lines_need_one_registration_and_no_timer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("streamer.worker.output.LINE_S", 0.0)  # none comes faster than that
+    loop = asyncio.get_running_loop()
+    calls: list[str] = []
+
+    def counted(name: str) -> Callable[..., Any]:
+        real = getattr(loop, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            calls.append(name)
+            return real(*args, **options)
+
+        return call
+
+    for name in ("add_reader", "call_at", "call_later", "create_task"):
+        monkeypatch.setattr(loop, name, counted(name))
+    pumped = Pumped()
+    running = loop.create_task(pumped.pump.run())
+    for number in range(1, 101):
+        os.write(pumped.stdout, b"a line\n")
+        while len(pumped.events) < number:
+            await asyncio.sleep(0)
+    assert calls == ["create_task", "add_reader"]
+    os.close(pumped.stdout)
+    await running
 
 
 @either
@@ -439,6 +468,27 @@ async def test_over_the_budget_it_reads_on_and_says_so_once(*, prompt: bool) -> 
     os.close(pumped.stdout)
     await asyncio.wait_for(running, 20)
     assert (pumped.text, pumped.exceeded) == ("x" * 10, 1)
+
+
+@pytest.mark.parametrize(
+    ("typed", "end"),
+    [
+        (b"", b"\4"),
+        (b"a line\n", b"\4"),
+        (b"Enter\r", b"\4"),
+        (b"the end already\4", b"\4"),
+        (b"half a line", b"\4\4"),
+        (b"\na character of \xc3\xa4", b"\4\4"),
+    ],
+)
+async def test_the_end_is_typed_once_more_after_half_a_line(typed: bytes, end: bytes) -> None:
+    """There the first one only ends the line; elsewhere a second one would end what comes next."""
+    reading, feed = feeding(terminal=True)
+    feed.offer(typed)
+    feed.end()
+    assert os.read(reading, 100) == typed + end
+    feed.close()
+    os.close(reading)
 
 
 async def test_input_waits_for_a_reader_and_arrives_whole() -> None:

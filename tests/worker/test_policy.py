@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -31,17 +33,34 @@ def digest() -> PolicyDigest:
         replace(JOB, allow_hosts=("example.org",)),
         replace(JOB, read_only=("/opt",)),
         replace(JOB, etc=("php",)),
+        replace(JOB, session_id="s"),
         replace(
             JOB,
             cases=(JobCase(replace(STEP, limits=replace(LIMITS, processes=7)), {}, None, None),),
         ),
     ],
-    ids=["limits", "phase", "steps", "network", "hosts", "paths", "etc", "cases"],
+    ids=["limits", "phase", "steps", "network", "hosts", "paths", "etc", "session", "cases"],
 )
 def test_what_confines_a_job_is_in_it(digest: PolicyDigest, job: ResolvedJob) -> None:
     before = digest(JOB)
     assert digest(job) != before
     assert digest(JOB) == before
+
+
+def test_it_is_made_once_for_equal_jobs(
+    digest: PolicyDigest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[bytes] = []
+    real = hashlib.sha256
+
+    def counted(data: bytes) -> Any:
+        made.append(data)
+        return real(data)
+
+    monkeypatch.setattr(hashlib, "sha256", counted)
+    first = digest(JOB, way="template")
+    assert digest(replace(JOB, job_id="other"), way="template") == first
+    assert len(made) == 1
 
 
 def test_the_worker_is_in_it(digest: PolicyDigest) -> None:

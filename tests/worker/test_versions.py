@@ -133,6 +133,8 @@ async def test_a_replaced_tool_is_asked_again_and_a_new_one_can_be_used(
     await until(service, lambda: languages.versions.get("tool") == "1.0")
     put(folder / "tool", "1.1")
     await until(service, lambda: languages.versions.get("tool") == "1.1")
+    put(folder / "tool", "nothing")
+    await until(service, lambda: "tool" not in languages.versions)
     put(folder / "later", "7.0")
     await until(service, lambda: languages.versions.get("later") == "7.0")
     await service.worker._publish()

@@ -19,7 +19,7 @@ from streamer.sandbox.shape import Program, Run
 from tests.conftest import OpenService, Start
 from tests.languages import scripts
 from tests.running import descendants, ended, run_job
-from tests.support import submit
+from tests.support import parts_of, submit
 
 SIZE = TerminalSize(cols=80, rows=24)
 WARM: Mapping[str, Any] = {"warm": True}
@@ -292,16 +292,20 @@ async def test_callers_see_how_many_are_held(need: Callable[[str], str], start: 
             text = await response.text()
         return dict(line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")
 
-    async def of_bwrap() -> int:
+    async def of_bwrap() -> tuple[int, str | None]:
         async with client.get("/api/sandboxes") as response:
             listed = (await response.json())["sandboxes"]
-        return next(int(one["held"]) for one in listed if one["name"] == "bwrap")
+        return next((one["held"], one["notHeld"]) for one in listed if one["name"] == "bwrap")
 
     assert (await figures())["streamer_sandboxes_held"] == "0"
-    assert await of_bwrap() == 0
+    assert (await of_bwrap())[0] == 0
     await submit(client, language="python", code="pass")
     async with asyncio.timeout(20):
         while (await figures())["streamer_sandboxes_held"] != "1":
             await asyncio.sleep(0.02)
-    assert await of_bwrap() == 1
+    assert await of_bwrap() == (1, None)
     assert (await figures())['streamer_sandboxes_lent_total{ahead="nothing"}'] == "1"
+    pool = parts_of(client).worker.pool
+    assert pool
+    pool.held.tried("bwrap", "/srv/secret: no")
+    assert "streamer doctor" in ((await of_bwrap())[1] or "")

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 import streamer
-from streamer.compose import Role, build
+from streamer.compose import build
+from streamer.config.schema import Role
 from streamer.engine.interface import Cancel, JobView, Lease, Lost
-from streamer.engine.memory.admission import QueueLimits
+from streamer.engine.limits import QueueLimits
 from streamer.engine.memory.engine import MemoryEngine
 from streamer.engine.memory.retention import RetentionLimits
-from streamer.errors import ConfigError, Draining, ServiceError
+from streamer.errors import ConfigError, Draining, NoWorker, ServiceError
 from streamer.jobs.job import Job
 from streamer.model.capabilities import Capabilities
 from streamer.model.events import Error, Output
@@ -102,13 +103,16 @@ UP = ("sh", "-c", "echo up; sleep 600")
 
 async def test_one_accepts_and_another_runs(need: Callable[[str], str]) -> None:
     engine = Shared()
-    config = {"sandbox": {"backend": need("plain"), "allow_command": True}}
-    api = build(config, [plugin(engine)], "api")
+    sandbox = {"backend": need("plain"), "allow_command": True}
+    api, worker = (
+        build({"sandbox": sandbox, "server": {"role": role}}, [plugin(engine)])
+        for role in ("api", "worker")
+    )
     with pytest.raises(RuntimeError, match="runs no jobs"):
         _ = api.worker
-    worker = build(config, [plugin(engine)], "worker")
     async with api:
-        with pytest.raises(Draining):
+        assert api.own() is None
+        with pytest.raises(NoWorker):
             await api.jobs.submit(JobSpec(command=("true",)))
         async with worker:
             job = await api.jobs.submit(JobSpec(language="bash", code="echo hello"))
@@ -116,6 +120,20 @@ async def test_one_accepts_and_another_runs(need: Callable[[str], str]) -> None:
             assert ran.out == "hello\n"
             assert (await job.view()).job.policy
             assert (await api.jobs.capabilities()).default == "plain"
+
+
+async def test_one_that_only_accepts_keeps_its_files_in_the_configured_folder(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "made" / "here"
+    config = {"server": {"role": "api", "state_dir": str(folder)}}
+    async with build(config, [plugin(Shared())]):
+        assert [entry.name.startswith("streamer-") for entry in folder.iterdir()] == [True]
+    assert list(folder.iterdir()) == []
+    folder.rmdir()
+    folder.touch()
+    with pytest.raises(ConfigError, match=r"server\.state_dir: .*here: "):
+        await build(config, [plugin(Shared())]).__aenter__()
 
 
 async def test_it_claims_only_what_it_can_run(
@@ -238,7 +256,7 @@ async def test_an_engine_whose_heartbeat_tells_nothing_keeps_its_jobs(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """As one that was written when `heartbeat` returned None."""
-    engine = Shared(lease_s=0.3)
+    engine = Shared(lease_s=3.0)
     beats: asyncio.Queue[int] = asyncio.Queue()
     keep = engine.heartbeat
 
@@ -251,7 +269,7 @@ async def test_an_engine_whose_heartbeat_tells_nothing_keeps_its_jobs(
     job = await service.jobs.submit(JobSpec(command=UP))
     await until_output(job)
     async with asyncio.timeout(20):
-        for _ in range(10):
+        for _ in range(3):
             await beats.get()
     assert service.worker.ready
     assert (await job.view()).state == "running"
@@ -263,7 +281,7 @@ async def test_an_engine_whose_heartbeat_tells_nothing_keeps_its_jobs(
 async def test_what_a_heartbeat_tells_is_heard_in_any_form(
     open_service: OpenService, need: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = Shared(lease_s=0.3)
+    engine = Shared(lease_s=3.0)
     keep = engine.heartbeat
 
     async def heartbeat(leases: Sequence[Lease]) -> Any:
@@ -331,7 +349,7 @@ async def test_a_worker_that_is_cut_off_stops_its_jobs_before_their_leases_end(
 async def test_what_a_heartbeat_is_told_is_done(
     open_service: OpenService, need: Callable[[str], str], told: Cancel | Lost, reason: str
 ) -> None:
-    engine = Shared(lease_s=0.3)
+    engine = Shared(lease_s=3.0)
     service = await open_service(need("plain"), plugins=(plugin(engine),))
     adopt_orphans()
     before = descendants()
@@ -347,6 +365,35 @@ async def test_what_a_heartbeat_is_told_is_done(
         assert (await ended(job)).complete.reason == reason
     else:
         assert (await ended(job)).verdict == "error worker_lost"
+
+
+async def test_jobs_that_were_claimed_before_the_worker_was_cut_off_begin_with_a_renewal(
+    open_service: OpenService, need: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Shared(lease_s=1.5)
+    claim, late = engine.claim, asyncio.Event()
+    monkeypatch.setattr(engine, "reap", engine.stats)  # it is never told that they are lost
+
+    async def answered_late(*asked: Any) -> Sequence[Lease]:
+        leases = await claim(*asked)
+        if leases and not late.is_set():
+            engine.away.set()
+            await late.wait()
+        return leases
+
+    monkeypatch.setattr(engine, "claim", answered_late)
+    service = await open_service(need("plain"), plugins=(plugin(engine),))
+    ran = asyncio.create_task(run_job(service, command=("echo", "begun")))
+    worker = service.worker
+
+    async def cut_off() -> bool:
+        return worker._leases.cut_off
+
+    await until(cut_off)
+    late.set()
+    engine.away.clear()
+    async with asyncio.timeout(20):
+        assert (await ran).out == "begun\n"
 
 
 class Silent(Shared):
@@ -385,7 +432,8 @@ async def test_an_engine_that_does_not_answer_stops_the_start_with_its_name(
     monkeypatch.setattr("streamer.engine.lifetime.START_S", 0.1)
     monkeypatch.setattr("streamer.engine.lifetime.CLOSE_S", 0.1)
     engine = Silent(method, "close")
-    service = build({"sandbox": {"backend": need("plain")}}, [plugin(engine)], role)
+    config = {"sandbox": {"backend": need("plain")}, "server": {"role": role}}
+    service = build(config, [plugin(engine)])
     with pytest.raises(ServiceError, match=rf"test_worker\.Silent does not answer {method}\(\)"):
         async with asyncio.timeout(60), service:
             pass

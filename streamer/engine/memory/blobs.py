@@ -3,51 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import hashlib
 import logging
+import math
 import os
 import secrets
-import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final
 
+from streamer.engine import diskcalls
+from streamer.engine.blobfile import BlobFile
 from streamer.engine.blobs import Blob, BlobFacts
+from streamer.engine.diskcalls import DiskCalls
+from streamer.engine.limits import BlobCounts, BlobLimits
+from streamer.engine.memory.evictable import Evictable
 from streamer.errors import Busy, NotFound, RateLimited, TooLarge
-from streamer.eventlog.spool import FULL, check_room
+from streamer.eventlog.spool import FULL
 
-__all__ = ["BlobLimits", "DiskBlobs"]
+__all__ = ["DiskBlobs"]
 
 log: Final = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 PAGE_BYTES: Final = 4096
 
 ENTRY_BYTES: Final = 4096
 """What a file takes besides its content: on disk an inode and a name, in memory its record."""
-
-CALL_S: Final = 10.0
-"""How long to wait for the disk."""
-
-THREADS: Final = ThreadPoolExecutor(8, "streamer-blobs")
-"""Only for the system calls on these files, so that nothing else delays them."""
-
-
-@dataclass(frozen=True, slots=True)
-class BlobLimits:
-    """The most that all blobs take on disk together, those of one tenant, and how many they are."""
-
-    total: int
-    tenant: int | None = None
-    number: int = 100_000
 
 
 @dataclass(eq=False, slots=True)
@@ -75,8 +59,12 @@ class DiskBlobs:
         self._held: dict[str, _Stored] = {}
         """Those that jobs need, deleted ones included."""
         self._used: Counter[str] = Counter()
-        self._writers = 0
-        self._calls: set[asyncio.Future[Any]] = set()
+        self._numbers: Counter[str] = Counter()
+        """How many files each tenant has, those that are being written or removed included."""
+        self._expires_at = math.inf
+        """None expires before."""
+        self._evictable = Evictable()
+        self.calls = DiskCalls()
 
     def use_folder(self, folder: Path) -> None:
         self._folder = folder / "blobs"
@@ -86,36 +74,29 @@ class DiskBlobs:
     async def create(
         self, tenant: str, most_bytes: int, *, kind: str = "", keep_s: float | None = None
     ) -> AsyncIterator[_Writer]:
-        file = _File(self._path(secrets.token_hex(16)))
-        if len(self._blobs) + self._writers >= self._limits.number:
-            await self._expired()
-        if len(self._blobs) + self._writers >= self._limits.number:
-            raise Busy("too many files are stored; try again later", code="storage_full")
-        self._writers += 1
+        file = BlobFile(self._path(secrets.token_hex(16)))
+        await self._admit(tenant, number=1, size=ENTRY_BYTES)
+        writer = _Writer(self, file, tenant, most_bytes, kind, keep_s)
         try:
-            await self.charge(tenant, ENTRY_BYTES)
-            writer = _Writer(self, file, tenant, most_bytes, kind, keep_s)
-            try:
-                await self.in_thread(file.open)
-                yield writer
-            finally:
-                if not writer.committed:
-                    # The space is free when the file is gone, whoever still waits for that.
-                    freed = self._start(file.discard)
-                    freed.add_done_callback(lambda _: self._credit(tenant, writer.charged))
-                    await _ended(freed)
+            await self.calls.run(file.open)
+            yield writer
         finally:
-            self._writers -= 1
+            if not writer.committed:
+                # The space is free when the file is gone, whoever still waits for that.
+                freed = self.calls.start(file.discard)
+                freed.add_done_callback(lambda _: self._credit(tenant, writer.charged))
+                await self.calls.ended(freed)
 
     @asynccontextmanager
-    async def open(self, blob_id: str) -> AsyncIterator[int]:
+    async def open(self, blob_id: str, *, part: range | None = None) -> AsyncIterator[int]:
         stored = self._held.get(blob_id) or self._find(blob_id)
         if stored is None:
             raise NotFound("there is no such blob")
         stored.readers += 1
+        self._evictable.touch(blob_id)
         try:
             path = self._path(blob_id)
-            fd = await self.in_thread(lambda: os.open(path, READ), os.close)
+            fd = await self.calls.run(lambda: os.open(path, READ), os.close)
             try:
                 yield fd
             finally:
@@ -131,7 +112,11 @@ class DiskBlobs:
     async def delete(self, blob_id: str) -> None:
         stored = self._blobs.get(blob_id)
         if stored is not None and (freed := self._forget(stored)) is not None:
-            await _ended(freed)
+            await self.calls.ended(freed)
+
+    async def make_evictable(self, blob_id: str) -> None:
+        if (stored := self._find(blob_id)) is not None:
+            self._evictable.add(blob_id, stored.facts.tenant)
 
     async def used_bytes(self) -> int:
         return self._used.total()
@@ -173,41 +158,62 @@ class DiskBlobs:
     def expire(self) -> list[asyncio.Future[None]]:
         """Delete the blobs whose time is over; return what frees their space."""
         now = self._clock()
+        if now < self._expires_at:
+            return []  # nothing to look for among all of them
         over = [stored for stored in self._blobs.values() if _over(stored, now)]
-        return [freed for stored in over if (freed := self._forget(stored)) is not None]
+        freed = [one for stored in over if (one := self._forget(stored)) is not None]
+        times = (stored.facts.expires_at for stored in self._blobs.values())
+        self._expires_at = min((at for at in times if at is not None), default=math.inf)
+        return freed
 
     async def close(self) -> None:
         """Wait, but not long, for the threads; the folder is removed by its owner."""
-        if self._calls:
-            await asyncio.wait(self._calls, timeout=CALL_S / 2)
+        await self.calls.close()
 
     # -- for writers --------------------------------------------------------------------------
 
     async def charge(self, tenant: str, size: int) -> None:
         """Count bytes before they are written, or refuse them."""
-        if self._refusal(tenant, size) is not None:
-            await self._expired()
-        refusal = self._refusal(tenant, size)
-        if refusal is not None:
-            raise refusal
+        await self._admit(tenant, number=0, size=size)
+
+    async def _admit(self, tenant: str, *, number: int, size: int) -> None:
+        refusal = self._refusal(tenant, number, size)
+        if refusal is not None and (freed := self.expire()):
+            await asyncio.wait(freed, timeout=diskcalls.CALL_S)
+            refusal = self._refusal(tenant, number, size)
+        while refusal is not None:
+            freed = self._evict(tenant if isinstance(refusal, RateLimited) else None)
+            if not freed or (await asyncio.wait(freed, timeout=diskcalls.CALL_S))[1]:
+                try:
+                    raise refusal
+                finally:
+                    del refusal  # it has this frame, and with it what was to be written
+            refusal = self._refusal(tenant, number, size)
+        self._numbers[tenant] += number
         self._used[tenant] += size
 
-    def _refusal(self, tenant: str, size: int) -> Busy | None:
-        share = self._limits.tenant
-        if share is not None and self._used[tenant] + size > share:
-            return RateLimited("your share of the disk is used up; delete something, or wait")
-        if self._used.total() + size > self._limits.total:
-            return Busy("the disk space for files is used up; try again", code="storage_full")
-        return None
+    def _refusal(self, tenant: str, number: int, size: int) -> Busy | None:
+        numbers, used = self._numbers, self._used
+        counts = BlobCounts(numbers[tenant], numbers.total(), used[tenant], used.total())
+        return self._limits.refusal(counts, number, size, tenant)
 
-    async def _expired(self) -> None:
-        if freed := self.expire():
-            await asyncio.wait(freed, timeout=CALL_S)
+    def _evict(self, tenant: str | None) -> list[asyncio.Future[None]]:
+        """Delete the next blob that gives way, of one tenant or of all.
+
+        Return what frees its space.
+        """
+        for blob_id in self._evictable.of(tenant):
+            stored = self._blobs[blob_id]
+            if not stored.readers and (freed := self._forget(stored)) is not None:
+                return [freed]
+        return []
 
     def _credit(self, tenant: str, size: int) -> None:
+        """Count a file that is gone no more."""
         self._used[tenant] -= size
-        if not self._used[tenant]:
-            del self._used[tenant]  # tenants come and go
+        self._numbers[tenant] -= 1
+        if not self._numbers[tenant]:
+            del self._used[tenant], self._numbers[tenant]  # tenants come and go
 
     def keep(self, writer: _Writer, sha256: str) -> Blob:
         blob = Blob(writer.file.path.name, writer.size, sha256)
@@ -215,6 +221,8 @@ class DiskBlobs:
         expires_at = None if writer.keep_s is None else now + writer.keep_s
         facts = BlobFacts(blob, writer.tenant, writer.kind, now, expires_at)
         self._blobs[blob.id] = _Stored(facts, writer.charged)
+        if expires_at is not None:
+            self._expires_at = min(self._expires_at, expires_at)
         return blob
 
     # -- the rest -----------------------------------------------------------------------------
@@ -233,6 +241,7 @@ class DiskBlobs:
 
     def _forget(self, stored: _Stored) -> asyncio.Future[None] | None:
         del self._blobs[stored.facts.blob.id]
+        self._evictable.remove(stored.facts.blob.id)
         stored.deleted = True
         return self._free_if_unused(stored)
 
@@ -241,37 +250,10 @@ class DiskBlobs:
         if not stored.deleted or stored.readers:
             return None
         path = self._path(stored.facts.blob.id)
-        freed = self._start(lambda: path.unlink(missing_ok=True))
+        freed = self.calls.start(lambda: path.unlink(missing_ok=True))
         tenant, size = stored.facts.tenant, stored.charged
         freed.add_done_callback(lambda _: self._credit(tenant, size))
         return freed
-
-    def _start(self, function: Callable[[], T]) -> asyncio.Future[T]:
-        future = asyncio.get_running_loop().run_in_executor(THREADS, function)
-        self._calls.add(future)
-        future.add_done_callback(self._done)
-        return future
-
-    def _done(self, future: asyncio.Future[Any]) -> None:
-        self._calls.discard(future)
-        if not future.cancelled():
-            future.exception()  # the caller may be gone; do not log it
-
-    async def in_thread(
-        self, function: Callable[[], T], undo: Callable[[T], None] = lambda _: None
-    ) -> T:
-        """Run system calls in a thread; `undo` their result if nobody waits for it any more."""
-        future = self._start(function)
-        left = True
-        try:
-            await asyncio.wait({future}, timeout=CALL_S)
-            if not future.done():
-                raise OSError(errno.EIO, f"the disk does not answer within {CALL_S:g} s")
-            left = False
-            return future.result()
-        finally:
-            if left:
-                future.add_done_callback(partial(_undo, undo))
 
 
 class _Writer:
@@ -280,7 +262,7 @@ class _Writer:
     def __init__(
         self,
         blobs: DiskBlobs,
-        file: _File,
+        file: BlobFile,
         tenant: str,
         most_bytes: int,
         kind: str,
@@ -305,7 +287,7 @@ class _Writer:
         self.size = size
         self.charged += more
         try:
-            await self._blobs.in_thread(lambda: self.file.append(data))
+            await self._blobs.calls.run(lambda: self.file.append(data))
         except OSError as error:
             if error.errno in FULL:
                 log.error("the disk has no room for %s: %s", self.file.path.parent, error.strerror)
@@ -315,70 +297,14 @@ class _Writer:
     async def commit(self) -> Blob:
         if self.committed:
             raise RuntimeError("the blob is committed already")
-        sha256 = await self._blobs.in_thread(self.file.close)
+        sha256 = await self._blobs.calls.run(self.file.close)
         self.committed = True
         return self._blobs.keep(self, sha256)
 
 
 READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-class _File:
-    """The file of a writer. Its methods run in threads.
-
-    A writer may be abandoned while a thread writes: the lock keeps the descriptor open until then.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._digest = hashlib.sha256()
-        self._lock = threading.Lock()
-        self._fd = -1
-        self._discarded = False
-
-    def open(self) -> None:
-        with self._lock:
-            if not self._discarded:
-                self._fd = os.open(self.path, NEW, 0o600)
-
-    def append(self, data: bytes) -> None:
-        with self._lock:
-            if self._fd < 0:
-                raise OSError(errno.EBADF, "the file is closed")
-            check_room(self._fd, len(data))
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(self._fd, rest) :]
-            self._digest.update(data)
-
-    def close(self) -> str:
-        """Close the file and return its SHA-256."""
-        with self._lock:
-            fd, self._fd = self._fd, -1
-            os.close(fd)
-            return self._digest.hexdigest()
-
-    def discard(self) -> None:
-        with self._lock:
-            self._discarded = True
-            if self._fd >= 0:
-                fd, self._fd = self._fd, -1
-                os.close(fd)
-            with suppress(FileNotFoundError):
-                self.path.unlink()
 
 
 def _over(stored: _Stored, now: float) -> bool:
     expires_at = stored.facts.expires_at
     return expires_at is not None and expires_at <= now
-
-
-def _undo(undo: Callable[[T], None], future: asyncio.Future[T]) -> None:
-    if future.exception() is None:
-        undo(future.result())
-
-
-async def _ended(future: asyncio.Future[None]) -> None:
-    """Wait, but not long, for a clean-up, which goes on if this is cancelled."""
-    await asyncio.wait({future}, timeout=CALL_S)

@@ -9,16 +9,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import secrets
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
 from streamer.engine.blobs import JobFile
+from streamer.engine.endings import SHUT_DOWN, WORKER_LOST, cancelled
 from streamer.engine.interface import (
+    SECRET_BYTES,
     Cancel,
     CancelResult,
     Eof,
@@ -29,25 +33,38 @@ from streamer.engine.interface import (
     JobView,
     Lease,
     Lost,
+    Measure,
+    OwnQueue,
     Resize,
     Signal,
     Stats,
     Submitted,
 )
-from streamer.engine.memory.admission import Admission, QueueLimits
-from streamer.engine.memory.blobs import BlobLimits, DiskBlobs
-from streamer.engine.memory.inbox import size_of
+from streamer.engine.limits import (
+    MOST_SHOWN,
+    BlobLimits,
+    QueueLimits,
+    SessionLimits,
+    WebhookLimits,
+)
+from streamer.engine.memory.admission import Admission
+from streamer.engine.memory.blobs import DiskBlobs
 from streamer.engine.memory.jobtable import JobTable, Record
 from streamer.engine.memory.lease import MemoryLease
+from streamer.engine.memory.places import Places
+from streamer.engine.memory.rates import MemoryRates
 from streamer.engine.memory.retention import Retention, RetentionLimits
-from streamer.engine.memory.throttle import Throttle
-from streamer.engine.memory.weight import weight_of
+from streamer.engine.memory.sessions import MemorySessions
+from streamer.engine.memory.webhooks import MemoryWebhooks
+from streamer.engine.refusals import size_of
+from streamer.engine.throttle import Throttle
+from streamer.engine.weight import webhook_weight, weight_of
 from streamer.errors import Draining, unknown_project
 from streamer.eventlog.joblog import JobLog
 from streamer.eventlog.spool import Spool
 from streamer.model.capabilities import Accepts, Capabilities
-from streamer.model.events import Complete, Error, encode
-from streamer.model.job import JobFacts, ResolvedJob
+from streamer.model.events import encode
+from streamer.model.job import JobFacts, Lane, ResolvedJob
 
 __all__ = ["MemoryEngine"]
 
@@ -56,9 +73,6 @@ CLAIM_WAIT_S: Final = 1.0
 PLACES_S: Final = 0.25
 """With a long queue and short jobs a place changes for many at each start."""
 
-WORKER_LOST: Final = Error("worker_lost", "the worker that ran the job is gone")
-SHUT_DOWN: Final = Error("shutting_down", "the service stopped before the job was over")
-
 
 class MemoryEngine:
     """Broker and runner of one process; see `streamer.engine.interface.Engine`. Close it after use.
@@ -66,8 +80,8 @@ class MemoryEngine:
     `queue` limits waiting and running jobs, in total and for each tenant. A log is kept for
     `retention_s` seconds after the job's end, within the limits of `retention`
     (`streamer.engine.memory.retention`), on disk as far as `spool` has room. `blobs` limits
-    projects and artifacts; without it there are none. A lease ends `lease_s` seconds after its last
-    heartbeat.
+    projects and artifacts, `sessions` and `webhooks` those; without them there are none. A lease
+    ends `lease_s` seconds after its last heartbeat.
 
     An idempotency key is remembered as long as its job is kept, and at least for `idempotency_s`;
     at most `max_idempotency_keys` keys of deleted jobs are remembered.
@@ -83,6 +97,8 @@ class MemoryEngine:
         retention: RetentionLimits,
         spool: Spool | None = None,
         blobs: BlobLimits | None = None,
+        sessions: SessionLimits | None = None,
+        webhooks: WebhookLimits | None = None,
         lease_s: float = 15.0,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
@@ -103,15 +119,29 @@ class MemoryEngine:
             idempotency_s=idempotency_s,
             max_idempotency_keys=max_idempotency_keys,
         )
-        self._places = Throttle(self._table.tell_places, places_s)
-        self._admission = Admission(queue, self._table.queue, self._table.wait_s)
+        self._table.waits.most_running = queue.running_of
+        self._places = Throttle(Places(self._table).tell, places_s)
+        self._admission = Admission(queue, self._table.queue, self._table.waits.wait_s)
         self._retention = Retention(self._table, retention)
+        self.rates = MemoryRates(clock)
         self.blobs = DiskBlobs(blobs or BlobLimits(0), wall_clock=wall_clock)
+        self.sessions = MemorySessions(
+            sessions or SessionLimits(), lease_s=lease_s, clock=clock, wall_clock=wall_clock
+        )
+        self.webhooks = MemoryWebhooks(
+            webhooks or WebhookLimits(), clock=clock, wall_clock=wall_clock
+        )
+        self._table.ended, self._table.forgotten = self.webhooks.ended, self.webhooks.forget
         # Without a reference to this object, which could not be told of when it is dropped then.
-        self._table.release = partial(_release, self.blobs)
+        self._table.release = partial(_release, self.blobs, self.sessions)
         self._table.adopt = partial(_adopt, self.blobs)
         self._table.drop = partial(_drop, self.blobs)
+        self.sessions.hold, self.sessions.release = self.blobs.hold, self.blobs.release
+        self.sessions.drop = self.blobs.drop
+        self.sessions.end_job = partial(_cancel, self._table)
+        self.sessions.on_place = self._table.bell.set
         self._workers: dict[str, Capabilities] = {}
+        self._secrets: dict[str, bytes] = {}
         self._draining = False
         self._closed = False
 
@@ -153,9 +183,17 @@ class MemoryEngine:
             raise Draining("the service is shutting down and takes no new jobs")
         weight = weight_of(job, idempotency)
         self._admission.check(tenant, weight)
+        self.sessions.check_job(job.session_id)
+        if job.webhook is not None:
+            self.webhooks.check(tenant, webhook_weight(job))
         if job.project is not None and not self.blobs.hold(job.project.blob_id):
             raise unknown_project(job.project.blob_id)
-        record = self._table.add(job, tenant, idempotency, weight)
+        priority = job.priority
+        if job.session_id is not None:
+            priority = self.sessions.add_job(job.session_id, job.job_id, priority)
+        if job.webhook is not None:
+            self.webhooks.add(job.job_id, tenant, job.webhook, webhook_weight(job))
+        record = self._table.add(job, tenant, idempotency, weight, priority)
         await self._retention.enforce(record)
         return Submitted(job.job_id, created=True)
 
@@ -167,12 +205,23 @@ class MemoryEngine:
         # Not a generator, which would be closed beside those that use it when the loop ends.
         return nullcontext(self._table.get(job_id).log)
 
+    @asynccontextmanager
+    async def usage(self, job_id: str, hear: Callable[[bytes], None]) -> AsyncIterator[None]:
+        record = self._table.get(job_id)
+        if record.listeners is None:
+            record.listeners = set()
+        record.listeners.add(hear)
+        try:
+            yield
+        finally:
+            record.listeners.discard(hear)
+
     async def summary(self, job_id: str) -> JobView | None:
         record = self._table.find(job_id)
         if record is None:
             return None
-        waits = record.waiting
-        return record.view(self._table.queue.position(record.tenant, job_id) if waits else None)
+        waits = self._table.waits.of_job(record.tenant, job_id) if record.waiting else None
+        return replace(record.view(waits), webhook=self.webhooks.view(job_id))
 
     async def jobs(
         self,
@@ -195,16 +244,18 @@ class MemoryEngine:
             return "unknown"
         if record.over:
             return "done"
-        if record.waiting:
-            self._table.end(record, [encode(_cancelled(record.facts))])
+        waited = record.waiting
+        _cancel(self._table, job_id)
+        if waited:
             self._places.request()
             await self._retention.enforce(record)
-            return "cancelled"
-        self._table.inboxes[job_id].cancel()
-        return "requested"
+        return "cancelled" if waited else "requested"
 
     async def send(
-        self, job_id: str, control: Input | Eof | Signal | Resize, number: int | None = None
+        self,
+        job_id: str,
+        control: Input | Eof | Signal | Resize | Measure,
+        number: int | None = None,
     ) -> Literal["accepted", "closed"]:
         """Send something to the job's program; input only to an interactive one.
 
@@ -246,8 +297,12 @@ class MemoryEngine:
         """Return what the workers have published; they live as long as this process."""
         return tuple(self._workers.values())
 
+    async def secret(self, name: str) -> bytes:
+        return self._secrets.setdefault(name, secrets.token_bytes(SECRET_BYTES))
+
     async def stats(self) -> Stats:
         self._table.expire()
+        self.sessions.expire()
         return Stats(
             waiting=len(self._table.queue),
             running=len(self._table.running),
@@ -257,8 +312,19 @@ class MemoryEngine:
             disk_bytes=self._table.ledger.disk,
             waiting_bytes=self._table.queue.weight,
             record_bytes=self._table.kept_bytes,
-            estimated_wait_s=self._table.wait_s(len(self._table.queue) + 1),
+            estimated_wait_s=self._table.waits.wait_s(len(self._table.queue) + 1),
             blob_bytes=await self.blobs.used_bytes(),
+            sessions=len(self.sessions),
+            webhooks=len(self.webhooks),
+        )
+
+    async def own_queue(self, tenant: str) -> OwnQueue:
+        return OwnQueue(
+            running=self._table.running_of[tenant],
+            waiting=self._table.queue.count(tenant),
+            most_running=self._table.waits.most_running(tenant),
+            estimated_wait_s=self._table.waits.of_new_s(tenant),
+            jobs=self._table.waits.first_of(tenant, MOST_SHOWN),
         )
 
     async def ready(self) -> bool:
@@ -267,6 +333,7 @@ class MemoryEngine:
 
     async def drain(self) -> None:
         self._draining = True
+        self.sessions.drain()
         self._table.end_waiting([encode(SHUT_DOWN)])
 
     async def close(self) -> None:
@@ -274,6 +341,7 @@ class MemoryEngine:
         await self.drain()
         for record in tuple(self._table.running.values()):
             self._table.end(record, [encode(SHUT_DOWN)])
+        self.sessions.close()
         self._closed = True
         self._places.close()
         self._table.bell.set()
@@ -295,25 +363,35 @@ class MemoryEngine:
         self, worker: str, free: int, accepts: Accepts | None = None
     ) -> Sequence[Lease]:
         self._table.bell.clear()
-        leases = self._take(free, accepts)
+        leases = self._take(worker, free, accepts)
         if not leases and free > 0 and not self._closed:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLAIM_WAIT_S):
                     await self._table.bell.wait()
-            leases = self._take(free, accepts)
+            leases = self._take(worker, free, accepts)
         if leases:
             self._places.request()
         return leases
 
-    def _take(self, free: int, accepts: Accepts | None) -> list[Lease]:
+    def _take(self, worker: str, free: int, accepts: Accepts | None) -> list[Lease]:
         leases: list[Lease] = []
-        most = self._limits.max_running_per_client
+        sessions = self.sessions
+
+        def wanted(lane: Lane) -> bool:
+            if lane.session_id is not None:
+                return sessions.may_run(lane.session_id, worker)
+            return accepts is None or accepts.takes(lane)
+
+        most_of = self._limits.running_of
         while len(leases) < free:
-            running = self._table.running_of
-            held = () if most is None else {t for t, count in running.items() if count >= most}
-            record = self._table.take(held, accepts)
+            running = self._table.running_of.items()
+            held = {t for t, n in running if (most := most_of(t)) is not None and n >= most}
+            every = accepts is None and not sessions.waiting_jobs  # as good as always: it is fast
+            record = self._table.take(held, None if every else wanted)
             if record is None:
                 break
+            if record.facts.session_id is not None:
+                sessions.job_began(record.facts.session_id, record.job_id)
             leases.append(self._lease(record))
         return leases
 
@@ -334,31 +412,47 @@ class MemoryEngine:
     async def reap(self) -> int:
         self._table.expire()
         self.blobs.expire()
+        self.sessions.expire()
         now = self._clock()
         lost = [record for record in self._table.running.values() if record.lease_until <= now]
         for record in lost:
-            self._table.end(record, [encode(WORKER_LOST)])
+            if self._table.may_run_again(record) and not self._draining:
+                self._table.wait_again(record, "worker_lost", ran=True)
+            else:
+                self._table.end(record, [encode(WORKER_LOST)])
+        self._places.request()  # of a queue that stands still the estimates change
         for record in lost:
             await self._retention.enforce(record)  # waits: other jobs may end meanwhile
         return len(lost)
 
     def _lease(self, record: Record) -> Lease:
         inbox = self._table.inboxes[record.job_id]
-        lease = MemoryLease(record, inbox, self._table, self._retention)
+        lease = MemoryLease(record, inbox, self._table, self._retention, lambda: self._draining)
         record.holder = lease
         record.lease_until = self._clock() + self._lease_s
         return lease
 
 
-def _takes(job: JobFacts, sent: Input | Eof | Signal | Resize) -> bool:
+def _takes(job: JobFacts, sent: Input | Eof | Signal | Resize | Measure) -> bool:
     if isinstance(sent, Resize):
         return job.terminal is not None
-    return job.interactive or isinstance(sent, Signal)
+    return job.interactive or isinstance(sent, Signal | Measure)
 
 
-def _release(blobs: DiskBlobs, job: ResolvedJob) -> None:
+def _release(blobs: DiskBlobs, sessions: MemorySessions, job: ResolvedJob) -> None:
     if job.project is not None:
         blobs.release(job.project.blob_id)
+    if job.session_id is not None:
+        sessions.job_ended(job.session_id, job.job_id)
+
+
+def _cancel(table: JobTable, job_id: str) -> None:
+    """End a job that waits, or ask the worker of one that runs."""
+    record = table.find(job_id)
+    if record is not None and record.waiting:
+        table.end(record, [encode(cancelled(record.facts))])
+    elif record is not None and not record.over:
+        table.inboxes[job_id].cancel()
 
 
 def _adopt(blobs: DiskBlobs, file: JobFile) -> None:
@@ -367,20 +461,3 @@ def _adopt(blobs: DiskBlobs, file: JobFile) -> None:
 
 def _drop(blobs: DiskBlobs, file: JobFile) -> None:
     blobs.drop(file.blob.id)
-
-
-def _cancelled(job: JobFacts) -> Complete:
-    return Complete(
-        reason="cancelled",
-        exit_code=None,
-        signal=None,
-        duration_ms=0,
-        cpu_time_ms=0,
-        peak_memory_bytes=None,
-        timed_out=False,
-        oom_killed=False,
-        output_bytes=0,
-        output_truncated=False,
-        sandbox=job.backend,
-        phase="run",
-    )

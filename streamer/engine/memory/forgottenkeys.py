@@ -7,17 +7,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from streamer.engine.interface import Idempotency
-from streamer.errors import Conflict, Gone, quoted
+from streamer.engine.refusals import key_gone, other_request
 
-__all__ = ["ForgottenKeys", "other_request"]
-
-
-def other_request(key: str) -> Conflict:
-    """Return the error for a key that was used with another request before."""
-    return Conflict(
-        f"the idempotency key {quoted(key)} was used with another request before: use a new key "
-        "for a new job"
-    )
+__all__ = ["ForgottenKeys"]
 
 
 class ForgottenKeys:
@@ -65,10 +57,7 @@ class ForgottenKeys:
         elif digest != idempotency.digest:
             raise other_request(idempotency.key)
         else:
-            raise Gone(
-                f"the job of the idempotency key {quoted(idempotency.key)} ran and is no longer "
-                "kept; use a new key to run it again"
-            )
+            raise key_gone(idempotency.key)
 
     def _drop(self, name: bytes) -> None:
         if name in self._keys:

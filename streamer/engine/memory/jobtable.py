@@ -14,31 +14,30 @@ import logging
 import math
 import weakref
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final, Literal
 
 from streamer.engine.blobs import JobFile
-from streamer.engine.interface import Idempotency, JobPlace, JobState, JobView
+from streamer.engine.interface import Idempotency, JobPlace, JobState, JobView, WaitingJob
 from streamer.engine.memory.fairqueue import FairQueue
-from streamer.engine.memory.forgottenkeys import ForgottenKeys, other_request
+from streamer.engine.memory.forgottenkeys import ForgottenKeys
 from streamer.engine.memory.inbox import Inbox, Received
 from streamer.engine.memory.pace import Pace
-from streamer.engine.memory.weight import RECORD_BYTES, weigh
-from streamer.errors import UnknownJob
+from streamer.engine.memory.waits import Waits
+from streamer.engine.refusals import no_job, other_request
+from streamer.engine.weight import RECORD_BYTES, weigh
 from streamer.eventlog.block import Ledger
 from streamer.eventlog.joblog import JobLog
 from streamer.eventlog.spool import Spool
-from streamer.model.capabilities import Accepts
 from streamer.model.events import Status, decode, encode
-from streamer.model.job import JobFacts, ResolvedJob
+from streamer.model.job import JobFacts, Lane, ResolvedJob
+from streamer.model.logfields import about
 
 __all__ = ["JobTable", "Record"]
 
 log: Final = logging.getLogger(__name__)
-
-MAX_PLACES_TOLD: Final = 100
-"""The most position events of one job, so that they do not fill a waiting job's log."""
 
 
 @dataclass(slots=True, eq=False)
@@ -59,8 +58,11 @@ class Record:
     weight: int
     place: int = 0
     """Its position in the queue in the last event about it."""
+    wait_ms: int = 0
+    """How long it would wait, by that event."""
     places_told: int = 0
     state: JobState = "queued"
+    attempt: int = 1
     holder: object | None = None
     lease_until: float = 0.0
     claimed_at: float = 0.0
@@ -74,6 +76,8 @@ class Record:
     sent: int = 0
     """The highest number of what was sent to it."""
     received: Received = field(default_factory=Received)
+    listeners: set[Callable[[bytes], None]] | None = None
+    """Those who want to know what it uses; few jobs have any."""
     spills_ahead: bool = True
     """Whether its events go to disk before they must: not after that was in vain."""
 
@@ -90,8 +94,8 @@ class Record:
     def waiting(self) -> bool:
         return self.holder is None and not self.over
 
-    def view(self, position: int | None = None) -> JobView:
-        """Return a snapshot for callers; `position` is its place in the queue."""
+    def view(self, waits: WaitingJob | None = None) -> JobView:
+        """Return a snapshot for callers; `waits` is its place in the queue."""
         return JobView(
             job=self.facts,
             tenant=self.tenant,
@@ -100,7 +104,8 @@ class Record:
             started_at=self.started_at,
             finished_at=self.finished_at,
             first_output_at=self.first_output_at,
-            position=position,
+            position=None if waits is None else waits.position,
+            estimated_wait_s=None if waits is None else waits.estimated_wait_s,
             result=None if self.result is None else decode(*self.result),
         )
 
@@ -121,6 +126,8 @@ class JobTable:
     ) -> None:
         self.queue = FairQueue()
         self.running: dict[str, Record] = {}
+        self._waiting_again: dict[str, Record] = {}
+        """Those in the queue that have had a worker."""
         self.bell = asyncio.Event()
         """Set when a worker may be able to take a job; clear it before waiting."""
         self.running_of: Counter[str] = Counter()
@@ -132,6 +139,8 @@ class JobTable:
         self.kept_bytes = 0
         """The size of the records of finished jobs."""
         self._pace = Pace(places)
+        ages = partial(_ages, self.running, clock)
+        self.waits = Waits(self.queue, self._pace, self.running_of, ages)
         self._spool = spool
         self._retention_s = retention_s
         self._clock = clock
@@ -144,6 +153,10 @@ class JobTable:
         """Called for each file that a job has left, once it is over."""
         self.drop: Callable[[JobFile], None] = lambda _: None
         """Called for each when the job is deleted."""
+        self.ended: Callable[[JobView], None] = lambda _: None
+        """Called with each job that is over, within the step that ends it."""
+        self.forgotten: Callable[[str], None] = lambda _: None
+        """Called with the id of each job that is deleted."""
         self._created_at = -math.inf
         self._records: dict[str, Record] = {}
         self._finished: OrderedDict[str, Record] = OrderedDict()
@@ -171,7 +184,7 @@ class JobTable:
         """Return the job. Raises `UnknownJob`."""
         record = self.find(job_id)
         if record is None:
-            raise UnknownJob(f"there is no job {job_id!r}, or not any more")
+            raise no_job(job_id)
         return record
 
     def repeated(self, tenant: str, idempotency: Idempotency) -> str | None:
@@ -195,9 +208,17 @@ class JobTable:
         return reversed(records[:end])
 
     def add(
-        self, job: ResolvedJob, tenant: str, idempotency: Idempotency | None, weight: int
+        self,
+        job: ResolvedJob,
+        tenant: str,
+        idempotency: Idempotency | None,
+        weight: int,
+        priority: int,
     ) -> Record:
-        """Accept a job with this weight: put it into the queue and start its log."""
+        """Accept a job with this weight: put it into the queue and start its log.
+
+        `priority` is that which counts now: within a session it is none before its other jobs.
+        """
         self.expire()
         key = None if idempotency is None else idempotency.key
         kept = JobLog(spool=self._spool, ledger=self.ledger)
@@ -209,23 +230,24 @@ class JobTable:
         self.inboxes[job.job_id] = Inbox()
         if idempotency is not None:
             self._keys[tenant, idempotency.key] = (job.job_id, idempotency.digest)
-        self.queue.push(tenant, job.job_id, weight)
+        self.queue.push(tenant, job.job_id, weight, priority, job.facts.lane)
         self.bell.set()
-        self._tell_place(record, self.queue.position(tenant, job.job_id))
+        waits = self.waits.of_job(tenant, job.job_id)
+        self.tell_place(record, waits.position, int(waits.estimated_wait_s * 1000))
         return record
 
-    def take(self, held: Container[str] = (), accepts: Accepts | None = None) -> Record | None:
+    def take(
+        self, held: Container[str] = (), wanted: Callable[[Lane], bool] | None = None
+    ) -> Record | None:
         """Take the next job of a tenant that is not in `held` out of the queue.
 
-        With `accepts`, only of those that it accepts.
+        With `wanted`, only of the lanes that are.
         """
-        if accepts is None:
-            job_id = self.queue.pop(held)
-        else:
-            job_id = self.queue.pop(held, lambda one: accepts.takes(self._records[one].facts))
+        job_id = self.queue.pop(held, wanted)
         if job_id is None:
             return None
         record = self.running[job_id] = self._records[job_id]
+        self._waiting_again.pop(job_id, None)
         self.running_of[record.tenant] += 1
         record.claimed_at = self._clock()
         record.started_at = self._wall_clock()
@@ -238,7 +260,7 @@ class JobTable:
 
     def end_waiting(self, events: Sequence[tuple[str, bytes]]) -> None:
         while self.queue:
-            self.end(self._records[next(self.queue.heads())], events)
+            self.end(self._records[self.queue.oldest or ""], events)
 
     def advance(
         self,
@@ -257,6 +279,39 @@ class JobTable:
         if record.first_output_at is None and any(kind == "output" for kind, _ in events):
             record.first_output_at = self._wall_clock()
 
+    def may_run_again(self, record: Record) -> bool:
+        """Whether a job waits again when its worker is lost: input that was taken is not kept."""
+        inbox = self.inboxes[record.job_id]
+        may = record.attempt <= record.facts.retry
+        return may and not (inbox.input_taken or inbox.cancelled)
+
+    def wait_again(
+        self, record: Record, reason: Literal["worker_lost", "shutting_down"], *, ran: bool
+    ) -> None:
+        """Put a running job back to the place that it had, and say so in its log."""
+        self._leave_place(record)
+        record.attempt += ran
+        record.holder = record.started_at = None
+        record.state = "queued"
+        record.facts = replace(record.facts, policy=None)
+        self._waiting_again[record.job_id] = record
+        self.inboxes[record.job_id].begin_again()
+        job = record.facts
+        self.queue.push(
+            record.tenant, job.job_id, record.weight, job.priority, job.lane, first=True
+        )
+        waits = self.waits.of_job(record.tenant, record.job_id)
+        record.place, record.wait_ms = waits.position, int(waits.estimated_wait_s * 1000)
+        status = Status(
+            "queued",
+            t=self._elapsed_ms(record),
+            position=record.place,
+            estimated_wait_ms=record.wait_ms,
+            attempt=record.attempt if ran else None,
+            reason=reason,
+        )
+        self.write(record, [encode(status)])
+
     def end(
         self,
         record: Record,
@@ -274,6 +329,7 @@ class JobTable:
             self._pace.ran(now - record.claimed_at)
         else:
             self.queue.remove(record.tenant, job_id)
+            self._waiting_again.pop(job_id, None)
         record.result = events[-1]
         record.state = "complete" if record.result[0] == "complete" else "error"
         record.finished_at = self._wall_clock()
@@ -289,10 +345,12 @@ class JobTable:
         record.files = tuple(files)
         for file in files:
             self.adopt(file)
+        self.ended(record.view())
         try:
             self.hear(record.view())
         except Exception:
-            log.exception("job %s: the listener for finished jobs failed", job_id)
+            told = about(job_id, record.tenant)
+            log.exception("job %s: the listener for finished jobs failed", job_id, extra=told)
         kept = (record.facts, record.key, record.result, record.files)
         record.weight = RECORD_BYTES + sum(map(weigh, kept))
         self.kept_bytes += record.weight
@@ -305,6 +363,7 @@ class JobTable:
         """
         job_id = record.job_id
         del self._records[job_id], self._finished[job_id]
+        self.forgotten(job_id)
         self.kept_bytes -= record.weight
         self._unspilled.pop(job_id, None)
         self._on_disk.pop(job_id, None)
@@ -372,42 +431,37 @@ class JobTable:
                 return oldest
             del self._unspilled[oldest.job_id]
         return max(
-            (record for record in self.running.values() if record.log.spillable_bytes),
+            (record for record in self._unfinished() if record.log.spillable_bytes),
             key=lambda record: record.log.spillable_bytes,
             default=None,
         )
 
     def kept(self) -> Iterator[Record]:
         """Yield every job that has had a worker."""
-        return itertools.chain(self.running.values(), self._finished.values())
+        return itertools.chain(self._unfinished(), self._finished.values())
 
-    def wait_s(self, jobs: int) -> float:
-        """Estimate how long it takes until this many waiting jobs have got a place."""
-        now = self._clock()
-        ages = [now - record.claimed_at for record in self.running.values()]
-        return self._pace.wait_s(jobs, ages)
+    def _unfinished(self) -> Iterator[Record]:
+        return itertools.chain(self.running.values(), self._waiting_again.values())
 
     def oldest_wait_s(self) -> float:
-        accepted = (self._records[job_id].accepted_at for job_id in self.queue.heads())
-        now = self._clock()
-        return now - min(accepted, default=now)
+        oldest = self.queue.oldest
+        return 0.0 if oldest is None else self._clock() - self._records[oldest].accepted_at
 
     def _elapsed_ms(self, record: Record) -> int:
         return int((self._clock() - record.accepted_at) * 1000)
 
-    def tell_places(self) -> None:
-        """Append position events to the logs of waiting jobs whose position has changed enough."""
-        for place, job_id in enumerate(self.queue.in_order(), 1):
-            record = self._records[job_id]
-            # A tenth: position 10 gets an event for each step, position 1000 for every hundredth.
-            far = abs(place - record.place) * 10 >= max(place, record.place)
-            if far and record.places_told < MAX_PLACES_TOLD:
-                self._tell_place(record, place)
-
-    def _tell_place(self, record: Record, place: int) -> None:
+    def tell_place(self, record: Record, place: int, wait_ms: int) -> None:
+        """Append an event with its place in the queue, and how long it waits."""
         record.place = place
+        record.wait_ms = wait_ms
         record.places_told += 1
-        status = Status("queued", t=self._elapsed_ms(record), position=place, job_id=record.job_id)
+        status = Status(
+            "queued",
+            t=self._elapsed_ms(record),
+            position=place,
+            estimated_wait_ms=wait_ms,
+            job_id=record.job_id,
+        )
         self.write(record, [encode(status)])
 
     def _leave_place(self, record: Record) -> None:
@@ -416,6 +470,11 @@ class JobTable:
         if not self.running_of[record.tenant]:
             del self.running_of[record.tenant]
         self.bell.set()  # its tenant may have another job that waits for this place
+
+
+def _ages(running: Mapping[str, Record], clock: Callable[[], float]) -> list[float]:
+    now = clock()
+    return [now - record.claimed_at for record in running.values()]
 
 
 def _place(record: Record) -> JobPlace:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final, Literal
 
 from streamer.engine.blobs import JobFile
@@ -32,18 +32,26 @@ class MemoryLease:
         inbox: Inbox,
         table: JobTable,
         retention: Retention,
+        is_draining: Callable[[], bool],
     ) -> None:
         assert record.job is not None
         self._job = record.job
+        self._attempt = record.attempt
         self._record = record
         self._inbox = inbox
         self._table = table
         self._retention = retention
-        self._given_up = False
+        self._is_draining = is_draining
+        self._ended_with: tuple[tuple[str, bytes], ...] | None = None
+        """The events with which the job has ended by this lease."""
 
     @property
     def job(self) -> ResolvedJob:
         return self._job
+
+    @property
+    def attempt(self) -> int:
+        return self._attempt
 
     @property
     def accepted_at(self) -> float:
@@ -83,7 +91,8 @@ class MemoryLease:
     ) -> bool:
         """End the job with these events and files; False if it was over or the lease was lost.
 
-        Raises ValueError unless the last of them, and no other, is terminal.
+        The same call once more, as of a caller who could not wait for the first, is answered as
+        that would have been. Raises ValueError unless the last of them, and no other, is terminal.
         """
         if not self._end(events, files):
             return False
@@ -101,10 +110,28 @@ class MemoryLease:
         if sum(terminal) != 1 or not terminal[-1]:
             raise ValueError("Lease.finish needs exactly one terminal event, as the last one")
         if not self._held:
-            return False
-        self._given_up = True
+            return self._ended_with == tuple(events)
+        self._ended_with = tuple(events)
         self._table.end(self._record, events, files)
         return True
+
+    async def release(self, *, ran: bool = False) -> bool:
+        """Let the job wait again; False if nobody could take it, or it must not run again."""
+        stays = self._is_draining() or self._inbox.cancelled or self._job.session_id is not None
+        if stays or not self._held:
+            return False
+        if not (self._table.may_run_again(self._record) if ran else not self._started):
+            return False
+        self._table.wait_again(self._record, "shutting_down", ran=ran)
+        await self._retention.enforce(self._record)
+        return True
+
+    async def tell_usage(self, stats: bytes) -> bool:
+        self._check(())
+        listeners = tuple(self._record.listeners or ())
+        for hear in listeners:
+            hear(stats)
+        return bool(listeners)
 
     async def control(self) -> AsyncIterator[Control]:
         """Yield requests for the job; `Lost` is the last one."""
@@ -120,7 +147,7 @@ class MemoryLease:
                 yield request
             else:
                 await self._inbox.news.wait()
-        if not self._given_up:
+        if self._ended_with is None:
             yield Lost()
 
     async def inputs(self) -> AsyncIterator[Input | Eof]:

@@ -4,12 +4,33 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["Pace"]
+__all__ = ["Forecast", "Pace"]
 
 RUNS: Final = 64
 """The number of runs in the mean: enough to be stable, few enough to follow changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What is known at one moment: how long a job runs, and whether all places are taken."""
+
+    run_s: float
+    places: int
+    busy: bool
+
+    def wait_s(self, jobs: int) -> float:
+        """Return how long it takes until this many jobs have got a place.
+
+        No job waits while a place is free, unless its tenant has all that it may have.
+        """
+        return jobs * self.run_s / self.places if self.busy else 0.0
+
+    def own_wait_s(self, jobs: int, most: int) -> float:
+        """Return how long it takes until so many jobs of a tenant are over, of which `most` run."""
+        return max(jobs, 0) * self.run_s / min(most, self.places)
 
 
 class Pace:
@@ -23,16 +44,11 @@ class Pace:
         """Record how long a job had its place."""
         self._runs.append(seconds)
 
-    def wait_s(self, jobs: int, running: Collection[float]) -> float:
-        """Return how long it takes until this many jobs have got a place.
-
-        `running` are the ages of the running jobs. No job waits while a place is free.
-        """
-        if len(running) < self._places:
-            return 0.0
+    def forecast(self, running: Collection[float]) -> Forecast:
+        """Return what can be told now; `running` are the ages of the running jobs."""
         # Running jobs that are older than the mean show that it is too low.
         mean_s = max(_mean(self._runs), _mean(running))
-        return jobs * mean_s / self._places
+        return Forecast(mean_s, self._places, busy=len(running) >= self._places)
 
 
 def _mean(seconds: Collection[float]) -> float:

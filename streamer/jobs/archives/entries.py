@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+import msgspec
+
 from streamer.errors import InvalidRequest, TooLarge, quoted
 from streamer.model.filenames import MAX_NAME_BYTES, why_not_name
 
@@ -34,6 +36,12 @@ WINDOW_BYTES: Final = 16 * 1024
 RATIO_SLACK: Final = 1024 * 1024
 """Bytes that any upload may have, however small it is."""
 
+MEAN_NAME_BYTES: Final = 256
+NAMES_SLACK: Final = 64 * 1024
+"""All names together have at most so many bytes for each entry, and a few more.
+
+Each answer about the project has all of them. The paths of real ones have 60 bytes."""
+
 SHOWN_BYTES: Final = 256
 
 
@@ -52,6 +60,11 @@ class Bounds:
     entries: int
     total: int
     ratio: int
+
+    @property
+    def names(self) -> int:
+        """The most bytes of all names together, as they are in JSON."""
+        return MEAN_NAME_BYTES * self.entries + NAMES_SLACK
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +132,9 @@ class Names:
         self._files: set[bytes] = set()
         self._folders: dict[bytes, bytes] = {}
         """The exact name of each folder by the one that ignores case, as digests."""
+        self._again = 0
+        self._bytes = 0
+        """Of all names, as they are in JSON."""
 
     def add(self, name: str, *, folder: bool) -> list[str]:
         """Take a name; return the folders in it, and itself if it is one, that are new.
@@ -126,8 +142,14 @@ class Names:
         Raises `InvalidRequest` or `TooLarge`, which name the entry.
         """
         if why := why_not_name(name):
-            raise refused(name, why)
+            # Compress-Archive of Windows PowerShell 5 writes them instead of slashes.
+            more = (
+                " (folders are separated by /; on Windows use tar or 7-Zip)" if "\\" in name else ""
+            )
+            raise refused(name, why + more)
         new = [name] if folder and self._is_new_folder(name, name) else []
+        if folder and not new:
+            self.add_again(name)
         if not folder:
             folded = _digest(_folded(name))
             if folded in self._files or folded in self._folders:
@@ -135,12 +157,24 @@ class Names:
                     name, "an earlier entry has the same name, or differs from it only in case"
                 )
             self._files.add(folded)
-            self._check_count(name)
+            self._count(name, name)
         end = name.rfind("/")
         while end > 0 and self._is_new_folder(name[:end], name):
             new.append(name[:end])
             end = name.rfind("/", 0, end)
         return new[::-1]
+
+    def add_again(self, name: str) -> None:
+        """Take a folder that is there already.
+
+        Nothing else counts it, and a small archive may have millions of it. Raises `TooLarge`.
+        """
+        self._again += 1
+        if self._again > self._bounds.entries:
+            raise TooLarge(
+                f"entry {quoted(name)}: the archive names folders again more than "
+                f"{self._bounds.entries} times (projects.max_files)"
+            )
 
     def _is_new_folder(self, folder: str, name: str) -> bool:
         folded, exact = _digest(_folded(folder)), _digest(folder)
@@ -152,10 +186,17 @@ class Names:
         if known is not None:
             raise refused(name, f"an earlier folder differs from {quoted(folder)} only in case")
         self._folders[folded] = exact
-        self._check_count(name)
+        self._count(folder, name)
         return True
 
-    def _check_count(self, name: str) -> None:
+    def _count(self, new: str, name: str) -> None:
+        """Count a file or folder that is `new`; `name` is that of the entry."""
+        self._bytes += len(msgspec.json.encode(new))
+        if self._bytes > self._bounds.names:
+            raise TooLarge(
+                f"entry {quoted(name)}: the names of a project have at most {self._bounds.names} "
+                f"bytes together, {MEAN_NAME_BYTES} for each of projects.max_files"
+            )
         if len(self._files) + len(self._folders) > self._bounds.entries:
             raise TooLarge(
                 f"entry {quoted(name)}: a project has at most {self._bounds.entries} files and "
@@ -168,8 +209,10 @@ def text_of(raw: bytes) -> str:
 
     Raises `InvalidRequest` if it is too long or not UTF-8.
     """
-    while raw.startswith(b"./"):
-        raw = raw[2:]
+    at = 0
+    while raw.startswith(b"./", at):  # the name may be nothing else, and 64 KiB long
+        at += 2
+    raw = raw[at:]
     if raw != b"/":
         raw = raw.removesuffix(b"/")
     shown = raw[:SHOWN_BYTES].decode("utf-8", "backslashreplace")
@@ -178,7 +221,10 @@ def text_of(raw: bytes) -> str:
     try:
         return raw.decode()
     except UnicodeDecodeError:
-        raise refused(shown, "the name is not UTF-8") from None
+        raise refused(
+            shown,
+            "the name is not UTF-8: use ASCII, or a program that writes UTF-8 (7-Zip: -mcu=on)",
+        ) from None
 
 
 def refused(name: str, why: str) -> InvalidRequest:

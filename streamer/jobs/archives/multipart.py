@@ -15,11 +15,17 @@ MAX_HEAD_BYTES: Final = 8 * 1024
 """The headers of one part: a name has at most 1024 bytes, three times as many when escaped."""
 
 NAME: Final = re.compile(rb';\s*filename="((?:[^"\\]|\\.)*)"', re.IGNORECASE)
+NAME_UNQUOTED: Final = re.compile(rb';\s*filename=([^\s;"]+)', re.IGNORECASE)
+"""As clients in C# write it (RFC 2183)."""
 NAME_ENCODED: Final = re.compile(rb";\s*filename\*=utf-8''([^;\s]*)", re.IGNORECASE)
 FIELD: Final = re.compile(rb';\s*name="((?:[^"\\]|\\.)*)"', re.IGNORECASE)
 ESCAPED: Final = re.compile(rb"%(22|0[AD])", re.IGNORECASE)
 """What browsers escape in names: quotes and the ends of lines (the WHATWG's URL standard)."""
 OCTET: Final = re.compile(rb"%([0-9A-F]{2})", re.IGNORECASE)
+ESCAPED_OTHERWISE: Final = re.compile(rb"([A-Z0-9_.~-]|%[0-9A-F]{2})*", re.IGNORECASE)
+"""What RFC 3986 leaves as it is, and escapes."""
+MUST_BE_ESCAPED: Final = re.compile(rb"%(2F|[89A-F][0-9A-F])", re.IGNORECASE)
+"""A slash, or a letter that is not ASCII: browsers send both as they are."""
 PLAIN_ENCODINGS: Final = frozenset({b"", b"7bit", b"8bit", b"binary"})
 
 
@@ -62,14 +68,17 @@ def _name(head: bytes) -> str:
         raise InvalidRequest("a part of a form must not have a Content-Transfer-Encoding")
     if match := NAME_ENCODED.search(disposition):
         return _text(OCTET.sub(_octet, match[1]))
-    match = NAME.search(disposition)
+    match = NAME.search(disposition) or NAME_UNQUOTED.search(disposition)
     if match is None or not match[1]:
         field = FIELD.search(disposition)
         shown = quoted(field[1].decode("utf-8", "replace")) if field else "without a name"
         raise InvalidRequest(
             f"the part {shown} is no file: give each part a filename, its path in the project"
         )
-    return _text(ESCAPED.sub(_octet, match[1]))
+    raw = match[1]
+    # aiohttp escapes a name as a part of an address (RFC 7578, 2).
+    otherwise = ESCAPED_OTHERWISE.fullmatch(raw) and MUST_BE_ESCAPED.search(raw)
+    return _text((OCTET if otherwise else ESCAPED).sub(_octet, raw))
 
 
 def _text(raw: bytes) -> str:

@@ -17,6 +17,13 @@ MAX_WINDOW_BYTES: Final = 8 * 1024 * 1024
 
 GZIP: Final = 16 + zlib.MAX_WBITS
 
+MEMBER_BYTES: Final = 1024
+MOST_MEMBERS: Final = 1024
+"""More members than these must have so many bytes in the mean: a million empty ones take long."""
+
+TAR_BYTES: Final = 8 * 1024
+"""What a tar archive may have for each entry besides its content: headers and padding."""
+
 
 class Gzip:
     """The content of a gzip file, of one or several members (RFC 1952)."""
@@ -24,6 +31,8 @@ class Gzip:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._member = zlib.decompressobj(GZIP)
+        self._members = 1
+        self._size = 0
         self._left = b""
 
     def read(self, size: int) -> bytes:
@@ -38,14 +47,21 @@ class Gzip:
                 if not self._left.strip(b"\0"):
                     self._left = b""
                     continue
-                self._member = zlib.decompressobj(GZIP)
+                self._begin_member()
             try:
                 data = self._member.decompress(self._left, size)
             except zlib.error:
                 raise InvalidRequest("the archive is damaged: its gzip data is invalid") from None
             self._left = self._member.unused_data or self._member.unconsumed_tail
+            self._size += len(data)
             if data:
                 return data
+
+    def _begin_member(self) -> None:
+        self._member = zlib.decompressobj(GZIP)
+        self._members += 1
+        if self._members > MOST_MEMBERS + self._size // MEMBER_BYTES:
+            raise InvalidRequest("the archive consists of too many small members of gzip")
 
     def _rest(self, size: int) -> bytes:
         """Return what a member may still give when all of it was read."""
@@ -80,12 +96,16 @@ def zstd(source: Source) -> Stream:
 
 
 class Unpacked:
-    """A decompressed stream that never is many times as large as what it was made from."""
+    """A decompressed stream that never is many times as large as what it was made from.
+
+    Nor has it more than a project may have, since a tar archive may go on with zeros.
+    """
 
     def __init__(self, stream: Stream, source: Source, bounds: Bounds) -> None:
         self._stream = stream
         self._source = source
         self._ratio = bounds.ratio
+        self._most = RATIO_SLACK + bounds.total + TAR_BYTES * bounds.entries
         self._size = 0
 
     def read(self, size: int) -> bytes:
@@ -95,5 +115,10 @@ class Unpacked:
             raise TooLarge(
                 f"the archive is more than {self._ratio} times as large when it is decompressed "
                 "(projects.max_ratio)"
+            )
+        if self._size > self._most:
+            raise TooLarge(
+                f"the archive has more than {self._most} bytes when it is decompressed "
+                "(projects.max_bytes, projects.max_files)"
             )
         return data

@@ -50,7 +50,8 @@ def store_project(
     entries = _entries(source, bounds) if boundary is None else read_form(source, boundary)
     for entry in entries:
         if entry.folder and entry.name in ("", "."):
-            continue  # `tar -c .` begins with the folder itself
+            names.add_again(entry.name)  # `tar -c .` begins with the folder itself
+            continue
         for folder in names.add(entry.name, folder=entry.folder):
             put(head_of(folder, 0, folder=True))
         counts.bytes += entry.size

@@ -27,6 +27,8 @@ ZEROS: Final = bytes(BLOCK)
 MAX_EXTENDED_BYTES: Final = 64 * 1024
 """Of one extended header; a name has at most 1024 bytes."""
 MAX_EXTENDED_IN_A_ROW: Final = 8
+EXTENDED_OF_AN_ENTRY: Final = 4096
+"""In the mean, besides the first ones: they may be much when they are decompressed."""
 
 FILES: Final = frozenset(b"0\x007")
 FOLDER: Final = ord("5")
@@ -34,13 +36,15 @@ PAX: Final = ord("x")
 PAX_FOR_ALL: Final = ord("g")
 LONG_NAME: Final = ord("L")
 LONG_LINK: Final = ord("K")
+SPARSE: Final = ord("S")
+HOLES: Final = ("GNU.sparse.", "SUN.holesdata", "SCHILY.realsize")
+"""Keys that say so of a file: what is in the archive is not its content."""
+LINKS: Final = {ord("1"): "a hard link", ord("2"): "a symbolic link"}
+AS_FILES: Final = "tar's options -h and --hard-dereference put the files themselves there"
 REFUSED: Final = {
-    ord("1"): "a hard link",
-    ord("2"): "a symbolic link",
     ord("3"): "a character device",
     ord("4"): "a block device",
     ord("6"): "a FIFO",
-    ord("S"): "a sparse file",
 }
 OCTAL: Final = re.compile(rb" *([0-7]*)[ \0]*")
 RECORD: Final = re.compile(rb"([1-9][0-9]{0,5}) ")
@@ -56,20 +60,30 @@ def read_tar(stream: Stream) -> Iterator[Entry]:
     reader = _Reader(stream)
     said: dict[str, bytes] = {}
     in_a_row = 0
+    room = MAX_EXTENDED_IN_A_ROW * MAX_EXTENDED_BYTES
     while (header := reader.block()) != ZEROS:
         if not _sum_is_right(header):
-            raise InvalidRequest("the archive is damaged: a header has the wrong checksum")
+            raise InvalidRequest(
+                "what is compressed is no tar archive"
+                if reader.blocks == 1
+                else "the archive is damaged: a header has the wrong checksum"
+            )
         kind, size = header[156], _number(header[124:136])
         if kind in (PAX, PAX_FOR_ALL, LONG_NAME, LONG_LINK):
             in_a_row += 1
-            if in_a_row > MAX_EXTENDED_IN_A_ROW or size > MAX_EXTENDED_BYTES:
-                raise InvalidRequest("the archive has extended headers that are too large")
+            room -= size
+            if in_a_row > MAX_EXTENDED_IN_A_ROW or size > MAX_EXTENDED_BYTES or room < 0:
+                raise InvalidRequest(
+                    "the archive has extended headers that are too large: make it without extended "
+                    "attributes (--no-xattrs)"
+                )
             data = reader.exactly(size)
             reader.skip_padding(size)
             said |= _extended(kind, data)
             continue
         yield _entry(reader, header, said, kind, size)
         said, in_a_row = {}, 0
+        room += EXTENDED_OF_AN_ENTRY
     reader.check_end()
 
 
@@ -79,8 +93,13 @@ class _Reader:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._buffer = b""
+        self._at = 0
+        """How much of the buffer was returned."""
+        self.blocks = 0
+        """How many headers were read."""
 
     def block(self) -> bytes:
+        self.blocks += 1
         return self.exactly(BLOCK)
 
     def exactly(self, size: int) -> bytes:
@@ -92,11 +111,12 @@ class _Reader:
 
     def some(self, size: int) -> bytes:
         """Return from 1 to `size` bytes."""
-        if not self._buffer:
-            self._buffer = self._stream.read(CHUNK_BYTES)
+        if self._at == len(self._buffer):
+            self._buffer, self._at = self._stream.read(CHUNK_BYTES), 0
             if not self._buffer:
                 raise InvalidRequest("the archive is truncated: its end is missing")
-        data, self._buffer = self._buffer[:size], self._buffer[size:]
+        data = self._buffer[self._at : self._at + size]
+        self._at += len(data)
         return data
 
     def skip_padding(self, size: int) -> None:
@@ -112,7 +132,7 @@ class _Reader:
 
     def check_end(self) -> None:
         """Check that nothing but zeros follows: others might read another archive there."""
-        data = self._buffer
+        data = self._buffer[self._at :]
         while data:
             if data.strip(b"\0"):
                 raise InvalidRequest("the archive has data after its end")
@@ -122,10 +142,14 @@ class _Reader:
 def _entry(reader: _Reader, header: bytes, said: dict[str, bytes], kind: int, size: int) -> Entry:
     raw = said.get("path", _own_name(header))
     name = text_of(raw)
+    if kind in LINKS:
+        raise refused(name, f"{LINKS[kind]}: only regular files and folders are taken ({AS_FILES})")
     if kind in REFUSED:
         raise refused(name, f"{REFUSED[kind]}: only regular files and folders are taken")
-    if any(key.startswith("GNU.sparse.") for key in said):
-        raise refused(name, "a sparse file: only regular files and folders are taken")
+    if kind == SPARSE or any(key.startswith(HOLES) for key in said):
+        # The name in the header is that of a part, such as dir/GNUSparseFile.123/name.
+        name = text_of(said.get("GNU.sparse.name", raw))
+        raise refused(name, "a sparse file: make the archive without --sparse")
     if kind not in FILES and kind != FOLDER:
         raise refused(name, f"its type {chr(kind)!r} is unknown")
     if "size" in said:
@@ -153,17 +177,16 @@ def _extended(kind: int, data: bytes) -> dict[str, bytes]:
     if kind == LONG_LINK:
         return {}
     said: dict[str, bytes] = {}
-    while data:
-        match = RECORD.match(data)
-        length = int(match[1]) if match else 0
-        record = data[:length]
-        if match is None or len(record) != length or not record[match.end() :].endswith(b"\n"):
-            raise InvalidRequest("the archive is damaged: an extended header is invalid")
-        key, equals, value = record[match.end() : -1].partition(b"=")
-        if not equals:
+    at = 0
+    while at < len(data):
+        match = RECORD.match(data, at)
+        end = at + int(match[1]) if match else 0
+        record = data[match.end() : end] if match else b""
+        key, equals, value = record.removesuffix(b"\n").partition(b"=")
+        if end > len(data) or not record.endswith(b"\n") or not equals:
             raise InvalidRequest("the archive is damaged: an extended header is invalid")
         said[key[:SHOWN_BYTES].decode("utf-8", "replace")] = value
-        data = data[length:]
+        at = end
     if kind == PAX_FOR_ALL:
         # git writes the commit here. A name or size for all entries would be for none.
         if said.keys() & {"path", "size"}:

@@ -39,6 +39,8 @@ LARGE: Final = 2**32 - 1
 """A number that is in the extra field instead."""
 MOST_32: Final = (2**16 - 1, 2**16 - 1, LARGE, LARGE)
 EXTRA_64: Final = 1
+SIZES_LATER: Final = 1 << 3
+"""They are behind the content, as its writer did not know them before."""
 ENCRYPTED: Final = 1 << 0 | 1 << 6 | 1 << 13
 STORED: Final = 0
 DEFLATED: Final = 8
@@ -106,7 +108,9 @@ def _directory(source: Source) -> tuple[int, int, int]:
             if found + END.size + comment == len(tail):
                 break
     else:
-        raise InvalidRequest("the archive is truncated: the end of its directory is missing")
+        raise InvalidRequest(
+            "the archive is truncated, or something follows it: the end of its directory is missing"
+        )
     end = tail_at + found
     locator = (
         source.pread(LOCATOR_64.size, end - LOCATOR_64.size) if end >= LOCATOR_64.size else b""
@@ -149,7 +153,10 @@ def _listed(source: Source, count: int, start: int, end: int) -> Iterator[_Liste
         mode = attributes >> 16
         kind = stat.S_IFMT(mode)
         if kind in KINDS:  # whatever system it says it was made on
-            raise refused(name, f"{KINDS[kind]}: only regular files and folders are taken")
+            hint = (
+                " (zip puts the files themselves there without -y)" if kind == stat.S_IFLNK else ""
+            )
+            raise refused(name, f"{KINDS[kind]}: only regular files and folders are taken{hint}")
         folder = raw.endswith(b"/") or kind == stat.S_IFDIR or bool(attributes & DOS_FOLDER)
         yield _Listed(
             raw, name, flags, method, crc, packed, size,
@@ -163,9 +170,11 @@ def _sizes(name: str, extra: bytes, size: int, packed: int, local_at: int) -> tu
     """Return the sizes and the place of an entry; those that are too large are in `extra`."""
     values = [size, packed, local_at]
     wanted = [index for index, value in enumerate(values) if value == LARGE]
-    while wanted and len(extra) >= 4:
-        kind, length = struct.unpack_from("<HH", extra)
-        data, extra = extra[4 : 4 + length], extra[4 + length :]
+    at = 0
+    while wanted and at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, at)
+        data = extra[at + 4 : at + 4 + length]
+        at += 4 + length
         if kind == EXTRA_64 and len(data) >= 8 * len(wanted):
             for place, index in enumerate(wanted):
                 values[index] = int.from_bytes(data[8 * place : 8 * place + 8], "little")
@@ -181,7 +190,7 @@ def _check_places(source: Source, entries: Iterator[_Listed], start: int, bounds
     total = 0
     for listed in entries:
         if listed.flags & ENCRYPTED:
-            raise refused(listed.name, "it is encrypted")
+            raise refused(listed.name, "it is encrypted: make the archive without a password")
         if listed.method not in (STORED, DEFLATED):
             raise refused(
                 listed.name,
@@ -207,9 +216,15 @@ def _content_at(source: Source, listed: _Listed) -> int:
     head = source.pread(LOCAL.size, listed.at)
     if len(head) < LOCAL.size or not head.startswith(b"PK\3\4"):
         raise refused(listed.name, "its header is missing")
-    _, _, flags, method, _, _, _, _, _, name_size, extra_size = LOCAL.unpack(head)
+    _, _, flags, method, _, _, crc, packed, size, name_size, extra_size = LOCAL.unpack(head)
     raw = source.pread(name_size, listed.at + LOCAL.size)
-    if raw != listed.raw or method != listed.method or (flags ^ listed.flags) & ENCRYPTED:
+    same = raw == listed.raw and method == listed.method
+    if not flags & SIZES_LATER:
+        if LARGE in (size, packed):
+            extra = source.pread(extra_size, listed.at + LOCAL.size + name_size)
+            size, packed, _ = _sizes(listed.name, extra, size, packed, 0)
+        same &= (crc, packed, size) == (listed.crc, listed.packed, listed.size)
+    if not same or (flags ^ listed.flags) & ENCRYPTED:
         raise refused(listed.name, "its header and the directory of the archive differ")
     at: int = listed.at + LOCAL.size + name_size + extra_size
     return at

@@ -109,6 +109,10 @@ class Cgroup(ABC):
         """Return the memory charged to the group now."""
 
     @abstractmethod
+    def needed_bytes(self) -> int:
+        """Return the part of it which the kernel cannot drop: no page cache, but shared memory."""
+
+    @abstractmethod
     def total_cpu_time_us(self) -> int:
         """Return the CPU time of everything that was ever in the group, in microseconds.
 
@@ -197,7 +201,11 @@ class Cgroup(ABC):
                 stack.enter_context(contextlib.closing(GroupFiles(folder)))
                 for folder in self.folders
             ]
-            return self.set_limits(files, limits)
+            return self.fits(files, limits) and self.set_limits(files, limits)
+
+    def fits(self, files: Sequence[GroupFiles], limits: Limits) -> bool:
+        """Return whether the group needs no more memory, where setting the limit would not tell."""
+        return True
 
     @property
     def _pids_max(self) -> Path:

@@ -29,7 +29,7 @@ from streamer.sandbox.cgroups.v2 import (
     share,
 )
 
-__all__ = ["CgroupTree", "cgroup_tree"]
+__all__ = ["CgroupTree", "cgroup_tree", "leave_delegated"]
 
 log: Final = logging.getLogger(__name__)
 
@@ -86,12 +86,12 @@ class CgroupTree:
 
 
 @contextmanager
-def cgroup_tree(configured: str) -> Iterator[CgroupTree | None]:
+def cgroup_tree(configured: str, weight: int) -> Iterator[CgroupTree | None]:
     """Create the service's groups, or yield None if that is impossible.
 
-    `configured` is ``auto``, ``off``, or the path of a delegated group of version 2. Groups of
-    killed services are removed first. A lock on its folder protects a group in use; the lock ends
-    with its service.
+    `configured` is ``auto``, ``off``, or the path of a delegated group of version 2; `weight` that
+    of all jobs together (``sandbox.cpu_weight``). Groups of killed services are removed first. A
+    lock on its folder protects a group in use; the lock ends with its service.
     """
     with contextlib.ExitStack() as stack:
         tree = None
@@ -107,9 +107,9 @@ def cgroup_tree(configured: str) -> Iterator[CgroupTree | None]:
                         _check_entry(roots[0])
                         for folder in (*parents, *roots):
                             share(folder)
-                        v2.weigh(roots[0])
+                        v2.weigh(roots[0], weight)
                     else:
-                        v1.weigh(roots[-1])
+                        v1.weigh(roots[-1], weight)
                 except OSError as error:
                     if configured == "auto":
                         log.info("no %s: %s", level, error)
@@ -125,6 +125,21 @@ def cgroup_tree(configured: str) -> Iterator[CgroupTree | None]:
                 tree = CgroupTree(level, roots)
                 break
         yield tree
+
+
+def leave_delegated(configured: str) -> None:
+    """Move this process out of the group that is to be divided, before it forks others.
+
+    A service of several processes may then divide it where that of one process may: in a group
+    that nobody has marked as delegated it must be alone.
+    """
+    if configured == "off":
+        return
+    for level, parents in _candidates(configured):
+        if level == "cgroup-v2":
+            with contextlib.suppress(OSError):  # as each process will find, and log
+                hand_down(parents[0])
+            return
 
 
 def _candidates(configured: str) -> Iterator[tuple[Level, tuple[Path, ...]]]:

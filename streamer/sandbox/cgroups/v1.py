@@ -11,7 +11,7 @@ from typing import ClassVar, Final
 
 from streamer.model.job import Limits
 from streamer.sandbox.cgroups.cgroup import OVERHEAD_PROCESSES, Cgroup
-from streamer.sandbox.cgroups.files import GroupFiles, write
+from streamer.sandbox.cgroups.files import GroupFiles, named, write
 
 __all__ = ["HIERARCHIES", "SHARING", "CgroupV1", "weigh"]
 
@@ -24,17 +24,16 @@ processes: the default weight of a group is `SHARES`."""
 
 SHARES: Final = 1024
 
-ALL_JOBS: Final = SHARES // 8
-"""The weight of all jobs together, for each processor: that of an eighth of one process. With more
-their work delays the lines of others in the service, which is one process, and in their readers."""
-
 MEMORY_LIMITS: Final = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
 
 
-def weigh(root: Path) -> None:
-    """Give all jobs together the weight `ALL_JOBS`; what nobody else uses they get in any case."""
+def weigh(root: Path, weight: int) -> None:
+    """Give all jobs together a weight, for each processor; 100 is that of one process.
+
+    A group's shares are divided among the processors on which it runs.
+    """
     with contextlib.suppress(FileNotFoundError):  # this is another hierarchy
-        write(root / "cpu.shares", str(ALL_JOBS * (os.cpu_count() or 1)))
+        write(root / "cpu.shares", str(SHARES * weight * (os.cpu_count() or 1) // 100))
 
 
 class CgroupV1(Cgroup):
@@ -96,6 +95,11 @@ class CgroupV1(Cgroup):
 
     def memory_bytes(self) -> int:
         return self._memory.number("memory.usage_in_bytes")
+
+    def needed_bytes(self) -> int:
+        lines = self._memory.read("memory.stat")
+        cache = named(lines, "total_cache") - named(lines, "total_shmem")
+        return max(self.memory_bytes() - cache, 0)
 
     def total_cpu_time_us(self) -> int:
         return self._cpu.number("cpuacct.usage") // 1000

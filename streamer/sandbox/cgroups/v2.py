@@ -34,9 +34,6 @@ SHARING: Final = "cpu"
 """With this controller each job gets an equal share of the processors, whatever its number of
 processes: the default weight of a group is 100."""
 
-ALL_JOBS: Final = 100 // 8
-"""The weight of all jobs together, beside the service (`cgroups.v1.ALL_JOBS`)."""
-
 MAIN: Final = "main"
 """The group below the delegated one into which the service itself moves."""
 
@@ -108,12 +105,20 @@ class CgroupV2(Cgroup):
         group.write("memory.max", str(limits.memory_bytes))
         return True
 
+    def fits(self, files: Sequence[GroupFiles], limits: Limits) -> bool:
+        """Tell before the limit is set: the kernel would kill all, what a session keeps too."""
+        (group,) = files
+        return _needed_bytes(group, "slab_reclaimable") <= limits.memory_bytes
+
     def unlimit(self) -> None:
         for name in ("pids.max", "memory.max"):
             self._group.write(name, "max")
 
     def memory_bytes(self) -> int:
         return self._group.number("memory.current")
+
+    def needed_bytes(self) -> int:
+        return _needed_bytes(self._group)
 
     def total_cpu_time_us(self) -> int:
         return self._group.counter("cpu.stat", "usage_usec")
@@ -149,6 +154,14 @@ class CgroupV2(Cgroup):
         except OSError:
             return False
         return True
+
+
+def _needed_bytes(group: GroupFiles, *dropped: str) -> int:
+    """Return a group's memory without its page cache, and without what else the kernel can drop."""
+    lines = group.read("memory.stat")
+    cache = named(lines, "file") - named(lines, "shmem")
+    cache += sum(named(lines, name) for name in dropped)
+    return max(group.number("memory.current") - cache, 0)
 
 
 def ownership(folder: Path) -> Literal["delegated", "systemd's", "unmarked"]:
@@ -210,7 +223,7 @@ def share(folder: Path) -> None:
             write(folder / "cgroup.subtree_control", f"+{SHARING}")
 
 
-def weigh(root: Path) -> None:
-    """Give all jobs together the weight `ALL_JOBS`; what nobody else uses they get in any case."""
+def weigh(root: Path, weight: int) -> None:
+    """Give all jobs together a weight; 100 is that of the service's own group."""
     with contextlib.suppress(FileNotFoundError):  # the controller is not enabled
-        write(root / "cpu.weight", str(ALL_JOBS))
+        write(root / "cpu.weight", str(weight))

@@ -16,7 +16,7 @@ from streamer.errors import SandboxFailure
 from streamer.model.job import Limits, SourceFile, TerminalSize
 from streamer.sandbox.drivers import protocol
 from streamer.sandbox.drivers.protocol import frame
-from streamer.sandbox.shape import RunEnd, Use
+from streamer.sandbox.shape import LargeFile, RunEnd, Use
 
 __all__ = ["InitChannel"]
 
@@ -58,7 +58,9 @@ class InitChannel:
         self.ended: asyncio.Future[RunEnd] = self._loop.create_future()
         """Done when the program and everything it started are dead; fails if it could not run."""
         self.held: asyncio.Future[None] = self._loop.create_future()
-        """Done when a program that was started with `protocol.HOLD` has come to where it waits."""
+        """Done when a program that was started with `protocol.HOLD` has come to where it waits.
+
+        With `protocol.GATE` it is, at once."""
         # Answers come in the order of the questions, also if nobody waits any more.
         self._checking: deque[asyncio.Future[bytes]] = deque()
         self._listening: deque[asyncio.Future[int]] = deque()
@@ -111,6 +113,30 @@ class InitChannel:
         question = protocol.check_frame(limits, walk_disk=walk_disk)
         protocol.check_files(await self._answered(question, self._checking), walk_disk=walk_disk)
 
+    async def put_file(self, file: LargeFile, limits: Limits, *, walk_disk: bool) -> None:
+        """Write one file as `put_files` does; it is not held in memory.
+
+        It is not left there either if its pieces raise an error.
+        """
+        await self._send_with_next(protocol.quota_frame(limits))
+        for head in protocol.file_frames([SourceFile(file.name, b"", file.mode)]):
+            await self._send_with_next(head)
+        question = protocol.check_frame(limits, walk_disk=walk_disk)
+        try:
+            async for piece in file.pieces:
+                await self._send_with_next(frame(b"A", piece))
+        except OSError:
+            # This is no file, and if one is not written all are removed.
+            await self._send_with_next(frame(b"F"))
+            await self._answered(question, self._checking)
+            raise
+        protocol.check_files(await self._answered(question, self._checking), walk_disk=walk_disk)
+
+    async def check_rest(self, limits: Limits, *, walk_disk: bool) -> None:
+        """Raise `FilesDoNotFit` if what goes on between programs has written too much."""
+        question = protocol.check_frame(limits, walk_disk=walk_disk, rest_only=True)
+        protocol.check_files(await self._answered(question, self._checking), walk_disk=walk_disk)
+
     async def listen(self, port: int) -> socket.socket:
         """Let the init listen on a TCP port of its loopback, and return the socket.
 
@@ -133,8 +159,9 @@ class InitChannel:
         """
         return await self._descriptor(protocol.terminal_frame(size), self._terminals)
 
-    async def use(self, *, walk_disk: bool) -> Use:
-        return await self._answered(protocol.use_frame(walk_disk=walk_disk), self._asking)
+    async def use(self, *, walk_disk: bool, of_run: bool = False) -> Use:
+        question = protocol.use_frame(walk_disk=walk_disk, of_run=of_run)
+        return await self._answered(question, self._asking)
 
     async def start(
         self,
@@ -162,14 +189,25 @@ class InitChannel:
                 flags |= protocol.TERMINAL
             run = protocol.run_frame(argv, env, cwd, limits, flags=flags)
             await self._send_next(frame(b"D") + run, stdio or ())
+            if flags & protocol.GATE:
+                _answer(self.held, None)
 
     async def release(self) -> bool:
         """Let a program go on that is held, or on its way to that; False if it has ended before."""
         if self.held.done() and self.held.exception() is None:
+            if not self._held and self._post(b"G"):
+                return True
             async with self._sending:
                 await self._send_next(frame(b"G"))
             return True
         return await self._answered(frame(b"G", b"?"), self._releasing) == b"\1"
+
+    async def end_at(self, until_us: int) -> None:
+        """Let the next program run until then, or until a later time that `go_on` tells."""
+        await self._send_with_next(frame(b"L", struct.pack("<Q", until_us)))
+
+    def go_on(self, until_us: int) -> bool:
+        return self._post(b"L", struct.pack("<Q", until_us))
 
     def signal(self, number: int) -> bool:
         return self._post(b"S", struct.pack("<I", number))
@@ -177,6 +215,10 @@ class InitChannel:
     def kill(self) -> bool:
         """Kill the program and everything it started; `ended` is done when they are dead."""
         return self._post(b"K")
+
+    def leave(self) -> bool:
+        """Let go on what a program that has exited left (`protocol.KEEP`); then `ended` is done."""
+        return self._post(b"V")
 
     def close(self) -> None:
         """Close the socket: the init kills what is left and exits."""

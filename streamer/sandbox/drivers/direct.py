@@ -25,7 +25,7 @@ from streamer.model.job import Limits, SourceFile, TerminalSize
 from streamer.sandbox.drivers.deadlines import fails_after, time_to_write
 from streamer.sandbox.drivers.files import not_written, write_files
 from streamer.sandbox.drivers.spawn import Spawned, spawn, start_command
-from streamer.sandbox.shape import Run, RunEnd, StoredProject, Use
+from streamer.sandbox.shape import LargeFile, Run, RunEnd, StoredProject, Use
 from streamer.spi import Host, LaunchPlan
 
 __all__ = ["Direct", "SessionFactory"]
@@ -105,6 +105,24 @@ class Direct:
         if self._writing is not None and not self._writing.done():
             raise SandboxFailure("the disk hangs: earlier files are still being written")
 
+    async def put_file(self, file: LargeFile, limits: Limits) -> None:
+        """Refuse: no session keeps such a sandbox."""
+        raise SandboxFailure("a backend without our init cannot be given a file alone")
+
+    def keep_rest(self) -> None:
+        """Refuse: when a program has ended nothing is left of its sandbox."""
+        raise SandboxFailure("a backend without our init cannot keep processes")
+
+    def leave_rest(self) -> None:
+        self.end_rest()
+
+    async def check_rest(self, limits: Limits) -> None:
+        """Return: nothing is kept."""
+
+    @property
+    def is_gone(self) -> bool:
+        return False
+
     async def listen(self, port: int) -> socket.socket:
         """Refuse: there is no init inside that could listen."""
         raise SandboxFailure("a backend without our init cannot have an allow-list of hosts")
@@ -117,9 +135,9 @@ class Direct:
         """Refuse, for the same reason."""
         raise SandboxFailure("a backend without our init cannot give a program a terminal")
 
-    async def use(self) -> Use:
+    async def use(self, *, of_run: bool = False) -> Use:
         """Return no figures: only the control group, if there is one, knows them."""
-        return Use(None, None, None)
+        return Use(None, None, None, None)
 
     async def start(self, run: Run) -> None:
         """Start the command that the backend plans. Raises `SandboxFailure`."""
@@ -144,7 +162,7 @@ class Direct:
         except OSError as error:
             raise SandboxFailure(f"{plan.argv[0]} cannot be started: {error}") from error
 
-    async def hold(self, run: Run, same: Sequence[str]) -> None:
+    async def hold(self, run: Run, same: Sequence[str] | None) -> None:
         """Refuse: there is no init that could hold it."""
         raise SandboxFailure("a backend without our init cannot hold a program")
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from streamer.model.job import Limits, SourceFile, TerminalSize
-from streamer.sandbox.shape import Run, RunEnd, StoredProject, Use
+from streamer.sandbox.shape import LargeFile, Run, RunEnd, StoredProject, Use
 
 __all__ = ["Driver"]
 
@@ -50,6 +50,12 @@ class Driver(Protocol):
         none of them is left, and the sandbox can be used as before.
         """
 
+    async def put_file(self, file: LargeFile, limits: Limits) -> None:
+        """Write one file as `put_files` does, while no program runs.
+
+        Raises `SandboxFailure` without our init.
+        """
+
     async def listen(self, port: int) -> socket.socket:
         """Return a socket that listens on the sandbox's own loopback.
 
@@ -68,14 +74,32 @@ class Driver(Protocol):
         The caller must close it. Raises `SandboxFailure` if the sandbox was opened without one.
         """
 
-    async def use(self) -> Use: ...
+    @property
+    def is_gone(self) -> bool:
+        """Whether no program can be run any more, as far as is known."""
+
+    def keep_rest(self) -> None:
+        """Let what later programs leave go on beside the next ones, until the sandbox is closed.
+
+        Raises `SandboxFailure` if that is not possible.
+        """
+
+    def leave_rest(self) -> None:
+        """End the run of a program that has exited, and kill what it has left if none is kept."""
+
+    async def check_rest(self, limits: Limits) -> None:
+        """Raise `FilesDoNotFit` if what goes on between programs has written too much."""
+
+    async def use(self, *, of_run: bool = False) -> Use:
+        """Return what is used; with `of_run` the CPU time of the present run, and not the disk."""
 
     async def start(self, run: Run) -> None: ...
 
-    async def hold(self, run: Run, same: Sequence[str]) -> None:
+    async def hold(self, run: Run, same: Sequence[str] | None) -> None:
         """Start a program before its job, to be held where it could notice that.
 
         `same` are paths of which it may read all that is there, since it is the same for every job.
+        With None nothing of it is executed before.
         Raises `SandboxFailure` if there is no init to hold it.
         """
 

@@ -31,15 +31,23 @@ CHUNK_BYTES: Final = 256 * 1024
 TAKEN: Final = frozenset(
     {
         errno.EACCES,
+        errno.EAGAIN,
         errno.EEXIST,
         errno.EINVAL,
         errno.EISDIR,
         errno.ELOOP,
+        errno.ENOENT,
         errno.ENOTDIR,
         errno.ENXIO,
+        errno.EPERM,
+        errno.ETXTBSY,
     }
 )
-"""What open(2) says of a link, folder, pipe or file without permissions; and `_check_plain`."""
+"""What open(2) says of a link, folder, pipe or file without permissions; and `_check_plain`.
+
+Beside a process that goes on: of a folder that it has just removed, a file that it holds a lease
+on, a program that runs.
+"""
 
 
 def not_written(number: int) -> SandboxFailure:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import struct
@@ -42,19 +41,19 @@ def become(sock: socket.socket, program: Program, home: str) -> None:
 
 @contextmanager
 def _library() -> Iterator[int]:
-    """Open a copy of our library that has no name anywhere, since no job is to find it."""
+    """Open a copy of our library that has no name anywhere, since no job is to find it.
+
+    Nobody can write to it later: before anything of a job runs, the interpreter has mapped it for
+    itself alone and closed its descriptor, and only a process with a capability on the host could
+    open it again by that mapping (``/proc/PID/map_files``, proc(5)).
+    """
     try:
         content = (files("streamer.sandbox") / "init" / LIBRARY).read_bytes()
     except FileNotFoundError:
         raise SandboxFailure(f"streamer/sandbox/init/{LIBRARY} is not built") from None
-    fd = os.memfd_create("init", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    fd = os.memfd_create("init")
     try:
         os.write(fd, content)
-        fcntl.fcntl(
-            fd,
-            fcntl.F_ADD_SEALS,
-            fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL,
-        )
         yield fd
     finally:
         os.close(fd)

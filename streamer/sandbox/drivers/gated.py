@@ -25,7 +25,8 @@ from streamer.sandbox.drivers.netns import check_own_network
 from streamer.sandbox.drivers.pidns import first_above
 from streamer.sandbox.drivers.spawn import spawn
 from streamer.sandbox.drivers.stopped import StopWatch
-from streamer.sandbox.shape import Program, Run, RunEnd, StoredProject, Use
+from streamer.sandbox.lifeline import Lifeline
+from streamer.sandbox.shape import LargeFile, Program, Run, RunEnd, StoredProject, Use
 from streamer.spi import LaunchPlan
 
 __all__ = ["Ends", "Gated", "opened_ends", "start"]
@@ -151,6 +152,8 @@ class Gated:
         self._started = 0.0
         self._taken_down = False
         self.has_init = True
+        self.lifeline: Lifeline | None = None
+        """What tells until when its programs may run, if there is such a time."""
         self._resists = False
         self._words = ""
         self._complaints = ends.complaints
@@ -216,6 +219,19 @@ class Gated:
                 project=None if project is None else project.fd,
             )
 
+    async def put_file(self, file: LargeFile, limits: Limits) -> None:
+        timeout_s = time_to_write((), StoredProject(-1, file.size, file.name.count("/") + 1))
+        async with fails_after(timeout_s, "the init did not write the file in time"):
+            await self.channel.put_file(file, limits, walk_disk=self._walk_disk)
+
+    async def check_rest(self, limits: Limits) -> None:
+        async with fails_after(time_to_write(()), "the init did not look at the files in time"):
+            await self.channel.check_rest(limits, walk_disk=self._walk_disk)
+
+    @property
+    def is_gone(self) -> bool:
+        return self.channel.gone.is_set()
+
     async def listen(self, port: int) -> socket.socket:
         """Let the init listen, and check that its network is not that of the host."""
         async with fails_after(ANSWER_TIMEOUT_S, "the init did not listen for the proxy in time"):
@@ -235,14 +251,26 @@ class Gated:
         async with fails_after(ANSWER_TIMEOUT_S, "the init did not prepare a terminal in time"):
             return await self.channel.open_terminal(size)
 
-    async def use(self) -> Use:
+    async def use(self, *, of_run: bool = False) -> Use:
         async with fails_after(ANSWER_TIMEOUT_S, "the init did not report the usage in time"):
-            return await self.channel.use(walk_disk=self._walk_disk)
+            return await self.channel.use(walk_disk=self._walk_disk, of_run=of_run)
 
     async def start(self, run: Run) -> None:
+        await self._end_in_time()
         await self._start(run, self._run_flags | self._fork(run))
 
-    async def hold(self, run: Run, same: Sequence[str]) -> None:
+    async def _end_in_time(self) -> None:
+        if self.lifeline is not None and self.lifeline.until_us:
+            self.lifeline.add(self)
+            await self.channel.end_at(self.lifeline.until_us)
+
+    def may_run_until(self, until_us: int) -> None:
+        self.channel.go_on(until_us)
+
+    async def hold(self, run: Run, same: Sequence[str] | None) -> None:
+        if same is None:
+            await self._start(run, self._run_flags | protocol.GATE)
+            return
         fork = self._fork(run)
         if not fork:
             await self.channel.know_same(same)
@@ -257,6 +285,7 @@ class Gated:
 
     async def release(self) -> bool:
         self._started = time.monotonic()
+        await self._end_in_time()
         async with fails_after(START_TIMEOUT_S, "the init did not release the program in time"):
             return await self.channel.release()
 
@@ -283,6 +312,16 @@ class Gated:
     def end_rest(self) -> None:
         """Let the init kill it; if the init cannot be reached, only `kill` helps."""
         self.channel.kill()
+
+    def keep_rest(self) -> None:
+        """Refuse it unless all of it ends with a namespace, and a group counts its CPU time."""
+        own = self.channel.is_first or self._first_pidfd >= 0
+        if not (own and self._run_flags & protocol.GROUP_TIME):
+            raise SandboxFailure("processes need a pid namespace and a control group to be kept")
+        self._run_flags |= protocol.KEEP
+
+    def leave_rest(self) -> None:
+        self.channel.leave()
 
     async def end(self) -> RunEnd:
         """Wait for the init's report; if we killed the init without one, return that.
@@ -348,6 +387,8 @@ class Gated:
         """Close the sandbox and wait until nothing is left of it, however long that takes."""
         # The init sees the end of its socket, kills what is left, and exits; then so does the
         # wrapper. If that takes too long both are killed from outside.
+        if self.lifeline is not None:
+            self.lifeline.discard(self)
         self.channel.close()
         try:
             if not await self._gone(1.0) and not self._resists and not await self._take_down():

@@ -13,11 +13,13 @@ to it   what                                                       its answer
 ``Z``   unpack the project in the descriptor beside it             in the answer to ``C``
 ``F``   a file; ``A``: more of it                                  in the answer to ``C``
 ``C``   ask whether all files since ``Q`` are written; if not,     ``C`` and an errno, or 0
-        all of them are removed
+        all of them are removed. With ``REST_ONLY``: whether what
+        goes on beside has written too much
 ``N``   listen on a port                                           ``L`` and the socket, or ``E``
 ``O``   open a path beneath the workspace                          ``O`` and an errno, or 0 and
                                                                    the descriptor
-``U``   ask what is used                                           ``U``
+``U``   ask what is used, by all programs or with ``OF_RUN`` by    ``U``
+        the one that runs
 ``D``   carries the three descriptors of the next program          in the answer to ``R``
 ``Y``   prepare the terminal of the next program, instead; its     ``Y`` and the descriptor, or
         size                                                       ``E``
@@ -26,10 +28,14 @@ to it   what                                                       its answer
 ``G``   let a program that is held go on; with a byte of payload,  ``E`` if it fails;
         say whether it does, and has not ended                     ``G`` and 1 or 0
 ``S``   signal it; ``K``: kill all of it                           ``X``, once all of it is dead
+``L``   the time at which all of it is killed, if no later one
+        comes, in us on CLOCK_BOOTTIME
+``V``   let go on what it has left, with ``KEEP``; else as ``K``   ``X``
 ======  =========================================================  =============================
 
 By itself it sends ``H`` (hello, the first frame), ``W`` (the program has ended and left others
-running) and ``X`` (the program and everything it started are dead). ``P`` has an errno: 0 says that
+running) and ``X`` (the program and everything it started are dead, but for what ``V`` lets go on;
+what that was, a later ``K`` kills too). ``P`` has an errno: 0 says that
 the program is held, otherwise it cannot be, and ``X`` follows.
 """
 
@@ -50,11 +56,14 @@ from streamer.sandbox.shape import Cause, FilesDoNotFit, RunEnd, Use
 __all__ = [
     "FIRST",
     "FORK",
+    "GATE",
     "GROUP_MEMORY",
     "GROUP_SHARE",
     "GROUP_TIME",
     "HOLD",
+    "KEEP",
     "PROTOCOL",
+    "REST_ONLY",
     "SEES_PROC",
     "TERMINAL",
     "UNBOUNDED",
@@ -77,7 +86,7 @@ __all__ = [
     "why_not_hello",
 ]
 
-PROTOCOL: Final = 11
+PROTOCOL: Final = 16
 """The hello has the init's version; in an editable installation it may be an old build."""
 
 SEES_PROC: Final = 1
@@ -90,6 +99,9 @@ FIRST: Final = 4
 WALK_DISK: Final = 1
 """Flag of ``C`` and ``R``: the workspace is a folder on a disk of the host, so its use must be
 found by a walk; otherwise it is a separate mount."""
+
+REST_ONLY: Final = 2
+"""Flag of ``C``: too much is only what is there while something runs that earlier programs left."""
 
 GROUP_MEMORY: Final = 2
 """Flag of ``R``: a control group limits its memory, swap included."""
@@ -106,6 +118,15 @@ FORK: Final = 32
 
 TERMINAL: Final = 64
 """Flag of ``R``: the program runs on the terminal that ``Y`` has prepared."""
+
+KEEP: Final = 128
+"""Flag of ``R``: what it leaves may go on beside later programs; a group counts its CPU time."""
+
+GATE: Final = 256
+"""Flag of ``R``: nothing of the program is executed before ``G``. There is no ``P``."""
+
+OF_RUN: Final = 256
+"""Flag of ``U``: tell the CPU time of the present run alone, and do not look at the disk."""
 
 PATH_MAX: Final = 4096
 """Of Linux, with the zero byte at the end (limits.h)."""
@@ -133,6 +154,7 @@ _CAUSES: Final[dict[bytes, Cause | None]] = {
     b"m": "memory",
     b"d": "disk",
     b"k": "killed",
+    b"l": "lost",
 }
 _STAGES: Final = {
     "b": "install the system call filter for the program, which did not run",
@@ -183,9 +205,9 @@ def file_frames(files: Sequence[SourceFile]) -> Iterator[bytes]:
             yield frame(b"A", file.content[at : at + FILE_CHUNK])
 
 
-def check_frame(limits: Limits, *, walk_disk: bool) -> bytes:
+def check_frame(limits: Limits, *, walk_disk: bool, rest_only: bool = False) -> bytes:
     """Return the frame that asks whether all files are written."""
-    flags = WALK_DISK if walk_disk else 0
+    flags = (WALK_DISK if walk_disk else 0) | (REST_ONLY if rest_only else 0)
     return frame(b"C", struct.pack("<QII", limits.disk_bytes, most_inodes(limits), flags))
 
 
@@ -203,7 +225,7 @@ def run_frame(
     argv: Sequence[str], env: Mapping[str, str], cwd: str, limits: Limits, *, flags: int
 ) -> bytes:
     """Return the frame that runs a program; its descriptors must have been sent just before."""
-    triples = rlimits(limits)
+    triples = rlimits(limits, kept=bool(flags & KEEP))
     variables = [f"{name}={value}" for name, value in env.items()]
     strings = b"".join(os.fsencode(text) + b"\0" for text in (cwd, *argv, *variables))
     head = struct.pack(
@@ -255,13 +277,14 @@ def parse_end(payload: bytes) -> RunEnd:
     return RunEnd(status, _CAUSES[cause], cpu, max(peak_process, peak_tree), wall)
 
 
-def use_frame(*, walk_disk: bool) -> bytes:
-    return frame(b"U", struct.pack("<I", WALK_DISK if walk_disk else 0))
+def use_frame(*, walk_disk: bool, of_run: bool) -> bytes:
+    flags = (WALK_DISK if walk_disk else 0) | (OF_RUN if of_run else 0)
+    return frame(b"U", struct.pack("<I", flags))
 
 
 def parse_use(payload: bytes) -> Use:
     """Parse ``U``."""
-    return Use(*struct.unpack("<QQQ", payload))
+    return Use(*struct.unpack("<QQQQ", payload))
 
 
 def failure(payload: bytes) -> str:

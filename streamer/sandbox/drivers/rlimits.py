@@ -13,15 +13,17 @@ PENDING_SIGNALS: Final = 1024
 UNLIMITED: Final = 2**64 - 1
 
 
-def rlimits(limits: Limits) -> list[tuple[int, int, int]]:
+def rlimits(limits: Limits, *, kept: bool = False) -> list[tuple[int, int, int]]:
     """Return the (resource, soft, hard) triples of setrlimit(2) for `limits`.
+
+    A program that may be `kept` has no limit of CPU time: it has that of one job after another.
 
     They limit single processes, in addition to what is watched for the whole tree. There is none
     for memory: RLIMIT_AS counts reservations, with which the JVM and Node.js cannot run.
     """
     cpu = int(limits.cpu_time_s) + 1
     return [
-        (resource.RLIMIT_CPU, cpu, cpu + 1),
+        *([] if kept else [(resource.RLIMIT_CPU, cpu, cpu + 1)]),
         (resource.RLIMIT_FSIZE, limits.file_bytes, limits.file_bytes),
         (resource.RLIMIT_NOFILE, limits.open_files, limits.open_files),
         # One more for the init, which has the same user.

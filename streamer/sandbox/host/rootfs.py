@@ -16,7 +16,7 @@ from typing import Final
 from streamer.model.runtime import is_secret
 from streamer.spi import Host, Shown
 
-__all__ = ["build_rootfs", "host_of", "shown"]
+__all__ = ["SYSTEM", "build_rootfs", "host_of", "shown"]
 
 SYSTEM: Final = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32")
 """Top-level folders of a distribution's programs; today most are symbolic links into /usr."""

@@ -21,7 +21,7 @@ from streamer.sandbox.host.rootfs import build_rootfs, host_of, shown
 from streamer.sandbox.host.workspace import Workspaces, remove_tree
 from streamer.spi import Shown
 
-__all__ = ["StateFolder", "state_folder"]
+__all__ = ["StateFolder", "locked", "make_passable", "state_folder", "sweep"]
 
 log: Final = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def state_folder(configured: str, *, places: int = 1) -> Iterator[StateFolder]:
             )
         try:
             if configured:
-                _make_passable(Path(configured))
+                make_passable(Path(configured))
                 _check_passable(Path(configured))
             path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=configured or None))
         except OSError as error:
@@ -83,8 +83,8 @@ def state_folder(configured: str, *, places: int = 1) -> Iterator[StateFolder]:
                 f"server.state_dir: {where}: {error.strerror}; use a folder that the service may "
                 "write to"
             ) from error
-        _sweep(path.parent)
-        with _locked(path) as ours:
+        sweep(path.parent, PREFIX, "rootfs")
+        with locked(path) as ours:
             assert ours
             # Others may pass through to their own folder inside, but cannot list it.
             path.chmod(0o711)
@@ -99,10 +99,10 @@ def state_folder(configured: str, *, places: int = 1) -> Iterator[StateFolder]:
                     opened.close()
 
 
-def _make_passable(folder: Path) -> None:
+def make_passable(folder: Path) -> None:
     """Create a folder and its parents so that others may pass through, whatever the umask."""
     if not folder.is_dir():
-        _make_passable(folder.parent)
+        make_passable(folder.parent)
         try:
             folder.mkdir()
             folder.chmod(0o755)
@@ -123,24 +123,27 @@ def _check_passable(folder: Path) -> None:
             )
 
 
-def _sweep(parent: Path) -> None:
-    """Remove the folders of killed services; a folder in use is locked (flock(2))."""
-    for folder in parent.glob(f"{PREFIX}*"):
+def sweep(parent: Path, prefix: str, mark: str) -> None:
+    """Remove the folders of killed services; a folder in use is locked (flock(2)).
+
+    Those of a kind begin with `prefix`, and have a folder with the name `mark` in them.
+    """
+    for folder in parent.glob(f"{prefix}*"):
         # Only folders that look like ours and are not new: a service creates one, then locks it.
         # A symbolic link may be anybody's, and point to an unrelated folder of ours.
         with contextlib.suppress(OSError):
             found = folder.lstat()
             ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
             old = time.time() - found.st_mtime > SWEEP_AGE_S
-            if ours and old and stat.S_ISDIR((folder / "rootfs").lstat().st_mode):
-                with _locked(folder) as abandoned:
+            if ours and old and stat.S_ISDIR((folder / mark).lstat().st_mode):
+                with locked(folder) as abandoned:
                     if abandoned:
                         log.warning("removing the folder of a killed service: %s", folder)
                         remove_tree(folder)
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
+def locked(folder: Path) -> Iterator[bool]:
     """Hold the lock of a service's folder; yields False if another service has it."""
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:

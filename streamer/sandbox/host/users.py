@@ -50,8 +50,8 @@ class JobUsers:
             found = len(self._locks)
             self.close()
             raise ConfigError(
-                f"queue.concurrency = {count} needs as many users from sandbox.uid_base = "
-                f"{first_uid} on, and only {found} of {UID_COUNT} are free: lower it, or stop "
+                f"queue.concurrency and sessions.max need {count} users from sandbox.uid_base = "
+                f"{first_uid} on, and only {found} of {UID_COUNT} are free: lower them, or stop "
                 "another service that runs as root on this host"
             )
 

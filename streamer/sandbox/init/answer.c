@@ -29,9 +29,11 @@ int hand_out_listener(const unsigned char *data, size_t size)
                                   .sin_port = htons((uint16_t)(data[0] | data[1] << 8)),
                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int again = 1; /* connections of an earlier job's proxy may still be in TIME_WAIT (tcp(7)) */
     if (listener < 0)
         return 0;
-    int done = !bind(listener, (struct sockaddr *)&address, sizeof address)
+    int done = !setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &again, sizeof again)
+               && !bind(listener, (struct sockaddr *)&address, sizeof address)
                && !listen(listener, SOMAXCONN) && hand_out(listener, frame, sizeof frame);
     int failure = errno;
     close(listener);
@@ -87,21 +89,27 @@ int hand_out_path(const unsigned char *data, size_t size)
     return 1;
 }
 
-/* 'U' u32 flags, as of 'R': tell the CPU time in us of everything that has run so far, and the memory
- * and the disk, in bytes, that are in use now. */
+/* 'U' u32 flags, WALK_DISK as of 'R': tell the CPU time in us of everything that has run so far, the memory
+ * and the disk, in bytes, that are in use now, and how many processes and threads there are. With OF_RUN the
+ * CPU time is that of the program that runs and all it has started, and the disk is not looked at. */
 int tell_use(const unsigned char *data, size_t size)
 {
     struct usage used;
-    unsigned char out[24];
+    unsigned char out[32];
     if (size != 4) {
         errno = EPROTO;
         return 0;
     }
+    int of_run = get32(data) & OF_RUN;
     job.walk_disk = get32(data) & WALK_DISK;
-    survey(1, &used);
-    put64(out, cpu_so_far(used.cpu_us));
+    survey(of_run ? GLANCE : EXACT, &used);
+    /* Once a second it may not take as long as a job likes: exact as in watch.c. */
+    if (of_run && !(job.group & GROUP_MEMORY) && job.memory_limit && memory_in_use(&used) > job.memory_limit)
+        survey(EXACT, &used);
+    put64(out, of_run ? cpu_of_run(used.cpu_us) : cpu_so_far(used.cpu_us));
     put64(out + 8, memory_in_use(&used));
-    put64(out + 16, disk_in_use());
+    put64(out + 16, of_run ? 0 : disk_in_use());
+    put64(out + 24, used.threads);
     tell('U', out, sizeof out);
     return 1;
 }

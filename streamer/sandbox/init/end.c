@@ -127,13 +127,19 @@ void end_all(void)
     }
 }
 
-/* CPU time of all programs, with that of what is alive now. */
-uint64_t cpu_so_far(uint64_t living_us)
+/* CPU time of the program that runs, with that of what is alive now. */
+uint64_t cpu_of_run(uint64_t living_us)
 {
     uint64_t now_us = job.reaped_us + living_us;
     if (!job.pid)
-        return earlier_us;
-    return earlier_us + (now_us > job.seen_us ? now_us : job.seen_us);
+        return 0;
+    return now_us > job.seen_us ? now_us : job.seen_us;
+}
+
+/* That of all programs. */
+uint64_t cpu_so_far(uint64_t living_us)
+{
+    return earlier_us + cpu_of_run(living_us);
 }
 
 static void report_end(void)
@@ -145,6 +151,8 @@ static void report_end(void)
         && (WTERMSIG(job.status) == SIGXCPU || WTERMSIG(job.status) == SIGKILL))
         job.cause = 'c';
     uint64_t cpu_us = job.reaped_us > job.seen_us ? job.reaped_us : job.seen_us;
+    if (job.keeps)
+        cpu_us = 0; /* it has that of what was left before: only the group knows */
     if (job.cause == 'c' && cpu_us < job.cpu_limit_us)
         cpu_us = job.estimated_us; /* by which it was ended */
     earlier_us += cpu_us;
@@ -168,13 +176,45 @@ void finish_job(unsigned char cause)
     report_end();
 }
 
-/* The program has ended. Processes that it left may still write (filters behind a pipe, `tee`):
- * the service, which has the other ends of the pipes, is notified with a 'W', and answers with a
- * 'K' when nobody holds the pipes any more or the time for it is over. */
-void end_or_linger(void)
+/* Whether anything that a program has started is there. */
+int rest_runs(void)
 {
     siginfo_t info;
-    if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) && errno == ECHILD)
+    return !waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) || errno != ECHILD;
+}
+
+/* The program has ended, and what it has left goes on, if that may be; else kill it. */
+void leave_rest(void)
+{
+    if (!job.pid || !job.ended)
+        return;
+    if (!job.keeps) {
+        finish_job('-');
+        return;
+    }
+    if (job.on_terminal)
+        hang_up();
+    report_end();
+}
+
+/* There are as many processes as there may be, by what earlier programs have left: that is no fault of the
+ * sandbox, and ends as a command that a shell cannot start. */
+void end_unstarted(int output)
+{
+    dprintf(output, "the program cannot be started: there are as many processes as it may have, with those that "
+                    "earlier jobs have left running\n");
+    job.ended = 1;
+    job.status = 126 << 8;
+    leave_terminal();
+    report_end();
+}
+
+/* The program has ended. Processes that it left may still write (filters behind a pipe, `tee`):
+ * the service, which has the other ends of the pipes, is notified with a 'W', and answers with a
+ * 'K' or a 'V' when nobody holds the pipes any more or the time for it is over. */
+void end_or_linger(void)
+{
+    if (!rest_runs())
         finish_job('-');
     else if (!job.lingering) {
         job.lingering = 1;

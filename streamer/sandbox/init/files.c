@@ -89,9 +89,11 @@ static int open_folders(char **path, struct made *note)
     return folder;
 }
 
-/* Open a file to be written as a whole. A link or a pipe that a program has left there is refused. */
+/* Open a file to be written as a whole. A link or a pipe that a program has left there is refused, also if
+ * one that goes on reads from the pipe. */
 static int create(char *path, mode_t mode)
 {
+    struct stat at;
     size_t room = strlen(path) + 1;
     struct made *note = calloc(1, sizeof *note + room);
     if (!note)
@@ -106,6 +108,10 @@ static int create(char *path, mode_t mode)
         file = openat(folder, path,
                       O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
     int failure = errno;
+    if (file >= 0 && (fstat(file, &at) || !S_ISREG(at.st_mode))) {
+        close_file();
+        failure = ENXIO;
+    }
     close(folder);
     errno = failure;
     note->file = file >= 0;
@@ -192,7 +198,8 @@ int take_project(size_t size)
 
 /* 'C' u64 disk limit in bytes, u32 limit of files, u32 flags: answer with a 'C' and the errno of what
  * kept the files since the last 'Q' from being written, or 0. In the first case all of them are removed;
- * what they replaced is lost. What is written before a program runs counts as what it writes itself. */
+ * what they replaced is lost. What is written before a program runs counts as what it writes itself.
+ * With REST_ONLY it is asked whether what earlier programs have left running has written too much. */
 int check_files(const unsigned char *data, size_t size)
 {
     struct disk left;
@@ -205,7 +212,8 @@ int check_files(const unsigned char *data, size_t size)
     job.disk_limit = get64(data);
     job.inode_limit = get32(data + 8);
     job.walk_disk = get32(data + 12) & WALK_DISK;
-    if (!lost && (mounts_are_full(&left) || folder_is_full()))
+    int looks = !(get32(data + 12) & REST_ONLY) || rest_runs();
+    if (!lost && looks && (mounts_are_full(&left) || folder_is_full()))
         lost = EDQUOT; /* and ENOSPC is told of a full disk, which in a folder of the host's is its */
     if (lost) {
         remove_made();

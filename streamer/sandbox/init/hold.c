@@ -38,7 +38,7 @@ static struct {
         int stopped, signal; /* the signal to deliver when it goes on */
     } threads[MOST_THREADS];
     size_t count;
-    int gate; /* what a forked program waits for, or 0 */
+    int gate; /* what a program waits for that is not traced, or 0 */
 } held;
 
 static long trace(int request, pid_t thread, unsigned long address, unsigned long data)
@@ -201,19 +201,33 @@ static int is_at(int gate)
     return got == 1;
 }
 
+static int keep_gate(int gate)
+{
+    held.gate = fcntl(gate, F_DUPFD_CLOEXEC, 3);
+    if (held.gate < 0) {
+        held.gate = 0;
+        give_up(errno);
+        return 0;
+    }
+    held.state = HELD;
+    return 1;
+}
+
 /* Hold a forked program, which needs no trace: it waits in our own code, where its interpreter had stopped. */
 void hold_forked(int gate)
 {
     memset(&held, 0, sizeof held);
-    if (!is_at(gate)) {
+    if (!is_at(gate))
         give_up(ESRCH);
-    } else if ((held.gate = fcntl(gate, F_DUPFD_CLOEXEC, 3)) < 0) {
-        held.gate = 0;
-        give_up(errno);
-    } else {
-        held.state = HELD;
+    else if (keep_gate(gate))
         tell_held(0);
-    }
+}
+
+/* Let a program wait in our own code, before its execve(2). It need not have come there yet: nobody waits for that. */
+void hold_unexecuted(int gate)
+{
+    memset(&held, 0, sizeof held);
+    keep_gate(gate);
 }
 
 /* Begin to hold the program that has just been made, and waits at the other end of `gate`: it is our code up
@@ -246,6 +260,7 @@ int release_program(size_t size)
     if (!goes_on)
         return 1;
     job.started_us = microseconds(CLOCK_MONOTONIC);
+    begin_looking();
     begin_watch();
     if (held.gate) {
         held.state = NONE;

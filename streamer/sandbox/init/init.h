@@ -11,10 +11,13 @@
 enum { CONTROL = 0 };
 
 /* See streamer/sandbox/drivers/protocol.py, which has the same numbers. */
-enum { PROTOCOL = 11 };
+enum { PROTOCOL = 16 };
 enum { SEES_PROC = 1, UNBOUNDED = 2, FIRST = 4 }; /* flags of 'H' */
 enum { WALK_DISK = 1 }; /* flags of 'C', 'R' and 'U' */
-enum { GROUP_MEMORY = 2, GROUP_TIME = 4, GROUP_SHARE = 8, HOLD = 16, FORK = 32, TERMINAL = 64 }; /* of 'R' */
+enum { REST_ONLY = 2 }; /* of 'C' */
+enum { GROUP_MEMORY = 2, GROUP_TIME = 4, GROUP_SHARE = 8, HOLD = 16, FORK = 32, TERMINAL = 64, KEEP = 128, GATE = 256 }; /* of 'R' */
+
+enum { OF_RUN = 256 }; /* of 'U' */
 
 /* A share of what an account has: Linux gives it 128 and some ten thousand. */
 #define INOTIFY_INSTANCES "16"
@@ -68,9 +71,11 @@ extern struct job {
     pid_t pid;               /* the program, or 0 */
     int ended;               /* it was reaped: `status` holds */
     int lingering;           /* it has ended; what it left may run for a moment more */
+    int keeps;               /* what it leaves may go on, beside later programs */
+    int on_terminal;
     int status;
     unsigned char cause;     /* '-', or why we ended it: 'c' CPU, 'm' memory,
-                              * 'd' disk, 'k' told to */
+                              * 'd' disk, 'k' told to, 'l' its time is over */
     uint64_t cpu_limit_us, memory_limit, disk_limit;
     uint32_t inode_limit, walk_disk;
     uint32_t group;          /* what a control group does: GROUP_* */
@@ -86,6 +91,7 @@ extern struct job {
 struct usage {
     uint64_t cpu_us;            /* of what is alive, its reaped children included */
     uint64_t anonymous, shared; /* memory that is mapped, in bytes */
+    uint64_t threads;           /* of all processes together */
     int running;                /* threads that run or would like to */
 };
 struct stat_line {
@@ -114,8 +120,14 @@ uint64_t disk_in_use(void);
 void keep_sight(void);
 int proc_is_ours(void);
 void forget_processes(void);
+void begin_looking(void);
 int same_processes(uint64_t *ran_us);
-void survey(int exact, struct usage *used);
+enum survey {
+    LOOK,
+    EXACT, /* pages that processes share are divided among them, which may take long */
+    GLANCE,
+};
+void survey(enum survey how, struct usage *used);
 
 /* watch.c: when to look at the limits */
 void begin_watch(void);
@@ -134,10 +146,14 @@ int running_threads(const char *pid, const struct stat_line *stat);
 void share_processors(int running);
 
 /* end.c: whatever ends */
+uint64_t cpu_of_run(uint64_t living_us);
 uint64_t cpu_so_far(uint64_t living_us);
 int reap(void);
 void end_all(void);
 void end_or_linger(void);
+int rest_runs(void);
+void leave_rest(void);
+void end_unstarted(int output);
 void finish_job(unsigned char cause);
 
 /* files.c: the files of a job */
@@ -159,6 +175,7 @@ void forbid_terminals(void);
 int hand_out_terminal(const unsigned char *data, size_t size);
 int terminal_of_program(void);
 void leave_terminal(void);
+void hang_up(void);
 
 /* calls.c: what a program may do before its job has come */
 int keep_same(const unsigned char *data, size_t size);
@@ -169,6 +186,7 @@ int is_held(void);
 int stands_still(void);
 void hold_program(int gate);
 void hold_forked(int gate);
+void hold_unexecuted(int gate);
 int release_program(size_t size);
 void thread_has_stopped(pid_t id, int status);
 int thread_has_ended(pid_t id);

@@ -71,6 +71,13 @@ void forget_processes(void)
     told = -1;
 }
 
+/* Called when the job of a program has come that was held, while nobody looked: nothing can have lived
+ * and vanished unseen in that time. */
+void begin_looking(void)
+{
+    looked_us = microseconds(CLOCK_BOOTTIME);
+}
+
 /* Whether no process or thread was started, and none was reaped, since the last survey; and the CPU
  * time that they have used since this was last asked. Reads no file of a process. */
 int same_processes(uint64_t *ran_us)
@@ -138,8 +145,8 @@ int proc_is_ours(void)
     return readlink("/proc/self", self, sizeof self - 1) > 0 && atol(self) == getpid();
 }
 
-/* Sum over every process here but pid 1 and ourselves. */
-void survey(int exact, struct usage *used)
+/* Sum over every process here but pid 1 and ourselves. What LOOK sees is remembered for the next one. */
+void survey(enum survey how, struct usage *used)
 {
     DIR *proc = proc_is_ours() ? opendir("/proc") : NULL;
     struct dirent *entry;
@@ -166,12 +173,14 @@ void survey(int exact, struct usage *used)
         /* A process's reaped children count here; its rusage counts them too once we reap it. */
         used->cpu_us += stat.own_us + stat.children_us;
         used->running += running_threads(entry->d_name, &stat);
-        memory_of(entry->d_name, exact, used);
-        if (!exact)
+        if (pid != getppid()) /* a shell of the wrapper, in firejail */
+            used->threads += (uint64_t)stat.threads;
+        memory_of(entry->d_name, how == EXACT, used);
+        if (how == LOOK)
             remember(pid, &stat, &at, time_us);
     }
     closedir(proc);
-    if (!exact) {
+    if (how == LOOK) {
         struct seen *spare = before;
         before = now;
         before_count = now_count;

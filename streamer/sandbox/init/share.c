@@ -7,6 +7,7 @@
 #include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -59,6 +60,16 @@ static int lower(const char *pid, pid_t thread)
     return 0;
 }
 
+/* Whether the processes in /proc are those of the host: where nothing has made a namespace of process
+ * ids. 4026531836 is the inode of the first one in every kernel (PROC_PID_INIT_INO, proc_ns.h). As root
+ * all of them, the kernel's own threads too, would be lowered for good. */
+static int among_those_of_the_host(void)
+{
+    char name[32] = "";
+    ssize_t len = readlink("/proc/self/ns/pid", name, sizeof name - 1);
+    return len > 0 && !strcmp(name, "pid:[4026531836]");
+}
+
 /* One step of nice(2) is a fifth less (sched(7)), so the steps make up for the crowd. Nobody but
  * root can take them back, so it takes a crowd that stays. */
 void share_processors(int running)
@@ -69,7 +80,7 @@ void share_processors(int running)
         job.crowded = 0;
         return;
     }
-    if (++job.crowded < CROWDED_LOOKS)
+    if (++job.crowded < CROWDED_LOOKS || among_those_of_the_host())
         return;
     for (long weight = 1000; weight < 1000L * running && nice < LEAST; nice++)
         weight += weight / 4;

@@ -49,6 +49,7 @@ struct program {
     pid_t init; /* we, before the fork */
     int forked; /* it is a copy of us, and nothing is executed */
     int gate;   /* where it waits, or -1 */
+    int stays;  /* it waits there until its job has come */
     int terminal; /* its descriptors are those of a terminal, which becomes its own */
 };
 
@@ -81,10 +82,10 @@ int keep_filter(const unsigned char *data, size_t size)
 }
 
 /* Until we let it go on, or trace it; it must be dumpable for that. */
-static void wait_at(int gate)
+static void wait_at(int gate, int awaited)
 {
     char byte = 0;
-    if (write(gate, &byte, 1) != 1 || read(gate, &byte, 1) != 1)
+    if ((awaited && write(gate, &byte, 1) != 1) || read(gate, &byte, 1) != 1)
         _exit(125);
     close(gate);
 }
@@ -139,7 +140,9 @@ static void become_program(struct program *p, const int fds[3])
         limit((int)get32(at), get64(at + 4), get64(at + 12));
     }
     if (p->gate >= 0)
-        wait_at(gate);
+        wait_at(gate, !p->stays);
+    if (p->stays)
+        p->gate = -1; /* its pipes are those of its job from now on */
     if (p->forked)
         forking->go_on();
     environ = p->env;
@@ -201,6 +204,8 @@ static void let_go_on(int gate)
 
 static pid_t start(struct program *p, const int fds[3], uint32_t flags)
 {
+    if (p->stays)
+        return start_gated(p, fds, hold_unexecuted);
     if (flags & HOLD)
         return start_gated(p, fds, p->forked ? hold_forked : hold_program);
     return p->forked ? start_gated(p, fds, let_go_on) : start_program(p, fds);
@@ -221,9 +226,10 @@ static char **strings(unsigned char **at, unsigned char *end, uint32_t count)
 
 /* 'R' u64 CPU limit in us, u64 memory limit and u64 disk limit in bytes (0: none), u32 limit
  * of files in the workspace, u32 flags (WALK_DISK: the workspace has to be walked, else it is a mount
- * of its own; GROUP_*: what a control group does; HOLD: its job comes later; FORK: it is the
- * program that waits in us; TERMINAL: it runs on the terminal), u32 count of limits, u32
- * count of arguments, u32 count of variables; each limit u32 resource, u64 soft, u64 hard;
+ * of its own; GROUP_*: what a control group does; HOLD: its job comes later; GATE: so it does, and nothing
+ * of the program is executed before; FORK: it is the program that waits in us; TERMINAL: it runs on the terminal;
+ * KEEP: what it leaves may go on, and a group counts its CPU time), u32 count of limits, u32 count of
+ * arguments, u32 count of variables; each limit u32 resource, u64 soft, u64 hard;
  * then NUL-ended strings: working directory, arguments, variables. Standard input,
  * output and error came just before as descriptors, without a terminal. */
 int start_job(unsigned char *data, size_t size)
@@ -261,7 +267,9 @@ int start_job(unsigned char *data, size_t size)
     p.cwd = cwd[0];
     memset(&job, 0, sizeof job);
     job.cause = '-';
-    job.cpu_limit_us = get64(data);
+    job.keeps = (get32(data + 28) & KEEP) != 0;
+    job.on_terminal = p.terminal;
+    job.cpu_limit_us = job.keeps ? 0 : get64(data);
     job.memory_limit = get64(data + 8);
     job.disk_limit = get64(data + 16);
     job.inode_limit = get32(data + 24);
@@ -273,7 +281,11 @@ int start_job(unsigned char *data, size_t size)
     p.init = getpid();
     p.gate = -1;
     p.forked = (get32(data + 28) & FORK) != 0;
+    p.stays = (get32(data + 28) & GATE) != 0;
     job.pid = start(&p, fds, get32(data + 28));
+    int crowded = job.pid < 0 && job.keeps && errno == EAGAIN;
+    if (crowded)
+        end_unstarted(fds[2]);
     for (int i = 0; i < in.fd_count; i++)
         close(in.fds[i]);
     in.fd_count = 0;

@@ -39,6 +39,7 @@
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 enum { MAX_FRAME = 16 << 20 };
@@ -50,6 +51,27 @@ void die(const char *what)
 }
 
 static uint64_t look_us; /* when to look at the limits next, or 0 */
+
+/* Until when programs may run, on CLOCK_BOOTTIME, or 0: the service moves it on, as long as it may run them. If it
+ * stands still, or is cut off, others may run its jobs after that. */
+static uint64_t until_us;
+static int timer; /* which wakes us then; poll(2) does not count the time of a machine that is suspended */
+
+static void end_at(uint64_t at_us)
+{
+    struct itimerspec at = {.it_value = {(time_t)(at_us / 1000000), (long)(at_us % 1000000) * 1000}};
+    until_us = at_us;
+    timerfd_settime(timer, TFD_TIMER_ABSTIME, &at, NULL);
+}
+
+static void end_in_time(void)
+{
+    if (!until_us || microseconds(CLOCK_BOOTTIME) < until_us)
+        return;
+    end_at(0);
+    finish_job('l');
+    end_all(); /* what earlier programs have left, too */
+}
 
 static void handle(unsigned char type, unsigned char *data, size_t size)
 {
@@ -116,6 +138,10 @@ static void handle(unsigned char type, unsigned char *data, size_t size)
             tell_failure('r');
         look_us = 0;
         break;
+    case 'L':
+        if (size == 8)
+            end_at(get64(data));
+        break;
     case 'S':
         if (size == 4 && job.pid && !job.ended) {
             /* To the group, as a terminal's Ctrl-C; before its setpgid there is none. */
@@ -125,6 +151,9 @@ static void handle(unsigned char type, unsigned char *data, size_t size)
         break;
     case 'K':
         finish_job('k');
+        break;
+    case 'V':
+        leave_rest();
         break;
     default:
         errno = EPROTO;
@@ -199,6 +228,9 @@ static int serve(void)
     int children = signalfd(-1, &watched, SFD_CLOEXEC | SFD_NONBLOCK);
     if (children < 0)
         die("signalfd");
+    timer = timerfd_create(CLOCK_BOOTTIME, TFD_CLOEXEC);
+    if (timer < 0)
+        die("timerfd_create");
     look_at_ipc();
     keep_sight();
     keep_workspace();
@@ -208,7 +240,7 @@ static int serve(void)
     /* The kernel adds our process id, as the service sees it, to this (SO_PASSCRED). */
     tell('H', (unsigned char[]){PROTOCOL, (unsigned char)flags}, 2);
     for (;;) {
-        struct pollfd on[2] = {{CONTROL, POLLIN, 0}, {children, POLLIN, 0}};
+        struct pollfd on[3] = {{CONTROL, POLLIN, 0}, {children, POLLIN, 0}, {timer, POLLIN, 0}};
         uint64_t now_us = microseconds(CLOCK_MONOTONIC);
         /* Do this first: orphans may end all the time, which must not delay it. */
         if (!job.pid || stands_still())
@@ -219,7 +251,8 @@ static int serve(void)
             watch_limits();
             look_us = job.pid ? next_look() : 0;
         }
-        int ready = poll(on, 2, more ? 0 : look_us ? (int)((look_us - now_us) / 1000) + 1 : -1);
+        end_in_time();
+        int ready = poll(on, 3, more ? 0 : look_us ? (int)((look_us - now_us) / 1000) + 1 : -1);
         if (ready < 0 && errno != EINTR)
             break; /* the job has set our limit of descriptors: see check_sight */
         if (ready <= 0 && !more)

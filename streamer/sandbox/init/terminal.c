@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
@@ -26,7 +27,10 @@ struct path_beneath {
     int32_t parent;
 } __attribute__((packed));
 
+enum { HANG_UP_PASSES = 50, HANG_UP_PAUSE_US = 1000 };
+
 static int master = -1, slave = -1;
+static dev_t device; /* of the slave */
 static struct termios as_new;
 
 /* `path` is that of the device that makes one (pts(4)). */
@@ -99,13 +103,59 @@ int terminal_of_program(void)
 
 void leave_terminal(void)
 {
-    if (slave >= 0)
+    if (slave >= 0) {
+        ioctl(slave, TIOCNXCL); /* if the program has let nobody else open it, we could not either */
         close(slave);
+    }
     slave = -1;
 }
 
+/* Whether a process has the terminal, or does not let us see whether it has. */
+static int has_terminal(const char *pid)
+{
+    char path[300];
+    struct dirent *entry;
+    struct stat at;
+    int has = 0;
+    snprintf(path, sizeof path, "/proc/%.20s/fd", pid);
+    DIR *open_files = opendir(path);
+    if (!open_files) {
+        check_sight();
+        return errno == EACCES;
+    }
+    while (!has && (entry = readdir(open_files))) {
+        snprintf(path, sizeof path, "/proc/%.20s/fd/%.20s", pid, entry->d_name);
+        has = !stat(path, &at) && S_ISCHR(at.st_mode) && at.st_rdev == device;
+    }
+    closedir(open_files);
+    return has;
+}
+
+/* The program has ended, and what it has left may go on, but not on its terminal, which is that of the next
+ * one too: as when a window is closed. */
+void hang_up(void)
+{
+    for (int pass = 0, found = 1; found && pass < HANG_UP_PASSES; pass++) {
+        DIR *proc = opendir("/proc");
+        struct dirent *entry;
+        if (pass)
+            usleep(HANG_UP_PAUSE_US);
+        found = 0;
+        while (proc && (entry = readdir(proc))) {
+            pid_t pid = (pid_t)atol(entry->d_name);
+            if (pid > 1 && pid != getpid() && has_terminal(entry->d_name)) {
+                found = 1;
+                kill(pid, SIGKILL);
+            }
+        }
+        if (proc)
+            closedir(proc);
+    }
+}
+
 /* 'Y' u16 columns, u16 rows: prepare the terminal for the next program, and hand out the side that the service
- * reads and writes. What an earlier program has left of it is gone: what was typed or written, its modes. */
+ * reads and writes. What an earlier program has left of it is gone: what was typed or written, its modes, and that
+ * its output is stopped, which after a Ctrl-S only TCOOFF before TCOON undoes. */
 int hand_out_terminal(const unsigned char *data, size_t size)
 {
     static const unsigned char frame[5] = {1, 0, 0, 0, 'Y'};
@@ -115,9 +165,13 @@ int hand_out_terminal(const unsigned char *data, size_t size)
     }
     struct winsize shape = {.ws_col = (unsigned short)(data[0] | data[1] << 8),
                             .ws_row = (unsigned short)(data[2] | data[3] << 8)};
+    struct stat at;
     leave_terminal();
     slave = ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
-    return slave >= 0 && !tcsetattr(slave, TCSANOW, &as_new) && !tcflush(slave, TCIOFLUSH)
-           && !tcflush(master, TCIOFLUSH) && !ioctl(slave, TIOCSWINSZ, &shape)
+    if (slave < 0 || fstat(slave, &at))
+        return 0;
+    device = at.st_rdev;
+    return !tcsetattr(slave, TCSANOW, &as_new) && !tcflow(slave, TCOOFF) && !tcflow(slave, TCOON)
+           && !tcflush(slave, TCIOFLUSH) && !tcflush(master, TCIOFLUSH) && !ioctl(slave, TIOCSWINSZ, &shape)
            && hand_out(master, frame, sizeof frame);
 }

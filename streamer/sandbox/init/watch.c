@@ -88,11 +88,11 @@ static int look_at_processes(uint64_t now_us)
     watch.walk_pending |= watch.state != IDLE;
     if (same && !survey_is_due(now_us))
         return watch.state != IDLE;
-    survey(0, &watch.used);
+    survey(LOOK, &watch.used);
     watch.memory = memory_in_use(&watch.used);
     if (job.memory_limit && watch.memory > job.memory_limit) {
         struct usage exact;
-        survey(1, &exact);
+        survey(EXACT, &exact);
         watch.memory = memory_in_use(&exact);
     }
     watch.surveyed_us = now_us;

@@ -23,6 +23,7 @@ from ipaddress import ip_address
 from typing import Any, Final, Self
 
 from streamer.model.hosts import Address, HostRule, Place, address_refusal
+from streamer.model.logfields import about
 from streamer.sandbox.network.request import ProxyRequest, Refused, parse_request
 
 __all__ = ["PROXY_PORT", "Outbound", "Proxy", "ProxyLimits", "SystemAddresses", "proxy_environment"]
@@ -100,6 +101,7 @@ class Proxy:
         rules: Sequence[HostRule],
         *,
         job_id: str,
+        tenant: str = "",
         outbound: Outbound | None = None,
         limits: ProxyLimits | None = None,
     ) -> None:
@@ -107,6 +109,7 @@ class Proxy:
         self._listener = listener
         self._rules = rules
         self._job_id = job_id
+        self._about = about(job_id, tenant)
         self._outbound = outbound or Outbound()
         self._limits = limits or ProxyLimits()
         self._loop = asyncio.get_running_loop()
@@ -138,7 +141,9 @@ class Proxy:
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return
         except OSError as error:
-            log.warning("job %s: the proxy cannot accept: %s", self._job_id, error)
+            log.warning(
+                "job %s: the proxy cannot accept: %s", self._job_id, error, extra=self._about
+            )
             self._loop.remove_reader(self._listener)
             self._loop.call_later(ACCEPT_RETRY_S, self._resume)
             return
@@ -169,7 +174,9 @@ class Proxy:
         except (OSError, asyncio.IncompleteReadError):
             pass  # one of the two sides left, or the connection was idle for too long
         except Exception:
-            log.exception("job %s: unexpected failure of the proxy", self._job_id)
+            log.exception(
+                "job %s: unexpected failure of the proxy", self._job_id, extra=self._about
+            )
         finally:
             writer.transport.abort()
 
@@ -268,7 +275,7 @@ class Proxy:
     def _note(self, text: str) -> None:
         if text not in self._noted and len(self._noted) < MAX_NOTES:
             self._noted.add(text)
-            log.info("job %s: network access refused: %s", self._job_id, text)
+            log.info("job %s: network access refused: %s", self._job_id, text, extra=self._about)
 
 
 async def _copy(

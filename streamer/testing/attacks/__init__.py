@@ -25,6 +25,7 @@ from streamer.testing.attacks.packages import ATTACKS as PACKAGES
 from streamer.testing.attacks.planted import ATTACKS as PLANTED
 from streamer.testing.attacks.privileges import ATTACKS as PRIVILEGES
 from streamer.testing.attacks.processes import ATTACKS as PROCESSES
+from streamer.testing.attacks.sessions import ATTACKS as SESSIONS
 from streamer.testing.attacks.storage import ATTACKS as STORAGE
 from streamer.testing.attacks.terminals import ATTACKS as TERMINALS
 from streamer.testing.attacks.usage import ATTACKS as USAGE
@@ -52,6 +53,7 @@ THEMES: Final[Mapping[str, tuple[Attack, ...]]] = {
     "Forging the verdict": VERDICTS,
     "What is left in the workspace": PLANTED,
     "The files that it leaves": ARTIFACTS,
+    "In a session": SESSIONS,
     "While compiling": COMPILING,
 }
 

@@ -13,6 +13,19 @@ __all__ = ["ATTACKS"]
 
 ALL: Final = ("**", ".*/**", "out/**", "link", "folder/readable", "up/readable", "fd/readable")
 
+DEEP: Final = "/".join("a" * 60)
+CLASSES: Final = [
+    "".join(f"[a{chr(0x1000 + n)}-{chr(0x10000 + n)}]" for n in range(at, at + 20))
+    for at in range(0, 160, 20)
+]
+SLOW: Final = (
+    *(f"**/{DEEP[:99]}/**/b{number}" for number in range(6)),
+    "/".join(CLASSES[:4]),
+    "/".join(CLASSES[4:]),
+    "out/**/found",
+)
+"""They take long to be compiled, and to be matched."""
+
 ATTACKS: Final = (
     Attack(
         "a file of the host, by links among the files that it leaves",
@@ -106,5 +119,23 @@ ATTACKS: Final = (
         """,
         covers=(36,),
         artifacts=ALL,
+    ),
+    Attack(
+        "the service's time, by folders and patterns that take long",
+        f"""
+        os.makedirs("out/found")
+        os.makedirs("{DEEP}")
+        for number in range(300):
+            os.close(os.open(f"{DEEP}/{{number}}", os.O_CREAT | os.O_WRONLY))
+        for chain in range(10):
+            above = os.open(".", os.O_RDONLY)
+            for depth in range(110):
+                os.mkdir(f"c{{chain}}", dir_fd=above)
+                inner = os.open(f"c{{chain}}", os.O_RDONLY, dir_fd=above)
+                os.close(above)
+                above = inner
+        held("the host sees that the job has ended")
+        """,
+        artifacts=SLOW,
     ),
 )

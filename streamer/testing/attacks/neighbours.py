@@ -46,6 +46,22 @@ ATTACKS: Final = (
         covers=(52,),
     ),
     Attack(
+        "another job's compiled program",
+        """
+        ours = os.path.dirname(os.path.dirname(os.getcwd()))
+        places = (hint["state"] + "/*", ours)
+        kept = [path for place in places for path in glob.glob(place + "/blobs/*") + glob.glob(place + "/jobs/*/*")]
+        for path in (*kept, *glob.glob("/proc/[0-9]*/fd/*")):
+            with contextlib.suppress(OSError):
+                if os.path.isfile(path) and secret in read(path):
+                    escaped(path)
+        held()
+        """,
+        _SAME_USER,
+        build=True,
+        covers=(52,),
+    ),
+    Attack(
         "another job's files written",
         """
         # The other job tells.

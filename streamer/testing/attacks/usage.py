@@ -50,16 +50,14 @@ ATTACKS: Final = (
         "processor time of children that nobody waits for",
         """
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-        started = time.monotonic()
-        while time.monotonic() < started + 12:
+        for _ in range(150):
             if os.fork() == 0:
-                stop = time.monotonic() + 0.02
-                while time.monotonic() < stop:
+                while time.process_time() < 0.02:
                     pass
                 os._exit(0)
             with contextlib.suppress(ChildProcessError):
                 os.wait()
-        escaped("12 s with a limit of 0.5")
+        escaped("3 s with a limit of 0.5")
         """,
     ),
     _burns(

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from aiohttp import web
 
-__all__ = ["AddressOf", "client_address"]
+__all__ = ["AddressOf", "client_address", "network_of"]
 
 AddressOf = Callable[[web.BaseRequest], str]
+LOCAL: Final = "127.0.0.1"
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def client_address(trusted_proxies: Sequence[str]) -> AddressOf:
-    """Return a function that finds the address of a request's client, for display only.
+    """Return a function that finds the address of a request's client; it never grants access.
 
     Each proxy appends its own client to X-Forwarded-For, so the list is read from the end, as long
-    as the named proxies are trusted. Anybody can forge what stands before that.
+    as the named proxies are trusted. Anybody can forge what stands before that. Who connects to a
+    Unix socket, which has no address, is at 127.0.0.1.
     """
     networks = [ipaddress.ip_network(entry, strict=False) for entry in trusted_proxies]
 
@@ -25,7 +28,7 @@ def client_address(trusted_proxies: Sequence[str]) -> AddressOf:
         return any(address in network for network in networks)
 
     def address_of(request: web.BaseRequest) -> str:
-        found = peer = request.remote or ""
+        found = peer = LOCAL if request.remote == "" else request.remote or ""
         hops = request.headers.getall("X-Forwarded-For", []) if networks else []
         named = [peer, *(hop for line in reversed(hops) for hop in reversed(line.split(",")))]
         for text in named:
@@ -38,6 +41,17 @@ def client_address(trusted_proxies: Sequence[str]) -> AddressOf:
         return found
 
     return address_of
+
+
+def network_of(address: str) -> str:
+    """Return what stands for a client in rates: its address, of IPv6 its network of 64 bits.
+
+    Whoever has one address of such a network has all of them.
+    """
+    found = _parsed(address)
+    if not isinstance(found, ipaddress.IPv6Address):
+        return address
+    return str(ipaddress.ip_network((int(found), 64), strict=False))
 
 
 def _parsed(text: str) -> Address | None:

@@ -6,18 +6,12 @@ from typing import Final
 
 from streamer.web import answers
 from streamer.web.operations.operation import Header, Operation, Parameter, Reply
-from streamer.web.operations.shared import FLAG, TEXT
+from streamer.web.operations.shared import FLAG, RANGE, SAFE, TEXT
 from streamer.web.previews import PREVIEWS
 
 __all__ = ["LIST", "READ"]
 
 ETAG: Final = Header("ETag", "The SHA-256 of the file, in quotes.", TEXT)
-SAFE: Final = (
-    Header("Content-Disposition", "The name of a file to save it in.", TEXT),
-    Header("X-Content-Type-Options", "It is what it says.", {"const": "nosniff"}),
-    Header("Content-Security-Policy", "A browser runs nothing in it.", TEXT),
-    Header("X-Accel-Buffering", "nginx sends it on at once.", {"const": "no"}),
-)
 KEPT: Final = Header(
     "Cache-Control", "Only for the caller, who asks whether it is still there.", TEXT
 )
@@ -62,13 +56,7 @@ READ: Final = Operation(
             f"{', '.join(PREVIEWS)}, by its first bytes; any other is a download all the same.",
             FLAG,
         ),
-        Parameter(
-            "Range",
-            "The part that is wanted: `bytes=0-99`, `bytes=100-` or `bytes=-100`. Several parts at "
-            "once are answered with all of it.",
-            {**TEXT, "examples": ["bytes=0-99"]},
-            place="header",
-        ),
+        RANGE,
         Parameter(
             "If-Range",
             "The `ETag` of the file that the client has a part of; another is sent as a whole.",

@@ -13,17 +13,36 @@ from streamer.web.operations.shared import (
     LAST_EVENT_ID,
     LOCATION,
     REPLAYED,
+    STATS,
     STREAM_HEADERS,
     TEXT,
 )
 
-__all__ = ["CANCEL", "EXECUTE", "LIST", "MAX_LIST", "RESIZE", "SHOW", "SIGNAL", "WRITE"]
+__all__ = [
+    "CANCEL",
+    "EXECUTE",
+    "EXECUTE_BATCH",
+    "LIST",
+    "MAX_LIST",
+    "RESIZE",
+    "SHOW",
+    "SIGNAL",
+    "WRITE",
+]
 
 MAX_LIST: Final = 200
 
 OF_A_JOB: Final = (
     *("showJob", "cancelJob", "followJob", "writeInput", "sendSignal", "resizeTerminal"),
     *("readOutput", "readRecording", "listReaders", "followJobs", "listFiles", "readFile"),
+    "createGrant",
+)
+
+TRACEPARENT: Final = Parameter(
+    "traceparent",
+    "The trace that the job belongs to (W3C Trace Context). One that is invalid is left out.",
+    {**TEXT, "examples": ["00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"]},
+    place="header",
 )
 
 EXECUTE: Final = Operation(
@@ -51,7 +70,9 @@ EXECUTE: Final = Operation(
             {**TEXT, "minLength": 1, "maxLength": parameters.MAX_KEY_CHARS},
             place="header",
         ),
+        TRACEPARENT,
         LAST_EVENT_ID,
+        STATS,
     ),
     body=Body(
         "The job.",
@@ -101,9 +122,56 @@ EXECUTE: Final = Operation(
         ),
     ),
     codes=(
-        *("invalid_json", "unknown_language", "unknown_project", "conflict", "gone"),
+        *("invalid_json", "unknown_language", "unknown_project", "not_found", "conflict", "gone"),
         *("queue_full", "sandbox_unavailable", "shutting_down"),
     ),
+)
+
+EXECUTE_BATCH: Final = Operation(
+    id="executeBatch",
+    method="POST",
+    path="/api/execute/batch",
+    tag="jobs",
+    text="Submit several jobs at once. Each is accepted or refused as if it came alone, in their "
+    "order; one that is refused does not refuse the others.",
+    parameters=(
+        Parameter(
+            "Idempotency-Key",
+            "Each job has its own key, made of this one and its place in the array: a repeated "
+            "request gets the jobs that were accepted before, and submits those that were refused.",
+            {**TEXT, "minLength": 1, "maxLength": parameters.MAX_KEY_CHARS},
+            place="header",
+        ),
+        TRACEPARENT,
+    ),
+    body=Body(
+        "The jobs.",
+        json=wire._JobRequest,  # noqa: SLF001 - as above
+        most=wire.MAX_BATCH,
+        examples={
+            "two programs": [
+                {"language": "python", "code": "print('hello')"},
+                {"language": "bash", "code": "echo hello"},
+            ],
+        },
+    ),
+    replies=(
+        Reply(
+            200,
+            "What came of each job, in their order: that it is accepted, or why it is refused.",
+            each=(answers.Accepted, answers.Problem),
+            headers=(
+                Header(
+                    "Retry-After",
+                    "Only if jobs were refused for lack of capacity: after how many seconds to "
+                    "try again.",
+                    {"type": "integer", "minimum": 1},
+                    always=False,
+                ),
+            ),
+        ),
+    ),
+    codes=("invalid_json",),
 )
 
 LIST: Final = Operation(

@@ -35,9 +35,9 @@ CODES: Final[Mapping[str, tuple[int, str]]] = {
     "unknown_project": (400, "there is no such project"),
     "unauthorized": (401, "no credentials, or wrong ones"),
     "forbidden": (403, "the configuration does not allow it to the caller, or to the page"),
-    "not_found": (404, "there is no such job or project, or it is another tenant's"),
-    "conflict": (409, "the job, or an earlier request with the same key, does not allow it"),
-    "gone": (410, "it is no longer kept"),
+    "not_found": (404, "there is no such job, project, session or file, or it is another tenant's"),
+    "conflict": (409, "the job or session, or an earlier request with that key, does not allow it"),
+    "gone": (410, "it is no longer kept, or has ended"),
     "payload_too_large": (413, "the body, or what is in it, is larger than is ever allowed"),
     "range_not_satisfiable": (416, "the file has no byte in the range"),
     "queue_full": (429, "the queue is full"),
@@ -46,15 +46,20 @@ CODES: Final[Mapping[str, tuple[int, str]]] = {
     "internal": (500, "the service is at fault; its log says how"),
     "sandbox_unavailable": (503, "the sandbox does not work on this host"),
     "shutting_down": (503, "the service is shutting down, or has not started yet"),
+    "engine_unavailable": (503, "the server with the jobs does not answer at the moment"),
 }
 """The codes of problems, with their status and meaning."""
 
-ALWAYS: Final = ("invalid_request", "unauthorized", "forbidden", "rate_limited", "internal")
+ALWAYS: Final = (
+    *("invalid_request", "unauthorized", "forbidden", "rate_limited", "internal"),
+    "engine_unavailable",
+)
 """What any route may answer."""
 
 PLACES: Final[Mapping[str, str]] = {
     "job_id": "[0-9a-z]{1,64}",
     "project_id": "[0-9a-z]{1,64}",
+    "session_id": "[0-9a-z]{1,64}",
     "stream": "stdout|stderr",
     "path": r"[\s\S]+",
 }
@@ -97,6 +102,8 @@ class Body:
     media: Mapping[str, Schema] | None = None
     required: bool = True
     examples: Mapping[str, Any] | None = None
+    most: int | None = None
+    """With it the body is an array of so many of the type at most."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,8 @@ class Reply:
     status: int
     text: str
     json: type[msgspec.Struct] | None = None
+    each: tuple[type[msgspec.Struct], ...] = ()
+    """Instead: the body is an array, each element of which has one of these types."""
     media: tuple[str, ...] = ()
     headers: tuple[Header, ...] = ()
     links: tuple[str, ...] = ()
@@ -143,7 +152,9 @@ class Operation:
     @property
     def problems(self) -> tuple[str, ...]:
         """All codes that it may answer with."""
-        codes = {*ALWAYS, *self.codes}
+        # An answer of its own with that status says the same: readiness, of an engine that is away.
+        own = {reply.status for reply in self.replies}
+        codes = {code for code in ALWAYS if CODES[code][0] not in own}.union(self.codes)
         if self.places:
             codes.add("not_found")
         if self.body is not None:

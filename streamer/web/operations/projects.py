@@ -6,22 +6,21 @@ from typing import Final
 
 from streamer.web import answers
 from streamer.web.operations.operation import Body, Operation, Reply
-from streamer.web.operations.shared import LOCATION
+from streamer.web.operations.shared import BYTES, LOCATION
 
 __all__ = ["DELETE", "SHOW", "UPLOAD"]
 
-FILE: Final = {"type": "string", "format": "binary"}
 FORM: Final = {
     "type": "object",
     "properties": {
         "files": {
             "type": "array",
-            "items": FILE,
+            "items": BYTES,
             "minItems": 1,
             "description": "The files. Their parts may have any other name, too.",
         }
     },
-    "additionalProperties": FILE,
+    "additionalProperties": BYTES,
     "minProperties": 1,
 }
 
@@ -38,10 +37,10 @@ UPLOAD: Final = Operation(
     body=Body(
         "The files.",
         media={
-            "application/zip": {},
-            "application/x-tar": {},
-            "application/gzip": {},
-            "application/zstd": {},
+            "application/zip": BYTES,
+            "application/x-tar": BYTES,
+            "application/gzip": BYTES,
+            "application/zstd": BYTES,
             "multipart/form-data": FORM,
         },
     ),

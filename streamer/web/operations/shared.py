@@ -10,18 +10,24 @@ from streamer.web.parameters import FLAGS
 
 __all__ = [
     "ATTACHMENT",
+    "BYTES",
     "FLAG",
     "JOB_ID",
     "LAST_EVENT_ID",
     "LOCATION",
     "PAGE_HEADERS",
+    "RANGE",
     "REPLAYED",
     "RESUMING",
+    "SAFE",
+    "STATS",
     "STREAM_HEADERS",
     "TEXT",
 ]
 
 TEXT: Final[Schema] = {"type": "string"}
+BYTES: Final[Schema] = {"type": "string", "format": "binary"}
+"""OpenAPI 3.1 needs no schema for bytes, but generators of clients do without the route then."""
 FLAG: Final[Schema] = {"type": "string", "enum": list(FLAGS)}
 
 LAST_EVENT_ID: Final = Parameter(
@@ -39,6 +45,13 @@ RESUMING: Final = (
     ),
     Parameter("padding", "2049 bytes of comment first, for old browsers; any value.", TEXT),
     Parameter("evs_preamble", "2056 bytes of comment first, for polyfills; any value.", TEXT),
+)
+
+STATS: Final = Parameter(
+    "stats",
+    "Whether a stream has `stats` events too, once a second while a program of the job runs; not a "
+    "replay.",
+    {**FLAG, "default": "0"},
 )
 
 JOB_ID: Final = Header("X-Job-Id", "The id of the job.", TEXT)
@@ -67,4 +80,17 @@ ATTACHMENT: Final = (
     Header("X-Content-Type-Options", "It is never shown as a page.", {"const": "nosniff"}),
     Header("Content-Security-Policy", "As before.", {"const": "sandbox"}),
     Header("X-Accel-Buffering", "nginx sends it on at once.", {"const": "no"}),
+)
+SAFE: Final = (
+    Header("Content-Disposition", "The name of a file to save it in.", TEXT),
+    Header("X-Content-Type-Options", "It is what it says.", {"const": "nosniff"}),
+    Header("Content-Security-Policy", "A browser runs nothing in it.", TEXT),
+    Header("X-Accel-Buffering", "nginx sends it on at once.", {"const": "no"}),
+)
+RANGE: Final = Parameter(
+    "Range",
+    "The part that is wanted: `bytes=0-99`, `bytes=100-` or `bytes=-100`. Several parts at once "
+    "are answered with all of it.",
+    {**TEXT, "examples": ["bytes=0-99"]},
+    place="header",
 )

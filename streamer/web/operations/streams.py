@@ -11,6 +11,7 @@ from streamer.web.operations.shared import (
     FLAG,
     JOB_ID,
     RESUMING,
+    STATS,
     STREAM_HEADERS,
     TEXT,
 )
@@ -35,6 +36,7 @@ FOLLOW: Final = Operation(
             "Send the events with their pauses, this many times as fast, up to 1000; 0: at once.",
             {**TEXT, "pattern": f"^({SPEED.pattern})$", "default": "0"},
         ),
+        STATS,
         *RESUMING,
     ),
     replies=(

@@ -10,11 +10,12 @@ from typing import Any, Final
 
 import streamer
 from streamer.jobs.terminals import MOST as MOST_CELLS
-from streamer.model.events import KINDS
+from streamer.model.events import KINDS, Stats
 from streamer.model.job import LEAST, MOST, Limits
 from streamer.model.names import camel
 from streamer.model.signals import NUMBERS
 from streamer.web.answers import Problem
+from streamer.web.callers.access import GRANTED, GRANTED_FILES
 from streamer.web.operations.operation import (
     CODES,
     PLACES,
@@ -23,8 +24,10 @@ from streamer.web.operations.operation import (
     Operation,
     Parameter,
     Reply,
+    Schema,
     component,
 )
+from streamer.web.operations.shared import BYTES
 from streamer.web.operations.table import OPERATIONS, TAGS
 from streamer.web.reference.schemas import schema_name, schemas
 
@@ -40,7 +43,8 @@ address) and `405` with `Allow` (no such method), which are problems too.
 
 With tokens every request needs one: `Authorization: Bearer TOKEN`, or with GET
 `?access_token=TOKEN`. Without tokens only requests from the service's own machine are taken, by the
-connection, by `Host` and by the headers that proxies add, such as `X-Forwarded-For`.
+connection, by `Host` and by the headers that proxies add, such as `X-Forwarded-For`. With
+`?grant=GRANT` one job may be read from anywhere, without a token.
 
 A page of another site, as `Origin`, `Sec-Fetch-Site` and `Sec-Fetch-Mode` tell, is refused unless
 `server.allowed_origins` has its origin. An answer to it has `Access-Control-Allow-Origin` and the
@@ -50,6 +54,7 @@ other headers of CORS, `Access-Control-Allow-Methods`, `Access-Control-Allow-Hea
 PLACE_TEXTS: Final = {
     "job_id": "The id of the job.",
     "project_id": "The id of the project.",
+    "session_id": "The id of the session.",
     "stream": "Which output.",
     "path": "The path of the file in the workspace; slashes in it may be percent-encoded.",
 }
@@ -58,6 +63,7 @@ LINKED: Final = {
     "job": "$response.body#/jobId",
     "job_id": "$response.body#/jobId",
     "project_id": "$response.body#/projectId",
+    "session_id": "$response.body#/sessionId",
     "stream": "stdout",
     "path": "out.txt",
 }
@@ -124,6 +130,12 @@ def openapi(facts: Facts) -> dict[str, Any]:
                     "name": "access_token",
                     "description": "For an EventSource, which cannot set headers.",
                 },
+                "grant": {
+                    "type": "apiKey",
+                    "in": "query",
+                    "name": "grant",
+                    "description": "A link to one job, of `createGrant`.",
+                },
             },
         },
     }
@@ -133,10 +145,15 @@ def _schemas(facts: Facts) -> dict[str, Any]:
     """Return the schemas of all types; a job's is as narrow as the service's configuration."""
     made = schemas([Problem, *KINDS.values(), *_types()])
     job, limits = made["JobRequest"], made["Limits"]["properties"]
-    job["oneOf"] = [
-        {"required": ["language"], "properties": {"language": {"type": "string"}}},
-        {"required": ["command"], "properties": {"command": {"type": "array", "minItems": 1}}},
-    ]
+    # Not with `oneOf`: generators of clients would take its branches for types of their own.
+    job |= {
+        "if": {"required": ["language"], "properties": {"language": {"type": "string"}}},
+        "then": {"properties": {"command": {"type": "null"}}},
+        "else": {
+            "required": ["command"],
+            "properties": {"command": {"type": "array", "minItems": 1}},
+        },
+    }
     if facts.languages:
         job["properties"]["language"]["anyOf"][0]["enum"] = list(facts.languages)
     for field in fields(Limits):
@@ -167,10 +184,10 @@ def _event() -> dict[str, Any]:
                         "contentMediaType": "application/json",
                         "contentSchema": component(schema_name(one)),
                     },
-                    "id": EVENT_ID,
+                    **({} if one is Stats else {"id": EVENT_ID}),
                     "retry": {"type": "integer", "description": "In milliseconds."},
                 },
-                "required": ["event", "data", "id"],
+                "required": ["event", "data"] if one is Stats else ["event", "data", "id"],
             }
             for kind, one in KINDS.items()
         ],
@@ -184,6 +201,7 @@ def _types() -> list[Any]:
         if operation.body is not None and operation.body.json is not None:
             found.append(operation.body.json)
         found += [reply.json for reply in operation.replies if reply.json is not None]
+        found += [one for reply in operation.replies for one in reply.each]
     return found
 
 
@@ -209,7 +227,11 @@ def _described(operation: Operation) -> dict[str, Any]:
 
 def _security(operation: Operation) -> list[dict[str, list[str]]]:
     ways: list[dict[str, list[str]]] = [{}, {"token": []}]
-    return [*ways, {"tokenInQuery": []}] if operation.method == "GET" else ways
+    if operation.method == "GET":
+        ways.append({"tokenInQuery": []})
+    if operation.name in GRANTED | GRANTED_FILES:
+        ways.append({"grant": []})
+    return ways
 
 
 def _place(name: str) -> dict[str, Any]:
@@ -238,10 +260,13 @@ def _parameter(one: Parameter) -> dict[str, Any]:
 
 
 def _body(body: Body) -> dict[str, Any]:
-    media = body.media or {"application/octet-stream": {}}
+    media = body.media or {"application/octet-stream": BYTES}
     if body.json is not None:
-        media = {"application/json": component(schema_name(body.json))}
-    content = {kind: {"schema": schema} if schema else {} for kind, schema in media.items()}
+        schema: Schema = component(schema_name(body.json))
+        if body.most is not None:
+            schema = {"type": "array", "items": schema, "maxItems": body.most}
+        media = {"application/json": schema}
+    content: dict[str, Any] = {kind: {"schema": schema} for kind, schema in media.items()}
     if body.examples is not None:
         examples = {name: {"value": value} for name, value in body.examples.items()}
         content["application/json"]["examples"] = examples
@@ -269,6 +294,10 @@ def _reply(reply: Reply) -> dict[str, Any]:
     content: dict[str, Any] = {}
     if reply.json is not None:
         content["application/json"] = {"schema": component(schema_name(reply.json))}
+    if reply.each:
+        either = [component(schema_name(one)) for one in reply.each]
+        schema = {"type": "array", "items": {"anyOf": either}}
+        content["application/json"] = {"schema": schema}
     for media in reply.media:
         content[media] = _media(media)
     if content:
@@ -285,7 +314,7 @@ def _media(media: str) -> dict[str, Any]:
         return {"schema": {"type": "object"}}
     if media == "text/event-stream":
         return {"schema": component("Event")}
-    return {"schema": {"type": "string"}} if media.startswith("text/") else {}
+    return {"schema": {"type": "string"} if media.startswith("text/") else BYTES}
 
 
 def _headers(headers: Iterable[Header]) -> dict[str, Any]:

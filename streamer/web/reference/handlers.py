@@ -10,7 +10,7 @@ from aiohttp import web
 
 from streamer.errors import CallerError, CapacityError
 from streamer.jobs.jobs import Jobs
-from streamer.web.callers.access import Access
+from streamer.web.callers.access import WRONG_TOKEN, Access
 from streamer.web.documents import dump
 from streamer.web.operations import service as operations
 from streamer.web.page import Asset
@@ -47,6 +47,8 @@ class ReferenceHandlers:
         try:
             self.access.require(request, "list")
         except (CallerError, CapacityError):
+            if WRONG_TOKEN in request:
+                raise  # so that it counts: otherwise tokens could be guessed here
             return Facts(base)
         return Facts(base, tuple(sorted(self.jobs.runtimes)), config.limits.max)
 

@@ -158,7 +158,11 @@ def _type(name: str, schema: Part) -> str:
         # What a stream consists of: a type for the data of each event.
         kinds = [one["properties"] for one in schema["oneOf"]]
         rows = [
-            (_shape(kind["event"]), _shape(kind["data"]["contentSchema"]), _shape(kind["id"]))
+            (
+                _shape(kind["event"]),
+                _shape(kind["data"]["contentSchema"]),
+                _shape(kind["id"]) if "id" in kind else "none",
+            )
             for kind in kinds
         ]
         table = _table("Fields", ("event", "data", "id"), rows)

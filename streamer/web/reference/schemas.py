@@ -42,8 +42,11 @@ def schemas(structs: Iterable[type[msgspec.Struct]]) -> dict[str, Any]:
         texts = _field_texts(struct)
         encoded = zip(struct.__struct_fields__, struct.__struct_encode_fields__, strict=True)
         for field, wire_name in encoded:
+            described_field = schema["properties"][wire_name]
+            # With one, generators of clients take the field for one that is always there.
+            described_field.pop("default", None)
             if field in texts:
-                schema["properties"][wire_name]["description"] = texts[field]
+                described_field["description"] = texts[field]
         described[schema_name(struct)] = _with_names(schema, renamed)
     return described
 
@@ -79,7 +82,7 @@ def _with_names(value: Any, renamed: dict[str, str]) -> Any:
         if (ref := value.get("$ref")) in renamed:
             value = {**value, **component(renamed[ref])}
         return {key: _with_names(inner, renamed) for key, inner in value.items()}
-    if isinstance(value, list | tuple):  # a default may be a tuple
+    if isinstance(value, list):
         return [_with_names(inner, renamed) for inner in value]
     return value
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import socket
 import sys
 import time
 from datetime import UTC, datetime
@@ -18,10 +19,12 @@ from streamer.config.schema import LoggingConfig
 from streamer.engine.interface import JobView
 from streamer.model.events import Complete, Error
 from streamer.model.terminal import visible
+from streamer.model.tracecontext import trace_id
 
-__all__ = ["configure_logging", "log_finished"]
+__all__ = ["configure_logging", "log_finished", "mark_process"]
 
 TEXT_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+MARKED_FORMAT: Final = "%(asctime)s %(levelname)s [{}] %(name)s: %(message)s"
 
 ACCEPT_FAILED: Final = "socket.accept() out of system resource"
 ACCEPT_PAUSE_S: Final = 60.0
@@ -37,6 +40,8 @@ def log_finished(view: JobView) -> None:
         "language": view.job.language,
         "sandbox": view.job.backend,
     }
+    if view.job.traceparent:
+        fields["trace_id"] = trace_id(view.job.traceparent)
     if view.started_at is not None:
         fields["waited_ms"] = round((view.started_at - view.created_at) * 1000)
     if isinstance(end, Complete):
@@ -64,11 +69,18 @@ class _TextFormatter(logging.Formatter):
 
 
 class _JsonFormatter(logging.Formatter):
+    def __init__(self, process: str = "") -> None:
+        super().__init__()
+        self._host = socket.gethostname()
+        self._of_all = {"process": process} if process else {}
+
     def format(self, record: logging.LogRecord) -> str:
         document = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
+            "node": f"{self._host}:{record.process}",
+            **self._of_all,
             "message": record.getMessage(),
             **getattr(record, "fields", {}),
         }
@@ -124,3 +136,12 @@ def configure_logging(config: LoggingConfig) -> None:
     logging.basicConfig(level=config.level.upper(), handlers=[handler])
     logging.getLogger("aiohttp.server").addFilter(_NoCallersFaults())
     logging.getLogger("asyncio").addFilter(_FewAcceptErrors())
+
+
+def mark_process(name: str) -> None:
+    """Let each line say which process of the service has written it."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, _JsonFormatter):
+            handler.setFormatter(_JsonFormatter(name))
+        elif isinstance(handler.formatter, _TextFormatter):
+            handler.setFormatter(_TextFormatter(MARKED_FORMAT.format(name)))

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
-import os
 import resource
 import signal
-import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
@@ -18,11 +15,13 @@ from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
 from streamer.config.schema import Config
-from streamer.errors import ConfigError
-from streamer.web.app import ACCESS, LIFETIME, SERVICE
+from streamer.web.app import ACCESS, LIFETIME
 from streamer.web.callers.access import TENANT
 from streamer.web.callers.address import AddressOf, client_address
+from streamer.web.loggedpath import job_of, logged_path
 from streamer.web.server.connection_limit import ConnectionLimit, connections_allowed
+from streamer.web.server.listening import BACKLOG, local_url, url_of
+from streamer.web.server.process import Alone, Process
 from streamer.web.server.unhandled import READ_BYTES
 
 __all__ = ["serve"]
@@ -32,20 +31,23 @@ log: Final = logging.getLogger(__name__)
 HANDLERS_END_S: Final = 5.0
 """After every log has ended, streams only have to finish their last write."""
 
-BACKLOG: Final = 4096
-"""Connections that wait until they are accepted; the kernel drops more, and takes no more than
-net.core.somaxconn. A client that is dropped tries again after a second."""
-
 Ready = Callable[[str], Awaitable[None]]
 
 
-async def serve(app: web.Application, config: Config, on_ready: Ready | None = None) -> None:
+async def serve(
+    app: web.Application,
+    config: Config,
+    on_ready: Ready | None = None,
+    process: Process | None = None,
+) -> None:
     """Serve an application of `create_app` until SIGTERM, SIGINT or SIGHUP, then drain it.
 
     While draining the streams continue; a second SIGTERM or SIGINT ends the running jobs at once.
-    `on_ready` is called with the URL once requests are answered. Raises `ConfigError` if listening
-    on the address fails, and what the application's start-up raises.
+    `on_ready` is called with the URL once requests are answered. `process` says what this process
+    has to do with others; by default nothing. Raises `ConfigError` if listening on the address
+    fails, and what the application's start-up raises.
     """
+    process = process or Alone()
     _allow_descriptors()
     lifetime = app[LIFETIME]
     most = connections_allowed(config, config.queue.places)
@@ -59,10 +61,10 @@ async def serve(app: web.Application, config: Config, on_ready: Ready | None = N
     app.middlewares.insert(0, connections.middleware)
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
-    listener: asyncio.Server | None = None
+    servers: list[asyncio.Server] = []
 
     def stop() -> None:
-        if stopping.is_set():
+        if stopping.is_set() and process.hurries:
             lifetime.hurry()
         stopping.set()
 
@@ -81,54 +83,42 @@ async def serve(app: web.Application, config: Config, on_ready: Ready | None = N
     for number, handler in handlers.items():
         loop.add_signal_handler(number, handler)
     try:
+        process.join(app, stopping.set, lifetime.hurry)
         await runner.setup()
         assert runner.server is not None
-        try:
-            listener = await loop.create_server(
-                connections.factory(runner.server),
-                config.server.host,
-                config.server.port,
-                backlog=BACKLOG,
-            )
-        except OSError as error:
-            raise ConfigError(
-                f"cannot listen on {config.server.host}:{config.server.port}: {_why(error)}"
-            ) from error
-        host, port = listener.sockets[0].getsockname()[:2]
-        address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        log.info(
-            "listens on %s/, sandbox %s, at most %d connections",
-            *(address, (await app[SERVICE].capabilities()).default, most),
-        )
-        app[ACCESS].announce_address(host)
+        sockets = await process.sockets(app, config.server)
+        factory = connections.factory(runner.server)
+        for sock in sockets:
+            servers.append(await loop.create_server(factory, sock=sock, backlog=process.at_once))
+            sock.listen(BACKLOG)  # which that has changed too
+        address = url_of(sockets[0])
+        await process.ready(lifetime, address, _part(config, app), most)
+        app[ACCESS].announce_address(sockets[0].getsockname()[0])
         lifetime.ask_versions()
-        # Users of this machine connect to a loopback address, which every wildcard includes.
-        here = address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
-        following = asyncio.ensure_future(on_ready(here)) if on_ready else None
+        following = asyncio.ensure_future(on_ready(local_url(address))) if on_ready else None
         if following is not None:
             following.add_done_callback(_tell)
         await stopping.wait()
         log.info("draining: up to %g s for running jobs", config.server.drain_s)
         await lifetime.drain(config.server.drain_s)
+        await process.drained()
         if following is not None:
             following.cancel()
             await asyncio.wait([following])
     finally:
-        if listener is not None:
-            listener.close()
+        for server in servers:
+            server.close()
         await runner.cleanup()
+        await process.leave()
         for number in handlers:
             loop.remove_signal_handler(number)
 
 
-def _why(error: OSError) -> str:
-    """Return why the address cannot be listened on, and the setting to change."""
-    if isinstance(error, socket.gaierror):
-        return f"{error.strerror}; set server.host or use --host"
-    # asyncio's own text repeats the address.
-    reason = os.strerror(error.errno) if error.errno else str(error)
-    key = "port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "host"
-    return f"{reason}; set server.{key} or use --{key}"
+def _part(config: Config, app: web.Application) -> str:
+    """Return which part of a service this process is, and the sandbox of its jobs."""
+    role, own = config.server.role, app[LIFETIME].own()
+    parts = () if role == "all" else (f"role {role}",)
+    return ", ".join((*parts, *(() if own is None else (f"sandbox {own.default}",))))
 
 
 def _of_daemons(stopping: asyncio.Event) -> dict[signal.Signals, Callable[[], None]]:
@@ -169,7 +159,7 @@ def _access_log(address_of: AddressOf) -> type[AbstractAccessLogger]:
 
         def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
             """Write the line; for a stream when it ends."""
-            path = request.rel_url.raw_path
+            path = logged_path(request)
             fields: dict[str, object] = {
                 "client": address_of(request),
                 "method": request.method,
@@ -179,8 +169,8 @@ def _access_log(address_of: AddressOf) -> type[AbstractAccessLogger]:
             }
             if TENANT in request:
                 fields["tenant"] = request[TENANT]
-            if "X-Job-Id" in response.headers:
-                fields["job_id"] = response.headers["X-Job-Id"]
+            if (job_id := response.headers.get("X-Job-Id") or job_of(request)) is not None:
+                fields["job_id"] = job_id
             self.logger.info(
                 '%s "%s %s" %d %.3fs',
                 *(fields["client"], request.method, path, response.status, time),

@@ -94,7 +94,7 @@ class Unhandled:
         self._arrived = max(self._arrived - self._head_bytes, 0)
         self._settle(request)
         length = request.content_length
-        if request.method != "POST" and request.body_exists:
+        if request.method not in ("POST", "PUT") and request.body_exists:
             if length is None or length > EARLY_BYTES:
                 return TooLarge(f"{request.method} must not have a body")
         # Twice as much: spaces around values cannot be attributed to a head.

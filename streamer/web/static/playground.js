@@ -184,7 +184,10 @@ function textOf({ stream, data, encoding }) {
 }
 
 const handlers = {
-  status({ state, position }) {
+  status({ state, position, attempt }) {
+    if (attempt) {
+      screen.note(`The worker was lost; attempt ${attempt} begins anew.`);
+    }
     showState(state, state === "queued" && position ? `queued, place ${position}` : state);
   },
   output(output) {

@@ -56,6 +56,9 @@ class BlobServer:
     async def delete(self, blob_id: str) -> None:
         await self._blobs.delete(blob_id)
 
+    async def make_evictable(self, blob_id: str) -> None:
+        await self._blobs.make_evictable(blob_id)
+
     async def used_bytes(self) -> int:
         return await self._blobs.used_bytes()
 
@@ -95,7 +98,7 @@ class RemoteBlobs:
             await self._wire.call(self._server.end, token)
 
     @asynccontextmanager
-    async def open(self, blob_id: str) -> AsyncIterator[int]:
+    async def open(self, blob_id: str, *, part: range | None = None) -> AsyncIterator[int]:
         with tempfile.NamedTemporaryFile() as file:
             while piece := await self._wire.call(self._server.read, blob_id, file.tell()):
                 file.write(piece)
@@ -111,6 +114,9 @@ class RemoteBlobs:
 
     async def delete(self, blob_id: str) -> None:
         await self._wire.call(self._server.delete, blob_id)
+
+    async def make_evictable(self, blob_id: str) -> None:
+        await self._wire.call(self._server.make_evictable, blob_id)
 
     async def used_bytes(self) -> int:
         return await self._wire.call(self._server.used_bytes)

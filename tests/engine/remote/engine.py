@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -21,6 +22,8 @@ from streamer.engine.interface import (
     JobView,
     Lease,
     Lost,
+    Measure,
+    OwnQueue,
     Resize,
     Signal,
     Stats,
@@ -34,7 +37,10 @@ from .blobs import RemoteBlobs
 from .claims import Claims
 from .lease import RemoteLease
 from .mirror import Mirror
+from .rates import RemoteRates
 from .server import SentItem, Server
+from .sessions import RemoteSessions
+from .webhooks import RemoteWebhooks
 from .wire import Wire
 
 log: Final = logging.getLogger(__name__)
@@ -49,6 +55,9 @@ class RemoteEngine:
         self._server = server
         self._wire = wire
         self.blobs = RemoteBlobs(server.blobs, wire)
+        self.sessions = RemoteSessions(server.sessions, wire)
+        self.webhooks = RemoteWebhooks(server.webhooks, wire)
+        self.rates = RemoteRates(server.engine.rates, wire)
         self._hear: Callable[[JobView], None] = lambda _: None
         self._mirrors: dict[str, Mirror] = {}
         self._all_mirrors: set[Mirror] = set()
@@ -131,8 +140,32 @@ class RemoteEngine:
     async def cancel(self, job_id: str) -> CancelResult:
         return await self._wire.call(self._server.cancel, job_id)
 
+    @asynccontextmanager
+    async def usage(self, job_id: str, hear: Callable[[bytes], None]) -> AsyncIterator[None]:
+        """Pass on what arrives, a little later; some of it is lost."""
+        arriving: asyncio.Queue[bytes] = asyncio.Queue()
+        await self._wire.lag()
+        async with self._server.usage(job_id, arriving.put_nowait):
+            passing = asyncio.create_task(self._pass_on(arriving, hear))
+            try:
+                yield
+            finally:
+                passing.cancel()
+                await asyncio.wait({passing})
+
+    async def _pass_on(self, arriving: asyncio.Queue[bytes], hear: Callable[[bytes], None]) -> None:
+        while True:
+            data = await arriving.get()
+            await self._wire.lag()
+            with contextlib.suppress(ConnectionError):
+                self._wire.cut()
+                hear(bytes(bytearray(data)))
+
     async def send(
-        self, job_id: str, control: Input | Eof | Signal | Resize, number: int | None = None
+        self,
+        job_id: str,
+        control: Input | Eof | Signal | Resize | Measure,
+        number: int | None = None,
     ) -> Literal["accepted", "closed"]:
         return await self._wire.call(self._server.send, job_id, SentItem.of(0, control), number)
 
@@ -145,8 +178,14 @@ class RemoteEngine:
     async def capabilities(self) -> Sequence[Capabilities]:
         return await self._wire.call(self._server.capabilities)
 
+    async def secret(self, name: str) -> bytes:
+        return await self._wire.call(self._server.secret, name)
+
     async def stats(self) -> Stats:
         return await self._wire.call(self._server.stats)
+
+    async def own_queue(self, tenant: str) -> OwnQueue:
+        return await self._wire.call(self._server.own_queue, tenant)
 
     async def ready(self) -> bool:
         return await self._wire.call(self._server.ready)

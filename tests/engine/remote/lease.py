@@ -14,6 +14,7 @@ from streamer.engine.interface import (
     Input,
     LeaseLost,
     Lost,
+    Measure,
     Resize,
     Signal,
 )
@@ -38,6 +39,7 @@ class RemoteLease:
         self._wire = wire
         self.token = sent.token
         self.job: ResolvedJob = sent.job
+        self.attempt = sent.attempt
         self.accepted_at = time.monotonic() - sent.age_s
         self._number = 0
         self._unanswered: tuple[object, ...] | None = None
@@ -62,9 +64,15 @@ class RemoteLease:
         except LeaseLost:
             return False
 
+    async def release(self, *, ran: bool = False) -> bool:
+        return await self._wire.ask(self._server.release, self.token, int(ran))
+
+    async def tell_usage(self, stats: bytes) -> bool:
+        return await self._wire.ask(self._server.tell_usage, self.token, stats)
+
     async def control(self) -> AsyncIterator[Control]:
         async for item in self._items("control"):
-            assert isinstance(item, Cancel | Signal | Resize | Lost)
+            assert isinstance(item, Cancel | Signal | Resize | Measure | Lost)
             yield item
 
     async def inputs(self) -> AsyncIterator[Input | Eof]:

@@ -26,6 +26,8 @@ from streamer.engine.interface import (
     Lease,
     LeaseLost,
     Lost,
+    Measure,
+    OwnQueue,
     Resize,
     Signal,
     Stats,
@@ -34,38 +36,21 @@ from streamer.engine.interface import (
 from streamer.engine.memory.engine import MemoryEngine
 from streamer.eventlog.view import JobLogView
 from streamer.model.capabilities import Accepts, Capabilities
-from streamer.model.events import decode, encode
-from streamer.model.job import JobFacts, ResolvedJob
+from streamer.model.job import ResolvedJob
 
 from .blobs import BlobServer
+from .sessions import SessionServer
+from .views import SentView
+from .webhooks import WebhookServer
 from .wire import CALLER, carried
 
 Items = Literal["control", "inputs"]
 
 
-class SentView(msgspec.Struct):
-    """An encoded `JobView`."""
-
-    job: JobFacts
-    tenant: str
-    state: JobState
-    created_at: float
-    started_at: float | None
-    finished_at: float | None
-    first_output_at: float | None
-    position: int | None
-    result: tuple[str, bytes] | None
-
-    def view(self) -> JobView:
-        fields = {name: getattr(self, name) for name in self.__struct_fields__}
-        result = None if self.result is None else decode(*self.result)
-        return JobView(**{**fields, "result": result})
-
-    @classmethod
-    def of(cls, view: JobView) -> SentView:
-        fields = {name: getattr(view, name) for name in cls.__struct_fields__}
-        result = None if view.result is None else encode(view.result)
-        return cls(**{**fields, "result": result})
+PLAIN: dict[str, type[Cancel | Lost | Measure]] = {
+    kind.__name__: kind for kind in (Cancel, Lost, Measure)
+}
+"""What has no data."""
 
 
 class SentItem(msgspec.Struct):
@@ -89,12 +74,10 @@ class SentItem(msgspec.Struct):
             (item.cols, item.rows) if isinstance(item, Resize) else (0, 0),
         )
 
-    def item(self) -> Cancel | Lost | Signal | Resize | Input | Eof:
+    def item(self) -> Cancel | Lost | Signal | Resize | Measure | Input | Eof:
+        if self.kind in PLAIN:
+            return PLAIN[self.kind]()
         match self.kind:
-            case "Cancel":
-                return Cancel()
-            case "Lost":
-                return Lost()
             case "Signal":
                 return Signal(self.signal)
             case "Input":
@@ -110,6 +93,7 @@ class SentLease(msgspec.Struct):
     token: str
     job: ResolvedJob
     age_s: float
+    attempt: int
 
 
 class _Channel:
@@ -157,6 +141,8 @@ class Server:
     ) -> None:
         self.engine = engine
         self.blobs = BlobServer(engine.blobs)
+        self.sessions = SessionServer(engine.sessions)
+        self.webhooks = WebhookServer(engine.webhooks)
         self.heartbeat_s = engine.heartbeat_s
         self._nodes = nodes
         self._started = False
@@ -200,6 +186,11 @@ class Server:
         async with self.engine.follow(job_id) as log:
             yield log
 
+    @asynccontextmanager
+    async def usage(self, job_id: str, hear: Callable[[bytes], None]) -> AsyncGenerator[None, None]:
+        async with self.engine.usage(job_id, hear):
+            yield
+
     async def summary(self, job_id: str) -> SentView | None:
         view = await self.engine.summary(job_id)
         return None if view is None else SentView.of(view)
@@ -217,7 +208,7 @@ class Server:
         self, job_id: str, item: SentItem, number: int | None
     ) -> Literal["accepted", "closed"]:
         control = item.item()
-        assert isinstance(control, Input | Eof | Signal | Resize)
+        assert isinstance(control, Input | Eof | Signal | Resize | Measure)
         return await self.engine.send(job_id, control, number)
 
     async def purge(self, job_id: str) -> bool:
@@ -229,8 +220,14 @@ class Server:
     async def capabilities(self) -> list[Capabilities]:
         return list(await self.engine.capabilities())
 
+    async def secret(self, name: str) -> bytes:
+        return await self.engine.secret(name)
+
     async def stats(self) -> Stats:
         return await self.engine.stats()
+
+    async def own_queue(self, tenant: str) -> OwnQueue:
+        return await self.engine.own_queue(tenant)
 
     async def ready(self) -> bool:
         return await self.engine.ready()
@@ -264,7 +261,8 @@ class Server:
         for lease in await self.engine.claim(worker, free, accepts):
             token = secrets.token_hex(4)
             self._held[token] = _Held(lease)
-            sent.append(SentLease(token, lease.job, self._clock() - lease.accepted_at))
+            age_s = self._clock() - lease.accepted_at
+            sent.append(SentLease(token, lease.job, age_s, lease.attempt))
         return sent
 
     async def heartbeat(self, tokens: list[str]) -> list[tuple[str, Literal["cancel", "lost"]]]:
@@ -284,6 +282,9 @@ class Server:
         held = self._get(token)
         await self._once(held, number, lambda: held.lease.append(events))
 
+    async def tell_usage(self, token: str, stats: bytes) -> bool:
+        return await self._get(token).lease.tell_usage(stats)
+
     async def state(
         self,
         token: str,
@@ -299,6 +300,10 @@ class Server:
     ) -> bool:
         held = self._get(token)
         return bool(await self._once(held, number, lambda: held.lease.finish(events, files)))
+
+    async def release(self, token: str, ran: int) -> bool:
+        held = self._held.get(token)
+        return held is not None and await held.lease.release(ran=bool(ran))
 
     async def next_item(self, token: str, kind: Items, after: int) -> SentItem | None:
         """Wait for the item after number `after`, which the caller has thereby acknowledged."""

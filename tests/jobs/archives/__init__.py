@@ -158,6 +158,7 @@ class RawZip:
         extra: bytes = b"",
         local: bool = True,
         local_extra: bytes = b"",
+        local_sizes: tuple[int, int, int] | None = None,
     ) -> None:
         if packed is None:
             packed = content if method == 0 else zlib.compress(content, wbits=-15)
@@ -166,6 +167,7 @@ class RawZip:
         packed_size = len(packed) if packed_size is None else packed_size
         crc = zlib.crc32(content) if crc is None else crc
         place = len(self.body) if at is None else at
+        local_crc, local_packed, local_size = local_sizes or (crc, packed_size, size)
         if local:
             self.body += struct.pack(
                 "<4s5H3L2H",
@@ -175,9 +177,9 @@ class RawZip:
                 method if local_method is None else local_method,
                 0,
                 0,
-                crc,
-                packed_size & 0xFFFFFFFF,
-                size & 0xFFFFFFFF,
+                local_crc,
+                local_packed & 0xFFFFFFFF,
+                local_size & 0xFFFFFFFF,
                 len(local_name),
                 len(local_extra),
             )

@@ -32,6 +32,22 @@ def test_names_of_browsers_and_curl() -> None:
     }
 
 
+def test_names_of_other_clients() -> None:
+    form = form_of(
+        [
+            (b'name="f"; filename="src%2Fa%20b%25.py"', b"aiohttp"),
+            (b'name="f"; filename="%C3%A4.py"', b"aiohttp, too"),
+            (b'name="f"; filename="a%20b.py"', b"a browser, or aiohttp: it stays as it came"),
+            (b'name="f"; filename="d/%C3%A4%2F.py"', b"a browser, since it has a slash"),
+            (b"name=f; filename=c.py", b"C#"),
+            (b"name=f; filename=d.py; filename*=utf-8''d%20e.py", b"C#, too"),
+        ]
+    )
+    assert [*files_in(form, boundary=B)] == [
+        *("src/a b%.py", "\u00e4.py", "a%20b.py", "d/%C3%A4%2F.py", "c.py", "d e.py"),
+    ]
+
+
 def test_content_that_looks_like_a_boundary() -> None:
     contents = [b"\r\n--xy", b"--xyz", b"\r\n", b"\r", b"\r\n--xy\r\n--xy", b"\r\n-"]
     form = form_of([(b'filename="%d"' % n, data) for n, data in enumerate(contents)])
@@ -55,6 +71,9 @@ def test_a_boundary_between_two_reads(size: int) -> None:
         (b'filename="a\xff"', "UTF-8"),
         (b"filename*=utf-8''%00", "NUL"),
         (b"filename*=utf-8''..%2Fx", "relative"),
+        (b'filename="..%2Fx"', "relative"),
+        (b'filename="%00%2Fx"', "NUL"),
+        (b'filename="%FFx"', "UTF-8"),
         (b'filename="a"\r\nContent-Transfer-Encoding: base64', "Transfer-Encoding"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import subprocess
 import tarfile
@@ -12,7 +13,7 @@ import pytest
 from streamer.errors import InvalidRequest, TooLarge
 from streamer.jobs.archives.entries import Bounds
 
-from . import BOUNDS, MIB, files_in, member, packed, raw_header, tar_of
+from . import BOUNDS, MIB, entries, files_in, member, packed, raw_header, tar_of, unpack
 
 END = bytes(1024)
 LONG = "/".join(["d" * 90] * 3) + "/file"
@@ -65,9 +66,18 @@ def test_what_is_neither_file_nor_folder(kind: bytes, said: str) -> None:
         files_in(archive)
 
 
-def test_a_sparse_file_of_pax() -> None:
-    info = member("sparse", pax_headers={"GNU.sparse.realsize": "1000000000000"})
+@pytest.mark.parametrize("key", ["GNU.sparse.realsize", "SCHILY.realsize", "SUN.holesdata"])
+def test_a_sparse_file_of_pax(key: str) -> None:
+    """Its content is not what is in the archive."""
+    info = member("sparse", pax_headers={key: "1000000000000"})
     with pytest.raises(InvalidRequest, match=r"'sparse'.*sparse file"):
+        files_in(tar_of([info]))
+
+
+def test_a_sparse_file_has_the_name_that_it_had() -> None:
+    said = {"GNU.sparse.major": "1", "GNU.sparse.name": "sub/holes"}
+    info = member("sub/GNUSparseFile.7/holes", pax_headers=said)
+    with pytest.raises(InvalidRequest, match=r"'sub/holes'.*without --sparse"):
         files_in(tar_of([info]))
 
 
@@ -115,6 +125,22 @@ def test_an_extended_header_is_not_read_into_memory() -> None:
             files_in(raw_header(b"pax", b"00010000000\0", kind) + bytes(4 * MIB) + END)
 
 
+def test_extended_headers_together() -> None:
+    """A megabyte of gzip could have gigabytes of them."""
+    record = b"65536 comment=".ljust(65535, b"x") + b"\n"
+    most = (raw_header(b"pax", b"00000200000\0", b"x") + record) * 8
+    one, two = (raw_header(name, b"00000000000\0") for name in (b"a", b"b"))
+    assert files_in(most + one + two + END) == {"a": b"", "b": b""}
+    with pytest.raises(InvalidRequest, match=r"extended headers that are too large"):
+        files_in(most + one + most + two + END)
+
+
+def test_extended_headers_of_many_entries() -> None:
+    headers = {"comment": "x" * 3000}
+    infos = [member(str(n), pax_headers=headers) for n in range(300)]
+    assert len(files_in(tar_of(infos), Bounds(300, MIB, 100))) == 300
+
+
 def test_extended_headers_without_end() -> None:
     one = raw_header(b"pax", b"00000000000\0", b"x")
     assert files_in(one * 8 + tar_of([("a", b"")])) == {"a": b""}
@@ -144,6 +170,33 @@ def test_a_name_for_all_entries(key: str) -> None:
         files_in(pax + tar_of([("a", b"")]))
 
 
+def test_a_folder_of_before_posix() -> None:
+    _, stored = unpack(raw_header(b"d/", b"00000000000\0", b"\0") + tar_of([("d/a", b"1")]))
+    assert [(name, oct(mode)) for name, mode, _ in entries(stored)] == [
+        ("d", "0o40755"),
+        ("d/a", "0o100644"),
+    ]
+
+
+def test_what_gnu_has_in_the_place_of_the_prefix_is_no_name() -> None:
+    block = bytearray(raw_header(b"a", b"00000000000\0"))
+    block[257:265] = b"ustar  \0"
+    block[345:357] = b"14312345670\0"  # when it was last read
+    assert files_in(with_sum(block) + END) == {"a": b""}
+
+
+def test_a_checksum_of_signed_bytes() -> None:
+    block = bytearray(raw_header("\u00e4".encode(), b"00000000000\0"))
+    assert files_in(with_sum(block, signed=True) + END) == {"\u00e4": b""}
+
+
+def with_sum(block: bytearray, *, signed: bool = False) -> bytes:
+    block[148:156] = b" " * 8
+    total = sum(byte - 256 if signed and byte > 127 else byte for byte in block)
+    block[148:156] = b"%06o\0 " % total
+    return bytes(block)
+
+
 def test_a_folder_with_content() -> None:
     archive = raw_header(b"folder", b"00000001000\0", b"5") + bytes(512) + END
     with pytest.raises(InvalidRequest, match=r"'folder'.*content"):
@@ -171,6 +224,33 @@ def test_a_wrong_checksum() -> None:
 
 
 # -- compressed -----------------------------------------------------------------------------------
+
+
+def test_empty_members_of_gzip_have_a_bound() -> None:
+    archive, empty = tar_of([("a", bytes(MIB))]), packed("gz", b"")
+    pieces = [archive[at : at + 4096] for at in range(0, len(archive), 4096)]
+    many = b"".join(packed("gz", piece) + empty * 3 for piece in pieces)
+    assert len(files_in(empty * 1000 + many)) == 1
+    with pytest.raises(InvalidRequest, match="members"):
+        unpack(empty * 1024 + packed("gz", archive))
+
+
+def test_zeros_behind_an_archive_have_a_bound() -> None:
+    """Their ratio is allowed: there is something in it that cannot be compressed."""
+    noise = tar_of([("a", random.Random(1).randbytes(200_000))])
+    bounds = Bounds(entries=10, total=2 * MIB, ratio=100)
+    upload = packed("gz", noise + bytes(2 * MIB))
+    assert unpack(upload, bounds)[0].files == 1
+    for more in (4 * MIB, 100 * MIB):
+        upload = packed("gz", noise + bytes(more))
+        with pytest.raises(TooLarge, match=r"decompressed \(projects\.max_bytes"):
+            unpack(upload, bounds)
+
+
+@pytest.mark.parametrize("kind", ["gz", "zst"])
+def test_a_file_that_is_compressed_without_tar(kind: str) -> None:
+    with pytest.raises(InvalidRequest, match="compressed is no tar archive"):
+        files_in(packed(kind, b"print(1)\n" * 100))
 
 
 @pytest.mark.parametrize("kind", ["gz", "zst"])

@@ -16,7 +16,7 @@ import pytest
 from streamer.errors import InvalidRequest, TooLarge
 from streamer.jobs.archives.entries import Bounds
 
-from . import BOUNDS, MIB, RawZip, files_in, zip_of, zipped
+from . import BOUNDS, MIB, RawZip, entries, files_in, unpack, zip_of, zipped
 
 LARGE = 0xFFFFFFFF
 
@@ -73,10 +73,21 @@ def test_zip64() -> None:
     with zipfile.ZipFile(out, "w", 8) as archive, archive.open("a", "w", force_zip64=True) as file:
         file.write(b"1" * 1000)
     assert files_in(out.getvalue()) == {"a": b"1" * 1000}
-    extra = struct.pack("<HHQQQ", 1, 24, 7, 9, 0)
-    raw = RawZip()
-    raw.add(b"a", b"content", size=LARGE, packed_size=LARGE, extra=b"\0\0\0\0" + extra, at=LARGE)
-    assert files_in(raw.end()) == {"a": b"content"}
+    large: dict[str, Any] = {"size": LARGE, "packed_size": LARGE}
+    local_extra = struct.pack("<HHQQ", 1, 16, 7, 9)
+    for local, fine in (
+        (local_extra, True),
+        (struct.pack("<HHQQ", 1, 16, 8, 9), False),
+        (b"", False),
+    ):
+        raw = RawZip()
+        extra = b"\0\0\0\0" + struct.pack("<HHQQQ", 1, 24, 7, 9, 0)
+        raw.add(b"a", b"content", extra=extra, at=LARGE, local_extra=local, **large)
+        if fine:
+            assert files_in(raw.end()) == {"a": b"content"}
+        else:
+            with pytest.raises(InvalidRequest, match=r"'a'.*(differ|missing)"):
+                files_in(raw.end())
 
 
 def end_64(raw: RawZip, **lies: Any) -> bytes:
@@ -130,9 +141,14 @@ def test_headers_that_differ_from_the_directory() -> None:
         {"local_name": b"../../a"},
         {"local_method": 0},
         {"local_flags": 1},
+        {"local_sizes": (0, 9, 7)},
+        {"local_sizes": (zlib.crc32(b"content"), 8, 7)},
+        {"local_sizes": (zlib.crc32(b"content"), 9, 8)},
     ):
         with pytest.raises(InvalidRequest, match=r"'a'.*differ"):
             files_in(one(**lie))
+    later: dict[str, Any] = {"flags": 8, "local_flags": 8, "local_sizes": (0, 0, 0)}
+    assert files_in(one(**later)) == {"a": b"content"}
 
 
 def test_content_that_differs_from_what_is_said() -> None:
@@ -158,6 +174,21 @@ def test_a_size_that_is_not_true_is_not_written() -> None:
     with pytest.raises(InvalidRequest, match=r"more content"):
         unpack(one(content=bytes(4 * MIB), size=1000), write=written.extend)
     assert len(written) < 200 * 1024
+
+
+def test_attributes_of_dos() -> None:
+    """A folder need not have a slash, and what stands above is no mode of Unix."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, attributes in (("d", 0x10), ("a", 0o100755 << 16 | 0x20)):
+            info = zipfile.ZipInfo(name)
+            info.create_system, info.external_attr = 0, attributes
+            archive.writestr(info, b"")
+    _, stored = unpack(out.getvalue())
+    assert [(name, oct(mode)) for name, mode, _ in entries(stored)] == [
+        ("d", "0o40755"),
+        ("a", "0o100644"),
+    ]
 
 
 def test_encrypted_entries() -> None:

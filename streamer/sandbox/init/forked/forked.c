@@ -39,7 +39,7 @@ enum { RSEQ_SIGNATURE = 0x53053053 };
 #elif defined __aarch64__
 enum { RSEQ_SIGNATURE = (int)0xd428bc00 };
 #else
-enum { RSEQ_SIGNATURE = 0 }; /* the registration fails, which is dealt with */
+enum { RSEQ_SIGNATURE = 0 }; /* where no program is forked */
 #endif
 enum { RSEQ_BYTES = 32, RSEQ_UNREGISTERED = -2 };
 enum { RANDOM_BYTES = 16 }; /* at AT_RANDOM: getauxval(3) */
@@ -112,7 +112,7 @@ static void forget_preload(void)
     map.env_end = (uintptr_t)*last;
     *last = NULL;
     if (prctl(PR_SET_MM, PR_SET_MM_MAP, &map, sizeof map, 0))
-        die("/proc/self/environ cannot be that of a job"); /* no CONFIG_CHECKPOINT_RESTORE */
+        die("PR_SET_MM_MAP, for which the kernel needs CONFIG_CHECKPOINT_RESTORE");
 }
 
 /* How many bytes wait to be read: standard output is the other end of our input (become.c), and the service reads
@@ -131,6 +131,9 @@ __attribute__((constructor)) static void begin(void)
     struct stat at;
     if (fstat(FORK_CONTROL, &at) || !S_ISSOCK(at.st_mode))
         return;
+    errno = ENOSYS;
+    if (!CAN_FORK)
+        die("programs are forked on x86-64 and AArch64 only, with the GNU C library");
     close(FORK_LIBRARY);
     fcntl(FORK_CONTROL, F_SETFD, FD_CLOEXEC);
     forget_preload();

@@ -19,8 +19,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Elsewhere it waits nowhere: programs are not forked. */
-#if defined __GLIBC__ && (defined __x86_64__ || defined __aarch64__)
+#if CAN_FORK
 
 static int lies_in(const char *path, const char *folder)
 {

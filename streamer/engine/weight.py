@@ -9,9 +9,10 @@ from dataclasses import fields, is_dataclass
 from typing import Any, Final
 
 from streamer.engine.interface import Idempotency
+from streamer.engine.webhooks import MOST_RESULT_BYTES
 from streamer.model.job import Limits, ResolvedJob, SourceFile
 
-__all__ = ["RECORD_BYTES", "weigh", "weight_of"]
+__all__ = ["RECORD_BYTES", "webhook_weight", "weigh", "weight_of"]
 
 RECORD_BYTES: Final = 1792
 """What a job takes besides its values and its events: its record, its log, its places in tables.
@@ -20,6 +21,9 @@ RECORD_BYTES: Final = 1792
 
 OPEN_BYTES: Final = 2048
 """What a job that is not over takes in addition: its inbox, its turn. 1.7 kB measured."""
+
+WEBHOOK_BYTES: Final = 2048 + MOST_RESULT_BYTES
+"""What a webhook takes until it is delivered, besides its address and the facts of its job."""
 
 BLOCK_BYTES: Final = 16
 """Allocators round up to it, and large blocks have a header of this size (malloc(3))."""
@@ -42,6 +46,11 @@ INSIDE: Final[dict[type, int]] = {
 def weight_of(job: ResolvedJob, idempotency: Idempotency | None) -> int:
     """Return the memory of a job without its log, until it is over."""
     return RECORD_BYTES + OPEN_BYTES + weigh(job) + weigh(idempotency)
+
+
+def webhook_weight(job: ResolvedJob) -> int:
+    """Return the memory of a job's webhook until it is delivered."""
+    return WEBHOOK_BYTES + weigh(job.webhook) + weigh(job.facts)
 
 
 def weigh(value: object) -> int:

@@ -27,9 +27,17 @@ class Throttle:
         else:
             self._now()
 
+    def due(self) -> bool:
+        """Whether it would be done at once."""
+        return self._timer is None and asyncio.get_running_loop().time() >= self._next
+
+    def done(self) -> None:
+        """Take note that it was done without this."""
+        self._next = asyncio.get_running_loop().time() + self._pause_s
+
     def _now(self) -> None:
         self._timer = None
-        self._next = asyncio.get_running_loop().time() + self._pause_s
+        self.done()
         self._call()
 
     def close(self) -> None:

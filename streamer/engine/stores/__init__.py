@@ -1,0 +1,1 @@
+"""Where the bytes of blobs are, if not in the engine's server: a shared folder, or S3."""
