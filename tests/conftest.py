@@ -301,7 +301,8 @@ def one_s3_server() -> Iterator[S3Server]:
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """Return a folder that the users of jobs can reach, for packages of an environment."""
+    """Return a folder that the users of jobs can reach, with a short path for sockets."""
+    # Not one of pytest's: the path of a socket has at most 107 bytes (unix(7)).
     with tempfile.TemporaryDirectory(prefix="streamer-place-") as name:
         folder = Path(name)
         folder.chmod(0o755)

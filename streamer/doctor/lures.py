@@ -20,7 +20,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-__all__ = ["Lures", "end_marked", "lay_lures", "marked_processes", "status_outside"]
+__all__ = [
+    "PLANT_FOLDERS",
+    "Lures",
+    "end_marked",
+    "lay_lures",
+    "marked_processes",
+    "status_outside",
+]
 
 UNTOUCHED: Final = "untouched\n"
 SYSTEM_FOLDERS: Final = ("/usr", "/etc")

@@ -33,7 +33,7 @@ from streamer.doctor.hostfacts import (
     wrapper_facts,
     wrapper_warnings,
 )
-from streamer.doctor.lures import marked_processes
+from streamer.doctor.lures import PLANT_FOLDERS, marked_processes
 from streamer.doctor.probes import PROBES
 from streamer.doctor.report import Report, _environments, _try_probe, examine
 from streamer.doctor.target import Ran, Target
@@ -283,17 +283,26 @@ def test_the_probes_see_what_the_init_and_a_user_of_its_own_are_for(leaking: Dia
     )
 
 
-PLANTED_IN = ("/usr", "/etc", "/var/tmp", "/tmp")
+def planted() -> set[tuple[str, int]]:
+    """Return the files that are planted on this host, and the user of each."""
+    found = (path for folder in PLANT_FOLDERS for path in Path(folder).glob("streamer-plant-*"))
+    return {(str(path), path.lstat().st_uid) for path in found}
 
 
-def test_nothing_of_it_is_left(here: Diagnosis, leaking: Diagnosis) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def planted_before() -> set[tuple[str, int]]:
+    """What was planted before this module's doctors: by attacks that were broken off, say."""
+    return planted()
+
+
+def test_nothing_of_it_is_left(
+    planted_before: set[tuple[str, int]], here: Diagnosis, leaking: Diagnosis
+) -> None:
     for diagnosis in (here, leaking):
         assert diagnosis.report
 
     def left() -> list[object]:
-        names = [name for folder in PLANTED_IN for name in os.listdir(folder)]
-        planted = [name for name in names if name.startswith("streamer-plant-")]
-        return [*planted, *marked_processes("sleep 60; :")]
+        return [*planted() - planted_before, *marked_processes("sleep 60; :")]
 
     deadline = time.monotonic() + 60
     while left() and time.monotonic() < deadline:

@@ -9,8 +9,7 @@ import re
 import secrets
 import signal
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -18,18 +17,10 @@ import pytest
 from aiohttp import ClientSession, TCPConnector
 
 from tests.redisserver import RedisServer
-from tests.support import Received, open_to_all, processes_with, received
+from tests.support import Received, processes_with, received
 from tests.test_process import Server, serving, until_gone
 
 WAITS = "echo up; sleep 600"
-
-
-@pytest.fixture
-def state() -> Iterator[Path]:
-    """Return a folder that every user may pass through, with a short path for sockets."""
-    # Not one of pytest's: the path of a socket has at most 107 bytes (unix(7)).
-    with tempfile.TemporaryDirectory(prefix="several-") as name:
-        yield open_to_all(Path(name))
 
 
 def children(pid: int) -> list[int]:
@@ -38,6 +29,15 @@ def children(pid: int) -> list[int]:
 
 def name_of(pid: int) -> str:
     return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
+def alive(pid: int) -> bool:
+    """Return whether a process runs: its parent may be gone, and who has it now reaps nothing."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 def redis_of(server: Server) -> int:
@@ -88,9 +88,9 @@ async def until_running(server: Server, count: int) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_any_process_answers_for_any_job(state: Path) -> None:
+async def test_any_process_answers_for_any_job(place: Path) -> None:
     """Each request may come to another process, and so may each part of a stream."""
-    async with served(state, "--set", "queue.concurrency=2") as server:
+    async with served(place, "--set", "queue.concurrency=2") as server:
         queue = await (await server.session.get("/api/queue")).json()
         assert queue["capacity"] == 4, "each process runs queue.concurrency"
 
@@ -117,23 +117,23 @@ async def test_any_process_answers_for_any_job(state: Path) -> None:
         assert sorted(finished) == ["1", "2"], "both have run some"
 
 
-async def test_no_secret_is_where_others_of_the_account_may_look(state: Path) -> None:
-    async with served(state) as server:
+async def test_no_secret_is_where_others_of_the_account_may_look(place: Path) -> None:
+    async with served(place) as server:
         for pid in (server.process.pid, *children(server.process.pid)):
             for name in ("cmdline", "environ"):
                 assert b"redis+unix" not in Path(f"/proc/{pid}/{name}").read_bytes()
-        (folder,) = state.glob("streamer-processes-*")
+        (folder,) = place.glob("streamer-processes-*")
         assert folder.stat().st_mode & 0o077 == 0
 
 
 async def test_each_part_of_a_service_may_have_several_processes(
-    state: Path, redis: RedisServer
+    place: Path, redis: RedisServer
 ) -> None:
     shared = ("--set", f"engine.url={redis.url()}")
     one_each = (*shared, "--set", "queue.concurrency=1")
     async with (
-        served(state, "--role", "worker", *one_each) as workers,
-        served(state, "--role", "api", *shared) as api,
+        served(place, "--role", "worker", *one_each) as workers,
+        served(place, "--role", "api", *shared) as api,
     ):
         await until_ready(api)
         await until_ready(workers)
@@ -162,23 +162,23 @@ async def leaves_a_file(server: Server) -> None:
 
 
 async def test_a_file_that_a_job_has_left_is_on_the_disk_and_to_be_had_anywhere(
-    state: Path,
+    place: Path,
 ) -> None:
-    async with served(state) as server:
+    async with served(place) as server:
         for _ in range(6):
             await leaves_a_file(server)
-        (folder,) = state.glob("streamer-processes-*/files")
+        (folder,) = place.glob("streamer-processes-*/files")
         assert [file.stat().st_size for file in folder.rglob("*") if file.is_file()].count(
             300_000
         ) == 6
         assert folder.stat().st_mode & 0o077 == 0
         server.process.terminate()
         await asyncio.wait_for(server.process.wait(), 45)
-    assert list(state.glob("streamer-*")) == []
+    assert list(place.glob("streamer-*")) == []
 
 
-async def test_readers_of_one_job_are_listed_wherever_they_are(state: Path) -> None:
-    async with served(state) as server:
+async def test_readers_of_one_job_are_listed_wherever_they_are(place: Path) -> None:
+    async with served(place) as server:
         job_id = await server.submit(WAITS)
         streams = [await server.session.get(f"/api/stream/{job_id}") for _ in range(20)]
         opened = await metric(server, "streamer_streams_open")
@@ -191,11 +191,11 @@ async def test_readers_of_one_job_are_listed_wherever_they_are(state: Path) -> N
             stream.close()
 
 
-async def test_jobs_of_all_processes_have_their_own_users_and_groups(state: Path) -> None:
+async def test_jobs_of_all_processes_have_their_own_users_and_groups(place: Path) -> None:
     """As root each has a user of its own, and where there are control groups one of its own."""
     settings = ("queue.concurrency=2", "sandbox.backend=plain", "sandbox.warm=false")
     options = [part for one in settings for part in ("--set", one)]
-    async with served(state, *options) as server:
+    async with served(place, *options) as server:
         code = "echo $(id -u) $(sort /proc/self/cgroup | tr '\\n' ' '); sleep 600"
         jobs = [await server.submit(code) for _ in range(4)]
 
@@ -213,11 +213,11 @@ async def test_jobs_of_all_processes_have_their_own_users_and_groups(state: Path
         assert len(set(groups)) == (4 if "streamer-" in groups[0] else 1)
 
 
-async def test_a_signal_drains_all_and_leaves_nothing(state: Path) -> None:
+async def test_a_signal_drains_all_and_leaves_nothing(place: Path) -> None:
     mark = secrets.token_hex(8)
     settings = ("queue.concurrency=1", "server.drain_s=0.2", "logging.format=json")
     options = [part for one in settings for part in ("--set", one)]
-    async with served(state, *options) as server:
+    async with served(place, *options) as server:
         code = f"trap '' TERM; echo up; bash -c 'exec -a {mark} sleep 600' & sleep 600"
         jobs = [await server.submit(code) for _ in range(4)]
         streams = [asyncio.create_task(server.events(job)) for job in jobs for _ in range(2)]
@@ -238,12 +238,12 @@ async def test_a_signal_drains_all_and_leaves_nothing(state: Path) -> None:
         assert {line["process"] for line in lines} == {"1", "2"}
         assert {line["level"] for line in lines} == {"info"}, lines
     assert processes_with(mark) == []
-    assert list(state.glob("streamer-*")) == []
+    assert list(place.glob("streamer-*")) == []
     assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
 
 
-async def test_a_second_signal_hurries_and_one_to_a_process_does_not(state: Path) -> None:
-    async with served(state, "--set", "server.drain_s=600") as server:
+async def test_a_second_signal_hurries_and_one_to_a_process_does_not(place: Path) -> None:
+    async with served(place, "--set", "server.drain_s=600") as server:
         job = await server.submit(WAITS)
         stream = asyncio.create_task(server.events(job))
         await until_running(server, 1)
@@ -264,9 +264,9 @@ async def test_a_second_signal_hurries_and_one_to_a_process_does_not(state: Path
         assert await asyncio.wait_for(server.process.wait(), 45) == 0
 
 
-async def test_nothing_outlives_a_killed_supervisor(state: Path) -> None:
+async def test_nothing_outlives_a_killed_supervisor(place: Path) -> None:
     mark = secrets.token_hex(8)
-    async with served(state) as server:
+    async with served(place) as server:
         await server.submit(f"trap '' TERM; (setsid bash -c 'exec -a {mark} sleep 600' &); {WAITS}")
         while not processes_with(mark):
             await asyncio.sleep(0.01)
@@ -275,20 +275,20 @@ async def test_nothing_outlives_a_killed_supervisor(state: Path) -> None:
         server.process.kill()
         await server.process.wait()
         async with asyncio.timeout(30):
-            while any(Path(f"/proc/{pid}").exists() for pid in pids):
+            while any(map(alive, pids)):
                 await asyncio.sleep(0.01)
         await until_gone(mark)
-    left = list(state.glob("streamer-*"))
+    left = list(place.glob("streamer-*"))
     assert left
     for folder in left:
         os.utime(folder, (0, 0))
-    async with served(state):
+    async with served(place):
         assert not [folder for folder in left if folder.exists()]
 
 
-async def test_a_killed_process_is_replaced_and_its_jobs_end(state: Path) -> None:
+async def test_a_killed_process_is_replaced_and_its_jobs_end(place: Path) -> None:
     """Readers at the other process do not notice, and no connection that waited is lost."""
-    async with served(state, "--set", "queue.concurrency=1") as server:
+    async with served(place, "--set", "queue.concurrency=1") as server:
         jobs = [await server.submit(WAITS) for _ in range(2)]
         await until_running(server, 2)
         victim, other = processes_of(server)
@@ -320,9 +320,9 @@ async def first_ended(streams: list[asyncio.Task[list[Received]]]) -> list[Recei
     return first.result()
 
 
-async def test_without_its_redis_server_all_is_lost_and_goes_on(state: Path) -> None:
+async def test_without_its_redis_server_all_is_lost_and_goes_on(place: Path) -> None:
     mark = secrets.token_hex(8)
-    async with served(state) as server:
+    async with served(place) as server:
         job = await server.submit(f"echo up; exec -a {mark} sleep 600")
         stream = asyncio.create_task(server.events(job))
         async with asyncio.timeout(30):
@@ -357,11 +357,11 @@ except OSError as error:
 
 @pytest.mark.parametrize("backend", ["plain", "bwrap", "firejail"])
 async def test_no_job_reaches_the_redis_server(
-    state: Path, need: Callable[[str], str], backend: str
+    place: Path, need: Callable[[str], str], backend: str
 ) -> None:
     """In plain a job of the same account can connect, and is told nothing without a password."""
-    async with served(state, "--sandbox", need(backend)) as server:
-        (path,) = state.glob("streamer-processes-*/redis.sock")
+    async with served(place, "--sandbox", need(backend)) as server:
+        (path,) = place.glob("streamer-processes-*/redis.sock")
         job = {"language": "python", "code": CONNECT.format(path=str(path))}
         async with server.session.post("/api/execute", json=job) as answer:
             job_id = (await answer.json())["jobId"]
@@ -407,11 +407,11 @@ async def failing(folder: Path, *options: str, path: str | None = None) -> tuple
     ids=["address", "engine", "readers", "backend", "server", "sandbox", "limits"],
 )
 async def test_what_is_wrong_is_said_once(
-    state: Path, options: tuple[str, ...], path: str | None, words: str
+    place: Path, options: tuple[str, ...], path: str | None, words: str
 ) -> None:
-    code, said = await failing(state, *options, path=path)
+    code, said = await failing(place, *options, path=path)
     assert code == 2, said
     lines = [line for line in said.splitlines() if words in line]
     assert len(lines) == 1, said
     assert lines[0].startswith("streamer: "), said
-    assert list(state.glob("streamer-*")) == []
+    assert list(place.glob("streamer-*")) == []

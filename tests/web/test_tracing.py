@@ -32,7 +32,7 @@ from streamer.model.job import JobFacts
 from streamer.web.app import SERVICE
 from tests.conftest import Start
 from tests.redisserver import RedisServer
-from tests.support import AnyClient, follow, open_to_all, submit, text
+from tests.support import AnyClient, follow, submit, text
 from tests.test_process import serving
 from tests.web import SLEEPER, python, until_state
 
@@ -321,14 +321,13 @@ trace.set_tracer_provider(provider)
 
 
 async def test_each_of_several_processes_sends_its_last_spans(
-    tmp_path: Path, redis: RedisServer
+    place: Path, redis: RedisServer
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(SITE)
-    open_to_all(tmp_path)
-    path = f"{tmp_path}:{Path(__file__).parents[2]}"
+    (place / "sitecustomize.py").write_text(SITE)
+    path = f"{place}:{Path(__file__).parents[2]}"
     options = [*("--workers", "2", "--set", "tracing.enabled=true")]
     options += ["--set", f"engine.url={redis.url()}"]
-    async with serving(tmp_path, *options, prefix=("env", f"PYTHONPATH={path}")) as server:
+    async with serving(place, *options, prefix=("env", f"PYTHONPATH={path}")) as server:
         jobs = set()
         for _ in range(4):
             async with server.session.post(
@@ -336,10 +335,10 @@ async def test_each_of_several_processes_sends_its_last_spans(
             ) as answer:
                 assert answer.status == 200
                 jobs.add((await answer.json())["jobId"])
-        assert (tmp_path / "spans").read_text() == "", "they are kept, to be sent together"
+        assert (place / "spans").read_text() == "", "they are kept, to be sent together"
         server.process.terminate()
         assert await asyncio.wait_for(server.process.wait(), 60) == 0
-    sent = [json.loads(line) for line in (tmp_path / "spans").read_text().splitlines()]
+    sent = [json.loads(line) for line in (place / "spans").read_text().splitlines()]
     for name in ("job.accept", "job.run", "job.finish"):
         of_jobs = [one["attributes"]["streamer.job.id"] for one in sent if one["name"] == name]
         assert sorted(of_jobs) == sorted(jobs), name

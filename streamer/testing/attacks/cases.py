@@ -69,7 +69,9 @@ ATTACKS: Final = (
             for folder in (*glob.glob(hint["state"] + "/*/jobs/*"), *glob.glob(own + "/../*"),
                            *glob.glob("/proc/[0-9]*/cwd")):
                 with contextlib.suppress(OSError):
-                    if os.path.realpath(folder) != own:
+                    # Other services of this account may run beside this one: not in their jobs.
+                    found = os.path.realpath(folder)
+                    if found != own and found.startswith(hint["state"] + "/"):
                         open(folder + "/planted", "w").close()
             time.sleep(0.005)
         with contextlib.suppress(OSError):
@@ -79,6 +81,7 @@ ATTACKS: Final = (
         _SAME_USER,
         judge=spoken_in(_CASES),
         cases=_CASES,
+        alone=True,
         covers=(48, 52),
     ),
     Attack(
