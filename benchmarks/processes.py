@@ -3,9 +3,9 @@
     python -m benchmarks.processes [ROUNDS] [PROCESSES...]
 
 Jobs a second of 32 callers, and lines a second that 400 readers of one job get, for a service in
-memory, for one that uses a Redis server, and for services of several processes; and the processor
-time of the service's processes and its Redis server, without sandboxes, for a job and a line. They
-take turns, run the same number of jobs at once, and only their ratios within a round are of
+memory, for one that uses a Redis server, and for services of several processes; the milliseconds of
+a job that is alone, and how many more they are than in memory; and the processor time of the
+service's processes and its Redis server, without sandboxes, for a job and a line. They take turns, run the same number of jobs at once, and only their ratios within a round are of
 interest: client, servers and programs share the machine's processors.
 """
 
@@ -39,6 +39,8 @@ READERS: Final = 400
 LINES: Final = 1000
 PLACES: Final = 8
 CELL_S: Final = 4.0
+ALONE: Final = 20
+"""How many jobs, one after another, a median is of."""
 REST_S: Final = 0.5
 MEMORY: Final = "memory"
 REDIS: Final = "redis"
@@ -119,6 +121,16 @@ async def jobs_a_second(measured: Measured, job: dict[str, str]) -> tuple[float,
     return jobs / (time.monotonic() - began), (measured.cpu_s() - cpu) * 1e3 / jobs
 
 
+async def alone(server: Server, job: dict[str, str]) -> tuple[float, float]:
+    """Return the milliseconds until a job's first output and its end, of the median one."""
+    times = []
+    for _ in range(ALONE):
+        times.append(await run(server.client, job))
+        await asyncio.sleep(REST_S / 10)
+    first = statistics.median(one.first for one in times)
+    return first * 1e3, statistics.median(one.end for one in times) * 1e3
+
+
 async def lines_a_second(measured: Measured) -> tuple[float, float]:
     """Return how many there were in a second, and the microseconds that each has cost."""
     server, cpu = measured.server, measured.cpu_s()
@@ -153,6 +165,10 @@ async def measure(rounds: int, processes: list[int]) -> None:
                     found[f"{what}, jobs/s"][name].append(rate)
                     found[f"{what}, ms of processor time a job"][name].append(cost)
                     await asyncio.sleep(REST_S)
+                    first, end = await alone(measured.server, job)
+                    found[f"{what}, ms to its end"][name].append(end)
+                    if job is HELLO:
+                        found[f"{what}, ms to its first output"][name].append(first)
                 rate, cost = await lines_a_second(measured)
                 found["lines/s"][name].append(rate)
                 found["us of processor time a line"][name].append(cost)
@@ -161,7 +177,11 @@ async def measure(rounds: int, processes: list[int]) -> None:
         for name, values in of_servers.items():
             pairs = zip(values, of_servers[MEMORY], strict=True)
             ratio = statistics.median(value / base for value, base in pairs)
-            print(f"{what}, {name}: {statistics.median(values):.4g}, x memory {ratio:.2f}")
+            more = ""
+            if ", ms to" in what:
+                added = zip(values, of_servers[MEMORY], strict=True)
+                more = f", {statistics.median(value - base for value, base in added):+.2f} ms"
+            print(f"{what}, {name}: {statistics.median(values):.4g}, x memory {ratio:.2f}{more}")
 
 
 if __name__ == "__main__":
