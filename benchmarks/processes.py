@@ -5,8 +5,9 @@
 Jobs a second of 32 callers, and lines a second that 400 readers of one job get, for a service in
 memory, for one that uses a Redis server, and for services of several processes; the milliseconds of
 a job that is alone, and how many more they are than in memory; and the processor time of the
-service's processes and its Redis server, without sandboxes, for a job and a line. They take turns, run the same number of jobs at once, and only their ratios within a round are of
-interest: client, servers and programs share the machine's processors.
+service's processes and its Redis server, without sandboxes, for a job and a line. They take turns,
+run the same number of jobs at once, and only their ratios within a round are of interest: client,
+servers and programs share the machine's processors.
 """
 
 from __future__ import annotations
