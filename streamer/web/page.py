@@ -9,8 +9,10 @@ service is mounted.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import PurePosixPath
 from typing import Final
 
 from aiohttp import ETag, hdrs, web
@@ -19,19 +21,10 @@ from streamer.web.operations.service import PLAYGROUND
 
 __all__ = ["Asset", "page_routes"]
 
-_ASSETS: Final = {
-    "ansi.js": "text/javascript",
-    "api.js": "text/javascript",
-    "docs.css": "text/css",
-    "follow.js": "text/javascript",
-    "icon.svg": "image/svg+xml",
-    "output.js": "text/javascript",
-    "playground.css": "text/css",
-    "playground.js": "text/javascript",
-    "samples.js": "text/javascript",
-    "screen.js": "text/javascript",
-    "tab.js": "text/javascript",
-    "verdict.js": "text/javascript",
+_TYPES: Final = {
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
 }
 
 _HEADERS: Final = {
@@ -80,9 +73,19 @@ def page_routes() -> list[web.RouteDef]:
         web.get("", _add_slash),
         *(
             web.get(f"/static/playground/{name}", _serve(name, content_type))
-            for name, content_type in _ASSETS.items()
+            for name, content_type in _assets(files("streamer.web") / "static")
         ),
     ]
+
+
+def _assets(folder: Traversable, place: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the names of the files below a folder that browsers ask for, and their types."""
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        name = place + entry.name
+        if entry.is_dir():
+            yield from _assets(entry, f"{name}/")
+        elif content_type := _TYPES.get(PurePosixPath(name).suffix):
+            yield name, content_type
 
 
 async def _add_slash(request: web.Request) -> web.Response:

@@ -101,7 +101,7 @@ async def test_without_a_token_there_is_only_the_question(browser: Browser, star
         await page.press("Enter")
     # Each try is remembered in the place of the last, and the link that was opened is followed.
     assert await Playground.verdict(page) == "finished"
-    assert await page.evaluate(SHOWN_PARTS) == ["watching", "result"]
+    assert await page.evaluate(SHOWN_PARTS) == ["watching", "result-pane"]
     assert page.errors == []
 
 

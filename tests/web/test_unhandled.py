@@ -139,7 +139,7 @@ async def test_a_client_that_takes_no_answer_is_cut(tmp_path: Path) -> None:
             sock.connect(("127.0.0.1", served.port))
             for _ in range(10):
                 asked = b"GET /static/playground/playground.js HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-                sock.sendall(asked)
+                sock.sendall(asked * 10)
                 await asyncio.sleep(0.05)
             assert descriptors() > before
             async with asyncio.timeout(20):

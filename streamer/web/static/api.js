@@ -36,6 +36,10 @@ export const readJob = (jobId) => call("GET", `api/jobs/${encodeURIComponent(job
 
 export const cancelJob = (jobId) => call("DELETE", `api/jobs/${encodeURIComponent(jobId)}`);
 
+/** Send a signal ("SIGINT") to a job's program. */
+export const signalJob = (jobId, signal) =>
+  call("POST", `api/jobs/${encodeURIComponent(jobId)}/signal`, { signal });
+
 /** The address of a job's events after the one numbered `lastId`. */
 export function streamAddress(jobId, lastId) {
   const path = `api/stream/${encodeURIComponent(jobId)}`;

@@ -1,0 +1,137 @@
+// Where the two halves of the page meet. The editor hands over a request, the result side shows the
+// job, and each reaches the other through here: neither imports the other.
+
+import { askForToken } from "./access.js";
+import * as api from "./api.js";
+import { keep, recall } from "./tab.js";
+
+const JOB_ID = /^[\w-]{1,200}$/;
+
+let editor = null;
+let result = null;
+let shown = Object.freeze({ jobId: null, active: false, cancelling: false });
+const listeners = new Set();
+
+/**
+ * The editor pane, for this module and the result side:
+ *   request()             what would be run now: the body of POST /api/execute
+ *   fill(request)         show a request
+ *   hide(hidden)          away, as long as the page only follows a run that somebody shared
+ *   goToLine(file, line)  put the cursor there, from line 1; a file of null is the program's entry
+ *   focus()
+ */
+export function useEditor(pane) {
+  editor = pane;
+}
+
+/**
+ * The result pane, for this module and the editor:
+ *   show(jobId, {live, request})  show a job from its beginning; `live` if it was started here and
+ *                                 now, and `request` if this tab knows it, else null
+ *   clear()                       show nothing, and let go of the job that was shown
+ *   sending()                     a request is under way
+ *   problem(problem)              show why something did not work
+ *   cancel()                      ask for the end of the job that is shown
+ *   interrupt()                   send SIGINT to its program
+ */
+export function useResult(pane) {
+  result = pane;
+}
+
+/**
+ * What is shown: {jobId, active, cancelling}; `active` while a request is under way or the job is
+ * not over, `cancelling` when its end has been asked for.
+ */
+export const current = () => shown;
+
+/** Call `listener(current())` on each change. */
+export function onChange(listener) {
+  listeners.add(listener);
+}
+
+/** Say what is shown; the result side does. */
+export function tell(change) {
+  shown = Object.freeze({ ...shown, ...change });
+  for (const listener of listeners) {
+    listener(shown);
+  }
+}
+
+/** Show a problem, where it belongs. */
+export function report(problem) {
+  if (problem.status === 401) {
+    askForToken();
+  } else {
+    result.problem(problem);
+  }
+}
+
+/** Run what the editor has, unless something runs or nothing can. */
+export async function start() {
+  if (shown.active) {
+    return;
+  }
+  const request = editor.request();
+  result.clear();
+  address(null);
+  tell({ active: true });
+  result.sending();
+  try {
+    const id = await api.execute(request);
+    keep("run", { id, request }); // so that a reload still shows the code
+    address(id);
+    result.show(id, { live: true, request });
+  } catch (problem) {
+    tell({ active: false });
+    report(problem);
+  }
+}
+
+export const cancel = () => result.cancel();
+
+export const interrupt = () => result.interrupt();
+
+/** Show a line of the program in the editor. */
+export const goToLine = (file, line) => editor.goToLine(file, line);
+
+// The address of the page names what is shown.
+
+/** Make the page's own address the link to a run, or to none. */
+function address(id) {
+  const fragment = id === null ? "" : `#job=${id}`;
+  history.replaceState(null, "", location.pathname + location.search + fragment);
+}
+
+/** Open the run that the address names, if it names one that is not open. */
+export function openLinked() {
+  const id = new URLSearchParams(location.hash.slice(1)).get("job");
+  if (id === null || id === shown.jobId) {
+    return;
+  }
+  if (!JOB_ID.test(id)) {
+    result.clear();
+    report(new api.Problem({ title: "This link names no run; was it copied whole?" }));
+    return;
+  }
+  const last = recall("run");
+  const request = last?.id === id ? last.request : null;
+  watch(request === null);
+  if (request !== null) {
+    editor.fill(request);
+  }
+  result.show(id, { live: false, request });
+}
+
+/** Leave a run that was only followed, for a program of one's own. */
+export function writeOwn() {
+  result.clear();
+  address(null);
+  watch(false);
+  editor.focus();
+}
+
+function watch(watching) {
+  document.querySelector("main").classList.toggle("watching", watching);
+  document.querySelector("#watching").hidden = !watching;
+  editor.hide(watching);
+}
