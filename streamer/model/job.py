@@ -309,6 +309,7 @@ class ResolvedJob:
             priority=self.priority,
             retry=self.retry,
             traceparent=self.traceparent,
+            limits=self.limits,
         )
 
 
@@ -342,6 +343,8 @@ class JobFacts:
     priority: int = 0
     retry: int = 0
     traceparent: str = ""
+    limits: Limits | None = None
+    """Those of its program; None in records of an earlier version."""
 
     @property
     def lane(self) -> Lane:

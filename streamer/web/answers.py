@@ -48,6 +48,7 @@ __all__ = [
     "Sandbox",
     "Sandboxes",
     "SignalSent",
+    "TerminalSize",
     "WebhookState",
 ]
 
@@ -181,6 +182,15 @@ class WebhookState(Answer):
     """When the next one is made, if there is one."""
 
 
+class TerminalSize(Answer):
+    """The size of a terminal, in characters."""
+
+    cols: int
+    """Its columns."""
+    rows: int
+    """Its rows."""
+
+
 class ListedJob(Answer):
     """A job in a list: without its output."""
 
@@ -205,6 +215,14 @@ class ListedJob(Answer):
     """When a worker began with it; null until then."""
     finished_at: str | None
     """When it was over; null until then."""
+    expires_at: str | None
+    """When it is no longer kept, perhaps earlier if there is no room; null until it is over."""
+    interactive: bool
+    """Whether it takes input while it runs."""
+    terminal: TerminalSize | None
+    """The size with which its terminal began; null if it has none."""
+    limits: Mapping[str, float] | None
+    """What its program may use; null if an earlier version accepted it."""
     links: JobLinks
     session_id: str | UnsetType = UNSET
     """The session in which it runs; only if it named one."""

@@ -97,7 +97,8 @@ class JobHandlers:
             limit=limit,
             before=parameters.cursor(request),
         )
-        jobs = [listed_job(view, self.links(request, view.job.job_id)) for view in views]
+        keep_s = self.jobs.config.streams.retention_s
+        jobs = [listed_job(view, self.links(request, view.job.job_id), keep_s) for view in views]
         cursor = None
         if len(views) == limit:
             cursor = parameters.cursor_text((views[-1].created_at, views[-1].job.job_id))
@@ -155,7 +156,8 @@ class JobHandlers:
         # The view first: if the job is over in it, the text is complete.
         view = await job.view()
         text = await self.transcripts.text(job.id, job.follow, again=view.job.retry > 0)
-        return job_document(view, text, self.links(request, job.id))
+        keep_s = self.jobs.config.streams.retention_s
+        return job_document(view, text, self.links(request, job.id), keep_s)
 
     def links(self, request: web.Request, job_id: str) -> answers.JobLinks:
         if not self._paths:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from streamer.engine.interface import JobView
 from streamer.model.events import CaseEnd, Complete, Error
+from streamer.model.names import camel
 from streamer.model.webhook import WebhookView
 from streamer.web.answers import (
     CaseResult,
@@ -20,22 +22,26 @@ from streamer.web.answers import (
     JobLinks,
     ListedJob,
     Policy,
+    TerminalSize,
     WebhookState,
 )
 
 __all__ = ["job_document", "listed_job", "timestamp"]
 
 
-def listed_job(view: JobView, links: JobLinks) -> ListedJob:
+def listed_job(view: JobView, links: JobLinks, keep_s: float) -> ListedJob:
     result = view.result
     assert result is None or isinstance(result, Complete | Error)
-    return ListedJob(**_facts(view, links), result=UNSET if result is None else result)
+    return ListedJob(**_facts(view, links, keep_s), result=UNSET if result is None else result)
 
 
-def job_document(view: JobView, text: Mapping[str, Any], links: JobLinks) -> Job:
-    """Return the document of a job; `text` is its output, from `streamer.jobs.transcript`."""
+def job_document(view: JobView, text: Mapping[str, Any], links: JobLinks, keep_s: float) -> Job:
+    """Return the document of a job.
+
+    `text` is its output, from `streamer.jobs.transcript`; it is kept for `keep_s` after its end.
+    """
     whole = {name: part for name, part in text.items() if name != "cases"}
-    facts = {**_facts(view, links), "webhook": _webhook(view.webhook)}
+    facts = {**_facts(view, links, keep_s), "webhook": _webhook(view.webhook)}
     if view.result is None:
         return Job(**facts, **whole)
     data = msgspec.structs.asdict(view.result)
@@ -66,7 +72,7 @@ def _case(end: CaseEnd, texts: Mapping[int, Mapping[str, str]]) -> CaseResult:
     )
 
 
-def _facts(view: JobView, links: JobLinks) -> dict[str, Any]:
+def _facts(view: JobView, links: JobLinks, keep_s: float) -> dict[str, Any]:
     facts = view.job
     return {
         "job_id": facts.job_id,
@@ -80,6 +86,14 @@ def _facts(view: JobView, links: JobLinks) -> dict[str, Any]:
         "created_at": timestamp(view.created_at),
         "started_at": None if view.started_at is None else timestamp(view.started_at),
         "finished_at": None if view.finished_at is None else timestamp(view.finished_at),
+        "expires_at": None if view.finished_at is None else timestamp(view.finished_at + keep_s),
+        "interactive": facts.interactive,
+        "terminal": None
+        if facts.terminal is None
+        else TerminalSize(facts.terminal.cols, facts.terminal.rows),
+        "limits": None
+        if facts.limits is None
+        else {camel(name): value for name, value in asdict(facts.limits).items()},
         "links": links,
         "session_id": UNSET if facts.session_id is None else facts.session_id,
         "position": UNSET if view.position is None else view.position,

@@ -12,7 +12,7 @@ from tests.support import AnyClient, follow, submit
 from tests.web import SLEEPER, python, until_state
 
 HTTP = (Path(__file__).parents[2] / "docs" / "http.md").read_text()
-THEIRS = {"metadata", "enforces"}
+THEIRS = {"metadata", "enforces", "limits"}
 """Objects whose fields have names of the caller, or of limits."""
 
 

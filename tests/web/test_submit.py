@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
+from datetime import datetime
 
 import pytest
 
@@ -113,7 +114,7 @@ async def test_prefer_wait_answers_with_the_result(start: Start) -> None:
     client = await start()
     code = "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"
     headers = {"Prefer": "respond-async, wait=60"}
-    job = python(code, metadata={"k": "v"})
+    job = python(code, metadata={"k": "v"}, interactive=True, limits={"wallTimeS": 7})
     async with client.post("/api/execute", json=job, headers=headers) as response:
         assert response.status == 200
         document = await response.json()
@@ -124,6 +125,12 @@ async def test_prefer_wait_answers_with_the_result(start: Start) -> None:
     assert (document["result"]["stdout"], document["result"]["stderr"]) == ("out\n", "err\n")
     assert not document["result"]["stdoutTruncated"]
     assert document["createdAt"] <= document["startedAt"] <= document["finishedAt"]
+    kept = datetime.fromisoformat(document["expiresAt"]) - datetime.fromisoformat(
+        document["finishedAt"]
+    )
+    assert kept.total_seconds() == 600
+    assert (document["interactive"], document["terminal"]) == (True, None)
+    assert document["limits"].items() >= {"wallTimeS": 7, "memoryBytes": 256 * 2**20}.items()
     assert not {"stdout", "stderr"} & document.keys(), "the text is there once, in the result"
     async with client.get(document["links"]["job"]) as response:
         assert await response.json() == document
