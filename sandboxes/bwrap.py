@@ -35,8 +35,9 @@ MASKS: Final = ("/proc/keys",)
 class Bwrap(Backend):
     """bubblewrap with all namespaces unshared, and a private workspace.
 
-    Options: `path` of the command, `tmp_bytes` for the size of /tmp, `template` to start it once
-    for many jobs, each of which still has namespaces of its own.
+    Options: `path` of the command, `tmp_bytes` for the size of /tmp where a language has none of
+    its own, `template` to start it once for many jobs, each of which still has namespaces of its
+    own.
     """
 
     name: ClassVar[str] = "bwrap"
@@ -59,6 +60,9 @@ class Bwrap(Backend):
     def terminals(self) -> bool:
         """Return True: our init brings a terminal along, of a devpts that the job cannot use."""
         return True
+
+    def size_of_tmp(self) -> int | None:
+        return self.tmp_bytes
 
     def explain(self, wrapper_exit: int, wrapper_stderr: str) -> str | None:
         """Name the usual reason: the host forbids unprivileged user namespaces."""
@@ -128,7 +132,7 @@ class Bwrap(Backend):
         limits = job.limits
         return (
             ("/dev/shm", limits.memory_bytes),
-            ("/tmp", self.tmp_bytes),
+            ("/tmp", job.tmp_bytes or self.tmp_bytes),
             (WORK, limits.disk_bytes),
         )
 

@@ -120,6 +120,7 @@ class SandboxJob:
     user; the sandbox then runs as that user. `shown` is what the job may read besides the system's
     folders, in the order of mounting. With `terminal` the init opens /dev/ptmx of the sandbox once,
     when it starts; the programs after it must not be able to, since the host has a limited number.
+    `tmp_bytes` is the size of /tmp that its language needs, or None: see `Backend.size_of_tmp`.
     """
 
     name: str
@@ -131,6 +132,7 @@ class SandboxJob:
     identity: Identity | None
     host: Host
     terminal: bool = False
+    tmp_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +218,13 @@ class Backend(ABC):
     def terminals(self) -> bool:
         """Whether its sandboxes can have a terminal (`SandboxJob.terminal`)."""
         return False
+
+    def size_of_tmp(self) -> int | None:
+        """Return the size in bytes of /tmp in its sandboxes; None if it gives /tmp no size.
+
+        A backend that returns one makes /tmp of `SandboxJob.tmp_bytes` where a job has that.
+        """
+        return None
 
     @abstractmethod
     def plan(self, job: SandboxJob, workspace: Path) -> LaunchPlan:

@@ -74,6 +74,7 @@ def in_session(job: ResolvedJob, spec: JobSpec, session: ResolvedSession) -> Res
         allow_hosts=session.allow_hosts,
         read_only=session.read_only,
         etc=session.etc,
+        tmp_bytes=session.tmp_bytes,
         # Its sandbox is there already.
         warm=False,
         fork=None,

@@ -11,7 +11,7 @@ from streamer.jobs.arguments import check_metadata
 from streamer.jobs.limits import resolved_limits
 from streamer.jobs.project import Project
 from streamer.jobs.resolve import Resolver, check_built
-from streamer.model.capabilities import Capabilities
+from streamer.model.capabilities import BackendFacts, Capabilities
 from streamer.model.job import Limits
 from streamer.model.runtime import Runtime
 from streamer.model.session import ResolvedSession, SessionSpec
@@ -68,6 +68,7 @@ class SessionResolver(Resolver):
             allow_hosts=allow_hosts,
             read_only=_all_of((*(runtime.read_only for runtime in runtimes), packages)),
             etc=_all_of(runtime.etc for runtime in runtimes),
+            tmp_bytes=self._largest_tmp(runtimes, facts),
             terminal=facts.terminals,
             project=None if project is None else project.for_job,
             environment=spec.environment,
@@ -100,6 +101,14 @@ class SessionResolver(Resolver):
         # The stack of compiled languages is as large as their memory.
         room = min(most["memory_bytes"], self._config.limits.max.stack_bytes)
         return replace(Limits(**most), stack_bytes=max(most["stack_bytes"], room))
+
+    def _largest_tmp(self, runtimes: Iterable[Runtime], facts: BackendFacts) -> int | None:
+        """Return the size of a /tmp in which each language, and a command, has its own."""
+        default = facts.tmp_bytes
+        if default is None:
+            return None
+        sizes = {runtime.tmp_bytes or default for runtime in runtimes}
+        return max(sizes | {default} if self._config.sandbox.allow_command else sizes or {default})
 
     def _idle_s(self, wanted: float | None) -> float:
         most = self._config.sessions.idle_s

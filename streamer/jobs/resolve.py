@@ -45,6 +45,9 @@ __all__ = ["Resolver", "check_built"]
 MAX_FILES: Final = 10_000
 """Files and the folders in their names, together: each needs an inode."""
 
+NO_LANGUAGE: Final = Runtime("command", run=("command",))
+"""What a command is given of a language: no variables, no paths, and no /tmp of its own size."""
+
 
 class Resolver:
     def __init__(self, config: Config, runtimes: Mapping[str, Runtime]) -> None:
@@ -101,10 +104,8 @@ class Resolver:
             limits = self._limits(spec, self._config.limits.default)
             program: Program = partial(_same_for_all, spec.command)
             steps: tuple[Step, ...] = (Step(Phase.RUN, self._command(spec), limits),)
-            runtime_env: Mapping[str, str] = {}
+            needs = NO_LANGUAGE
             warm, fork, lively = False, None, False
-            read_only: tuple[str, ...] = ()
-            etc: tuple[str, ...] = ()
         else:
             runtime = self._runtime(spec, workers, session)
             contents = None if project is None else project.contents
@@ -132,7 +133,7 @@ class Resolver:
                 compiling = replace(base, output_bytes=limits.output_bytes)
                 given_to_it = runtime.compile_input.encode()
                 steps = (Step(Phase.COMPILE, compile_argv, compiling, given_to_it), *steps)
-            runtime_env, read_only, etc = runtime.env, runtime.read_only, runtime.etc
+            needs = runtime
             lively = runtime.terminal and spec.terminal is None
             # What was started before its job has pipes.
             plain = len(steps) == 1 and not (_has_own(spec, runtime) or lively)
@@ -145,14 +146,15 @@ class Resolver:
             steps=steps,
             files=files,
             project=None if project is None else project.for_job,
-            env={**runtime_env, **spec.env},
+            env={**needs.env, **spec.env},
             stdin=spec.stdin,
             interactive=spec.interactive or spec.terminal is not None,
             terminal=spec.terminal,
             network=spec.network and not allow_hosts,
             allow_hosts=allow_hosts,
-            read_only=read_only,
-            etc=etc,
+            read_only=needs.read_only,
+            etc=needs.etc,
+            tmp_bytes=needs.tmp_bytes or None,
             output_encoding=spec.output_encoding,
             metadata=dict(spec.metadata),
             preset=self._config.sandbox.preset,

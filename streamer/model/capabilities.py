@@ -77,6 +77,8 @@ class BackendFacts:
     """Whether its sandboxes can be kept by sessions."""
     keeps: bool = False
     """Whether these can keep what a program has left running."""
+    tmp_bytes: int | None = None
+    """The size of /tmp for a language that has none of its own; None if it gives /tmp no size."""
     enforces: Mapping[str, str] = field(default_factory=dict)
     """How each limit is enforced; see `streamer.sandbox.enforcement`."""
 
@@ -308,4 +310,5 @@ def _either(one: BackendFacts, other: BackendFacts) -> BackendFacts:
         readable=one.readable and other.readable,
         sessions=one.sessions and other.sessions,
         keeps=one.keeps and other.keeps,
+        tmp_bytes=max(one.tmp_bytes or 0, other.tmp_bytes or 0) or None,
     )

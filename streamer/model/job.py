@@ -241,7 +241,8 @@ class ResolvedJob:
     `steps` run one after another in one sandbox, until one does not exit with 0. With `cases` the
     last of them does not run: each case's own step does, in a sandbox of its own. `env` is the
     whole environment of the program; with `terminal` it runs on one. `read_only` are host paths
-    that the runtime needs besides the system's, `etc` patterns of names in /etc. With `network` the
+    that the runtime needs besides the system's, `etc` patterns of names in /etc, `tmp_bytes` the
+    size of /tmp if the runtime has one. With `network` the
     job shares the host's network; otherwise a proxy lets it reach the entries of `allow_hosts`.
     With `warm` its program may be one that was started before: nothing but its limits and its files
     is the caller's own. `fork` is the tenant from whose interpreter it may be forked. With
@@ -262,6 +263,7 @@ class ResolvedJob:
     allow_hosts: tuple[str, ...] = ()
     read_only: tuple[str, ...] = ()
     etc: tuple[str, ...] = ()
+    tmp_bytes: int | None = None
     output_encoding: Literal["utf-8", "base64"] = "utf-8"
     metadata: Mapping[str, str] = field(default_factory=dict)
     preset: str = ""

@@ -201,6 +201,9 @@ COMPILED: Final = (
             "processes": 256,
             "open_files": 1024,
         },
+        # What it has made of each package stays there until the end: with net/http and
+        # html/template more than 60 MiB.
+        tmp_bytes=256 * MIB,
         version=("go", "version"),
     ),
     Runtime(

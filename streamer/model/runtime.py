@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from streamer.errors import ConfigError
 from streamer.model.job import MIB, Limits
+from streamer.model.sizes import MOST_SIZE
 
 __all__ = [
     "PYTHON",
@@ -70,11 +71,12 @@ class Runtime:
     example one more source file of the runtime. `files` are small files, by their names, that are
     put beside the program's. `read_only` are host paths that programs need besides the system's;
     one that begins with ``-`` may be missing. `etc` are names in /etc that they need besides those
-    that every job gets. `limits` raises ``limits.default`` for this language. `version` is a
-    command that prints the version. With `warm` the program of an interpreted language may be
-    started before its job. With `fork` it may be forked from a Python that runs already, one for
-    each tenant. With `terminal` the standard output of its programs is a pseudo-terminal, for a
-    language that writes lines at once to nothing else. Raises `ConfigError`.
+    that every job gets. `limits` raises ``limits.default`` for this language. `tmp_bytes` is the
+    size of /tmp while a program is compiled and while it runs; with 0 it is that of the sandbox.
+    `version` is a command that prints the version. With `warm` the program of an interpreted
+    language may be started before its job. With `fork` it may be forked from a Python that runs
+    already, one for each tenant. With `terminal` the standard output of its programs is a
+    pseudo-terminal, for a language that writes lines at once to nothing else. Raises `ConfigError`.
     """
 
     name: str
@@ -90,6 +92,7 @@ class Runtime:
     read_only: tuple[str, ...] = ()
     etc: tuple[str, ...] = ()
     limits: Mapping[str, int | float] = field(default_factory=dict)
+    tmp_bytes: int = 0
     version: tuple[str, ...] = ()
     warm: bool = True
     fork: bool = False
@@ -182,6 +185,8 @@ class Runtime:
                 yield "sources", 'a command uses {sources}; write patterns such as ["*.c"]'
 
     def _limit_faults(self) -> Iterator[tuple[str, str]]:
+        if not 0 <= self.tmp_bytes <= MOST_SIZE:
+            yield "tmp_bytes", f"{self.tmp_bytes} is not a size; write bytes, such as 67_108_864"
         types = {limit.name: type(limit.default) for limit in fields(Limits)}
         for name, value in self.limits.items():
             if name not in types:

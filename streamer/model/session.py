@@ -76,8 +76,9 @@ class SessionSpec:
 class ResolvedSession:
     """A session that was accepted: everything about its sandbox is decided.
 
-    `network`, `allow_hosts`, `read_only` (with the folder of its `environment`) and `etc` are those
-    of a `ResolvedJob`, for all its jobs, which are in one of its `languages`, or commands.
+    `network`, `allow_hosts`, `read_only` (with the folder of its `environment`), `etc` and
+    `tmp_bytes` are those of a `ResolvedJob`, for all its jobs, which are in one of its `languages`,
+    or commands.
     """
 
     session_id: str
@@ -90,6 +91,7 @@ class ResolvedSession:
     allow_hosts: tuple[str, ...] = ()
     read_only: tuple[str, ...] = ()
     etc: tuple[str, ...] = ()
+    tmp_bytes: int | None = None
     terminal: bool = False
     project: JobProject | None = None
     environment: str | None = None

@@ -11,9 +11,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["parse_size"]
+__all__ = ["MOST_SIZE", "parse_size"]
 
-MOST: Final = 2**63 - 1
+MOST_SIZE: Final = 2**63 - 1
 LONGEST: Final = 40
 SIZE: Final = re.compile(
     r"(?P<whole>[0-9]+(?:_[0-9]+)*)(?:\.(?P<part>[0-9]+))? ?(?P<unit>[kmgt]?(?:ib|b)?)",
@@ -35,6 +35,6 @@ def parse_size(text: str) -> int:
     factor = base ** (1 + "kmgt".index(unit[0])) if unit not in ("", "b") else 1
     part = match["part"] or ""
     size: int = int(match["whole"].replace("_", "") + part) * factor // 10 ** len(part)
-    if size > MOST:
-        raise ValueError(f"{text!r} is more than the largest size ({MOST} bytes)")
+    if size > MOST_SIZE:
+        raise ValueError(f"{text!r} is more than the largest size ({MOST_SIZE} bytes)")
     return size

@@ -33,6 +33,9 @@ REMEDIES: Final = {
 def enforcement(backend: Backend, cgroup_level: str | None) -> dict[str, str]:
     """Return how each field of `Limits` is enforced for a backend, and its ``seccomp``.
 
+    ``tmp_bytes`` is the size that a language gives to /tmp. Where nothing enforces that, the
+    content of a private /tmp still counts as the job's memory and files.
+
     `cgroup_level` is ``cgroup-v1`` or ``cgroup-v2``, or None without control groups.
     """
     by_init = backend.gated
@@ -46,6 +49,7 @@ def enforcement(backend: Backend, cgroup_level: str | None) -> dict[str, str]:
         "disk_bytes": "none" if not by_init else "polling" if backend.host_workspace else "tmpfs",
         "output_bytes": "counter",
         "stack_bytes": "rlimit" if by_init else "none",
+        "tmp_bytes": "none" if backend.size_of_tmp() is None else "tmpfs",
         "seccomp": _filtered(backend),
     }
 

@@ -243,6 +243,7 @@ class Pool:
             identity=identity,
             host=self.folder.host,
             terminal=shape.terminal,
+            tmp_bytes=shape.tmp_bytes,
         )
 
     def _template_plan(

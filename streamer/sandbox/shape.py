@@ -36,8 +36,9 @@ class Shape:
 
     `limits` are the most that a run in it may use: a backend creates file systems of these sizes.
     `read_only` are paths of the host, and `etc` patterns of names in /etc, that are shown besides
-    those that every sandbox shows. With `terminal` its programs can have one. The user is not part
-    of it: as root every sandbox has its own.
+    those that every sandbox shows. `tmp_bytes` is the size of its /tmp, where the backend makes
+    one; without it the backend's own. With `terminal` its programs can have one. The user is not
+    part of it: as root every sandbox has its own.
     """
 
     backend: str
@@ -45,6 +46,7 @@ class Shape:
     network: bool = False
     read_only: tuple[str, ...] = ()
     etc: tuple[str, ...] = ()
+    tmp_bytes: int | None = None
     terminal: bool = False
 
 

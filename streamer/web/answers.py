@@ -380,8 +380,9 @@ class Sandbox(Answer):
     """Whether a job may name it."""
     enforces: Mapping[str, str]
     """How each limit is enforced: ``cgroup-v1``, ``cgroup-v2``, ``rlimit``, ``polling``,
-    ``tmpfs``, ``timer``, ``counter`` or ``none``; in ``seccomp`` which of our system call filters
-    there is: ``filter``, ``guard`` or ``none``."""
+    ``tmpfs``, ``timer``, ``counter`` or ``none``; in ``tmpBytes`` whether /tmp has the size of a
+    language's own; in ``seccomp`` which of our system call filters there is: ``filter``, ``guard``
+    or ``none``."""
     held: int
     """How many of its sandboxes wait for a job, by what the workers have said last."""
     not_held: str | None

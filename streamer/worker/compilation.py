@@ -177,7 +177,8 @@ class Compilation:
             facts = await work.settings.blobs.find(job.project.blob_id)
             project = job.project.blob_id if facts is None else facts.blob.sha256
         document = [
-            *(job.tenant, job.language, job.backend, job.read_only, job.etc, job.output_encoding),
+            *(job.tenant, job.language, job.backend, job.read_only, job.etc, job.tmp_bytes),
+            job.output_encoding,
             *(step.argv, step.stdin, astuple(step.limits), env, project),
             [[path, str(what)] for path, what in shown.items()],
         ]

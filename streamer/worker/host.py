@@ -107,6 +107,7 @@ class WorkerHost:
                     readable=backend.gated,
                     sessions=backend.gated,
                     keeps=backend.gated and cgroup_level is not None,
+                    tmp_bytes=backend.size_of_tmp(),
                     enforces=enforcement(backend, cgroup_level),
                 )
                 for name, backend in self.backends.items()

@@ -2,8 +2,8 @@
 
 Two jobs with the same digest had the same backend with the same options, the same way to their
 sandbox (a template's, that of an interpreter that forks, a session's, or a command of their own),
-the same limits for each step and case, the same network, the same system call filter, and the same
-version of streamer.
+the same limits for each step and case, the same mounts, the same network, the same system call
+filter, and the same version of streamer.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ def policy_digest(
         allow_hosts: Sequence[str],
         read_only: Sequence[str],
         etc: Sequence[str],
+        tmp_bytes: int | None,
         terminal: bool,  # noqa: FBT001 - as above
     ) -> str:
         document = {
@@ -71,6 +72,7 @@ def policy_digest(
             "allowHosts": allow_hosts,
             "readOnly": read_only,
             "etc": etc,
+            "tmpBytes": tmp_bytes,
             "terminal": terminal,
         }
         text = msgspec.json.encode(document, order="sorted")
@@ -79,10 +81,12 @@ def policy_digest(
     def of_job(job: ResolvedJob, *, way: Way = "own") -> str:
         steps = (*job.steps, *(case.step for case in job.cases))
         limits = tuple((step.phase, step.limits) for step in steps)
-        shown = (job.read_only, job.etc)
+        mounted = (job.read_only, job.etc, job.tmp_bytes)
         # That of a session was opened for all of its jobs, with a terminal if there can be one.
         made = way if job.session_id is None else "session"
-        return digest(limits, made, job.network, job.allow_hosts, *shown, job.terminal is not None)
+        return digest(
+            limits, made, job.network, job.allow_hosts, *mounted, job.terminal is not None
+        )
 
     return of_job
 

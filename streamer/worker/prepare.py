@@ -96,6 +96,7 @@ def shape_of(job: ResolvedJob) -> Shape:
         network=job.network,
         read_only=job.read_only,
         etc=job.etc,
+        tmp_bytes=job.tmp_bytes,
         terminal=job.terminal is not None,
     )
 

@@ -202,6 +202,7 @@ class WorkerSession:
             network=session.network,
             read_only=session.read_only,
             etc=session.etc,
+            tmp_bytes=session.tmp_bytes,
             terminal=session.terminal,
         )
         try:

@@ -131,14 +131,20 @@ class Languages:
 
     async def ask(self, names: Iterable[str] | None = None) -> None:
         """Ask the tools of these languages, or of all, for their versions, one after another."""
-        groups: dict[tuple[tuple[str, ...], tuple[str, ...]], list[Runtime]] = defaultdict(list)
+        groups: dict[Shape, list[Runtime]] = defaultdict(list)
         for name in self._runtimes if names is None else names:
             self.versions.pop(name, None)
             runtime = self._runtimes[name]
             if runtime.version and name in self.available:
-                groups[runtime.read_only, runtime.etc].append(runtime)
-        for (read_only, etc), group in groups.items():
-            shape = Shape(self._backends.default, self._limits.max, read_only=read_only, etc=etc)
+                shape = Shape(
+                    self._backends.default,
+                    self._limits.max,
+                    read_only=runtime.read_only,
+                    etc=runtime.etc,
+                    tmp_bytes=runtime.tmp_bytes or None,
+                )
+                groups[shape].append(runtime)
+        for shape, group in groups.items():
             rest: Sequence[Runtime] = group
             try:
                 while rest:

@@ -177,6 +177,7 @@ RUNTIME_KEYS: Final[dict[str, Mark]] = {
     "etc": ADDED,
     "sources": ADDED,
     "limits": ADDED,
+    "tmp_bytes": ADDED,
     "version": ADDED,
     "warm": ADDED,
     "fork": ADDED,

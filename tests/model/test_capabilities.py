@@ -136,6 +136,13 @@ def test_hosts_are_listed_only_where_each_worker_holds_jobs_to_them() -> None:
     assert merged([WEAK, STRONG]).backends["bwrap"].filtering
 
 
+def test_a_session_that_any_may_get_has_the_largest_tmp_of_them() -> None:
+    sized = BackendFacts("namespaces", tmp_bytes=2)
+    for other, size in ((replace(sized, tmp_bytes=3), 3), (replace(sized, tmp_bytes=None), 2)):
+        workers = [replace(STRONG, backends={"own": facts}) for facts in (sized, other)]
+        assert merged(workers).backends["own"].tmp_bytes == size
+
+
 @pytest.mark.parametrize("name", ["terminals", "readable", "sessions", "keeps"])
 def test_there_is_what_may_be_missing_only_where_each_worker_has_it(name: str) -> None:
     facts = BackendFacts("deny_list", filtering=True)

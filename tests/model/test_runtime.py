@@ -259,6 +259,8 @@ def test_two_runtimes_with_one_name_are_refused() -> None:
         ({"env": {"A-B": ""}}, "runtimes.x.env.A-B: use only letters"),
         ({"env": {"A": "\0"}}, "runtimes.x.env.A: use only letters"),
         ({"read_only": ("opt",)}, "runtimes.x.read_only: 'opt'"),
+        ({"tmp_bytes": -1}, "runtimes.x.tmp_bytes: -1 is not a size"),
+        ({"tmp_bytes": 2**63}, "runtimes.x.tmp_bytes: 9223372036854775808 is not a size"),
         ({"limits": {"memory": 1}}, "runtimes.x.limits.memory: unknown limit"),
         ({"limits": {"processes": 1.5}}, "runtimes.x.limits.processes: expected a whole number"),
         ({"limits": {"wall_time_s": float("nan")}}, "runtimes.x.limits.wall_time_s: nan is not"),

@@ -83,6 +83,7 @@ def test_sizes_in_environment_options_and_profiles(tmp_path: Path) -> None:
         '[runtimes.python.limits]\nmemory_bytes = "300m"\n'
         '[runtimes.python.env]\nA_bytes = "1k"\n'
         '[sandbox.bwrap]\ntmp_bytes = "32MiB"\n'
+        '[runtimes.python]\ntmp_bytes = "1MiB"\n'
         '[engine]\nblob_bytes_per_client = "2GB"\n'
     )
     config = load_config(
@@ -94,6 +95,7 @@ def test_sizes_in_environment_options_and_profiles(tmp_path: Path) -> None:
     assert config.limits.max.memory_bytes == 3 * 2**30
     assert config.runtimes["python"].limits["memory_bytes"] == 300 * 2**20
     assert config.runtimes["python"].env["A_bytes"] == "1k"
+    assert config.runtimes["python"].tmp_bytes == 2**20
     assert config.sandbox.options["bwrap"]["tmp_bytes"] == 32 * 2**20
     assert config.server.max_body_bytes == 10 * 2**20
     assert config.engine.blob_bytes_per_client == 2 * 10**9

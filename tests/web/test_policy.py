@@ -68,9 +68,11 @@ async def test_the_sandboxes_say_how_limits_are_enforced(start: Start) -> None:
         "diskBytes": "tmpfs",
         "outputBytes": "counter",
         "stackBytes": "rlimit",
+        "tmpBytes": "tmpfs",
         "seccomp": "filter",
     }
     assert listed["plain"]["enforces"]["diskBytes"] == "polling"
+    assert listed["plain"]["enforces"]["tmpBytes"] == "none"
     assert listed["plain"]["enforces"]["seccomp"] == "guard"
 
 

@@ -33,13 +33,14 @@ def digest() -> PolicyDigest:
         replace(JOB, allow_hosts=("example.org",)),
         replace(JOB, read_only=("/opt",)),
         replace(JOB, etc=("php",)),
+        replace(JOB, tmp_bytes=4096),
         replace(JOB, session_id="s"),
         replace(
             JOB,
             cases=(JobCase(replace(STEP, limits=replace(LIMITS, processes=7)), {}, None, None),),
         ),
     ],
-    ids=["limits", "phase", "steps", "network", "hosts", "paths", "etc", "session", "cases"],
+    ids=["limits", "phase", "steps", "network", "hosts", "paths", "etc", "tmp", "session", "cases"],
 )
 def test_what_confines_a_job_is_in_it(digest: PolicyDigest, job: ResolvedJob) -> None:
     before = digest(JOB)

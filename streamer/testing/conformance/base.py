@@ -9,7 +9,7 @@ import unittest
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from streamer.compose import Parts
 from streamer.jobs.job import Job
@@ -20,7 +20,10 @@ from streamer.testing.processes import adopt_orphans, kept_besides, reap_adopted
 from streamer.testing.running import Ran, open_service, run_job
 from streamer.testing.suite import Suite
 
-__all__ = ["Requirements", "requirement", "until_output", "variable"]
+__all__ = ["SMALL_TMP", "Requirements", "requirement", "until_output", "variable"]
+
+SMALL_TMP: Final = "conformance-small-tmp"
+"""A language whose /tmp has 1 MiB."""
 
 S = TypeVar("S", bound="Requirements")
 
@@ -42,8 +45,10 @@ class Requirements(Suite):
             "queue": {"concurrency": 4},
             "server": {"state_dir": str(cls._state)},
         }
+        small = {"entry": "main.sh", "run": ["/bin/sh", "{entry}"], "tmp_bytes": 2**20}
+        runtimes = {**cls.config.get("runtimes", {}), SMALL_TMP: small}
         cls.service = await cls._stack.enter_async_context(
-            open_service(cls.backend, cls.options, {**sections, **cls.config})
+            open_service(cls.backend, cls.options, {**sections, **cls.config, "runtimes": runtimes})
         )
         backend = cls.service.worker.backends[cls.backend.name]
         cls.enforces = enforcement(backend, cls.service.worker.cgroup_level)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from streamer.model.events import Output, Truncated
-from streamer.testing.conformance.base import Requirements, requirement
+from streamer.testing.conformance.base import SMALL_TMP, Requirements, requirement
 from streamer.testing.running import SLOWNESS, ended, program
 
 __all__ = ["LimitRequirements"]
@@ -326,6 +326,11 @@ class LimitRequirements(Requirements):
         assert (ran.complete.reason, ran.complete.oom_killed) == ("memory", True)
         assert ran.complete.peak_memory_bytes is not None
         assert ran.complete.peak_memory_bytes >= 64 * MIB
+
+    @requirement(limit="tmp_bytes")
+    async def test_a_language_may_have_a_tmp_of_its_own_size(self) -> None:
+        code = "head -c 3M /dev/zero >/tmp/full 2>/dev/null; wc -c </tmp/full"
+        assert (await self.run(language=SMALL_TMP, code=code)).out.strip() == str(MIB)
 
     @requirement(limit="processes")
     async def test_each_job_has_processes_of_its_own(self) -> None:
