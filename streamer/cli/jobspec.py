@@ -7,10 +7,10 @@ import re
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from streamer.cli.languages import language_in, language_of, language_of_text
 from streamer.cli.stdio import read_all
 from streamer.errors import InvalidJob
 from streamer.model.job import Case, JobSpec, Limits, SourceFile
@@ -27,7 +27,7 @@ WHOLE: Final = re.compile("[+-]?[0-9]{1,20}(_[0-9]{1,20})*")
 def job_spec(
     program: str | None,
     *,
-    in_project: bool = False,
+    project: str | None = None,
     runtimes: Mapping[str, Runtime],
     language: str | None = None,
     args: Sequence[str] = (),
@@ -43,36 +43,28 @@ def job_spec(
 ) -> JobSpec:
     """Return the job that runs the file `program`, or standard input for ``-``.
 
-    With `in_project` the file is one of the project; None means the entry of the language.
+    The language is that of the file's name or first line, if none is given. With a `project`, a
+    folder or an archive, the file is one of it; None means the entry of the language.
     `files` are put beside it under their relative paths, or under their names if they lie outside
     of the current folder. `limits` and `env` are ``NAME=VALUE``. `cases` is a file with cases as
     HTTP takes them, `artifacts` patterns of files that are kept. Raises `InvalidJob`.
     """
     code = None
-    if program is None or (in_project and program != "-"):
-        if language is None and program is None:
-            raise InvalidJob("without a FILE a project needs --language")
+    if program is None or (project is not None and program != "-"):
         entry = program
         sources: list[SourceFile] = []
         if language is None:
-            language = _language_of(program or "", runtimes)
+            language = _language_in(program, project or "", runtimes)
     elif program == "-":
-        if language is None:
-            raise InvalidJob("a program from standard input needs --language")
         entry = None
         sources = []
-        try:
-            code = read_all().decode()
-        except UnicodeDecodeError:
-            raise InvalidJob("standard input is not UTF-8 text") from None
-        except OSError as error:
-            raise InvalidJob(f"standard input: {error.strerror}") from None
+        code, language = _from_input(language, runtimes)
     else:
         main = _program(program, runtimes)
         entry = main.name
         sources = [main]
         if language is None:
-            language = _language_of(main.name, runtimes)
+            language = language_of(main.name, runtimes, main.content)
     sources += [_read(name) for name in files]
     return JobSpec(
         language=language,
@@ -90,6 +82,34 @@ def job_spec(
         priority=priority,
         retry=retry,
     )
+
+
+def _language_in(program: str | None, project: str, runtimes: Mapping[str, Runtime]) -> str:
+    """Return the language of a program in a folder or an archive. Raises `InvalidJob`."""
+    if program is not None:
+        return language_of(program, runtimes)
+    if os.path.isdir(project):  # noqa: PTH112 - Path.is_dir may raise
+        return language_in(project, runtimes)
+    raise InvalidJob("without a FILE an archive needs --language")
+
+
+def _from_input(language: str | None, runtimes: Mapping[str, Runtime]) -> tuple[str, str]:
+    """Return the program on standard input, and its language. Raises `InvalidJob`."""
+    try:
+        text = read_all()
+        code = text.decode()
+    except UnicodeDecodeError:
+        raise InvalidJob("standard input is not UTF-8 text") from None
+    except OSError as error:
+        raise InvalidJob(f"standard input: {error.strerror}") from None
+    if language is None:
+        language = language_of_text(text, runtimes)
+    if language is None:
+        raise InvalidJob(
+            "a program from standard input needs --language, or a first line such as "
+            "#!/usr/bin/env python3"
+        )
+    return code, language
 
 
 def _cases(name: str) -> tuple[Case, ...]:
@@ -116,9 +136,7 @@ def _program(name: str, runtimes: Mapping[str, Runtime]) -> SourceFile:
         return _read(name)
     except InvalidJob as error:
         hint = ""
-        if os.path.isdir(name):  # noqa: PTH112 - Path.is_dir may raise
-            hint = f"; to run a program of a folder: --project {name} FILE"
-        elif name in runtimes:
+        if name in runtimes:
             hint = "; it is a language: name the file of a program"
         raise InvalidJob(f"{error}{hint}") from error
 
@@ -133,15 +151,6 @@ def _read(name: str) -> SourceFile:
     relative = PurePosixPath(os.path.normpath(name))
     inside = not relative.is_absolute() and ".." not in relative.parts
     return SourceFile(str(relative) if inside else relative.name, content, mode)
-
-
-def _language_of(name: str, runtimes: Mapping[str, Runtime]) -> str:
-    suffix = PurePosixPath(name).suffix
-    for runtime in runtimes.values():
-        patterns = [f"*{PurePosixPath(runtime.entry).suffix}", *runtime.sources]
-        if suffix and any(fnmatchcase(name, pattern) for pattern in patterns):
-            return runtime.name
-    raise InvalidJob(f"{name}: the language is not clear from the file's name; use --language")
 
 
 def _pair(text: str, option: str) -> tuple[str, str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import IO, Final
 
 from streamer.cli.exitcodes import EXIT_NOT_RUN
@@ -38,6 +39,7 @@ async def run_local(
     raw: bool,
     on_terminal: bool = False,
     output: str | None = None,
+    as_json: bool = False,
 ) -> int:
     """Run a job, on the terminal if asked for, and return the exit code for the shell.
 
@@ -58,7 +60,8 @@ async def run_local(
             spec = replace(spec, project_id=uploaded.id)
         job = await parts.jobs.submit(spec)
 
-        code = await _ran(job, started, terminal, forward_stdin=forward_stdin, raw=raw)
+        shown = partial(run_job, raw=raw, as_json=as_json)
+        code = await _ran(job, started, terminal, shown, forward_stdin=forward_stdin)
         if output is None:
             return code
         kept = [(file.name, _content(job, file)) for file in await job.files()]
@@ -69,9 +72,9 @@ async def _ran(
     job: Job,
     started: list[Execution],
     terminal: Terminal | None,
+    shown: Callable[..., Awaitable[int]],
     *,
     forward_stdin: bool,
-    raw: bool,
 ) -> int:
     async def write(data: bytes) -> bool:
         while True:
@@ -84,13 +87,12 @@ async def _ran(
 
     if terminal is not None:
         at = (terminal, job.resize)
-        forward = (StandardInput(), write)
-        return await run_job(job.events(), forward, job.cancel, raw=raw, at=at)
+        return await shown(job.events(), (StandardInput(), write), job.cancel, at=at)
     if not forward_stdin:
-        return await run_job(job.events(), None, job.cancel, raw=raw)
+        return await shown(job.events(), None, job.cancel)
     source = input_for(lambda: sum(execution.input_taken for execution in started))
     try:
-        return await run_job(job.events(), (source, write), job.cancel, raw=raw)
+        return await shown(job.events(), (source, write), job.cancel)
     finally:
         source.leave()
 

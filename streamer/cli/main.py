@@ -19,24 +19,24 @@ import click
 import streamer
 from streamer.cli.descriptors import drop_output, fill_closed
 from streamer.cli.environments import environment
-from streamer.cli.exitcodes import EXIT_BROKEN_PIPE, EXIT_NOT_RUN, EXIT_USAGE
+from streamer.cli.exitcodes import EXIT_BROKEN_PIPE, EXIT_USAGE
 from streamer.cli.files import files
+from streamer.cli.follow import follow
 from streamer.cli.host import doctor, runtimes, sandboxes
+from streamer.cli.jobs import cancel, jobs
 from streamer.cli.options import (
     OF_SERVICE,
-    OF_USER,
     ORIGINS,
     ConfigOptions,
     config_options,
-    load,
     load_serving,
 )
+from streamer.cli.program import run
 from streamer.cli.projects import project
-from streamer.cli.service import about_file
 from streamer.cli.sessions import session
 from streamer.cli.tokens import token as token_commands
 from streamer.cli.work import work
-from streamer.errors import CallerError, ConfigError, StreamerError
+from streamer.errors import ConfigError, StreamerError
 from streamer.model.terminal import visible
 
 if TYPE_CHECKING:
@@ -94,6 +94,10 @@ def cli() -> None:
     """Run programs in sandboxes and stream their output as Server-Sent Events."""
 
 
+cli.add_command(run)
+cli.add_command(follow)
+cli.add_command(jobs)
+cli.add_command(cancel)
 cli.add_command(project)
 cli.add_command(environment)
 cli.add_command(files)
@@ -176,167 +180,6 @@ def serve(
     # objects and hardly a cycle: 700 between two looks, the default, is for smaller programs.
     gc.freeze()
     work(serve_forever(app, config, on_ready), quick=True)
-
-
-@cli.command()
-@config_options(OF_USER)
-@click.argument("program", metavar="FILE|-", required=False)
-@click.argument("args", nargs=-1, metavar="[-- ARGS]")
-@click.option("--language", metavar="L", help="Default: from the file's name.")
-@click.option(
-    "--project",
-    "project_path",
-    metavar="DIR|ARCHIVE",
-    help="Run FILE of this folder or archive; without FILE the language's entry.",
-)
-@click.option("--url", metavar="URL", help="Run it on the service at URL.")
-@click.option("--session", "session_id", metavar="ID", help="Run it in this session of --url.")
-@click.option("--token-file", metavar="FILE", help="A file with the token for --url.")
-@click.option(
-    "--token",
-    metavar="TOKEN",
-    envvar="STREAMER_TOKEN",
-    help="The token itself; every user of this host can see it. Better: $STREAMER_TOKEN.",
-)
-@click.option(
-    "--limit", "limits", multiple=True, metavar="NAME=VALUE", help="Such as wall_time_s=5."
-)
-@click.option("--file", "files", multiple=True, metavar="F", help="Put another file beside it.")
-@click.option(
-    "--env", "env", multiple=True, metavar="NAME=VALUE", help="Set an environment variable."
-)
-@click.option("--cases", metavar="FILE", help="Run it for each case of a JSON file.")
-@click.option("--stop-on-failure", is_flag=True, help="Not after a case that fails.")
-@click.option(
-    "--retry",
-    metavar="N",
-    type=click.IntRange(0, 3),
-    default=0,
-    help="Run it again up to N times when its worker is lost; needs --url.",
-)
-@click.option(
-    "--environment",
-    "packages",
-    metavar="NAME",
-    help="Run it with these packages of the operator's: environments.NAME.",
-)
-@click.option(
-    "--artifact", "artifacts", multiple=True, metavar="GLOB", help="Save the files that it leaves."
-)
-@click.option("-o", "--output", metavar="DIR", help="The folder in which they are saved.")
-@click.option(
-    "--priority",
-    type=click.IntRange(-10, 10),
-    default=0,
-    metavar="N",
-    help="With --url: 10 is first among your waiting jobs, -10 last.",
-)
-@click.option("-n", "--no-stdin", is_flag=True, help="Give it no input; read no standard input.")
-@click.option("--raw", is_flag=True, help="Do not filter its output on a terminal.")
-@click.option(
-    "-t", "--terminal", is_flag=True, help="Give it this terminal; Ctrl-C and all keys are its own."
-)
-def run(
-    options: ConfigOptions,
-    program: str | None,
-    args: tuple[str, ...],
-    language: str | None,
-    project_path: str | None,
-    url: str | None,
-    session_id: str | None,
-    token: str | None,
-    token_file: str | None,
-    limits: tuple[str, ...],
-    files: tuple[str, ...],
-    env: tuple[str, ...],
-    cases: str | None,
-    packages: str | None,
-    artifacts: tuple[str, ...],
-    output: str | None,
-    priority: int,
-    retry: int,
-    *,
-    stop_on_failure: bool,
-    no_stdin: bool,
-    raw: bool,
-    terminal: bool,
-) -> int:
-    """Run one program with live output and input from here; Ctrl-C cancels it.
-
-    A second Ctrl-C does not wait for the rest of the output. From a file or a pipe on standard
-    input only what the program reads is consumed; with --url all of it, and from a terminal the
-    first lines. With -n nothing is read.
-    Exits with the program's code; 124 after a time limit, 128+N after signal N, 137 if it
-    was killed for another limit, 130 after Ctrl-C, 125 if it could not be run, 141 if nobody
-    reads its output any more.
-    """
-    import logging
-
-    from streamer.cli.jobspec import job_spec
-    from streamer.cli.tty import check_terminal
-    from streamer.model.runtime import by_name
-
-    if program is None and project_path is None:
-        raise click.UsageError("name the FILE|- to run, or a --project")
-    if bool(artifacts) != (output is not None):
-        raise click.UsageError("--artifact GLOB and -o DIR need each other")
-    _check_remote(url, session_id, project_path, retry)
-    if terminal:
-        check_terminal(program, no_stdin=no_stdin, cases=cases)
-    config = load(replace(options, sandbox=None) if url else options)
-    spec = job_spec(
-        program,
-        in_project=project_path is not None,
-        runtimes=by_name(config.runtimes),
-        language=language,
-        args=args,
-        files=files,
-        limits=limits,
-        env=env,
-        cases=cases,
-        stop_on_failure=stop_on_failure,
-        retry=retry,
-        environment=packages,
-        artifacts=artifacts,
-        priority=priority,
-    )
-    # If standard input was the program's text, nothing is left of it; cases have their own.
-    forward = program != "-" and not no_stdin and cases is None
-    how: dict[str, Any] = {"forward_stdin": forward, "raw": raw, "on_terminal": terminal}
-    how["output"] = output
-    try:
-        if url:
-            from streamer.cli.remote import run_remote, token_in
-
-            if token_file:
-                token = token_in(token_file)
-            spec = replace(spec, session_id=session_id)
-            job = run_remote(url, token, spec, options.sandbox, project_path, **how)
-        else:
-            from streamer.cli.local import run_local
-
-            logging.getLogger("streamer").setLevel(logging.ERROR)
-            job = run_local(config, spec, project_path, **how)
-        return work(job)
-    except StreamerError as error:
-        if isinstance(error, CallerError | ConfigError):
-            raise
-        click.echo(f"streamer: {visible(str(error))}", err=True)
-        return EXIT_NOT_RUN
-    except OSError as error:
-        at = url or program or project_path
-        click.echo(f"streamer: {visible(about_file(error) or f'{at}: {error}')}", err=True)
-        return EXIT_NOT_RUN
-
-
-def _check_remote(
-    url: str | None, session_id: str | None, project_path: str | None, retry: int
-) -> None:
-    """Check the options that only a service can fulfil. Raises `click.UsageError`."""
-    if session_id and (not url or project_path):
-        raise click.UsageError("--session needs --url, and has its own project")
-    if retry and not url:
-        raise click.UsageError("--retry needs --url: here the job is lost with this command")
 
 
 @cli.command("config")

@@ -25,6 +25,7 @@ from streamer.cli.tty import Terminal
 from streamer.client import Client, ServiceProblem
 from streamer.errors import Busy, Unauthorized
 from streamer.model.job import JobSpec, TerminalSize
+from streamer.model.terminal import visible
 
 __all__ = ["explained", "run_remote", "token_in"]
 
@@ -55,10 +56,13 @@ async def run_remote(
     raw: bool,
     on_terminal: bool = False,
     output: str | None = None,
+    as_json: bool = False,
+    detach: bool = False,
 ) -> int:
     """Run a job on the service at `url` and return the exit code for the shell.
 
-    The folder or archive `project` is uploaded for it; `output` is where its files are saved.
+    The folder or archive `project` is uploaded for it; `output` is where its files are saved. With
+    `detach` only its id is printed.
     """
     spec = replace(spec, sandbox=sandbox, interactive=forward_stdin)
     terminal = Terminal() if on_terminal else None
@@ -67,6 +71,9 @@ async def run_remote(
     async with Client(url, token=token) as client:
         with explained(url):
             job_id = await _submitted(client, spec, project)
+        if detach:
+            click.echo(visible(job_id))
+            return 0
 
         async def cancel() -> None:
             await client.cancel(job_id)
@@ -74,7 +81,9 @@ async def run_remote(
         typing = _Numbered(client, job_id, terminal)
         forward = (StandardInput(), typing.write) if forward_stdin or terminal else None
         at = (terminal, partial(_resize, client, job_id)) if terminal else None
-        code = await run_job(client.events(job_id), forward, cancel, raw=raw, at=at)
+        code = await run_job(
+            client.events(job_id), forward, cancel, raw=raw, at=at, as_json=as_json
+        )
         if output is None:
             return code
         names = [file["name"] for file in await client.files(job_id)]

@@ -24,7 +24,16 @@ from streamer.cli.stdio import NAMES, Outlet, StandardInput
 from streamer.cli.tty import Modes, Terminal
 from streamer.errors import StreamerError, UnknownJob
 from streamer.eventlog.joblog import Event
-from streamer.model.events import CaseEnd, Complete, Error, Gap, Output, Status
+from streamer.model.events import (
+    CaseEnd,
+    Complete,
+    Error,
+    Gap,
+    JobEvent,
+    Output,
+    Status,
+    encode,
+)
 from streamer.model.signals import signal_number
 from streamer.model.terminal import visible
 
@@ -62,24 +71,27 @@ def exit_code(end: Complete | Error) -> int:
 async def run_job(
     events: AsyncIterator[Event],
     forward: tuple[Blocks, Write] | None,
-    cancel: Callable[[], Awaitable[object]],
+    cancel: Callable[[], Awaitable[object]] | None,
     *,
     raw: bool,
     at: tuple[Terminal, Resize] | None = None,
+    as_json: bool = False,
 ) -> int:
     """Show a job's events, forward its input, and return the exit code for the shell.
 
-    `at` is the terminal that its program has, while it runs, and what tells it a new size.
+    An interrupt calls `cancel` and waits for the end; without one it only ends the showing. `at` is
+    the terminal that its program has, while it runs, and what tells it a new size. With `as_json`
+    standard output gets the events themselves, one JSON document a line.
     """
     loop = asyncio.get_running_loop()
     cancelling: list[asyncio.Future[object]] = []
     terminal = at[0] if at else None
 
     gaps: list[Gap] = []
-    showing = asyncio.create_task(_show(events, gaps, terminal, raw=raw))
+    showing = asyncio.create_task(_show(events, gaps, terminal, raw=raw, as_json=as_json))
 
     def interrupted() -> None:
-        if cancelling or (terminal is not None and terminal.unanswered):
+        if cancel is None or cancelling or (terminal is not None and terminal.unanswered):
             showing.cancel()  # the second time, do not wait for the rest of the output
         else:
             cancelling.append(asyncio.ensure_future(cancel()))
@@ -139,7 +151,12 @@ async def _seen(
 
 
 async def _show(
-    events: AsyncIterator[Event], gaps: list[Gap], terminal: Terminal | None, *, raw: bool
+    events: AsyncIterator[Event],
+    gaps: list[Gap],
+    terminal: Terminal | None,
+    *,
+    raw: bool,
+    as_json: bool,
 ) -> Complete | Error:
     """Write the output as it arrives and return how the job ended. Raises `OSError`, `UnknownJob`.
 
@@ -150,15 +167,14 @@ async def _show(
     end: Complete | Error | None = None
     try:
         async for event in events:
-            if isinstance(event.data, Output):
+            if as_json:
+                await outlets["stdout"].write(_line(event))
+            elif isinstance(event.data, Output):
                 await _print(event.data, outlets[event.data.stream], modes)
-            elif isinstance(event.data, CaseEnd):
-                _report_case(event.data)
-            elif isinstance(event.data, Status):
-                _take_status(event.data, terminal)
-            elif isinstance(event.data, Gap):
+            else:
+                _tell(event.data, terminal)
+            if isinstance(event.data, Gap):
                 gaps.append(event.data)
-                _report_gap(event.data)
             elif isinstance(event.data, Complete | Error):
                 end = event.data
     finally:
@@ -169,6 +185,22 @@ async def _show(
     if end is None:
         raise _not_a_service(204)
     return end
+
+
+def _line(event: Event) -> bytes:
+    """Return an event as one line: its number, its kind, and its data as it is sent over HTTP."""
+    kind, data = encode(event.data)
+    return b'{"id":%d,"event":"%s","data":%s}\n' % (event.id, kind.encode(), data)
+
+
+def _tell(data: JobEvent, terminal: Terminal | None) -> None:
+    """Say on standard error what is no output."""
+    if isinstance(data, CaseEnd):
+        _report_case(data)
+    elif isinstance(data, Status):
+        _take_status(data, terminal)
+    elif isinstance(data, Gap):
+        _report_gap(data)
 
 
 def _take_status(status: Status, terminal: Terminal | None) -> None:

@@ -23,7 +23,13 @@ T = TypeVar("T")
 def of_service(command: Callable[..., int]) -> Callable[..., int]:
     """Add the options that say which service, and as whom."""
     options = (
-        click.option("--url", metavar="URL", required=True, help="The address of the service."),
+        click.option(
+            "--url",
+            metavar="URL",
+            envvar="STREAMER_URL",
+            required=True,
+            help="The address of the service; default $STREAMER_URL.",
+        ),
         click.option("--token-file", metavar="FILE", help="A file with the token."),
         click.option(
             "--token",

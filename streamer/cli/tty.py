@@ -52,11 +52,15 @@ RESET: Final = b"\x1b[0m\x1b>\x1b(B\x0f\x1b[4l"
 """No colours, the usual keypad and letters, and nothing is inserted."""
 
 
-def check_terminal(program: str | None, *, no_stdin: bool, cases: str | None) -> None:
+def check_terminal(
+    program: str | None, *, no_stdin: bool, cases: str | None, as_json: bool
+) -> None:
     """Raise `click.UsageError` unless somebody at a terminal sees the output, and types."""
     if program == "-" or no_stdin or cases is not None:
         other = "-n" if no_stdin else "--cases" if cases else "a program from standard input"
         raise click.UsageError(f"--terminal gives the program the keys: it cannot go with {other}")
+    if as_json:
+        raise click.UsageError("--terminal shows what the program draws, and --json its events")
     if not (os.isatty(0) and os.isatty(1)):
         raise click.UsageError("--terminal: standard input and output must be a terminal here")
 

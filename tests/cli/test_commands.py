@@ -134,9 +134,12 @@ def refused(
             "serve --role worker --demo x.py --set engine.url=redis://:s3cret@x",
             ("--demo", "accepts no jobs"),
         ),
-        ("run", ("FILE|-",)),
+        ("run", ("FILE|DIR|-",)),
         ("run none.py", ("none.py", "No such file")),
-        ("run folder", ("folder: Is a directory; to run a program of a folder: --project",)),
+        ("run folder", ("folder: which program", "no main.py", "--project folder FILE")),
+        ("run two", ("two: which program", "main.py and main.sh are there", "--project two FILE")),
+        ("run folder -d", ("--detach", "--url")),
+        ("run x.py -t --json", ("--terminal", "--json")),
         ("run python3", ("python3: No such file or directory; it is a language",)),
         ("run x.unknown", ("x.unknown", "--language")),
         ("run x.py --limit wall_time_s", ("NAME=VALUE",)),
@@ -158,7 +161,10 @@ def test_what_is_wrong_is_one_line(
     (tmp_path / "broken.toml").write_text("[server\n")
     (tmp_path / "x.unknown").write_text("")
     (tmp_path / "x.py").write_text("")
-    (tmp_path / "folder").mkdir()
+    for folder in ("folder", "two"):
+        (tmp_path / folder).mkdir()
+    for entry in ("main.py", "main.sh"):
+        (tmp_path / "two" / entry).write_text("")
     refused(arguments, *words)
 
 
@@ -173,6 +179,19 @@ def test_a_wrong_variable_is_one_line(
 def test_a_program_that_is_no_text_is_one_line(tmp_path: Path) -> None:
     done = command(tmp_path, "run", "-", "--language", "python", stdin=b"\xff")
     check_line((done.returncode, done.stdout.decode(), done.stderr.decode()), "UTF-8")
+
+
+@pytest.mark.parametrize("line", ["#!/usr/bin/env -S python3 -u", "#! /bin/python3", "#!python"])
+def test_the_first_line_may_name_the_language(tmp_path: Path, line: str) -> None:
+    program = f"{line}\nprint('ran')\n"
+    done = command(tmp_path, "run", "-", stdin=program.encode())
+    assert (done.returncode, done.stdout) == (0, b"ran\n"), done.stderr
+    if "env" in line:
+        (tmp_path / "program").write_text(program)
+        done = command(tmp_path, "run", "program", "-n")
+        assert (done.returncode, done.stdout) == (0, b"ran\n"), done.stderr
+    other = command(tmp_path, "run", "-", stdin=b"#!/bin/none\n")
+    check_line((other.returncode, other.stdout.decode(), other.stderr.decode()), "--language")
 
 
 def test_without_arguments_there_is_help(tmp_path: Path) -> None:
@@ -287,6 +306,7 @@ async def test_run_with_a_project(tmp_path: Path, start: Start, arguments: tuple
 
     assert await run("--project", "hello", "main.py", "a", "b") == (0, "7 ['a', 'b']\n", "")
     assert await run("--project", "hello", "--language", "python") == (0, "7 []\n", "")
+    assert await run("hello", "a", "b") == (0, "7 ['a', 'b']\n", "")
     listed = "['beside', 'lib', 'main.py', 'other.py']\n"
     assert await run("--project", "hello", "other.py", "--file", "beside") == (0, listed, "")
     code, _, said = await run("--project", "hello", "none.py")
@@ -294,7 +314,6 @@ async def test_run_with_a_project(tmp_path: Path, start: Start, arguments: tuple
     assert "none.py" in said
     for given, word in (
         (("--project", "none", "main.py"), "none"),
-        (("--project", "hello"), "--language"),
         ((), "--project"),
     ):
         code, out, said = await run(*given)
