@@ -156,7 +156,7 @@ async def _show(
     terminal: Terminal | None,
     *,
     raw: bool,
-    as_json: bool,
+    as_json: bool = False,
 ) -> Complete | Error:
     """Write the output as it arrives and return how the job ended. Raises `OSError`, `UnknownJob`.
 
