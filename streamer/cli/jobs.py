@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -126,6 +125,8 @@ def _row(job: Mapping[str, Any]) -> dict[str, Any]:
 
 def _took(job: Mapping[str, Any]) -> str:
     """Return how long it ran, as ``1.25 s``; nothing while it is not over."""
+    from datetime import datetime
+
     try:
         begin, end = (datetime.fromisoformat(str(job[at])) for at in ("startedAt", "finishedAt"))
     except (KeyError, ValueError):
