@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Raw, Struct
 
 from streamer.errors import ConfigError
 from streamer.model.scopes import DEFAULT_SCOPES, Scope
@@ -59,6 +59,13 @@ class StoredToken(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
 class _Document(Struct, frozen=True, forbid_unknown_fields=True):
     version: Literal[1]
     tokens: tuple[StoredToken, ...]
+
+
+class _Unread(Struct, frozen=True, forbid_unknown_fields=True):
+    """A document whose tokens are read one after another, so that other threads run meanwhile."""
+
+    version: Literal[1]
+    tokens: tuple[Raw, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +129,8 @@ def read_tokens(path: Path) -> TokensFile:
     if len(data) > MOST_BYTES:
         raise ConfigError(f"auth.tokens_file: {path} has more than {MOST_BYTES} bytes")
     try:
-        tokens = msgspec.json.decode(data, type=_Document).tokens
+        read = msgspec.json.Decoder(StoredToken).decode
+        tokens = tuple([read(one) for one in msgspec.json.decode(data, type=_Unread).tokens])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"auth.tokens_file: {path} is not what `streamer token` writes: {error}"

@@ -302,6 +302,7 @@ def _guard(config: Config, access: Access, logins: FailedLogins) -> Middleware:
 
 async def _admitted(request: web.Request, handler: Handler, access: Access) -> web.StreamResponse:
     """Answer a request if its sender may be answered at all. Raises `Unauthorized`."""
+    await access.look(request)
     if (grant := await access.granted(request)) is not None:
         with closing_at_expiry(request, access.grants.left_s(grant)):
             return await handler(request)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import hashlib
 import logging
 import os
 import re
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from streamer.config.tokens import changed_tokens, new_token
+from streamer.config.tokens import TokensFile, changed_tokens, new_token, read_tokens
 from streamer.errors import ConfigError
 from streamer.model.scopes import SCOPES, Scope
 from streamer.web.operations.operation import Operation
@@ -145,6 +147,64 @@ async def test_a_file_that_cannot_be_read_for_a_moment_is_read_as_soon_as_it_can
         assert await status_of(client, revoked) == 200
     assert "Too many open files; the tokens that it had before are still valid" in caplog.text
     assert await status_of(client, revoked) == 401
+
+
+async def test_a_file_is_read_beside_other_requests_and_before_those_with_tokens(
+    start: Start, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if it is written again while it is read."""
+    (first, first_id), (second, second_id), (last, _) = (add(file) for _ in range(3))
+    client = await start(auth={"tokens_file": str(file)})
+    reading, go_on = threading.Event(), threading.Event()
+
+    def slowly(path: Path) -> TokensFile:
+        found = read_tokens(path)
+        reading.set()
+        assert go_on.wait(30), "other requests wait for it"
+        return found
+
+    monkeypatch.setattr("streamer.web.callers.tokens.read_tokens", slowly)
+    revoke(file, first_id)
+    async with asyncio.TaskGroup() as tasks:
+        one = tasks.create_task(status_of(client, first))
+        assert await asyncio.to_thread(reading.wait, 30)
+        async with client.get("/healthz") as response:
+            assert response.status == 200
+        revoke(file, second_id)
+        late = [tasks.create_task(status_of(client, headers)) for headers in (second, last)]
+        async with client.get("/healthz") as response:
+            assert response.status == 200
+        go_on.set()
+    assert [task.result() for task in (one, *late)] == [401, 401, 200]
+
+
+async def test_who_leaves_while_a_file_is_read_has_it_read_once(
+    start: Start, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    revoked, revoked_id = add(file)
+    client = await start(auth={"tokens_file": str(file)})
+    reading, go_on, times = threading.Event(), threading.Event(), 0
+
+    def slowly(path: Path) -> TokensFile:
+        nonlocal times
+        times += 1
+        reading.set()
+        assert go_on.wait(30)
+        return read_tokens(path)
+
+    monkeypatch.setattr("streamer.web.callers.tokens.read_tokens", slowly)
+    revoke(file, revoked_id)
+    for _ in range(3):
+        leaving = asyncio.create_task(status_of(client, revoked))
+        assert await asyncio.to_thread(reading.wait, 30)
+        leaving.cancel()
+        await asyncio.wait({leaving})
+    last = asyncio.create_task(status_of(client, revoked))
+    async with client.get("/healthz") as response:
+        assert response.status == 200
+    go_on.set()
+    assert await last == 401
+    assert times == 1
 
 
 async def test_a_file_that_is_gone_admits_nobody(

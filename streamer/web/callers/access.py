@@ -220,6 +220,11 @@ class Access:
             "log tells the operator what to do"
         )
 
+    async def look(self, request: web.Request) -> None:
+        """Notice which tokens were created or revoked, before a request that may have one."""
+        if self._hook is None and (_bearer(request) or request.query_string):
+            await self._tokens.look()
+
     def require(self, request: web.Request, action: Action) -> str:
         """Return the tenant as which the request may do `action`.
 

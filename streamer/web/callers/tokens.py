@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import logging
@@ -56,8 +57,9 @@ class Tokens:
         self._stamp: tuple[int, ...] | None = None
         self._trouble = ""
         self._said = 0.0
+        self._reading: asyncio.Task[None] | None = None
         if self._path is not None:
-            self._take(read_tokens(self._path))
+            self._take(*self._read(self._path))
             if self._stamp is None:
                 log.warning(
                     "auth.tokens_file: there is no %s yet, so it admits nobody: "
@@ -70,9 +72,27 @@ class Tokens:
         """The tenants of the tokens that were known when the file was looked at last."""
         return frozenset(one.tenant for one in (*self._fixed.values(), *self._stored.values()))
 
+    async def look(self) -> None:
+        """Read the file again if it has changed. Looking takes some microseconds.
+
+        A large one takes 50 ms and more, so it is read in a thread. Who has sent a token waits for
+        that: the file may say that this one is revoked.
+        """
+        # The reading that goes on may have begun before the last change; the one after it has not.
+        for _ in range(2):
+            if self._path is None or (stamp := self._stamp_now(self._path)) == self._stamp:
+                return
+            if self._reading is None:
+                self._reading = asyncio.create_task(self._read_again(self._path, stamp))
+                self._reading.add_done_callback(self._has_read)
+            # Who leaves meanwhile must not make others begin anew.
+            await asyncio.shield(self._reading)
+
     def find(self, token: str) -> Token | None:
-        """Return what a token is good for, though it may have expired; None if it is unknown."""
-        self._look()
+        """Return what a token is good for, though it may have expired; None if it is unknown.
+
+        It knows what the file had at the last `look`.
+        """
         digest = hashlib.sha256(token.encode(errors="surrogateescape")).hexdigest()
         name = self._name(digest)
         return self._fixed.get(name) or self._stored.get(name)
@@ -82,26 +102,22 @@ class Tokens:
         # the key is of this process.
         return hmac.digest(self._key, digest.lower().encode(), "sha256")
 
-    def _look(self) -> None:
-        """Read the file again if it has changed; looking takes a few microseconds."""
-        if self._path is None:
-            return
+    def _stamp_now(self, path: Path) -> tuple[int, ...] | None:
+        stamp = None
         try:
-            stamp = stamp_of(self._path.stat())
+            stamp = stamp_of(path.stat())
         except FileNotFoundError:
-            stamp = None
+            pass
         except OSError as error:
-            self._tell(f"auth.tokens_file: {self._path}: {error.strerror}")
-            return
-        if stamp != self._stamp:
-            self._read(stamp)
-        elif self._trouble:
+            self._tell(f"auth.tokens_file: {path}: {error.strerror}")
+            return self._stamp
+        if stamp == self._stamp and self._trouble:
             self._tell(self._trouble)
+        return stamp
 
-    def _read(self, stamp: tuple[int, ...] | None) -> None:
-        assert self._path is not None
+    async def _read_again(self, path: Path, stamp: tuple[int, ...] | None) -> None:
         try:
-            found = read_tokens(self._path)
+            found, stored = await asyncio.to_thread(self._read, path)
         except ConfigError as error:
             # What cannot be read now, for want of a descriptor perhaps, is read again soon: it may
             # say that a token is revoked.
@@ -110,18 +126,25 @@ class Tokens:
             self._tell(error.message)
             return
         self._trouble = ""
-        self._take(found)
+        self._take(found, stored)
         if found.stamp is None:
-            log.error("auth.tokens_file: %s is gone, so it admits nobody", self._path)
+            log.error("auth.tokens_file: %s is gone, so it admits nobody", path)
         else:
-            log.info("auth.tokens_file: read %s again: %d tokens", self._path, len(found.tokens))
+            log.info("auth.tokens_file: read %s again: %d tokens", path, len(found.tokens))
 
-    def _take(self, found: TokensFile) -> None:
-        self._stamp = found.stamp
-        self._stored = {
+    def _has_read(self, _: asyncio.Task[None]) -> None:
+        self._reading = None
+
+    def _read(self, path: Path) -> tuple[TokensFile, dict[bytes, Token]]:
+        """Return what is in the file, and its tokens by their names. Raises `ConfigError`."""
+        found = read_tokens(path)
+        return found, {
             self._name(one.sha256): _token(one.tenant, one.scopes, one.expires)
             for one in found.tokens
         }
+
+    def _take(self, found: TokensFile, stored: dict[bytes, Token]) -> None:
+        self._stamp, self._stored = found.stamp, stored
         if found.exposed:
             log.warning(
                 "auth.tokens_file: other accounts may read %s, which has digests of tokens: "
