@@ -25,6 +25,8 @@ unexport PYTHONDONTWRITEBYTECODE
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 PIP_INSTALL := $(PIP) install --require-hashes --root-user-action ignore
+# The editor of the playground, which npm's packages are bundled into; this file is written last.
+BUNDLE := streamer/web/static/bundle/LICENSES.txt
 INIT := streamer/sandbox/init/streamer-init streamer/sandbox/init/streamer-fork.so
 UV_OPTIONS := --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate
@@ -36,15 +38,15 @@ UV_GROUP := build/lock/bin/uv pip compile $(UV_OPTIONS) --group
 NEEDS := run
 setup test test-thorough test-isolation test-fast bench escape-matrix: NEEDS := test
 
-.PHONY: help setup run test test-thorough test-isolation test-fast lint bench escape-matrix architecture languages lock wheel clean system
+.PHONY: help setup run test test-thorough test-isolation test-fast lint bench escape-matrix architecture languages lock wheel clean system page npm
 .DEFAULT_GOAL := help
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.dev $(VENV)/.project build/node/.installed ## set everything up for work on the code
+setup: $(VENV)/.dev $(VENV)/.project build/node/.installed $(BUNDLE) ## set everything up for work on the code
 
-run: $(VENV)/.project ## start the service on 127.0.0.1:8080 and show a program's live output
+run: $(VENV)/.project page ## start the service on 127.0.0.1:8080 and show a program's live output
 	@exec $(BIN)/streamer serve --demo examples/ticks.py
 
 test: setup ## run the suite; PYTEST_ARGS="-k stream" for a part of it
@@ -77,7 +79,7 @@ architecture: $(VENV)/.dev $(VENV)/.project ## draw docs/rooms.svg from the impo
 languages: $(VENV)/.dev $(VENV)/.project ## write the table of docs/languages.md
 	@$(BIN)/python docs/languages.py
 
-wheel: $(VENV)/.dev ## build dist/*.tar.gz, and from it dist/*.whl
+wheel: $(VENV)/.dev npm $(BUNDLE) ## build dist/*.tar.gz, and from it dist/*.whl
 	@rm -rf dist
 	@output=$$(CFLAGS='-Werror $(CFLAGS)' $(BIN)/python -m build --no-isolation \
 		--outdir dist . 2>&1) || { printf '%s\n' "$$output" >&2; exit 1; }
@@ -96,9 +98,10 @@ lock: $(VENV)/.created ## renew the lock files: newest versions, with their hash
 	$(UV_GROUP) science -o requirements/science.txt
 	$(NPM) --prefix tests/interop update --package-lock-only
 	$(NPM) --prefix benchmarks/express update --package-lock-only
+	$(NPM) --prefix frontend update --package-lock-only
 
 clean: ## remove everything that was made here
-	rm -rf .venv build dist *.egg-info $(INIT) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist *.egg-info $(INIT) $(dir $(BUNDLE)) .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 system:
@@ -129,6 +132,32 @@ build/node/.installed: tests/interop/package.json tests/interop/package-lock.jso
 	@cp tests/interop/package.json tests/interop/package-lock.json tests/interop/.npmrc build/node
 	@$(NPM) --prefix build/node ci >/dev/null
 	@touch $@
+
+# The page works without its bundle, with a plain text area, so nobody needs npm to start it.
+page: | $(VENV)/.project
+	@if ! command -v npm >/dev/null 2>&1; then \
+		test -e $(BUNDLE) || echo 'setup: without npm the playground has a plain text area'; \
+	elif ! $(MAKE) --no-print-directory $(BUNDLE); then \
+		echo 'setup: npm failed (see above), so the playground has a plain text area'; fi
+
+npm:
+	@command -v npm >/dev/null 2>&1 || { \
+		echo 'npm is missing, which builds the editor of the playground that the wheel carries.' \
+			'Install Node.js 18 or newer with npm (Debian, Ubuntu: sudo apt-get install -y npm)' \
+			'and run "make wheel" again.' >&2; exit 1; }
+
+build/frontend/.installed: frontend/package.json frontend/package-lock.json | system
+	@echo 'setup: installing the Node.js packages of the playground'
+	@mkdir -p build/frontend
+	@cp frontend/package.json frontend/package-lock.json frontend/.npmrc build/frontend
+	@$(NPM) --prefix build/frontend ci >/dev/null
+	@touch $@
+
+# The sources are bundled beside their packages, where Node.js looks for them.
+$(BUNDLE): build/frontend/.installed frontend/build.mjs $(shell find frontend/src -type f)
+	@echo 'setup: building the editor of the playground'
+	@rm -rf build/frontend/src && cp -R frontend/build.mjs frontend/src build/frontend
+	@node build/frontend/build.mjs $(dir $(BUNDLE)) >/dev/null
 
 # The reference server of the benchmark runs beside its packages, where Node.js looks for them.
 build/benchmarks/.installed: $(addprefix benchmarks/express/,package.json package-lock.json server.js) | system

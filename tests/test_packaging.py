@@ -50,7 +50,7 @@ def test_lock_files_name_versions_and_hashes_but_no_address(name: str) -> None:
     assert "://" not in (ROOT / "requirements" / name).read_text()
 
 
-@pytest.mark.parametrize("folder", ["tests/interop", "benchmarks/express"])
+@pytest.mark.parametrize("folder", ["tests/interop", "benchmarks/express", "frontend"])
 def test_the_lock_files_of_node_name_hashes_but_no_address_of_a_package(folder: str) -> None:
     text = (ROOT / folder / "package-lock.json").read_text()
     packages = {name: lock for name, lock in json.loads(text)["packages"].items() if name}

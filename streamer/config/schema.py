@@ -82,6 +82,8 @@ __all__ = [
 
 ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[^][\s/?#@:A-Z]+)(:[0-9]+)?")
 """An Origin header as browsers send it: in lower case and without a path (RFC 6454)."""
+FRAMING: Final = re.compile(r"https?://(\[[0-9a-f:.]+\]|(\*\.)?[a-z0-9._-]+)(:[0-9]+)?")
+"""A source of a Content-Security-Policy: nothing that could end it and begin another."""
 PUBLIC_URL: Final = re.compile(r"https?://[^\s/?#@]+(?:/[^\s?#]*)?")
 URL: Final = re.compile("[a-z][a-z0-9+.-]*://.*")
 
@@ -104,6 +106,7 @@ class ServerConfig(Section, frozen=True):
     head_timeout_s: Seconds = 10.0
     drain_s: SecondsOrNone = 10.0
     allowed_origins: tuple[str, ...] = ()
+    frame_ancestors: tuple[str, ...] = ()
     public_url: str = ""
     trusted_proxies: tuple[Text, ...] = ()
     rate_per_address: str = ""
@@ -123,6 +126,12 @@ class ServerConfig(Section, frozen=True):
                 raise ConfigError(
                     f"server.allowed_origins: {origin!r} is not the origin of a web page; "
                     "write scheme, host and port only, such as https://example.org, or *"
+                )
+        for origin in self.frame_ancestors:
+            if origin not in ("*", "self") and not FRAMING.fullmatch(origin):
+                raise ConfigError(
+                    f"server.frame_ancestors: {origin!r} is not the origin of a web page; write "
+                    'scheme, host and port only, such as https://example.org, or "self", or *'
                 )
         if self.public_url and not PUBLIC_URL.fullmatch(self.public_url):
             raise ConfigError(

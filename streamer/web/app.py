@@ -175,7 +175,7 @@ def make_app(
     app.add_routes(SessionHandlers(jobs, sessions, access, request_rates, bodies).routes())
     app.add_routes(info.routes())
     app.add_routes(ReferenceHandlers(jobs, access).routes())
-    app.add_routes(page_routes())
+    app.add_routes(page_routes(config.server.frame_ancestors))
     if request_rates.any:
         app.on_response_prepare.append(send_rates)
     return app

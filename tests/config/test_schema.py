@@ -132,6 +132,10 @@ def test_the_configuration_is_frozen() -> None:
         ("server", "allowed_origins", ["https://"]),
         ("server", "allowed_origins", ["https://["]),
         ("server", "allowed_origins", ["https://Example.org"]),
+        ("server", "frame_ancestors", "https://example.org"),
+        ("server", "frame_ancestors", ["https://example.org/page"]),
+        ("server", "frame_ancestors", ["https://example.org; script-src *"]),
+        ("server", "frame_ancestors", ["'self'"]),
         ("sandbox", "backend", ""),
         ("sandbox", "allow_command", "yes"),
         ("sandbox", "uid_base", 0),
@@ -188,6 +192,11 @@ def test_a_default_never_exceeds_its_maximum(limit: str) -> None:
 def test_origins_are_those_that_browsers_send() -> None:
     origins = ["*", "https://example.org", "http://localhost:8080", "http://[::1]:80", "app://x"]
     assert list(ServerConfig(allowed_origins=tuple(origins)).allowed_origins) == origins
+
+
+def test_frames_are_allowed_to_origins() -> None:
+    origins = ("self", "*", "https://example.org", "https://*.example.org", "http://[::1]:80")
+    assert ServerConfig(frame_ancestors=origins).frame_ancestors == origins
 
 
 def test_an_unknown_value_lists_the_known() -> None:

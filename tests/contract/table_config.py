@@ -40,6 +40,7 @@ KEYS: Final[dict[str, tuple[Mark, Any]]] = {
     "server.max_body_bytes": (KEPT, ANY),
     "server.drain_s": (KEPT, ANY),
     "server.allowed_origins": (KEPT, ()),
+    "server.frame_ancestors": (ADDED, ()),
     "server.body_timeout_s": (ADDED, ANY),
     "server.bodies_bytes": (ADDED, ANY),
     "server.state_dir": (ADDED, ANY),

@@ -89,6 +89,43 @@ async def test_the_page_has_its_policy_and_its_parts(start: Start) -> None:
         assert response.content_type == "text/javascript"
 
 
+async def test_the_page_is_sent_compressed_and_kept_apart_from_its_plain_form(start: Start) -> None:
+    client = await start()
+    told = {}
+    for encoding in ("gzip", "identity", "gzip;q=0"):
+        headers = {"Accept-Encoding": encoding}
+        async with client.get("/static/playground/ansi.js", headers=headers) as response:
+            assert response.headers["Vary"] == "Accept-Encoding"
+            told[encoding] = response.headers.get("Content-Encoding"), response.headers["ETag"]
+            assert "AnsiParser" in await response.text()
+        headers["If-None-Match"] = told[encoding][1]
+        async with client.get("/static/playground/ansi.js", headers=headers) as response:
+            assert response.status == 304
+    assert told["identity"] == told["gzip;q=0"]
+    assert told["gzip"][0] == "gzip"
+    assert told["gzip"][1] != told["identity"][1]
+
+
+async def test_only_pages_that_the_configuration_names_may_frame_the_playground(
+    start: Start,
+) -> None:
+    policies = []
+    for ancestors in ([], ["self", "https://moodle.example.org"]):
+        client = await start(server={"frame_ancestors": ancestors})
+        # As a browser fetches what a page of another site frames.
+        site = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+        async with client.get("/", headers=site) as response:
+            assert response.status == 200
+            policies.append(response.headers["Content-Security-Policy"])
+        async with client.get("/docs") as response:
+            assert "frame-ancestors 'none'" in response.headers["Content-Security-Policy"]
+    closed, opened = policies
+    assert "; frame-ancestors 'none';" in closed
+    assert opened == closed.replace(
+        "frame-ancestors 'none'", "frame-ancestors 'self' https://moodle.example.org"
+    )
+
+
 async def test_a_language_whose_tool_is_missing_is_listed_with_its_reason(start: Start) -> None:
     run = {"entry": "main.kl", "run": ["no-such-tool", "{entry}"]}
     client = await start(runtimes={"klingon": run})

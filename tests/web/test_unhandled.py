@@ -129,21 +129,20 @@ async def test_a_connection_serves_many_requests_of_any_form(tmp_path: Path) -> 
 @pytest.mark.slow
 async def test_a_client_that_takes_no_answer_is_cut(tmp_path: Path) -> None:
     async with serving(tmp_path, "--set", "streams.write_timeout_s=1") as served:
-
-        def descriptors() -> int:
-            return len(list(Path(f"/proc/{served.process.pid}/fd").iterdir()))
-
-        before = descriptors()
         with socket.socket() as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
             sock.connect(("127.0.0.1", served.port))
-            for _ in range(10):
-                asked = b"GET /static/playground/playground.js HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-                sock.sendall(asked * 10)
-                await asyncio.sleep(0.05)
-            assert descriptors() > before
+            ends = f":{served.port:04X} 0100007F:{sock.getsockname()[1]:04X} "
+
+            def is_open() -> bool:
+                return ends in Path("/proc/net/tcp").read_text()
+
+            for _ in range(40):
+                asked = b"GET /static/playground/ansi.js HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+                sock.sendall(asked)
+            assert is_open()
             async with asyncio.timeout(20):
-                while descriptors() > before:
+                while is_open():
                     await asyncio.sleep(0.1)
 
 
