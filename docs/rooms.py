@@ -34,7 +34,8 @@ PLACES: Final = {
     "spi": (750, 5),
     "hookspecs": (885, 5),
     "packing": (90, 6),
-    "eventlog": (280, 6),
+    "saving": (203, 6),
+    "eventlog": (330, 6),
 }
 # These import from nearly every room, and are drawn as bars that list what they import.
 OUTER: Final = ("cli", "supervisor", "testing", "doctor", "application", "compose")

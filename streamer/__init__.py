@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from streamer.config.schema import Config
     from streamer.engine.blobs import JobFile
     from streamer.engine.interface import JobView
-    from streamer.eventlog.joblog import Event
     from streamer.jobs.job import Job
     from streamer.jobs.jobs import Jobs
+    from streamer.model.events import Event
     from streamer.model.job import Case, JobSpec, Limits, SourceFile, TerminalSize
     from streamer.model.session import SessionSpec
     from streamer.model.webhook import Webhook
@@ -64,7 +64,7 @@ _HOMES = {
     "Case": "streamer.model.job",
     "Client": "streamer.client",
     "Config": "streamer.config.schema",
-    "Event": "streamer.eventlog.joblog",
+    "Event": "streamer.model.events",
     "Job": "streamer.jobs.job",
     "JobFile": "streamer.engine.blobs",
     "JobSpec": "streamer.model.job",

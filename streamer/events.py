@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from streamer.model.events import (
+    AnyEvent,
     Artifact,
     ArtifactFailure,
     CaseEnd,
     Complete,
     Error,
+    Event,
     Gap,
     JobEvent,
     Output,
@@ -17,11 +19,13 @@ from streamer.model.events import (
 )
 
 __all__ = [
+    "AnyEvent",
     "Artifact",
     "ArtifactFailure",
     "CaseEnd",
     "Complete",
     "Error",
+    "Event",
     "Gap",
     "JobEvent",
     "Output",

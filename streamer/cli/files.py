@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +12,7 @@ from streamer.cli.service import asked, of_service
 
 if TYPE_CHECKING:
     from streamer.client import Client
+    from streamer.client.documents import FileDocument
 
 __all__ = ["files", "place_of"]
 
@@ -42,7 +43,7 @@ def files(
 ) -> int:
     """List the files that a job has left, print one, or save them."""
 
-    async def ask(client: Client) -> list[dict[str, Any]] | None:
+    async def ask(client: Client) -> list[FileDocument] | None:
         if name is None and output is None:
             return await client.files(job_id)
         if name is None:
@@ -60,7 +61,7 @@ def files(
         elif listed:
             from streamer.cli.table import show_rows
 
-            show_rows([{"name": file["name"], "bytes": file.get("bytes")} for file in listed])
+            show_rows([{"name": file["name"], "bytes": file["bytes"]} for file in listed])
     return code
 
 
@@ -74,7 +75,7 @@ async def _print(client: Client, job_id: str, name: str, *, raw: bool) -> None:
 
 
 async def _save(client: Client, job_id: str, name: str, output: str) -> None:
-    from streamer.cli.saving import save
+    from streamer.saving import save
 
     folder, last = place_of(output, name)
     await save(folder, last, client.read_file(job_id, name))
@@ -89,7 +90,7 @@ def place_of(output: str, name: str) -> tuple[str, str]:
 
 
 async def _save_all(client: Client, job_id: str, folder: str) -> None:
-    from streamer.cli.saving import save
+    from streamer.saving import save
 
     for file in await client.files(job_id):
         await save(folder, file["name"], client.read_file(job_id, file["name"]))

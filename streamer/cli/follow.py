@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,7 +13,8 @@ from streamer.model.terminal import visible
 
 if TYPE_CHECKING:
     from streamer.client import Client
-    from streamer.eventlog.joblog import Event
+    from streamer.client.documents import JobDocument
+    from streamer.model.events import Event
 
 __all__ = ["follow"]
 
@@ -81,7 +82,7 @@ async def _followed(
     return code
 
 
-def _ended(document: dict[str, Any]) -> int:
+def _ended(document: JobDocument) -> int:
     """Return the exit code of a job that has no more events."""
     import json
 
@@ -89,8 +90,8 @@ def _ended(document: dict[str, Any]) -> int:
     from streamer.client.problem import not_a_service
     from streamer.model.events import TERMINAL_KINDS, Complete, Error, decode
 
-    kind = str(document.get("status"))
-    if kind not in TERMINAL_KINDS or not isinstance(document.get("result"), dict):
+    kind = document["status"]
+    if kind not in TERMINAL_KINDS or "result" not in document:
         raise not_a_service(204)
     end = decode(kind, json.dumps(document["result"]).encode())
     assert isinstance(end, Complete | Error)

@@ -13,6 +13,7 @@ from streamer.model.terminal import visible
 
 if TYPE_CHECKING:
     from streamer.client import Client
+    from streamer.client.documents import JobDocument
 
 __all__ = ["cancel", "jobs"]
 
@@ -54,10 +55,10 @@ def jobs(
     """List your jobs on a service, newest first, or show one: JOB."""
     wanted = dict(_pair(text) for text in metadata)
 
-    async def ask(client: Client) -> list[dict[str, Any]]:
+    async def ask(client: Client) -> list[JobDocument]:
         if job_id is not None:
             return [await client.job(job_id)]
-        found: list[dict[str, Any]] = []
+        found: list[JobDocument] = []
         async for job in client.jobs(status=status):
             if language in (None, job.get("language")) and _has(job, wanted):
                 found.append(job)

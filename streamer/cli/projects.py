@@ -43,9 +43,8 @@ def show(
         else:
             from streamer.cli.table import show_rows
 
-            rows = [file for file in document["files"] if isinstance(file, dict)]
-            if rows:
-                show_rows([{"name": row.get("name"), "bytes": row.get("bytes")} for row in rows])
+            if files := document["files"]:
+                show_rows([{"name": one["name"], "bytes": one["bytes"]} for one in files])
     return code
 
 

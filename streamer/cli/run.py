@@ -23,11 +23,11 @@ from streamer.cli.input import InputSource
 from streamer.cli.stdio import NAMES, Outlet, StandardInput
 from streamer.cli.tty import Modes, Terminal
 from streamer.errors import StreamerError, UnknownJob
-from streamer.eventlog.joblog import Event
 from streamer.model.events import (
     CaseEnd,
     Complete,
     Error,
+    Event,
     Gap,
     JobEvent,
     Output,

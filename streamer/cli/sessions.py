@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 import click
@@ -14,6 +14,7 @@ from streamer.model.terminal import visible
 
 if TYPE_CHECKING:
     from streamer.client import Client
+    from streamer.client.documents import SessionDocument, SessionFileDocument
 
 __all__ = ["session"]
 
@@ -70,7 +71,7 @@ def create(
     if limits:
         fields["limits"] = parsed_limits(limits)
 
-    async def ask(client: Client) -> dict[str, Any]:
+    async def ask(client: Client) -> SessionDocument:
         return await client.session(**fields).open()
 
     code, document = asked(url, token, token_file, ask)
@@ -99,7 +100,7 @@ def show(
 ) -> int:
     """Show a session and list its files."""
 
-    async def ask(client: Client) -> list[dict[str, Any]]:
+    async def ask(client: Client) -> list[SessionFileDocument]:
         return await client.session(session_id).files()
 
     code, files = asked(url, token, token_file, ask)
@@ -152,7 +153,7 @@ def read(
             await outlet.write(content)
             await outlet.end()
         else:
-            from streamer.cli.saving import save
+            from streamer.saving import save
 
             await save(*place_of(output, name), _pieces(content))
 
@@ -201,16 +202,15 @@ def remove(session_id: str, name: str, url: str, token: str | None, token_file: 
     return code
 
 
-def _show(documents: list[dict[str, Any]], *, as_json: bool) -> None:
+def _show(documents: list[SessionDocument], *, as_json: bool) -> None:
     if as_json:
         click.echo(in_json(documents))
     elif documents:
         _rows(documents, ("sessionId", "status", "sandbox", "expiresAt"))
 
 
-def _rows(documents: list[Any], names: tuple[str, ...]) -> None:
+def _rows(documents: Sequence[Mapping[str, object]], names: tuple[str, ...]) -> None:
     from streamer.cli.table import show_rows
 
-    rows = [one for one in documents if isinstance(one, dict)]
-    if rows:
-        show_rows([{name: row.get(name) for name in names} for row in rows])
+    if documents:
+        show_rows([{name: one.get(name) for name in names} for one in documents])

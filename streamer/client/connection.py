@@ -6,7 +6,7 @@ import asyncio
 import io
 import os
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import IO, Any, Final, TypeVar
 
@@ -23,6 +23,7 @@ __all__ = [
     "REFUSED",
     "TRANSIENT",
     "Connection",
+    "Verbs",
     "pause_s",
 ]
 
@@ -84,14 +85,18 @@ class Connection:
         self,
         method: str,
         path: str,
+        shape: type[T],
         *,
         body: bytes | IO[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
         params: Mapping[str, str] | None = None,
         twice: bool = True,
         retries: int | None = None,
-    ) -> dict[str, Any]:
-        """Send a request, and repeat it if that helps; `twice` says that repeating it is safe."""
+    ) -> T:
+        """Send a request, and repeat it if that helps; `twice` says that repeating it is safe.
+
+        Returns the document that answers it; `shape` is a TypedDict that says what must be there.
+        """
         retries = self.retries if retries is None else retries
         url = self.url(path).update_query(params or {})
 
@@ -100,7 +105,10 @@ class Connection:
             data = None if body is None else _again(body)
             return self.http.request(method, url, data=data, headers=headers)
 
-        return await self._answered(ask, document_of, twice=twice, retries=retries)
+        def take(response: aiohttp.ClientResponse) -> Coroutine[Any, Any, T]:
+            return document_of(response, shape)
+
+        return await self._answered(ask, take, twice=twice, retries=retries)
 
     async def call_each(
         self, path: str, *, body: bytes, headers: Mapping[str, str]
@@ -153,6 +161,12 @@ class Connection:
                     raise
             await asyncio.sleep(max(asked_s, pause_s(failures)))
             failures += 1
+
+
+class Verbs:
+    """What one part of the interface can be asked, through the connection of a client."""
+
+    _connection: Connection
 
 
 def _again(body: bytes | IO[bytes]) -> IO[bytes]:

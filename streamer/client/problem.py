@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import aiohttp
 import msgspec
@@ -64,9 +64,17 @@ async def check(response: aiohttp.ClientResponse) -> None:
     raise problem(response.status, said, retry_after_s(response.headers.get("Retry-After")))
 
 
-async def document_of(response: aiohttp.ClientResponse) -> dict[str, Any]:
-    """Return the JSON object in a response. Raises `ServiceProblem` if there is none."""
-    return await _decoded(response, dict[str, Any], b"{}")
+async def document_of(response: aiohttp.ClientResponse, shape: type[T]) -> T:
+    """Return the JSON object in a response, which has at least what `shape` requires.
+
+    Raises `ServiceProblem` if there is none. What a newer service has added stays in it.
+    """
+    document = await _decoded(response, dict[str, Any], b"{}")
+    try:
+        msgspec.convert(document, shape)
+    except msgspec.ValidationError:
+        raise not_a_service(response.status) from None
+    return cast("T", document)
 
 
 async def documents_of(

@@ -14,8 +14,7 @@ import aiohttp
 
 from streamer.bounded import ends_in
 from streamer.errors import StreamerError
-from streamer.eventlog.joblog import Event
-from streamer.model.events import TERMINAL_KINDS
+from streamer.model.events import TERMINAL_KINDS, AnyEvent
 from streamer.model.job import JobSpec
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ class Run:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Event:
+    async def __anext__(self) -> AnyEvent:
         return await anext(self._events)
 
     async def aclose(self) -> None:
@@ -86,7 +85,7 @@ async def _run(
     *,
     cancelling: bool,
     stats: bool,
-) -> AsyncGenerator[Event, None]:
+) -> AsyncGenerator[AnyEvent, None]:
     async def submitting() -> None:
         accepted.append(await submit())
 

@@ -7,15 +7,22 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Final, Self
+from typing import IO, TYPE_CHECKING, Any, Final, Self, Unpack
 from urllib.parse import quote
 
 import aiohttp
 
 from streamer.bounded import ends_in
 from streamer.client.connection import Connection
-from streamer.client.files import files_of, path_of
-from streamer.client.problem import ServiceProblem, not_a_service
+from streamer.client.documents import (
+    Nothing,
+    SessionDocument,
+    SessionFileDocument,
+    SessionFileList,
+)
+from streamer.client.fields import JobFields
+from streamer.client.files import path_of
+from streamer.client.problem import ServiceProblem
 from streamer.client.request import with_wire_names
 from streamer.errors import StreamerError
 from streamer.model.job import JobSpec
@@ -75,18 +82,16 @@ class RemoteSession:
         with contextlib.suppress(aiohttp.ClientError, StreamerError):
             await ends_in(END_S, self.end())
 
-    async def open(self) -> dict[str, Any]:
+    async def open(self) -> SessionDocument:
         """Open it, and return its document; it must then be ended."""
         body = json.dumps(with_wire_names(self._fields)).encode()
-        document = await self._call("POST", "api/sessions", body=body, twice=False)
-        if not isinstance(session_id := document.get("sessionId"), str):
-            raise not_a_service(201)
-        self._id = session_id
+        document = await self._call("POST", "api/sessions", SessionDocument, body=body, twice=False)
+        self._id = document["sessionId"]
         return document
 
-    async def document(self) -> dict[str, Any]:
+    async def document(self) -> SessionDocument:
         """Return the document of ``GET /api/sessions/{id}``, described in docs/http.md."""
-        return await self._call("GET", self._path())
+        return await self._call("GET", self._path(), SessionDocument)
 
     async def end(self) -> None:
         """End it, and all that runs in it; without effect if it has ended.
@@ -94,30 +99,49 @@ class RemoteSession:
         Raises `ServiceProblem` (404) if the service knows, or remembers, no such session.
         """
         try:
-            await self._call("DELETE", self._path())
+            await self._call("DELETE", self._path(), Nothing)
         except ServiceProblem as problem:
             if problem.status != GONE:
                 raise
 
     # -- jobs ---------------------------------------------------------------------------
 
-    async def submit(self, job: JobSpec | None = None, **fields: Any) -> str:
+    async def submit(
+        self,
+        job: JobSpec | None = None,
+        *,
+        idempotency_key: str | None = None,
+        **fields: Unpack[JobFields],
+    ) -> str:
         """Submit a job of the session; as `Client.submit`."""
-        if job is not None:
-            return await self._client.submit(replace(job, session_id=self.id), **fields)
-        return await self._client.submit(session_id=self.id, **fields)
+        job = self._inside(job, fields)
+        return await self._client.submit(job, idempotency_key=idempotency_key, **fields)
 
-    def run(self, job: JobSpec | None = None, **how: Any) -> Run:
+    def run(
+        self,
+        job: JobSpec | None = None,
+        *,
+        idempotency_key: str | None = None,
+        cancel_on_close: bool = False,
+        stats: bool = False,
+        **fields: Unpack[JobFields],
+    ) -> Run:
         """Run a job of the session; as `Client.run`."""
+        job = self._inside(job, fields)
+        how: dict[str, bool] = {"cancel_on_close": cancel_on_close, "stats": stats}
+        return self._client.run(job, idempotency_key=idempotency_key, **how, **fields)
+
+    def _inside(self, job: JobSpec | None, fields: JobFields) -> JobSpec | None:
         if job is not None:
-            return self._client.run(replace(job, session_id=self.id), **how)
-        return self._client.run(session_id=self.id, **how)
+            return replace(job, session_id=self.id)
+        fields["session_id"] = self.id
+        return None
 
     # -- files --------------------------------------------------------------------------
 
-    async def files(self) -> list[dict[str, Any]]:
+    async def files(self) -> list[SessionFileDocument]:
         """Return what is in the workspace: each has ``name``, ``kind`` and ``bytes``."""
-        return files_of(await self._call("GET", f"{self._path()}/files"))
+        return (await self._call("GET", f"{self._path()}/files", SessionFileList))["files"]
 
     async def read(self, name: str) -> bytes:
         """Return the content of a file."""
@@ -128,11 +152,12 @@ class RemoteSession:
     ) -> None:
         """Write a file: bytes, text as UTF-8, or an open file; the folders of its name are made."""
         body = content.encode() if isinstance(content, str) else content
-        await self._call("PUT", self._path(name), body=body, params={"mode": f"{mode:03o}"})
+        params = {"mode": f"{mode:03o}"}
+        await self._call("PUT", self._path(name), Nothing, body=body, params=params)
 
     async def remove(self, name: str) -> None:
         """Remove a file, a link, or an empty folder."""
-        await self._call("DELETE", self._path(name), twice=False)
+        await self._call("DELETE", self._path(name), Nothing, twice=False)
 
     def _path(self, name: str | None = None) -> str:
         path = f"api/sessions/{quote(self.id, safe='')}"

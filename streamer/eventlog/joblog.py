@@ -8,25 +8,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 
 from streamer.eventlog.frames import split_frames
 from streamer.eventlog.log import EventLog
-from streamer.model.events import TERMINAL_KINDS, JobEvent, decode
+from streamer.model.events import TERMINAL_KINDS, Event, JobEvent, decode
 
-__all__ = ["Event", "JobLog"]
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One event of a job for Python callers; `id` is the number to resume after.
-
-    A `Gap` stands for lost events and has the id of the last of them.
-    """
-
-    id: int
-    kind: str
-    data: JobEvent
+__all__ = ["JobLog"]
 
 
 class JobLog(EventLog):

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from streamer.eventlog.cursor import Cursor
 
 if TYPE_CHECKING:
-    from streamer.eventlog.joblog import Event
-    from streamer.model.events import JobEvent
+    from streamer.model.events import Event, JobEvent
 
 __all__ = ["JobLogView", "LogView"]
 

@@ -24,11 +24,10 @@ from streamer.engine.interface import (
     Signal,
 )
 from streamer.errors import Gone, NotFound, UnknownJob
-from streamer.eventlog.joblog import Event
 from streamer.eventlog.view import JobLogView
 from streamer.jobs.terminals import check_size
 from streamer.jobs.usage import UsageFeeds, newest_stats
-from streamer.model.events import Complete, Error, Stats
+from streamer.model.events import Complete, Error, Event, Stats
 from streamer.model.job import TerminalSize
 from streamer.model.typed import as_bytes, as_signal
 

@@ -7,18 +7,34 @@ Times are milliseconds, `t` counts from the moment the job was accepted; sizes a
 
 from __future__ import annotations
 
-from typing import Final, Literal
+import base64
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Generic, Literal, cast
 
 import msgspec
+
+if TYPE_CHECKING:
+    # With defaults, so that `Event` alone is any event; the run time has them from 3.13 on.
+    from typing_extensions import TypeVar
+
+    K_co = TypeVar("K_co", bound=str, covariant=True, default=str)
+    D_co = TypeVar("D_co", covariant=True, default="JobEvent")
+else:
+    from typing import TypeVar
+
+    K_co = TypeVar("K_co", bound=str, covariant=True)
+    D_co = TypeVar("D_co", covariant=True)
 
 __all__ = [
     "KINDS",
     "TERMINAL_KINDS",
+    "AnyEvent",
     "Artifact",
     "ArtifactFailure",
     "CaseEnd",
     "Complete",
     "Error",
+    "Event",
     "Gap",
     "JobEvent",
     "Output",
@@ -28,6 +44,7 @@ __all__ = [
     "Truncated",
     "decode",
     "encode",
+    "numbered",
 ]
 
 Reason = Literal[
@@ -108,6 +125,11 @@ class Output(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """Whether ``data`` is base64; else it is text."""
     case: int | None = None
     """The number of the case that wrote it, from 0."""
+
+    @property
+    def raw(self) -> bytes:
+        """The bytes of `data`: those that the program wrote if it is base64, else its UTF-8."""
+        return base64.b64decode(self.data) if self.encoding else self.data.encode()
 
 
 class Truncated(msgspec.Struct, frozen=True, rename="camel"):
@@ -268,6 +290,33 @@ class Error(msgspec.Struct, frozen=True, rename="camel"):
 
 JobEvent = Status | Output | Truncated | Gap | Artifact | Stats | CaseEnd | Complete | Error
 
+
+@dataclass(frozen=True, slots=True)
+class Event(Generic[K_co, D_co]):
+    """One event of a job for Python callers; `id` is the number to resume after.
+
+    `kind` tells the type of `data`, and a type checker knows it (`AnyEvent`). A `Gap` stands for
+    lost events and has the id of the last of them.
+    """
+
+    id: int
+    kind: K_co
+    data: D_co
+
+
+AnyEvent = (
+    Event[Literal["status"], Status]
+    | Event[Literal["output"], Output]
+    | Event[Literal["truncated"], Truncated]
+    | Event[Literal["gap"], Gap]
+    | Event[Literal["artifact"], Artifact]
+    | Event[Literal["stats"], Stats]
+    | Event[Literal["case"], CaseEnd]
+    | Event[Literal["complete"], Complete]
+    | Event[Literal["error"], Error]
+)
+"""An event of which a comparison of `kind` or a test of `data` tells a type checker the other."""
+
 KINDS: Final[dict[str, type[JobEvent]]] = {
     "status": Status,
     "output": Output,
@@ -331,3 +380,9 @@ def _encode_large(event: Output) -> bytes:
 def decode(kind: str, data: bytes) -> JobEvent:
     """Undo `encode`. Raises KeyError for an unknown kind."""
     return msgspec.json.decode(data, type=KINDS[kind])
+
+
+def numbered(number: int, kind: str, data: bytes) -> AnyEvent:
+    """Return an event of a log from its JSON text. Raises KeyError for an unknown kind."""
+    # What the union says, each kind with its type, is what KINDS says.
+    return cast("AnyEvent", Event(number, kind, decode(kind, data)))

@@ -24,10 +24,9 @@ from streamer.config.schema import SandboxConfig
 from streamer.doctor.lures import Lures, lay_lures, marked_processes
 from streamer.environments.build import build
 from streamer.environments.packages import Wanted
-from streamer.eventlog.joblog import Event
 from streamer.jobs.job import Job
 from streamer.model.environment import Environment
-from streamer.model.events import Status
+from streamer.model.events import Event, Status
 from streamer.model.filenames import why_not_name
 from streamer.model.job import Case, JobSpec, TerminalSize
 from streamer.model.languages import DEFAULT_RUNTIMES

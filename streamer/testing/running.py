@@ -12,9 +12,8 @@ from typing import Any, Final
 
 from streamer.compose import Parts, build
 from streamer.config.schema import Config
-from streamer.eventlog.joblog import Event
 from streamer.jobs.job import Job
-from streamer.model.events import Complete, Error, Output
+from streamer.model.events import Complete, Error, Event, Output
 from streamer.model.job import JobSpec, SourceFile
 from streamer.plugins import load_backends, load_plugins
 from streamer.spi import Backend, hookimpl

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from streamer.cli.saving import save, save_all
+from streamer.cli.saving import save_all
+from streamer.saving import save
 from tests.cli.test_commands import COMMAND, ENVIRON, command
 from tests.conftest import Start
 from tests.support import follow, submit

@@ -8,8 +8,7 @@ import pytest
 
 from streamer.cli.run import run_job
 from streamer.client.problem import UnknownRemoteJob
-from streamer.eventlog.joblog import Event
-from streamer.model.events import Gap, Output, decode
+from streamer.model.events import Event, Gap, Output, decode
 from tests.engine import complete
 
 

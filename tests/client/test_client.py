@@ -7,7 +7,7 @@ import base64
 import contextlib
 import hashlib
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -19,8 +19,7 @@ from aiohttp.test_utils import TestServer
 import streamer
 from streamer import JobSpec, ServiceProblem, SourceFile
 from streamer.errors import ConfigError, InvalidJob, UnknownJob
-from streamer.eventlog.joblog import Event
-from streamer.model.events import Complete, Output
+from streamer.model.events import Complete, Event, Output
 from streamer.sse import EventParser
 from tests.conftest import Start
 from tests.support import AnyClient
@@ -41,7 +40,7 @@ def address(client: AnyClient) -> str:
     return str(client.make_url("/"))
 
 
-def printed(events: list[Event]) -> str:
+def printed(events: Sequence[Event]) -> str:
     return "".join(event.data.data for event in events if isinstance(event.data, Output))
 
 

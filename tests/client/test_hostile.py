@@ -92,7 +92,7 @@ async def test_an_end_that_was_never_told_is_told_so() -> None:
 async def test_an_event_without_an_end_is_not_kept(
     monkeypatch: pytest.MonkeyPatch, piece: bytes
 ) -> None:
-    monkeypatch.setattr("streamer.client.client.MAX_EVENT_BYTES", 64 * KIB)
+    monkeypatch.setattr("streamer.client.streams.MAX_EVENT_BYTES", 64 * KIB)
     async with answering(b"data: ", piece, endless=True) as client:
         with pytest.raises(ServiceProblem, match="not from the service"):
             _ = [event async for event in client.events("a")]

@@ -86,7 +86,8 @@ async def test_an_upload_is_repeated_from_its_beginning_when_nothing_was_done() 
                 headers={"Retry-After": "0"},
                 content_type="application/problem+json",
             )
-        return web.json_response({"projectId": "p", "files": []}, status=201)
+        document = {"projectId": "p", "files": [], "expiresAt": "2026-01-01T00:00:00.000Z"}
+        return web.json_response(document, status=201)
 
     app = web.Application()
     app.router.add_post("/api/projects", handle)

@@ -10,8 +10,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 import streamer
-from streamer.eventlog.joblog import Event
-from streamer.model.events import Complete
+from streamer.model.events import Complete, Event
 from tests.client.test_client import address, printed
 from tests.client.test_retries import accepting
 from tests.conftest import Start

@@ -6,9 +6,8 @@ import itertools
 from collections.abc import Iterable
 
 from streamer.engine.interface import Engine, Lease
-from streamer.eventlog.joblog import Event
 from streamer.model.capabilities import Accepts
-from streamer.model.events import TERMINAL_KINDS, Complete, Output, Reason, encode
+from streamer.model.events import TERMINAL_KINDS, Complete, Event, Output, Reason, encode
 from streamer.model.job import Limits, Phase, ResolvedJob, Step, TerminalSize
 
 Encoded = tuple[str, bytes]

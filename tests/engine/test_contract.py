@@ -22,9 +22,8 @@ from streamer.engine.interface import (
     Lost,
 )
 from streamer.errors import Conflict, Draining, UnknownJob
-from streamer.eventlog.joblog import Event
 from streamer.model.capabilities import BackendFacts, Capabilities
-from streamer.model.events import TERMINAL_KINDS, Complete, Error, Status
+from streamer.model.events import TERMINAL_KINDS, Complete, Error, Event, Status
 from streamer.model.job import SourceFile
 
 from . import (

@@ -17,9 +17,8 @@ from streamer.engine.limits import QueueLimits
 from streamer.engine.memory.engine import MemoryEngine
 from streamer.engine.memory.retention import RetentionLimits
 from streamer.errors import Draining
-from streamer.eventlog.joblog import Event
 from streamer.jobs.job import Job
-from streamer.model.events import TERMINAL_KINDS, Complete, Error, encode
+from streamer.model.events import TERMINAL_KINDS, Complete, Error, Event, encode
 from streamer.model.job import JobSpec
 from streamer.spi import Backend, Isolation, LaunchPlan, SandboxJob, hookimpl
 from tests.conftest import OpenService

@@ -32,9 +32,9 @@ from streamer.engine.weight import weight_of
 from streamer.errors import Busy, Conflict, Gone, UnknownJob
 from streamer.eventlog.cursor import Cursor
 from streamer.eventlog.frames import split_frames
-from streamer.eventlog.joblog import Event, JobLog
+from streamer.eventlog.joblog import JobLog
 from streamer.eventlog.spool import Spool
-from streamer.model.events import Gap, Output
+from streamer.model.events import Event, Gap, Output
 
 from . import claim_one, complete, events_of, make_job, output, start, submit
 

@@ -10,9 +10,8 @@ import pytest
 
 from streamer.engine.interface import JobView, Lease
 from streamer.errors import UnknownJob
-from streamer.eventlog.joblog import Event
 from streamer.jobs.job import Job
-from streamer.model.events import Gap
+from streamer.model.events import Event, Gap
 
 from . import (
     ACCEPTS,

@@ -21,9 +21,8 @@ from streamer.engine.interface import (
     Resize,
     Signal,
 )
-from streamer.eventlog.joblog import Event
 from streamer.model.capabilities import Accepts
-from streamer.model.events import Complete, Error, JobEvent, Status
+from streamer.model.events import Complete, Error, Event, JobEvent, Status
 from streamer.model.job import ResolvedJob, TerminalSize
 
 from . import ACCEPTS, claim_one, complete, events_of, make_job, output, position, submit, texts

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 
 from streamer.eventlog.block import RUN_BYTES, Ledger
 from streamer.eventlog.frames import frame, gap_frame
-from streamer.eventlog.joblog import Event, JobLog
+from streamer.eventlog.joblog import JobLog
 from streamer.eventlog.log import BLOCK_BYTES, INDEX_BYTES, SMALL_BYTES, Cursor, EventLog
 from streamer.eventlog.pages import PAGE_BYTES, Pages, Run
 from streamer.eventlog.spool import (
@@ -42,6 +42,7 @@ from streamer.model.events import (
     LARGE_CHARS,
     Complete,
     Error,
+    Event,
     Gap,
     JobEvent,
     Output,
