@@ -26,6 +26,8 @@ function heard(...pieces) {
     carriageReturn: () => found.push("return"),
     backspace: () => found.push("back"),
     eraseInLine: (mode) => found.push(`erase ${mode}`),
+    eraseInDisplay: (mode) => found.push(`clear ${mode}`),
+    home: () => found.push("home"),
   };
   for (const piece of pieces) {
     parser.feed(piece, sink);
@@ -89,9 +91,8 @@ const SWALLOWED = {
   title: "\x1b]0;gotcha\x07",
   "title in C1": "\x9d0;gotcha\x9c",
   "start of a link": "\x1b]8;;https://example.test/\x1b\\",
-  "cursor home": "\x1b[H",
-  "clear screen": "\x1b[2J",
   "cursor address": "\x1b[3;4f",
+  "another cursor address": "\x1b[3;4H",
   "private mode": "\x1b[?1049h",
   "colour with a private prefix": "\x1b[>4;2m",
   "colour with an intermediate": "\x1b[1 m",
@@ -129,6 +130,79 @@ test("line ends and cursor movements are told", () => {
     "back",
     "erase 0",
     "erase 2",
+  ]);
+});
+
+test("clearing the screen and going home are told", () => {
+  assert.deepEqual(heard("\x1b[2J\x1b[H", "\x1b[1", ";1H\x1b[J\x1b[3J\x1b[;H"), [
+    "clear 2",
+    "home",
+    "home",
+    "clear 0",
+    "clear 3",
+    "home",
+  ]);
+});
+
+test("a screen that is cleared begins anew, but for our own notes", () => {
+  const screen = new Screen();
+  screen.write("stdout", "one\ntwo");
+  screen.note("lost");
+  screen.write("stderr", "\x1b[31mbad\n");
+  assert.equal(screen.takeChanged(), 0);
+  screen.write("stdout", "\x1b[H\x1b[2J\x1b[3Jnew\nnext");
+  assert.equal(screen.takeChanged(), 0);
+  assert.deepEqual(shown(screen), [["note", "lost"], ["stdout", "new"], ["stdout", "next"]]);
+  assert.equal(screen.dropped, 0);
+});
+
+test("pictures that are drawn over each other stand in one place", () => {
+  const screen = new Screen();
+  screen.write("stdout", "\x1b[2J");
+  for (const picture of ["###\n#.#\nend", "#..\n...\nEnd"]) {
+    screen.write("stdout", `\x1b[H${picture}\n`);
+  }
+  assert.deepEqual(shown(screen), [["stdout", "#.."], ["stdout", "..."], ["stdout", "End"]]);
+  screen.takeChanged();
+  screen.write("stdout", "\x1b[HX\nYY");
+  assert.equal(screen.takeChanged(), 0);
+  screen.write("stderr", "oops\n");
+  screen.note("noted");
+  screen.write("stdout", "\x1b[H1\n2\n3\n4");
+  assert.deepEqual(shown(screen), [
+    ["stdout", "1.."],
+    ["stdout", "2Y."],
+    ["stdout", "3nd"],
+    ["stdout", "4"],
+    ["note", "noted"],
+  ]);
+  screen.write("stdout", "\x1b[H\x1b[Jonly");
+  assert.deepEqual(shown(screen), [["note", "noted"], ["stdout", "only"]]);
+});
+
+test("whoever goes home behind many lines writes on, so that nothing is written over", () => {
+  const screen = new Screen();
+  screen.write("stdout", `${"line\n".repeat(300)}\x1b[Hat the end`);
+  assert.equal(screen.from(0).length, 301);
+});
+
+test("what is typed stands behind the question", () => {
+  const screen = new Screen();
+  screen.write("stdout", "name? ");
+  screen.echo("Zo\x1b[31me\n");
+  screen.write("stdout", "hello Zoe\n");
+  screen.echo("more\n");
+  screen.write("stdout", "\nend");
+  assert.deepEqual(shown(screen), [
+    ["stdout", "name? Zo[31me"],
+    ["stdout", "hello Zoe"],
+    ["typed", "more"],
+    ["stdout", ""],
+    ["stdout", "end"],
+  ]);
+  assert.deepEqual(screen.from(0)[0].runs.map(([text, style]) => [text, style.typed === true]), [
+    ["name? ", false],
+    ["Zo[31me", true],
   ]);
 });
 

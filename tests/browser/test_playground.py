@@ -59,7 +59,7 @@ async def test_output_is_live_and_the_verdict_comes_last(
         await go_on(client, job_id)
     assert await playground.verdict(page) == "finished"
     facts = await page.evaluate("document.querySelector('#facts').innerText")
-    assert {"exit code", "duration", "CPU", "memory", "sandbox"} <= set(
+    assert {"exit code", "duration", "CPU", "memory"} <= set(
         facts.replace("\n", "|").replace("\t", "|").split("|")
     ), facts
 
@@ -229,7 +229,7 @@ hostile = (
     "\x1b]0;another title\x07\x1b]2;another title\x1b\\after a title",
     "\x1b]52;c;aGFja2Vk\x07after a clipboard",
     "\x1b]8;;javascript:hacked()\x1b\\a link\x1b]8;;\x1b\\",
-    "\x1b[2J\x1b[H\x1b[?1049h\x1b[5;5Hstill here",
+    "\x1b[?1049h\x1b[5;5Hstill here",
     "\x1bP1;2|device\x1b\\\x1b_app\x1b\\\x1b^private\x1b\\done",
     "\x1b[38;2;1;2;3;999;;mcolour",
 )

@@ -1,9 +1,9 @@
 // Turns what a program wrote into text, styles and four movements of the cursor.
 //
 // The grammar is ECMA-48's, as terminals read it. Only colours and weights (SGR), line ends,
-// carriage return, backspace and "erase in line" mean something here. Every other sequence - the
-// clipboard (OSC 52), titles, links, cursor addresses, device control - is dropped whole, also
-// when it arrives in pieces.
+// carriage return, backspace, "erase in line", "erase in display" and "cursor home" mean something
+// here. Every other sequence - the clipboard (OSC 52), titles, links, other cursor addresses, device
+// control - is dropped whole, also when it arrives in pieces.
 
 const CONTROL = /[\x00-\x08\x0a-\x1f\x7f-\x9f]/g; // C0 without tab, DEL, C1
 const LONGEST_PARAMETERS = 256;
@@ -49,7 +49,8 @@ export class AnsiParser {
 
   /**
    * Read the next piece and tell `sink` what it means, by its methods
-   * print(text, style), newline(), carriageReturn(), backspace() and eraseInLine(mode).
+   * print(text, style), newline(), carriageReturn(), backspace(), eraseInLine(mode),
+   * eraseInDisplay(mode) and home().
    */
   feed(text, sink) {
     let at = 0;
@@ -178,6 +179,10 @@ export class AnsiParser {
       this.#style = plain ? PLAIN : style;
     } else if (final === "K") {
       sink.eraseInLine(Number(this.#parameters) || 0);
+    } else if (final === "J") {
+      sink.eraseInDisplay(Number(this.#parameters) || 0);
+    } else if (final === "H" && /^[01]?(;[01]?)?$/.test(this.#parameters)) {
+      sink.home();
     }
   }
 }

@@ -32,19 +32,55 @@ export const listSandboxes = async () => (await call("GET", "api/sandboxes")).sa
 /** Submit a job and return its id. */
 export const execute = async (request) => (await call("POST", "api/execute", request)).jobId;
 
-export const readJob = (jobId) => call("GET", `api/jobs/${encodeURIComponent(jobId)}`);
+// A grant opens one job for reading, and nothing else; where there is one it is what counts.
+let granted = { jobId: null, grant: "" };
 
-export const cancelJob = (jobId) => call("DELETE", `api/jobs/${encodeURIComponent(jobId)}`);
+export function useGrant(jobId, grant) {
+  granted = { jobId, grant };
+}
+
+const jobPath = (jobId) => `api/jobs/${encodeURIComponent(jobId)}`;
+
+export function readJob(jobId) {
+  const mine = granted.jobId === jobId ? { grant: granted.grant } : {};
+  return call("GET", withQuery(jobPath(jobId), mine));
+}
+
+export const cancelJob = (jobId) => call("DELETE", jobPath(jobId));
 
 /** Send a signal ("SIGINT") to a job's program. */
-export const signalJob = (jobId, signal) =>
-  call("POST", `api/jobs/${encodeURIComponent(jobId)}/signal`, { signal });
+export const signalJob = (jobId, signal) => call("POST", `${jobPath(jobId)}/signal`, { signal });
 
-/** The address of a job's events after the one numbered `lastId`. */
+/** Send input to a job's program: bytes, of which the first is number `seq`; `close` ends it. */
+export function sendInput(jobId, bytes, { seq, close }) {
+  const path = withQuery(`${jobPath(jobId)}/stdin`, close ? { seq, close: 1 } : { seq });
+  return call("POST", path, bytes);
+}
+
+/** Give a job's terminal a size: {cols, rows}. */
+export const resizeJob = (jobId, size) => call("POST", `${jobPath(jobId)}/resize`, size);
+
+/** Make a grant for a job: {grant, expiresAt, ...}. */
+export const grantJob = (jobId, expiresS) => call("POST", `${jobPath(jobId)}/grants`, { expiresS });
+
+/** The address of a job's events after the one numbered `lastId`, with what it uses between them. */
 export function streamAddress(jobId, lastId) {
   const path = `api/stream/${encodeURIComponent(jobId)}`;
-  return withToken(path, lastId > 0 ? { lastEventId: lastId } : {});
+  return readable(jobId, path, { stats: 1, ...(lastId > 0 ? { lastEventId: lastId } : {}) });
 }
+
+/** The address of a file that a job has left; with `inline` a browser may show it. */
+export function fileAddress(jobId, name, { inline = false } = {}) {
+  const path = name.split("/").map(encodeURIComponent).join("/");
+  return readable(jobId, `${jobPath(jobId)}/files/${path}`, inline ? { inline: 1 } : {});
+}
+
+/** The address of what a job has written to a stream, "stdout" or "stderr". */
+export const outputAddress = (jobId, stream) =>
+  readable(jobId, `${jobPath(jobId)}/output/${stream}`, {});
+
+/** The address of a job's recording for asciinema. */
+export const castAddress = (jobId) => readable(jobId, `${jobPath(jobId)}/cast`, {});
 
 /** Read the problem from an answer that is not a success. */
 export async function problemOf(response) {
@@ -56,12 +92,16 @@ export async function problemOf(response) {
   }
 }
 
-/** An EventSource can set no headers, so there the token is part of the address. */
-function withToken(path, parameters) {
-  const query = new URLSearchParams(parameters);
-  if (token !== "") {
-    query.set("access_token", token);
+/** An EventSource, an image and a link can set no headers: the address has what opens the job. */
+function readable(jobId, path, parameters) {
+  if (granted.jobId === jobId) {
+    return withQuery(path, { ...parameters, grant: granted.grant });
   }
+  return withQuery(path, token === "" ? parameters : { ...parameters, access_token: token });
+}
+
+function withQuery(path, parameters) {
+  const query = new URLSearchParams(parameters);
   return query.size > 0 ? `${path}?${query}` : path;
 }
 
@@ -70,7 +110,10 @@ async function call(method, address, body) {
   if (token !== "") {
     options.headers.Authorization = `Bearer ${token}`;
   }
-  if (body !== undefined) {
+  if (body instanceof Uint8Array) {
+    options.headers["Content-Type"] = "application/octet-stream";
+    options.body = body;
+  } else if (body !== undefined) {
     options.headers["Content-Type"] = "application/json";
     options.body = JSON.stringify(body);
   }

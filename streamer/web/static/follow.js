@@ -2,14 +2,15 @@
 
 import { Problem, problemOf, streamAddress } from "./api.js";
 
-const KINDS = ["status", "output", "truncated", "gap", "complete", "error"];
+const KINDS = ["status", "output", "truncated", "gap", "artifact", "stats", "complete", "error"];
 const TERMINAL = new Set(["complete", "error"]);
 const FIRST_RETRY_MS = 1000;
 const LONGEST_RETRY_MS = 15000;
 
 /**
  * One reader of a job. `on` has
- *   event(kind, data)   each event once, in order; the last is "complete" or "error"
+ *   event(kind, data, id)   each event once, in order; the last is "complete" or "error". One of
+ *                       "stats" comes as it is measured: it has no number of its own
  *   connection(state, lastId)   "connecting", "open", "reconnecting" or "closed", and the number
  *                       of the last event that arrived
  *   failure(problem)    the service refuses the stream; nothing follows
@@ -80,6 +81,10 @@ export class Follower {
       this.#connectionLost(); // the browser reports lost connections as "error" too, without data
       return;
     }
+    if (kind === "stats") {
+      this.#on.event(kind, JSON.parse(event.data), this.#lastId);
+      return;
+    }
     const id = Number(event.lastEventId);
     if (id <= this.#lastId) {
       return;
@@ -88,7 +93,7 @@ export class Follower {
     if (TERMINAL.has(kind)) {
       this.close();
     }
-    this.#on.event(kind, JSON.parse(event.data));
+    this.#on.event(kind, JSON.parse(event.data), id);
   }
 
   #connectionLost() {

@@ -12,7 +12,6 @@ export class OutputView {
   #newest;
   #screen = null;
   #rows = [];
-  #undrawn = 0; // the number of the first line that is not drawn for good
   #following = true; // whether the end stays in sight, until one scrolls up
   #top = 0;
   #scheduled = false;
@@ -39,7 +38,6 @@ export class OutputView {
   show(screen) {
     this.#screen = screen;
     this.#rows = [];
-    this.#undrawn = 0;
     this.#following = true;
     this.#top = 0;
     this.#list.replaceChildren();
@@ -64,19 +62,16 @@ export class OutputView {
   /** Draw what changed, at once. */
   draw() {
     const screen = this.#screen;
-    this.#removeFrom(this.#undrawn);
+    const from = screen.takeChanged();
+    this.#removeFrom(from);
     this.#removeDropped(screen.dropped);
     const fragment = document.createDocumentFragment();
-    for (const line of screen.from(this.#undrawn)) {
+    for (const line of screen.from(from)) {
       const row = rowOf(line);
       fragment.append(row);
       this.#rows.push({ number: line.number, row });
-      this.#undrawn = line.number + 1;
     }
     this.#restUntil = performance.now() + fragment.childElementCount * REST_PER_LINE_MS;
-    if (screen.isOpen) {
-      this.#undrawn -= 1;
-    }
     this.#list.append(fragment);
     if (screen.dropped > 0) {
       const count = screen.dropped.toLocaleString("en");
@@ -136,8 +131,8 @@ function rowOf({ kind, runs, wrapped }) {
 function spanOf(text, style) {
   const span = document.createElement("span");
   span.textContent = text;
-  for (const name of ["bold", "dim", "italic", "underline", "strike"]) {
-    span.classList.toggle(name, style[name]);
+  for (const name of ["bold", "dim", "italic", "underline", "strike", "typed"]) {
+    span.classList.toggle(name, style[name] === true);
   }
   const { fg, bg, inverse } = style;
   const ground = inverse ? (fg ?? "base") : bg;

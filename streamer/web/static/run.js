@@ -3,7 +3,7 @@
 
 import { askForToken } from "./access.js";
 import * as api from "./api.js";
-import { keep, recall } from "./tab.js";
+import * as runs from "./result/runs.js";
 
 const JOB_ID = /^[\w-]{1,200}$/;
 
@@ -26,6 +26,7 @@ export function useEditor(pane) {
 
 /**
  * The result pane, for this module and the editor:
+ *   prepare(request)              the request with what the result side needs of the job
  *   show(jobId, {live, request})  show a job from its beginning; `live` if it was started here and
  *                                 now, and `request` if this tab knows it, else null
  *   clear()                       show nothing, and let go of the job that was shown
@@ -71,14 +72,14 @@ export async function start() {
   if (shown.active) {
     return;
   }
-  const request = editor.request();
+  const request = result.prepare(editor.request());
   result.clear();
-  address(null);
+  leave();
   tell({ active: true });
   result.sending();
   try {
     const id = await api.execute(request);
-    keep("run", { id, request }); // so that a reload still shows the code
+    runs.begin(id, request); // so that a reload still shows the code
     address(id);
     result.show(id, { live: true, request });
   } catch (problem) {
@@ -96,16 +97,28 @@ export const goToLine = (file, line) => editor.goToLine(file, line);
 
 // The address of the page names what is shown.
 
-/** Make the page's own address the link to a run, or to none. */
+const addressed = () => new URLSearchParams(location.hash.slice(1)).get("job");
+
+/** Make the page's own address the link to a run. */
 function address(id) {
-  const fragment = id === null ? "" : `#job=${id}`;
-  history.replaceState(null, "", location.pathname + location.search + fragment);
+  history.replaceState(null, "", `${location.pathname}${location.search}#job=${id}`);
+}
+
+/** Make it the link to no run; "back" leads to the one that it named. */
+function leave() {
+  if (addressed() !== null) {
+    history.pushState(null, "", location.pathname + location.search);
+  }
 }
 
 /** Open the run that the address names, if it names one that is not open. */
 export function openLinked() {
-  const id = new URLSearchParams(location.hash.slice(1)).get("job");
-  if (id === null || id === shown.jobId) {
+  const id = addressed();
+  if (id === shown.jobId) {
+    return;
+  }
+  if (id === null) {
+    writeOwn();
     return;
   }
   if (!JOB_ID.test(id)) {
@@ -113,8 +126,7 @@ export function openLinked() {
     report(new api.Problem({ title: "This link names no run; was it copied whole?" }));
     return;
   }
-  const last = recall("run");
-  const request = last?.id === id ? last.request : null;
+  const request = runs.find(id)?.request ?? null;
   watch(request === null);
   if (request !== null) {
     editor.fill(request);
@@ -125,7 +137,7 @@ export function openLinked() {
 /** Leave a run that was only followed, for a program of one's own. */
 export function writeOwn() {
   result.clear();
-  address(null);
+  leave();
   watch(false);
   editor.focus();
 }

@@ -1,12 +1,12 @@
 // Describes in words how a job ended.
 
+// Which limit ended a program: its name in words, and in a request with the way to say its value.
 const STOPPED = {
-  wall_time: "stopped: time limit of the clock reached",
-  cpu_time: "stopped: limit of CPU time reached",
-  memory: "stopped: memory limit reached",
-  output_limit: "stopped: output limit reached",
-  disk: "stopped: disk limit reached",
-  cancelled: "cancelled",
+  wall_time: ["time limit", "wallTimeS", (s) => seconds(s)],
+  cpu_time: ["limit of CPU time", "cpuTimeS", (s) => seconds(s)],
+  memory: ["memory limit", "memoryBytes", (n) => bytes(n)],
+  output_limit: ["output limit", "outputBytes", (n) => bytes(n)],
+  disk: ["disk limit", "diskBytes", (n) => bytes(n)],
 };
 
 const SIGNALS = {
@@ -34,10 +34,14 @@ const FAILURES = {
 
 /**
  * Describe the `complete` event: {tone, text, facts}. `tone` is "good", "bad" or "stopped", and
- * `facts` are [name, value] pairs of text.
+ * `facts` are [name, value] pairs of text. Of the job its `limits` may be known, and its `request`.
  */
-export function verdictOf(complete) {
-  return { tone: toneOf(complete), text: sentence(complete), facts: facts(complete) };
+export function verdictOf(complete, { limits = null, request = null } = {}) {
+  const known = facts(complete, limits);
+  if (request?.sandbox !== undefined) {
+    known.push(["sandbox", complete.sandbox]); // elsewhere there was no choice
+  }
+  return { tone: toneOf(complete), text: sentence(complete, limits), facts: known };
 }
 
 /** Describe the `error` event, in the same form. */
@@ -53,7 +57,7 @@ function toneOf({ reason, exitCode }) {
   return reason === "signaled" ? "bad" : "stopped";
 }
 
-function sentence({ reason, exitCode, signal, phase }) {
+function sentence({ reason, exitCode, signal, phase }, limits) {
   const compiling = phase === "compile";
   if (reason === "exited" && exitCode === 0) {
     return "finished";
@@ -65,20 +69,33 @@ function sentence({ reason, exitCode, signal, phase }) {
     const meaning = Object.hasOwn(SIGNALS, signal) ? ` (${SIGNALS[signal]})` : "";
     return `${compiling ? "the compiler was " : ""}ended by ${signal}${meaning}`;
   }
-  const text = Object.hasOwn(STOPPED, reason) ? STOPPED[reason] : `ended: ${reason}`;
+  const text = stopped(reason, compiling ? null : limits); // a compiler has limits of its own
   return compiling ? `${text} while compiling` : text;
 }
 
-function facts(complete) {
+function stopped(reason, limits) {
+  if (reason === "cancelled") {
+    return "cancelled";
+  }
+  if (!Object.hasOwn(STOPPED, reason)) {
+    return `ended: ${reason}`;
+  }
+  const [name, key, inWords] = STOPPED[reason];
+  const value = limits?.[key];
+  return `stopped: ${name}${typeof value === "number" ? ` of ${inWords(value)}` : ""} reached`;
+}
+
+function facts(complete, limits) {
+  const memory = bytes(complete.peakMemoryBytes);
+  const most = typeof limits?.memoryBytes === "number" ? ` of ${bytes(limits.memoryBytes)}` : "";
   const known = [
     ["exit code", complete.exitCode],
     ["signal", complete.signal],
     ["duration", time(complete.durationMs)],
     ["CPU", time(complete.cpuTimeMs)],
-    ["memory", bytes(complete.peakMemoryBytes)],
+    ["memory", memory === null ? null : `${memory}${complete.phase === "run" ? most : ""}`],
     ["output", bytes(complete.outputBytes)],
     ["output cut", complete.outputTruncated ? "yes" : null],
-    ["sandbox", complete.sandbox],
   ];
   return known
     .filter(([, value]) => value !== null && value !== undefined)
@@ -92,6 +109,8 @@ function time(ms) {
   return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(ms < 10_000 ? 2 : 1)} s`;
 }
 
+const seconds = (s) => `${Number(s.toFixed(1))} s`;
+
 /** A size in words, with binary units. */
 export function bytes(count) {
   if (count === null || count === undefined) {
@@ -104,5 +123,5 @@ export function bytes(count) {
     value /= 1024;
     unit += 1;
   }
-  return `${unit === 0 ? value : value.toFixed(1)} ${units[unit]}`;
+  return `${unit === 0 ? value : Number(value.toFixed(1))} ${units[unit]}`;
 }

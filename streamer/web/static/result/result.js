@@ -2,13 +2,24 @@
 
 import * as api from "../api.js";
 import { Follower } from "../follow.js";
-import { OutputView } from "../output.js";
 import { report, tell } from "../run.js";
-import { Screen } from "../screen.js";
-import { bytes, failureOf, verdictOf } from "../verdict.js";
+import { failureOf, verdictOf } from "../verdict.js";
+import { onUse, saySoon, setEnabled } from "./buttons.js";
+import { Clock } from "./clock.js";
+import * as runs from "./runs.js";
+import { Stage } from "./stage.js";
+import { takesTyping, Typing } from "./typing.js";
 
-const ui = Object.fromEntries([...document.querySelectorAll("[id]")].map((e) => [e.id, e]));
-const view = new OutputView({ ...ui, list: ui.output });
+const pane = document.querySelector("#result-pane");
+const ui = Object.fromEntries([...pane.querySelectorAll("[id]")].map((e) => [e.id, e]));
+const watched = document.querySelector("#watched");
+
+const stage = new Stage({ ...ui, list: ui.output });
+const clock = new Clock(ui.clock);
+const typing = new Typing({ form: ui.typing, line: ui.line, eof: ui.eof }, ui.box, {
+  typed: (text) => stage.apply("typed", { text }),
+  failed: report,
+});
 
 const ENDED = { good: "done", bad: "failed", stopped: "stopped" };
 const GONE = {
@@ -16,10 +27,13 @@ const GONE = {
   detail: "the service does not know it, or no longer keeps it.",
 };
 
-let screen = new Screen();
 let follower = null;
-let jobId = null;
-const decoders = new Map(); // of this job's streams, where bytes come as base64
+let job = null; // what is shown: {id, request, limits, complete}
+
+/** The request with what this side needs of the job: that its program can be typed to. */
+export function prepare(request) {
+  return takesTyping(request) ? { ...request, interactive: true } : request;
+}
 
 export function problem(told) {
   showState("");
@@ -55,100 +69,114 @@ function showVerdict({ tone, text, facts }) {
   );
 }
 
-function setEnabled(button, enabled) {
-  // aria-disabled, because a button that is truly disabled loses the keyboard's focus.
-  button.setAttribute("aria-disabled", String(!enabled));
-}
-
-const isEnabled = (button) => button.getAttribute("aria-disabled") !== "true";
-
 export function clear() {
   follower?.close();
   follower = null;
-  jobId = null;
-  decoders.clear();
+  job = null;
+  typing.end();
+  clock.reset();
+  stage.clear();
   setEnabled(ui.share, false);
-  screen = new Screen();
-  view.show(screen);
   showState("");
   showVerdict({ tone: "", text: "", facts: [] });
   for (const element of [ui.problem, ui.fallback]) {
     element.hidden = true;
   }
-  ui.watched.textContent = "";
+  watched.textContent = "";
   tell({ jobId: null, active: false, cancelling: false });
 }
 
 // One job
 
-function textOf({ stream, data, encoding }) {
-  if (encoding !== "base64") {
-    return data;
-  }
-  if (!decoders.has(stream)) {
-    decoders.set(stream, new TextDecoder());
-  }
-  const raw = Uint8Array.from(atob(data), (char) => char.charCodeAt(0));
-  return decoders.get(stream).decode(raw, { stream: true });
-}
-
 const handlers = {
-  status({ state, position, attempt }) {
-    if (attempt) {
-      screen.note(`The worker was lost; attempt ${attempt} begins anew.`);
-    }
+  status({ state, position, t }) {
     showState(state, state === "queued" && position ? `queued, place ${position}` : state);
-  },
-  output(output) {
-    screen.write(output.stream, textOf(output));
-  },
-  truncated({ stream, droppedBytes }) {
-    screen.note(`The output limit was reached: ${bytes(droppedBytes)} of ${stream} were dropped.`);
-  },
-  gap({ from, to }) {
-    screen.note(`The events ${from} to ${to} are no longer kept.`);
+    if (state === "compiling" || state === "running") {
+      // A compiler has the operator's limits, which are not told.
+      clock.limit(state === "running" ? (job.limits?.wallTimeS ?? null) : null);
+      clock.start(t);
+    } else {
+      clock.stop();
+    }
+    if (state === "running" && job.request?.interactive) {
+      typing.open();
+    }
   },
   complete(complete) {
-    if (complete.outputBytes === 0) {
-      screen.note("The program wrote nothing.");
-    }
-    end(verdictOf(complete));
+    job.complete = complete;
+    end(verdictOf(complete, job));
   },
   error(error) {
     end(failureOf(error));
   },
 };
 
+function receive(kind, data, id) {
+  if (typeof data.t === "number") {
+    clock.heard(data.t);
+  }
+  stage.apply(kind, data);
+  handlers[kind]?.(data);
+  for (const text of typing.echoesBehind(id)) {
+    stage.apply("typed", { text });
+  }
+}
+
+function over() {
+  typing.end();
+  clock.stop();
+  tell({ active: false });
+}
+
 function end(verdict) {
-  view.draw(); // so that all of the output is visible with the verdict
+  stage.draw(); // so that all of the output is visible with the verdict
   showState(ENDED[verdict.tone]);
   showVerdict(verdict);
-  tell({ active: false });
+  runs.update(job.id, { tone: verdict.tone, verdict: verdict.text });
+  over();
 }
 
 export function show(id, { request }) {
   clear();
-  jobId = id;
+  job = { id, request, limits: null, complete: null };
   tell({ jobId: id, active: true });
   setEnabled(ui.share, true);
+  typing.begin(id, request);
+  describe(job);
   follower = new Follower(id, {
-    event(kind, data) {
-      handlers[kind](data);
-      view.refresh();
-    },
+    event: receive,
     connection(state, lastId) {
       const place = lastId > 0 ? `resuming after event ${lastId}` : "trying again";
       ui.connection.textContent = state === "reconnecting" ? `connection lost, ${place}…` : "";
     },
     failure(refused) {
       showState("");
-      report(refused.status === 404 ? new api.Problem(GONE) : refused);
       setEnabled(ui.share, false);
-      tell({ active: false });
+      over();
+      report(refused.status === 404 ? new api.Problem(GONE) : refused);
     },
   });
-  if (request === null) {
-    describe(id);
+}
+
+/** Ask for what no event says: the job's limits, and what it is if that is not known here. */
+async function describe(described) {
+  try {
+    const { language, createdAt, limits } = await api.readJob(described.id);
+    if (described !== job) {
+      return;
+    }
+    job.limits = limits;
+    if (ui.state.dataset.state === "running") {
+      clock.limit(limits?.wallTimeS ?? null);
+    } else if (job.complete !== null) {
+      showVerdict(verdictOf(job.complete, job));
+    }
+    if (job.request === null) {
+      const time = createdAt ? ` of ${new Date(createdAt).toLocaleString()}` : "";
+      watched.textContent = `A ${language ?? "program"} run${time}.`;
+    }
+  } catch {
+    // The stream says what is wrong; this was only an addition.
   }
 }
 
@@ -156,7 +184,7 @@ export async function cancel() {
   tell({ cancelling: true });
   showState("cancelling");
   try {
-    await api.cancelJob(jobId);
+    await api.cancelJob(job.id);
   } catch (refused) {
     if (refused.status !== 409) {
       // 409: it ended by itself in the meantime, which the stream is about to say.
@@ -168,7 +196,7 @@ export async function cancel() {
 
 export async function interrupt() {
   try {
-    await api.signalJob(jobId, "SIGINT");
+    await api.signalJob(job.id, "SIGINT");
   } catch (refused) {
     if (refused.status !== 409) {
       report(refused);
@@ -176,26 +204,10 @@ export async function interrupt() {
   }
 }
 
-async function describe(id) {
-  try {
-    const { language, createdAt } = await api.readJob(id);
-    const time = createdAt ? ` of ${new Date(createdAt).toLocaleString()}` : "";
-    if (id === jobId) {
-      ui.watched.textContent = `A ${language ?? "program"} run${time}.`;
-    }
-  } catch {
-    // The stream says what is wrong; this was only an addition.
-  }
-}
-
 async function copyLink() {
-  if (!isEnabled(ui.share)) {
-    return;
-  }
   try {
     await navigator.clipboard.writeText(location.href);
-    ui.share.textContent = "Link copied";
-    setTimeout(() => (ui.share.textContent = "Copy link"), 2000);
+    saySoon(ui.share, "Link copied");
   } catch {
     // No clipboard without HTTPS, or not allowed: show the link for copying by hand.
     ui.fallback.hidden = false;
@@ -204,4 +216,4 @@ async function copyLink() {
   }
 }
 
-ui.share.addEventListener("click", copyLink);
+onUse(ui.share, copyLink);

@@ -1,0 +1,86 @@
+"""The result side of the page: what one types, which limit ended it, and the way back."""
+
+from __future__ import annotations
+
+from tests.browser.chromium import Page
+from tests.browser.conftest import Playground
+from tests.support import AnyClient
+
+ASKS = """
+import sys
+name = input("name? ")
+print("hello", name)
+print(len(sys.stdin.read().split()), "more")
+"""
+
+
+def shown(selector: str) -> str:
+    return f"document.querySelector('{selector}').textContent"
+
+
+async def answer(page: Page, text: str) -> None:
+    await page.evaluate("document.querySelector('#line').focus()")
+    await page.type(text)
+    await page.press("Enter")
+
+
+async def until_lines(page: Page, *lines: str) -> None:
+    joined = "\\n".join(lines)
+    await page.until(
+        "[...document.querySelectorAll('#output > .line')]"
+        f".map((line) => line.textContent.replace(/\\n$/, '')).join('\\n') === '{joined}'"
+    )
+
+
+async def test_one_types_what_the_program_asks_for(
+    playground: Playground, client: AnyClient
+) -> None:
+    page = await playground.open(width=390, height=640)
+    first = await playground.run(page, ASKS)
+    await until_lines(page, "name? ")
+    await answer(page, "Zoé")
+    await until_lines(page, "name? Zoé", "hello Zoé")
+    assert await page.evaluate(shown(".typed")) == "Zoé"
+    # A reload goes on with the same program, and nothing is typed twice.
+    async with page.loading():
+        await page.call("Page.reload")
+    await until_lines(page, "name? Zoé", "hello Zoé")
+    await page.until("!document.querySelector('#typing').hidden")
+    await answer(page, "one two")
+    await page.type("three")
+    await page.evaluate("document.querySelector('#eof').click()")
+    assert await playground.verdict(page) == "finished"
+    await until_lines(page, "name? Zoé", "hello Zoé", "one two", "three", "3 more")
+    # The line is gone, and the keyboard's focus is where the output is.
+    assert await page.evaluate("document.querySelector('#typing').hidden")
+    assert await page.evaluate("document.activeElement.id") == "box"
+    # Given input ends behind what was given; nobody waits, and there is nothing to type into.
+    await page.evaluate("document.querySelector('#stdin').value = 'Ada'")
+    second = await playground.run(page, ASKS)
+    assert await playground.verdict(page) == "finished"
+    await until_lines(page, "name? hello Ada", "0 more")
+    async with client.get(f"/api/jobs/{second}") as response:
+        assert not (await response.json())["interactive"]
+    # "Back" leads to the run before, with its program and what was typed to it.
+    await page.evaluate("document.querySelector('#stdin').value = ''")
+    await page.evaluate("history.back()")
+    await until_lines(page, "name? Zoé", "hello Zoé", "one two", "three", "3 more")
+    assert await page.evaluate("location.hash") == f"#job={first}"
+
+
+async def test_the_limit_that_ended_it_is_named(playground: Playground) -> None:
+    page = await playground.open()
+    await page.evaluate(
+        "window.told = [];"
+        "new MutationObserver(() => told.push(document.querySelector('#clock').textContent))"
+        ".observe(document.querySelector('#clock'), { childList: true })"
+    )
+    await playground.run(page, "kept = []\nwhile True: kept.append(bytearray(9_000_000))")
+    assert await playground.verdict(page) == "stopped: memory limit of 256 MiB reached"
+    assert "of 256 MiB" in await page.evaluate(shown("#facts"))
+    await playground.run(page, "input()")
+    await page.until("told.at(-1) === '1 s of 60 s'")
+    assert await page.evaluate(shown("#state")) == "running"
+    await page.evaluate("document.querySelector('#cancel').click()")
+    assert await playground.verdict(page) == "cancelled"
+    assert await page.evaluate(shown("#clock")) == ""
