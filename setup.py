@@ -1,4 +1,4 @@
-"""Build the init, the one C program of this package, beside its source, and its library.
+"""Build the init, the one C program of this package, its library, and the manual page.
 
 Everything else about the distribution is said in pyproject.toml.
 """
@@ -9,8 +9,10 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
+from typing import ClassVar
 
 from setuptools import Command, Distribution, setup
 from setuptools.command.bdist_wheel import bdist_wheel
@@ -24,6 +26,7 @@ HEADERS = [FOLDER / "init.h", FOLDER / "forked" / "forked.h"]
 PROGRAM = FOLDER / "streamer-init"
 LIBRARY = FOLDER / "streamer-fork.so"
 TEMPLATE = "config.toml"
+MANUAL = Path("build/man/streamer.1")
 
 
 def compiler() -> list[str]:
@@ -148,10 +151,47 @@ class BuildInit(Command):
         return {}
 
 
-class Build(build):
-    """Build the packages, then the init."""
+class BuildManual(Command):
+    """Write the manual page from the commands, which are packages that are built by now."""
 
-    sub_commands = [*build.sub_commands, ("build_init", None)]
+    description = "write the manual page from the commands"
+    user_options: ClassVar[list[tuple[str, str | None, str]]] = []
+
+    def initialize_options(self) -> None:
+        """Declare the options, as setuptools asks."""
+        self.editable_mode = False
+
+    def finalize_options(self) -> None:
+        """Complete the options: none."""
+
+    def run(self) -> None:
+        """Write the page, or install none where click is missing."""
+        MANUAL.parent.mkdir(parents=True, exist_ok=True)
+        argv = [sys.executable, "-m", "streamer.cli.manpage", str(MANUAL)]
+        if (problem := run(argv)) is None:
+            return
+        if "-Werror" in shlex.split(os.environ.get("CFLAGS", "")):
+            raise CompileError(f"the manual page cannot be written: {problem}")
+        self.warn(f"no manual page is installed: {problem}")
+        self.distribution.data_files = []
+
+    def get_source_files(self) -> list[str]:
+        """Return the files that the source distribution must contain: the packages have them."""
+        return []
+
+    def get_outputs(self) -> list[str]:
+        """Return the files that are built in the folder of the packages: none."""
+        return []
+
+    def get_output_mapping(self) -> dict[str, str]:
+        """Return the outputs that are copies of sources: none."""
+        return {}
+
+
+class Build(build):
+    """Build the packages, then the init and the manual page."""
+
+    sub_commands = [*build.sub_commands, ("build_init", None), ("build_manual", None)]
 
 
 class PlatformWheel(bdist_wheel):
@@ -172,5 +212,11 @@ class PlatformDistribution(Distribution):
 
 setup(
     distclass=PlatformDistribution,
-    cmdclass={"build": Build, "build_init": BuildInit, "bdist_wheel": PlatformWheel},
+    cmdclass={
+        "build": Build,
+        "build_init": BuildInit,
+        "build_manual": BuildManual,
+        "bdist_wheel": PlatformWheel,
+    },
+    data_files=[("share/man/man1", [str(MANUAL)])],
 )

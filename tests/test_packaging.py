@@ -151,8 +151,12 @@ def test_wheel_carries_every_file_and_the_built_init(sources: Path) -> None:
     }
     with zipfile.ZipFile(wheel) as archive:
         shipped = {name for name in archive.namelist() if ".dist-info/" not in name}
+        (manual,) = (name for name in shipped if ".data/" in name)
+        page = archive.read(manual).decode()
         modes = {archive.getinfo(name).external_attr >> 16 & 0o777 for name in (INIT, LIBRARY)}
-    assert shipped == expected | {INIT, LIBRARY, "streamer/config.toml"}
+    assert shipped == expected | {INIT, LIBRARY, "streamer/config.toml", manual}
+    assert manual.endswith(".data/data/share/man/man1/streamer.1")
+    assert page.startswith(".TH STREAMER 1 ")
     assert modes == {0o755}
 
 

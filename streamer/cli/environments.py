@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from streamer.cli.completion import language_names
 from streamer.cli.options import ConfigOptions, config_options, load
 from streamer.model.terminal import visible
 
@@ -30,7 +31,12 @@ def environment() -> None:
 @config_options(OF_USER)
 @click.argument("name", metavar="NAME")
 @click.argument("packages", metavar="[PACKAGE]...", nargs=-1)
-@click.option("--language", metavar="L", help="Default: the first one in the configuration.")
+@click.option(
+    "--language",
+    metavar="L",
+    shell_complete=language_names,
+    help="Default: the first one in the configuration.",
+)
 @click.option(
     "-r",
     "--requirements",

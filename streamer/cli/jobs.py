@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from streamer.cli.completion import language_names
 from streamer.cli.service import as_json as in_json
 from streamer.cli.service import asked, of_service
 from streamer.model.terminal import visible
@@ -23,7 +24,12 @@ STATES: Final = ("queued", "preparing", "compiling", "running", "complete", "err
 @click.command()
 @click.argument("job_id", metavar="[JOB]", required=False)
 @click.option("--status", type=click.Choice(STATES), help="Only jobs in this state.")
-@click.option("--language", metavar="L", help="Only programs in this language.")
+@click.option(
+    "--language",
+    metavar="L",
+    shell_complete=language_names,
+    help="Only programs in this language.",
+)
 @click.option(
     "--metadata",
     multiple=True,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 import streamer
+from streamer.cli.completion import files as complete_files
 from streamer.cli.descriptors import drop_output, fill_closed
 from streamer.cli.environments import environment
 from streamer.cli.exitcodes import EXIT_BROKEN_PIPE, EXIT_USAGE
@@ -124,7 +125,10 @@ cli.add_command(doctor)
     help="Processes that share the port; queue.concurrency is how many jobs each runs.",
 )
 @click.option(
-    "--demo", metavar="FILE", help="Run a program once the service listens, and show its output."
+    "--demo",
+    metavar="FILE",
+    shell_complete=complete_files,
+    help="Run a program once the service listens, and show its output.",
 )
 def serve(
     options: ConfigOptions,

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, TypeVar
 
 import click
 
+from streamer.cli.completion import backend_names, files
+
 if TYPE_CHECKING:
     from streamer.config.schema import Config
 
@@ -59,6 +61,7 @@ def config_options(
             "--config",
             "file",
             metavar="FILE",
+            shell_complete=files,
             help=f"Configuration file; default $STREAMER_CONFIG, else {where}, if any.",
         ),
         click.option("--profile", metavar="NAME", help="Use [profiles.NAME] of the file."),
@@ -69,7 +72,12 @@ def config_options(
             metavar="SECTION.KEY=VALUE",
             help="Override one value; repeatable.",
         ),
-        click.option("--sandbox", metavar="NAME", help="The sandbox backend, or auto."),
+        click.option(
+            "--sandbox",
+            metavar="NAME",
+            shell_complete=backend_names,
+            help="The sandbox backend, or auto.",
+        ),
     )
 
     def decorate(function: Callable[Concatenate[ConfigOptions, ...], R]) -> Callable[..., R]:

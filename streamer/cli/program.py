@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from streamer.cli.completion import files, folders, language_names
 from streamer.cli.exitcodes import EXIT_NOT_RUN
 from streamer.cli.options import OF_USER, ConfigOptions, config_options, load
 from streamer.cli.service import about_file
@@ -20,18 +21,23 @@ __all__ = ["run"]
 
 @click.command()
 @config_options(OF_USER)
-@click.argument("program", metavar="FILE|DIR|-", required=False)
+@click.argument("program", metavar="FILE|DIR|-", required=False, shell_complete=files)
 @click.argument("args", nargs=-1, metavar="[-- ARGS]")
-@click.option("--language", metavar="L", help="Default: from the file's name.")
+@click.option(
+    "--language", metavar="L", shell_complete=language_names, help="Default: from the file's name."
+)
 @click.option(
     "--project",
     "project_path",
     metavar="DIR|ARCHIVE",
+    shell_complete=files,
     help="Run FILE of this folder or archive; without FILE the language's entry.",
 )
 @click.option("--url", metavar="URL", help="Run it on the service at URL.")
 @click.option("--session", "session_id", metavar="ID", help="Run it in this session of --url.")
-@click.option("--token-file", metavar="FILE", help="A file with the token for --url.")
+@click.option(
+    "--token-file", metavar="FILE", shell_complete=files, help="A file with the token for --url."
+)
 @click.option(
     "--token",
     metavar="TOKEN",
@@ -41,11 +47,20 @@ __all__ = ["run"]
 @click.option(
     "--limit", "limits", multiple=True, metavar="NAME=VALUE", help="Such as wall_time_s=5."
 )
-@click.option("--file", "files", multiple=True, metavar="F", help="Put another file beside it.")
+@click.option(
+    "--file",
+    "beside",
+    multiple=True,
+    metavar="F",
+    shell_complete=files,
+    help="Put another file beside it.",
+)
 @click.option(
     "--env", "env", multiple=True, metavar="NAME=VALUE", help="Set an environment variable."
 )
-@click.option("--cases", metavar="FILE", help="Run it for each case of a JSON file.")
+@click.option(
+    "--cases", metavar="FILE", shell_complete=files, help="Run it for each case of a JSON file."
+)
 @click.option("--stop-on-failure", is_flag=True, help="Not after a case that fails.")
 @click.option(
     "--retry",
@@ -63,7 +78,13 @@ __all__ = ["run"]
 @click.option(
     "--artifact", "artifacts", multiple=True, metavar="GLOB", help="Save the files that it leaves."
 )
-@click.option("-o", "--output", metavar="DIR", help="The folder in which they are saved.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="DIR",
+    shell_complete=folders,
+    help="The folder in which they are saved.",
+)
 @click.option(
     "--priority",
     type=click.IntRange(-10, 10),
@@ -91,7 +112,7 @@ def run(
     token: str | None,
     token_file: str | None,
     limits: tuple[str, ...],
-    files: tuple[str, ...],
+    beside: tuple[str, ...],
     env: tuple[str, ...],
     cases: str | None,
     packages: str | None,
@@ -138,7 +159,7 @@ def run(
         runtimes=by_name(config.runtimes),
         language=language,
         args=args,
-        files=files,
+        files=beside,
         limits=limits,
         env=env,
         cases=cases,

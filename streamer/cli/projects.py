@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from streamer.cli.completion import files
 from streamer.cli.service import as_json as in_json
 from streamer.cli.service import asked, of_service
 from streamer.model.terminal import visible
@@ -17,7 +18,7 @@ def project() -> None:
 
 
 @project.command()
-@click.argument("path", metavar="DIR|ARCHIVE")
+@click.argument("path", metavar="DIR|ARCHIVE", shell_complete=files)
 @click.option("--json", "as_json", is_flag=True, help="Print the whole document.")
 @of_service
 def upload(path: str, url: str, token: str | None, token_file: str | None, *, as_json: bool) -> int:

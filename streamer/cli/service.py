@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from streamer.cli.completion import files
 from streamer.cli.exitcodes import EXIT_NOT_RUN
 from streamer.cli.work import work
 from streamer.model.terminal import visible
@@ -30,7 +31,9 @@ def of_service(command: Callable[..., int]) -> Callable[..., int]:
             required=True,
             help="The address of the service; default $STREAMER_URL.",
         ),
-        click.option("--token-file", metavar="FILE", help="A file with the token."),
+        click.option(
+            "--token-file", metavar="FILE", shell_complete=files, help="A file with the token."
+        ),
         click.option(
             "--token",
             metavar="TOKEN",
