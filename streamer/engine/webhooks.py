@@ -6,6 +6,7 @@ What holds for every engine, and is tested for each by ``tests/engine/test_webho
 - The delivery begins to exist in the step that ends the job, however it ends.
 - Who claims a delivery has it for the time of a lease. If nothing is told of it until then, it is
   claimed again, so each attempt may be made twice, and none is lost with its process.
+- Where nobody delivers any more, who does not either may claim all that is due, to end it.
 - Of those to one place, and of those of one tenant, only so many are claimed at a time. Tenants
   take turns, and of each its places: who does not answer delays nobody else.
 """
@@ -59,8 +60,12 @@ class Webhooks(Protocol):
     def bell(self) -> asyncio.Event:
         """Set when there may be something to claim."""
 
-    async def claim(self, free: int) -> Due:
-        """Claim at most `free` deliveries that are due, without waiting for any."""
+    async def claim(self, free: int, *, abandoned_s: float | None = None) -> Due:
+        """Claim at most `free` deliveries that are due, without waiting for any.
+
+        With `abandoned_s` it is no attempt: only if nobody has claimed otherwise for so many
+        seconds, or since this was first asked.
+        """
 
     async def delivered(self, delivery: Delivery) -> None:
         """End a delivery. Without effect if it was claimed again meanwhile, as is `failed`."""

@@ -20,6 +20,7 @@ from streamer.engine.rates import Rates
 from streamer.errors import NotFound, Unauthorized
 from streamer.jobs.jobs import Jobs
 from streamer.jobs.transcript import Transcripts
+from streamer.jobs.webhooks.abandoned import Abandoned
 from streamer.jobs.webhooks.deliveries import Deliveries
 from streamer.jobs.webhooks.target import Targets
 from streamer.sse.response import StreamOptions
@@ -247,10 +248,20 @@ def _deliveries(config: Config, jobs: Jobs) -> Deliveries | None:
 
 
 async def _run(app: web.Application) -> AsyncIterator[None]:
-    async with app[LIFETIME], app.get(DELIVERIES) or contextlib.nullcontext():
+    async with app[LIFETIME], _webhooks(app):
         if app[SERVICE].config.server.role != "worker":
             app[ACCESS].announce()
         yield
+
+
+def _webhooks(app: web.Application) -> contextlib.AbstractAsyncContextManager[object]:
+    """Return what delivers webhooks, or ends those of a server in which they were allowed once."""
+    jobs = app[SERVICE]
+    if (deliveries := app.get(DELIVERIES)) is not None:
+        return deliveries
+    if jobs.outlive_process and jobs.config.server.role != "worker":
+        return Abandoned(jobs.webhooks)
+    return contextlib.nullcontext()
 
 
 async def _drain(app: web.Application) -> None:

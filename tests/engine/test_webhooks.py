@@ -143,6 +143,31 @@ async def test_what_its_holder_never_tells_of_is_claimed_again(
     assert await shown(engine, job_id) == WebhookView("delivered", 2)
 
 
+async def test_what_nobody_delivers_any_more_can_be_ended_without_an_attempt(
+    engine: Engine, bench: Bench
+) -> None:
+    async def abandoned() -> list[Delivery]:
+        return list((await engine.webhooks.claim(9, abandoned_s=60)).deliveries)
+
+    job_id = await ended(engine, hooked())
+    assert await abandoned() == []
+    await bench.pass_time(59)
+    assert await abandoned() == []
+    (held,) = await claimed(engine)  # somebody delivers
+    await engine.webhooks.failed(held, "no", 0.0)
+    await bench.pass_time(59)
+    assert await abandoned() == []
+    await bench.pass_time(2)
+    (one,) = await abandoned()
+    assert await abandoned() == []
+    await engine.webhooks.failed(one, "switched off", None)
+    assert await shown(engine, job_id) == WebhookView("failed", 1, "switched off")
+    await ended(engine, hooked())
+    (one,) = await abandoned()
+    await engine.webhooks.failed(one, "switched off", None)
+    assert (await engine.stats()).webhooks == 0
+
+
 async def test_it_outlives_the_record_of_its_job(engine: Engine, bench: Bench) -> None:
     job_id = await ended(engine, hooked())
     expired = await ended(engine, hooked())

@@ -315,3 +315,29 @@ async def test_one_survives_the_process_that_was_sending_it(
                 if told["state"] == "delivered":
                     break
     assert told["attempts"] == 2
+
+
+@pytest.mark.memory_engine("its engine is a server's")
+async def test_where_they_are_switched_off_what_waits_ends(
+    start: Start,
+    receive: Receive,
+    redis: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    receiver = await receive(500, 500, 500)
+    engine = {"url": redis.url()}
+    client = await start(engine=engine, webhooks={**WEBHOOKS, "first_pause_s": 1.0})
+    job_id = await submit(client, **python("1", webhook={"url": receiver.url}))
+    await receiver.next()
+    await client.close()
+    got = receiver.got.qsize()
+    monkeypatch.setattr("streamer.jobs.webhooks.abandoned.ABANDONED_S", 0.0)
+    monkeypatch.setattr("streamer.jobs.webhooks.abandoned.LOOK_S", 0.05)
+    client = await start(engine=engine)
+    told = await until_webhook(client, job_id, "failed")
+    assert told["lastError"] == "webhooks were switched off before it was delivered"
+    async with client.get("/metrics") as response:
+        assert "streamer_webhooks_pending 0" in await response.text()
+    assert receiver.got.qsize() == got
+    assert "1 webhooks were never delivered: webhooks.enabled is false" in caplog.text

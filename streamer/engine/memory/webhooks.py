@@ -66,6 +66,8 @@ class MemoryWebhooks:
         """Those that are due, by their lines."""
         self._rings: OrderedDict[str, OrderedDict[Line, None]] = OrderedDict()
         """The lines that have their turns, by tenants in the order of theirs."""
+        self._claimed_at: float | None = None
+        """When somebody claimed last to deliver."""
         self._claimed: Counter[str | Line] = Counter()
         """How many are claimed, of a tenant and of a line."""
 
@@ -106,11 +108,15 @@ class MemoryWebhooks:
         """Forget what is shown of a job; its end is still told."""
         self._views.pop(job_id, None)
 
-    async def claim(self, free: int) -> Due:
+    async def claim(self, free: int, *, abandoned_s: float | None = None) -> Due:
+        if abandoned_s is None or self._claimed_at is None:
+            self._claimed_at = self._clock()
+        if abandoned_s is not None and self._clock() - self._claimed_at < abandoned_s:
+            return Due((), None)
         self._look()
         claimed: list[Delivery] = []
         for job_id, hook in itertools.islice(self._next(), free):
-            hook.attempts += 1
+            hook.attempts += abandoned_s is None
             hook.token = str(next(self._numbers))
             self._wait(job_id, hook, self._limits.lease_s)
             assert hook.job is not None

@@ -24,8 +24,9 @@ class RedisWebhooks:
         self._node = node
         self.bell = asyncio.Event()
 
-    async def claim(self, free: int) -> Due:
-        claimed, next_s = await self._scripts.ask("hook_claim", free, self._node)
+    async def claim(self, free: int, *, abandoned_s: float | None = None) -> Due:
+        abandoned = "" if abandoned_s is None else repr(abandoned_s)
+        claimed, next_s = await self._scripts.ask("hook_claim", free, self._node, abandoned)
         return Due(
             [_delivery(fields) for fields in claimed], None if next_s is None else float(next_s)
         )

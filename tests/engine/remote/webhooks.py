@@ -34,8 +34,10 @@ class WebhookServer:
     def __init__(self, webhooks: Webhooks) -> None:
         self.webhooks = webhooks
 
-    async def claim(self, free: int) -> tuple[list[SentDelivery], float | None]:
-        due = await self.webhooks.claim(free)
+    async def claim(
+        self, free: int, abandoned_s: float | None
+    ) -> tuple[list[SentDelivery], float | None]:
+        due = await self.webhooks.claim(free, abandoned_s=abandoned_s)
         return [SentDelivery.of(one) for one in due.deliveries], due.next_s
 
     async def delivered(self, sent: SentDelivery) -> None:
@@ -56,8 +58,8 @@ class RemoteWebhooks:
     def bell(self) -> asyncio.Event:
         return self._server.webhooks.bell
 
-    async def claim(self, free: int) -> Due:
-        sent, next_s = await self._wire.call(self._server.claim, free)
+    async def claim(self, free: int, *, abandoned_s: float | None = None) -> Due:
+        sent, next_s = await self._wire.call(self._server.claim, free, abandoned_s)
         return Due([one.delivery() for one in sent], next_s)
 
     async def delivered(self, delivery: Delivery) -> None:

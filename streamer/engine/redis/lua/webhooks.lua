@@ -101,14 +101,21 @@ function HOOK.begin(id, th, packed, kind, view)
   ring('hooks', '')
 end
 
+-- With `abandoned` it is no attempt, and only if nobody has claimed otherwise for so many seconds.
 function OPS.hook_claim()
-  local free, claimed = tonumber(ARGV[4]), {}
+  local free, abandoned, claimed = tonumber(ARGV[4]), ARGV[6] ~= '' and tonumber(ARGV[6]), {}
+  local last = call('HGET', SUM, 'hooks_claimed_at')
+  if not abandoned or not last then
+    call('HSET', SUM, 'hooks_claimed_at', exact(now))
+    last = now
+  end
+  if abandoned and now - tonumber(last) < abandoned then return {claimed, false} end
   HOOK.look()
   while #claimed < free do
     local id = HOOK.next()
     if not id then break end
     local key, token = HOOK.key(id), add('hook_token', 1) .. '.' .. ARGV[5]
-    local attempts = plus(key, 'attempts', 1)
+    local attempts = plus(key, 'attempts', abandoned and 0 or 1)
     call('HSET', key, 'token', token)
     call('ZADD', HOOKS_CLAIMED, exact(now + C.hook_lease_s), id)
     local f = call('HMGET', key, 'url', 'view')
