@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from streamer.engine.interface import JobView
     from streamer.jobs.job import Job
     from streamer.jobs.jobs import Jobs
+    from streamer.jobs.languages import Language
     from streamer.model.events import Event
     from streamer.model.job import Case, JobSpec, Limits, SourceFile, TerminalSize
     from streamer.model.session import SessionSpec
@@ -31,9 +32,13 @@ if TYPE_CHECKING:
     from streamer.spi import hookimpl
     from streamer.web.app import get_service, get_sessions
     from streamer.web.callers.access import Action
+    from streamer.web.groups.caller import Caller
+    from streamer.web.groups.group import Route, RouteGroup
+    from streamer.web.refusals import Refusal
 
 __all__ = [
     "Action",
+    "Caller",
     "Case",
     "Client",
     "Config",
@@ -43,7 +48,11 @@ __all__ = [
     "JobSpec",
     "JobView",
     "Jobs",
+    "Language",
     "Limits",
+    "Refusal",
+    "Route",
+    "RouteGroup",
     "ServiceProblem",
     "SessionSpec",
     "SourceFile",
@@ -61,6 +70,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Action": "streamer.web.callers.access",
+    "Caller": "streamer.web.groups.caller",
     "Case": "streamer.model.job",
     "Client": "streamer.client",
     "Config": "streamer.config.schema",
@@ -70,7 +80,11 @@ _HOMES = {
     "JobSpec": "streamer.model.job",
     "JobView": "streamer.engine.interface",
     "Jobs": "streamer.jobs.jobs",
+    "Language": "streamer.jobs.languages",
     "Limits": "streamer.model.job",
+    "Refusal": "streamer.web.refusals",
+    "Route": "streamer.web.groups.group",
+    "RouteGroup": "streamer.web.groups.group",
     "ServiceProblem": "streamer.client",
     "SessionSpec": "streamer.model.session",
     "SourceFile": "streamer.model.job",

@@ -20,8 +20,15 @@ if TYPE_CHECKING:
     from streamer.engine.interface import Engine, JobView
     from streamer.spi import Backend
     from streamer.web.callers.access import Action
+    from streamer.web.groups.group import RouteGroup
 
-__all__ = ["streamer_authorize", "streamer_backends", "streamer_engine", "streamer_job_finished"]
+__all__ = [
+    "streamer_authorize",
+    "streamer_backends",
+    "streamer_engine",
+    "streamer_job_finished",
+    "streamer_routes",
+]
 
 
 @hookspec
@@ -56,4 +63,13 @@ def streamer_job_finished(job: JobView) -> None:
 
     Called in the event loop, so start a task for what takes time. Exceptions are logged and have
     no effect.
+    """
+
+
+@hookspec
+def streamer_routes() -> Sequence[RouteGroup]:  # type: ignore[empty-body]
+    """Return groups of routes; those of all plugins are collected.
+
+    A group is served below a prefix of its own if ``compat.enabled`` has its name; the hook is
+    called only if that has any. If two have the same name the service does not start.
     """

@@ -7,8 +7,6 @@ replace the sandbox.
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import importlib
 import importlib.util
 import inspect
@@ -16,15 +14,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import UnionType
-from typing import Final, Union, get_args, get_origin, get_type_hints
+from typing import Final
 
 import msgspec
 import pluggy
 
 from streamer import hookspecs
+from streamer.config.options import configured, did_you_mean
 from streamer.config.schema import SandboxConfig
-from streamer.config.tree import Written, explain, read_value
 from streamer.errors import ConfigError, PluginError
 from streamer.spi import Backend, Isolation
 
@@ -36,6 +33,8 @@ BUILTIN: Final = {
     "bwrap": "sandboxes.bwrap",
     "firejail": "sandboxes.firejail",
 }
+ROUTES: Final = "streamer.compat.plugin"
+"""The built-in groups of routes. It imports nothing of HTTP before its hook is called."""
 HOOK_PREFIX: Final = "streamer_"
 AHEAD: Final = ("program", "sandbox", "nothing")
 BACKEND_NAME: Final = re.compile("[a-z][a-z0-9_]*")
@@ -59,6 +58,7 @@ def load_plugins(
     _check_sandboxes_are_ours()
     for module in BUILTIN.values():
         manager.register(importlib.import_module(module), module)
+    manager.register(importlib.import_module(ROUTES), ROUTES)
     found = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
     known = {name for point in found for name in (point.name, _distribution(point))}
     for name in disabled:
@@ -66,7 +66,7 @@ def load_plugins(
             # If it were ignored, a misspelt name would load the plugin.
             raise ConfigError(
                 f"plugins.disabled: no installed plugin or distribution is named {name!r}"
-                f"{_did_you_mean(name, known)}; installed: {', '.join(sorted(known)) or 'none'}"
+                f"{did_you_mean(name, known)}; installed: {', '.join(sorted(known)) or 'none'}"
             )
     for point in found:
         if point.name in disabled or _distribution(point) in disabled:
@@ -123,9 +123,12 @@ def load_backends(
         if name not in classes:
             raise ConfigError(
                 f"sandbox.{name}: unknown key, and no backend has this name"
-                f"{_did_you_mean(name, classes)}; backends here: {', '.join(sorted(classes))}"
+                f"{did_you_mean(name, classes)}; backends here: {', '.join(sorted(classes))}"
             )
-    return {name: _configure(cls, options.get(name, {})) for name, cls in classes.items()}
+    return {
+        name: configured(cls, options.get(name, {}), f"sandbox.{name}")
+        for name, cls in classes.items()
+    }
 
 
 def _register(manager: pluggy.PluginManager, plugin: object, name: str | None) -> None:
@@ -172,7 +175,7 @@ def _check_marks(plugin: object, label: str) -> None:
         if not hasattr(hookspecs, attribute):
             raise PluginError(
                 f"plugin {label}: unknown hook {attribute}"
-                f"{_did_you_mean(attribute, hookspecs.__all__)}"
+                f"{did_you_mean(attribute, hookspecs.__all__)}"
             )
 
 
@@ -221,45 +224,5 @@ def _check_methods(cls: type[Backend], where: str) -> None:
         )
 
 
-def _configure(cls: type[Backend], options: Mapping[str, object]) -> Backend:
-    if not dataclasses.is_dataclass(cls):
-        if options:
-            raise ConfigError(f"sandbox.{cls.name}.{next(iter(options))}: it takes no options")
-        return cls()
-    names = [field.name for field in dataclasses.fields(cls) if field.init]
-    for key in options:
-        if key not in names:
-            raise ConfigError(
-                f"sandbox.{cls.name}.{key}: unknown option{_did_you_mean(key, names)}; "
-                f"it has: {', '.join(names) or 'none'}"
-            )
-    written = any(isinstance(value, Written) for value in options.values())
-    kinds = get_type_hints(cls) if written else {}
-    try:
-        backend: Backend = msgspec.convert(
-            {name: _typed(value, kinds.get(name)) for name, value in options.items()}, cls
-        )
-    except msgspec.ValidationError as error:
-        key, wrong = explain(error, f"sandbox.{cls.name}")
-        raise ConfigError(f"{key}: {wrong}") from None
-    return backend
-
-
-def _typed(value: object, kind: object) -> object:
-    """Read a value from the environment: a text option takes it as it is, others as TOML."""
-    if not isinstance(value, Written):
-        return value
-    choices = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    if str in choices:
-        return str(value)
-    found, read = read_value(value)
-    return read if found else str(value)
-
-
 def _distribution(point: EntryPoint) -> str:
     return point.dist.name if point.dist is not None else "an unknown distribution"
-
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""

@@ -49,6 +49,7 @@ def test_public_names_are_declared_sorted_and_there(module: str) -> None:
 def test_the_public_face_is_what_is_documented() -> None:
     assert streamer.__all__ == [
         "Action",
+        "Caller",
         "Case",
         "Client",
         "Config",
@@ -58,7 +59,11 @@ def test_the_public_face_is_what_is_documented() -> None:
         "JobSpec",
         "JobView",
         "Jobs",
+        "Language",
         "Limits",
+        "Refusal",
+        "Route",
+        "RouteGroup",
         "ServiceProblem",
         "SessionSpec",
         "SourceFile",

@@ -2,9 +2,9 @@
 
 Every layer is a tree of tables. The layers are merged and then converted once, strictly.
 ``STREAMER_SERVER__PORT=9`` and ``--set server.port=9`` follow the same rule: a path and a value.
-The value of a text key is taken as it is, any other is read as TOML. The options of a sandbox
-backend follow it too, once the backend has declared their types. A size that is not valid TOML
-("256MiB") is read as text.
+The value of a text key is taken as it is, any other is read as TOML. The options of plugins follow
+it too, once the plugin has declared their types. A size that is not valid TOML ("256MiB") is read
+as text.
 
 A variable ``STREAMER_X`` without two underscores belongs to another program (Kubernetes sets
 ``STREAMER_PORT`` for a service of that name), unless X is a section.
@@ -22,7 +22,7 @@ from typing import Any, Final
 import msgspec
 
 from streamer.config.file import read_document
-from streamer.config.schema import Config, with_preset, without_password
+from streamer.config.schema import OF_PLUGINS, Config, with_preset, without_password
 from streamer.config.tree import Key, Tree, Written, is_size, leaves, merge, read_value
 from streamer.errors import ConfigError
 
@@ -109,7 +109,8 @@ def effective(config: Config) -> dict[str, object]:
 def values(config: Config) -> dict[Key, object]:
     """Return every value by its key; secrets are replaced by `HIDDEN`."""
     tree: Tree = msgspec.to_builtins(config, enc_hook=str)
-    tree["sandbox"] |= tree["sandbox"].pop("options")
+    for section in OF_PLUGINS:
+        tree[section] |= tree[section].pop("options")
     tree["engine"]["url"] = without_password(config.engine.url)
     tree["engine"]["blobs_url"] = without_password(config.engine.blobs_url)
     tree["engine"]["blobs_secret_key"] = HIDDEN if config.engine.blobs_secret_key else ""
@@ -256,13 +257,13 @@ def _is_text(key: Sequence[str]) -> bool:
 
 
 def _parse(key: Sequence[str], text: str, where: str) -> Any:
-    if key[0] == "sandbox" and len(key) == 3:
-        # Only the backend knows the types of its options.
+    if key[0] in OF_PLUGINS and len(key) == 3:
+        # Only the plugin knows the types of its options.
         return Written(text)
     found, value = read_value(text)
     if found:
         return value
-    if is_size(key[-1]) or (key[0] == "sandbox" and len(key) > 3):
+    if is_size(key[-1]) or (key[0] in OF_PLUGINS and len(key) > 3):
         return text
     # The text itself may be a secret.
     raise ConfigError(

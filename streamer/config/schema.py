@@ -28,6 +28,7 @@ from streamer.config.auth import (
     check_rate,
     read_tenants,
 )
+from streamer.config.compat import CompatConfig
 from streamer.config.environments import check_languages, read_environments
 from streamer.config.presets import PRESETS
 from streamer.config.projects import ProjectsConfig
@@ -54,8 +55,10 @@ from streamer.model.runtime import Runtime, by_name
 from streamer.model.scopes import SCOPES
 
 __all__ = [
+    "OF_PLUGINS",
     "ArtifactsConfig",
     "AuthConfig",
+    "CompatConfig",
     "CompileCacheConfig",
     "Config",
     "EngineConfig",
@@ -86,6 +89,8 @@ FRAMING: Final = re.compile(r"https?://(\[[0-9a-f:.]+\]|(\*\.)?[a-z0-9._-]+)(:[0
 """A source of a Content-Security-Policy: nothing that could end it and begin another."""
 PUBLIC_URL: Final = re.compile(r"https?://[^\s/?#@]+(?:/[^\s?#]*)?")
 URL: Final = re.compile("[a-z][a-z0-9+.-]*://.*")
+OF_PLUGINS: Final = ("sandbox", "compat")
+"""The sections in which plugins have tables of their own."""
 
 
 Role = Literal["all", "api", "worker"]
@@ -364,6 +369,7 @@ class Config(Section, frozen=True):
     compile_cache: CompileCacheConfig = CompileCacheConfig()
     auth: AuthConfig = AuthConfig()
     plugins: PluginsConfig = PluginsConfig()
+    compat: CompatConfig = CompatConfig()
     metrics: MetricsConfig = MetricsConfig()
     logging: LoggingConfig = LoggingConfig()
     tracing: TracingConfig = TracingConfig()
@@ -436,7 +442,7 @@ def _section(name: str, table: object) -> object:
         table = check_keys(table, table if isinstance(table, Mapping) else (), name)
         return extended(table) if name == "runtimes" else table
     known = set(type(getattr(Config(), name)).__struct_fields__) - {"options"}
-    if name == "sandbox" and isinstance(table, Mapping):
+    if name in OF_PLUGINS and isinstance(table, Mapping):
         options = {
             key: value
             for key, value in table.items()

@@ -24,6 +24,7 @@ from streamer.engine.interface import (
 from streamer.engine.webhooks import Webhooks
 from streamer.errors import Draining, NotFound, StreamerError, unknown_project
 from streamer.jobs.job import Job
+from streamer.jobs.languages import Language, listed
 from streamer.jobs.opensession import SessionResolver
 from streamer.jobs.project import Project
 from streamer.jobs.projects import Projects
@@ -209,6 +210,10 @@ class Jobs:
     async def capabilities(self) -> Capabilities:
         """Return what all workers together can run (`streamer.model.capabilities.merged`)."""
         return await self.workers.together()
+
+    async def languages(self) -> Sequence[Language]:
+        """Return the configured languages, and which of them can be run now."""
+        return listed(self.runtimes, await self.capabilities())
 
     async def reachable(self) -> bool:
         """Tell whether the engine can be reached and accepts jobs."""

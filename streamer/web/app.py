@@ -29,11 +29,15 @@ from streamer.web.batch import BatchHandlers
 from streamer.web.bodies import Bodies
 from streamer.web.callers.access import WRONG_TOKEN, Access
 from streamer.web.callers.address import client_address
+from streamer.web.callers.carriers import own_headers
 from streamer.web.callers.grants import Grants, closing_at_expiry
 from streamer.web.callers.origin import check_origin
 from streamer.web.documents import large_documents
 from streamer.web.files import FileHandlers
 from streamer.web.grants import GrantHandlers
+from streamer.web.groups.caller import Desk
+from streamer.web.groups.mounting import Mounted, mount
+from streamer.web.groups.places import Places
 from streamer.web.info import InfoHandlers, OwnWorker
 from streamer.web.jobs import JobHandlers
 from streamer.web.operations.service import OPEN_ROUTES
@@ -91,9 +95,10 @@ ACCESS: Final = web.AppKey("streamer-access", Access)
 DELIVERIES: Final = web.AppKey("streamer-deliveries", Deliveries)
 LIFETIME: Final[web.AppKey[Lifetime]] = web.AppKey("streamer-lifetime")
 CORS: Final = web.RequestKey("streamer-cors", dict[str, str])
+ALLOWED: Final = "Access-Control-Allow-Headers"
 CORS_HEADERS: Final = {
     "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE, OPTIONS",
-    "Access-Control-Allow-Headers": (
+    ALLOWED: (
         "Accept, Authorization, Cache-Control, Content-Type, Idempotency-Key, If-None-Match, "
         "If-Range, Last-Event-ID, Prefer, Range, traceparent"
     ),
@@ -120,12 +125,13 @@ def make_app(
     *,
     unconfined: bool,
     middlewares: Iterable[Middleware] = (),
+    groups: Iterable[Mounted] = (),
 ) -> web.Application:
     """Return an application that serves `jobs`; `lifetime` starts and stops with it.
 
     That of a worker says only how this process is.
     `unconfined` means that callers may use a sandbox without isolation, or commands;
-    `middlewares` run inside ours.
+    `middlewares` run inside ours; `groups` are the routes of plugins.
     """
     sessions = _session_map(config, shares, jobs.draining)
     sessions.on_lag = measures.stream_lag.observe
@@ -177,6 +183,8 @@ def make_app(
     app.add_routes(info.routes())
     app.add_routes(ReferenceHandlers(jobs, access).routes())
     app.add_routes(page_routes(config.server.frame_ancestors))
+    places = Places(config.compat.max_waiting)
+    mount(app, groups, Desk(jobs, access, request_rates, bodies, places, lifetime.ask_versions))
     if request_rates.any:
         app.on_response_prepare.append(send_rates)
     return app
@@ -303,6 +311,8 @@ def _guard(config: Config, access: Access, logins: FailedLogins) -> Middleware:
         if origin is None:
             return await admitted(request, handler)
         headers = {"Access-Control-Allow-Origin": origin, "Vary": "Origin", **CORS_HEADERS}
+        if own := own_headers(request):
+            headers[ALLOWED] = ", ".join((CORS_HEADERS[ALLOWED], *own))
         if request.method == "OPTIONS":
             return web.Response(status=204, headers=headers)
         request[CORS] = headers

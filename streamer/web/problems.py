@@ -26,6 +26,7 @@ from streamer.web.answers import Problem
 from streamer.web.callers.access import TENANT
 from streamer.web.documents import dump
 from streamer.web.loggedpath import job_of, logged_path
+from streamer.web.refusals import worded
 
 __all__ = [
     "TITLES",
@@ -85,7 +86,7 @@ async def _answered(
         return await handler(request)
     except StreamerError as error:
         tell(request, error)
-        response = answer(error)
+        response = worded(request, answer(error), problem(error))
         if request.content.exception() is not None:
             response.force_close()  # the end of a broken body is unknown
         return response
@@ -95,7 +96,8 @@ async def _answered(
         return _converted(request, error)
     except Exception:
         log.exception("%s failed", _asked(request), extra=_about(request))
-        return answer(StreamerError("internal"))
+        internal = StreamerError("internal")
+        return worded(request, answer(internal), problem(internal))
 
 
 def tell(request: web.Request, error: StreamerError) -> None:
@@ -126,7 +128,7 @@ def _converted(request: web.Request, error: web.HTTPException) -> web.Response:
     code = CODES.get(error.status, "invalid_request" if error.status < 500 else "internal")
     converted = CallerError(said, code=code)
     converted.status = error.status
-    response = answer(converted)
+    response = worded(request, answer(converted), problem(converted))
     # Keep the host's headers: Allow, WWW-Authenticate, Retry-After, cookies.
     for name, value in error.headers.items():
         if name not in (hdrs.CONTENT_TYPE, hdrs.CONTENT_LENGTH):

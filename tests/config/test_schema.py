@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 import streamer
 from streamer.config.load import effective, load_config
 from streamer.config.schema import (
+    OF_PLUGINS,
     AuthConfig,
     Config,
     EngineConfig,
@@ -89,7 +90,8 @@ def test_the_document_explains_every_key() -> None:
 
 def as_tree(config: Config) -> dict[str, Any]:
     tree: dict[str, Any] = msgspec.to_builtins(config)
-    del tree["sandbox"]["options"]
+    for section in OF_PLUGINS:
+        del tree[section]["options"]
     for runtime in tree["runtimes"].values():
         del runtime["name"]
     return tree
@@ -237,7 +239,8 @@ def test_any_tree_is_a_configuration_or_a_refusal_by_key(tree: dict[str, Any]) -
 
 
 def restored(config: Config) -> dict[str, Any]:
-    return merge(as_tree(config), {"sandbox": config.sandbox.options})
+    options = {name: getattr(config, name).options for name in OF_PLUGINS}
+    return merge(as_tree(config), options)
 
 
 # -- secrets ---------------------------------------------------------------------------

@@ -30,6 +30,7 @@ SECTIONS: Final[dict[str, Mark]] = {
     "logging": KEPT,
     "tracing": ADDED,
     "plugins": ADDED,
+    "compat": ADDED,
 }
 
 KEYS: Final[dict[str, tuple[Mark, Any]]] = {
@@ -158,6 +159,8 @@ KEYS: Final[dict[str, tuple[Mark, Any]]] = {
     "auth.grant_secret": (ADDED, ""),
     "auth.grant_max_s": (ADDED, ANY),
     "plugins.disabled": (ADDED, ()),
+    "compat.enabled": (ADDED, ()),
+    "compat.max_waiting": (ADDED, ANY),
     "metrics.enabled": (ADDED, True),
     "metrics.token_sha256": (ADDED, ""),
     "logging.level": (ADDED, ANY),

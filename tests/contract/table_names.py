@@ -198,6 +198,11 @@ PYTHON: Final[dict[str, Mark]] = {
     "streamer.SessionSpec": ADDED,
     "streamer.SourceFile": ADDED,
     "streamer.TerminalSize": ADDED,
+    "streamer.Caller": ADDED,
+    "streamer.Language": ADDED,
+    "streamer.Refusal": ADDED,
+    "streamer.Route": ADDED,
+    "streamer.RouteGroup": ADDED,
     "streamer.Webhook": ADDED,
     "streamer.get_sessions": ADDED,
     "streamer.load_config": ADDED,
@@ -225,6 +230,7 @@ PYTHON: Final[dict[str, Mark]] = {
     "streamer.hookspecs.streamer_authorize": KEPT,
     "streamer.hookspecs.streamer_engine": KEPT,
     "streamer.hookspecs.streamer_job_finished": ADDED,
+    "streamer.hookspecs.streamer_routes": ADDED,
 }
 """What the public modules export."""
 

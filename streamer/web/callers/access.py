@@ -28,6 +28,7 @@ from streamer.errors import CallerError, CapacityError, Forbidden, Unauthorized,
 from streamer.jobs.job import Job
 from streamer.jobs.jobs import Jobs
 from streamer.model.scopes import Scope
+from streamer.web.callers.carriers import bearer, token_of
 from streamer.web.callers.connection import account, is_local
 from streamer.web.callers.grants import Grant, Grants
 from streamer.web.callers.tokens import Tokens
@@ -77,7 +78,6 @@ NEEDS: Final[Mapping[Action, Scope]] = {
 }
 """The scope of a token that each action needs."""
 
-BEARER: Final = "bearer "
 METRICS_ROUTE: Final = "streamer-metrics"
 TENANT: Final = web.RequestKey("streamer-tenant", str)
 """The tenant of a request."""
@@ -259,7 +259,7 @@ class Access:
         """Tell whether a request for the metrics has their separate token."""
         if not self._scraper or request.match_info.route.name != METRICS_ROUTE:
             return False
-        token = _bearer(request)
+        token = bearer(request)
         if not token:
             return False
         self._check_guess(request, token)
@@ -376,7 +376,7 @@ class Access:
         return ""
 
     def _tenant_of_token(self, request: web.Request, needed: Scope) -> str:
-        token = _bearer(request)
+        token = token_of(request)
         if not token and request.method == "GET":
             # EventSource cannot set headers.
             token = request.query.get("access_token", "")
@@ -406,11 +406,6 @@ def _note_guess(request: web.Request, token: str) -> None:
     # A token that `streamer token` has made is no guess: it was revoked.
     if not is_generated(token):
         request[WRONG_TOKEN] = True
-
-
-def _bearer(request: web.Request) -> str:
-    header = request.headers.get("Authorization", "")
-    return header[len(BEARER) :].strip() if header.lower().startswith(BEARER) else ""
 
 
 def _digest(token: str) -> str:
