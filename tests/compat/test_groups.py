@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestClient, TestServer
 
 import streamer
+from streamer.config.tokens import changed_tokens, new_token
 from streamer.errors import ConfigError, InvalidRequest, PluginError
 from tests.conftest import Start
 
@@ -307,3 +309,18 @@ async def test_the_languages_are_listed_with_their_versions(start: Start) -> Non
     (python,) = [one for one in await service.languages() if one.name == "python"]
     assert (python.available, python.compiled, python.entry) == (True, False, "main.py")
     assert "python3" in python.aliases
+
+
+async def test_a_token_in_a_header_of_the_group_may_be_made_while_the_service_runs(
+    start: Start, tmp_path: Path
+) -> None:
+    file = tmp_path / "tokens.json"
+    client = await start(plugins=(Simple(),), compat=ON, auth={"tokens_file": str(file)})
+    token, stored = new_token("ann")
+    assert (await ran(client, "/simple/run", **{"X-Simple": token}))[0] == 503
+    with changed_tokens(file) as tokens:
+        tokens.append(stored)
+    assert (await ran(client, "/simple/run", **{"X-Simple": token}))[0] == 200
+    with changed_tokens(file) as tokens:
+        tokens.clear()
+    assert (await ran(client, "/simple/run", **{"X-Simple": token}))[0] == 503

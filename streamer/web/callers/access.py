@@ -222,7 +222,7 @@ class Access:
 
     async def look(self, request: web.Request) -> None:
         """Notice which tokens were created or revoked, before a request that may have one."""
-        if self._hook is None and (_bearer(request) or request.query_string):
+        if self._hook is None and (token_of(request) or request.query_string):
             await self._tokens.look()
 
     def require(self, request: web.Request, action: Action) -> str:
