@@ -317,7 +317,7 @@ async def test_the_keyboard_is_enough(playground: Playground) -> None:
     for _ in range(4):
         await page.press("Tab")
         order.append(await page.evaluate(focused))
-    assert order == ["summary", "run", "cancel", "share"]
+    assert order == ["summary", "run", "cancel", "find"]
     outline = "getComputedStyle(document.activeElement).outlineStyle"
     assert await page.evaluate(outline) == "solid"
     await page.evaluate("document.querySelector('summary').focus()")

@@ -84,3 +84,65 @@ async def test_the_limit_that_ended_it_is_named(playground: Playground) -> None:
     await page.evaluate("document.querySelector('#cancel').click()")
     assert await playground.verdict(page) == "cancelled"
     assert await page.evaluate(shown("#clock")) == ""
+
+
+FAULTY = """
+import sys
+print("Needle in \\x1b[31mhay\\x1b[0m")
+for number in range(300): print("straw", number)
+print("needle")
+print("hello:5 <b>", file=sys.stderr)
+raise ValueError
+"""
+
+
+async def test_the_output_leads_to_the_line_and_is_searched_and_taken_along(
+    playground: Playground,
+) -> None:
+    page = await playground.open(width=1280, height=800)
+    await page.evaluate("navigator.clipboard.writeText = async (text) => { window.copied = text; }")
+    await playground.run(page, FAULTY)
+    assert await playground.verdict(page) == "failed with exit code 1"
+    # "line 7" of the traceback leads to the program.
+    assert await page.evaluate(
+        "[...document.querySelectorAll('.place')].map((place) => place.textContent)"
+    ) == ["line 7"]
+    await page.evaluate("document.querySelector('.place').click()")
+    chosen = "getSelection().toString()"
+    assert await page.evaluate(f"{chosen} || document.activeElement.value.split('\\n')[6]") == (
+        "raise ValueError"
+    )
+    # Search: found by its letters, over a change of colour, and brought into sight.
+    await page.evaluate("document.querySelector('#find').click()")
+    await page.type("NEEDLE")
+    assert await page.until(shown("#matches")) == "2 found"
+    for place in ("1 of 2", "2 of 2", "1 of 2"):
+        await page.press("Enter")
+        assert await page.evaluate(shown("#matches")) == place
+    marked = "[...CSS.highlights.get('{}')].map(String)"
+    assert await page.evaluate(marked.format("found-now")) == ["Needle"]
+    assert await page.evaluate(marked.format("found")) == ["needle"]
+    top = "document.querySelector('#output > .line').getBoundingClientRect().top"
+    assert await page.evaluate(f"{top} > 0")
+    await page.evaluate("document.querySelector('#sought').select()")
+    await page.type("n hay")
+    await page.press("Enter")
+    assert await page.evaluate(marked.format("found-now")) == ["n hay"]
+    await page.press("Escape")
+    assert await page.evaluate("document.activeElement.id") == "find"
+    assert await page.evaluate("CSS.highlights.get('found-now').size") == 0
+    # Copied as it was written, saved from the service.
+    await page.evaluate("document.querySelector('#copy').click()")
+    copied = await page.until("window.copied")
+    assert copied.startswith("Needle in hay\nstraw 0\n")
+    assert "hello:5 <b>\n" in copied
+    stdout = await page.evaluate(
+        "fetch(document.querySelector('#stdout').href).then(r => r.text())"
+    )
+    assert stdout.startswith("Needle in \x1b[31mhay\x1b[0m\n")
+    assert stdout.endswith("needle\n")
+    # Going on after a clear screen, the frames do not pile up.
+    frames = "for n in range(5): print(f'\\x1b[H\\x1b[2Jframe {n}\\n\\x1b[Hf', end='', flush=True)"
+    await playground.run(page, frames)
+    assert await playground.verdict(page) == "finished"
+    await until_lines(page, "frame 4")

@@ -75,9 +75,9 @@ export function fileAddress(jobId, name, { inline = false } = {}) {
   return readable(jobId, `${jobPath(jobId)}/files/${path}`, inline ? { inline: 1 } : {});
 }
 
-/** The address of what a job has written to a stream, "stdout" or "stderr". */
+/** The address of what a job has written so far to a stream, "stdout" or "stderr". */
 export const outputAddress = (jobId, stream) =>
-  readable(jobId, `${jobPath(jobId)}/output/${stream}`, {});
+  readable(jobId, `${jobPath(jobId)}/output/${stream}`, { follow: 0 });
 
 /** The address of a job's recording for asciinema. */
 export const castAddress = (jobId) => readable(jobId, `${jobPath(jobId)}/cast`, {});

@@ -1,6 +1,6 @@
 // Draws a Screen into the page, once a frame. Program output becomes Text nodes and nothing else.
 
-import { PLAIN, paletteColour } from "./ansi.js";
+import { rowOf } from "./row.js";
 
 const AT_END = 8; // pixels from the end that still count as having scrolled to it
 const REST_PER_LINE_MS = 0.1; // a flood is drawn only now and then, so that the page stays responsive
@@ -10,7 +10,9 @@ export class OutputView {
   #list;
   #dropped;
   #newest;
+  #onDraw;
   #screen = null;
+  #placesIn = null;
   #rows = [];
   #following = true; // whether the end stays in sight, until one scrolls up
   #top = 0;
@@ -19,9 +21,10 @@ export class OutputView {
 
   /**
    * `box` scrolls and `list` inside it gets the lines, `dropped` shows how many are missing, and the
-   * button `newest` scrolls back to the end.
+   * button `newest` scrolls back to the end. `onDraw()` is called after each drawing.
    */
-  constructor({ box, list, dropped, newest }) {
+  constructor({ box, list, dropped, newest }, onDraw = () => {}) {
+    this.#onDraw = onDraw;
     this.#box = box;
     this.#list = list;
     this.#dropped = dropped;
@@ -34,9 +37,13 @@ export class OutputView {
     new ResizeObserver(() => this.#settle()).observe(box);
   }
 
-  /** Show another screen from its beginning. */
-  show(screen) {
+  /**
+   * Show another screen from its beginning. `placesIn(text, kind)` finds places of the program in a
+   * line (`streamer/web/static/result/places.js`), of which buttons are made.
+   */
+  show(screen, placesIn = null) {
     this.#screen = screen;
+    this.#placesIn = placesIn;
     this.#rows = [];
     this.#following = true;
     this.#top = 0;
@@ -67,7 +74,7 @@ export class OutputView {
     this.#removeDropped(screen.dropped);
     const fragment = document.createDocumentFragment();
     for (const line of screen.from(from)) {
-      const row = rowOf(line);
+      const row = rowOf(line, this.#placesIn);
       fragment.append(row);
       this.#rows.push({ number: line.number, row });
     }
@@ -79,6 +86,23 @@ export class OutputView {
       this.#dropped.hidden = false;
     }
     this.#settle();
+    this.#onDraw();
+  }
+
+  /** The element of a line by its number, or null if it is not shown. */
+  rowOf(number) {
+    const first = this.#rows[0]?.number ?? 0;
+    return this.#rows[number - first]?.row ?? null;
+  }
+
+  /** Bring a line into sight; the end is then no longer followed. */
+  reveal(number) {
+    const row = this.rowOf(number);
+    if (row !== null) {
+      this.#following = false;
+      row.scrollIntoView({ block: "center" });
+      this.#newest.hidden = false;
+    }
   }
 
   #scrolled() {
@@ -113,57 +137,5 @@ export class OutputView {
     for (const { row } of gone) {
       row.remove();
     }
-  }
-}
-
-function rowOf({ kind, runs, wrapped }) {
-  const row = document.createElement("div");
-  row.className = `line ${kind}`;
-  for (const [text, style] of runs) {
-    row.append(style === PLAIN ? text : spanOf(text, style));
-  }
-  if (!wrapped) {
-    row.append("\n"); // an empty line keeps its height, and copied text its line ends
-  }
-  return row;
-}
-
-function spanOf(text, style) {
-  const span = document.createElement("span");
-  span.textContent = text;
-  for (const name of ["bold", "dim", "italic", "underline", "strike", "typed"]) {
-    span.classList.toggle(name, style[name] === true);
-  }
-  const { fg, bg, inverse } = style;
-  const ground = inverse ? (fg ?? "base") : bg;
-  const ink = (inverse ? (bg ?? "base") : fg) ?? inkOn(ground);
-  colour(span, "fg", "color", ink);
-  colour(span, "bg", "background-color", ground);
-  span.classList.toggle("on-ground", ink !== "base" && ground !== null && ground < 16);
-  return span;
-}
-
-/** The readable one of black and white on a ground that is not the style sheet's, else null. */
-function inkOn(ground) {
-  if (ground === null || ground === "base" || ground < 16) {
-    return null;
-  }
-  const hex = typeof ground === "number" ? paletteColour(ground) : ground;
-  const [red, green, blue] = hex.match(/[\da-f]{2}/g).map((two) => parseInt(two, 16));
-  return 0.299 * red + 0.587 * green + 0.114 * blue > 140 ? "#000000" : "#ffffff";
-}
-
-/**
- * Give the span a colour of the parser's: a class for what the style sheet knows (the sixteen,
- * and "base", the other of the two plain ones), else a property, which the policy allows.
- */
-function colour(span, prefix, property, value) {
-  if (value === null) {
-    return;
-  }
-  if (value === "base" || value < 16) {
-    span.classList.add(`${prefix}-${value}`);
-  } else {
-    span.style.setProperty(property, typeof value === "number" ? paletteColour(value) : value);
   }
 }

@@ -2,11 +2,14 @@
 
 import * as api from "../api.js";
 import { Follower } from "../follow.js";
-import { report, tell } from "../run.js";
+import { goToLine, report, tell } from "../run.js";
 import { failureOf, verdictOf } from "../verdict.js";
 import { onUse, saySoon, setEnabled } from "./buttons.js";
 import { Clock } from "./clock.js";
+import { placesOf } from "./places.js";
 import * as runs from "./runs.js";
+import { Saving, toClipboard } from "./saving.js";
+import { Search } from "./search.js";
 import { Stage } from "./stage.js";
 import { takesTyping, Typing } from "./typing.js";
 
@@ -14,7 +17,19 @@ const pane = document.querySelector("#result-pane");
 const ui = Object.fromEntries([...pane.querySelectorAll("[id]")].map((e) => [e.id, e]));
 const watched = document.querySelector("#watched");
 
-const stage = new Stage({ ...ui, list: ui.output });
+const stage = new Stage({ ...ui, list: ui.output }, () => search.refresh());
+const search = new Search(
+  {
+    form: ui.finder,
+    text: ui.sought,
+    count: ui.matches,
+    previous: ui.previous,
+    close: ui.unfind,
+    open: ui.find,
+  },
+  stage,
+);
+const saving = new Saving({ ...ui, list: ui.output }, stage);
 const clock = new Clock(ui.clock);
 const typing = new Typing({ form: ui.typing, line: ui.line, eof: ui.eof }, ui.box, {
   typed: (text) => stage.apply("typed", { text }),
@@ -76,6 +91,8 @@ export function clear() {
   typing.end();
   clock.reset();
   stage.clear();
+  search.close();
+  saving.offer(null);
   setEnabled(ui.share, false);
   showState("");
   showVerdict({ tone: "", text: "", facts: [] });
@@ -141,6 +158,8 @@ export function show(id, { request }) {
   job = { id, request, limits: null, complete: null };
   tell({ jobId: id, active: true });
   setEnabled(ui.share, true);
+  saving.offer(id);
+  stage.clear(request === null ? null : placesOf(request, goToLine));
   typing.begin(id, request);
   describe(job);
   follower = new Follower(id, {
@@ -205,10 +224,9 @@ export async function interrupt() {
 }
 
 async function copyLink() {
-  try {
-    await navigator.clipboard.writeText(location.href);
+  if (await toClipboard(location.href)) {
     saySoon(ui.share, "Link copied");
-  } catch {
+  } else {
     // No clipboard without HTTPS, or not allowed: show the link for copying by hand.
     ui.fallback.hidden = false;
     ui.link.value = location.href;

@@ -10,9 +10,9 @@ export class Stage {
   #screen = new Screen();
   #decoders = new Map(); // of streams whose bytes come as base64
 
-  /** `ui` has the elements of the output, as `OutputView` wants them. */
-  constructor(ui) {
-    this.#view = new OutputView(ui);
+  /** `ui` has the elements of the output, as `OutputView` wants them, and so is `onDraw`. */
+  constructor(ui, onDraw) {
+    this.#view = new OutputView(ui, onDraw);
     this.clear();
   }
 
@@ -20,10 +20,19 @@ export class Stage {
     return this.#screen;
   }
 
-  clear() {
+  /** Begin with nothing; `placesIn` finds places of the program, as `OutputView.show` has it. */
+  clear(placesIn = null) {
     this.#screen = new Screen();
     this.#decoders.clear();
-    this.#view.show(this.#screen);
+    this.#view.show(this.#screen, placesIn);
+  }
+
+  rowOf(number) {
+    return this.#view.rowOf(number);
+  }
+
+  reveal(number) {
+    this.#view.reveal(number);
   }
 
   /** Show one event; those that say nothing about the output change nothing. */
