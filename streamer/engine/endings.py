@@ -13,8 +13,8 @@ WORKER_LOST: Final = Error("worker_lost", "the worker that ran the job is gone")
 SHUT_DOWN: Final = Error("shutting_down", "the service stopped before the job was over")
 
 
-def cancelled(job: JobFacts) -> Complete:
-    """Return the end of a job that was cancelled before any worker had it."""
+def cancelled(job: JobFacts, attempt: int = 1) -> Complete:
+    """Return the end of a job that was cancelled before any worker had it, in this attempt."""
     return Complete(
         reason="cancelled",
         exit_code=None,
@@ -28,4 +28,5 @@ def cancelled(job: JobFacts) -> Complete:
         output_truncated=False,
         sandbox=job.backend,
         phase="run",
+        attempts=attempt,
     )

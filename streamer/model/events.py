@@ -276,7 +276,7 @@ class Complete(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     artifacts_failed: tuple[ArtifactFailure, ...] = ()
     """What ``artifacts`` asked for and was not kept, the first 20; never changes the verdict."""
     attempts: int = 1
-    """How often it was run, if more than once."""
+    """Its attempts, if more than one: the last one counts though it was cancelled before it ran."""
 
 
 class Error(msgspec.Struct, frozen=True, rename="camel"):

@@ -124,6 +124,25 @@ async def test_a_job_is_run_again_as_often_as_its_caller_said(engine: Engine, be
     assert (stats.waiting, stats.running, stats.waiting_bytes) == (0, 0, 0)
 
 
+async def test_the_end_of_one_that_is_cancelled_before_it_runs_again_has_its_attempt(
+    engine: Engine, bench: Bench
+) -> None:
+    job = retried(2)
+    for _ in range(2):
+        await (await started(engine, job)).state("running")
+        await lose(engine, bench)
+    assert await engine.cancel(job.job_id) == "cancelled"
+    last = (await events_of(engine, job.job_id))[-1].data
+    assert isinstance(last, Complete)
+    assert (last.reason, last.attempts) == ("cancelled", 3)
+    first = retried(1)
+    await engine.submit(first)
+    assert await engine.cancel(first.job_id) == "cancelled"
+    last = (await events_of(engine, first.job_id))[-1].data
+    assert isinstance(last, Complete)
+    assert last.attempts == 1
+
+
 async def test_input_that_was_taken_is_not_there_again(engine: Engine, bench: Bench) -> None:
     job = retried(1)
     lease = await started(engine, job)

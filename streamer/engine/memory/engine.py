@@ -450,7 +450,7 @@ def _cancel(table: JobTable, job_id: str) -> None:
     """End a job that waits, or ask the worker of one that runs."""
     record = table.find(job_id)
     if record is not None and record.waiting:
-        table.end(record, [encode(cancelled(record.facts))])
+        table.end(record, [encode(cancelled(record.facts, record.attempt))])
     elif record is not None and not record.over:
         table.inboxes[job_id].cancel()
 

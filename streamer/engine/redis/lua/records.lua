@@ -127,12 +127,15 @@ end
 
 -- End a job that waits, or ask the worker of one that runs.
 function cancel_job(id)
-  local f = call('HMGET', job_key(id), 'state', 'result_kind', 'token', 'node', 'cancel_event')
+  local f = call('HMGET', job_key(id), 'state', 'result_kind', 'token', 'node', 'cancel_event',
+    'attempt')
   if not f[1] or f[2] then return end
   if f[3] then
     call('HSET', job_key(id), 'cancelled', 1)
     ring('node:' .. f[4], 'job ' .. id)
   else
-    end_job(id, {'complete', f[5]})
+    -- It was encoded for the first attempt, which is not in it; this is its last field.
+    local attempts = num(f[6]) > 1 and ',"attempts":' .. f[6] .. '}' or '}'
+    end_job(id, {'complete', f[5]:sub(1, -2) .. attempts})
   end
 end
