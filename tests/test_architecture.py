@@ -126,6 +126,7 @@ def test_what_does_no_work_imports_the_command_line_only(
     assert "click" in found
     ours = {name for name in found if name.startswith("streamer")}
     modules = (
+        "bench",
         "completion",
         "descriptors",
         "environments",

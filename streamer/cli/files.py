@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import click
@@ -90,7 +92,22 @@ def place_of(output: str, name: str) -> tuple[str, str]:
 
 
 async def _save_all(client: Client, job_id: str, folder: str) -> None:
+    from streamer.cli.progress import Progress
     from streamer.saving import save
 
-    for file in await client.files(job_id):
-        await save(folder, file["name"], client.read_file(job_id, file["name"]))
+    listed = await client.files(job_id)
+    total = sum(file["bytes"] for file in listed)
+    with Progress("saving") as progress:
+        saved = 0
+
+        async def counted(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+            nonlocal saved
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    yield chunk
+                    saved += len(chunk)
+                    progress.set(saved, total)
+
+        for file in listed:
+            chunks = counted(client.read_file(job_id, file["name"]))
+            await save(folder, file["name"], chunks)

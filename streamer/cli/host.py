@@ -76,12 +76,14 @@ def doctor(
 
     import msgspec
 
+    from streamer.cli.progress import Progress
     from streamer.doctor.report import examine
 
     config = load(options)
     logging.getLogger("streamer").setLevel(logging.ERROR)
     try:
-        report = work(examine(config))
+        with Progress("testing what each sandbox enforces"):
+            report = work(examine(config))
     except BackendUnavailable as error:
         click.echo(f"streamer: {visible(str(error))}", err=True)
         return 1

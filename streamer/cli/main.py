@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 import streamer
+from streamer.cli.bench import bench
 from streamer.cli.completion import files as complete_files
 from streamer.cli.descriptors import drop_output, fill_closed
 from streamer.cli.environments import environment
@@ -107,6 +108,7 @@ cli.add_command(token_commands)
 cli.add_command(runtimes)
 cli.add_command(sandboxes)
 cli.add_command(doctor)
+cli.add_command(bench)
 
 
 @cli.command()

@@ -23,7 +23,10 @@ def project() -> None:
 @of_service
 def upload(path: str, url: str, token: str | None, token_file: str | None, *, as_json: bool) -> int:
     """Upload a folder, or a zip, tar, tar.gz or tar.zst archive; print the id of the project."""
-    code, document = asked(url, token, token_file, lambda client: client.upload(path))
+    from streamer.cli.progress import Progress
+
+    with Progress(f"uploading {path}"):
+        code, document = asked(url, token, token_file, lambda client: client.upload(path))
     if document is not None:
         click.echo(in_json(document) if as_json else visible(document["projectId"]))
     return code
