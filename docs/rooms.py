@@ -38,7 +38,16 @@ PLACES: Final = {
     "eventlog": (330, 6),
 }
 # These import from nearly every room, and are drawn as bars that list what they import.
-OUTER: Final = ("cli", "supervisor", "testing", "doctor", "compat", "application", "compose")
+OUTER: Final = (
+    "cli",
+    "mcp",
+    "supervisor",
+    "testing",
+    "doctor",
+    "compat",
+    "application",
+    "compose",
+)
 OUTER_ROW: Final = 38
 # Nearly every room imports these, so they are bars too, and have no arrows.
 COMMON: Final = ("config", "model", "bounded", "errors")

@@ -135,6 +135,7 @@ def test_what_does_no_work_imports_the_command_line_only(
         "host",
         "jobs",
         "main",
+        "mcp",
         "options",
         "program",
         "projects",

@@ -26,6 +26,7 @@ from streamer.cli.files import files
 from streamer.cli.follow import follow
 from streamer.cli.host import doctor, runtimes, sandboxes
 from streamer.cli.jobs import cancel, jobs
+from streamer.cli.mcp import mcp
 from streamer.cli.options import (
     OF_SERVICE,
     ORIGINS,
@@ -109,6 +110,7 @@ cli.add_command(runtimes)
 cli.add_command(sandboxes)
 cli.add_command(doctor)
 cli.add_command(bench)
+cli.add_command(mcp)
 
 
 @cli.command()

@@ -94,6 +94,7 @@ COMMANDS: Final[dict[str, Mark]] = {
     "bench": ADDED,
     "session": ADDED,
     "token": ADDED,
+    "mcp": ADDED,
 }
 
 OPTIONS: Final[dict[str, Mark]] = {
@@ -131,6 +132,17 @@ OPTIONS: Final[dict[str, Mark]] = {
     "run --token-file": ADDED,
     "run --profile": ADDED,
     "run --set": ADDED,
+    "mcp --config": ADDED,
+    "mcp --profile": ADDED,
+    "mcp --set": ADDED,
+    "mcp --sandbox": ADDED,
+    "mcp --http": ADDED,
+    "mcp --host": ADDED,
+    "mcp --port": ADDED,
+    "mcp --url": ADDED,
+    "mcp --token": ADDED,
+    "mcp --token-file": ADDED,
+    "mcp --environment": ADDED,
     "doctor --json": KEPT,
     "doctor --config": KEPT,
     "doctor --sandbox": ADDED,
