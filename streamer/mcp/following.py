@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from streamer.client import Client
 from streamer.events import Complete, Error, Gap, Output, Status, Truncated
@@ -145,7 +145,7 @@ class Following:
         )
 
 
-def verdict_of(document: dict[str, object]) -> Verdict | None:
+def verdict_of(document: Mapping[str, Any]) -> Verdict | None:
     """Return the verdict in the document of a job, or None if it is not over."""
     result = document.get("result")
     if not isinstance(result, dict):

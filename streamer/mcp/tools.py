@@ -6,7 +6,7 @@ import asyncio
 import base64
 import binascii
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Literal
 
@@ -259,7 +259,7 @@ def _request(given: arguments.Run) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value not in (None, [], {}, False)}
 
 
-def _check_takes_input(document: dict[str, Any]) -> None:
+def _check_takes_input(document: Mapping[str, Any]) -> None:
     if document.get("result") is not None:
         raise Refused(
             "the program has ended and takes no input: call wait without input for its output and "
