@@ -27,6 +27,7 @@ export function useEditor(pane) {
 /**
  * The result pane, for this module and the editor:
  *   prepare(request)              the request with what the result side needs of the job
+ *   without(problem, request)     a request that may do where one was refused, or null
  *   show(jobId, {live, request})  show a job from its beginning; `live` if it was started here and
  *                                 now, and `request` if this tab knows it, else null
  *   clear()                       show nothing, and let go of the job that was shown
@@ -72,19 +73,31 @@ export async function start() {
   if (shown.active) {
     return;
   }
-  const request = result.prepare(editor.request());
   result.clear();
   leave();
   tell({ active: true });
   result.sending();
   try {
-    const id = await api.execute(request);
+    const { id, request } = await submit(result.prepare(editor.request()));
     runs.begin(id, request); // so that a reload still shows the code
     address(id);
     result.show(id, { live: true, request });
   } catch (problem) {
     tell({ active: false });
     report(problem);
+  }
+}
+
+/** Submit a request; if only a wish of the page's own was refused, once more without it. */
+async function submit(request) {
+  try {
+    return { id: await api.execute(request), request };
+  } catch (problem) {
+    const other = result.without(problem, request);
+    if (other === null) {
+      throw problem;
+    }
+    return { id: await api.execute(other), request: other };
   }
 }
 

@@ -5,7 +5,10 @@ import { Follower } from "../follow.js";
 import { goToLine, report, tell } from "../run.js";
 import { failureOf, verdictOf } from "../verdict.js";
 import { onUse, saySoon, setEnabled } from "./buttons.js";
+import { Chart } from "./chart.js";
 import { Clock } from "./clock.js";
+import { failuresOf, Files } from "./files.js";
+import * as patterns from "./patterns.js";
 import { placesOf } from "./places.js";
 import * as runs from "./runs.js";
 import { Saving, toClipboard } from "./saving.js";
@@ -31,6 +34,8 @@ const search = new Search(
 );
 const saving = new Saving({ ...ui, list: ui.output }, stage);
 const clock = new Clock(ui.clock);
+const chart = new Chart(ui.usage);
+const files = new Files(ui);
 const typing = new Typing({ form: ui.typing, line: ui.line, eof: ui.eof }, ui.box, {
   typed: (text) => stage.apply("typed", { text }),
   failed: report,
@@ -45,9 +50,26 @@ const GONE = {
 let follower = null;
 let job = null; // what is shown: {id, request, limits, complete}
 
-/** The request with what this side needs of the job: that its program can be typed to. */
+let keepsFiles = true; // until the service says that it does not
+
+/** The request with what this side wants of the job: typing, and the files that it leaves. */
 export function prepare(request) {
-  return takesTyping(request) ? { ...request, interactive: true } : request;
+  const prepared = takesTyping(request) ? { ...request, interactive: true } : { ...request };
+  const artifacts = patterns.wanted();
+  if (keepsFiles && artifacts.length > 0 && request.cases === undefined) {
+    prepared.artifacts ??= artifacts;
+  }
+  return prepared;
+}
+
+/** A request like one that was refused, but without what only this side wanted; null if none. */
+export function without(problem, { artifacts, ...request }) {
+  const ours = artifacts !== undefined && patterns.areUsual(artifacts);
+  if (!ours || !problem.path?.startsWith("$.artifacts")) {
+    return null;
+  }
+  keepsFiles = false;
+  return request;
 }
 
 export function problem(told) {
@@ -90,6 +112,8 @@ export function clear() {
   job = null;
   typing.end();
   clock.reset();
+  chart.clear();
+  files.begin(null);
   stage.clear();
   search.close();
   saving.offer(null);
@@ -112,6 +136,7 @@ const handlers = {
       // A compiler has the operator's limits, which are not told.
       clock.limit(state === "running" ? (job.limits?.wallTimeS ?? null) : null);
       clock.start(t);
+      chart.begin(t);
     } else {
       clock.stop();
     }
@@ -119,8 +144,17 @@ const handlers = {
       typing.open();
     }
   },
+  stats(stats) {
+    chart.add(stats);
+  },
+  artifact(file) {
+    files.add(file);
+  },
   complete(complete) {
     job.complete = complete;
+    const asked = job.request?.artifacts;
+    const matter = asked !== undefined && !patterns.areUsual(asked);
+    files.failed(failuresOf(complete.artifactsFailed, matter));
     end(verdictOf(complete, job));
   },
   error(error) {
@@ -159,6 +193,7 @@ export function show(id, { request }) {
   tell({ jobId: id, active: true });
   setEnabled(ui.share, true);
   saving.offer(id);
+  files.begin(id);
   stage.clear(request === null ? null : placesOf(request, goToLine));
   typing.begin(id, request);
   describe(job);
@@ -185,6 +220,7 @@ async function describe(described) {
       return;
     }
     job.limits = limits;
+    chart.limit(limits?.memoryBytes ?? null);
     if (ui.state.dataset.state === "running") {
       clock.limit(limits?.wallTimeS ?? null);
     } else if (job.complete !== null) {
@@ -235,3 +271,13 @@ async function copyLink() {
 }
 
 onUse(ui.share, copyLink);
+
+ui.patterns.value = patterns.wanted().join("\n");
+ui.patterns.addEventListener("change", () => {
+  patterns.want(patterns.patternsIn(ui.patterns.value));
+  ui.patterns.value = patterns.wanted().join("\n");
+});
+ui.usual.addEventListener("click", () => {
+  patterns.want(patterns.USUAL);
+  ui.patterns.value = patterns.wanted().join("\n");
+});
