@@ -33,6 +33,7 @@ PLACES: Final = {
     "engine": (510, 5),
     "spi": (750, 5),
     "hookspecs": (885, 5),
+    "installed": (630, 5),
     "packing": (90, 6),
     "saving": (203, 6),
     "eventlog": (330, 6),

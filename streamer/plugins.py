@@ -11,8 +11,8 @@ import importlib
 import importlib.util
 import inspect
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -23,11 +23,18 @@ from streamer import hookspecs
 from streamer.config.options import configured, did_you_mean
 from streamer.config.schema import SandboxConfig
 from streamer.errors import ConfigError, PluginError
+from streamer.installed import installed, selected
 from streamer.spi import Backend, Isolation
 
-__all__ = ["ENTRY_POINT_GROUP", "load_backends", "load_plugins"]
+__all__ = [
+    "BUILTIN",
+    "backend_classes",
+    "empty_manager",
+    "load_backends",
+    "load_plugins",
+    "register",
+]
 
-ENTRY_POINT_GROUP: Final = "aiohttp_streamer.plugins"
 BUILTIN: Final = {
     "plain": "sandboxes.plain",
     "bwrap": "sandboxes.bwrap",
@@ -53,43 +60,28 @@ def load_plugins(
     cannot be imported, clashes with another, has no hook, or has a hook that is unknown, not
     decorated or asynchronous.
     """
-    manager = pluggy.PluginManager("streamer")
-    manager.add_hookspecs(hookspecs)
+    manager = empty_manager()
     _check_sandboxes_are_ours()
     for module in BUILTIN.values():
         manager.register(importlib.import_module(module), module)
     manager.register(importlib.import_module(ROUTES), ROUTES)
-    found = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
-    known = {name for point in found for name in (point.name, _distribution(point))}
-    for name in disabled:
-        if name not in known:
-            # If it were ignored, a misspelt name would load the plugin.
-            raise ConfigError(
-                f"plugins.disabled: no installed plugin or distribution is named {name!r}"
-                f"{did_you_mean(name, known)}; installed: {', '.join(sorted(known)) or 'none'}"
-            )
-    for point in found:
-        if point.name in disabled or _distribution(point) in disabled:
-            continue
-        if manager.has_plugin(point.name):
-            raise PluginError(
-                f"two plugins are named {point.name!r}, one of them from {_distribution(point)}: "
-                "uninstall one, or list the distribution in plugins.disabled"
-            )
-        try:
-            plugin = point.load()
-        except Exception as error:
-            raise PluginError(
-                f"plugin {point.name!r} of {_distribution(point)} cannot be imported: {error}: "
-                f"fix or uninstall it, or list {point.name!r} in plugins.disabled"
-            ) from error
-        _register(manager, plugin, point.name)
+    for one in selected(disabled):
+        plugin = one.load()
+        with one.blamed():
+            register(manager, plugin, one.name)
     if isinstance(plugins, str) or not isinstance(plugins, Iterable):
         raise PluginError(
             f"plugins = {plugins!r}: pass a list of instances or modules, as [Mine()]"
         )
     for plugin in plugins:
-        _register(manager, plugin, None)
+        register(manager, plugin, None)
+    return manager
+
+
+def empty_manager() -> pluggy.PluginManager:
+    """Return a manager that knows the hooks, and no plugin."""
+    manager = pluggy.PluginManager("streamer")
+    manager.add_hookspecs(hookspecs)
     return manager
 
 
@@ -102,20 +94,13 @@ def load_backends(
     that is unknown or has the wrong type.
     """
     classes: dict[str, type[Backend]] = {}
-    # pluggy calls the last registered plugin first; here the built-ins come first.
-    for group in reversed(manager.hook.streamer_backends()):
-        if not isinstance(group, list | tuple):
+    for cls in backend_classes(manager):
+        if cls.name in classes:
             raise PluginError(
-                f"streamer_backends returned {group!r}: return a list of classes, as [MyBackend]"
+                f"two backends are named {cls.name!r}: in {classes[cls.name].__module__} "
+                f"and in {cls.__module__}: uninstall one"
             )
-        for cls in group:
-            _check_backend(cls)
-            if cls.name in classes:
-                raise PluginError(
-                    f"two backends are named {cls.name!r}: in {classes[cls.name].__module__} "
-                    f"and in {cls.__module__}: uninstall one"
-                )
-            classes[cls.name] = cls
+        classes[cls.name] = cls
     missing = sorted(BUILTIN.keys() - classes.keys())
     if missing:
         raise PluginError(f"the built-in backends {missing} are missing: reinstall the package")
@@ -131,7 +116,49 @@ def load_backends(
     }
 
 
-def _register(manager: pluggy.PluginManager, plugin: object, name: str | None) -> None:
+def backend_classes(manager: pluggy.PluginManager) -> Iterator[type[Backend]]:
+    """Yield the checked backends of all plugins, those of the built-in ones first.
+
+    Each plugin is asked alone, so that it can be named: raises `PluginError`.
+    """
+    hooks = manager.hook.streamer_backends.get_hookimpls()
+    wrappers = [hook.plugin for hook in hooks if hook.wrapper or hook.hookwrapper]
+    asked = [hook.plugin for hook in hooks if not (hook.wrapper or hook.hookwrapper)]
+    for plugin in asked:
+        others = [other for other in asked if other is not plugin and other not in wrappers]
+        with _named(manager.get_name(plugin)):
+            for group in manager.subset_hook_caller("streamer_backends", others)():
+                yield from _checked(group)
+
+
+def _checked(group: object) -> list[type[Backend]]:
+    if not isinstance(group, list | tuple):
+        raise PluginError(
+            f"streamer_backends returned {group!r}: return a list of classes, as [MyBackend]"
+        )
+    for cls in group:
+        _check_backend(cls)
+    return list(group)
+
+
+@contextmanager
+def _named(name: str | None) -> Iterator[None]:
+    """Name the installed plugin in each error, if it is one; a host knows what it has passed."""
+    try:
+        yield
+    except Exception:
+        for one in installed():
+            if one.name == name:
+                with one.blamed():
+                    raise
+        raise
+
+
+def register(manager: pluggy.PluginManager, plugin: object, name: str | None) -> None:
+    """Add a plugin that has at least one hook, and only hooks that are called.
+
+    Raises `PluginError`.
+    """
     label = name or str(getattr(plugin, "__name__", repr(plugin)))
     if inspect.isclass(plugin):
         raise PluginError(f"plugin {label} is a class: pass an instance, {label}()")
@@ -222,7 +249,3 @@ def _check_methods(cls: type[Backend], where: str) -> None:
             f"{where}: session is not a context manager: decorate it with "
             "@contextlib.asynccontextmanager"
         )
-
-
-def _distribution(point: EntryPoint) -> str:
-    return point.dist.name if point.dist is not None else "an unknown distribution"

@@ -137,6 +137,7 @@ def test_what_does_no_work_imports_the_command_line_only(
         "main",
         "mcp",
         "options",
+        "plugins",
         "program",
         "projects",
         "service",

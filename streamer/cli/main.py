@@ -34,6 +34,7 @@ from streamer.cli.options import (
     config_options,
     load_serving,
 )
+from streamer.cli.plugins import plugins
 from streamer.cli.program import run
 from streamer.cli.projects import project
 from streamer.cli.sessions import session
@@ -111,6 +112,7 @@ cli.add_command(sandboxes)
 cli.add_command(doctor)
 cli.add_command(bench)
 cli.add_command(mcp)
+cli.add_command(plugins)
 
 
 @cli.command()
