@@ -99,11 +99,12 @@ async def test_the_jobs_of_a_worker_that_is_killed(pair: Pair) -> None:
 
 async def test_a_worker_that_stands_still_runs_nothing_after_its_lease(pair: Pair) -> None:
     mark = secrets.token_hex(8)
-    one = await pair.another()
+    full = ("--set", "queue.concurrency=1")  # or the worker that stands still might take both
+    one = await pair.another(*full)
     job_id = await submit(one, sleeper(mark), retry=1)
     await until_up(mark)
     before = set(processes_with(mark))
-    other = await pair.another("--set", "queue.concurrency=1")
+    other = await pair.another(*full)
     blocking = await submit(other, "sleep 600")
     async with other.session.get(f"/api/stream/{job_id}") as response:
         events = received(response)
