@@ -16,4 +16,6 @@ __all__ = ["streamer_routes"]
 @hookimpl
 def streamer_routes() -> Sequence[RouteGroup]:
     """Return them; only an application that has switched one on asks."""
-    return []
+    from streamer.compat import piston  # noqa: PLC0415 - they import aiohttp
+
+    return [piston.GROUP]
