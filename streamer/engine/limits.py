@@ -206,7 +206,8 @@ class BlobLimits:
 class SessionLimits:
     """The most sessions, in total and of one tenant.
 
-    Of ended ones `ended` are remembered, for `ended_s` seconds at most.
+    Of ended ones `ended` are remembered, for `ended_s` seconds at most; where there are more it is
+    one of the tenant's with the most that is forgotten.
     """
 
     total: int = 0

@@ -422,6 +422,25 @@ async def test_only_so_many_ends_are_remembered(bench: Bench) -> None:
         await engine.sessions.ask("s2", ListFiles())
 
 
+async def test_the_ends_of_one_tenant_push_out_no_other_tenants(bench: Bench) -> None:
+    engine = await bench.make(max_ended_sessions=4, retention_s=100.0)
+    for number in range(9):
+        tenant = "ann" if number < 2 else "ben"
+        await engine.sessions.open(make_session(f"s{number}", tenant))
+        await engine.sessions.end(f"s{number}")
+    known = [n for n in range(9) if await engine.sessions.find(f"s{n}") is not None]
+    assert known == [0, 1, 7, 8]
+    await bench.pass_time(100.0)
+    await engine.sessions.open(make_session("s9", "cid"))
+    await engine.sessions.end("s9")
+    assert [n for n in range(10) if await engine.sessions.find(f"s{n}") is not None] == [9]
+    for number in range(10, 16):
+        await engine.sessions.open(make_session(f"s{number}", "ann"))
+        await engine.sessions.end(f"s{number}")
+    known = [n for n in range(16) if await engine.sessions.find(f"s{n}") is not None]
+    assert known == [9, 13, 14, 15]
+
+
 async def test_the_project_of_a_session_is_kept_until_its_end(
     engine: Engine, tmp_path: Path
 ) -> None:

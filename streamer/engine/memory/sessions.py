@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from streamer.engine.limits import SessionLimits
+from streamer.engine.memory.endedsessions import EndedSessions
 from streamer.engine.sessions import AskedSession, SessionNews, SessionView, session_gone
 from streamer.errors import Draining, NotFound, RateLimited, unknown_project
 from streamer.model.capabilities import Accepts
@@ -64,16 +65,6 @@ class _Record:
         return bool(self.asked or self.waiting or self.running)
 
 
-@dataclass(frozen=True, slots=True)
-class _Ended:
-    """What is remembered; little, since there may be many."""
-
-    tenant: str
-    reason: EndReason
-    created_at: float
-    at: float
-
-
 class MemorySessions:
     """See `streamer.engine.sessions.Sessions`."""
 
@@ -91,7 +82,7 @@ class MemorySessions:
         self._wall_clock = wall_clock
         self._records: dict[str, _Record] = {}
         self._of: Counter[str] = Counter()
-        self._ended: OrderedDict[str, _Ended] = OrderedDict()
+        self._ended = EndedSessions(limits.ended, limits.ended_s, clock)
         self._bell = asyncio.Event()
         """Set when a worker may have news."""
         self._listening: Counter[str] = Counter()
@@ -118,7 +109,8 @@ class MemorySessions:
     async def open(self, session: ResolvedSession) -> None:
         self.expire()
         tenant = session.tenant
-        if session.session_id in self._records or session.session_id in self._ended:
+        known = self._records.get(session.session_id) or self._ended.get(session.session_id)
+        if known is not None:
             return
         if self._draining:
             raise Draining("the service is shutting down and opens no sessions")
@@ -323,7 +315,7 @@ class MemorySessions:
                 self._end(record, "total_time")
             elif not record.in_use and record.used + session.idle_s <= now:
                 self._end(record, "idle")
-        self._forget()
+        self._ended.forget()
 
     def _is_lost(self, worker: str | None) -> bool:
         """Return whether a worker can be lost.
@@ -332,15 +324,6 @@ class MemorySessions:
         machine that was suspended) for longer than a lease.
         """
         return worker is not None and worker not in self._listening
-
-    def _forget(self) -> None:
-        """Forget the ends that are too many, or too long ago."""
-        now = self._clock()
-        while self._ended:
-            oldest = next(iter(self._ended.values()))
-            if len(self._ended) <= self._limits.ended and oldest.at + self._limits.ended_s > now:
-                return
-            self._ended.popitem(last=False)
 
     def drain(self) -> None:
         """Open no more."""
@@ -358,8 +341,7 @@ class MemorySessions:
         self._of[session.tenant] -= 1
         if not self._of[session.tenant]:
             del self._of[session.tenant]
-        ended = _Ended(session.tenant, reason, record.created_at, self._clock())
-        self._ended[session.session_id] = ended
+        self._ended.add(session.session_id, session.tenant, reason, record.created_at)
         if session.project is not None:
             self.release(session.project.blob_id)
         for _, answered in record.asked.values():
@@ -372,15 +354,14 @@ class MemorySessions:
         for job_id in jobs:
             self.end_job(job_id)
         self._bell.set()
-        self._forget()
 
     def _living(self, session_id: str) -> _Record:
         self.expire()
         record = self._records.get(session_id)
         if record is not None:
             return record
-        if session_id in self._ended:
-            raise session_gone(self._ended[session_id].reason)
+        if (ended := self._ended.get(session_id)) is not None:
+            raise session_gone(ended.reason)
         raise NotFound(f"there is no session {session_id!r}")
 
     def _view(self, record: _Record) -> SessionView:

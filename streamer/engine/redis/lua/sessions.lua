@@ -1,12 +1,12 @@
 -- Sessions: their records, their jobs, and what is asked of the workers that have them.
-local SESSIONS, SESSIONS_OF, ENDED, ENDED_FACTS
+local SESSIONS, SESSIONS_OF, ENDED, ENDED_FACTS, ENDED_COUNTS
 local ENDINGS
 local MOST_ASKED, JOBS_AT_ONCE = 16, 100
 local cancel_job -- defined below, with the jobs
 
 on_root(function()
   SESSIONS, SESSIONS_OF = P .. 'sessions', P .. 'sessions-of'
-  ENDED, ENDED_FACTS = P .. 'ended-sessions', P .. 'ended-facts'
+  ENDED, ENDED_FACTS, ENDED_COUNTS = P .. 'ended-sessions', P .. 'ended-facts', P .. 'ended-counts'
   ENDINGS = P .. 'endings'
 end)
 
@@ -20,15 +20,34 @@ local function asks_key(id) return P .. 'asks:' .. id end
 
 local function session_used(id) call('HSET', session_key(id), 'used', exact(now)) end
 
+-- Those of one tenant, by its hash.
+local function ended_of(th) return P .. 'ended-of:' .. th end
+
+local function end_forgotten(id, th)
+  call('ZREM', ENDED, id)
+  call('HDEL', ENDED_FACTS, id)
+  if not th then return end
+  call('ZREM', ended_of(th), id)
+  if tonumber(call('ZINCRBY', ENDED_COUNTS, -1, th)) < 1 then call('ZREM', ENDED_COUNTS, th) end
+end
+
+-- Forget the ends that are too many, of the tenant that has the most; and those too long ago.
 local function ends_forgotten()
+  local more = call('ZCARD', ENDED) - C.ended_sessions
+  while more > 0 do
+    local th = call('ZREVRANGE', ENDED_COUNTS, 0, 0)[1]
+    if not th then break end -- an older version has written them
+    end_forgotten(call('ZRANGE', ended_of(th), 0, 0)[1], th)
+    more = more - 1
+  end
   while true do
     local id = call('ZRANGE', ENDED, 0, 0)[1]
     if not id then return end
     local facts = call('HGET', ENDED_FACTS, id)
-    local at = facts and cmsgpack.unpack(facts)[2] or 0
-    if call('ZCARD', ENDED) <= C.ended_sessions and at + C.ended_s > now then return end
-    call('ZREM', ENDED, id)
-    call('HDEL', ENDED_FACTS, id)
+    facts = facts and cmsgpack.unpack(facts) or {}
+    if more <= 0 and (facts[2] or 0) + C.ended_s > now then return end
+    end_forgotten(id, facts[5])
+    more = more - 1
   end
 end
 
@@ -56,8 +75,11 @@ local function end_session(id, reason)
   local askers = call('HVALS', askers_key(id))
   call('ZREM', SESSIONS, id)
   count(SESSIONS_OF, f[1], -1)
-  call('ZADD', ENDED, add('session_ends', 1), id)
-  call('HSET', ENDED_FACTS, id, cmsgpack.pack({reason, now, tonumber(f[2]), f[5]}))
+  local number = add('session_ends', 1)
+  call('ZADD', ENDED, number, id)
+  call('HSET', ENDED_FACTS, id, cmsgpack.pack({reason, now, tonumber(f[2]), f[5], f[1]}))
+  call('ZADD', ended_of(f[1]), number, id)
+  call('ZINCRBY', ENDED_COUNTS, 1, f[1])
   call('UNLINK', session_key(id), asked_key(id), askers_key(id), answers_key(id),
     abandoned_key(id), asks_key(id))
   if f[3] and f[3] ~= '' then blob_released(f[3]) end
