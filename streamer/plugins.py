@@ -119,15 +119,19 @@ def load_backends(
 def backend_classes(manager: pluggy.PluginManager) -> Iterator[type[Backend]]:
     """Yield the checked backends of all plugins, those of the built-in ones first.
 
-    Each plugin is asked alone, so that it can be named: raises `PluginError`.
+    Each plugin is asked alone, so that it can be named: raises `PluginError`. Where one wraps the
+    others they are asked together.
     """
     hooks = manager.hook.streamer_backends.get_hookimpls()
-    wrappers = [hook.plugin for hook in hooks if hook.wrapper or hook.hookwrapper]
-    asked = [hook.plugin for hook in hooks if not (hook.wrapper or hook.hookwrapper)]
-    for plugin in asked:
-        others = [other for other in asked if other is not plugin and other not in wrappers]
-        with _named(manager.get_name(plugin)):
-            for group in manager.subset_hook_caller("streamer_backends", others)():
+    if any(hook.wrapper or hook.hookwrapper for hook in hooks):
+        # pluggy calls the last registered plugin first; here the built-ins come first.
+        for group in reversed(manager.hook.streamer_backends()):
+            yield from _checked(group)
+        return
+    for hook in hooks:
+        with _named(hook.plugin_name):
+            group = hook.function()
+            if group is not None:  # which pluggy leaves out
                 yield from _checked(group)
 
 

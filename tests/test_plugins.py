@@ -121,6 +121,14 @@ def test_a_hook_may_be_a_function_of_another_name() -> None:
     streamer.create_app(plugins=[Renamed()])
 
 
+def test_a_plugin_need_not_be_hashable() -> None:
+    @streamer.hookimpl
+    def streamer_backends() -> list[type[Backend]]:
+        return []
+
+    streamer.create_app(plugins=[SimpleNamespace(streamer_backends=streamer_backends)])
+
+
 def test_the_same_plugin_twice_is_refused() -> None:
     plugin = Marked()
     with pytest.raises(PluginError, match="cannot be registered"):
