@@ -63,6 +63,7 @@ SLOW: Final = (
     "tests/web/test_retention.py",
     "tests/web/test_strangers.py",
     "tests/interop/",
+    "tests/mcp/",
     "tests/public/",
     "tests/sse/",
     "tests/sandbox/test_cgroups.py",

@@ -65,10 +65,11 @@ def mcp(
     try:
         from streamer.mcp import serving
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in OF_THE_SDK:
+        package = (error.name or "").partition(".")[0]
+        if package not in OF_THE_SDK:
             raise
         raise click.UsageError(
-            f"this needs the package {error.name}: pip install 'aiohttp-streamer[cli,mcp]'"
+            f"this needs the package {package}: pip install 'aiohttp-streamer[cli,mcp]'"
         ) from None
     config = load(options)
     configure_logging(config.logging)

@@ -1,8 +1,4 @@
-"""Answer one request of aiohttp by an ASGI application, as the SDK's HTTP transport is one.
-
-aiohttp cancels the handler when the client leaves, so the application is never told: its call is
-cancelled.
-"""
+"""Answer one request of aiohttp by an ASGI application, as the SDK's HTTP transport is one."""
 
 from __future__ import annotations
 
@@ -14,16 +10,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 from starlette.types import ASGIApp, Message
 
-__all__ = ["answered_by"]
-
-
-async def answered_by(
-    app: ASGIApp, request: web.Request, body: bytes, more: Mapping[str, object]
-) -> web.StreamResponse:
-    """Return the application's answer; `more` goes into the scope of the request."""
-    exchange = _Exchange(request, body)
-    await app(_scope(request, more), exchange.receive, exchange.send)
-    return exchange.answer()
+__all__ = ["Exchange"]
 
 
 def _scope(request: web.Request, more: Mapping[str, object]) -> dict[str, Any]:
@@ -44,28 +31,50 @@ def _scope(request: web.Request, more: Mapping[str, object]) -> dict[str, Any]:
     }
 
 
-class _Exchange:
-    """What is received and sent.
+class Exchange:
+    """One request with its body, and its answer; `more` goes into the scope.
+
+    aiohttp cancels the handler when the client leaves. An ASGI application is told instead, and may
+    have something to finish, so it runs in a task of its own.
 
     The end of the answer is left to aiohttp: a client that has it sends its next request, which
     must not come while this one is still being handled.
     """
 
-    def __init__(self, request: web.Request, body: bytes) -> None:
+    def __init__(
+        self, app: ASGIApp, request: web.Request, body: bytes, more: Mapping[str, object]
+    ) -> None:
         self._request = request
         self._body: bytes | None = body
+        self._left = asyncio.Event()
         self._status = 500
         self._headers: CIMultiDict[str] = CIMultiDict()
         self._stream: web.StreamResponse | None = None
         self._whole = b""
+        self.task = asyncio.ensure_future(app(_scope(request, more), self._receive, self._send))
+        """The application at work; it may go on for a while when the client has left."""
 
-    async def receive(self) -> Message:
+    async def answer(self) -> web.StreamResponse:
+        """Wait for the application, and return what is to be sent at last."""
+        try:
+            await asyncio.shield(self.task)
+        finally:
+            self._left.set()
+        if self._stream is not None:
+            return self._stream
+        self._headers.pop("Content-Length", None)
+        return web.Response(status=self._status, headers=self._headers, body=self._whole)
+
+    async def _receive(self) -> Message:
         if self._body is not None:
             body, self._body = self._body, None
             return {"type": "http.request", "body": body, "more_body": False}
-        return await asyncio.Future()  # this call is cancelled when the client leaves
+        await self._left.wait()
+        return {"type": "http.disconnect"}
 
-    async def send(self, message: Message) -> None:
+    async def _send(self, message: Message) -> None:
+        if self._left.is_set():
+            raise ConnectionResetError("the client has left")
         if message["type"] == "http.response.start":
             self._status = message["status"]
             for name, value in message.get("headers", ()):
@@ -80,10 +89,3 @@ class _Exchange:
             await self._stream.prepare(self._request)
         if body:
             await self._stream.write(body)
-
-    def answer(self) -> web.StreamResponse:
-        """Return what is to be sent at last."""
-        if self._stream is not None:
-            return self._stream
-        self._headers.pop("Content-Length", None)
-        return web.Response(status=self._status, headers=self._headers, body=self._whole)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
@@ -13,11 +14,13 @@ from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
 from streamer.errors import Busy, TooLarge
-from streamer.mcp.asgi import answered_by
+from streamer.mcp.asgi import Exchange
 from streamer.mcp.server import CALLER
 from streamer.mcp.workspaces import Caller
 
 __all__ = ["PATH", "Endpoint"]
+
+log: Final = logging.getLogger(__name__)
 
 PATH: Final = "/mcp"
 MAX_BODY_BYTES: Final = 8 * 1024 * 1024
@@ -41,6 +44,7 @@ class Endpoint:
         )
         self._stopping = asyncio.Event()
         self._bodies = 0
+        self._answering: set[asyncio.Future[None]] = set()
 
     def add_to(self, app: web.Application) -> None:
         """Add the route, before the application starts."""
@@ -63,6 +67,9 @@ class Endpoint:
         yield
         self._stopping.set()
         await task
+        for answering in self._answering:
+            answering.cancel()
+        await asyncio.gather(*self._answering, return_exceptions=True)
 
     async def stop(self, _: web.Application | None = None) -> None:
         """End what is being answered; streams of clients would stay open for ever."""
@@ -71,22 +78,38 @@ class Endpoint:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer a request."""
         caller = self._who(request)
-        held = 0
+        body = await self._read(request)
+        user = AuthenticatedUser(
+            # So nobody else can use a session of the protocol whose id became known.
+            AccessToken(token="", client_id=caller.name, scopes=[])
+        )
+        more = {"user": user, CALLER: caller}
+        exchange = Exchange(self._manager.handle_request, request, body, more)
+
+        def over(task: asyncio.Future[None]) -> None:
+            self._bodies -= len(body)
+            self._answering.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.debug("a request was not answered", exc_info=error)
+
+        self._answering.add(exchange.task)
+        exchange.task.add_done_callback(over)
+        return await exchange.answer()
+
+    async def _read(self, request: web.Request) -> bytes:
+        """Return a body that counts in `_bodies`. Raises `TooLarge`, `Busy`."""
         body = bytearray()
+        whole = False
         try:
             async for piece in request.content.iter_any():
-                held += len(piece)
                 self._bodies += len(piece)
-                if held > MAX_BODY_BYTES:
+                body += piece
+                if len(body) > MAX_BODY_BYTES:
                     raise TooLarge(f"a message has at most {MAX_BODY_BYTES} bytes")
                 if self._bodies > MAX_BODIES_BYTES:
                     raise Busy("too much is being received; try again", retry_after_s=1.0)
-                body += piece
-            user = AuthenticatedUser(
-                # So nobody else can use a session of the protocol whose id became known.
-                AccessToken(token="", client_id=caller.name, scopes=[])
-            )
-            more = {"user": user, CALLER: caller}
-            return await answered_by(self._manager.handle_request, request, bytes(body), more)
+            whole = True
         finally:
-            self._bodies -= held
+            if not whole:
+                self._bodies -= len(body)
+        return bytes(body)

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Literal
@@ -39,8 +40,10 @@ class Tools:
     def __init__(self, connect: Connect, workspaces: Workspaces) -> None:
         self._connect = connect
         self._workspaces = workspaces
-        self._waiting: dict[str, int] = {}
+        self._waiting: Counter[str] = Counter()
         self._abandoned: dict[str, asyncio.Task[None]] = {}
+        self._claimable: set[str] = set()
+        """Those of them that go on if somebody waits for them."""
 
     async def run(
         self, caller: Caller, given: arguments.Run, progress: Progress, grace_s: float
@@ -68,6 +71,11 @@ class Tools:
                 self._abandon(caller, job_id, grace_s)
                 raise
             return following.answer(given.workspace)
+
+    @property
+    def abandoned(self) -> int:
+        """How many jobs will be stopped unless somebody waits for them."""
+        return len(self._abandoned)
 
     async def _submitted(
         self, client: Client, caller: Caller, given: arguments.Run
@@ -101,13 +109,18 @@ class Tools:
         async def stop() -> None:
             try:
                 await asyncio.sleep(grace_s)
-                if not self._waiting.get(job_id):
-                    async with self._connect(caller) as client:
-                        with contextlib.suppress(StreamerError, aiohttp.ClientError, TimeoutError):
-                            await ends_in(STOP_S, client.cancel(job_id))
+                self._claimable.discard(job_id)
+                if grace_s and self._waiting[job_id]:
+                    return
+                async with self._connect(caller) as client:
+                    with contextlib.suppress(StreamerError, aiohttp.ClientError, TimeoutError):
+                        await ends_in(STOP_S, client.cancel(job_id))
             finally:
+                self._claimable.discard(job_id)
                 self._abandoned.pop(job_id, None)
 
+        if grace_s:
+            self._claimable.add(job_id)
         self._abandoned[job_id] = asyncio.ensure_future(stop())
 
     async def wait(self, caller: Caller, given: arguments.Wait, progress: Progress) -> Job:
@@ -120,9 +133,9 @@ class Tools:
                     document = await client.job(job_id)  # what is unknown is told before the input
                     if waits:
                         _check_takes_input(document)
-            if job_id in self._abandoned:
-                self._abandoned.pop(job_id).cancel()
-            self._waiting[job_id] = self._waiting.get(job_id, 0) + 1
+            if job_id in self._claimable:
+                self._abandoned[job_id].cancel()
+            self._waiting[job_id] += 1
             try:
                 if waits:
                     await self._send(client, given)
