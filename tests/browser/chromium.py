@@ -262,7 +262,7 @@ class Page:
 
     async def press(self, key: str, *, ctrl: bool = False) -> None:
         """Press and release a key as a person does."""
-        codes = {"Enter": 13, "Tab": 9, "Escape": 27}
+        codes = {"Enter": 13, "Tab": 9, "Escape": 27, "Home": 36, "End": 35, "ArrowRight": 39}
         event = {
             "key": key,
             "code": key,

@@ -61,7 +61,7 @@ async def test_what_a_program_leaves_and_uses(playground: Playground, client: An
         "Memory over time",
     ]
     assert await playground.verdict(page) == "finished"
-    names = "[...document.querySelectorAll('#listed bdi')].map((name) => name.textContent)"
+    names = "[...document.querySelectorAll('#files bdi')].map((name) => name.textContent)"
     assert sorted(await page.until(f"{names}.length === 9 && {names}")) == sorted(
         [
             "%2e%2e.csv",
@@ -94,7 +94,7 @@ async def test_what_a_program_leaves_and_uses(playground: Playground, client: An
     assert texts[1] == "<script>hacked()</script>"
     assert texts[3] == "a,b\n<b>1</b>,2\n"
     # Each link saves exactly the file, as something that a browser does not open.
-    saved = await page.evaluate("""Promise.all([...document.querySelectorAll("#listed a")].map(
+    saved = await page.evaluate("""Promise.all([...document.querySelectorAll("#files a")].map(
         async (link) => {
             const response = await fetch(link.href);
             const kind = response.headers.get("Content-Disposition").split(";")[0];

@@ -43,8 +43,9 @@ async def test_the_policy_allows_the_page_itself_and_nothing_else(client: AnyCli
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(STATIC)))
 def test_nothing_is_inline_and_nothing_comes_from_elsewhere(path: Path) -> None:
-    text = path.read_text()
-    assert re.findall(r"(?<!xmlns=\")https?://[^\s\"']+", text) == []
+    # A name space, which has the form of an address and is none.
+    text = path.read_text().replace("http://www.w3.org/2000/svg", "")
+    assert re.findall(r"https?://[^\s\"']+", text) == []
     if path.suffix == ".html":
         assert re.findall(r"<style|\sstyle=|\son\w+=|javascript:", text) == []
         assert re.findall(r"<script\b(?![^>]*\bsrc=)", text) == []

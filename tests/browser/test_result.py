@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from tests.browser.chromium import Page
+import hashlib
+import re
+from typing import Any
+
+from tests.browser.chromium import Browser, Page
 from tests.browser.conftest import Playground
+from tests.conftest import Start
 from tests.support import AnyClient
 
 ASKS = """
@@ -146,3 +151,79 @@ async def test_the_output_leads_to_the_line_and_is_searched_and_taken_along(
     await playground.run(page, frames)
     assert await playground.verdict(page) == "finished"
     await until_lines(page, "frame 4")
+
+
+PAUSES = """
+import time
+for n in range(3):
+    print("step", n)
+    if n < 2: time.sleep(0.4)
+"""
+
+
+async def test_a_finished_run_is_replayed(playground: Playground) -> None:
+    page = await playground.open(width=390, height=800)
+    await playground.run(page, PAUSES)
+    assert await playground.verdict(page) == "finished"
+    assert await page.evaluate("document.querySelector('#slider').value === slider.max")
+    # By the keyboard: back to the start, a step on, and to the end.
+    await page.evaluate("document.querySelector('#slider').focus()")
+    await page.press("Home")
+    await until_lines(page, "step 0")
+    assert (await page.evaluate("slider.getAttribute('aria-valuetext')")).startswith("0.0 s of 0.")
+    await page.press("ArrowRight")
+    await until_lines(page, "step 0")
+    await page.press("End")
+    await until_lines(page, "step 0", "step 1", "step 2")
+    # Played from the start, with the pauses of the run.
+    await page.evaluate(
+        "window.seen = [];"
+        "new MutationObserver(() => { const n = document.querySelectorAll('#output > .line').length;"
+        " if (seen.at(-1) !== n) seen.push(n); }).observe(output, { childList: true });"
+        "document.querySelector('#play').click()"
+    )
+    assert await page.evaluate(shown("#play")) == "Pause"
+    await page.until("document.querySelector('#play').textContent === 'Replay'")
+    await until_lines(page, "step 0", "step 1", "step 2")
+    assert (await page.evaluate("seen"))[-3:] == [1, 2, 3]
+    assert await page.evaluate(shown("#verdict")) == "finished"
+    # The next run is live again.
+    await playground.run(page, "print(1)")
+    assert await playground.verdict(page) == "finished"
+    await until_lines(page, "1")
+    assert await page.evaluate("document.querySelector('#replay').hidden")
+
+
+async def test_a_link_opens_a_run_to_who_has_no_token(browser: Browser, start: Start) -> None:
+    token = {"sha256": hashlib.sha256(b"secret").hexdigest(), "tenant": "me"}
+    client: Any = await start(auth={"tokens": [token]})
+    playground = Playground(browser, f"http://127.0.0.1:{client.port}/")
+    mine = await browser.page()
+    await mine.open(playground.address)
+    await mine.until("document.activeElement.id === 'token'")
+    await mine.type("secret")
+    async with mine.loading():
+        await mine.press("Enter")
+    await mine.until("document.querySelector('#language').value !== ''")
+    await mine.evaluate("navigator.clipboard.writeText = async (text) => { window.copied = text; }")
+    await playground.run(mine, "open('left.csv', 'w').write('x')\nprint('mine')")
+    assert await playground.verdict(mine) == "finished"
+    await mine.evaluate("document.querySelector('#share').click()")
+    said = await mine.until("document.querySelector('#shared').textContent")
+    assert re.fullmatch(r"Link copied\. It works until .*\d\d:\d\d( [AP]M)?\.", said)
+    link = await mine.evaluate("copied")
+    assert "secret" not in link
+    theirs = await browser.page()
+    await theirs.open(link)
+    assert await playground.verdict(theirs) == "finished"
+    assert await playground.lines(theirs) == [["stdout", "mine"]]
+    assert await theirs.evaluate("document.querySelector('#access').hidden")
+    assert await theirs.evaluate("document.querySelector('#editor-pane').hidden")
+    href = await theirs.until("document.querySelector('#files a')?.href")
+    assert await theirs.evaluate(f"fetch({href!r}).then((r) => r.text())") == "x"
+    # The grant is for reading this run only; a broken one says so, and asks nobody for a token.
+    await theirs.open("about:blank")
+    await theirs.open(link[:-2])
+    await theirs.until("document.querySelector('#problem').textContent.includes('another one')")
+    assert await theirs.evaluate("document.querySelector('#access').hidden")
+    assert theirs.errors == mine.errors == []

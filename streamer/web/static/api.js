@@ -61,7 +61,9 @@ export function sendInput(jobId, bytes, { seq, close }) {
 export const resizeJob = (jobId, size) => call("POST", `${jobPath(jobId)}/resize`, size);
 
 /** Make a grant for a job: {grant, expiresAt, ...}. */
-export const grantJob = (jobId, expiresS) => call("POST", `${jobPath(jobId)}/grants`, { expiresS });
+export const grantJob = (jobId) => call("POST", `${jobPath(jobId)}/grants`, {});
+
+export const isGranted = (jobId) => granted.jobId === jobId;
 
 /** The address of a job's events after the one numbered `lastId`, with what it uses between them. */
 export function streamAddress(jobId, lastId) {

@@ -5,6 +5,7 @@ import * as result from "./result/result.js";
 import {
   cancel,
   current,
+  isGranted,
   onChange,
   openLinked,
   report,
@@ -59,6 +60,8 @@ window.addEventListener("hashchange", openLinked);
 try {
   await editor.loadChoices();
 } catch (problem) {
-  report(problem);
+  if (!(problem.status === 401 && isGranted())) {
+    report(problem);
+  }
 }
 openLinked();

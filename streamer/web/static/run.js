@@ -6,6 +6,7 @@ import * as api from "./api.js";
 import * as runs from "./result/runs.js";
 
 const JOB_ID = /^[\w-]{1,200}$/;
+const GRANT = /^[\w.~-]{1,500}$/;
 
 let editor = null;
 let result = null;
@@ -110,7 +111,11 @@ export const goToLine = (file, line) => editor.goToLine(file, line);
 
 // The address of the page names what is shown.
 
-const addressed = () => new URLSearchParams(location.hash.slice(1)).get("job");
+const inFragment = (name) => new URLSearchParams(location.hash.slice(1)).get(name);
+const addressed = () => inFragment("job");
+
+/** Whether the address carries what opens its run, so that no token is needed. */
+export const isGranted = () => GRANT.test(inFragment("grant") ?? "");
 
 /** Make the page's own address the link to a run. */
 function address(id) {
@@ -139,6 +144,9 @@ export function openLinked() {
     report(new api.Problem({ title: "This link names no run; was it copied whole?" }));
     return;
   }
+  if (isGranted()) {
+    api.useGrant(id, inFragment("grant"));
+  }
   const request = runs.find(id)?.request ?? null;
   watch(request === null);
   if (request !== null) {
@@ -149,6 +157,10 @@ export function openLinked() {
 
 /** Leave a run that was only followed, for a program of one's own. */
 export function writeOwn() {
+  if (isGranted()) {
+    location.assign(location.pathname + location.search); // with a token, if the service wants one
+    return;
+  }
   result.clear();
   leave();
   watch(false);

@@ -55,6 +55,11 @@ export class Clock {
     this.#time.heard(t, performance.now());
   }
 
+  /** The time of the job, in ms since it was accepted. */
+  time() {
+    return this.#time.at(performance.now());
+  }
+
   /** Count from the time `since` of the job, in ms since it was accepted. */
   start(since) {
     this.#since = since;

@@ -137,10 +137,11 @@ function figureOf({ width, height }, { name }, address, row) {
   image.height = height;
   image.alt = `Image ${name}`;
   image.decoding = "async";
-  image.addEventListener("error", () => figure.remove()); // its link is still there
+  image.addEventListener("error", () => image.remove()); // its link is still there
   image.src = address;
   const caption = document.createElement("figcaption");
-  caption.append(row.firstChild.cloneNode(true));
+  caption.append(...row.childNodes);
+  row.remove();
   figure.append(image, caption);
   return figure;
 }

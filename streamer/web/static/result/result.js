@@ -4,15 +4,18 @@ import * as api from "../api.js";
 import { Follower } from "../follow.js";
 import { goToLine, report, tell } from "../run.js";
 import { failureOf, verdictOf } from "../verdict.js";
-import { onUse, saySoon, setEnabled } from "./buttons.js";
+import { onUse, setEnabled } from "./buttons.js";
 import { Chart } from "./chart.js";
 import { Clock } from "./clock.js";
 import { failuresOf, Files } from "./files.js";
 import * as patterns from "./patterns.js";
 import { placesOf } from "./places.js";
 import * as runs from "./runs.js";
-import { Saving, toClipboard } from "./saving.js";
+import { Recording } from "./recording.js";
+import { Replay } from "./replay.js";
+import { Saving } from "./saving.js";
 import { Search } from "./search.js";
+import { share } from "./share.js";
 import { Stage } from "./stage.js";
 import { takesTyping, Typing } from "./typing.js";
 
@@ -33,11 +36,18 @@ const search = new Search(
   stage,
 );
 const saving = new Saving({ ...ui, list: ui.output }, stage);
+const replay = new Replay(
+  { bar: ui.replay, play: ui.play, slider: ui.slider, time: ui.played, speed: ui.speed },
+  {
+    clear: () => stage.clear(placesIn()),
+    apply: (kind, data) => stage.apply(kind, data),
+  },
+);
 const clock = new Clock(ui.clock);
 const chart = new Chart(ui.usage);
 const files = new Files(ui);
 const typing = new Typing({ form: ui.typing, line: ui.line, eof: ui.eof }, ui.box, {
-  typed: (text) => stage.apply("typed", { text }),
+  typed: (text) => showTyped(text),
   failed: report,
 });
 
@@ -47,7 +57,21 @@ const GONE = {
   detail: "the service does not know it, or no longer keeps it.",
 };
 
+const EXPIRED = {
+  title: "This link no longer works",
+  detail: "it was made for a limited time. Ask for another one.",
+};
+
+/** Why a stream was refused, in words for whoever has opened a link. */
+function inWords(refused, id) {
+  if (refused.status === 404) {
+    return new api.Problem(GONE);
+  }
+  return refused.status === 401 && api.isGranted(id) ? new api.Problem(EXPIRED) : refused;
+}
+
 let follower = null;
+let recording = new Recording();
 let job = null; // what is shown: {id, request, limits, complete}
 
 let keepsFiles = true; // until the service says that it does not
@@ -115,6 +139,8 @@ export function clear() {
   chart.clear();
   files.begin(null);
   stage.clear();
+  recording = new Recording();
+  replay.offer(null);
   search.close();
   saving.offer(null);
   setEnabled(ui.share, false);
@@ -123,6 +149,7 @@ export function clear() {
   for (const element of [ui.problem, ui.fallback]) {
     element.hidden = true;
   }
+  ui.shared.textContent = "";
   watched.textContent = "";
   tell({ jobId: null, active: false, cancelling: false });
 }
@@ -167,11 +194,21 @@ function receive(kind, data, id) {
     clock.heard(data.t);
   }
   stage.apply(kind, data);
+  recording.add(kind, data);
   handlers[kind]?.(data);
   for (const text of typing.echoesBehind(id)) {
-    stage.apply("typed", { text });
+    showTyped(text);
   }
 }
+
+function showTyped(text) {
+  const typed = { text, t: clock.time() };
+  stage.apply("typed", typed);
+  recording.add("typed", typed);
+}
+
+const placesIn = () =>
+  job === null || job.request === null ? null : placesOf(job.request, goToLine);
 
 function over() {
   typing.end();
@@ -183,6 +220,7 @@ function end(verdict) {
   stage.draw(); // so that all of the output is visible with the verdict
   showState(ENDED[verdict.tone]);
   showVerdict(verdict);
+  replay.offer(recording);
   runs.update(job.id, { tone: verdict.tone, verdict: verdict.text });
   over();
 }
@@ -194,7 +232,7 @@ export function show(id, { request }) {
   setEnabled(ui.share, true);
   saving.offer(id);
   files.begin(id);
-  stage.clear(request === null ? null : placesOf(request, goToLine));
+  stage.clear(placesIn());
   typing.begin(id, request);
   describe(job);
   follower = new Follower(id, {
@@ -207,7 +245,7 @@ export function show(id, { request }) {
       showState("");
       setEnabled(ui.share, false);
       over();
-      report(refused.status === 404 ? new api.Problem(GONE) : refused);
+      report(inWords(refused, id));
     },
   });
 }
@@ -260,13 +298,11 @@ export async function interrupt() {
 }
 
 async function copyLink() {
-  if (await toClipboard(location.href)) {
-    saySoon(ui.share, "Link copied");
-  } else {
-    // No clipboard without HTTPS, or not allowed: show the link for copying by hand.
-    ui.fallback.hidden = false;
-    ui.link.value = location.href;
-    ui.link.select();
+  ui.shared.textContent = "";
+  try {
+    await share(job.id, ui);
+  } catch (refused) {
+    report(refused);
   }
 }
 
