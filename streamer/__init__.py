@@ -17,7 +17,7 @@ TYPE_CHECKING = False  # as in typing, whose import takes longer than all that i
 
 if TYPE_CHECKING:
     from streamer.application import create_app, setup
-    from streamer.client import Client, ServiceProblem
+    from streamer.client import Client, ServiceProblem, SyncClient
     from streamer.config.load import load_config
     from streamer.config.schema import Config
     from streamer.engine.blobs import JobFile
@@ -56,6 +56,7 @@ __all__ = [
     "ServiceProblem",
     "SessionSpec",
     "SourceFile",
+    "SyncClient",
     "TerminalSize",
     "Webhook",
     "create_app",
@@ -88,6 +89,7 @@ _HOMES = {
     "ServiceProblem": "streamer.client",
     "SessionSpec": "streamer.model.session",
     "SourceFile": "streamer.model.job",
+    "SyncClient": "streamer.client",
     "TerminalSize": "streamer.model.job",
     "Webhook": "streamer.model.webhook",
     "create_app": "streamer.application",

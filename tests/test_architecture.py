@@ -67,6 +67,7 @@ def test_the_public_face_is_what_is_documented() -> None:
         "ServiceProblem",
         "SessionSpec",
         "SourceFile",
+        "SyncClient",
         "TerminalSize",
         "Webhook",
         "create_app",

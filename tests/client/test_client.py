@@ -45,7 +45,9 @@ def printed(events: Sequence[Event]) -> str:
 
 
 @asynccontextmanager
-async def cutting_proxy(client: AnyClient, seed: int) -> AsyncIterator[tuple[str, list[int]]]:
+async def cutting_proxy(
+    client: AnyClient, seed: int, cutting: str = "GET /api/stream"
+) -> AsyncIterator[tuple[str, list[int]]]:
     """Forward connections and cut each after some bytes of the answer; list those numbers.
 
     A submission and its answer get through: what is tried is the following of a job. Each connection
@@ -64,7 +66,7 @@ async def cutting_proxy(client: AnyClient, seed: int) -> AsyncIterator[tuple[str
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             up_writer.write(head)
-            if head.startswith(b"GET /api/stream"):
+            if head.startswith(cutting.encode()):
                 left = chance.randrange(1, 6_000 * (len(cuts) + 1))
                 cuts.append(left)
                 while left and (data := await up_reader.read(left)):
@@ -129,6 +131,56 @@ async def test_resumes_by_itself_whenever_it_is_cut(
     assert [event.id for event in events] == list(range(1, len(events) + 1))
     assert printed(events) == LINES
     assert isinstance(events[-1].data, Complete)
+
+
+async def test_several_jobs_are_followed_over_one_connection_whenever_it_is_cut(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await start()
+    monkeypatch.setattr("streamer.client.connection.random.uniform", lambda low, high: 0.01)
+    async with (
+        cutting_proxy(server, 2) as (url, cuts),
+        streamer.Client(url) as client,
+        asyncio.timeout(60),
+    ):
+        jobs = [await client.submit(**python(PACED)) for _ in range(2)]
+        seen: dict[str, list[Event]] = {job_id: [] for job_id in jobs}
+        async for job_id, event in client.follow(jobs):
+            seen[job_id].append(event)
+    assert len(cuts) >= 5
+    for events in seen.values():
+        assert [event.id for event in events] == list(range(1, len(events) + 1))
+        assert printed(events) == LINES
+        assert isinstance(events[-1].data, Complete)
+
+
+async def test_what_cannot_be_followed_together(start: Start) -> None:
+    server = await start()
+    async with streamer.Client(address(server)) as client:
+        with pytest.raises(UnknownJob):
+            _ = [one async for one in client.follow(["a"])]
+        for count in (0, 101):
+            with pytest.raises(ValueError, match=f"1 to 100 jobs, not {count}"):
+                _ = [one async for one in client.follow(["a"] * count)]
+
+
+async def test_output_goes_on_where_it_broke(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = await start()
+    monkeypatch.setattr("streamer.client.connection.random.uniform", lambda low, high: 0.01)
+    async with (
+        cutting_proxy(server, 3, "GET /api/jobs") as (url, cuts),
+        # An attempt that breaks before what has come already brings nothing new.
+        streamer.Client(url, retries=100) as client,
+        asyncio.timeout(60),
+    ):
+        job_id = await client.submit(**python(PACED))
+        pieces = [piece async for piece in client.output(job_id)]
+        assert b"".join(pieces).decode() == LINES
+    async with streamer.Client(address(server)) as client:
+        assert [piece async for piece in client.output(job_id, "stderr", follow=False)] == []
+        with pytest.raises(ValueError, match="stdout"):
+            client.output(job_id, "stdin")  # type: ignore[arg-type]
+    assert len(cuts) >= 3
 
 
 async def test_takes_up_a_job_where_it_is_told(start: Start) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -101,6 +102,73 @@ async def test_a_broken_download_goes_on_where_it_broke(
     client = await served(cutting)
     assert await content(client, "job", "a") == DATA
     assert asked == [(None, None), ("bytes=4000-", '"tag"'), ("bytes=8000-", '"tag"')]
+
+
+async def test_a_part_of_a_file_goes_on_where_it_broke(
+    served: Callable[[Handler], Awaitable[streamer.Client]],
+) -> None:
+    asked: list[str | None] = []
+
+    async def cutting(request: web.Request) -> web.StreamResponse:
+        asked.append(request.headers.get("Range"))
+        first, last = (int(one) for one in request.headers["Range"][6:].split("-"))
+        response = web.StreamResponse(status=206, headers={"ETag": '"tag"'})
+        response.content_length = last + 1 - first
+        await response.prepare(request)
+        await response.write(DATA[first : min(first + 4000, last + 1)])
+        if first + 4000 <= last:
+            assert request.transport is not None
+            request.transport.close()
+        return response
+
+    client = await served(cutting)
+    part = b"".join([piece async for piece in client.read_file("job", "a", start=10, end=6000)])
+    assert part == DATA[10:6000]
+    assert asked == ["bytes=10-5999", "bytes=4010-5999"]
+    for start, end in ((-1, None), (5, 5), (5, 4)):
+        with pytest.raises(InvalidRequest, match="0 <= start < end"):
+            client.read_file("job", "a", start=start, end=end)
+
+
+async def test_files_are_saved_beneath_a_folder(start: Start, tmp_path: Path) -> None:
+    service = await start()
+    async with streamer.Client(str(service.make_url("/"))) as client:
+        job_id = await client.submit(**python(LEAVES), artifacts=["**/*.txt", "empty", "large"])
+        await client.wait(job_id)
+        saved = await client.download(job_id, tmp_path / "new")
+        assert saved == [tmp_path / "new" / one for one in ("a b/\u00e9?.txt", "empty", "large")]
+        assert saved[0].read_text() == "two"
+        assert [*await client.download(job_id, tmp_path, ["empty"])] == [tmp_path / "empty"]
+        with pytest.raises(streamer.ServiceProblem) as refused:
+            await client.download(job_id, tmp_path, ["none"])
+        assert refused.value.status == 404
+        end = [piece async for piece in client.read_file(job_id, "large", start=1_599_990)]
+        assert b"".join(end) == b"6789abcdef"
+        with pytest.raises(streamer.ServiceProblem) as refused:
+            _ = [piece async for piece in client.read_file(job_id, "large", start=1_600_000)]
+        assert refused.value.status == 416
+        with pytest.raises(InvalidRequest):
+            await client.download(job_id, tmp_path / "new", ["../x"])
+
+
+async def test_a_file_that_is_not_the_listed_one_is_told(
+    served: Callable[[Handler], Awaitable[streamer.Client]], tmp_path: Path
+) -> None:
+    listed = {"name": "link/a", "bytes": 1, "sha256": "0" * 64, "url": "http://example.org/a"}
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if request.path.endswith("/files"):
+            return web.json_response({"files": [listed]})
+        return web.Response(body=b"x", headers={"ETag": '"tag"'})
+
+    client = await served(answer)
+    with pytest.raises(OSError, match="download it again"):
+        await client.download("job", tmp_path / "new")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match=r"directory|symbolic"):
+        await client.download("job", tmp_path)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 async def test_a_download_that_gets_nowhere_is_given_up(

@@ -118,11 +118,29 @@ def test_a_parser_takes_as_much_as_it_is_told_and_begins_anew_with_each_event() 
     assert EventParser().feed(b"data: " + b"x" * 101) == []
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        event(data=OUTPUT),
+        event(data=OUTPUT.replace("}", ',"jobId":"c"}'), number="1.0"),
+        event(data=OUTPUT.replace("}", ',"jobId":"a"}'), number="1"),
+        event(data=OUTPUT.replace("}", ',"jobId":"a"}'), number="x.0"),
+    ],
+    ids=["no job", "another job", "too few numbers", "no number"],
+)
+async def test_a_stream_of_other_jobs_is_told_so(answer: bytes) -> None:
+    async with answering(answer) as client:
+        with pytest.raises(ServiceProblem, match="not from the service"):
+            _ = [one async for one in client.follow(["a", "b"])]
+
+
 async def test_base64_that_is_none_is_told_so() -> None:
     data = OUTPUT.replace("}", ',"encoding":"base64"}')
     async with answering(event(data=data)) as client:
         with pytest.raises(ServiceProblem, match="not from the service"):
             await _show(client.events("a"), [], None, raw=False)
+        with pytest.raises(ServiceProblem, match="not from the service"):
+            _ = [data async for data in client.attach("a")]
 
 
 def test_an_end_cannot_speak_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,7 +69,7 @@ def test_python_names() -> None:
 
 
 def test_verbs_of_the_client() -> None:
-    found = {name for name in vars(streamer.Client) if not name.startswith("_")}
+    found = {name for name in dir(streamer.Client) if not name.startswith("_")}
     assert differences(table_names.CLIENT, found) == []
 
 
