@@ -214,14 +214,17 @@ function OPS.reap()
   local lost = C.may_reap
     and call('ZRANGEBYSCORE', LEASES, '-inf', exact(now), 'LIMIT', 0, 100) or {}
   for _, id in ipairs(lost) do lose(id) end
-  if #ENDED_JOBS > 0 then
-    call('SET', told, number .. ' ' .. table.concat(ENDED_JOBS, ' '), 'EX', REAPED_S)
-  end
+  local ended = {number}
+  for i, id in ipairs(ENDED_JOBS) do ended[i + 1] = id end
   if string.match(before, '^%S*') == number then
     for id in string.gmatch(before, ' (%S+)') do
-      if call('EXISTS', job_key(id)) == 1 then HEARD[#HEARD + 1] = view(id) end
+      if call('EXISTS', job_key(id)) == 1 then
+        HEARD[#HEARD + 1], ended[#ended + 1] = view(id), id
+      end
     end
   end
+  -- All of them: the answer of this call may be lost, too.
+  if #ENDED_JOBS > 0 then call('SET', told, table.concat(ended, ' '), 'EX', REAPED_S) end
   return #lost
 end
 
