@@ -302,6 +302,25 @@ async def test_a_job_that_waits_again_has_the_place_that_it_had(
         await lease.finish([complete()])
 
 
+@pytest.mark.parametrize("together", [True, False])
+async def test_jobs_that_wait_again_keep_their_order(
+    engine: Engine, bench: Bench, *, together: bool
+) -> None:
+    jobs = [retried(1) for _ in range(4)]
+    for job in jobs[:3]:
+        await engine.submit(job)
+    leases = [await claim_one(engine) for _ in range(3)]
+    await engine.submit(jobs[3])
+    if together:
+        await bench.pass_time(15.1)
+        assert await engine.reap() == 3
+    else:
+        for number in (1, 0, 2):
+            await give_back(engine, leases[number])
+    assert [await position(engine, job.job_id) for job in jobs] == [1, 2, 3, 4]
+    assert [(await claim_one(engine)).job for _ in jobs] == jobs
+
+
 async def test_the_log_of_a_job_that_waits_again_is_bounded(bench: Bench) -> None:
     engine = await bench.make(retention_bytes=256 * 1024)
     job = retried(1)

@@ -57,11 +57,12 @@ class FairQueue:
         priority: int,
         lane: Lane,
         *,
-        first: bool = False,
+        came_before: Callable[[str], bool] | None = None,
     ) -> None:
         """Add a job behind those of its tenant that have no lower priority.
 
-        With `first`, before those that have no higher one.
+        With `came_before`, which tells it of a waiting job, in the place that it once had: behind
+        those that have come before it only.
 
         A new tenant gets the last turn, but before the tenant that had one just now.
         """
@@ -71,7 +72,7 @@ class FairQueue:
             line = self._ring[tenant] = _Line()
             if last is not None and last == self._served:
                 self._ring.move_to_end(last)
-        line.push(job_id, priority, lane, first=first)
+        line.push(job_id, priority, lane, came_before)
         self._lanes[job_id] = lane
         self._in_lane[lane] += 1
         self.add_weight(tenant, job_id, weight)
@@ -197,15 +198,20 @@ class _Line:
     def has_any(self, lanes: AbstractSet[Lane]) -> bool:
         return not lanes.isdisjoint(self._in_lane)
 
-    def push(self, job_id: str, priority: int, lane: Lane, *, first: bool) -> None:
+    def push(
+        self, job_id: str, priority: int, lane: Lane, came_before: Callable[[str], bool] | None
+    ) -> None:
         level = self._levels.get(priority)
         if level is None:
             level = self._levels[priority] = OrderedDict()
             bisect.insort(self._priorities, priority, key=operator.neg)
         level[job_id] = 0
         self._in_lane[lane] += 1
-        if first:
-            level.move_to_end(job_id, last=False)
+        if came_before is not None:
+            # Few: they wait again too, or nobody can run them.
+            before = [*itertools.takewhile(came_before, level)]
+            for each in (job_id, *reversed(before)):
+                level.move_to_end(each, last=False)
         self._length += 1
 
     def level_of(self, job_id: str) -> OrderedDict[str, int]:

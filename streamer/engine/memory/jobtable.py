@@ -298,7 +298,8 @@ class JobTable:
         self.inboxes[record.job_id].begin_again()
         job = record.facts
         self.queue.push(
-            record.tenant, job.job_id, record.weight, job.priority, job.lane, first=True
+            *(record.tenant, job.job_id, record.weight, job.priority, job.lane),
+            came_before=lambda other: self._records[other].created_at < record.created_at,
         )
         waits = self.waits.of_job(record.tenant, record.job_id)
         record.place, record.wait_ms = waits.position, int(waits.estimated_wait_s * 1000)
