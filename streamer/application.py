@@ -10,7 +10,6 @@ from aiohttp.typedefs import Middleware
 from streamer.compose import ConfigLike, build
 from streamer.jobs.jobs import Jobs
 from streamer.web.app import SERVICE, SESSIONS, make_app
-from streamer.web.groups.mounting import chosen_groups
 
 __all__ = ["create_app", "setup"]
 
@@ -38,7 +37,7 @@ def create_app(
         parts.measures,
         unconfined=parts.unconfined,
         middlewares=middlewares,
-        groups=chosen_groups(parts.hook, parts.config.compat),
+        groups=parts.groups,
     )
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import pluggy
 
@@ -53,6 +53,9 @@ from streamer.web.server.logs import log_finished
 from streamer.worker.execution import OnOver
 from streamer.worker.worker import Worker
 
+if TYPE_CHECKING:
+    from streamer.web.groups.mounting import Mounted
+
 __all__ = ["ConfigLike", "Parts", "build", "not_shared"]
 
 log: Final = logging.getLogger(__name__)
@@ -76,6 +79,8 @@ class Parts:
 
     config: Config
     hook: pluggy.HookRelay
+    groups: Sequence[Mounted]
+    """The groups of routes that the configuration switches on."""
     shares: Shares
     engine: Engine
     jobs: Jobs
@@ -171,6 +176,7 @@ def build(config: ConfigLike = None, plugins: Iterable[object] = ()) -> Parts:
     """
     settings = _config(config)
     manager = load_plugins(plugins, settings.plugins.disabled)
+    settings, groups = _with_groups(settings, manager.hook)
     backends = _backends(settings, manager)
     shares = Shares.of(settings, several_clients=_has_several_clients(settings, manager.hook))
     engine: Engine | None = manager.hook.streamer_engine(config=settings)
@@ -192,6 +198,7 @@ def build(config: ConfigLike = None, plugins: Iterable[object] = ()) -> Parts:
     return Parts(
         config=settings,
         hook=manager.hook,
+        groups=groups,
         shares=shares,
         engine=engine,
         jobs=Jobs(settings, engine, tracing),
@@ -236,6 +243,17 @@ def _config(config: ConfigLike) -> Config:
     if isinstance(config, Mapping):
         return Config.from_mapping(config)
     return load_config(config, environ={})
+
+
+def _with_groups(config: Config, hook: pluggy.HookRelay) -> tuple[Config, Sequence[Mounted]]:
+    """Return the groups of routes that are switched on, and the configuration with them."""
+    if not config.compat.enabled and not config.compat.options:
+        return config, ()
+    # Not before it is needed: a program that runs here has no routes.
+    from streamer.web.groups.mounting import chosen_groups, with_runtimes  # noqa: PLC0415
+
+    groups = chosen_groups(hook, config.compat)
+    return with_runtimes(config, groups), groups
 
 
 def _backends(config: Config, manager: pluggy.PluginManager) -> Backends:

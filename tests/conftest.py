@@ -44,6 +44,8 @@ SLOW: Final = (
     "tests/backends/",
     "tests/browser/",
     "tests/cli/",
+    "tests/compat/test_jobe.py",
+    "tests/compat/test_sandboxfusion.py",
     "tests/contract/test_http.py",
     "tests/contract/test_names.py",
     "tests/contract/test_promises.py",

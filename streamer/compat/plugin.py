@@ -16,6 +16,10 @@ __all__ = ["streamer_routes"]
 @hookimpl
 def streamer_routes() -> Sequence[RouteGroup]:
     """Return them; only an application that has switched one on asks."""
-    from streamer.compat import piston  # noqa: PLC0415 - they import aiohttp
+    # They import aiohttp.
+    from streamer.compat.dify.routes import DIFY  # noqa: PLC0415
+    from streamer.compat.jobe.routes import JOBE  # noqa: PLC0415
+    from streamer.compat.piston import GROUP as PISTON  # noqa: PLC0415
+    from streamer.compat.sandboxfusion.routes import SANDBOXFUSION  # noqa: PLC0415
 
-    return [piston.GROUP]
+    return [DIFY, JOBE, PISTON, SANDBOXFUSION]

@@ -19,27 +19,30 @@ __all__ = ["extended"]
 LIMITS: Final = tuple(limit.name for limit in fields(Limits))
 
 
-def extended(tables: Mapping[str, Any]) -> dict[str, Runtime]:
-    """Return the built-in runtimes with the tables ``[runtimes.NAME]`` merged over them.
+def extended(
+    tables: Mapping[str, Any], below: Mapping[str, Runtime] = DEFAULT_RUNTIMES
+) -> dict[str, Runtime]:
+    """Return runtimes, by default the built-in ones, with tables ``[runtimes.NAME]`` over them.
 
     ``[runtimes."NAME@VERSION"]`` is merged over the runtime NAME. Raises `ConfigError` that names
     the key.
     """
     known = {key.name for key in fields(Runtime)} - {"name"}
-    runtimes = dict(DEFAULT_RUNTIMES)
+    runtimes = dict(below)
     # Versions last: what they are merged over may come behind them.
     for name, table in sorted(tables.items(), key=lambda item: "@" in item[0]):
         place = f"runtimes.{name}"
-        below = _below(name, runtimes)
+        base = _below(name, runtimes)
         check_keys(table, known, place)
         if "limits" in table:
             check_keys(table["limits"], LIMITS, f"{place}.limits")
         try:
-            runtimes[name] = _with_its_version(below, msgspec.convert(merge(below, table), Runtime))
+            runtime = msgspec.convert(merge(base, table), Runtime)
         except msgspec.ValidationError as error:
             key, wrong = explain(error, place)
             hint = _hint(name) if name not in runtimes and "run" not in table else ""
             raise ConfigError(f"{key}: {wrong}{hint}") from None
+        runtimes[name] = runtime if "version" in table else _with_its_version(base, runtime)
     return runtimes
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,9 @@ class RouteGroup:
     table; `routes` is called with one, and returns the routes. `token_headers` are headers in which
     clients of this kind send their token, besides ``Authorization: Bearer``; whether it is valid is
     decided where all tokens are. `refusal` puts a refusal into this kind's own words; without it
-    they are problem documents.
+    they are problem documents. `runtimes` is called with the options too, and returns languages
+    that the routes need, by their names, each as ``[runtimes.NAME]`` of config.toml has it; one
+    that is configured with the same name takes its place.
     """
 
     name: str
@@ -54,3 +56,4 @@ class RouteGroup:
     options: type = NoOptions
     token_headers: tuple[str, ...] = ()
     refusal: Words | None = None
+    runtimes: Callable[[Any], Mapping[str, Mapping[str, Any]]] | None = None

@@ -9,9 +9,12 @@ from typing import Any, Final
 
 import pluggy
 from aiohttp import web
+from msgspec.structs import replace
 
 from streamer.config.compat import CompatConfig
 from streamer.config.options import configured, did_you_mean
+from streamer.config.runtimes import extended
+from streamer.config.schema import Config
 from streamer.errors import ConfigError, PluginError
 from streamer.web.callers.access import ACTIONS, Access
 from streamer.web.callers.carriers import TOKEN_HEADERS
@@ -19,7 +22,7 @@ from streamer.web.groups.caller import Caller, Desk
 from streamer.web.groups.group import Route, RouteGroup
 from streamer.web.refusals import REFUSAL
 
-__all__ = ["Mounted", "chosen_groups", "mount"]
+__all__ = ["Mounted", "chosen_groups", "mount", "with_runtimes"]
 
 NAME: Final = re.compile("[a-z][a-z0-9_]*")
 PREFIX: Final = re.compile("(?:/[A-Za-z0-9._~-]+)+")
@@ -29,11 +32,12 @@ RESERVED: Final = frozenset(CompatConfig.__struct_fields__)
 
 @dataclass(frozen=True, slots=True)
 class Mounted:
-    """A group that is switched on, with its prefix and its routes."""
+    """A group that is switched on, with its prefix, its routes and its languages."""
 
     group: RouteGroup
     prefix: str
     routes: tuple[Route, ...]
+    runtimes: Mapping[str, Mapping[str, Any]]
 
 
 def chosen_groups(hook: pluggy.HookRelay, config: CompatConfig) -> Sequence[Mounted]:
@@ -64,6 +68,20 @@ def chosen_groups(hook: pluggy.HookRelay, config: CompatConfig) -> Sequence[Moun
                     f"{one.group.name}, {one.prefix!r}: give it another"
                 )
     return chosen
+
+
+def with_runtimes(config: Config, groups: Iterable[Mounted]) -> Config:
+    """Return the configuration with the languages of groups; those that it has stay as they are.
+
+    Raises `ConfigError` for one that is not valid.
+    """
+    tables = {
+        name: table
+        for group in groups
+        for name, table in group.runtimes.items()
+        if name not in config.runtimes
+    }
+    return replace(config, runtimes=extended(tables, config.runtimes)) if tables else config
 
 
 def mount(app: web.Application, groups: Iterable[Mounted], desk: Desk) -> None:
@@ -131,7 +149,8 @@ def _mounted(group: RouteGroup, table: Mapping[str, Any]) -> Mounted:
             f"compat.{group.name}.prefix: {prefix!r}: write a path without a slash at its end, "
             f"such as /{group.name}"
         )
-    routes = (*group.routes(configured(group.options, options, f"compat.{group.name}")),)
+    given: Any = configured(group.options, options, f"compat.{group.name}")
+    routes = (*group.routes(given),)
     for route in routes:
         one: object = route
         if not (isinstance(one, Route) and one.path.startswith("/")):
@@ -144,7 +163,7 @@ def _mounted(group: RouteGroup, table: Mapping[str, Any]) -> Mounted:
                 f"the group of routes {group.name!r}: {route.path} has the unknown action "
                 f"{route.action!r}; known: {', '.join(ACTIONS)}"
             )
-    return Mounted(group, prefix, routes)
+    return Mounted(group, prefix, routes, {} if group.runtimes is None else group.runtimes(given))
 
 
 def _first(path: str) -> str:

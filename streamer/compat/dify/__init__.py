@@ -1,0 +1,1 @@
+"""Dify's code sandbox: the routes that its workflows send the programs of code nodes to."""

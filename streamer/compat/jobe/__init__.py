@@ -1,0 +1,1 @@
+"""Jobe, the sandbox server of CodeRunner for Moodle: its four routes and its languages."""

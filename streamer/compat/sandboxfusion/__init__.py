@@ -1,0 +1,1 @@
+"""SandboxFusion, the sandbox of code-trained language models: ``POST /run_code``."""
