@@ -166,12 +166,17 @@ async def test_a_finished_run_is_replayed(playground: Playground) -> None:
     await playground.run(page, PAUSES)
     assert await playground.verdict(page) == "finished"
     assert await page.evaluate("document.querySelector('#slider').value === slider.max")
-    # By the keyboard: back to the start, a step on, and to the end.
+    # By the keyboard: back to the start, on until there is a line, and to the end.
     await page.evaluate("document.querySelector('#slider').focus()")
     await page.press("Home")
-    await until_lines(page, "step 0")
-    assert (await page.evaluate("slider.getAttribute('aria-valuetext')")).startswith("0.0 s of 0.")
-    await page.press("ArrowRight")
+    await page.until("document.querySelector('#output').childElementCount <= 1")
+    assert (await page.evaluate("slider.getAttribute('aria-valuetext')")).startswith("0.0 s of ")
+    counted = (
+        "new Promise((drawn) => setTimeout(() => drawn(output.childElementCount), 30))"  # a frame
+    )
+    while not (lines := await page.evaluate(counted)):
+        await page.press("ArrowRight")
+    assert lines == 1
     await until_lines(page, "step 0")
     await page.press("End")
     await until_lines(page, "step 0", "step 1", "step 2")
