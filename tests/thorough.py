@@ -20,7 +20,7 @@ THOROUGH: Final = {
         *("TestBwrapForked::", "TestBwrapForkedWithoutGroups::"),
     ),
     "backends/test_idle_neighbours.py": (".*plain",),
-    "backends/test_third_party.py": ("test_a_stranger_runs",),
+    "backends/test_third_party.py": ("test_a_stranger_runs", "test_a_package_that_pip"),
     "cli/test_configfile.py": tuple(
         f"test_a_hostile_folder.*{command}" for command in ("doctor", "sandboxes")
     ),

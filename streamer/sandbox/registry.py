@@ -167,13 +167,17 @@ class Backends(Mapping[str, Backend]):
     async def find_default(self) -> None:
         """Choose the default; ``auto`` takes the strongest that works, never plain.
 
+        Of equals it takes that which was registered first.
+
         Raises `BackendUnavailable` with all reasons if there is none.
         """
         if self._configured != "auto":
             candidates = [self._configured]
         else:
             isolated = [b for b in self._backends.values() if b.isolation is not Isolation.NONE]
-            isolated.sort(key=lambda backend: (-backend.isolation, backend.name))
+            # Of equals the built-in one, which comes first: no package that is installed beside
+            # the service changes what it runs programs in.
+            isolated.sort(key=lambda backend: -backend.isolation)
             candidates = [backend.name for backend in isolated]
         for name in candidates:
             if name not in self._reasons:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import json
 import os
 import re
-import runpy
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -321,16 +323,18 @@ async def test_two_backends_of_one_name_stop_the_start(open_service: OpenService
         await open_service("wrapped", plugins=(plugin(Wrapped), plugin(other)))
 
 
-async def test_the_documented_backend_with_a_template_works(
-    need: Callable[[str], str], open_service: OpenService, tmp_path: Path
+PACKAGED = Path(__file__).parents[2] / "examples" / "backend-package"
+
+
+async def test_the_packaged_backend_with_a_template_works(
+    need: Callable[[str], str],
+    open_service: OpenService,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     need("bwrap")
-    page = (Path(__file__).parents[2] / "docs" / "backends.md").read_text()
-    samples = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    (sample,) = (code for code in samples if "TemplatePlan(" in code)
-    (tmp_path / "documented.py").write_text(sample)
-    documented = runpy.run_path(str(tmp_path / "documented.py"))
-    service = await open_service("boxed", plugins=(documented["Plugin"](),))
+    monkeypatch.syspath_prepend(PACKAGED / "src")
+    packaged = importlib.import_module("streamer_boxed.plugin")
+    service = await open_service("boxed", plugins=(packaged,))
     pool = service.worker.pool
     assert pool
     async with asyncio.timeout(60):
@@ -343,3 +347,82 @@ async def test_the_documented_backend_with_a_template_works(
         assert ran.out.split() == ["65534", ".:", "c", "/dev/shm:", "b", "/tmp:", "a", "in"]
         ran = await run(command=("sh", "-c", "touch /usr/a"))
         assert "Read-only file system" in ran.text("stderr")
+    # It claims as much as bwrap does, and its name comes before: to be installed is not enough.
+    by_default = await open_service("auto", plugins=(packaged,))
+    assert by_default.worker.backends.default == "bwrap"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A virtual environment with a package that pip has installed, beside the service."""
+
+    folder: Path
+    """Where its programs run: a copy of the package, from which nothing is imported."""
+    bin: Path
+
+    def run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self.bin / program, *arguments],
+            cwd=self.folder,
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": str(self.folder),
+                "LANG": "C.UTF-8",
+                "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Environment:
+    """Install the package of the examples in an environment of its own."""
+    sources = tmp_path / "package"
+    shutil.copytree(PACKAGED, sources, ignore=shutil.ignore_patterns("__pycache__"))
+    place = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True)
+    made = Environment(sources, place / "bin")
+    # The service, pip and all packages are those of the tests, and no index is asked.
+    (packages,) = (place / "lib").glob("python*/site-packages")
+    ours = [path for path in sys.path if path.endswith("site-packages")]
+    lines = [f"import site; site.addsitedir({path!r})" for path in ours]
+    (packages / "beside.pth").write_text("\n".join([*lines, str(PACKAGED.parents[1])]))
+    install = ("install", "--no-index", "--no-build-isolation", "--no-deps", ".")
+    done = made.run("python", "-m", "pip", "--disable-pip-version-check", *install)
+    assert done.returncode == 0, done.stderr
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_package_that_pip_installs_passes_both_suites(
+    environment: Environment, need: Callable[[str], str]
+) -> None:
+    need("bwrap")
+    streamer = ("-m", "streamer")
+    listed = environment.run("python", *streamer, "plugins", "--json")
+    assert listed.returncode == 0, listed.stderr
+    (row,) = [row for row in json.loads(listed.stdout) if row["plugin"] == "boxed"]
+    assert (row["distribution"], row["version"]) == ("streamer-boxed", "1.0.0")
+    assert (row["backends"], row["hooks"]) == (["boxed"], ["streamer_backends"])
+    (environment.folder / "hello.py").write_text("print('hello')")
+    ran = environment.run("python", *streamer, "run", "-n", "--sandbox", "boxed", "hello.py")
+    assert (ran.returncode, ran.stdout) == (0, "hello\n"), ran.stderr
+
+    alone = ("-W", "error", "-m", "pytest", "-c", "/dev/null", "--rootdir", ".")
+    suites = environment.run("python", *alone, "-p", "no:cacheprovider", "-q", "-rA", "tests")
+    outcomes = re.findall(r"^([A-Z]+) tests/test_boxed.py::", suites.stdout, re.MULTILINE)
+    assert suites.returncode == 0, suites.stdout[-5000:]
+    assert outcomes.count("PASSED") > 350
+    assert not {"FAILED", "ERROR"} & {*outcomes}
+
+    (module,) = environment.bin.parent.rglob("streamer_boxed/plugin.py")
+    module.write_text("import gone\n")
+    for code, command in ((2, ("serve", "--port", "0")), (125, ("run", "-n", "hello.py"))):
+        broken = environment.run("python", *streamer, *command)
+        assert (broken.returncode, broken.stdout) == (code, "")
+        assert broken.stderr.count("\n") == 1
+        assert "plugin 'boxed' of streamer-boxed 1.0.0 cannot be imported" in broken.stderr
+        assert "list 'boxed' in plugins.disabled" in broken.stderr
