@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 
 from streamer.bounded import within
 from streamer.config.schema import Config
+from streamer.engine.endings import SHUT_DOWN
 from streamer.engine.interface import Engine, Lease
 from streamer.engine.lifetime import answer_at_start, started
 from streamer.model.capabilities import Accepts, Ahead, Capabilities
@@ -23,6 +24,7 @@ from streamer.sandbox.registry import Backends
 from streamer.worker.assignment import ExecutionSettings
 from streamer.worker.compilecache import CompileCache
 from streamer.worker.execution import Execution, OnOver
+from streamer.worker.handover import given_back
 from streamer.worker.host import WorkerHost
 from streamer.worker.leases import Leases
 from streamer.worker.policy import PolicyDigest, policy_digest
@@ -39,6 +41,7 @@ CALL_TRIES: Final = 4
 """Before an engine whose connection was lost counts as away; the pauses between them are short."""
 WITHDRAW_S: Final = 5.0
 """How long to wait, when it stops, for an engine that forgets it in any case."""
+CANNOT_RUN: Final = Error("sandbox_error", "this worker cannot run the job")
 END_S: Final = 90.0
 """How long all jobs may take to end once they are stopped; each has its own, shorter limits."""
 
@@ -85,6 +88,8 @@ class Worker:
         self._leases = Leases(
             engine, self._call, lambda: [e for e in self._running.values() if not e.over.is_set()]
         )
+        self._unbegun: Sequence[Lease] = ()
+        """Claimed jobs of which it is not known yet whether they may begin."""
         self._refusing: set[asyncio.Task[bool | None]] = set()
         self._hurried = asyncio.Event()
         self._resources = contextlib.AsyncExitStack()
@@ -233,16 +238,11 @@ class Worker:
             task.cancel()
 
     async def _hand_over(self) -> None:
-        """Give back the jobs of which nothing has run yet; the engine knows whether others can."""
-
-        async def give_back(execution: Execution) -> None:
-            async def release() -> bool:
-                return await execution.lease.release()  # an engine may have no such thing
-
-            if await self._call("release", release, self.engine.heartbeat_s):
-                execution.stop("lost")
-
-        await asyncio.gather(*map(give_back, self._running.values()))
+        """Give back the jobs of which nothing has run yet, or end those that have not begun."""
+        unbegun, self._unbegun = self._unbegun, ()
+        running = [*self._running.values()]
+        for lease in await given_back(running, unbegun, self._call, self.engine.heartbeat_s):
+            self._refuse(lease, SHUT_DOWN)
 
     def hurry(self) -> None:
         """End the waiting time of a running `drain`."""
@@ -265,7 +265,9 @@ class Worker:
         leases: Sequence[Lease] | None = await self._call(
             "claim", partial(self.engine.claim, self._name, free, self._accepts())
         )
+        self._unbegun = leases or ()
         lost = await self._leases.lost_of(leases) if leases else ()
+        self._unbegun = ()
         for lease in leases or ():
             if lease in lost:
                 continue
@@ -289,8 +291,7 @@ class Worker:
             if execution.lease.job.session_id == session_id:
                 execution.stop("cancelled")
 
-    def _refuse(self, lease: Lease, why: str = "this worker cannot run the job") -> None:
-        failure = Error("sandbox_error", why)
+    def _refuse(self, lease: Lease, failure: Error = CANNOT_RUN) -> None:
         task = asyncio.create_task(finish(lease, [failure]))
         self._refusing.add(task)
         task.add_done_callback(self._refusing.discard)
@@ -302,7 +303,7 @@ class Worker:
         if lease.job.session_id is not None:
             session = self.sessions.get(lease.job.session_id)
             if session is None:
-                self._refuse(lease, "the session of the job has ended")
+                self._refuse(lease, Error("sandbox_error", "the session of the job has ended"))
                 return
         policy = partial(self._policy(name), lease.job)
         execution = Execution(lease, self.pool, self._settings, policy, self._changed.set, session)

@@ -396,6 +396,40 @@ async def test_jobs_that_were_claimed_before_the_worker_was_cut_off_begin_with_a
         assert (await ran).out == "begun\n"
 
 
+@pytest.mark.parametrize("taken_back", [True, False])
+async def test_jobs_that_were_claimed_and_have_not_begun_are_given_back_by_who_stops(
+    open_service: OpenService,
+    need: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    taken_back: bool,
+) -> None:
+    """Where nobody else takes them they end: their leases would have to run out."""
+    service = await open_service(need("plain"), plugins=(plugin(Shared()),))
+    worker = service.worker
+    claimed: asyncio.Queue[Sequence[Lease]] = asyncio.Queue()
+
+    async def undecided(leases: Sequence[Lease]) -> Sequence[Lease]:
+        claimed.put_nowait(leases)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(worker._leases, "lost_of", undecided)
+    job = await service.jobs.submit(JobSpec(command=("true",)))
+    [lease] = await claimed.get()
+    if not taken_back:
+
+        async def refused(*, ran: bool = False) -> bool:
+            return ran
+
+        monkeypatch.setattr(type(lease), "release", refused)
+    await worker.drain(0)
+    if taken_back:
+        assert (await job.view()).position == 1
+    else:
+        assert (await ended(job)).verdict == "error shutting_down"
+
+
 class Silent(Shared):
     """An engine that does not answer some of its calls."""
 
