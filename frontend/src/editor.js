@@ -22,7 +22,9 @@ import { languageOf } from "./editor/languages.js";
 import { theme } from "./editor/theme.js";
 
 /** How many columns a step of indentation has where it is not four. */
-const TWO_COLUMNS = new Set(["js", "mjs", "ts", "mts", "jsx", "tsx", "json", "rb", "hs", "ml", "lua", "r", "sql", "sh"]);
+const TWO_COLUMNS = new Set(
+  ["css", "hs", "html", "js", "json", "jsx", "ml", "mjs", "mts", "r", "rb", "sh", "sql", "ts", "tsx"],
+);
 
 /** An editor of several documents, of which it shows one. Each has an undo history of its own. */
 class CodeEditor {
@@ -70,12 +72,12 @@ class CodeEditor {
     return this.#view.state.selection.ranges.some((range) => !range.empty);
   }
 
-  /** Put the cursor at the start of a line, counted from 1, in the middle of what is to be seen. */
+  /** Select a line, counted from 1, in the middle of what is to be seen. */
   goToLine(number) {
     const { doc } = this.#view.state;
     const line = doc.line(Math.min(Math.max(1, number), doc.lines));
     this.#view.dispatch({
-      selection: { anchor: line.from },
+      selection: { anchor: line.from, head: line.to },
       effects: EditorView.scrollIntoView(line.from, { y: "center" }),
     });
     this.focus();

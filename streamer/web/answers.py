@@ -355,12 +355,16 @@ class Runtime(Answer):
     """Why it is not available; null if it is."""
     environments: Sequence[Environment]
     """The sets of packages for it that the operator has configured."""
+    limits: Mapping[str, float]
+    """What a job gets that asks for no other limits, by the names that `limits` has."""
 
 
 class Runtimes(Answer):
     """The configured languages."""
 
     runtimes: Sequence[Runtime]
+    max_limits: Mapping[str, float]
+    """The most that a job may ask for, by the names that `limits` has."""
 
 
 class Sandbox(Answer):

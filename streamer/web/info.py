@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final, Protocol
 
 import msgspec
@@ -26,6 +26,7 @@ from streamer.model.capabilities import (
     public_reason,
 )
 from streamer.model.environment import NOT_BUILT
+from streamer.model.job import Limits
 from streamer.model.names import camel
 from streamer.model.runtime import public_tool_reason
 from streamer.sse.sessionmap import SessionMap
@@ -100,6 +101,7 @@ class InfoHandlers:
         self.worker.ask_versions()
         workers = await self.jobs.capabilities()
         known = {runtime.name: runtime for runtime in self.jobs.runtimes.values()}
+        limits = self.jobs.config.limits
         listed = []
         for name, runtime in sorted(known.items()):
             available = name in workers.languages
@@ -118,9 +120,10 @@ class InfoHandlers:
                         _environment(environment, workers.environments.get(environment))
                         for environment in self.jobs.environments_of(name)
                     ],
+                    limits=_camel(runtime.raised(limits.default, limits.max)),
                 )
             )
-        return json_answer(answers.Runtimes(listed))
+        return json_answer(answers.Runtimes(listed, _camel(limits.max)))
 
     async def list_sandboxes(self, request: web.Request) -> web.Response:
         self.access.require(request, "list")
@@ -232,6 +235,10 @@ class InfoHandlers:
         if (others := request.config_dict.get(SIBLINGS)) is not None:
             text = merged({others.own: text, **await others.ask("metrics")}, others.own)
         return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE})
+
+
+def _camel(limits: Limits) -> dict[str, float]:
+    return {camel(name): value for name, value in asdict(limits).items()}
 
 
 def _environment(name: str, facts: EnvironmentFacts | None) -> answers.Environment:

@@ -45,6 +45,21 @@ FLAGS: Final = (
     "--hide-scrollbars",
 )
 
+CODES: Final = {
+    **{letter: ord(letter.upper()) for letter in "abcdefghijklmnopqrstuvwxyz"},
+    "Tab": 9,
+    "Enter": 13,
+    "Escape": 27,
+    "End": 35,
+    "Home": 36,
+    "ArrowLeft": 37,
+    "ArrowRight": 39,
+    "ArrowDown": 40,
+    "Delete": 46,
+    "F2": 113,
+}
+"""The numbers of the keys that tests press."""
+
 # Violations of the policy are events of the document; they are kept for the test to read.
 WATCH: Final = """
 window.violations = [];
@@ -260,16 +275,16 @@ class Page:
             shown = await self.evaluate("document.body.innerText")
             raise AssertionError(f"never true: {condition}\n{shown}\n{self.errors}") from None
 
-    async def press(self, key: str, *, ctrl: bool = False) -> None:
+    async def press(self, key: str, *, ctrl: bool = False, shift: bool = False) -> None:
         """Press and release a key as a person does."""
-        codes = {"Enter": 13, "Tab": 9, "Escape": 27, "Home": 36, "End": 35, "ArrowRight": 39}
-        event = {
+        event: dict[str, Any] = {
             "key": key,
-            "code": key,
-            "windowsVirtualKeyCode": codes[key],
-            "modifiers": 2 if ctrl else 0,
+            "code": f"Key{key.upper()}" if len(key) == 1 else key,
+            "windowsVirtualKeyCode": CODES[key],
+            "modifiers": 2 * ctrl + 8 * shift,
         }
-        await self.call("Input.dispatchKeyEvent", type="rawKeyDown", **event)
+        editing = {"commands": ["selectAll"]} if ctrl and key == "a" else {}
+        await self.call("Input.dispatchKeyEvent", type="rawKeyDown", **event, **editing)
         if key == "Enter" and not ctrl:
             await self.call("Input.dispatchKeyEvent", type="char", text="\r", **event)
         await self.call("Input.dispatchKeyEvent", type="keyUp", **event)

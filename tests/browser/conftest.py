@@ -14,6 +14,47 @@ from tests.browser.chromium import Browser, Page
 from tests.conftest import Start
 from tests.interop.cutter import Cutter, cutting
 
+HIGHLIGHTED = "document.querySelector('#highlighted')"
+
+IN_PLAIN = f"{HIGHLIGHTED}.hidden"
+"""Whether the program is in the plain text area."""
+
+PROGRAM = f"""(({IN_PLAIN}) ? document.querySelector("#code").value
+    : [...{HIGHLIGHTED}.shadowRoot.querySelectorAll(".cm-line")]
+        .map((line) => line.textContent).join("\\n"))"""
+"""The text of the file that is shown."""
+
+
+SELECTED_LINE = f"""(({IN_PLAIN}) ? getSelection().toString()
+    : {HIGHLIGHTED}.shadowRoot.querySelector(".cm-activeLine").textContent)"""
+
+
+async def settled(page: Page) -> None:
+    """Wait until the page has offered a program, in the editor that stays."""
+    await page.until(f"""document.querySelector("#language").value !== "" &&
+        (!{IN_PLAIN} || document.querySelector("meta[name=streamer-bundle]").content === "")""")
+
+
+async def focus_program(page: Page) -> None:
+    await page.evaluate(f"""(({IN_PLAIN}) ? document.querySelector("#code")
+        : {HIGHLIGHTED}.shadowRoot.querySelector(".cm-content")).focus()""")
+
+
+async def paste_program(page: Page, text: str) -> None:
+    """Put text in the place of the whole file, as somebody does who pastes it."""
+    await focus_program(page)
+    await page.press("a", ctrl=True)
+    await page.evaluate(f"""{{
+        const text = {json.dumps(text)};
+        const at = {HIGHLIGHTED}.shadowRoot?.activeElement ?? document.activeElement;
+        const clipboardData = new DataTransfer();
+        clipboardData.setData("text/plain", text);
+        const paste = {{ clipboardData, bubbles: true, cancelable: true, composed: true }};
+        if (at.dispatchEvent(new ClipboardEvent("paste", paste))) {{
+            document.execCommand("insertText", false, text);
+        }}
+    }}""")
+
 
 class Playground:
     """The page at one address: opens it, runs programs in it, and reads what it shows."""
@@ -28,8 +69,7 @@ class Playground:
         page = await self._browser.page(**look)
         self._pages.append(page)
         await page.open(self.address + fragment)
-        # The last thing that a page without a run does is to offer a sample.
-        await page.until("document.querySelector('#language').value !== ''")
+        await settled(page)
         return page
 
     @staticmethod
@@ -39,11 +79,8 @@ class Playground:
             const choice = document.querySelector("#language");
             choice.value = {json.dumps(language)};
             choice.dispatchEvent(new Event("change"));
-            const code = document.querySelector("#code");
-            code.focus();
-            code.select();
         }}""")
-        await page.type(code)
+        await paste_program(page, code)
 
     async def run(self, page: Page, code: str, language: str = "python") -> str:
         """Run a program and return the id of its job."""

@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestServer
 
 import streamer
 from tests.browser.chromium import Browser, Page
-from tests.browser.conftest import Playground
+from tests.browser.conftest import PROGRAM, Playground
 from tests.conftest import Start
 from tests.interop.cutter import Cutter, cutting
 from tests.interop.nginx import proxied
@@ -216,7 +216,7 @@ async def test_a_link_is_followed_live_and_after_the_end(
     async with mine.loading():
         await mine.call("Page.reload")
     await sees(mine, 4)
-    assert "sigwait" in await mine.until("document.querySelector('#code').value")
+    assert "sigwait" in await mine.until(PROGRAM)
 
 
 MARKUP = r"""
@@ -313,20 +313,26 @@ async def test_the_keyboard_is_enough(playground: Playground) -> None:
     page = await playground.open()
     await playground.write(page, "print(input())")
     focused = "document.activeElement.id || document.activeElement.localName"
+    await page.evaluate("document.querySelector('#run').focus()")
     order = []
-    for _ in range(4):
+    for _ in range(8):
         await page.press("Tab")
         order.append(await page.evaluate(focused))
-    assert order == ["summary", "run", "cancel", "find"]
+    assert order[:4] == ["cancel", "language", "example", "share-program"]
+    assert order[4].startswith("file-")
+    assert order[5:] == ["add", "rename", "highlighted"]
+    # In the program Tab indents; Escape lets it leave.
+    await page.press("Escape")
+    await page.press("Tab")
+    assert await page.evaluate(focused) == "summary"
     outline = "getComputedStyle(document.activeElement).outlineStyle"
     assert await page.evaluate(outline) == "solid"
-    await page.evaluate("document.querySelector('summary').focus()")
     await page.press("Enter")
     await page.press("Tab")
     await page.press("Tab")
     assert await page.evaluate(focused) == "stdin"
     await page.type("typed\n")
-    await page.press("Tab")
+    await page.evaluate("document.querySelector('#run').focus()")
     await page.press("Enter")
     assert await playground.verdict(page) == "finished"
     assert await playground.lines(page) == [["stdout", "typed"]]

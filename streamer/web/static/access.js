@@ -15,6 +15,13 @@ export function askForToken() {
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  api.useToken(token.value);
+  api.useToken(token.value, { remember: document.querySelector("#remember").checked });
+  location.reload();
+});
+
+const forget = document.querySelector("#forget-token");
+forget.hidden = !api.hasToken();
+forget.addEventListener("click", () => {
+  api.useToken("", { remember: false });
   location.reload();
 });

@@ -15,17 +15,38 @@ export class Problem extends Error {
   }
 }
 
+// One for each place at which a service is mounted.
+const remembered = () => `streamer.token:${location.pathname}`;
+
 // The token, if the service needs one; in an embedding application there are its cookies.
-let token = recall("token") ?? "";
+let token = recall("token") ?? rememberedToken();
 
 export const hasToken = () => token !== "";
 
-export function useToken(text) {
+/** Use a token in this tab, and with `remember` in others and later too. */
+export function useToken(text, { remember }) {
   token = text;
   keep("token", text);
+  try {
+    localStorage.removeItem(remembered());
+    if (remember) {
+      localStorage.setItem(remembered(), text);
+    }
+  } catch {
+    // Storage is turned off: then the tab knows it, or nobody.
+  }
 }
 
-export const listRuntimes = async () => (await call("GET", "api/runtimes")).runtimes;
+function rememberedToken() {
+  try {
+    return localStorage.getItem(remembered()) ?? "";
+  } catch {
+    return "";
+  }
+}
+
+/** The languages, and the most that a job may ask for: {runtimes, maxLimits}. */
+export const listRuntimes = () => call("GET", "api/runtimes");
 
 export const listSandboxes = async () => (await call("GET", "api/sandboxes")).sandboxes;
 

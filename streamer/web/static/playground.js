@@ -1,10 +1,13 @@
 // The page: its two halves together.
 
 import * as editor from "./editor/editor.js";
+import { listen } from "./keys.js";
+import { isEnabled, onUse, setEnabled } from "./result/buttons.js";
 import * as result from "./result/result.js";
 import {
   cancel,
   current,
+  interrupt,
   isGranted,
   onChange,
   openLinked,
@@ -21,11 +24,6 @@ const stop = document.querySelector("#cancel");
 useEditor(editor);
 useResult(result);
 
-function setEnabled(button, enabled) {
-  // aria-disabled, because a button that is truly disabled loses the keyboard's focus.
-  button.setAttribute("aria-disabled", String(!enabled));
-}
-
 const canStop = ({ jobId, active, cancelling }) => active && jobId !== null && !cancelling;
 
 onChange((shown) => {
@@ -34,7 +32,7 @@ onChange((shown) => {
 });
 
 function runIfShown() {
-  if (!editor.isHidden()) {
+  if (!editor.isHidden() && isEnabled(run)) {
     start();
   }
 }
@@ -43,19 +41,18 @@ document.querySelector("#program").addEventListener("submit", (event) => {
   event.preventDefault();
   runIfShown();
 });
-document.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.repeat) {
-    event.preventDefault();
-    runIfShown();
-  }
+listen({
+  run: runIfShown,
+  interrupt,
+  canInterrupt: () => canStop(current()),
+  hasSelection: () => !editor.isHidden() && editor.hasSelection(),
 });
-stop.addEventListener("click", () => {
-  if (canStop(current())) {
-    cancel();
-  }
-});
+onUse(stop, cancel);
 document.querySelector("#own").addEventListener("click", writeOwn);
-window.addEventListener("hashchange", openLinked);
+window.addEventListener("hashchange", () => {
+  openLinked();
+  editor.openLinked();
+});
 
 try {
   await editor.loadChoices();
