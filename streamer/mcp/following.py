@@ -127,6 +127,11 @@ class Following:
         """Return what there is to tell now."""
         texts = self.excerpt.texts()
         notes = list(self.notes)
+        if self.state == "queued" and self.verdict is None:
+            notes.append(
+                "it has not begun: it waits for the program that runs in its workspace, or for its "
+                "place; stop that program, or use another workspace"
+            )
         if self.verdict is None:
             notes.append(
                 f"it is not over: call wait with job_id={self.job_id} and after={self.last_event} "

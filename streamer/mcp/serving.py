@@ -114,7 +114,8 @@ async def serve_http(config: Config, fields: dict[str, Any], said: Said) -> None
 
 def _tools(url: Callable[[], str], fields: dict[str, Any]) -> Tools:
     def connect(caller: Caller) -> AbstractAsyncContextManager[Client]:
-        return Client(url(), token=caller.token)
+        # A model is told at once what is refused for lack of capacity, and decides what to do.
+        return Client(url(), token=caller.token, retries=0)
 
     return Tools(connect, Workspaces(connect, fields))
 

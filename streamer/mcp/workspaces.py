@@ -15,7 +15,7 @@ import aiohttp
 from streamer.bounded import ends_in
 from streamer.client import Client, ServiceProblem
 from streamer.client.sessions import RemoteSession
-from streamer.errors import StreamerError
+from streamer.errors import Busy, StreamerError
 from streamer.mcp.problems import Refused
 
 __all__ = ["Caller", "Ended", "Workspaces"]
@@ -75,7 +75,12 @@ class Workspaces:
             again = workspace.session_id is None and workspace.was_open
             if workspace.session_id is None:
                 session = client.session(**self._fields)
-                await session.open()
+                try:
+                    await session.open()
+                except ServiceProblem as problem:
+                    if problem.status != Busy.status:
+                        raise
+                    raise Refused(self._full(caller, problem)) from problem
                 workspace.session_id, workspace.was_open = session.id, True
             session = client.session(workspace.session_id)
         try:
@@ -86,6 +91,18 @@ class Workspaces:
             if workspace.session_id == session.id:
                 workspace.session_id = None
             raise Ended(name) from problem
+
+    def _full(self, caller: Caller, problem: ServiceProblem) -> str:
+        own = [
+            name
+            for (whose, name), one in self._known.items()
+            if whose == caller.name and one.session_id
+        ]
+        use = f"use one that you have ({', '.join(sorted(own))})" if own else "try again later"
+        return (
+            f"there is no room for another workspace: {use}; one that is not used ends by itself "
+            f"after some minutes ({problem.message})"
+        )
 
     async def end_all(self) -> None:
         """End the sessions of all workspaces, for a limited time; what is left ends when idle."""

@@ -11,6 +11,8 @@ import jsonschema
 import pytest
 from mcp import Client
 
+import streamer
+from tests.conftest import Start
 from tests.mcp.conftest import MODES, Said, Served, over_stdio, refusal, text
 
 Connect = Callable[[], AbstractAsyncContextManager[Client]]
@@ -180,3 +182,41 @@ async def test_a_long_file_comes_in_parts(without_tokens: Served) -> None:
         assert read == content
         beyond = await client.call_tool("read_file", {**files, "offset": 6001})
         assert "smaller offset" in refusal(beyond)
+
+
+async def test_a_program_waits_for_the_one_before_in_its_workspace(without_tokens: Served) -> None:
+    async with without_tokens.client() as client:
+        ask = {
+            "language": "python",
+            "code": "print(input())",
+            "interactive": True,
+            "workspace": "busy",
+            "wait_s": 0,
+        }
+        first = (await client.call_tool("run", ask)).structured_content
+        second = (await client.call_tool("run", ask)).structured_content
+        assert second["status"] == "queued"
+        assert "use another workspace" in second["notes"][0]
+        answer = {"input": "x\n", "until": "end"}
+        for job in (first, second):
+            done = await client.call_tool("wait", {"job_id": job["job_id"], **answer})
+            assert done.structured_content["stdout"] == "x\n"
+
+
+async def test_when_workspaces_end_or_are_too_many_it_is_told(start: Start) -> None:
+    service = await start(sessions={"max": 1})
+    url = str(service.make_url("/"))
+    async with over_stdio("auto", "--url", url) as client, streamer.Client(url) as other:
+        write = {"path": "a", "content": ""}
+        text(await client.call_tool("write_file", write))
+        more = await client.call_tool("write_file", {**write, "workspace": "more"})
+        assert "use one that you have (default)" in refusal(more)
+        (session,) = await other.sessions()
+        await other.session(session["sessionId"]).end()
+        assert "its files are gone" in refusal(await client.call_tool("read_file", {"path": "a"}))
+        assert "has no files" in text(await client.call_tool("list_files", {}))
+        (session,) = await other.sessions()
+        await other.session(session["sessionId"]).end()
+        # What comes with its code runs all the same.
+        ran = await client.call_tool("run", {"language": "bash", "code": "ls"})
+        assert "this is a new one" in text(ran)
