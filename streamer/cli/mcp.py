@@ -53,10 +53,6 @@ def mcp(
     process, or with --url on a service. All ends with the command; over stdio when the client
     closes standard input.
     """
-    if http and url:
-        raise click.UsageError(
-            "--http has a service of its own: leave out --url, or connect over stdio"
-        )
     if not http and (host is not None or port is not None):
         raise click.UsageError("--host and --port are for --http")
     from streamer.web.server.logs import configure_logging
@@ -78,7 +74,11 @@ def mcp(
 
         if token_file:
             token = token_in(token_file)
-        work(serving.serve_stdio_remote(url, token, fields))
+        if http:
+            config = _listening(config, host, port)
+            work(serving.serve_http_remote(url, token, config, fields, _say))
+        else:
+            work(serving.serve_stdio_remote(url, token, fields))
     elif http:
         work(serving.serve_http(_listening(config, host, port), fields, _say))
     else:
@@ -86,8 +86,8 @@ def mcp(
 
 
 def _say(address: str) -> None:
-    if sys.stderr is not None and sys.stderr.isatty():  # otherwise the log says so
-        click.echo(f"MCP clients connect to {address}", err=True)
+    if sys.stderr is not None:
+        click.echo(f"streamer: MCP clients connect to {address}", err=True)
 
 
 def _listening(config: Config, host: str | None, port: int | None) -> Config:

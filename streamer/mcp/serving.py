@@ -18,6 +18,7 @@ import streamer
 from streamer.client import Client
 from streamer.config.schema import Config, is_loopback
 from streamer.errors import ConfigError
+from streamer.mcp.door import serve_guarded
 from streamer.mcp.http import PATH, Endpoint
 from streamer.mcp.server import make_server
 from streamer.mcp.stdio import serve_stdio
@@ -27,7 +28,7 @@ from streamer.web.app import ACCESS
 from streamer.web.server.process import Alone
 from streamer.web.server.serve import serve
 
-__all__ = ["serve_http", "serve_stdio_here", "serve_stdio_remote"]
+__all__ = ["serve_http", "serve_http_remote", "serve_stdio_here", "serve_stdio_remote"]
 
 BEARER: Final = "bearer "
 Said = Callable[[str], None]
@@ -110,6 +111,21 @@ async def serve_http(config: Config, fields: dict[str, Any], said: Said) -> None
         said(address.rstrip("/") + PATH)
 
     await serve(app, config, on_ready)
+
+
+async def serve_http_remote(
+    url: str, token: str | None, config: Config, fields: dict[str, Any], said: Said
+) -> None:
+    """Serve clients of this account over HTTP by the service at `url`, until a signal.
+
+    Raises `ConfigError` where strangers could reach it.
+    """
+    tools = _tools(lambda: url, fields)
+    caller = Caller(token=token)
+    try:
+        await serve_guarded(Endpoint(make_server(tools, caller), lambda _: caller), config, said)
+    finally:
+        await tools.close()
 
 
 def _tools(url: Callable[[], str], fields: dict[str, Any]) -> Tools:

@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ from mcp.client.streamable_http import streamable_http_client
 COMMAND = (sys.executable, "-m", "streamer", "mcp", "--sandbox", "bwrap", "--config", os.devnull)
 MODES = ("auto", "legacy")
 """The protocol of 2026, and the earlier one with a handshake."""
-LISTENS = re.compile(r"listens on (http://[^/]+)/")
+LISTENS = re.compile(r"MCP clients connect to (http://[^/]+)/mcp")
 
 
 @dataclass
@@ -70,10 +70,11 @@ class Served:
 
 
 @contextmanager
-def served(*options: str) -> Iterator[Served]:
+def served(*options: str, environment: Mapping[str, str] | None = None) -> Iterator[Served]:
     """Run the command with `--http` until the end."""
     argv = [*COMMAND, "--http", "--port", "0", "--set", "server.drain_s=0", *options]
-    with subprocess.Popen(argv, cwd="/", stderr=subprocess.PIPE, text=True) as process:
+    env = {**os.environ, **(environment or {})}
+    with subprocess.Popen(argv, cwd="/", env=env, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
         try:
             said = []

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import json
+import os
 import subprocess
 from collections.abc import Mapping
+from contextlib import ExitStack
 
 import aiohttp
 import pytest
 
+import streamer
 from streamer.mcp.http import MAX_BODY_BYTES
-from tests.mcp.conftest import COMMAND, MODES, Said, Served, refusal, text
+from tests.conftest import Start
+from tests.mcp.conftest import COMMAND, MODES, Said, Served, refusal, served, text
 
 ACCEPT = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
 BEGIN = {
@@ -138,3 +143,52 @@ async def test_a_lost_connection_is_gone_on_with_by_another_client(
     assert (job["stdout"], job["verdict"]["reason"]) == ("begun\ngot it\n", "exited")
     if mode != "auto":
         await calling
+
+
+async def test_by_a_service_elsewhere_only_this_account_is_let_in(start: Start) -> None:
+    sha256 = hashlib.sha256(b"alice-token").hexdigest()
+    service = await start(auth={"tokens": [{"tenant": "alice", "sha256": sha256}]})
+    url = str(service.make_url("/"))
+    token = {"STREAMER_TOKEN": "alice-token"}
+    refused = [*COMMAND, "--http", "--host", "0.0.0.0", "--url", url]  # noqa: S104 - it is refused
+    ended = await asyncio.to_thread(
+        subprocess.run, refused, check=False, cwd="/", capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 2
+    assert "only this account may connect" in ended.stderr
+    # Elsewhere, as this loop has the service.
+    with ExitStack() as stack:
+        running = served("--url", url, environment=token)
+        server = await asyncio.to_thread(stack.enter_context, running)
+        for headers, status in REFUSED:
+            assert (await asked(server, headers))[0] == status, headers
+        if os.geteuid() == 0:
+            assert await asyncio.to_thread(asked_by_another_account, server) == 401
+        for mode in MODES:
+            async with server.client(mode) as client:
+                run = {"language": "bash", "code": "cat a; echo hello | tee a"}
+                assert "hello" in text(await client.call_tool("run", run))
+        await asyncio.to_thread(stack.close)
+    async with streamer.Client(url, token="alice-token") as other:
+        assert await other.sessions() == []
+
+
+def asked_by_another_account(server: Served) -> int:
+    """Return the status of the answer to a request by the user `nobody`."""
+    program = (
+        "import sys, urllib.error, urllib.request\n"
+        "try: print(urllib.request.urlopen(sys.argv[1]).status)\n"
+        "except urllib.error.HTTPError as error: print(error.code)"
+    )
+    asked = subprocess.run(
+        ["/usr/bin/python3", "-c", program, f"{server.address}/mcp"],
+        check=True,
+        cwd="/",
+        user=65534,
+        group=65534,
+        extra_groups=[],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return int(asked.stdout)
