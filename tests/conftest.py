@@ -49,6 +49,7 @@ SLOW: Final = (
     "tests/contract/test_http.py",
     "tests/contract/test_names.py",
     "tests/contract/test_promises.py",
+    "tests/docs/test_host.py",
     "tests/docs/test_snippets.py",
     "tests/environments/test_build.py",
     "tests/environments/test_docs.py",
