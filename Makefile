@@ -4,7 +4,7 @@
 VENV ?= .venv
 PYTHON ?=
 # The sources of everything that is checked.
-SOURCES := streamer sandboxes tests examples benchmarks docs setup.py
+SOURCES := streamer sandboxes tests examples benchmarks clients docs setup.py
 PYTEST_ARGS ?=
 # The rows of docs/performance.md that `make bench` measures; all by default.
 SUITES ?=
@@ -38,13 +38,13 @@ UV_GROUP := build/lock/bin/uv pip compile $(UV_OPTIONS) --group
 NEEDS := run
 setup test test-thorough test-isolation test-fast bench escape-matrix: NEEDS := test
 
-.PHONY: help setup run test test-thorough test-isolation test-fast lint bench escape-matrix architecture languages lock wheel clean system page npm
+.PHONY: help setup run test test-thorough test-isolation test-fast lint bench escape-matrix architecture languages lock wheel typescript clean system page npm
 .DEFAULT_GOAL := help
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.dev $(VENV)/.project build/node/.installed $(BUNDLE) ## set everything up for work on the code
+setup: $(VENV)/.dev $(VENV)/.project build/node/.installed build/typescript/.installed $(BUNDLE) ## set everything up for work on the code
 
 run: $(VENV)/.project page ## start the service on 127.0.0.1:8080 and show a program's live output
 	@exec $(BIN)/streamer serve --demo examples/ticks.py
@@ -79,11 +79,23 @@ architecture: $(VENV)/.dev $(VENV)/.project ## draw docs/rooms.svg from the impo
 languages: $(VENV)/.dev $(VENV)/.project ## write the table of docs/languages.md
 	@$(BIN)/python docs/languages.py
 
-wheel: $(VENV)/.dev npm $(BUNDLE) ## build dist/*.tar.gz, and from it dist/*.whl
+wheel: $(VENV)/.dev npm $(BUNDLE) ## build dist/*.tar.gz, and from it dist/*.whl; and the same of the small client
 	@rm -rf dist
 	@output=$$(CFLAGS='-Werror $(CFLAGS)' $(BIN)/python -m build --no-isolation \
 		--outdir dist . 2>&1) || { printf '%s\n' "$$output" >&2; exit 1; }
+	@rm -rf build/client && $(BIN)/python clients/python/assemble.py build/client
+	@output=$$($(BIN)/python -m build --no-isolation --outdir dist build/client 2>&1) || \
+		{ printf '%s\n' "$$output" >&2; exit 1; }
 	@ls dist/*
+
+typescript: build/typescript/.installed $(VENV)/.dev $(VENV)/.project ## build the TypeScript client: dist/*.tgz
+	@cd build/typescript && rm -rf src test dist
+	@cp -R $(addprefix clients/typescript/,src test tsconfig.json README.md) build/typescript
+	@$(BIN)/python clients/openapi.py > build/typescript/openapi.json
+	@mkdir -p dist
+	@cd build/typescript && $(NPM) run types >/dev/null && $(NPM) run build >/dev/null && \
+		$(NPM) pack --pack-destination "$(CURDIR)/dist" >/dev/null
+	@ls dist/*.tgz
 
 lock: $(VENV)/.created ## renew the lock files: newest versions, with their hashes
 	@test -d build/lock || $(BIN)/python -m venv build/lock
@@ -93,12 +105,15 @@ lock: $(VENV)/.created ## renew the lock files: newest versions, with their hash
 	$(UV_COMPILE) --extra cli -c requirements/dev.txt -o requirements/runtime.txt
 	$(UV_COMPILE) --extra cli --extra redis --extra s3 --extra uvloop -c requirements/dev.txt -o requirements/deployed.txt
 	$(UV_COMPILE) -c requirements/dev.txt -o requirements/embedded.txt
+	build/lock/bin/uv pip compile $(UV_OPTIONS) clients/python/pyproject.toml -c requirements/dev.txt \
+		-o requirements/client.txt
 	$(UV_GROUP) build -c requirements/dev.txt -o requirements/build.txt
 	$(UV_GROUP) lock -o requirements/lock.txt
 	$(UV_GROUP) science -o requirements/science.txt
 	$(NPM) --prefix tests/interop update --package-lock-only
 	$(NPM) --prefix benchmarks/express update --package-lock-only
 	$(NPM) --prefix frontend update --package-lock-only
+	$(NPM) --prefix clients/typescript update --package-lock-only
 
 clean: ## remove everything that was made here
 	rm -rf .venv build dist *.egg-info $(INIT) $(dir $(BUNDLE)) .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -158,6 +173,14 @@ $(BUNDLE): build/frontend/.installed frontend/build.mjs $(shell find frontend/sr
 	@echo 'setup: building the editor of the playground'
 	@rm -rf build/frontend/src && cp -R frontend/build.mjs frontend/src build/frontend
 	@node build/frontend/build.mjs $(dir $(BUNDLE)) >/dev/null
+
+# What the TypeScript client is built and tested with.
+build/typescript/.installed: $(addprefix clients/typescript/,package.json package-lock.json) | system
+	@echo 'setup: installing the Node.js packages of the TypeScript client'
+	@mkdir -p build/typescript
+	@cp $^ clients/typescript/.npmrc build/typescript
+	@$(NPM) --prefix build/typescript ci >/dev/null
+	@touch $@
 
 # The reference server of the benchmark runs beside its packages, where Node.js looks for them.
 build/benchmarks/.installed: $(addprefix benchmarks/express/,package.json package-lock.json server.js) | system

@@ -183,6 +183,18 @@ def service(bin_folder: Path, tmp_path: Path) -> Iterator[str]:
     assert process.returncode == 0
 
 
+def test_the_small_client_works_alone_and_beside_the_service(service: str, tmp_path: Path) -> None:
+    folder = os.environ.get("STREAMER_CLIENT")
+    if folder is None:
+        pytest.skip("tests/client/test_distribution.py does it here; .ci/wheel-test with the wheel")
+    program = Path(__file__).with_name("small_client.py")
+    alone = run(f"{folder}/python", "-I", "-W", "error", program, service, cwd=tmp_path)
+    assert (alone.stdout, alone.stderr) == ("ok\n", "")
+    python = Path(os.environ["STREAMER_INSTALLED"]) / "python"
+    beside = run(python, "-I", "-W", "error", program, service, "beside", cwd=tmp_path)
+    assert (beside.stdout, beside.stderr) == ("ok\n", "")
+
+
 def test_service_streams_a_program(service: str) -> None:
     with urllib.request.urlopen(f"{service}/healthz", timeout=30) as answer:  # noqa: S310 - http
         assert answer.status == 200

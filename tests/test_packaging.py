@@ -20,6 +20,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+CLIENT = tomllib.loads((ROOT / "clients/python/pyproject.toml").read_text())
 INIT = "streamer/sandbox/init/streamer-init"
 LIBRARY = "streamer/sandbox/init/streamer-fork.so"
 
@@ -43,14 +44,16 @@ def declared(group: str) -> list[Requirement]:
 
 
 @pytest.mark.parametrize(
-    "name", ["build.txt", "dev.txt", "embedded.txt", "lock.txt", "runtime.txt"]
+    "name", ["build.txt", "client.txt", "dev.txt", "embedded.txt", "lock.txt", "runtime.txt"]
 )
 def test_lock_files_name_versions_and_hashes_but_no_address(name: str) -> None:
     assert locked(name)
     assert "://" not in (ROOT / "requirements" / name).read_text()
 
 
-@pytest.mark.parametrize("folder", ["tests/interop", "benchmarks/express", "frontend"])
+@pytest.mark.parametrize(
+    "folder", ["tests/interop", "benchmarks/express", "clients/typescript", "frontend"]
+)
 def test_the_lock_files_of_node_name_hashes_but_no_address_of_a_package(folder: str) -> None:
     text = (ROOT / folder / "package-lock.json").read_text()
     packages = {name: lock for name, lock in json.loads(text)["packages"].items() if name}
@@ -66,6 +69,7 @@ def test_lock_files_agree() -> None:
     everything = locked("dev.txt").items()
     assert locked("embedded.txt").items() <= locked("runtime.txt").items() <= everything
     assert locked("build.txt").items() <= everything
+    assert locked("client.txt").items() <= locked("embedded.txt").items()
 
 
 def test_what_is_declared_is_locked() -> None:
@@ -79,6 +83,7 @@ def test_what_is_declared_is_locked() -> None:
     groups = {
         "embedded.txt": embedded,
         "runtime.txt": runtime,
+        "client.txt": [Requirement(item) for item in CLIENT["project"]["dependencies"]],
         "build.txt": declared("build"),
         "lock.txt": declared("lock"),
         "dev.txt": [
