@@ -110,6 +110,7 @@ lock: $(VENV)/.created ## renew the lock files: newest versions, with their hash
 	$(UV_GROUP) build -c requirements/dev.txt -o requirements/build.txt
 	$(UV_GROUP) lock -o requirements/lock.txt
 	$(UV_GROUP) science -o requirements/science.txt
+	$(UV_GROUP) adapters -o requirements/adapters.txt
 	$(NPM) --prefix tests/interop update --package-lock-only
 	$(NPM) --prefix benchmarks/express update --package-lock-only
 	$(NPM) --prefix frontend update --package-lock-only
