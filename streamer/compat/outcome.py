@@ -43,22 +43,29 @@ class Outcome:
 
     @property
     def case(self) -> Complete | CaseEnd | Error:
-        """The end of the program itself, if it ran as the only case of its job; else of all."""
+        """The end of the program's last run, where it ran as cases of its job; else of all."""
         cases = self.end.cases if isinstance(self.end, Complete) else None
-        return self.end if not cases else cases[0]
+        return self.end if not cases else cases[-1]
 
 
 async def outcome(job: streamer.Job, limit: int) -> Outcome:
     """Wait for the end of a job and return what became of it; of its output `limit` bytes each.
 
+    Of a job with cases it is what the last of them has written.
+
     Raises `UnknownJob`.
     """
     printed = {"compile": Printed(limit), "run": Printed(limit)}
     began = ended = 0
+    case: int | None = None
     async for event in job.events():
         match event.data:
             case Output() as written:
+                if written.case is not None and written.case != case:
+                    case, printed["run"] = written.case, Printed(limit)
                 printed[written.phase].add(written)
+            case CaseEnd(index=index) if index != case:  # it has written nothing
+                case, printed["run"] = index, Printed(limit)
             case Truncated() | Gap():
                 printed["run"].complete = False
             case Status(state="compiling", t=began):

@@ -19,7 +19,8 @@ def streamer_routes() -> Sequence[RouteGroup]:
     # They import aiohttp.
     from streamer.compat.dify.routes import DIFY  # noqa: PLC0415
     from streamer.compat.jobe.routes import JOBE  # noqa: PLC0415
+    from streamer.compat.judge0 import GROUP as JUDGE0  # noqa: PLC0415
     from streamer.compat.piston import GROUP as PISTON  # noqa: PLC0415
     from streamer.compat.sandboxfusion.routes import SANDBOXFUSION  # noqa: PLC0415
 
-    return [DIFY, JOBE, PISTON, SANDBOXFUSION]
+    return [DIFY, JOBE, JUDGE0, PISTON, SANDBOXFUSION]

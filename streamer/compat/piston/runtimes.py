@@ -69,7 +69,7 @@ async def runtimes(caller: streamer.Caller) -> Sequence[Runtime]:
     """
     waited = 0.0
     while True:
-        found = [one for one in await caller.languages() if one.available]
+        found = [one for one in await caller.languages() if one.available and _is_language(one)]
         if waited >= ASK_S or all(one.version for one in found):
             return [_runtime(one) for one in found]
         await asyncio.sleep(LOOK_S)
@@ -87,6 +87,12 @@ def chosen(
         and (any_version or satisfies(one.version, version))
     ]
     return max(fitting, key=lambda one: one.version, default=None)
+
+
+def _is_language(language: streamer.Language) -> bool:
+    """Tell whether it is a language, or a version of one, and not one for another service."""
+    _, at, said = language.name.partition("@")
+    return not at or said[:1].isdigit()
 
 
 def _runtime(language: streamer.Language) -> Runtime:
