@@ -12,9 +12,10 @@ asked to stop (SIGTERM). Each job is followed by two readers, at any API node th
 Of every accepted job is checked: one terminal event, the same events with the same numbers for both
 readers, without a gap; of a job that is complete every line once, in order; of one whose worker was
 lost as many of its first lines as were kept, and again from the first in the next attempt, which
-the log announces. No program of it runs once the log has its end, and never two at the same time.
-It exits with 1 if one promise was broken, or if a job has no end `STILL_S` seconds after the last
-trouble.
+the log announces. A job is lost only if its worker, or the server, was in trouble while it ran, and
+is stopped only by a worker that was asked to stop. No program of it runs once the log has its end,
+and never two at the same time. It exits with 1 if one promise was broken, or if a job has no end
+`STILL_S` seconds after the last trouble.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ DEAD_S: Final = 1.0
 TERMINAL: Final = ("complete", "error")
 LOST: Final = ("worker_lost", "shutting_down")
 """How a job may end that has met trouble, besides with its verdict."""
+ASKED: Final = "worker asked to stop"
 MARK: Final = "CHAOS_JOB"
 PROGRAM: Final = """
 import os, sys, time
@@ -73,7 +75,10 @@ class Task:
     retry: int
     job_id: str = ""
     told: list[list[Event]] = field(default_factory=lambda: [[], []])
+    submitted_at: float = 0.0
     over_at: float | None = None
+    workers: set[str] = field(default_factory=set)
+    """Those that were seen to run it; a short job may be over before anybody looks."""
 
     @property
     def body(self) -> dict[str, Any]:
@@ -84,6 +89,16 @@ class Task:
             "env": {MARK: self.name},
             "retry": self.retry,
         }
+
+
+@dataclass
+class Trouble:
+    """What was done to a part, from when until when."""
+
+    what: str
+    part: str
+    began: float
+    ended: float | None = None
 
 
 class Caller:
@@ -122,6 +137,7 @@ class Caller:
                 task.job_id = document["jobId"]
                 return True
 
+        task.submitted_at = time.monotonic()
         await self._until(once)
 
     async def follow(self, task: Task, told: list[Event]) -> None:
@@ -164,15 +180,17 @@ class Troubles:
         self._rng = rng
         self._lease_s = lease_s
         self.done: Counter[str] = Counter()
-        self._ways: dict[str, Callable[[], Awaitable[None]]] = {
-            "worker killed": self._kill_worker,
-            "API node killed": self._kill_api,
-            "Redis killed": self._kill_redis,
-            "worker stopped beyond its lease": self._stop_worker,
-            "worker asked to stop": self._drain_worker,
+        self.all: list[Trouble] = []
+        self._ways: dict[str, tuple[list[Part], Callable[[Part], Awaitable[None]]]] = {
+            "worker killed": (fleet.workers, self._kill_worker),
+            "API node killed": (fleet.apis, self._kill_api),
+            "Redis killed": ([fleet.redis], self._kill_redis),
+            "worker stopped beyond its lease": (fleet.workers, self._stop_worker),
+            ASKED: (fleet.workers, self._drain_worker),
         }
         if fleet.separate:
-            self._ways["worker cut off beyond its lease"] = self._cut_off
+            last = fleet.workers[-1:]
+            self._ways["worker cut off beyond its lease"] = (last, self._cut_off)
 
     @property
     def each_done(self) -> bool:
@@ -185,44 +203,58 @@ class Troubles:
         while True:
             await asyncio.sleep(self._rng.uniform(0.5, 2.0))
             way = ways.pop() if ways else self._rng.choice([*self._ways])
-            await asyncio.shield(asyncio.ensure_future(self._ways[way]()))
+            await asyncio.shield(asyncio.ensure_future(self._make(way)))
             self.done[way] += 1
 
-    def _worker(self) -> Part:
-        return self._rng.choice(self._fleet.workers)
+    async def _make(self, way: str) -> None:
+        parts, make = self._ways[way]
+        part = self._rng.choice(parts)
+        trouble = Trouble(way, part.name, time.monotonic())
+        self.all.append(trouble)
+        await make(part)
+        trouble.ended = time.monotonic()
 
-    async def _kill_worker(self) -> None:
-        worker = self._worker()
+    async def _kill_worker(self, worker: Part) -> None:
         await worker.end()
         await asyncio.sleep(self._rng.uniform(0, self._lease_s))
         worker.start()
 
-    async def _kill_api(self) -> None:
-        node = self._rng.choice(self._fleet.apis)
+    async def _kill_api(self, node: Part) -> None:
         await node.end()
         await asyncio.sleep(self._rng.uniform(0, 1))
         node.start()
         await node.answers()
 
-    async def _kill_redis(self) -> None:
-        await self._fleet.redis.end()
+    async def _kill_redis(self, server: Part) -> None:
+        await server.end()
         await asyncio.sleep(self._rng.uniform(0, 1.5 * self._lease_s))
-        self._fleet.redis.start()
-        await self._fleet.redis.answers()
+        server.start()
+        await server.answers()
 
-    async def _stop_worker(self) -> None:
-        worker = self._worker()
+    async def _stop_worker(self, worker: Part) -> None:
         worker.send(signal.SIGSTOP)
         await asyncio.sleep(self._lease_s * self._rng.uniform(1.5, 2.5))
         worker.send(signal.SIGCONT)
 
-    async def _drain_worker(self) -> None:
-        worker = self._worker()
+    async def _drain_worker(self, worker: Part) -> None:
         await worker.end(signal.SIGTERM)
         worker.start()
 
-    async def _cut_off(self) -> None:
+    async def _cut_off(self, _: Part) -> None:
         await self._fleet.cut_off(self._lease_s * self._rng.uniform(1.5, 2.5))
+
+
+def ancestors(pid: int) -> set[int]:
+    """Return the processes above one, as far as they can be seen."""
+    found: set[int] = set()
+    while pid > 1 and pid not in found:
+        found.add(pid)
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text()
+        except OSError:
+            break
+        pid = int(stat.rpartition(")")[2].split()[1])
+    return found
 
 
 def running() -> dict[str, set[int]]:
@@ -241,12 +273,19 @@ def running() -> dict[str, set[int]]:
     return found
 
 
-async def watch(tasks: list[Task], faults: list[str]) -> None:
-    """Note each job that has a process though it had its end, or that of two attempts."""
+async def watch(tasks: list[Task], faults: list[str], workers: list[Part]) -> None:
+    """Note each job that has a process though it had its end, or that of two attempts.
+
+    Note with each job, too, which worker runs it.
+    """
     while True:
         by_name = {task.name: task for task in tasks}
+        of_worker = {one.process.pid: one.name for one in workers if one.process is not None}
         began = time.monotonic()
         before = await asyncio.to_thread(running)
+        for name in before.keys() & by_name.keys():
+            above = set().union(*map(ancestors, before[name]))
+            by_name[name].workers |= {of_worker[pid] for pid in above & of_worker.keys()}
         over = {
             name
             for name in before.keys() & by_name.keys()
@@ -261,6 +300,36 @@ async def watch(tasks: list[Task], faults: list[str]) -> None:
             both = {name for name in twice & after.keys() if len(before[name] & after[name]) > 1}
             faults += [f"{name} runs twice at the same time" for name in both]
         await asyncio.sleep(0.2)
+
+
+def may_be_lost(task: Task, reason: str, troubles: list[Trouble], lease_s: float) -> bool:
+    """Return whether a job may have ended an attempt for this reason, one of `LOST`.
+
+    Its worker, or the server, was in trouble while there was the job; where nobody has seen which
+    worker it was, any. What is noticed takes a lease.
+    """
+
+    def explains(one: Trouble) -> bool:
+        unseen = not task.workers and one.part.startswith("worker")
+        its_own = one.part == "redis" or one.part in task.workers or unseen
+        late = one.ended is not None and one.ended + lease_s < task.submitted_at
+        early = task.over_at is not None and one.began > task.over_at
+        kind = (one.what == ASKED) == (reason == "shutting_down")
+        return its_own and kind and not (late or early)
+
+    return any(map(explains, troubles))
+
+
+def lost_without_trouble(task: Task, troubles: list[Trouble], lease_s: float) -> list[str]:
+    """Return a fault for each reason for which a job was lost, though nothing explains it."""
+    told = {event.data.get("code") or event.data.get("reason") for event in task.told[0]}
+    reasons = [reason for reason in LOST if reason in told]
+    where = ", ".join(sorted(task.workers)) or "a worker"
+    return [
+        f"{task.name} ({task.job_id}): {reason}, but {where} had no such trouble"
+        for reason in reasons
+        if not may_be_lost(task, reason, troubles, lease_s)
+    ]
 
 
 def faults_of(task: Task) -> list[str]:
@@ -346,7 +415,7 @@ async def chaos(
                 await asyncio.gather(*(caller.follow(task, told) for told in task.told))
 
         trouble = asyncio.create_task(troubles.go_on())
-        watching = asyncio.create_task(watch(tasks, faults))
+        watching = asyncio.create_task(watch(tasks, faults, parts.workers))
         working = {asyncio.create_task(work()) for _ in range(CALLERS)}
         try:
             await until_over(working, trouble)
@@ -361,6 +430,7 @@ async def chaos(
             faults.append(f"{task.name} ({task.job_id}) has no end")
             continue
         faults += faults_of(task)
+        faults += lost_without_trouble(task, troubles.all, lease_s)
         last = task.told[0][-1]
         ends[str(last.data.get("reason", last.data.get("code")))] += 1
     return faults, ends, troubles.done

@@ -9,9 +9,41 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import chaos
 from tests.tools import tool
 
 ROOT = Path(__file__).parents[1]
+
+
+def lost(reason: str, *workers: str) -> chaos.Task:
+    task = chaos.Task("job0", 1, 0.0, 1, job_id="id", submitted_at=10.0, over_at=20.0)
+    task.workers.update(workers)
+    task.told[0].append(chaos.Event(1, "error", {"code": reason, "message": ""}))
+    return task
+
+
+@pytest.mark.parametrize(
+    ("task", "trouble", "explained"),
+    [
+        (lost("worker_lost", "worker1"), ("worker killed", "worker1", 12.0, 13.0), True),
+        (lost("worker_lost", "worker1"), ("worker killed", "worker1", 12.0, None), True),
+        (lost("worker_lost", "worker1"), ("Redis killed", "redis", 12.0, 13.0), True),
+        (lost("worker_lost"), ("worker killed", "worker2", 12.0, 13.0), True),
+        (lost("shutting_down", "worker1"), (chaos.ASKED, "worker1", 12.0, 13.0), True),
+        (lost("worker_lost", "worker1"), ("worker killed", "worker2", 12.0, 13.0), False),
+        (lost("worker_lost", "worker1"), ("API node killed", "api0", 12.0, 13.0), False),
+        (lost("worker_lost"), ("API node killed", "api0", 12.0, 13.0), False),
+        (lost("worker_lost", "worker1"), ("worker killed", "worker1", 21.0, 22.0), False),
+        (lost("worker_lost", "worker1"), ("worker killed", "worker1", 2.0, 5.0), False),
+        (lost("worker_lost", "worker1"), (chaos.ASKED, "worker1", 12.0, 13.0), False),
+        (lost("shutting_down", "worker1"), ("worker killed", "worker1", 12.0, 13.0), False),
+        (lost("exited", "worker1"), ("API node killed", "api0", 12.0, 13.0), True),
+    ],
+)
+def test_a_job_that_is_lost_though_its_worker_had_no_trouble_is_a_fault(
+    task: chaos.Task, trouble: tuple[str, str, float, float | None], *, explained: bool
+) -> None:
+    assert (chaos.lost_without_trouble(task, [chaos.Trouble(*trouble)], 3.0) == []) == explained
 
 
 @pytest.mark.slow
