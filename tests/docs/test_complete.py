@@ -58,6 +58,13 @@ def test_every_hook_is_documented_with_its_arguments(hook: str) -> None:
     assert f"`{hook}({arguments})`" in BACKENDS
 
 
+def test_every_method_of_a_job_is_documented_with_what_it_returns() -> None:
+    rows = [line for line in EMBEDDING.splitlines() if line.startswith("| `")]
+    methods = {name for name in vars(streamer.Job) if not name.startswith("_")} - {"follow"}
+    missing = {name for name in methods if not any(f"`{name}(" in row for row in rows)}
+    assert missing == set()
+
+
 @pytest.mark.parametrize("action", ACTIONS)
 def test_every_action_is_documented_with_who_asks_for_it(action: str) -> None:
     assert [line for line in EMBEDDING.splitlines() if line.startswith(f"| `{action}` | ")]
