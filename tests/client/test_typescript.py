@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.client.served import served
+from tests.interop.clients import snippet
 from tests.tools import required_tools, tool
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +57,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "src/schema.ts",
         cwd=folder,
     )
+    # The sample of the documents is checked, and run, too.
+    sample = snippet("TypeScript").replace('"aiohttp-streamer-client"', '"../src/index.js"')
+    (folder / "test" / "sample.ts").write_text(sample)
     run("node", "node_modules/typescript/bin/tsc", cwd=folder)
     return folder
 
@@ -63,5 +67,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_works_with_a_service(project: Path, tmp_path: Path) -> None:
     with served(tmp_path) as url:
         told = run("node", "--test", "dist/test/client.test.js", cwd=project, STREAMER_URL=url)
+        assert run("node", "dist/test/sample.js", url, cwd=project) == "hello\nexited 0\n"
     assert "# fail 0" in told
     assert "# pass 11" in told

@@ -98,10 +98,11 @@ def test_every_public_name_of_the_stream_module_is_documented() -> None:
 
 
 def test_every_verb_of_the_client_is_documented_with_its_arguments() -> None:
-    table = " ".join(line for line in CLIENTS.splitlines() if line.startswith("| `"))
-    for name, method in vars(streamer.Client).items():
+    table, _ = table_of_verbs()
+    for name in dir(streamer.Client):
         if name.startswith("_"):
             continue
+        method = getattr(streamer.Client, name)
         shown = [
             text for text in re.findall(r"`(\w+\([^`]*\))`", table) if text.startswith(f"{name}(")
         ]
@@ -110,6 +111,22 @@ def test_every_verb_of_the_client_is_documented_with_its_arguments() -> None:
             assert re.search(rf"\b{argument}\b", shown[0]), (name, argument)
     for attribute in inspect.signature(streamer.Client).parameters:
         assert re.search(rf"`streamer\.Client\([^`]*\b{attribute}\b", CLIENTS)
+
+
+def table_of_verbs() -> tuple[str, str]:
+    """Return the columns of Python and of TypeScript in the table of docs/clients.md."""
+    table = CLIENTS.split("| Python | does | TypeScript |\n", 1)[1].split("\n\n", 1)[0]
+    rows = [line.split(" | ") for line in table.splitlines()[1:]]
+    return " ".join(row[0] for row in rows), " ".join(row[-1] for row in rows)
+
+
+def test_every_verb_of_the_clients_is_in_the_table() -> None:
+    python, typescript = table_of_verbs()
+    verbs = {name for name in dir(streamer.Client) if not name.startswith("_")}
+    assert set(re.findall(r"`(\w+)\(", python)) == verbs
+    source = (ROOT / "clients" / "typescript" / "src" / "client.ts").read_text()
+    methods = re.findall(r"^  (?:async )?\*?(\w+)\((?!url)", source, re.MULTILINE)
+    assert set(re.findall(r"`(\w+)\(", typescript)) == {*methods} - {"constructor"}
 
 
 @pytest.mark.parametrize("path", sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")}))

@@ -163,6 +163,16 @@ async def test_a_terminal_in_python(client: AnyClient, tmp_path: Path) -> None:
     assert ran.stdout.splitlines() == ["name? Zo", "hello Zo"]
 
 
+async def test_files_in_python(client: AnyClient, tmp_path: Path) -> None:
+    ran = await run_python("Python: files", str(client.make_url("/")), tmp_path)
+    assert ran.stdout.splitlines() == ["squares.csv 21", "0,0", "1,1", "2,4", "3,9", "4,16"]
+
+
+async def test_python_without_async(client: AnyClient, tmp_path: Path) -> None:
+    ran = await run_python("Python: without async", str(client.make_url("/")), tmp_path)
+    assert ran.stdout.splitlines() == ["hello", "exited", "42", "Zo"]
+
+
 async def test_cases_in_python(client: AnyClient, tmp_path: Path) -> None:
     ran = await run_python("Python: cases", str(client.make_url("/")), tmp_path)
     assert ran.stdout.splitlines() == ["1 2 True 3", "3 4 True 7"]
