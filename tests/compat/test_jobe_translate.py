@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from streamer import JobSpec, Limits
-from streamer.compat.collected import Ran
 from streamer.compat.jobe.files import FileCache
 from streamer.compat.jobe.languages import RUN, main_class
 from streamer.compat.jobe.translate import Refused, result, spec_of
+from streamer.compat.outcome import Outcome, Printed
 from streamer.events import Complete, Error
 
 MOST = Limits(
@@ -39,20 +39,39 @@ def program(job: JobSpec) -> str:
     return next(file.content.decode() for file in job.files if file.name == RUN)
 
 
-def ran(reason: Any = "exited", *, signal: str | None = None, **more: Any) -> Ran:
-    complete = {
-        "exit_code": 0 if reason == "exited" else None,
-        "duration_ms": 1,
-        "cpu_time_ms": 1,
-        "peak_memory_bytes": 1,
-        "timed_out": False,
-        "oom_killed": False,
-        "output_bytes": 0,
-        "output_truncated": False,
-        "sandbox": "bwrap",
-        "phase": more.pop("phase", "run"),
-    }
-    return Ran(Complete(reason=reason, signal=signal, **complete), **more)
+def ended(
+    end: Complete | Error, stdout: bytes = b"", stderr: bytes = b"", phase: str = "run"
+) -> Outcome:
+    """Return how a job ended, and what the program of this phase wrote."""
+    nothing = Printed(1000)
+    printed = Printed(1000, bytearray(stdout), bytearray(stderr))
+    compiler, program = (printed, nothing) if phase == "compile" else (nothing, printed)
+    return Outcome(compiler, program, end)
+
+
+def ran(
+    reason: Any = "exited",
+    *,
+    signal: str | None = None,
+    phase: Any = "run",
+    stdout: bytes = b"",
+    stderr: bytes = b"",
+) -> Outcome:
+    complete = Complete(
+        reason=reason,
+        exit_code=0 if reason == "exited" else None,
+        signal=signal,
+        duration_ms=1,
+        cpu_time_ms=1,
+        peak_memory_bytes=1,
+        timed_out=False,
+        oom_killed=False,
+        output_bytes=0,
+        output_truncated=False,
+        sandbox="bwrap",
+        phase=phase,
+    )
+    return ended(complete, stdout, stderr, phase)
 
 
 @pytest.mark.parametrize(
@@ -210,11 +229,13 @@ def test_the_main_class_is_found_in_linear_time() -> None:
         (ran("disk"), 12, "", "warning: the disk limit was reached\n"),
         (ran("cancelled"), 20, "", "the run was cancelled\n"),
         (ran(stdout=b"\x01\xc0~\x7f\n"), 15, "\\x01\\xc0~\\x7f\n", ""),
-        (Ran(Error("sandbox_error", "no sandbox")), 20, "", "no sandbox"),
-        (Ran(Error("shutting_down", "stops")), 21, "", ""),
+        (ended(Error("sandbox_error", "no sandbox")), 20, "", "no sandbox"),
+        (ended(Error("shutting_down", "stops")), 21, "", ""),
     ],
 )
-def test_how_a_run_ended_is_an_outcome(end: Ran, outcome: int, stdout: str, stderr: str) -> None:
+def test_how_a_run_ended_is_an_outcome(
+    end: Outcome, outcome: int, stdout: str, stderr: str
+) -> None:
     assert result("id", "python3", end) == {
         "run_id": "id",
         "outcome": outcome,
@@ -225,10 +246,10 @@ def test_how_a_run_ended_is_an_outcome(end: Ran, outcome: int, stdout: str, stde
 
 
 def test_what_the_compiler_said_is_a_compilation_error() -> None:
-    said = ran(phase="compile", compiler_stderr=b"error\n", compiler_stdout=b"file:\n")
+    said = ran(phase="compile", stderr=b"error\n", stdout=b"file:\n")
     assert result("id", "c", said)["cmpinfo"] == "file:\nerror\n"
     assert result("id", "c", said)["outcome"] == 11
-    late = ran("wall_time", phase="compile", compiler_stderr=b"")
+    late = ran("wall_time", phase="compile", stderr=b"")
     assert (
         result("id", "c", late)["cmpinfo"] == "The compilation was ended by its limit: wall_time\n"
     )

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from streamer import Limits
-from streamer.compat.collected import Ran
 from streamer.compat.dify import translate as dify
+from streamer.compat.outcome import Outcome
 from streamer.compat.sandboxfusion import translate as fusion
 from streamer.errors import InvalidRequest
 from streamer.events import Error
-from tests.compat.test_jobe_translate import MOST, ran
+from tests.compat.test_jobe_translate import MOST, ended, ran
 
 
 def run_code(**more: Any) -> fusion.RunCode:
@@ -69,7 +69,7 @@ def test_php_needs_no_opening_tag() -> None:
         (ran("memory"), "Failed", ("Finished", -9, "", "killed: memory\n")),
     ],
 )
-def test_how_a_program_ended_is_told(end: Ran, status: str, said: tuple[object, ...]) -> None:
+def test_how_a_program_ended_is_told(end: Outcome, status: str, said: tuple[object, ...]) -> None:
     answer = fusion.result(end, compiled=False, files={"f": b"\0"})
     assert (answer["status"], answer["compile_result"]) == (status, None)
     ended = answer["run_result"]
@@ -78,7 +78,7 @@ def test_how_a_program_ended_is_told(end: Ran, status: str, said: tuple[object, 
 
 
 def test_a_failed_compilation_has_no_run() -> None:
-    end = ran("signaled", signal="SIGKILL", phase="compile", compiler_stderr=b"oh")
+    end = ran("signaled", signal="SIGKILL", phase="compile", stderr=b"oh")
     answer = fusion.result(end, compiled=True, files={})
     assert answer["run_result"] is None
     assert answer["compile_result"]["return_code"] == -9
@@ -87,9 +87,9 @@ def test_a_failed_compilation_has_no_run() -> None:
 
 
 def test_a_fault_of_ours_is_one_of_the_sandbox() -> None:
-    answer = fusion.result(Ran(Error("internal", "sorry")), compiled=True, files={})
+    answer = fusion.result(ended(Error("internal", "sorry")), compiled=True, files={})
     assert (answer["status"], answer["message"]) == ("SandboxError", "sorry")
-    assert dify.result(Ran(Error("internal", "sorry")))["message"] == "sorry"
+    assert dify.result(ended(Error("internal", "sorry")))["message"] == "sorry"
 
 
 def test_dify_gets_the_network_only_where_it_is_allowed() -> None:
@@ -118,6 +118,6 @@ def test_dify_gets_the_network_only_where_it_is_allowed() -> None:
         (ran("signaled", signal="SIGSEGV"), -1, "process exited with code -1\nerror: SIGSEGV\n"),
     ],
 )
-def test_dify_is_told_how_a_program_ended(end: Ran, code: int, error: str) -> None:
+def test_dify_is_told_how_a_program_ended(end: Outcome, code: int, error: str) -> None:
     data = dify.result(end)["data"]
     assert (data["exit_code"], data["error"]) == (code, error)

@@ -10,8 +10,8 @@ import msgspec
 from aiohttp import web
 
 from streamer import Caller, Job, Refusal, Route, RouteGroup
-from streamer.compat.collected import collected
 from streamer.compat.dify.translate import Run, problem, result, spec_of, success
+from streamer.compat.outcome import outcome
 
 __all__ = ["DIFY", "Options"]
 
@@ -43,7 +43,7 @@ class Handlers:
         most_bytes = caller.service.config.streams.result_text_bytes
 
         async def answer(job: Job) -> Mapping[str, Any]:
-            return result(await collected(job, most_bytes))
+            return result(await outcome(job, most_bytes))
 
         return _json(await caller.run(spec, answer))
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from streamer import JobSpec
-from streamer.compat.collected import Ran
+from streamer.compat.outcome import Outcome
 from streamer.events import Complete, Error
 
 __all__ = ["LANGUAGES", "Run", "problem", "result", "spec_of", "success"]
@@ -49,18 +49,18 @@ def spec_of(run: Run, *, network: bool, python_environment: str | None = None) -
     )
 
 
-def result(ran: Ran) -> dict[str, Any]:
+def result(ran: Outcome) -> dict[str, Any]:
     """Return the answer to a run by how its job ended."""
     if isinstance(ran.end, Error):
         return problem(-500, ran.end.message)
     code, why = _ended(ran.end)
-    stderr = ran.stderr.decode(errors="replace")
+    stderr = ran.run.stderr.decode(errors="replace")
     error = ""
     if code != 0:
         error = f"process exited with code {code}"
         for detail in filter(None, (why, stderr)):
             error += ("" if error.endswith("\n") else "\n") + detail
-    stdout = ran.stdout.decode(errors="replace")
+    stdout = ran.run.stdout.decode(errors="replace")
     return success({"stdout": stdout, "stderr": stderr, "error": error, "exit_code": code})
 
 

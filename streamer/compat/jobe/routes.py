@@ -13,10 +13,10 @@ import msgspec
 from aiohttp import web
 
 from streamer import Caller, Job, Refusal, Route, RouteGroup
-from streamer.compat.collected import collected
 from streamer.compat.jobe.files import FileCache
 from streamer.compat.jobe.languages import LANGUAGES, RUNTIMES, with_packages
 from streamer.compat.jobe.translate import OVERLOAD, Refused, result, spec_of
+from streamer.compat.outcome import outcome
 
 __all__ = ["JOBE", "Options"]
 
@@ -61,7 +61,7 @@ class Handlers:
         most_bytes = caller.service.config.streams.result_text_bytes
 
         async def answer(job: Job) -> Mapping[str, Any]:
-            return result(job.id, language, await collected(job, most_bytes))
+            return result(job.id, language, await outcome(job, most_bytes))
 
         return _json(await caller.run(spec, answer))
 

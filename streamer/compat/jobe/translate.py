@@ -8,8 +8,8 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, Final
 
 from streamer import JobSpec, Limits, SourceFile
-from streamer.compat.collected import Ran
 from streamer.compat.jobe.languages import BUILD, LANGUAGES, RUN, Language, main_class
+from streamer.compat.outcome import Outcome
 from streamer.events import Complete, Error
 
 __all__ = ["OVERLOAD", "Refused", "result", "spec_of"]
@@ -114,16 +114,16 @@ def spec_of(
     )
 
 
-def result(run_id: str, language_id: str, ran: Ran) -> dict[str, Any]:
+def result(run_id: str, language_id: str, ran: Outcome) -> dict[str, Any]:
     """Return the answer to a run, by how its job ended."""
     if isinstance(ran.end, Error):
         return _answer(run_id, *_failed(ran.end))
     if ran.end.phase == "compile":
         return _answer(run_id, COMPILATION_ERROR, cmpinfo=_compiler_said(ran.end, ran))
-    outcome, stderr = _judged(ran.end, ran.stderr)
+    verdict, stderr = _judged(ran.end, bytes(ran.run.stderr))
     if language_id.lower() == "java":
         stderr = stderr.replace(b"\n\t", b"\n        ")
-    return _answer(run_id, outcome, stdout=ran.stdout, stderr=stderr)
+    return _answer(run_id, verdict, stdout=bytes(ran.run.stdout), stderr=stderr)
 
 
 def _run_spec(document: object) -> Mapping[str, Any]:
@@ -246,8 +246,8 @@ def _failed(error: Error) -> tuple[int, bytes, bytes, bytes]:
     return INTERNAL_ERROR, b"", b"", error.message.encode()
 
 
-def _compiler_said(end: Complete, ran: Ran) -> bytes:
-    said = ran.compiler_stdout + ran.compiler_stderr
+def _compiler_said(end: Complete, ran: Outcome) -> bytes:
+    said = bytes(ran.compile.stdout + ran.compile.stderr)
     if end.reason == "exited":
         return said or b"The compiler failed without a message\n"
     why = "a signal" if end.reason == "signaled" else f"its limit: {end.reason}"

@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import web
 
 from streamer import Caller, Job, Refusal, Route, RouteGroup
-from streamer.compat.collected import collected
+from streamer.compat.outcome import outcome
 from streamer.compat.sandboxfusion.translate import RunCode, result, spec_of
 from streamer.errors import TooLarge
 
@@ -42,7 +42,7 @@ class Handlers:
         )
 
         async def answer(job: Job) -> Mapping[str, Any]:
-            ran = await collected(job, most_bytes)
+            ran = await outcome(job, most_bytes)
             files = await _fetched(job, run.fetch_files, most_bytes) if run.fetch_files else {}
             return result(ran, compiled=compiled, files=files)
 

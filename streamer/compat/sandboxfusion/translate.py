@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from streamer import JobSpec, Limits, SourceFile
-from streamer.compat.collected import Ran
+from streamer.compat.outcome import Outcome, Printed
 from streamer.errors import InvalidRequest
 from streamer.events import Complete, Error
 
@@ -102,18 +102,18 @@ def spec_of(run: RunCode, most: Limits, python_environment: str | None = None) -
     )
 
 
-def result(ran: Ran, *, compiled: bool, files: Mapping[str, bytes]) -> dict[str, Any]:
+def result(ran: Outcome, *, compiled: bool, files: Mapping[str, bytes]) -> dict[str, Any]:
     """Return the answer to a request; `compiled` says whether its language has a compiler."""
     if isinstance(ran.end, Error):
         return failed(ran.end.message)
     end, compiler, program = ran.end, None, None
-    compile_ms = min(ran.compile_ms or 0, end.duration_ms)
+    compile_ms = min(ran.compiled_ms, end.duration_ms)
     if compiled and end.phase == "compile":
-        compiler = _command(end, end.duration_ms, ran.compiler_stdout, ran.compiler_stderr)
+        compiler = _command(end, end.duration_ms, ran.compile)
     else:
         if compiled:
-            compiler = _finished(compile_ms, 0, ran.compiler_stdout, ran.compiler_stderr)
-        program = _command(end, end.duration_ms - compile_ms, ran.stdout, ran.stderr)
+            compiler = _finished(compile_ms, 0, ran.compile)
+        program = _command(end, end.duration_ms - compile_ms, ran.run)
     clean = end.reason == "exited" and end.exit_code == 0
     return {
         "status": "Success" if clean else "Failed",
@@ -155,15 +155,16 @@ def _decoded(content: str) -> bytes:
     return base64.b64decode("".join(content.split()), validate=True)
 
 
-def _command(end: Complete, took_ms: int, stdout: bytes, stderr: bytes) -> dict[str, Any]:
+def _command(end: Complete, took_ms: int, printed: Printed) -> dict[str, Any]:
     """Return how one of the two commands ended that did not just succeed."""
     if end.reason in ("wall_time", "cpu_time"):
-        return _said("TimeLimitExceeded", took_ms, None, stdout, stderr)
-    if end.exit_code is not None and end.reason == "exited":
-        return _finished(took_ms, end.exit_code, stdout, stderr)
+        return _said("TimeLimitExceeded", took_ms, None, printed)
+    if end.reason == "exited" and end.exit_code is not None:
+        return _finished(took_ms, end.exit_code, printed)
     if end.reason == "signaled":
-        return _finished(took_ms, -_number(end.signal or ""), stdout, stderr)
-    return _finished(took_ms, KILLED, stdout, stderr + f"killed: {end.reason}\n".encode())
+        return _finished(took_ms, -_number(end.signal or ""), printed)
+    killed = _finished(took_ms, KILLED, printed)
+    return {**killed, "stderr": f"{killed['stderr']}killed: {end.reason}\n"}
 
 
 def _number(name: str) -> int:
@@ -171,17 +172,15 @@ def _number(name: str) -> int:
     return known[name].value if name in known else signal.SIGKILL.value
 
 
-def _finished(took_ms: int, code: int, stdout: bytes, stderr: bytes) -> dict[str, Any]:
-    return _said("Finished", took_ms, code, stdout, stderr)
+def _finished(took_ms: int, code: int, printed: Printed) -> dict[str, Any]:
+    return _said("Finished", took_ms, code, printed)
 
 
-def _said(
-    status: str, took_ms: int, code: int | None, stdout: bytes, stderr: bytes
-) -> dict[str, Any]:
+def _said(status: str, took_ms: int, code: int | None, printed: Printed) -> dict[str, Any]:
     return {
         "status": status,
         "execution_time": took_ms / 1000,
         "return_code": code,
-        "stdout": stdout.decode(errors="replace"),
-        "stderr": stderr.decode(errors="replace"),
+        "stdout": printed.stdout.decode(errors="replace"),
+        "stderr": printed.stderr.decode(errors="replace"),
     }
