@@ -15,9 +15,10 @@ __all__ = ["served"]
 
 @asynccontextmanager
 async def served(name: str, **sections: Any) -> AsyncIterator[TestClient[Any, Any]]:
-    """Serve the group at its own prefix, with bwrap; `sections` are those of the configuration."""
+    """Serve the group at its own prefix, with bwrap unless they say another; `sections` are those of the configuration."""
     compat = {"enabled": [name], **sections.pop("compat", {})}
     server = {"drain_s": 0, **sections.pop("server", {})}
-    config = {"sandbox": {"backend": "bwrap"}, "server": server, "compat": compat, **sections}
+    sandbox = {"backend": "bwrap", **sections.pop("sandbox", {})}
+    config = {"sandbox": sandbox, "server": server, "compat": compat, **sections}
     async with TestClient(TestServer(streamer.create_app(config))) as client:
         yield client

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -206,6 +206,20 @@ async def test_the_token_may_stand_alone_and_tenants_are_apart() -> None:
         with pytest.raises(WSServerHandshakeError) as refused:
             await client.ws_connect("/piston/api/v2/connect")
         assert refused.value.status == 401
+
+
+@pytest.mark.parametrize("backend", ["firejail"])
+async def test_where_a_compiled_program_cannot_be_taken_out_it_runs_beside_its_compiler(
+    backend: str, need: Callable[[str], str]
+) -> None:
+    async with served("piston", sandbox={"backend": need(backend)}) as client:
+        code = '#include <stdio.h>\nint main(void) { puts("hi"); return 3; }'
+        found = await executed(client, asked(code, "c", run_timeout=5000))
+    assert (found["compile"]["code"], found["run"]["stdout"], found["run"]["code"]) == (
+        0,
+        "hi\n",
+        3,
+    )
 
 
 # -- the WebSocket ---------------------------------------------------------------------

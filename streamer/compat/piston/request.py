@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final
@@ -22,6 +23,12 @@ CONSTRAINTS: Final = {
     "memory_limit": ("memory_bytes", 1),
 }
 """The limit that each sets, and how many of its units are one of the limit's."""
+
+PUBLIC_CLASS: Final = re.compile(
+    r"^\s*public\s+(?:(?:abstract|final|sealed|strictfp)\s+)*"
+    r"(?:class|interface|enum|record)\s+([A-Za-z_$][\w$]*)",
+    re.MULTILINE,
+)
 
 
 class Request(msgspec.Struct):
@@ -96,9 +103,14 @@ def execution(
     )
 
 
-def main_name(name: str | None, runtime: Runtime) -> str:
-    """Return the name of the file that is run; compilers want theirs to end as they expect."""
+def main_name(name: str | None, runtime: Runtime, content: str) -> str:
+    """Return the name of the file that is run; compilers want theirs to end as they expect.
+
+    That of Java must be named as the public class in it, which Piston does not ask for.
+    """
     entry = PurePosixPath(runtime.entry)
+    if entry.suffix == ".java" and (public := PUBLIC_CLASS.search(content)):
+        return str(PurePosixPath(name or entry).with_name(f"{public[1]}.java"))
     if not name:
         return runtime.entry
     ending = PurePosixPath(name).suffix
@@ -119,8 +131,9 @@ def _files(given: list[dict[str, Any]], runtime: Runtime) -> tuple[streamer.Sour
         name = file.get("name")
         if name is not None and not isinstance(name, str):
             raise InvalidRequest(f"files[{at}].name must be a string")
-        name = main_name(name, runtime) if at == first else name or f"file{at}.code"
-        files.append(streamer.SourceFile(name, _content(file, at)))
+        if at == first:
+            name = main_name(name, runtime, file["content"])
+        files.append(streamer.SourceFile(name or f"file{at}.code", _content(file, at)))
     return (files.pop(first), *files)
 
 
