@@ -4,7 +4,13 @@
 // would add style elements, which the policy of the page forbids.
 
 import { closeBrackets, closeBracketsKeymap } from "@codemirror/autocomplete";
-import { defaultKeymap, history, historyKeymap, indentWithTab } from "@codemirror/commands";
+import {
+  defaultKeymap,
+  history,
+  historyKeymap,
+  indentWithTab,
+  simplifySelection,
+} from "@codemirror/commands";
 import { bracketMatching, indentOnInput, indentUnit } from "@codemirror/language";
 import { highlightSelectionMatches, searchKeymap } from "@codemirror/search";
 import { Compartment, EditorState } from "@codemirror/state";
@@ -25,6 +31,18 @@ import { theme } from "./editor/theme.js";
 const TWO_COLUMNS = new Set(
   ["css", "hs", "html", "js", "json", "jsx", "ml", "mjs", "mts", "r", "rb", "sh", "sql", "ts", "tsx"],
 );
+
+// Ctrl+Enter runs the program, which is the page's affair.
+const OTHER_KEYS = new Set(["Mod-Enter", "Escape"]);
+
+/** Escape makes several cursors one, and lets the next Tab leave, both at once. */
+const escape = {
+  key: "Escape",
+  run(view) {
+    simplifySelection(view);
+    return false;
+  },
+};
 
 /** An editor of several documents, of which it shows one. Each has an undo history of its own. */
 class CodeEditor {
@@ -119,10 +137,10 @@ class CodeEditor {
         highlightActiveLine(),
         highlightActiveLineGutter(),
         highlightSelectionMatches(),
-        // Ctrl+Enter runs the program, which is the page's affair.
         keymap.of([
+          escape,
           ...closeBracketsKeymap,
-          ...defaultKeymap.filter(({ key }) => key !== "Mod-Enter"),
+          ...defaultKeymap.filter(({ key }) => !OTHER_KEYS.has(key)),
           ...searchKeymap,
           ...historyKeymap,
           indentWithTab,

@@ -32,7 +32,7 @@ onChange((shown) => {
 });
 
 function runIfShown() {
-  if (!editor.isHidden() && isEnabled(run)) {
+  if (!editor.isHidden() && isEnabled(run) && editor.isComplete()) {
     start();
   }
 }

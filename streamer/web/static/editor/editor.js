@@ -163,6 +163,14 @@ export function fill(program) {
   }
 }
 
+/** Whether all settings can be sent; if not, the browser says at the field what is wrong. */
+export function isComplete() {
+  if (!ui.program.checkValidity()) {
+    ui.more.open = true; // a field that is not shown cannot say anything
+  }
+  return ui.program.reportValidity();
+}
+
 export function hide(hidden) {
   pane.hidden = hidden;
 }
