@@ -215,6 +215,28 @@ def test_the_init_compiles_for_machines_whose_calls_it_does_not_know(tmp_path: P
     assert done.returncode == 0, done.stderr
 
 
+def test_the_wheel_is_not_built_without_npm_and_says_what_to_install(tmp_path: Path) -> None:
+    if (make := shutil.which("make")) is None:
+        pytest.skip("there is no make")
+    # Of the tools that the Makefile looks for there is only a shell.
+    (tmp_path / "sh").symlink_to("/bin/sh")
+    done = subprocess.run(
+        (make, "npm"),
+        cwd=ROOT,
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "npm is missing" in done.stderr
+    assert "apt-get install -y npm" in done.stderr
+    rule = re.search(r"^wheel:(.*?)##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert rule is not None
+    assert {"npm", "$(BUNDLE)"} <= set(rule[1].split())
+
+
 # --- the set-up --------------------------------------------------------------------------
 
 

@@ -398,4 +398,20 @@ async def test_a_token_is_asked_for_and_kept_for_the_tab(browser: Browser, start
     await playground.run(page, "print('mine')")
     assert await playground.verdict(page) == "finished"
     assert "secret" not in await page.evaluate("location.href")
+    # Another tab has to ask again, unless the browser was told to remember it.
+    second = await browser.page(beside=page)
+    await second.open(playground.address)
+    await second.until("document.activeElement.id === 'token'")
+    await second.type("secret")
+    await second.evaluate("document.querySelector('#remember').checked = true")
+    async with second.loading():
+        await second.press("Enter")
+    await second.until("document.querySelector('#language').value !== ''")
+    third = await browser.page(beside=page)
+    await third.open(playground.address)
+    await third.until("document.querySelector('#language').value !== ''")
+    async with third.loading():
+        await third.evaluate("document.querySelector('#forget-token').click()")
+    await third.until("document.activeElement.id === 'token'")
+    assert await third.evaluate("document.querySelector('#refused').hidden")
     assert page.errors == []
