@@ -77,9 +77,12 @@ class CodeEditor {
     this.#highlight(name);
   }
 
-  /** Let go of a document that is not shown. */
+  /** Let go of a document; what is shown of it stays until another one is shown. */
   forget(id) {
     this.#states.delete(id);
+    if (this.#shown === id) {
+      this.#shown = null;
+    }
   }
 
   text() {

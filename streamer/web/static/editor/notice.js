@@ -17,10 +17,10 @@ export class Notice {
   /** Say something; `back`, if there is one, is called if the button with the text `undo` is pressed. */
   say(text, undo = "", back = null) {
     this.#back = back;
+    this.#ui.notice.hidden = false; // first: what appears with its text is not read out
     this.#ui.told.textContent = text;
     this.#ui.undo.textContent = undo;
     this.#ui.undo.hidden = back === null;
-    this.#ui.notice.hidden = false;
   }
 
   hide() {
