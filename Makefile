@@ -38,7 +38,7 @@ UV_GROUP := build/lock/bin/uv pip compile $(UV_OPTIONS) --group
 NEEDS := run
 setup test test-thorough test-isolation test-fast bench escape-matrix: NEEDS := test
 
-.PHONY: help setup run test test-thorough test-isolation test-fast lint bench escape-matrix architecture languages lock wheel typescript clean system page npm
+.PHONY: help setup run test test-thorough test-isolation test-fast lint bench escape-matrix architecture languages docs lock wheel typescript clean system page npm
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -79,6 +79,12 @@ architecture: $(VENV)/.dev $(VENV)/.project ## draw docs/rooms.svg from the impo
 languages: $(VENV)/.dev $(VENV)/.project ## write the table of docs/languages.md
 	@$(BIN)/python docs/languages.py
 
+docs: build/sphinx/.installed ## build the documents as a site, build/docs/docs/README.html; a warning is an error
+	@rm -rf build/docs
+	@PYTHONPATH=. build/sphinx/bin/sphinx-build -W --keep-going -n -q -c docs -d build/sphinx/pages . build/docs
+	@build/sphinx/bin/python docs/outside.py build/docs
+	@echo build/docs/docs/README.html
+
 wheel: $(VENV)/.dev npm $(BUNDLE) ## build dist/*.tar.gz, and from it dist/*.whl; and the same of the small client
 	@rm -rf dist
 	@output=$$(CFLAGS='-Werror $(CFLAGS)' $(BIN)/python -m build --no-isolation \
@@ -109,6 +115,7 @@ lock: $(VENV)/.created ## renew the lock files: newest versions, with their hash
 		-o requirements/client.txt
 	$(UV_GROUP) build -c requirements/dev.txt -o requirements/build.txt
 	$(UV_GROUP) lock -o requirements/lock.txt
+	$(UV_GROUP) docs -o requirements/docs.txt
 	$(UV_GROUP) science -o requirements/science.txt
 	$(UV_GROUP) adapters -o requirements/adapters.txt
 	$(NPM) --prefix tests/interop update --package-lock-only
@@ -139,6 +146,14 @@ $(VENV)/.runtime: requirements/runtime.txt requirements/build.txt $(VENV)/.creat
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
 	@echo 'setup: installing the test tools'
 	@$(PIP_INSTALL) -r requirements/dev.txt
+	@touch $@
+
+# In an environment of its own: what builds the site shares no version with what runs.
+build/sphinx/.installed: requirements/docs.txt $(VENV)/.created
+	@echo 'setup: installing what builds the site of the documents'
+	@rm -rf build/sphinx && $(BIN)/python -m venv build/sphinx
+	@build/sphinx/bin/python -m pip -qq --disable-pip-version-check --no-input \
+		install --require-hashes -r requirements/docs.txt
 	@touch $@
 
 # What the tests need of Node.js's: in a place of its own, so that npm writes nothing else.

@@ -44,7 +44,8 @@ def declared(group: str) -> list[Requirement]:
 
 
 @pytest.mark.parametrize(
-    "name", ["build.txt", "client.txt", "dev.txt", "embedded.txt", "lock.txt", "runtime.txt"]
+    "name",
+    ["build.txt", "client.txt", "dev.txt", "docs.txt", "embedded.txt", "lock.txt", "runtime.txt"],
 )
 def test_lock_files_name_versions_and_hashes_but_no_address(name: str) -> None:
     assert locked(name)
@@ -85,6 +86,7 @@ def test_what_is_declared_is_locked() -> None:
         "runtime.txt": runtime,
         "client.txt": [Requirement(item) for item in CLIENT["project"]["dependencies"]],
         "build.txt": declared("build"),
+        "docs.txt": declared("docs"),
         "lock.txt": declared("lock"),
         "dev.txt": [
             *embedded,
