@@ -81,7 +81,7 @@ languages: $(VENV)/.dev $(VENV)/.project ## write the table of docs/languages.md
 
 docs: build/sphinx/.installed ## build the documents as a site, build/docs/docs/README.html; a warning is an error
 	@rm -rf build/docs
-	@PYTHONPATH=. build/sphinx/bin/sphinx-build -W --keep-going -n -q -c docs -d build/sphinx/pages . build/docs
+	@PYTHONPATH=. build/sphinx/bin/sphinx-build -E -W --keep-going -n -q -c docs -d build/sphinx/pages . build/docs
 	@build/sphinx/bin/python docs/outside.py build/docs
 	@echo build/docs/docs/README.html
 

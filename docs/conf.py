@@ -50,9 +50,14 @@ def navigation(text: str) -> str:
 
 
 def add_navigation(_app: Sphinx, name: str, source: list[str]) -> None:
-    """Add them to the first page, when Sphinx has read it (the event ``source-read``)."""
+    """Add them to the first page, when Sphinx has read it (the event ``source-read``).
+
+    What an example says of itself is reached by links from other pages only.
+    """
     if name == root_doc:
         source[0] += navigation(source[0])
+    elif name.startswith("examples/"):
+        source[0] = f"---\norphan: true\n---\n{source[0]}"
 
 
 def setup(app: Sphinx) -> None:
