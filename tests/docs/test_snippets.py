@@ -20,14 +20,14 @@ import streamer
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What clients.md shows is run over broken connections and behind a proxy, by tests/interop; what
-# environments.md shows, one after another, by tests/environments; and so classroom.md and
-# tutorial.md by tests of their own beside this one.
+# environments.md shows, one after another, by tests/environments; and so classroom.md,
+# migration.md and tutorial.md by tests of their own beside this one.
 DOCUMENTS = [
     ROOT / "README.md",
     *(
         path
         for path in sorted((ROOT / "docs").glob("*.md"))
-        if path.stem not in ("classroom", "clients", "environments", "tutorial")
+        if path.stem not in ("classroom", "clients", "environments", "migration", "tutorial")
     ),
 ]
 SNIPPETS = [
