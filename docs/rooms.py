@@ -48,6 +48,7 @@ OUTER: Final = (
     "compat",
     "application",
     "compose",
+    "engines",
 )
 OUTER_ROW: Final = 38
 # Nearly every room imports these, so they are bars too, and have no arrows.

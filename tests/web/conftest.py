@@ -13,10 +13,10 @@ from typing import Final
 import pytest
 from msgspec.structs import replace
 
-from streamer.compose import _memory_engine, _redis_engine
 from streamer.config.schema import Config
 from streamer.config.shares import Shares
 from streamer.engine.interface import Engine
+from streamer.engines import memory_engine, redis_engine
 from streamer.spi import hookimpl
 from tests.engine.remote.engine import RemoteEngine
 from tests.engine.remote.server import Server
@@ -73,7 +73,7 @@ class Remote:
         """Return the built-in engine behind a connection."""
         if self._server is None:
             shares = Shares.of(config, several_clients=config.auth.tells_apart)
-            self._server = Server(_memory_engine(config, shares), nodes=self._nodes)
+            self._server = Server(memory_engine(config, shares), nodes=self._nodes)
         server = self._server
         if self._nodes == 1:
             self._server = None
@@ -91,7 +91,7 @@ class InRedis:
     def streamer_engine(self, config: Config) -> Engine | None:
         """Return the built-in engine for the server's address."""
         shares = Shares.of(config, several_clients=config.auth.tells_apart)
-        return _redis_engine(replace(config, engine=replace(config.engine, **self._engine)), shares)
+        return redis_engine(replace(config, engine=replace(config.engine, **self._engine)), shares)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -7,16 +7,13 @@ everybody if the configuration says so.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import hmac
 import inspect
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Final, Literal, get_args
-from urllib.parse import urlsplit
 
 import pluggy
 from aiohttp import web
@@ -29,8 +26,8 @@ from streamer.jobs.job import Job
 from streamer.jobs.jobs import Jobs
 from streamer.model.scopes import Scope
 from streamer.web.callers.carriers import bearer, token_of
-from streamer.web.callers.connection import account, is_local
 from streamer.web.callers.grants import Grant, Grants
+from streamer.web.callers.local import REMEDY, strangeness
 from streamer.web.callers.tokens import Tokens
 
 __all__ = [
@@ -90,32 +87,12 @@ GRANTED_FILES: Final = frozenset(("streamer-files", "streamer-file"))
 GRANT: Final = web.RequestKey("streamer-grant", Grant)
 """The grant of a request, if it has one."""
 SAY_AGAIN_S: Final = 60.0
-PROXY_HEADERS: Final = frozenset(
-    (
-        "forwarded",
-        "via",
-        "x-real-ip",
-        "x-client-ip",
-        "x-cluster-client-ip",
-        "x-original-forwarded-for",
-        "x-envoy-external-address",
-        "true-client-ip",
-        "cf-connecting-ip",
-    )
-)
-"""Headers that proxies add, in lower case, besides those that begin with ``x-forwarded-``."""
-MAX_HOST_CHARS: Final = 255
-"""A name in the DNS is no longer (RFC 1035, 2.3.4)."""
 WRONG_TOKEN: Final = web.RequestKey("streamer-wrong-token", bool)
 """Set for a request with a token that is not valid, and may be a guess."""
 ADMITTED: Final = web.RequestKey("streamer-admitted", bool)
 """Set once a request was found to come from this machine, which does not change."""
 
 NOT_ALLOWED: Final = "you may not do this ({})"
-REMEDY: Final = (
-    "add auth.tokens_file or [[auth.tokens]], or a plugin with the hook streamer_authorize; or set "
-    "auth.anonymous = true to admit everybody"
-)
 
 
 class Access:
@@ -206,7 +183,7 @@ class Access:
         """
         if self.knows_callers or self._anonymous or ADMITTED in request:
             return
-        reason = self._strangeness(request)
+        reason = strangeness(request, own_account_only=self._own_account_only)
         if not reason:
             request[ADMITTED] = True
             return
@@ -358,23 +335,6 @@ class Access:
             )
         raise Forbidden(NOT_ALLOWED.format(action))
 
-    def _strangeness(self, request: web.Request) -> str:
-        """Return why a request may not be from this machine's user, with the remedy, or ``""``."""
-        sock = None if request.transport is None else request.transport.get_extra_info("socket")
-        if sock is None or not is_local(sock):
-            return f"it came over the network: {REMEDY}"
-        if not _names_loopback(request):
-            # A page can make its own host name resolve to this machine (DNS rebinding).
-            return f"its Host is not localhost: use http://127.0.0.1, or {REMEDY}"
-        if _came_through_a_proxy(request):
-            return f"it came through a proxy, so its sender may be anywhere: {REMEDY}"
-        if self._own_account_only and account(sock) != os.geteuid():
-            return (
-                "it is not from this service's own account, and programs can run without "
-                f"isolation or with the host's network: {REMEDY}"
-            )
-        return ""
-
     def _tenant_of_token(self, request: web.Request, needed: Scope) -> str:
         token = token_of(request)
         if not token and request.method == "GET":
@@ -410,31 +370,3 @@ def _note_guess(request: web.Request, token: str) -> None:
 
 def _digest(token: str) -> str:
     return hashlib.sha256(token.encode(errors="surrogateescape")).hexdigest()
-
-
-def _names_loopback(request: web.Request) -> bool:
-    # Not `request.host`, which is this machine's name if the header is missing.
-    hosts = request.headers.getall("Host", [])
-    return len(hosts) == 1 and len(hosts[0]) <= MAX_HOST_CHARS and _is_loopback_host(hosts[0])
-
-
-@functools.lru_cache(maxsize=64)
-def _is_loopback_host(host: str) -> bool:
-    try:
-        return is_loopback(urlsplit(f"//{host}").hostname or "")
-    except ValueError:
-        return False
-
-
-def _came_through_a_proxy(request: web.Request) -> bool:
-    """Tell whether a request came through a proxy, so that its sender may be anywhere.
-
-    Some proxies add no header. nginx uses HTTP/1.0 by default, and no browser does.
-    """
-    if request.version < (1, 1):
-        return True
-    for name in request.headers:
-        lower = name.lower()
-        if lower in PROXY_HEADERS or lower.startswith("x-forwarded-"):
-            return True
-    return False
