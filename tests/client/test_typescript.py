@@ -69,4 +69,4 @@ def test_it_works_with_a_service(project: Path, tmp_path: Path) -> None:
         told = run("node", "--test", "dist/test/client.test.js", cwd=project, STREAMER_URL=url)
         assert run("node", "dist/test/sample.js", url, cwd=project) == "hello\nexited 0\n"
     assert "# fail 0" in told
-    assert "# pass 11" in told
+    assert "# pass 12" in told

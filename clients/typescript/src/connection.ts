@@ -1,4 +1,4 @@
-import { check, notAService, ServiceProblem } from "./problem.js";
+import { check, notAService, ServiceProblem, textOf } from "./problem.js";
 
 const FIRST_PAUSE_MS = 200;
 const MAX_PAUSE_MS = 10_000;
@@ -79,7 +79,7 @@ export class Connection {
       let asked = 0;
       try {
         const response = await this.open(method, path, call);
-        const text = await response.text();
+        const text = await textOf(response);
         try {
           return (text === "" ? {} : JSON.parse(text)) as T;
         } catch {

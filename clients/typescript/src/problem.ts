@@ -1,5 +1,8 @@
 import type { ProblemDocument } from "./types.js";
 
+/** For the body of a success: a record may hold megabytes of escaped output. */
+const MAX_ANSWER_BYTES = 128 * 1024 * 1024;
+const MAX_PROBLEM_BYTES = 1024 * 1024;
 const NO_REASON = "without a reason; is this the URL of the service?";
 
 /** A request was refused: the service's problem document (RFC 9457). */
@@ -33,9 +36,30 @@ export function notAService(status: number): ServiceProblem {
 /** Throw `ServiceProblem` unless the response is a success. */
 export async function check(response: Response): Promise<void> {
   if (response.status < 400) return;
-  const said: unknown = await response.json().catch(() => ({})); // perhaps the page of a proxy
-  const document = typeof said === "object" && said !== null ? said : {};
-  throw new ServiceProblem(response.status, document, retryAfter(response.headers));
+  throw new ServiceProblem(response.status, await said(response), retryAfter(response.headers));
+}
+
+async function said(response: Response): Promise<Partial<ProblemDocument>> {
+  try {
+    const document: unknown = JSON.parse(await textOf(response, MAX_PROBLEM_BYTES));
+    return typeof document === "object" && document !== null ? document : {};
+  } catch {
+    return {}; // perhaps the page of a proxy
+  }
+}
+
+/** Return the text of a response that has no more than so many bytes; the server is not trusted. */
+export async function textOf(response: Response, most = MAX_ANSWER_BYTES): Promise<string> {
+  const decoder = new TextDecoder();
+  let text = "";
+  let bytes = 0;
+  // Leaving the loop ends the connection.
+  for await (const chunk of (response.body ?? []) as AsyncIterable<Uint8Array>) {
+    bytes += chunk.length;
+    if (bytes > most) throw notAService(response.status);
+    text += decoder.decode(chunk, { stream: true });
+  }
+  return text + decoder.decode();
 }
 
 function retryAfter(headers: Headers): number | undefined {

@@ -1,4 +1,4 @@
-import { EventSourceParserStream } from "eventsource-parser/stream";
+import { EventSourceParserStream, ParseError } from "eventsource-parser/stream";
 
 import { MAX_RETRY_AFTER_S, pause, TRANSIENT, type Connection } from "./connection.js";
 import { notAService, ServiceProblem } from "./problem.js";
@@ -6,6 +6,8 @@ import { isKind, isLast, type JobEvent } from "./types.js";
 
 /** Three heartbeats: a stream that is silent for longer counts as lost. */
 const SILENCE_MS = 100_000;
+/** In characters: a longer event is none of the service's. */
+const MAX_EVENT = 16 * 1024 * 1024;
 
 export interface Following {
   /** The number of the last event that is known already. */
@@ -61,18 +63,19 @@ async function* events(
   after: number,
   attempt: AbortController,
 ): AsyncGenerator<JobEvent, void, undefined> {
+  let over = false;
   let timer = setTimeout(() => attempt.abort(), SILENCE_MS);
   const heard = new TransformStream<Uint8Array, Uint8Array>({
     transform(chunk, controller) {
       clearTimeout(timer);
-      timer = setTimeout(() => attempt.abort(), SILENCE_MS);
+      if (!over) timer = setTimeout(() => attempt.abort(), SILENCE_MS);
       controller.enqueue(chunk);
     },
   });
   const frames = body
     .pipeThrough(heard)
     .pipeThrough(new TextDecoderStream() as ReadableWritablePair<string, Uint8Array>)
-    .pipeThrough(new EventSourceParserStream());
+    .pipeThrough(new EventSourceParserStream({ maxBufferSize: MAX_EVENT }));
   try {
     for await (const { event: kind = "message", data, id = "" } of frames) {
       if (!isKind(kind)) continue; // a newer service may have further kinds
@@ -82,7 +85,10 @@ async function* events(
       after = number;
       yield { id: number, kind, data: decoded(data) } as JobEvent;
     }
+  } catch (error) {
+    throw error instanceof ParseError ? notAService(200) : error;
   } finally {
+    over = true; // a chunk may still be on its way
     clearTimeout(timer);
   }
 }

@@ -147,6 +147,22 @@ test("a refusal says what and where", async () => {
   assert((await client.queue()).capacity > 0);
 });
 
+test("a server that is no service, or sends without an end, is told", async () => {
+  const endless = (piece: string): ReadableStream => {
+    const bytes = new TextEncoder().encode(piece.repeat(65_536 / piece.length));
+    return new ReadableStream({ pull: (controller) => controller.enqueue(bytes) });
+  };
+  const answering = (body: BodyInit, status = 200): StreamerClient =>
+    new StreamerClient(url, { fetch: () => Promise.resolve(new Response(body, { status })), retries: 0 });
+  for (const body of [endless("data: x\n"), endless("x"), "event: output\ndata: {}\n\n", "event: output\ndata: 1\nid: 1\n\n"]) {
+    await assert.rejects(all(answering(body).follow("a")), /not from the service/);
+  }
+  await assert.rejects(answering(endless("x")).queue(), /not from the service/);
+  await assert.rejects(answering("<html>").queue(), /not from the service/);
+  await assert.rejects(answering("{}").submit({ language: "bash" }), /not from the service/);
+  await assert.rejects(answering(endless("x"), 501).queue(), /status 501 without a reason/);
+});
+
 test("what is refused for lack of capacity is submitted again with the same key", async () => {
   const keys: (string | null)[] = [];
   const busyOnce: typeof fetch = (input, init) => {
