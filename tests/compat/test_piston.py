@@ -126,7 +126,7 @@ async def test_a_compiled_program_has_limits_of_its_own(piston: Client) -> None:
     found = await executed(piston, body)
     assert found["compile"]["code"] == 0
     assert (found["run"]["status"], found["run"]["signal"]) == ("TO", "SIGKILL")
-    assert 250 <= found["run"]["wall_time"] <= 5000
+    assert 250 <= found["run"]["wall_time"] < 10_000, "the limit is not that of the compiler"
 
 
 @pytest.mark.parametrize(
