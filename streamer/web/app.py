@@ -9,7 +9,7 @@ from functools import partial
 from typing import Final, Protocol, TypeVar
 
 import pluggy
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
 from streamer.bounded import ends_in
@@ -341,4 +341,7 @@ async def _keep_address(request: web.Request, response: web.StreamResponse) -> N
 
 async def _send_cors(request: web.Request, response: web.StreamResponse) -> None:
     # The headers of a stream are sent before a middleware sees the response.
-    response.headers.update(request.get(CORS, {}))
+    own = response.headers.get(hdrs.VARY)
+    response.headers.update(headers := request.get(CORS, {}))
+    if own is not None and headers:
+        response.headers[hdrs.VARY] = f"{own}, {headers[hdrs.VARY]}"

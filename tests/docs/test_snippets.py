@@ -35,8 +35,10 @@ SNIPPETS = [
     for path in DOCUMENTS
     for number, (language, code) in enumerate(FENCE.findall(path.read_text()), 1)
 ]
-KNOWN = {"sh", "python", "json", "toml", "js", "yaml", "text"}
-"""Languages of snippets; a ``text`` is the output of another one."""
+KNOWN = {"sh", "python", "json", "toml", "js", "yaml", "text", "html"}
+"""Languages of snippets; a ``text`` is the output of another one.
+
+Those in HTML are opened by `tests/browser/test_component.py`."""
 
 EVENT_SOURCE = ROOT / "tests" / "docs" / "eventsource.mjs"
 
