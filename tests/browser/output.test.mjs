@@ -6,6 +6,7 @@ import { test } from "node:test";
 import { Screen } from "../../streamer/web/static/screen.js";
 import { matchesIn, textOf } from "../../streamer/web/static/result/find.js";
 import { mentionsIn, placesOf } from "../../streamer/web/static/result/places.js";
+import { lineEnds } from "../../streamer/web/static/result/terminal.js";
 
 const mentioned = (text) =>
   mentionsIn(text).map(({ start, end, file, line }) => [text.slice(start, end), file, line]);
@@ -82,4 +83,9 @@ test("what is copied is what was written", () => {
   screen.note("a note of ours");
   screen.write("stderr", "end\n");
   assert.equal(textOf(screen.from(0)), "longer line\n\nb\nend\n");
+});
+
+test("a compiler's lines end as a terminal wants it, a program's as they are", () => {
+  assert.equal(lineEnds({ phase: "compile", data: "a\nb\r\n" }), "a\r\nb\r\n");
+  assert.equal(lineEnds({ phase: "run", data: "a\nb\r\n" }), "a\nb\r\n");
 });

@@ -23,6 +23,7 @@ export class Follower {
   #retry = FIRST_RETRY_MS;
   #timer = null;
   #closed = false;
+  #held = false;
 
   constructor(jobId, on) {
     this.#jobId = jobId;
@@ -41,13 +42,21 @@ export class Follower {
     }
   }
 
+  /** Read nothing for now (true), or go on; nothing is lost. */
+  hold(held) {
+    this.#held = held;
+    if (!this.#closed) {
+      this.#look();
+    }
+  }
+
   /**
    * Follow while the tab is visible. A browser has six connections to a service for all its tabs
    * together: six streams in hidden tabs would leave none, not even for a cancel. Nothing is lost,
    * since a stream is resumed exactly.
    */
   #look = () => {
-    if (document.hidden) {
+    if (document.hidden || this.#held) {
       this.#pause();
     } else if (this.#source === null) {
       this.#open();

@@ -2,7 +2,8 @@
 
 import * as api from "../api.js";
 import { Follower } from "../follow.js";
-import { goToLine, report, tell } from "../run.js";
+import { current, goToLine, report, tell } from "../run.js";
+import { keep, recall } from "../tab.js";
 import { failureOf, verdictOf } from "../verdict.js";
 import { onUse, setEnabled } from "./buttons.js";
 import { Chart } from "./chart.js";
@@ -17,6 +18,7 @@ import { Saving } from "./saving.js";
 import { Search } from "./search.js";
 import { share } from "./share.js";
 import { Stage } from "./stage.js";
+import { isThere, sizeIn, TerminalStage } from "./terminal.js";
 import { takesTyping, Typing } from "./typing.js";
 
 const pane = document.querySelector("#result-pane");
@@ -35,12 +37,23 @@ const search = new Search(
   },
   stage,
 );
-const saving = new Saving({ ...ui, list: ui.output }, stage);
+const terminal = new TerminalStage(ui.terminal, {
+  typed: (text) => typing.type(text),
+  resized(size) {
+    if (current().active) {
+      api.resizeJob(job.id, size).catch(() => {}); // it may be over by now
+    }
+  },
+  held: (held) => follower?.hold(held),
+  leave: () => ui.copy.focus(),
+});
+let shown = stage; // it, or the terminal
+const saving = new Saving({ ...ui, list: ui.output }, () => shown.text());
 const replay = new Replay(
   { bar: ui.replay, play: ui.play, slider: ui.slider, time: ui.played, speed: ui.speed },
   {
-    clear: () => stage.clear(placesIn()),
-    apply: (kind, data) => stage.apply(kind, data),
+    clear: () => shown.clear(placesIn()),
+    apply: (kind, data) => shown.apply(kind, data, { again: true }),
   },
 );
 const clock = new Clock(ui.clock);
@@ -72,13 +85,19 @@ function inWords(refused, id) {
 
 let follower = null;
 let recording = new Recording();
-let job = null; // what is shown: {id, request, limits, complete}
+let job = null; // what is shown: {id, request, live, limits, complete}
 
 let keepsFiles = true; // until the service says that it does not
 
 /** The request with what this side wants of the job: typing, and the files that it leaves. */
 export function prepare(request) {
-  const prepared = takesTyping(request) ? { ...request, interactive: true } : { ...request };
+  const prepared = { ...request };
+  if (isThere() && ui.wanted.checked && request.cases === undefined) {
+    pane.classList.add("on-terminal"); // which changes what room there is
+    prepared.terminal ??= sizeIn(ui.screen);
+  } else if (takesTyping(request)) {
+    prepared.interactive = true;
+  }
   const artifacts = patterns.wanted();
   if (keepsFiles && artifacts.length > 0 && request.cases === undefined) {
     prepared.artifacts ??= artifacts;
@@ -135,6 +154,11 @@ export function clear() {
   follower = null;
   job = null;
   typing.end();
+  terminal.close();
+  pane.classList.remove("on-terminal");
+  shown = stage;
+  ui.box.hidden = false;
+  ui.find.hidden = false;
   clock.reset();
   chart.clear();
   files.begin(null);
@@ -167,7 +191,9 @@ const handlers = {
     } else {
       clock.stop();
     }
-    if (state === "running" && job.request?.interactive) {
+    if (state === "running" && shown === terminal) {
+      terminal.takesKeys = job.request !== null && typing.open({ keys: true });
+    } else if (state === "running" && job.request?.interactive) {
       typing.open();
     }
   },
@@ -193,7 +219,7 @@ function receive(kind, data, id) {
   if (typeof data.t === "number") {
     clock.heard(data.t);
   }
-  stage.apply(kind, data);
+  shown.apply(kind, data, { again: id <= typing.seen });
   recording.add(kind, data);
   handlers[kind]?.(data);
   for (const text of typing.echoesBehind(id)) {
@@ -212,12 +238,15 @@ const placesIn = () =>
 
 function over() {
   typing.end();
+  if (shown === terminal) {
+    terminal.takesKeys = false;
+  }
   clock.stop();
   tell({ active: false });
 }
 
 function end(verdict) {
-  stage.draw(); // so that all of the output is visible with the verdict
+  shown.draw(); // so that all of the output is visible with the verdict
   showState(ENDED[verdict.tone]);
   showVerdict(verdict);
   replay.offer(recording);
@@ -225,16 +254,53 @@ function end(verdict) {
   over();
 }
 
-export function show(id, { request }) {
+export function show(id, { live, request }) {
   clear();
-  job = { id, request, limits: null, complete: null };
+  job = { id, request, live, limits: null, complete: null };
   tell({ jobId: id, active: true });
   setEnabled(ui.share, true);
   saving.offer(id);
   files.begin(id);
   stage.clear(placesIn());
   typing.begin(id, request);
-  describe(job);
+  begin(job);
+}
+
+async function begin(begun) {
+  const { id, request } = begun;
+  const described = describe(begun);
+  // Who has started it knows whether it is on a terminal; others have to ask.
+  const size = request === null ? (await described)?.terminal : request.terminal;
+  if (size && isThere()) {
+    await openTerminal(begun, size);
+  }
+  if (begun === job) {
+    follow(id);
+  }
+}
+
+/** Show the job on a terminal; without it, as when loading it fails, as plain output. */
+async function openTerminal(begun, size) {
+  try {
+    await terminal.open(size, begun.request !== null);
+  } catch {
+    return;
+  }
+  if (begun !== job) {
+    terminal.close();
+    return;
+  }
+  shown = terminal;
+  pane.classList.add("on-terminal");
+  search.close();
+  ui.box.hidden = true;
+  ui.find.hidden = true;
+  if (begun.request !== null && begun.live) {
+    terminal.focus();
+  }
+}
+
+function follow(id) {
   follower = new Follower(id, {
     event: receive,
     connection(state, lastId) {
@@ -250,12 +316,13 @@ export function show(id, { request }) {
   });
 }
 
-/** Ask for what no event says: the job's limits, and what it is if that is not known here. */
+/** Ask for what no event says: the job's limits, and what it is if that is not known here; or null. */
 async function describe(described) {
   try {
-    const { language, createdAt, limits } = await api.readJob(described.id);
+    const kept = await api.readJob(described.id);
+    const { language, createdAt, limits } = kept;
     if (described !== job) {
-      return;
+      return null;
     }
     job.limits = limits;
     chart.limit(limits?.memoryBytes ?? null);
@@ -268,8 +335,9 @@ async function describe(described) {
       const time = createdAt ? ` of ${new Date(createdAt).toLocaleString()}` : "";
       watched.textContent = `A ${language ?? "program"} run${time}.`;
     }
+    return kept;
   } catch {
-    // The stream says what is wrong; this was only an addition.
+    return null; // the stream says what is wrong; this was only an addition
   }
 }
 
@@ -307,6 +375,10 @@ async function copyLink() {
 }
 
 onUse(ui.share, copyLink);
+
+ui.onterminal.hidden = !isThere();
+ui.wanted.checked = recall("terminal") === true;
+ui.wanted.addEventListener("change", () => keep("terminal", ui.wanted.checked));
 
 ui.patterns.value = patterns.wanted().join("\n");
 ui.patterns.addEventListener("change", () => {

@@ -2,7 +2,6 @@
 
 import { castAddress, outputAddress } from "../api.js";
 import { onUse, saySoon, setEnabled } from "./buttons.js";
-import { textOf } from "./find.js";
 
 /** Put text into the clipboard, which a browser may refuse; return whether it is there. */
 export async function toClipboard(text) {
@@ -17,11 +16,14 @@ export async function toClipboard(text) {
 export class Saving {
   #ui;
 
-  /** `ui` has the button copy, the menu `save` with the links stdout, stderr and cast, and `list`. */
-  constructor(ui, stage) {
+  /**
+   * `ui` has the button copy, the menu `save` with the links stdout, stderr and cast, and `list`;
+   * `text()` is what is copied.
+   */
+  constructor(ui, text) {
     this.#ui = ui;
     onUse(ui.copy, async () => {
-      if (await toClipboard(textOf(stage.screen.from(0)))) {
+      if (await toClipboard(text())) {
         saySoon(ui.copy, "Copied");
       } else {
         getSelection().selectAllChildren(ui.list);

@@ -4,6 +4,7 @@
 import { OutputView } from "../output.js";
 import { Screen } from "../screen.js";
 import { bytes } from "../verdict.js";
+import { textOf } from "./find.js";
 
 export class Stage {
   #view;
@@ -49,6 +50,11 @@ export class Stage {
       this.#screen.note(note);
     }
     this.#view.refresh();
+  }
+
+  /** What is shown, without our own notes. */
+  text() {
+    return textOf(this.#screen.from(0));
   }
 
   /** Show at once what there is, with the verdict. */

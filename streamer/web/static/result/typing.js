@@ -27,11 +27,14 @@ export class Typing {
   #echoes = [];
   #input = null;
   #lastId = 0;
+  #seen = 0;
 
   /** `on` has typed(text) and failed(problem). */
   constructor(ui, after, on) {
     this.#line = new InputLine(ui, after);
     this.#on = on;
+    // What a program asks of a terminal is answered once, and not again after a reload.
+    window.addEventListener("pagehide", () => this.#sender !== null && this.#keep(this.#input));
   }
 
   /** Another job is shown: one that was asked for here by `request`, or null. */
@@ -43,13 +46,17 @@ export class Typing {
     const known = last?.id === jobId ? last : runs.find(jobId)?.typed;
     const typed = request === null ? null : known;
     this.#echoes = typed?.echoes ?? [];
+    this.#seen = typed?.seen ?? 0;
     this.#input = typed?.input ?? null;
   }
 
-  /** Its program runs, and input may be typed. */
-  open() {
+  /**
+   * Its program runs, and input may be typed: into the line, or with `keys` by `type`. Return
+   * whether it is taken.
+   */
+  open({ keys = false } = {}) {
     if (this.#sender !== null || this.#input?.ended) {
-      return;
+      return this.#sender?.isOpen ?? false;
     }
     const jobId = this.#jobId;
     const post = (bytes, how) => api.sendInput(jobId, bytes, how);
@@ -58,12 +65,23 @@ export class Typing {
       closed: (problem) => this.#closed(problem),
     };
     this.#sender = new Sender(post, on, this.#input);
-    if (this.#sender.isOpen) {
+    if (this.#sender.isOpen && !keys) {
       this.#line.offer({
         send: (text) => this.#send(text),
         end: () => this.#sender.end(),
       });
     }
+    return this.#sender.isOpen;
+  }
+
+  /** Send keys to a terminal, which shows them itself. */
+  type(text) {
+    this.#sender?.send(text);
+  }
+
+  /** The number of the last event that this tab has shown of the job before it was loaded again. */
+  get seen() {
+    return this.#seen;
   }
 
   /** The event `id` has been shown: return what had been typed by then, once. */
@@ -105,6 +123,7 @@ export class Typing {
     return {
       echoes: this.#echoes.map(({ after, text }) => ({ after, text })),
       input: this.#input,
+      seen: this.#lastId,
     };
   }
 
