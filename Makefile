@@ -10,7 +10,7 @@ PYTEST_ARGS ?=
 SUITES ?=
 # Tests whose outcome is the same for every account.
 ANY_ACCOUNT := $(addsuffix .py,test_architecture test_linear test_packaging) \
-	contract docs engine eventlog interop jobs languages model sse warmed
+	adapters browser client compat contract docs engine eventlog interop jobs languages model sse warmed
 # Most tests wait for programs, so four at once suit two processors; PYTEST_ARGS="-n 0" for none.
 WORKERS ?= 4
 # All tests of a class or a module in one process: what they share is set up once, and each attack runs once,
