@@ -35,10 +35,11 @@ SNIPPETS = [
     for path in DOCUMENTS
     for number, (language, code) in enumerate(FENCE.findall(path.read_text()), 1)
 ]
-KNOWN = {"sh", "python", "json", "toml", "js", "yaml", "text", "html"}
+KNOWN = {"sh", "python", "json", "toml", "js", "yaml", "text", "html", "nginx"}
 """Languages of snippets; a ``text`` is the output of another one.
 
-Those in HTML are opened by `tests/browser/test_component.py`."""
+Those in HTML are opened by `tests/browser/test_component.py`; that of nginx is run by
+`tests/docs/test_operating.py`."""
 
 EVENT_SOURCE = ROOT / "tests" / "docs" / "eventsource.mjs"
 
