@@ -36,14 +36,14 @@ html_show_copyright = False
 html_show_sphinx = False
 
 PART = re.compile(r"^## (.+)\n((?:(?!## ).*\n)*)", re.MULTILINE)
-ENTRY = re.compile(r"^- \[[^\]]+\]\(([^)#:]+)\.md\)", re.MULTILINE)
+ENTRY = re.compile(r"^- \[([^\]]+)\]\(([^)#:]+)\.md\)", re.MULTILINE)
 
 
 def navigation(text: str) -> str:
     """Return the sidebar's tables of contents: one for each part, of the entries of its lists."""
     return "".join(
         f"\n```{{toctree}}\n:hidden:\n:caption: {title}\n\n"
-        + "".join(f"{target}\n" for target in ENTRY.findall(body))
+        + "".join(f"{name} <{target}>\n" for name, target in ENTRY.findall(body))
         + "```\n"
         for title, body in PART.findall(text)
     )

@@ -31,8 +31,11 @@ def test_the_navigation_has_every_page_once_in_four_parts() -> None:
     lines = navigation.splitlines()
     captions = [line.split(": ")[1] for line in lines if line.startswith(":caption:")]
     assert captions == ["Tutorial", "How to", "Reference", "Explanation"]
-    pages = [(INDEX.parent / f"{line}.md").resolve() for line in lines if line[:1].islower()]
-    pages += [(INDEX.parent / f"{line}.md").resolve() for line in lines if line.startswith("..")]
+    pages = [
+        (INDEX.parent / f"{found[1]}.md").resolve()
+        for line in lines
+        if (found := re.fullmatch("[^:].* <(.+)>", line))
+    ]
     there = {
         path
         for pattern in CONF.include_patterns
