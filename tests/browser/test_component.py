@@ -33,7 +33,7 @@ LESSON = """<!doctype html><html lang="en"><title>Lesson</title>
 <pre><code id="paced">{paced}</code></pre>
 <streamer-run id="first" language="python" for="paced"></streamer-run>
 <div class="highlight"><pre><span>print</span>(1)</pre></div>
-<streamer-run id="second" language="python" editable stdin="Zoé &amp; co" theme="dark"></streamer-run>
+<p><streamer-run id="second" language="python" editable stdin="Zoé &amp; co" theme="dark"></streamer-run></p>
 <streamer-run id="third" language="python" token="wrong"><pre>print(2)</pre></streamer-run>
 <streamer-run id="fourth" src="{elsewhere}" language="cobol"><pre>print(3)</pre></streamer-run>
 """

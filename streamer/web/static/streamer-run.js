@@ -129,8 +129,14 @@ class StreamerRun extends HTMLElement {
     const named = this.getAttribute("for");
     const start =
       named !== null ? this.getRootNode().getElementById(named) : this.querySelector("pre, code");
-    const around = start ?? (named === null ? this.previousElementSibling : null);
+    const around = start ?? (named === null ? this.#before() : null);
     return around?.querySelector("pre code") ?? around?.querySelector("pre") ?? around;
+  }
+
+  /** What stands before it, or before the paragraph that Markdown puts around an unknown element. */
+  #before() {
+    const paragraph = this.parentElement?.closest("p");
+    return this.previousElementSibling ?? paragraph?.previousElementSibling ?? null;
   }
 
   #key = (event) => {
