@@ -275,7 +275,10 @@ class EnvironmentDocument(TypedDict):
 
 
 class RuntimeDocument(TypedDict):
-    """A language; `reason` is None, or why it is not available."""
+    """A language; `reason` is None, or why it is not available.
+
+    `limits` are those of a job that asks for no others.
+    """
 
     name: str
     title: str
@@ -286,6 +289,7 @@ class RuntimeDocument(TypedDict):
     available: bool
     reason: str | None
     environments: list[EnvironmentDocument]
+    limits: dict[str, float]
 
 
 class SandboxDocument(TypedDict):
@@ -343,9 +347,10 @@ class SessionDocuments(TypedDict):
 
 
 class RuntimeList(TypedDict):
-    """The languages."""
+    """The languages, and the most that a job may ask for."""
 
     runtimes: list[RuntimeDocument]
+    maxLimits: dict[str, float]
 
 
 class SandboxList(TypedDict):
