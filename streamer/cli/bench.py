@@ -39,7 +39,7 @@ def bench(options: ConfigOptions, rounds: int, *, as_json: bool) -> None:
 
     config = load(options)
     logging.getLogger("streamer").setLevel(logging.ERROR)
-    with Progress("measuring") as progress:
+    with Progress("measuring", lines=not as_json) as progress:
         measured = work(measure(config, rounds, progress.set), quick=True)
     if as_json:
         from streamer.cli.service import as_json as in_json

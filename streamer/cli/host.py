@@ -82,7 +82,7 @@ def doctor(
     config = load(options)
     logging.getLogger("streamer").setLevel(logging.ERROR)
     try:
-        with Progress("testing what each sandbox enforces"):
+        with Progress("testing what each sandbox enforces", lines=not as_json):
             report = work(examine(config))
     except BackendUnavailable as error:
         click.echo(f"streamer: {visible(str(error))}", err=True)

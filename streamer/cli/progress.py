@@ -29,9 +29,13 @@ TOLD_EVERY_S: Final = 10.0
 
 
 class Progress:
-    """How far a task of a command is. Use it as a context manager around the task."""
+    """How far a task of a command is. Use it as a context manager around the task.
 
-    def __init__(self, title: str) -> None:
+    Without `lines` nothing is written where standard error is no terminal: whoever asks for JSON
+    may read both outputs as one.
+    """
+
+    def __init__(self, title: str, *, lines: bool = True) -> None:
         self._title = visible(title)
         self._done = 0.0
         self._total: float | None = None
@@ -41,6 +45,7 @@ class Progress:
         self._told_at = 0.0
         terminal = sys.stderr is not None and sys.stderr.isatty()
         begin = self._draw if terminal else self._tell
+        self._lines = lines
         # In a thread: the task may wait in the event loop, or block it.
         self._timer = threading.Timer(SHOWN_AFTER_S if terminal else TOLD_AFTER_S, begin)
         self._timer.daemon = True
@@ -88,7 +93,7 @@ class Progress:
 
     def _tell(self) -> None:
         with self._lock:
-            if self._over:
+            if self._over or not self._lines:
                 return
             self._told_at = time.monotonic()
             part = f": {self._done / self._total:.0%}" if self._total else ""

@@ -25,7 +25,7 @@ def upload(path: str, url: str, token: str | None, token_file: str | None, *, as
     """Upload a folder, or a zip, tar, tar.gz or tar.zst archive; print the id of the project."""
     from streamer.cli.progress import Progress
 
-    with Progress(f"uploading {path}"):
+    with Progress(f"uploading {path}", lines=not as_json):
         code, document = asked(url, token, token_file, lambda client: client.upload(path))
     if document is not None:
         click.echo(in_json(document) if as_json else visible(document["projectId"]))

@@ -45,6 +45,17 @@ def test_a_file_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said.empty()
 
 
+def test_beside_json_a_file_gets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: queue.Queue[str] = queue.Queue()
+    monkeypatch.setattr(progress, "TOLD_AFTER_S", 0)
+    monkeypatch.setattr(progress, "TOLD_EVERY_S", 0)
+    monkeypatch.setattr("click.echo", lambda text, err: said.put(text))
+    with Progress("measuring", lines=False) as quiet:
+        quiet._timer.join()
+        quiet.set(1, 4)
+    assert said.empty()
+
+
 def test_what_is_quick_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress("saving") as task:
         task.set(1, 1)
