@@ -37,6 +37,7 @@ class Progress:
 
     def __init__(self, title: str, *, lines: bool = True) -> None:
         self._title = visible(title)
+        self._lines = lines
         self._done = 0.0
         self._total: float | None = None
         self._bar: tuple[Bar, TaskID] | None = None

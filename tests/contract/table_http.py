@@ -286,6 +286,7 @@ RUNTIME: Final[dict[str, Mark]] = {
     "available": ADDED,
     "reason": ADDED,
     "environments": ADDED,
+    "limits": ADDED,
 }
 
 PROBLEM: Final[dict[str, Mark]] = {

@@ -58,8 +58,13 @@ def dotted(document: Mapping[str, Any], opened: set[str]) -> set[str]:
 
 
 def calls(name: str) -> Iterator[tuple[str, ast.Call]]:
-    """Yield the calls of this name in our sources, each with its file."""
+    """Yield the calls of this name in our sources, each with its file.
+
+    Not in the forms of other services, which are theirs to decide.
+    """
     for path, text in SOURCES:
+        if "compat" in path.parts:
+            continue
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(name):
                 yield path.name, node
