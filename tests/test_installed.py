@@ -33,7 +33,7 @@ for top in ("streamer", "sandboxes"):
         try:
             importlib.import_module(module.name)
         except ModuleNotFoundError as error:
-            if error.name.split(".")[0] not in ("redis", "hiredis", "obstore", "uvloop", "pytest", "mcp", "pydantic", *MISSING):
+            if error.name.split(".")[0] not in ("redis", "hiredis", "obstore", "uvloop", "pytest", "anyio", "mcp", "mcp_types", "pydantic", "starlette", *MISSING):
                 raise
     print(package.__file__)
 """
