@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from streamer.sandbox.seccomp.generate import FILTERS
+from streamer.testing.running import SLOWNESS
 from tests.backends.conftest import Run, checked_runs
 from tests.conftest import OpenService
 from tests.running import program
@@ -237,7 +238,7 @@ async def test_a_child_is_noticed_after_its_parent_has_waited(watched: Run) -> N
 async def test_near_its_limit_little_memory_is_noticed(watched: Run) -> None:
     # It takes less CPU time than makes the init look otherwise.
     ran = await watched(
-        **program("""
+        **program(f"""
             import contextlib, mmap, time
             def own():
                 for line in open("/proc/self/status"):
@@ -254,7 +255,7 @@ async def test_near_its_limit_little_memory_is_noticed(watched: Run) -> None:
             time.sleep(1)
             for _ in range(12):
                 take(2**18)
-                time.sleep(0.05)
+                time.sleep({0.05 * SLOWNESS})
             print("had 65 MiB")
         """),
         limits={"memory_bytes": 64 * MIB},
