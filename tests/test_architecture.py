@@ -166,11 +166,13 @@ def test_running_a_program_here_needs_neither_http_nor_tables(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)  # some five hundred processes, beside those of other tests
 def test_each_module_imports_alone() -> None:
     # Third-party packages are loaded once; each of our modules is the first in a new process.
     program = """
 import importlib, os, sys
-import aiohttp.web, aiohttp_sse, click, msgspec, pluggy, rich.console, rich.table
+import aiohttp.web, aiohttp_sse, click, limits, mcp.server, msgspec, pluggy, pydantic
+import redis.asyncio, rich.console, rich.table
 for module in sys.argv[1:]:
     child = os.fork()
     if not child:
