@@ -87,7 +87,11 @@ class StreamerExecutor(RemotePythonExecutor):
 
     def run_code_raise_errors(self, code: str) -> CodeOutput:
         end = f"<{secrets.token_hex(16)}>"
-        self._client.write(self._job_id, json.dumps({"code": code, "end": end}) + "\n")
+        try:
+            self._client.write(self._job_id, json.dumps({"code": code, "end": end}) + "\n")
+        except streamer.ServiceProblem as problem:
+            if problem.code != "conflict":  # else it has ended, and its events say why
+                raise
         logs, said = self._until(end)
         if "error" in said:
             raise AgentError(f"{logs}\n{said['error']}", self.logger)
@@ -101,8 +105,9 @@ class StreamerExecutor(RemotePythonExecutor):
         return additional_imports
 
     def cleanup(self) -> None:
-        """End the process."""
+        """End the process, and wait until it has ended."""
         self._client.cancel(self._job_id)
+        self._client.wait(self._job_id)
 
     def _until(self, end: str) -> tuple[str, dict[str, Any]]:
         """Return what a step has written, and how it went. Raises `AgentError`."""
