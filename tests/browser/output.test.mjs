@@ -8,12 +8,14 @@ import { matchesIn, textOf } from "../../streamer/web/static/result/find.js";
 import { mentionsIn, placesOf } from "../../streamer/web/static/result/places.js";
 import { lineEnds } from "../../streamer/web/static/result/terminal.js";
 
+const WORK = "/work"; // a job's folder in its sandbox
+
 const mentioned = (text) =>
   mentionsIn(text).map(({ start, end, file, line }) => [text.slice(start, end), file, line]);
 
 test("places are found as compilers and interpreters name them", () => {
   for (const [text, ...found] of [
-    ['  File "/work/main.py", line 5, in <module>', ["line 5", "/work/main.py", 5]],
+    [`  File "${WORK}/main.py", line 5, in <module>`, ["line 5", `${WORK}/main.py`, 5]],
     ["SyntaxError: bad (main.py, line 12)", ["line 12", "main.py", 12]],
     ["main.c:5:3: error: expected ';'", ["main.c:5", "main.c", 5]],
     [" --> src/main.rs:14:9", ["src/main.rs:14", "src/main.rs", 14]],
@@ -38,8 +40,8 @@ test("only the program's own lines are places, and never more than some", () => 
   const files = [{ name: "lib/util.py", content: "a\nb\n" }];
   const find = placesOf({ code: "1\n2\n3", files }, (file, line) => went.push([file, line]));
   const places = (text, kind = "stderr") => find(text, kind).map(({ file, line }) => [file, line]);
-  assert.deepEqual(places('File "/work/main.py", line 2'), [[null, 2]]);
-  assert.deepEqual(places('File "/work/lib/util.py", line 1'), [["lib/util.py", 1]]);
+  assert.deepEqual(places(`File "${WORK}/main.py", line 2`), [[null, 2]]);
+  assert.deepEqual(places(`File "${WORK}/lib/util.py", line 1`), [["lib/util.py", 1]]);
   assert.deepEqual(places('File "/usr/lib/python3/json/decoder.py", line 2'), []);
   assert.deepEqual(places("main.py:4: behind its end, main.py:0"), []);
   assert.deepEqual(places("main.py:1", "stdout"), []);
