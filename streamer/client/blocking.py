@@ -6,12 +6,13 @@ So the blocking client has no code of its own for what the asynchronous one does
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
+from types import TracebackType
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
-from streamer.client.portal import Portal
+from streamer.client.portal import END, Portal
 
-__all__ = ["Facade", "blocking", "iterating", "wrapping"]
+__all__ = ["Facade", "Iterated", "blocking", "iterating", "wrapping"]
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -27,6 +28,44 @@ class Facade(Generic[A]):
     def __init__(self, inner: A, portal: Portal) -> None:
         self._inner = inner
         self._portal = portal
+
+
+class Closable(Protocol[T_co]):
+    """An asynchronous iterator that is closed."""
+
+    async def __anext__(self) -> T_co: ...
+    def __aiter__(self) -> AsyncIterator[T_co]: ...
+    async def aclose(self) -> None: ...
+
+
+Source = TypeVar("Source", bound=Closable[Any])
+
+
+class Iterated(Facade[Source], Generic[Source, T]):
+    """The blocking side of what is iterated over and closed."""
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> T:
+        async def following() -> T:
+            return cast("T", await anext(self._inner, END))
+
+        if (found := self._portal.call(following)) is END:
+            raise StopIteration
+        return found
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop following; with `cancel_on_close`, also cancel a job that is not over."""
+        self._portal.finish(self._inner.aclose)
 
 
 class Method(Protocol[P, T_co]):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
-from streamer.client.blocking import Facade, blocking, iterating, wrapping
+from streamer.client.blocking import Facade, Iterated, blocking, iterating, wrapping
 from streamer.client.client import Client
-from streamer.client.portal import END, Portal
+from streamer.client.portal import Portal
 from streamer.client.run import Run
 from streamer.client.sessions import RemoteSession
 from streamer.client.terminal import Attached
@@ -16,37 +16,14 @@ from streamer.model.events import AnyEvent, Complete, Error
 __all__ = ["SyncAttached", "SyncClient", "SyncRun", "SyncSession"]
 
 
-class SyncRun(Facade[Run]):
+class SyncRun(Iterated[Run, AnyEvent]):
     """One submission and its events, returned by `SyncClient.run`; see `Run`.
 
     Iterate over it, or use it as ``with client.run(...) as run``, which closes it.
     """
 
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> AnyEvent:
-        async def following() -> AnyEvent:
-            return await anext(self._inner, END)
-
-        if (event := self._portal.call(following)) is END:
-            raise StopIteration
-        return event
-
     def __enter__(self) -> Self:
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop following; with `cancel_on_close`, also cancel the job."""
-        self._portal.finish(self._inner.aclose)
 
     @property
     def job_id(self) -> str | None:
@@ -59,7 +36,7 @@ class SyncRun(Facade[Run]):
         return self._inner.idempotency_key
 
 
-class SyncAttached(Facade[Attached]):
+class SyncAttached(Iterated[Attached, bytes]):
     """A job as a pair of byte streams; see `Attached`. One thread may read while others write."""
 
     write = blocking(Attached.write)
@@ -67,32 +44,9 @@ class SyncAttached(Facade[Attached]):
     resize = blocking(Attached.resize)
     signal = blocking(Attached.signal)
 
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> bytes:
-        async def following() -> bytes:
-            return await anext(self._inner, END)
-
-        if (data := self._portal.call(following)) is END:
-            raise StopIteration
-        return data
-
     def __enter__(self) -> Self:
         self._portal.call(self._inner.__aenter__)
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop reading; with `cancel_on_close` also cancel a job that is not over."""
-        self._portal.finish(self._inner.aclose)
 
     @property
     def job_id(self) -> str | None:
