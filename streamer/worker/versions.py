@@ -141,7 +141,6 @@ class Languages:
                     self._limits.max,
                     read_only=runtime.read_only,
                     etc=runtime.etc,
-                    tmp_bytes=runtime.tmp_bytes or None,
                 )
                 groups[shape].append(runtime)
         for shape, group in groups.items():

@@ -435,6 +435,7 @@ COMPILES: Final = ResolvedJob(
         {"backend": "firejail"},
         {"read_only": ("/opt/tool",)},
         {"etc": ("tool",)},
+        {"tmp_bytes": 2**20},
         {"output_encoding": "base64"},
         {"env": {"A": "b"}},
         {"files": ()},
