@@ -78,7 +78,12 @@ class Task:
     submitted_at: float = 0.0
     over_at: float | None = None
     workers: set[str] = field(default_factory=set)
-    """Those that were seen to run it; a short job may be over before anybody looks."""
+    """Those that were seen to run it; an attempt may be over before anybody looks."""
+
+    @property
+    def attempts(self) -> int:
+        """How often it was run, or was about to be, by what its log announces."""
+        return 1 + sum("attempt" in event.data for event in self.told[0])
 
     @property
     def body(self) -> dict[str, Any]:
@@ -305,12 +310,12 @@ async def watch(tasks: list[Task], faults: list[str], workers: list[Part]) -> No
 def may_be_lost(task: Task, reason: str, troubles: list[Trouble], lease_s: float) -> bool:
     """Return whether a job may have ended an attempt for this reason, one of `LOST`.
 
-    Its worker, or the server, was in trouble while there was the job; where nobody has seen which
-    worker it was, any. What is noticed takes a lease.
+    Its worker, or the server, was in trouble while there was the job; where nobody has seen the
+    worker of each attempt, any. What is noticed takes a lease.
     """
 
     def explains(one: Trouble) -> bool:
-        unseen = not task.workers and one.part.startswith("worker")
+        unseen = len(task.workers) < task.attempts and one.part.startswith("worker")
         its_own = one.part == "redis" or one.part in task.workers or unseen
         late = one.ended is not None and one.ended + lease_s < task.submitted_at
         early = task.over_at is not None and one.began > task.over_at

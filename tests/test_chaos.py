@@ -22,6 +22,13 @@ def lost(reason: str, *workers: str) -> chaos.Task:
     return task
 
 
+def again(*workers: str) -> chaos.Task:
+    """Return a job whose first attempt was lost, and which was then seen at these workers."""
+    task = lost("exited", *workers)
+    task.told[0].insert(0, chaos.Event(0, "status", {"attempt": 2, "reason": "worker_lost"}))
+    return task
+
+
 @pytest.mark.parametrize(
     ("task", "trouble", "explained"),
     [
@@ -37,6 +44,9 @@ def lost(reason: str, *workers: str) -> chaos.Task:
         (lost("worker_lost", "worker1"), ("worker killed", "worker1", 2.0, 5.0), False),
         (lost("worker_lost", "worker1"), (chaos.ASKED, "worker1", 12.0, 13.0), False),
         (lost("shutting_down", "worker1"), ("worker killed", "worker1", 12.0, 13.0), False),
+        (again("worker1"), ("worker killed", "worker2", 12.0, 13.0), True),
+        (again("worker1"), ("API node killed", "api0", 12.0, 13.0), False),
+        (again("worker1", "worker2"), ("worker killed", "worker0", 12.0, 13.0), False),
         (lost("exited", "worker1"), ("API node killed", "api0", 12.0, 13.0), True),
     ],
 )
